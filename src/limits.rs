@@ -1,0 +1,121 @@
+//! Every bound on memory, time and count that is not a setting, with its arithmetic.
+//!
+//! What an operator may change stands in [`Config`](crate::config::Config); what stands here
+//! follows from the protocol page or from the size of the machines this runs on.
+
+use std::time::Duration;
+
+/// A TLS handshake that takes longer is closed (protocol page, section 6).
+pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// A connection that has not proved its passcode by then is closed (section 6). The time
+/// starts at accept and includes the TLS handshake.
+pub const PASSCODE: Duration = Duration::from_secs(10);
+
+/// Refusals of one address within [`REFUSAL_WINDOW`] that are closed at once (section 4.2).
+pub const REFUSALS_AT_ONCE: usize = 3;
+
+/// The time over which an address's refusals are counted (section 4.2).
+pub const REFUSAL_WINDOW: Duration = Duration::from_secs(10);
+
+/// How long a refusal beyond [`REFUSALS_AT_ONCE`] is held before it is closed (section 4.2).
+pub const REFUSAL_HOLD: Duration = Duration::from_secs(3);
+
+/// Refusals held at one time, the oldest closed first (section 4.2).
+pub const REFUSALS_HELD: usize = 256;
+
+/// Addresses whose refusals are remembered, the oldest forgotten first: 1,024 entries of
+/// about 64 bytes.
+pub const REFUSED_ADDRESSES: usize = 1024;
+
+/// Bytes a thread reads at once from a plain leg. One such buffer a thread, none a session.
+pub const READ: usize = 64 * 1024;
+
+/// Ciphertext a thread reads at once from a TLS leg: one full record and its overhead twice.
+/// All of it is opened and sealed for the other leg before the next read, so that this is also
+/// what a stuck TLS session may have waiting for its slow side, per direction.
+pub const TLS_READ: usize = 32 * 1024;
+
+/// A direction reads on while less than this waits for its slow side, so that a heartbeat
+/// behind a little data is still seen and answered. With [`READ`] and [`TLS_READ`] this bounds
+/// a stuck session: plain (16 + 16) KiB or 64 KiB per direction, TLS (16 + 32) KiB sendable and
+/// 18 KiB of an unfinished record per direction.
+pub const READ_AHEAD: usize = 16 * 1024;
+
+/// Heartbeat answers that may wait for an agent that does not read, before its own reading
+/// pauses: 1,024 answers.
+pub const ANSWERS_WAITING: usize = 4 * 1024;
+
+/// Bytes an agent may send on a private pipe before it is paired; then its reading pauses.
+/// One read beyond it may be held: 16 + 32 KiB in TLS.
+pub const HELD: usize = 16 * 1024;
+
+/// Bytes one direction of a session moves before it lets other sessions have a turn.
+pub const TURN: usize = 64 * 1024;
+
+/// A version 2 tunnel that answers a pairing with neither `OPEN` nor `FAIL` by then is closed.
+pub const OPEN: Duration = Duration::from_secs(10);
+
+/// How long a version 1 session goes on after its user has ended and its agent has fallen
+/// silent (section 6).
+pub const LINGER: Duration = Duration::from_secs(1);
+
+/// The same while users wait for a tunnel and the agent has answered the user's last bytes.
+pub const LINGER_WANTED: Duration = Duration::from_millis(20);
+
+/// The same while users wait for a tunnel and the agent has not answered yet.
+pub const LINGER_UNANSWERED: Duration = Duration::from_millis(250);
+
+/// After a user left an agent that was still sending, a mapping is wary for so long (section 6).
+pub const WARY: Duration = Duration::from_secs(10);
+
+/// While a mapping is wary, its version 1 tunnels must be quiet for so long before they are
+/// given to a user (section 6).
+pub const QUIET: Duration = Duration::from_millis(500);
+
+/// A newcomer at the limit of tunnels waits so long for a place: the agent whose session has
+/// just ended redials before the end has been counted.
+pub const PLACE_WAIT: Duration = Duration::from_secs(1);
+
+/// A peer that has acknowledged nothing for so long while bytes wait for it is gone (section 6).
+pub const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
+
+/// How often a peer with bytes waiting for it is looked at for [`UNACKNOWLEDGED`].
+pub const STALL_CHECK: Duration = Duration::from_secs(5);
+
+/// Keepalive of every leg: idle time, time between tries, tries (section 6).
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
+/// See [`KEEPALIVE_IDLE`].
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// See [`KEEPALIVE_IDLE`].
+pub const KEEPALIVE_TRIES: u32 = 3;
+
+/// Connections the kernel may keep ready on a pipe's port: a mapping's 60 agents come back all
+/// at once after a restart.
+pub const BACKLOG: i32 = 1024;
+
+/// Accepting pauses for so long when no file can be opened.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Files kept free of pipe connections, for the API, the command line, the state and the logs.
+pub const FILES_RESERVED: usize = 16;
+
+/// The first and the longest time between tries to open the port of an inactive mapping.
+pub const PORT_RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+
+/// Longest head of an API request (section 3).
+pub const HTTP_HEAD: usize = 8 * 1024;
+/// Longest body of an API request (section 3).
+pub const HTTP_BODY: usize = 64 * 1024;
+/// Longest time an API request may take to arrive (section 3).
+pub const HTTP_REQUEST: Duration = Duration::from_secs(10);
+/// Longest time a kept-alive API connection may be silent between requests.
+pub const HTTP_IDLE: Duration = Duration::from_secs(60);
+/// API connections at one time; at the limit the one idle longest makes room.
+pub const HTTP_CONNECTIONS: usize = 256;
+
+/// State changes that may wait for the disk at one time; the API waits beyond it.
+pub const CHANGES_WAITING: usize = 256;
+
+/// Size at which the log file is put aside (one old file is kept).
+pub const LOG_FILE: u64 = 1024 * 1024;

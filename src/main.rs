@@ -1,0 +1,3 @@
+//! The `iofog-connector` command.
+
+fn main() {}
