@@ -1,0 +1,83 @@
+//! Refusals, and the holding of those that come too often (protocol page, section 4.2).
+//!
+//! The field's agent redials a closed tunnel without any delay, so that closing at once feeds a
+//! storm of handshakes. An address that keeps failing is therefore let go slowly.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use crate::crowd::Crowd;
+use crate::limits;
+use crate::reactor;
+use crate::stream::Stream;
+
+/// Whom this daemon has refused lately. One for all mappings.
+#[derive(Default)]
+pub struct Refusals {
+    held: Crowd,
+    recent: RefCell<VecDeque<(IpAddr, VecDeque<Instant>)>>,
+}
+
+impl Refusals {
+    /// Closes a refused connection, writing nothing: at once, or after a while when its address
+    /// has been refused often.
+    pub async fn refuse(&self, stream: Stream, address: IpAddr) {
+        if self.count(address, Instant::now()) > limits::REFUSALS_AT_ONCE {
+            let place = self.held.join(limits::REFUSALS_HELD);
+            let hold = reactor::sleep(limits::REFUSAL_HOLD);
+            smol::future::or(hold, place.replaced()).await;
+        }
+        stream.part();
+    }
+
+    /// Counts one more refusal of `address`; gives how many there were lately. No more are
+    /// remembered than decide, and of no more addresses than [`limits::REFUSED_ADDRESSES`].
+    fn count(&self, address: IpAddr, now: Instant) -> usize {
+        let mut recent = self.recent.borrow_mut();
+        let known = recent.iter().position(|(known, _)| *known == address);
+        let (_, mut times) =
+            known.and_then(|at| recent.remove(at)).unwrap_or((address, VecDeque::new()));
+        while times.front().is_some_and(|time| now.duration_since(*time) > limits::REFUSAL_WINDOW) {
+            times.pop_front();
+        }
+        if times.len() > limits::REFUSALS_AT_ONCE {
+            times.pop_front();
+        }
+        times.push_back(now);
+        let count = times.len();
+        if recent.len() >= limits::REFUSED_ADDRESSES {
+            recent.pop_front();
+        }
+        recent.push_back((address, times));
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn refusals_are_counted_by_address_over_a_window() {
+        let refusals = Refusals::default();
+        let (one, two) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        let start = Instant::now();
+        for expected in [1, 2, 3, 4, 4] {
+            assert_eq!(refusals.count(one, start), expected);
+        }
+        assert_eq!(refusals.count(two, start), 1);
+        assert_eq!(refusals.count(one, start + Duration::from_secs(11)), 1);
+    }
+
+    #[test]
+    fn only_so_many_addresses_are_remembered() {
+        let refusals = Refusals::default();
+        for number in 0..5000u32 {
+            refusals.count(IpAddr::from(number.to_be_bytes()), Instant::now());
+        }
+        assert_eq!(refusals.recent.borrow().len(), limits::REFUSED_ADDRESSES);
+    }
+}

@@ -1,0 +1,509 @@
+//! Two streams in, bytes both ways, an ending out (protocol page, section 6).
+//!
+//! One future moves both directions of a session. It holds no buffer while nothing waits for a
+//! slow side, lets other sessions have a turn after [`limits::TURN`] bytes, and keeps at most
+//! what [`limits::READ_AHEAD`] states. It has never heard of mappings.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::heartbeat::{BEAT, beats};
+use crate::limits;
+use crate::reactor::{Timer, now};
+use crate::stream::{Received, Stream};
+
+/// Who speaks on a leg, and by which rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voice {
+    /// Bytes that mean nothing here: a user, or the program behind a `tunnel`.
+    Raw,
+    /// A version 1 agent: heartbeats among its units, absence after this threshold.
+    Version1 {
+        /// Silence after which it is taken for gone; `None` for never.
+        threshold: Option<Duration>,
+    },
+    /// A version 2 agent that has been sent the PROXY header and owes `OPEN` or `FAIL`.
+    Version2,
+}
+
+/// One end of a session.
+pub struct Leg {
+    /// The connection.
+    pub stream: Stream,
+    /// Its rules.
+    pub voice: Voice,
+}
+
+/// What both directions of a session may do.
+#[derive(Clone)]
+pub struct Terms {
+    /// Silence after one direction has ended that ends the session.
+    pub fin_wait: Duration,
+    /// Users of the mapping that wait for a tunnel now.
+    pub wanted: Arc<AtomicUsize>,
+    /// Where the bytes are counted.
+    pub traffic: Arc<Traffic>,
+}
+
+/// Bytes moved so far, counted while they move.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// From the first leg to the second, then from the second to the first.
+    pub bytes: [AtomicU64; 2],
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Both directions have ended.
+    Complete,
+    /// This leg (0 or 1) broke; what was on its way to the other was delivered.
+    Broken(usize),
+    /// The user had finished and the version 1 agent had nothing more to say.
+    Lingered,
+    /// Nothing moved for `finwait` after one direction had ended.
+    Silent,
+    /// The agent on this leg sent nothing for its heartbeat threshold.
+    Absent(usize),
+    /// The peer on this leg acknowledged nothing for a minute.
+    Stalled(usize),
+    /// The version 2 agent on this leg could not reach its service.
+    Failed(usize),
+    /// The version 2 agent on this leg answered neither `OPEN` nor `FAIL`.
+    Mute(usize),
+}
+
+/// A session that has ended, with its connections still open.
+pub struct Ended {
+    /// Why.
+    pub ending: Ending,
+    /// Bytes from leg 0 to leg 1, and back.
+    pub bytes: [u64; 2],
+    /// Whether a version 1 agent on leg 0 may still have been sending to the user that left: the
+    /// rest would reach a fresh tunnel.
+    pub cut_short: bool,
+    /// Time from pairing to end.
+    pub lasted: Duration,
+    legs: [Stream; 2],
+}
+
+impl Ended {
+    /// Closes both connections, as politely as is possible at once.
+    pub fn part(self) {
+        for stream in self.legs {
+            stream.part();
+        }
+    }
+}
+
+/// Moves bytes between two legs until both directions have ended. Leg 0 is port1's.
+///
+/// `holds` are units that arrived before the pairing, by the leg that sent them.
+pub async fn relay(legs: [Leg; 2], holds: [Vec<Box<[u8]>>; 2], terms: Terms) -> Ended {
+    let [first, second] = legs;
+    let user_behind_version1 =
+        matches!(first.voice, Voice::Version1 { .. }) && second.voice == Voice::Raw;
+    let mut relay = Relay {
+        sides: [Side::new(first), Side::new(second)],
+        terms,
+        lingers: user_behind_version1,
+        started: now(),
+        moved_at: now(),
+        timer: Timer::new(),
+        bytes: [0; 2],
+    };
+    for (from, units) in holds.into_iter().enumerate() {
+        relay.deliver_held(from, units);
+    }
+    let ending = (&mut relay).await;
+    let cut_short = user_behind_version1 && relay.cut_short(ending);
+    let Relay { sides: [first, second], bytes, started, .. } = relay;
+    Ended {
+        ending,
+        bytes,
+        cut_short,
+        lasted: now().saturating_duration_since(started),
+        legs: [first.stream, second.stream],
+    }
+}
+
+struct Relay {
+    sides: [Side; 2],
+    terms: Terms,
+    /// Whether leg 1 is a user whose end cannot be told to the version 1 agent on leg 0.
+    lingers: bool,
+    started: Instant,
+    /// When bytes last moved, either way.
+    moved_at: Instant,
+    timer: Timer,
+    bytes: [u64; 2],
+}
+
+struct Side {
+    stream: Stream,
+    voice: Voice,
+    token: Token,
+    input: Input,
+    output: Output,
+    /// When it last sent anything, heartbeats included.
+    heard_at: Instant,
+    /// When it last sent bytes of the session.
+    spoke_at: Instant,
+    /// Whether the other side's slowness kept it from being read when last looked at.
+    paused: bool,
+    /// Heartbeats answered since its queue was last empty, in bytes.
+    answers: usize,
+    stall_check: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Input {
+    Open,
+    Ended,
+    Broken,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Open,
+    /// The end has been passed on.
+    Finished,
+    Broken,
+}
+
+/// What a version 2 agent that has been sent the header has answered so far.
+#[derive(Clone, Copy, Default)]
+struct Token {
+    bytes: [u8; 4],
+    length: usize,
+    failed: bool,
+}
+
+impl Side {
+    fn new(leg: Leg) -> Self {
+        Side {
+            stream: leg.stream,
+            voice: leg.voice,
+            token: Token::default(),
+            input: Input::Open,
+            output: Output::Open,
+            heard_at: now(),
+            spoke_at: now(),
+            paused: false,
+            answers: 0,
+            stall_check: None,
+        }
+    }
+
+    /// Sends `unit` on. A version 1 agent would take the bytes of a user that happen to look
+    /// like heartbeats for heartbeats: these go in two pieces.
+    fn send(&mut self, unit: &[u8], from: Voice) {
+        let swallowed = matches!(self.voice, Voice::Version1 { .. })
+            && !matches!(from, Voice::Version1 { .. })
+            && (unit == BEAT || unit == b"BEATBEAT");
+        let (head, tail) = unit.split_at(if swallowed { 2 } else { unit.len() });
+        if self.output != Output::Open {
+            return;
+        }
+        let sent = self.stream.queue(head);
+        let sent = if tail.is_empty() { sent } else { sent.and(self.stream.queue(tail)) };
+        if sent.is_err() {
+            self.output = Output::Broken;
+        }
+    }
+
+    fn answer(&mut self, heartbeats: usize) {
+        for _ in 0..heartbeats {
+            if self.output == Output::Open && self.stream.queue(BEAT).is_err() {
+                self.output = Output::Broken;
+            }
+            self.answers += BEAT.len();
+        }
+    }
+
+    fn poll_flush(&mut self, context: &Context<'_>) {
+        if self.output == Output::Broken {
+            return;
+        }
+        match self.stream.poll_flush(context) {
+            Poll::Ready(Ok(())) => self.answers = 0,
+            Poll::Ready(Err(_)) => self.output = Output::Broken,
+            Poll::Pending => {}
+        }
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.stream.waiting() == 0
+    }
+}
+
+impl Relay {
+    fn deliver_held(&mut self, from: usize, units: Vec<Box<[u8]>>) {
+        let voice = self.sides[from].voice;
+        for unit in units {
+            self.count(from, unit.len());
+            self.sides[1 - from].send(&unit, voice);
+        }
+    }
+
+    fn count(&mut self, from: usize, bytes: usize) {
+        self.bytes[from] += bytes as u64;
+        self.terms.traffic.bytes[from].fetch_add(bytes as u64, Ordering::Relaxed);
+        self.moved_at = now();
+    }
+
+    /// Moves what can be moved from one side to the other now; gives the bytes read.
+    fn pump(&mut self, context: &Context<'_>, from: usize) -> usize {
+        let [first, second] = &mut self.sides;
+        let (source, sink) = if from == 0 { (first, second) } else { (second, first) };
+        sink.poll_flush(context);
+        source.paused = false;
+        if source.input != Input::Open || sink.output == Output::Broken {
+            return 0;
+        }
+        if sink.stream.waiting() >= limits::READ_AHEAD || source.answers >= limits::ANSWERS_WAITING
+        {
+            source.paused = true;
+            return 0;
+        }
+        let (mut heartbeats, mut moved) = (0, 0);
+        let tls = source.stream.is_tls();
+        let Side { stream, voice, token, .. } = source;
+        let received = stream.poll_receive(context, &mut |unit| match voice {
+            Voice::Raw => {
+                moved += unit.len();
+                sink.send(unit, Voice::Raw);
+            }
+            Voice::Version1 { .. } => match beats(unit, tls) {
+                0 => {
+                    moved += unit.len();
+                    sink.send(unit, *voice);
+                }
+                count => heartbeats += count,
+            },
+            Voice::Version2 => {
+                let rest = token.take(unit);
+                if token.opened() {
+                    *voice = Voice::Raw;
+                    if !rest.is_empty() {
+                        moved += rest.len();
+                        sink.send(rest, Voice::Raw);
+                    }
+                }
+            }
+        });
+        let read = match received {
+            Poll::Pending => return 0,
+            Poll::Ready(Ok(Received::Bytes(count))) => {
+                source.heard_at = now();
+                count.max(1)
+            }
+            Poll::Ready(Ok(Received::Ended)) => {
+                source.heard_at = now();
+                source.input = Input::Ended;
+                0
+            }
+            Poll::Ready(Err(_)) => {
+                source.input = Input::Broken;
+                source.output = Output::Broken;
+                0
+            }
+        };
+        if moved > 0 {
+            source.spoke_at = now();
+        }
+        source.answer(heartbeats);
+        source.poll_flush(context);
+        sink.poll_flush(context);
+        if moved > 0 {
+            self.count(from, moved);
+        }
+        read
+    }
+
+    /// Passes the end of `from`'s direction on once all its bytes are sent.
+    fn pass_end_on(&mut self, context: &Context<'_>, from: usize) {
+        let untold = self.lingers && from == 1 && self.sides[0].input == Input::Open;
+        if self.sides[from].input == Input::Open || untold {
+            return;
+        }
+        let sink = &mut self.sides[1 - from];
+        if sink.output == Output::Open {
+            match sink.stream.poll_finish(context) {
+                Poll::Ready(Ok(())) => sink.output = Output::Finished,
+                Poll::Ready(Err(_)) => sink.output = Output::Broken,
+                Poll::Pending => {}
+            }
+        }
+    }
+
+    /// Whether nothing more can move from `from` to the other side.
+    fn is_over(&self, from: usize) -> bool {
+        let (source, sink) = (&self.sides[from], &self.sides[1 - from]);
+        sink.output == Output::Broken
+            || (source.input != Input::Open && sink.output == Output::Finished)
+            // Its end cannot be told to the agent, and a broken user is not waited for.
+            || (self.lingers && from == 1 && source.input == Input::Broken && sink.is_flushed())
+    }
+
+    fn one_has_ended(&self) -> bool {
+        self.sides.iter().any(|side| side.input != Input::Open || side.output == Output::Broken)
+    }
+
+    /// The ending, if it has come; else when to look again.
+    fn ending(&mut self) -> Result<Ending, Option<Instant>> {
+        for (side, other) in [(0, 1), (1, 0)] {
+            if self.sides[side].token.failed {
+                return Ok(Ending::Failed(side));
+            }
+            // A peer that broke leaves nothing to wait for but the delivery of its last bytes.
+            let broken = self.sides[side].input == Input::Broken
+                || self.sides[side].output == Output::Broken;
+            if broken && self.is_over(side) && self.is_over(other) {
+                return Ok(Ending::Broken(side));
+            }
+        }
+        if self.is_over(0) && self.is_over(1) {
+            return Ok(Ending::Complete);
+        }
+        let now = now();
+        let mut next: Option<Instant> = None;
+        let mut due = |deadline: Instant| {
+            if deadline > now {
+                next = Some(next.map_or(deadline, |next| next.min(deadline)));
+            }
+            deadline <= now
+        };
+        for (index, side) in self.sides.iter_mut().enumerate() {
+            if let Voice::Version1 { threshold: Some(threshold) } = side.voice {
+                if side.paused {
+                    side.heard_at = now;
+                }
+                if side.input == Input::Open && due(side.heard_at + threshold) {
+                    return Ok(Ending::Absent(index));
+                }
+            }
+            if side.voice == Voice::Version2 && due(self.started + limits::OPEN) {
+                return Ok(Ending::Mute(index));
+            }
+            if side.stream.may_stall() {
+                let at = *side.stall_check.get_or_insert(now + limits::STALL_CHECK);
+                if due(at) {
+                    if side.stream.is_stalled() {
+                        return Ok(Ending::Stalled(index));
+                    }
+                    side.stall_check = None;
+                    if side.stream.may_stall() {
+                        let again = now + limits::STALL_CHECK;
+                        side.stall_check = Some(again);
+                        due(again);
+                    }
+                }
+            }
+        }
+        if self.one_has_ended() && due(self.moved_at + self.terms.fin_wait) {
+            let draining = self.sides.each_mut().map(|side| side.stream.is_draining());
+            if draining == [false, false] {
+                return Ok(Ending::Silent);
+            }
+            self.moved_at = now;
+            due(now + self.terms.fin_wait);
+        }
+        if self.lingers && self.sides[1].input != Input::Open && self.is_settled() {
+            let [agent, user] = &self.sides;
+            let silent_since = agent.spoke_at.max(user.spoke_at).max(user.heard_at);
+            let patience = if self.terms.wanted.load(Ordering::Relaxed) == 0 {
+                limits::LINGER
+            } else if agent.spoke_at > user.spoke_at {
+                limits::LINGER_WANTED
+            } else {
+                limits::LINGER_UNANSWERED
+            };
+            if due(silent_since + patience) {
+                return Ok(Ending::Lingered);
+            }
+            // Users may come to wait meanwhile.
+            due(now + limits::LINGER_WANTED);
+        }
+        Err(next)
+    }
+
+    /// Whether nothing is on its way to either side.
+    fn is_settled(&self) -> bool {
+        self.sides.iter().all(Side::is_flushed)
+    }
+
+    /// Whether the agent on leg 0 may have had more to send when its user was gone.
+    fn cut_short(&self, ending: Ending) -> bool {
+        match ending {
+            Ending::Complete | Ending::Failed(_) | Ending::Mute(_) => false,
+            Ending::Broken(side) => side == 1 && self.sides[0].input == Input::Open,
+            Ending::Lingered => {
+                now().saturating_duration_since(self.sides[0].spoke_at) < limits::LINGER
+            }
+            Ending::Silent | Ending::Stalled(_) => true,
+            Ending::Absent(_) => false,
+        }
+    }
+}
+
+impl Future for Relay {
+    type Output = Ending;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ending> {
+        let mut turn = 0;
+        loop {
+            let moved = [0, 1].map(|from| self.pump(context, from));
+            turn += moved[0].max(moved[1]);
+            if moved == [0, 0] {
+                break;
+            }
+            if turn >= limits::TURN {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        for from in [0, 1] {
+            self.pass_end_on(context, from);
+        }
+        match self.ending() {
+            Ok(ending) => Poll::Ready(ending),
+            Err(next) => {
+                if next.is_some_and(|next| self.timer.poll_at(context, next).is_ready()) {
+                    context.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Token {
+    /// Reads tokens from `unit` until the agent has answered; gives what follows `OPEN`.
+    fn take<'a>(&mut self, unit: &'a [u8]) -> &'a [u8] {
+        let mut unit = unit;
+        while let [byte, rest @ ..] = unit {
+            if self.opened() || self.failed {
+                break;
+            }
+            if self.length == 4 {
+                self.length = 0;
+            }
+            self.bytes[self.length] = *byte;
+            self.length += 1;
+            unit = rest;
+            // A heartbeat that crossed the header is passed over. Anything else but the two
+            // answers is no version 2 agent.
+            self.failed = self.length == 4 && self.bytes != *b"OPEN" && self.bytes != *BEAT;
+        }
+        unit
+    }
+
+    fn opened(&self) -> bool {
+        self.length == 4 && self.bytes == *b"OPEN"
+    }
+}

@@ -1,0 +1,398 @@
+//! One leg of a pipe: a TCP connection, with TLS or without, read and written in units.
+//!
+//! A *unit* is what arrives at once: in TLS one record, in plain TCP one read. Agents depend on
+//! it (protocol page, section 4), so nothing here ever joins two records or splits one. This
+//! file knows nothing of heartbeats, tunnels or mappings.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, BufRead, IoSlice, Write};
+use std::net::{Shutdown, TcpStream};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use futures_rustls::TlsAcceptor;
+use futures_rustls::rustls::Connection;
+
+use crate::limits;
+use crate::reactor::{Io, now};
+use crate::unacknowledged;
+
+thread_local! {
+    /// What this thread is reading right now. Nothing stays in it between two polls, so that all
+    /// sessions of a thread share it and an idle one holds no buffer.
+    static INCOMING: RefCell<Box<[u8]>> = RefCell::new(vec![0; limits::READ].into());
+}
+
+/// A connection that takes and gives units, registered on the thread that polls it.
+pub struct Stream {
+    socket: Io<TcpStream>,
+    state: State,
+}
+
+/// A connection on its way from one thread to another.
+pub struct Loose {
+    socket: TcpStream,
+    state: State,
+}
+
+struct State {
+    tls: Option<Box<Tls>>,
+    /// Plain bytes that the socket has not taken yet, from `sent` on; empty and without memory
+    /// while the peer keeps up.
+    rest: Vec<u8>,
+    sent: usize,
+    /// Bytes queued since the last time everything was with the kernel.
+    queued: usize,
+    /// When the first bytes were queued of which it is not known that the peer has them.
+    waiting_since: Option<Instant>,
+    /// Bytes acknowledged when [`Stream::is_draining`] last asked.
+    acknowledged: u64,
+    output: Output,
+}
+
+struct Tls {
+    connection: Connection,
+    /// Whether the connection may hold opened bytes that nobody has been given.
+    opened: bool,
+    /// Whether the peer has ended its direction (close_notify, or the socket's end).
+    ended: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Open,
+    /// close_notify is among what is to be sent.
+    Closing,
+    Finished,
+}
+
+/// What [`Stream::poll_receive`] has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// So many bytes came in; 0 when they made no whole unit yet.
+    Bytes(usize),
+    /// The peer has ended its direction.
+    Ended,
+}
+
+impl Stream {
+    /// A plain connection.
+    ///
+    /// # Errors
+    /// As [`Io::new`].
+    pub fn plain(socket: TcpStream) -> io::Result<Self> {
+        Ok(Stream { socket: Io::new(socket)?, state: State::new(None) })
+    }
+
+    /// Shakes hands as the server. The caller sets the deadline.
+    ///
+    /// # Errors
+    /// What rustls or the socket says.
+    pub async fn accept(socket: TcpStream, acceptor: &TlsAcceptor) -> io::Result<Self> {
+        let stream = acceptor.accept(Io::new(socket)?).await?;
+        let (socket, connection) = stream.into_inner();
+        Ok(Stream::tls(socket, Connection::Server(connection)))
+    }
+
+    /// A TLS connection whose handshake is done.
+    pub fn tls(socket: Io<TcpStream>, mut connection: Connection) -> Self {
+        // What waits in it is bounded by its user, who queues a unit only while little waits;
+        // a bound inside would split a record.
+        connection.set_buffer_limit(None);
+        let tls = Tls { connection, opened: true, ended: false };
+        Stream { socket, state: State::new(Some(Box::new(tls))) }
+    }
+
+    /// Takes it off this thread.
+    pub fn loosen(self) -> Loose {
+        Loose { socket: self.socket.into_inner(), state: self.state }
+    }
+
+    /// The socket, to ask it for addresses.
+    pub fn socket(&self) -> &TcpStream {
+        self.socket.get_ref()
+    }
+
+    /// Whether it speaks TLS.
+    pub fn is_tls(&self) -> bool {
+        self.state.tls.is_some()
+    }
+
+    /// Whether something may have come in that nobody has been given.
+    pub fn maybe_readable(&self) -> bool {
+        self.socket.maybe_readable() || self.state.tls.as_ref().is_some_and(|tls| tls.opened)
+    }
+
+    /// Reads once from the socket and gives `unit` each whole unit that came with it.
+    ///
+    /// # Errors
+    /// What the socket or TLS says; an alert for the peer is queued then.
+    pub fn poll_receive(
+        &mut self,
+        context: &Context<'_>,
+        unit: &mut dyn FnMut(&[u8]),
+    ) -> Poll<io::Result<Received>> {
+        let Some(tls) = &mut self.state.tls else {
+            return INCOMING.with_borrow_mut(|buffer| {
+                let count = ready!(self.socket.poll_recv(context, buffer))?;
+                if count == 0 {
+                    return Poll::Ready(Ok(Received::Ended));
+                }
+                unit(&buffer[..count]);
+                Poll::Ready(Ok(Received::Bytes(count)))
+            });
+        };
+        if tls.opened {
+            let count = tls.hand_out(unit);
+            tls.opened = false;
+            if count > 0 {
+                return Poll::Ready(Ok(Received::Bytes(count)));
+            }
+        }
+        if tls.ended {
+            return Poll::Ready(Ok(Received::Ended));
+        }
+        let socket = &self.socket;
+        INCOMING.with_borrow_mut(|buffer| {
+            let count = ready!(socket.poll_recv(context, &mut buffer[..limits::TLS_READ]))?;
+            tls.ended = count == 0;
+            let mut records = &buffer[..count];
+            let mut total = 0;
+            while !records.is_empty() && !tls.ended {
+                tls.connection.read_tls(&mut records)?;
+                tls.process()?;
+                total += tls.hand_out(unit);
+            }
+            if total == 0 && tls.ended {
+                return Poll::Ready(Ok(Received::Ended));
+            }
+            Poll::Ready(Ok(Received::Bytes(total)))
+        })
+    }
+
+    /// Whether the peer has sent something (`true`) or ended without (`false`); nothing is taken.
+    ///
+    /// # Errors
+    /// What the socket or TLS says.
+    pub fn poll_spoken(&mut self, context: &Context<'_>) -> Poll<io::Result<bool>> {
+        let Some(tls) = &mut self.state.tls else {
+            return self.socket.poll_peek(context);
+        };
+        tls.opened = true;
+        loop {
+            if tls.process()? > 0 {
+                return Poll::Ready(Ok(true));
+            }
+            if tls.ended {
+                return Poll::Ready(Ok(false));
+            }
+            let connection = &mut tls.connection;
+            let count = ready!(
+                self.socket.poll_read_with(context, |mut socket| connection.read_tls(&mut socket))
+            )?;
+            tls.ended |= count == 0;
+        }
+    }
+
+    /// Ready when the connection is gone in both directions.
+    pub fn poll_gone(&self, context: &Context<'_>) -> Poll<()> {
+        self.socket.poll_gone(context)
+    }
+
+    /// Takes `unit` for the peer, as one record in TLS, and sends what can be sent at once in
+    /// plain TCP. What cannot waits, for [`Stream::poll_flush`]: the caller queues only while
+    /// [`Stream::waiting`] is small.
+    ///
+    /// # Errors
+    /// What the socket or TLS says: nothing can be sent any more.
+    pub fn queue(&mut self, unit: &[u8]) -> io::Result<()> {
+        let state = &mut self.state;
+        state.waiting_since.get_or_insert_with(now);
+        if let Some(tls) = &mut state.tls {
+            state.queued += unit.len();
+            return tls.connection.writer().write_all(unit);
+        }
+        let taken = if state.rest.is_empty() { self.socket.try_send(unit)? } else { 0 };
+        if taken < unit.len() {
+            state.rest.extend_from_slice(&unit[taken..]);
+            state.queued += unit.len() - taken;
+        }
+        Ok(())
+    }
+
+    /// Bytes that wait for the peer, at most those queued since all were last sent.
+    pub fn waiting(&self) -> usize {
+        self.state.queued
+    }
+
+    /// Ready when the kernel has all that was queued.
+    ///
+    /// # Errors
+    /// What the socket says: nothing can be sent any more.
+    pub fn poll_flush(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
+        let State { tls, rest, sent, queued, .. } = &mut self.state;
+        if let Some(tls) = tls {
+            while tls.connection.wants_write() {
+                let connection = &mut tls.connection;
+                ready!(
+                    self.socket.poll_write_with(context, |socket| connection
+                        .write_tls(&mut Gather(socket)))
+                )?;
+            }
+        }
+        while *sent < rest.len() {
+            *sent += ready!(self.socket.poll_send(context, &rest[*sent..]))?;
+        }
+        if !rest.is_empty() {
+            (*rest, *sent) = (Vec::new(), 0);
+        }
+        *queued = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends this side's direction once everything queued is sent: in TLS close_notify, then FIN.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub fn poll_finish(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
+        if self.state.output == Output::Open {
+            self.state.output = Output::Closing;
+            if let Some(tls) = &mut self.state.tls {
+                tls.connection.send_close_notify();
+            }
+        }
+        ready!(self.poll_flush(context))?;
+        if self.state.output == Output::Closing {
+            self.state.output = Output::Finished;
+            match self.socket().shutdown(Shutdown::Write) {
+                // The peer has reset the connection: its direction is ended indeed.
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+                result => result?,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Says goodbye as far as that is possible without waiting: what the kernel takes at once of
+    /// what is queued, close_notify, and FIN rather than a reset where the peer was still
+    /// sending.
+    pub fn part(mut self) {
+        let context = Context::from_waker(std::task::Waker::noop());
+        let _ = self.poll_finish(&context);
+        // Unread bytes turn a close into a reset, which destroys what the peer has not read yet.
+        for _ in 0..4 {
+            let drained =
+                INCOMING.with_borrow_mut(|buffer| self.socket.poll_recv(&context, buffer));
+            if !matches!(drained, Poll::Ready(Ok(1..))) {
+                break;
+            }
+        }
+    }
+
+    /// Whether [`Stream::is_stalled`] is worth asking.
+    pub fn may_stall(&self) -> bool {
+        self.state.waiting_since.is_some()
+    }
+
+    /// Whether the peer has acknowledged nothing for [`limits::UNACKNOWLEDGED`] while bytes wait
+    /// for it: it is gone, however slowly a living one may read (protocol page, section 6).
+    pub fn is_stalled(&mut self) -> bool {
+        let Some(since) = self.state.waiting_since else { return false };
+        let Ok(tcp) = unacknowledged::ask(self.socket()) else { return false };
+        if tcp.packets == 0 && self.state.queued == 0 {
+            self.state.waiting_since = None;
+            return false;
+        }
+        let now = now();
+        let acknowledged = now.checked_sub(tcp.silent_for).unwrap_or(now);
+        now.saturating_duration_since(since.max(acknowledged)) >= limits::UNACKNOWLEDGED
+    }
+
+    /// Whether bytes wait in the kernel for a slow peer that has acknowledged some since last
+    /// asked.
+    pub fn is_draining(&mut self) -> bool {
+        let Ok(tcp) = unacknowledged::ask(self.socket()) else { return false };
+        let before = std::mem::replace(&mut self.state.acknowledged, tcp.acknowledged);
+        tcp.packets > 0 && tcp.acknowledged != before
+    }
+
+    /// Waits until everything queued is with the kernel.
+    ///
+    /// # Errors
+    /// As [`Stream::poll_flush`].
+    pub async fn flush(&mut self) -> io::Result<()> {
+        poll_fn(|context| self.poll_flush(context)).await
+    }
+}
+
+impl Loose {
+    /// Puts it on this thread.
+    ///
+    /// # Errors
+    /// As [`Io::new`].
+    pub fn fasten(self) -> io::Result<Stream> {
+        Ok(Stream { socket: Io::new(self.socket)?, state: self.state })
+    }
+}
+
+impl State {
+    fn new(tls: Option<Box<Tls>>) -> Self {
+        State {
+            tls,
+            rest: Vec::new(),
+            sent: 0,
+            queued: 0,
+            waiting_since: None,
+            acknowledged: 0,
+            output: Output::Open,
+        }
+    }
+}
+
+impl Tls {
+    /// Opens what has been read; gives the number of bytes that can be handed out.
+    fn process(&mut self) -> io::Result<usize> {
+        let state = self
+            .connection
+            .process_new_packets()
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        self.ended |= state.peer_has_closed();
+        Ok(state.plaintext_bytes_to_read())
+    }
+
+    /// Gives `unit` each opened record. rustls keeps them apart as long as they are taken by
+    /// `fill_buf`; its `read` would join them.
+    fn hand_out(&mut self, unit: &mut dyn FnMut(&[u8])) -> usize {
+        let mut total = 0;
+        let mut reader = self.connection.reader();
+        // An error here is "nothing now" or the end, which `process` has seen.
+        while let Ok(record) = reader.fill_buf() {
+            let count = record.len();
+            if count == 0 {
+                break;
+            }
+            unit(record);
+            reader.consume(count);
+            total += count;
+        }
+        total
+    }
+}
+
+/// Lets rustls send several records with one system call.
+struct Gather<'a>(&'a TcpStream);
+
+impl Write for Gather<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! The threads that carry what is heavy and holds no state of the daemon: TLS handshakes and
+//! relays.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use smol::{Executor, Task};
+
+use crate::reactor;
+
+/// Worker threads, each with an executor and a reactor of its own: what begins on one stays
+/// there, so that its sockets need no lock. They live as long as the process.
+pub struct Workers {
+    workers: Vec<Arc<Worker>>,
+}
+
+struct Worker {
+    executor: Executor<'static>,
+    load: AtomicUsize,
+}
+
+/// One more piece of work on a worker, until dropped.
+struct Load(Arc<Worker>);
+
+impl Workers {
+    /// Starts `count` threads.
+    ///
+    /// # Errors
+    /// When the system grants no more threads.
+    pub fn start(count: usize) -> io::Result<Self> {
+        let mut workers = Vec::with_capacity(count);
+        for number in 1..=count {
+            let worker = Arc::new(Worker { executor: Executor::new(), load: AtomicUsize::new(0) });
+            workers.push(worker.clone());
+            std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                let forever = std::future::pending::<()>();
+                if let Err(error) = reactor::block_on(worker.executor.run(forever)) {
+                    log::error!("a worker thread cannot wait for events: {error}; the daemon ends");
+                    std::process::abort();
+                }
+            })?;
+        }
+        Ok(Workers { workers })
+    }
+
+    /// Runs `future` on the worker that has least to do. Dropping the task ends it there soon.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Task<T> {
+        let least = self.workers.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed));
+        #[expect(clippy::expect_used, reason = "the settings allow no count of 0")]
+        let worker = least.expect("at least one worker");
+        let load = Load::on(worker.clone());
+        worker.executor.spawn(async move {
+            let _load = load;
+            future.await
+        })
+    }
+
+    /// Returns once every worker has taken its turn: proof that none is stuck.
+    pub async fn answer(&self) {
+        for worker in &self.workers {
+            worker.executor.spawn(async {}).await;
+        }
+    }
+}
+
+impl Load {
+    fn on(worker: Arc<Worker>) -> Self {
+        worker.load.fetch_add(1, Ordering::Relaxed);
+        Load(worker)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
