@@ -1,6 +1,7 @@
 //! The Eclipse ioFog Connector: lets people reach the machines behind their gateways.
 
 pub mod config;
+mod json;
 pub mod limits;
 pub mod mapping;
 pub mod registry;
