@@ -6,3 +6,4 @@ pub mod limits;
 pub mod mapping;
 pub mod registry;
 pub mod status;
+pub mod store;
