@@ -4,6 +4,7 @@ pub mod config;
 mod json;
 pub mod limits;
 pub mod mapping;
+pub mod ports;
 pub mod registry;
 pub mod status;
 pub mod store;
