@@ -1,9 +1,31 @@
 //! The settings file `iofog-connector.conf`, parsed once into types that cannot be wrong
 //! (protocol page, section 1).
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+mod faults;
+mod keys;
+mod network;
+mod values;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
 use std::time::Duration;
+
+use log::LevelFilter;
+
+pub use self::faults::Faults;
+use self::keys::Keys;
+
+/// The settings file's name in the configuration directory.
+pub const FILE: &str = "iofog-connector.conf";
+
+/// The longest settings file that is read: 1 MiB, a thousand times what all keys need.
+const LONGEST: u64 = 1024 * 1024;
+
+/// The most executor threads that may be asked for.
+const MOST_THREADS: u64 = 256;
 
 /// The settings in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +49,7 @@ pub struct Config {
     /// Executor threads for sessions and handshakes.
     pub threads: usize,
     /// The least important level that is logged.
-    pub log_level: log::LevelFilter,
+    pub log_level: LevelFilter,
     /// How long a user waits for a free tunnel.
     pub user_wait: Duration,
     /// Per mapping: users waiting, and as many connections not yet authenticated.
@@ -46,3 +68,179 @@ pub struct Network {
     base: IpAddr,
     prefix: u8,
 }
+
+impl Config {
+    /// Reads the settings file of a configuration directory: the settings, and warnings about
+    /// what is in order but probably not meant ([`Config::open_api_warning`] is among them).
+    ///
+    /// # Errors
+    /// Every fault of the file at once; or why it cannot be read.
+    pub fn load(dir: &Path) -> Result<(Config, Vec<String>), Faults> {
+        let file = dir.join(FILE);
+        let mut text = Vec::new();
+        File::open(&file)
+            .and_then(|opened| opened.take(LONGEST + 1).read_to_end(&mut text))
+            .map_err(|error| Faults::one(&file, &unreadable(&error)))?;
+        if text.len() as u64 > LONGEST {
+            return Err(Faults::one(&file, "is longer than 1 MiB, which no settings need."));
+        }
+        Config::parse(&text, &file)
+    }
+
+    /// As [`Config::load`], from the file's content; `file` is its name in messages, and its
+    /// folder is what a relative `controllerca` starts from.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub fn parse(text: &[u8], file: &Path) -> Result<(Config, Vec<String>), Faults> {
+        let mut keys = Keys::read(text, file)?;
+        let allowed = keys.required("ports", "an array of ports", values::ports);
+        let excluded = keys.required("exclude", "an array of ports, [] for none,", values::ports);
+        let broker = keys.required("broker", "a port number", values::port);
+        let address = keys.required("address", "an IP address or domain name", values::address);
+        let dev = keys.required("dev", "true (no TLS) or false (TLS)", values::flag);
+        let api = keys.optional("api", values::socket);
+        let controllers = keys.optional("controllers", values::networks);
+        let controller_ca = keys.optional("controllerca", values::path);
+        let listen = keys.optional("listen", values::ip);
+        let threads = keys.optional("threads", |v| values::count(v, MOST_THREADS));
+        let log_level = keys.optional("loglevel", values::level);
+        let user_wait = keys.optional("userwait", |v| values::milliseconds(v, 0));
+        let pending = keys.optional("pending", |v| values::count(v, u16::MAX.into()));
+        let drain = keys.optional("drain", |v| values::milliseconds(v, 0));
+        // Without any silence allowed a session would end with its first direction.
+        let fin_wait = keys.optional("finwait", |v| values::milliseconds(v, 1));
+        let connection_log = keys.optional("connectionlog", values::flag);
+
+        let ports = match (&allowed, &excluded) {
+            (Some(allowed), Some(excluded)) => values::pool(allowed, excluded),
+            _ => Vec::new(),
+        };
+        if ports.is_empty() && allowed.is_some() && excluded.is_some() {
+            keys.fault("ports", "no port is left for mappings; name some that exclude does not.");
+        }
+        if controller_ca.is_some() && dev == Some(true) {
+            keys.warn("controllerca", "does nothing while dev is true, since there is no TLS.");
+        }
+        let nowhere =
+            |address: &String| address.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());
+        if address.as_ref().is_some_and(nowhere) {
+            keys.warn("address", "nobody can reach this address; public URLs will not work.");
+        }
+        let mut warnings = keys.finish()?;
+
+        let (Some(broker), Some(address), Some(dev)) = (broker, address, dev) else {
+            return Err(Faults::one(file, "a required key is missing."));
+        };
+        let config = Config {
+            ports,
+            broker,
+            dev,
+            api: api.unwrap_or_else(|| default_api(&address, dev)),
+            address,
+            controllers,
+            controller_ca: controller_ca.map(|path| match file.parent() {
+                Some(dir) => dir.join(path),
+                None => path,
+            }),
+            // The default says the same and knows what to do where there is no IPv6.
+            listen: listen.filter(|ip| *ip != IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+            threads: threads.unwrap_or_else(|| {
+                available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS as usize))
+            }),
+            log_level: log_level.unwrap_or(LevelFilter::Info),
+            user_wait: user_wait.unwrap_or(Duration::from_millis(10_000)),
+            pending: pending.unwrap_or(128),
+            drain: drain.unwrap_or(Duration::from_millis(5_000)),
+            fin_wait: fin_wait.unwrap_or(Duration::from_millis(60_000)),
+            connection_log: connection_log.unwrap_or(false),
+        };
+        if config.api_in_pool() {
+            let (file, port) = (file.display(), config.api.port());
+            warnings.push(format!(
+                "{file}: ports: {port} is the API's own port, so that no mapping can have it; put \
+                 it into exclude."
+            ));
+        }
+        warnings.extend(config.open_api_warning());
+        Ok((config, warnings))
+    }
+
+    /// A warning when others than this machine can reach the API and neither `controllers` nor
+    /// a `controllerca` that is in force (`dev` false) limits who may call it.
+    pub fn open_api_warning(&self) -> Option<String> {
+        let reachable = !self.api.ip().to_canonical().is_loopback();
+        let limited = self.controllers.is_some() || (self.controller_ca.is_some() && !self.dev);
+        (reachable && !limited).then(|| {
+            let remedy = if self.dev { "controllers" } else { "controllers or controllerca" };
+            format!(
+                "Everybody who can reach {} may call the API and open ports; set {remedy} in {FILE}.",
+                self.api
+            )
+        })
+    }
+
+    /// Whether mappings may use the very port that the API listens on.
+    fn api_in_pool(&self) -> bool {
+        let everywhere = |ip: IpAddr| ip.is_unspecified();
+        let meets = |ip: IpAddr| everywhere(ip) || everywhere(self.api.ip()) || ip == self.api.ip();
+        self.ports.binary_search(&self.api.port()).is_ok() && self.listen.is_none_or(meets)
+    }
+
+    /// Where users reach a public pipe with this port2 (protocol page, section 3).
+    pub fn public_url(&self, port: u16) -> String {
+        let scheme = if self.dev { "http" } else { "https" };
+        if self.address.contains(':') {
+            format!("{scheme}://[{}]:{port}", self.address)
+        } else {
+            format!("{scheme}://{}:{port}", self.address)
+        }
+    }
+
+    /// The keys whose change between these settings and `new` takes a restart (protocol page,
+    /// section 7).
+    pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
+        [
+            ("dev", self.dev != new.dev),
+            ("api", self.api != new.api),
+            ("listen", self.listen != new.listen),
+            ("threads", self.threads != new.threads),
+        ]
+        .into_iter()
+        .filter_map(|(key, changed)| changed.then_some(key))
+        .collect()
+    }
+}
+
+/// Where the API listens when `api` is absent: on loopback when the connector is reached there,
+/// else on every interface.
+fn default_api(address: &str, dev: bool) -> SocketAddr {
+    let local = address.eq_ignore_ascii_case("localhost")
+        || address.to_ascii_lowercase().ends_with(".localhost");
+    let ip = match address.parse::<IpAddr>() {
+        Ok(ip) if ip.to_canonical().is_loopback() => ip.to_canonical(),
+        Err(_) if local => Ipv4Addr::LOCALHOST.into(),
+        _ => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    SocketAddr::new(ip, if dev { 8080 } else { 443 })
+}
+
+/// Why the settings file cannot be read, and what to do.
+fn unreadable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "does not exist; write it with the keys ports, exclude, broker, \
+             address and dev, or name the directory it is in with --config DIR."
+                .to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "may not be read by this user; run as root or as the service's user, or name another \
+             directory with --config DIR."
+                .to_owned()
+        }
+        _ => format!("cannot be read: {error}."),
+    }
+}
+
+#[cfg(test)]
+mod tests;

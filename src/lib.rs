@@ -3,13 +3,16 @@
 pub mod config;
 pub mod crowd;
 pub mod heartbeat;
+mod json;
 pub mod limits;
 pub mod mapping;
+pub mod ports;
 pub mod reactor;
 pub mod refusals;
 pub mod registry;
 pub mod relay;
 pub mod status;
+pub mod store;
 pub mod stream;
 pub mod unacknowledged;
 pub mod workers;

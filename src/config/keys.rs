@@ -1,0 +1,213 @@
+//! The settings file as keys and values, taken out one by one so that what is left over at the
+//! end is what nobody knows.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::Faults;
+use crate::json;
+
+/// What a value's reader found wrong: the place below the key (`[1]`, or nothing) and half a
+/// sentence, for each fault.
+pub(super) struct Wrong(pub(super) Vec<(String, String)>);
+
+impl Wrong {
+    /// One fault of the value as a whole, which is shown (shortened when it is long).
+    pub(super) fn value(value: &Value, why: impl fmt::Display) -> Self {
+        Wrong(vec![(String::new(), format!("{}: {why}", shown(value)))])
+    }
+}
+
+/// The keys not yet taken, and the faults found so far.
+pub(super) struct Keys<'a> {
+    file: &'a Path,
+    entries: Vec<(String, Value)>,
+    known: Vec<&'static str>,
+    faults: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl<'a> Keys<'a> {
+    /// Reads JSON text that must be one object. A key given twice with different values is a
+    /// fault, with the same value a warning.
+    pub(super) fn read(text: &[u8], file: &'a Path) -> Result<Self, Faults> {
+        // Editors on Windows put a byte order mark first, which JSON does not know.
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        let Entries(all) = serde_json::from_slice(text)
+            .map_err(|error| Faults::one(file, &format!("{}.", json::explain(&error))))?;
+        let mut keys =
+            Keys { file, entries: Vec::new(), known: vec![], faults: vec![], warnings: vec![] };
+        for (key, value) in all {
+            match keys.entries.iter().find(|(name, _)| *name == key) {
+                None => keys.entries.push((key, value)),
+                Some((_, first)) if *first == value => {
+                    keys.warn(&key, "is given twice with the same value; take one out.");
+                }
+                Some((_, first)) => {
+                    let (first, second) = (shown(first), shown(&value));
+                    keys.fault(&key, &format!("is given twice, {first} and {second}; keep one."));
+                }
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Takes a key that must be there; `None` after a fault.
+    pub(super) fn required<T>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        read: impl FnOnce(&Value) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        if !self.entries.iter().any(|(name, _)| name == key) {
+            self.known.push(key);
+            self.fault(key, &format!("is missing; {expected} is required."));
+            return None;
+        }
+        self.optional(key, read)
+    }
+
+    /// Takes a key that may be absent; `None` when it is, or after a fault.
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&Value) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        self.known.push(key);
+        let place = self.entries.iter().position(|(name, _)| name == key)?;
+        let (_, value) = self.entries.remove(place);
+        match read(&value) {
+            Ok(value) => Some(value),
+            Err(Wrong(list)) => {
+                for (place, why) in list {
+                    self.fault(&format!("{key}{place}"), &format!("{why}."));
+                }
+                None
+            }
+        }
+    }
+
+    /// Notes a fault of a key.
+    pub(super) fn fault(&mut self, key: &str, why: &str) {
+        self.faults.push(format!("{}: {key}: {why}", self.file.display()));
+    }
+
+    /// Notes something that a key's author should know.
+    pub(super) fn warn(&mut self, key: &str, why: &str) {
+        self.warnings.push(format!("{}: {key}: {why}", self.file.display()));
+    }
+
+    /// The warnings, one for each key that nobody took; or the faults.
+    pub(super) fn finish(mut self) -> Result<Vec<String>, Faults> {
+        for (key, _) in std::mem::take(&mut self.entries) {
+            let key = key.escape_debug().to_string();
+            let why = match nearest(&key, &self.known) {
+                Some(near) => format!("is not a known key and is ignored; did you mean {near}?"),
+                None => format!(
+                    "is not a known key and is ignored; the keys are {}.",
+                    self.known.join(", ")
+                ),
+            };
+            self.warn(&shorten(&key), &why);
+        }
+        match Faults::of(self.faults) {
+            Some(faults) => Err(faults),
+            None => Ok(self.warnings),
+        }
+    }
+}
+
+/// The members of a JSON object in order, a key that stands there twice twice.
+struct Entries(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of settings in braces")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// A value as JSON, shortened to what fits a line.
+pub(super) fn shown(value: &Value) -> String {
+    shorten(&value.to_string())
+}
+
+fn shorten(text: &str) -> String {
+    const FITS: usize = 60;
+    match text.char_indices().nth(FITS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// The known key that was probably meant: the one that the fewest changed letters make, if those
+/// are at most a third of the key. Case, `-` and `_` do not count.
+fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
+    let plain: Vec<char> = key
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .map(|c| c.to_ascii_lowercase())
+        .take(32)
+        .collect();
+    known
+        .iter()
+        .map(|name| (distance(&plain, name), *name))
+        .min()
+        .filter(|(changes, name)| *changes <= name.len().div_ceil(3).min(3))
+        .map(|(_, name)| name)
+}
+
+/// How many letters must be added, taken out or changed to turn `a` into `b`.
+fn distance(a: &[char], b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=a.len()).collect();
+    for (i, letter) in b.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, other) in a.iter().enumerate() {
+            let changed = diagonal + usize::from(*other != letter);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[a.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_key_is_found_or_none() {
+        const KNOWN: &[&str] = &["ports", "dev", "api", "userwait", "loglevel", "controllerca"];
+        for (key, near) in [
+            ("port", Some("ports")),
+            ("Ports", Some("ports")),
+            ("user_wait", Some("userwait")),
+            ("userWiat", Some("userwait")),
+            ("log-level", Some("loglevel")),
+            ("controllerCA", Some("controllerca")),
+            ("debug", None),
+            ("comment", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(key, KNOWN), near, "{key}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The settings file as tables: what is accepted, what is refused and in which words.
+
+use super::*;
+
+/// The sample of the original's documentation.
+const SAMPLE: &str = r#"{
+"ports": ["6000-6001", "7000-7002", "30000-39999", "40000-49999"],
+"exclude": ["7001"],
+"broker":12345,
+"address":"127.0.0.1",
+"dev":true
+}"#;
+
+/// Five good keys, with `more` among them; a key in `more` replaces the good one.
+fn file_with(more: &str) -> String {
+    let mut text = String::from("{");
+    for (key, value) in [
+        ("ports", r#"["6000-6009"]"#),
+        ("exclude", "[]"),
+        ("broker", "12345"),
+        ("address", r#""127.0.0.1""#),
+        ("dev", "true"),
+    ] {
+        if !more.contains(&format!("\"{key}\":")) {
+            text.push_str(&format!("\"{key}\":{value},"));
+        }
+    }
+    text.push_str(more);
+    format!("{}}}", text.trim_end_matches(','))
+}
+
+fn parse(text: &str) -> Result<(Config, Vec<String>), Faults> {
+    Config::parse(text.as_bytes(), Path::new("/etc/x/iofog-connector.conf"))
+}
+
+fn good(more: &str) -> Config {
+    parse(&file_with(more)).unwrap_or_else(|faults| panic!("{more}: {faults}")).0
+}
+
+#[test]
+fn sample_file_is_safe_as_it_stands() {
+    let (config, warnings) = parse(SAMPLE).expect("the sample");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(config.ports.len(), 2 + 2 + 20_000);
+    assert!(!config.ports.contains(&7001));
+    assert_eq!(
+        config,
+        Config {
+            ports: config.ports.clone(),
+            broker: 12345,
+            address: "127.0.0.1".to_owned(),
+            dev: true,
+            api: "127.0.0.1:8080".parse().expect("an address"),
+            controllers: None,
+            controller_ca: None,
+            listen: None,
+            threads: config.threads,
+            log_level: LevelFilter::Info,
+            user_wait: Duration::from_secs(10),
+            pending: 128,
+            drain: Duration::from_secs(5),
+            fin_wait: Duration::from_secs(60),
+            connection_log: false,
+        }
+    );
+    assert!(config.threads >= 1);
+}
+
+#[test]
+fn every_optional_key_is_read() {
+    let config = good(
+        r#""api":"[::1]:9000","controllers":["10.0.0.0/8","::1"],"controllerca":"ca.pem",
+        "listen":"192.0.2.1","threads":3,"loglevel":"debug","userwait":0,"pending":65535,
+        "drain":0,"finwait":1,"connectionlog":true,"dev":false"#,
+    );
+    assert_eq!(config.api, "[::1]:9000".parse().expect("an address"));
+    assert_eq!(config.controllers.as_ref().map(Vec::len), Some(2));
+    assert_eq!(config.controller_ca, Some(PathBuf::from("/etc/x/ca.pem")));
+    assert_eq!(config.listen, Some(Ipv4Addr::new(192, 0, 2, 1).into()));
+    assert_eq!((config.threads, config.pending), (3, 65535));
+    assert_eq!(config.log_level, LevelFilter::Debug);
+    assert_eq!(config.user_wait, Duration::ZERO);
+    assert_eq!(config.drain, Duration::ZERO);
+    assert_eq!(config.fin_wait, Duration::from_millis(1));
+    assert!(config.connection_log && !config.dev);
+    let absolute = good(r#""controllerca":"/ca.pem","listen":"::""#);
+    assert_eq!(absolute.controller_ca, Some(PathBuf::from("/ca.pem")));
+    assert_eq!(absolute.listen, None);
+}
+
+#[test]
+fn api_address_follows_from_address_and_dev() {
+    for (address, dev, api) in [
+        ("127.0.0.1", true, "127.0.0.1:8080"),
+        ("127.0.0.1", false, "127.0.0.1:443"),
+        ("127.0.0.9", false, "127.0.0.9:443"),
+        ("::1", true, "[::1]:8080"),
+        ("::ffff:127.0.0.1", true, "127.0.0.1:8080"),
+        ("localhost", true, "127.0.0.1:8080"),
+        ("LocalHost.", true, "127.0.0.1:8080"),
+        ("a.localhost", true, "127.0.0.1:8080"),
+        ("192.0.2.1", true, "[::]:8080"),
+        ("2001:db8::1", false, "[::]:443"),
+        ("connector.example.com", false, "[::]:443"),
+        ("localhost.example.com", false, "[::]:443"),
+    ] {
+        let config = good(&format!(r#""address":"{address}","dev":{dev}"#));
+        assert_eq!(config.api.to_string(), api, "{address}");
+    }
+}
+
+#[test]
+fn faults_name_file_key_value_and_remedy() {
+    for (more, sentence) in [
+        (
+            r#""ports":["6000","7000-6000"]"#,
+            r#"ports[1]: "7000-6000": the range ends before it starts; write "6000-7000"."#,
+        ),
+        (r#""ports":[6000]"#, r#"ports[0]: 6000: write it in quotes: "6000"."#),
+        (r#""ports":[]"#, "ports: no port is left for mappings"),
+        (r#""ports":["7001"],"exclude":["7000-7002"]"#, "ports: no port is left for mappings"),
+        (r#""ports":"6000""#, r#"ports: "6000": this is a string; an array such as"#),
+        (r#""exclude":[null]"#, "exclude[0]: null: this is null; a string such as"),
+        (r#""broker":0"#, "broker: 0: a port number from 1 to 65535 is expected."),
+        (r#""broker":65536"#, "broker: 65536: a port number"),
+        (r#""broker":-1"#, "broker: -1: a port number"),
+        (r#""broker":12.5"#, "broker: 12.5: a port number"),
+        (r#""broker":"12345""#, r#"broker: "12345": this is a string; a port number from 1 to"#),
+        (r#""address":17"#, "address: 17: this is a number; an IP address or a domain name"),
+        (r#""address":"a b""#, r#"address: "a b": a name has letters, digits"#),
+        (r#""dev":"true""#, r#"dev: "true": this is a string; true or false (without quotes)"#),
+        (r#""dev":1"#, "dev: 1: this is a number"),
+        (r#""api":"8080""#, r#"api: "8080": IP:PORT such as "#),
+        (r#""api":"::1:0x1""#, "api: "),
+        (r#""api":"localhost:8080""#, "api: "),
+        (r#""api":"127.0.0.1:0""#, r#"api: "127.0.0.1:0": the port must be 1 to 65535."#),
+        (r#""api":null"#, "api: null: this is null"),
+        (r#""controllers":[]"#, "controllers: []: nobody could call the API"),
+        (r#""controllers":["10.0.0.1/8"]"#, "controllers[0]: \"10.0.0.1/8\": the address has bits"),
+        (r#""controllers":"10.0.0.1""#, "controllers: \"10.0.0.1\": this is a string; an array"),
+        (r#""controllerca":"""#, "controllerca: \"\": the path of a PEM file is expected."),
+        (r#""listen":"eth0""#, "listen: \"eth0\": an IP address of this machine is expected"),
+        (r#""threads":0"#, "threads: 0: a number from 1 to 256 is expected."),
+        (r#""threads":257"#, "threads: 257: a number from 1 to 256"),
+        (r#""loglevel":"off""#, "loglevel: \"off\": one of error, warn, info, debug, trace"),
+        (r#""loglevel":"loud""#, "loglevel: \"loud\": one of error"),
+        (r#""userwait":-1"#, "userwait: -1: a number of milliseconds from 0 to 86400000"),
+        (r#""userwait":86400001"#, "userwait: 86400001: a number of milliseconds"),
+        (r#""finwait":0"#, "finwait: 0: a number of milliseconds from 1 to"),
+        (r#""pending":0"#, "pending: 0: a number from 1 to 65535 is expected."),
+        (r#""connectionlog":[]"#, "connectionlog: []: this is an array"),
+        (r#""drain":1,"drain":2"#, "drain: is given twice, 1 and 2; keep one."),
+    ] {
+        let faults = parse(&file_with(more)).expect_err(more);
+        let [fault] = faults.sentences() else { panic!("{more}: {faults}") };
+        let wanted = format!("/etc/x/iofog-connector.conf: {sentence}");
+        assert!(fault.starts_with(&wanted), "{more}\n{fault}\n{wanted}");
+    }
+}
+
+#[test]
+fn all_faults_are_reported_at_once() {
+    let text = r#"{"ports":["0","x"],"exclude":"7001","broker":99999,"dev":true,"threads":0}"#;
+    let faults = parse(text).expect_err("six faults");
+    let lines: Vec<String> = faults.to_string().lines().map(str::to_owned).collect();
+    assert_eq!(lines.len(), 6, "{lines:#?}");
+    for (line, start) in
+        lines.iter().zip(["ports[0]", "ports[1]", "exclude", "broker", "address", "threads"])
+    {
+        assert!(line.starts_with(&format!("/etc/x/iofog-connector.conf: {start}: ")), "{line}");
+    }
+    assert!(lines[4].ends_with("address: is missing; an IP address or domain name is required."));
+    assert_eq!(parse("{}").expect_err("five missing").sentences().len(), 5);
+}
+
+#[test]
+fn text_that_is_no_json_is_placed() {
+    for (text, sentence) in [
+        ("{\n\"dev\": true,\n}", "line 3, column 1: trailing comma."),
+        ("{\n\"dev\": yes\n}", "line 2, column 8: expected value."),
+        ("", "line 1, column 0: EOF while parsing a value."),
+        (
+            "[]",
+            "line 1, column 0: invalid type: sequence, expected an object of settings in braces.",
+        ),
+        ("{} x", "line 1, column 4: trailing characters."),
+    ] {
+        let faults = parse(text).expect_err(text);
+        assert_eq!(faults.to_string(), format!("/etc/x/iofog-connector.conf: {sentence}"));
+    }
+    assert!(Config::parse(b"{\"address\":\"\xff\"}", Path::new("f")).is_err());
+    assert!(parse(&format!("\u{feff}{SAMPLE}")).is_ok());
+}
+
+#[test]
+fn warnings_leave_the_settings_in_force() {
+    for (more, warning) in [
+        (r#""userWait":1"#, "userWait: is not a known key and is ignored; did you mean userwait?"),
+        (r#""comment":1"#, "comment: is not a known key and is ignored; the keys are ports, "),
+        (r#""drain":5,"drain":5"#, "drain: is given twice with the same value"),
+        (r#""controllerca":"ca.pem""#, "controllerca: does nothing while dev is true"),
+        (r#""address":"0.0.0.0","api":"[::1]:1""#, "address: nobody can reach this address"),
+        (r#""api":"127.0.0.1:6009""#, "ports: 6009 is the API's own port"),
+        (r#""api":"[::]:8080""#, "Everybody who can reach [::]:8080 may call the API"),
+    ] {
+        let (_, warnings) = parse(&file_with(more)).expect(more);
+        assert_eq!(warnings.len(), 1, "{more}: {warnings:?}");
+        assert!(warnings[0].contains(warning), "{warnings:?}");
+    }
+    let apart = parse(&file_with(r#""api":"127.0.0.1:6009","listen":"127.0.0.2""#)).expect("good");
+    assert!(apart.1.is_empty(), "{:?}", apart.1);
+}
+
+#[test]
+fn open_api_is_warned_of() {
+    for (more, open) in [
+        (r#""address":"192.0.2.1""#, true),
+        (r#""address":"192.0.2.1","dev":false"#, true),
+        (r#""address":"192.0.2.1","controllers":["192.0.2.2"]"#, false),
+        (r#""address":"192.0.2.1","controllerca":"ca.pem""#, true),
+        (r#""address":"192.0.2.1","controllerca":"ca.pem","dev":false"#, false),
+        (r#""address":"192.0.2.1","api":"127.0.0.1:80""#, false),
+        (r#""address":"192.0.2.1","api":"[::ffff:127.0.0.1]:80""#, false),
+        (r#""api":"0.0.0.0:80""#, true),
+    ] {
+        assert_eq!(good(more).open_api_warning().is_some(), open, "{more}");
+    }
+}
+
+#[test]
+fn public_urls() {
+    for (more, url) in [
+        (r#""address":"127.0.0.1""#, "http://127.0.0.1:6001"),
+        (r#""address":"2001:db8::1","dev":false"#, "https://[2001:db8::1]:6001"),
+        (r#""address":"connector.example.com","dev":false"#, "https://connector.example.com:6001"),
+    ] {
+        assert_eq!(good(more).public_url(6001), url);
+    }
+}
+
+#[test]
+fn restart_is_asked_for_four_keys() {
+    let old = good(r#""threads":1"#);
+    for (more, keys) in [
+        (r#""threads":1,"userwait":5,"ports":["7000"],"loglevel":"trace""#, vec![]),
+        (r#""threads":2"#, vec!["threads"]),
+        (r#""threads":1,"listen":"127.0.0.1""#, vec!["listen"]),
+        (r#""threads":1,"dev":false"#, vec!["dev", "api"]),
+        (r#""threads":1,"api":"127.0.0.1:1""#, vec!["api"]),
+    ] {
+        assert_eq!(old.needs_restart(&good(more)), keys, "{more}");
+    }
+}
+
+#[test]
+fn missing_file_says_what_to_do() {
+    let dir = std::env::temp_dir().join(format!("iofog-none-{}", std::process::id()));
+    let faults = Config::load(&dir).expect_err("there is no such folder").to_string();
+    assert!(faults.contains("iofog-connector.conf: does not exist; write it with"), "{faults}");
+    assert!(faults.contains("--config DIR"));
+}

@@ -1,0 +1,258 @@
+//! The port pool: the ports that mappings may use. A [`Lease`] is one of them, bound and
+//! listening; dropping it closes the port and gives it back.
+//!
+//! A port is taken from the front and given back at the back, so that one just released is the
+//! last to be handed out again: an agent or user of the old mapping that still knows it meets
+//! nobody else's.
+
+mod socket;
+
+use std::cell::RefCell;
+use std::collections::{HashSet, VecDeque};
+use std::fmt;
+use std::net::{IpAddr, TcpListener};
+use std::rc::Rc;
+
+use rustix::io::Errno;
+
+/// The ports that mappings may use. Lives on the control thread; cheap to clone, every clone is
+/// the same pool.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    state: Rc<RefCell<State>>,
+    listen: Option<IpAddr>,
+}
+
+/// No borrow of this is held across a call out of this module.
+#[derive(Debug)]
+struct State {
+    /// For each port number whether it is in the pool. Zeroed memory costs nothing until used.
+    allowed: Vec<bool>,
+    /// Allowed and not leased, the next one first.
+    free: VecDeque<u16>,
+    leased: HashSet<u16>,
+}
+
+/// A port of the pool, bound and listening.
+///
+/// The socket is non-blocking and closed on exec; what it accepts has TCP_NODELAY and keepalive
+/// (protocol page, section 6), which Linux hands on from the listening socket. Dropping it closes
+/// the socket, then returns the port to the back of the pool.
+#[derive(Debug)]
+pub struct Lease {
+    // Fields drop in this order: the port must be closed when it is handed out again.
+    listener: TcpListener,
+    place: Place,
+}
+
+/// What returns the port.
+#[derive(Debug)]
+struct Place {
+    port: u16,
+    state: Rc<RefCell<State>>,
+}
+
+/// Why a port could not be leased.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortError {
+    /// Every port of the pool is leased, or there are none.
+    Exhausted,
+    /// No free port could be opened: how many were tried, and why not the last one.
+    NoneOpened {
+        /// Ports tried.
+        tried: usize,
+        /// The last one.
+        port: u16,
+        /// What opening it met.
+        error: Errno,
+    },
+    /// The port of a stored mapping is not in the pool.
+    OutsidePool(u16),
+    /// The port of a stored mapping is leased to another mapping.
+    Leased(u16),
+    /// The port of a stored mapping is in use by another program.
+    Taken(u16),
+    /// The port cannot be opened for another reason.
+    Failed {
+        /// The port.
+        port: u16,
+        /// What opening it met.
+        error: Errno,
+    },
+}
+
+impl Pool {
+    /// A pool of these ports, handed out in their order. They are opened on `listen`; `None` is
+    /// every interface, both families (IPv4 alone where there is no IPv6). 0 is no port and is
+    /// left out; a port given twice counts once.
+    pub fn new(ports: &[u16], listen: Option<IpAddr>) -> Self {
+        let state = State { allowed: no_ports(), free: VecDeque::new(), leased: HashSet::new() };
+        let pool = Pool { state: Rc::new(RefCell::new(state)), listen };
+        pool.replace(ports);
+        pool
+    }
+
+    /// Opens the next free port. A port that another program holds, or that this user may not
+    /// open, goes to the back and the next one is tried.
+    ///
+    /// # Errors
+    /// [`PortError::Exhausted`] or [`PortError::NoneOpened`].
+    pub fn lease(&self) -> Result<Lease, PortError> {
+        let most = self.available();
+        let mut outcome = Err(PortError::Exhausted);
+        for tried in 1..=most {
+            let Some(port) = self.state.borrow_mut().free.pop_front() else { break };
+            match socket::open(self.listen, port) {
+                Ok(listener) => return Ok(self.leased(port, listener)),
+                Err(error) => {
+                    outcome = Err(PortError::NoneOpened { tried, port, error });
+                    let state = &mut *self.state.borrow_mut();
+                    if !matches!(error, Errno::ADDRINUSE | Errno::ACCESS | Errno::PERM) {
+                        // Not this port's fault (no file descriptor, no such address).
+                        state.free.push_front(port);
+                        break;
+                    }
+                    state.free.push_back(port);
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Opens the next two free ports, both or none.
+    ///
+    /// # Errors
+    /// As [`lease`](Pool::lease), for either of them.
+    pub fn lease_pair(&self) -> Result<[Lease; 2], PortError> {
+        Ok([self.lease()?, self.lease()?])
+    }
+
+    /// Opens the port of a stored mapping.
+    ///
+    /// # Errors
+    /// [`PortError::OutsidePool`], [`PortError::Leased`], [`PortError::Taken`] or
+    /// [`PortError::Failed`]; the pool is as before.
+    pub fn lease_port(&self, port: u16) -> Result<Lease, PortError> {
+        {
+            let state = self.state.borrow();
+            if state.leased.contains(&port) {
+                return Err(PortError::Leased(port));
+            }
+            if !state.allowed[usize::from(port)] {
+                return Err(PortError::OutsidePool(port));
+            }
+        }
+        let listener = socket::open(self.listen, port).map_err(|error| match error {
+            Errno::ADDRINUSE => PortError::Taken(port),
+            error => PortError::Failed { port, error },
+        })?;
+        // The whole queue is looked through: 65,535 numbers at most, at a mapping's start.
+        self.state.borrow_mut().free.retain(|free| *free != port);
+        Ok(self.leased(port, listener))
+    }
+
+    /// Ports that no mapping holds. Other programs may hold some of them.
+    pub fn available(&self) -> usize {
+        self.state.borrow().free.len()
+    }
+
+    /// Puts other ports in the place of the pool's. Leases live on; one whose port is no longer
+    /// in the pool just does not return it. Free ports that stay keep their turn, new ones come
+    /// before them, since nobody has just used those.
+    pub fn replace(&self, ports: &[u16]) {
+        let state = &mut *self.state.borrow_mut();
+        let known = std::mem::replace(&mut state.allowed, no_ports());
+        let mut added = Vec::new();
+        for &port in ports.iter().filter(|port| **port != 0) {
+            let twice = std::mem::replace(&mut state.allowed[usize::from(port)], true);
+            if !twice && !known[usize::from(port)] && !state.leased.contains(&port) {
+                added.push(port);
+            }
+        }
+        state.free.retain(|port| state.allowed[usize::from(*port)]);
+        for port in added.into_iter().rev() {
+            state.free.push_front(port);
+        }
+    }
+
+    fn leased(&self, port: u16, listener: TcpListener) -> Lease {
+        self.state.borrow_mut().leased.insert(port);
+        Lease { listener, place: Place { port, state: self.state.clone() } }
+    }
+}
+
+impl Lease {
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.place.port
+    }
+
+    /// The listening socket, to accept from. It must not outlive the lease: a `try_clone` would
+    /// keep the port open while the pool hands it out again.
+    pub fn listener(&self) -> &TcpListener {
+        &self.listener
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let state = &mut *self.state.borrow_mut();
+        state.leased.remove(&self.port);
+        if state.allowed[usize::from(self.port)] {
+            state.free.push_back(self.port);
+        }
+    }
+}
+
+impl fmt::Display for PortError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PortError::Exhausted => {
+                f.write_str("Every port of the pool is in use by a mapping; add to \"ports\".")
+            }
+            PortError::NoneOpened { tried, port, error } => write!(
+                f,
+                "None of the {tried} free ports tried could be opened; the last was {port}: {}.",
+                why(*error)
+            ),
+            PortError::OutsidePool(port) => write!(
+                f,
+                "Port {port} is not in the pool; add it to \"ports\" or take it out of \"exclude\"."
+            ),
+            PortError::Leased(port) => write!(f, "Port {port} belongs to another mapping."),
+            PortError::Taken(port) => {
+                write!(f, "Port {port} is in use by another program (ss -ltnp shows which).")
+            }
+            PortError::Failed { port, error } => {
+                write!(f, "Port {port} cannot be opened: {}.", why(*error))
+            }
+        }
+    }
+}
+
+impl std::error::Error for PortError {}
+
+fn no_ports() -> Vec<bool> {
+    vec![false; usize::from(u16::MAX) + 1]
+}
+
+/// What opening a port met, and what to do.
+fn why(error: Errno) -> String {
+    match error {
+        Errno::ADDRINUSE => "another program uses it".to_owned(),
+        Errno::ACCESS | Errno::PERM => {
+            "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE".to_owned()
+        }
+        Errno::ADDRNOTAVAIL => "this machine does not have the address of \"listen\"".to_owned(),
+        Errno::AFNOSUPPORT => {
+            "this machine does not speak the address family of \"listen\"".to_owned()
+        }
+        Errno::MFILE | Errno::NFILE => {
+            "too many files are open; raise the limit (LimitNOFILE=)".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! The pool with real ports of the machine that runs the tests.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+
+use rustix::net::sockopt;
+
+use super::*;
+use crate::limits;
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// Ports that are free at this moment, and that the kernel does not give to other tests: each
+/// test binds an address of its own in 127.0.0.0/8.
+fn free_ports<const N: usize>(at: IpAddr) -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind((at, 0)).expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("bound").port())
+}
+
+fn local(last: u8) -> IpAddr {
+    Ipv4Addr::new(127, 77, 0, last).into()
+}
+
+#[test]
+fn released_port_is_the_last_to_be_handed_out() {
+    let at = local(1);
+    let [a, b, c] = free_ports(at);
+    let pool = Pool::new(&[a, 0, b, c, a], Some(at));
+    assert_eq!(pool.available(), 3);
+    let first = pool.lease().expect("a port");
+    assert_eq!((first.port(), pool.available()), (a, 2));
+    drop(first);
+    assert_eq!(pool.available(), 3);
+    let [one, two] = pool.lease_pair().expect("two ports");
+    assert_eq!([one.port(), two.port()], [b, c]);
+    assert_eq!(pool.lease().expect("a port").port(), a);
+}
+
+#[test]
+fn lease_listens_and_its_drop_closes() {
+    let at = local(2);
+    let [port] = free_ports(at);
+    let pool = Pool::new(&[port], Some(at));
+    let lease = pool.lease().expect("a port");
+    let listener = lease.listener();
+    assert_eq!(listener.local_addr().expect("bound"), SocketAddr::new(at, port));
+    assert_eq!(listener.accept().expect_err("nobody there").kind(), ErrorKind::WouldBlock);
+    let _peer = TcpStream::connect((at, port)).expect("it listens");
+    let (accepted, _) = listener.accept().expect("the peer");
+    assert!(accepted.nodelay().expect("an option"));
+    assert!(sockopt::socket_keepalive(&accepted).expect("an option"));
+    assert_eq!(sockopt::tcp_keepidle(&accepted).expect("an option"), limits::KEEPALIVE_IDLE);
+    assert_eq!(sockopt::tcp_keepintvl(&accepted).expect("an option"), limits::KEEPALIVE_INTERVAL);
+    assert_eq!(sockopt::tcp_keepcnt(&accepted).expect("an option"), limits::KEEPALIVE_TRIES);
+    let flags = rustix::io::fcntl_getfd(listener).expect("flags");
+    assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+    drop(lease);
+    assert!(TcpStream::connect((at, port)).is_err());
+    // The old connection is still open, and the port can be opened again all the same.
+    assert_eq!(pool.lease_port(port).expect("again").port(), port);
+}
+
+#[test]
+fn port_of_another_program_is_skipped_and_put_back() {
+    let at = local(3);
+    let [taken, free] = free_ports(at);
+    let other = TcpListener::bind((at, taken)).expect("another program");
+    let pool = Pool::new(&[taken, free], Some(at));
+    let lease = pool.lease().expect("the free one");
+    assert_eq!((lease.port(), pool.available()), (free, 1));
+    let none = PortError::NoneOpened { tried: 1, port: taken, error: Errno::ADDRINUSE };
+    assert_eq!(pool.lease().expect_err("taken"), none);
+    assert_eq!(
+        none.to_string(),
+        format!(
+            "None of the 1 free ports tried could be opened; the last was {taken}: another \
+             program uses it."
+        )
+    );
+    assert_eq!(pool.lease_port(taken).expect_err("taken"), PortError::Taken(taken));
+    assert_eq!(pool.available(), 1);
+    drop(other);
+    assert_eq!(pool.lease_port(taken).expect("given up").port(), taken);
+}
+
+#[test]
+fn stored_ports_are_refused_for_different_reasons() {
+    let at = local(4);
+    let [a, b, outside] = free_ports(at);
+    let pool = Pool::new(&[a, b], Some(at));
+    let lease = pool.lease_port(b).expect("free");
+    assert_eq!(pool.available(), 1);
+    assert_eq!(pool.lease_port(b).expect_err("leased"), PortError::Leased(b));
+    assert_eq!(pool.lease_port(outside).expect_err("outside"), PortError::OutsidePool(outside));
+    assert_eq!(pool.lease_pair().map(drop).expect_err("one is left"), PortError::Exhausted);
+    assert_eq!(pool.available(), 1, "the first of the pair went back");
+    drop(lease);
+    assert_eq!(pool.available(), 2);
+    assert_eq!(Pool::new(&[], None).lease().expect_err("empty"), PortError::Exhausted);
+}
+
+#[test]
+fn address_of_another_machine_is_never_replaced() {
+    let elsewhere: IpAddr = "192.0.2.1".parse().expect("an address");
+    let [a, b] = free_ports(LOOPBACK);
+    let pool = Pool::new(&[a, b], Some(elsewhere));
+    let error = pool.lease().expect_err("not ours");
+    assert_eq!(error, PortError::NoneOpened { tried: 1, port: a, error: Errno::ADDRNOTAVAIL });
+    assert!(error.to_string().contains("\"listen\""));
+    assert_eq!(
+        pool.lease_port(a).expect_err("not ours"),
+        PortError::Failed { port: a, error: Errno::ADDRNOTAVAIL }
+    );
+    assert_eq!(pool.available(), 2);
+}
+
+#[test]
+fn without_listen_both_families_reach_the_port() {
+    let [a, b, c, d] = free_ports(LOOPBACK);
+    let pool = Pool::new(&[a, b, c, d], None);
+    let lease = pool.lease().expect("one of four");
+    TcpStream::connect((LOOPBACK, lease.port())).expect("over IPv4");
+    if TcpListener::bind("[::1]:0").is_ok() {
+        TcpStream::connect(("::1", lease.port())).expect("over IPv6");
+    }
+}
+
+#[test]
+fn replaced_pool_keeps_leases_and_turns() {
+    let at = local(5);
+    let [a, b, c, d] = free_ports(at);
+    let pool = Pool::new(&[a, b, c], Some(at));
+    let [one, two] = pool.lease_pair().expect("two ports");
+    pool.replace(&[b, c, d]);
+    assert_eq!(pool.available(), 2);
+    drop(one);
+    assert_eq!(pool.available(), 2, "a is no longer in the pool");
+    assert_eq!(pool.lease_port(a).expect_err("outside"), PortError::OutsidePool(a));
+    drop(two);
+    let order: Vec<Lease> = (0..3).map(|_| pool.lease().expect("a port")).collect();
+    assert_eq!(order.iter().map(Lease::port).collect::<Vec<_>>(), [d, c, b]);
+    pool.replace(&[a]);
+    pool.replace(&[a, b]);
+    drop(order);
+    assert_eq!(pool.available(), 2);
+    assert_eq!(pool.lease().expect("a port").port(), a);
+    assert_eq!(pool.lease().expect("a port").port(), b);
+}
