@@ -2,6 +2,9 @@
 
 pub mod config;
 pub mod limits;
+pub mod logging;
 pub mod mapping;
+pub mod process;
 pub mod registry;
 pub mod status;
+pub mod tls;
