@@ -1,0 +1,428 @@
+//! The daemon's log: the `log` facade to syslog or the journal, to a file and to stderr.
+//!
+//! Owns the level, the escaping, the summary of repeated lines and the count of lost messages;
+//! [`sink`] owns the ways out. It knows nothing of what is logged.
+//!
+//! A message is written in the thread that logs it: to syslog and stderr without ever waiting,
+//! to the file by one small write into the kernel's cache, with no sync. Nothing that goes wrong
+//! here reaches the caller. The message is counted as lost, and the sink says how many were when
+//! it works again.
+
+use std::fmt::{self, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use sink::Counted;
+pub use utc::Utc;
+
+mod sink;
+mod utc;
+
+/// Where syslog listens when no `--syslog` says otherwise.
+pub const SYSLOG: &str = "/dev/log";
+
+/// The log file's name in its folder; the old one has `.1` behind it.
+pub const FILE: &str = "iofog-connector.log";
+
+/// Longest message in bytes, after escaping; the rest is cut off and "…" says so. Syslog
+/// receivers take at least 2,048 bytes (RFC 5424, section 6.1), of which the head takes some.
+const MESSAGE: usize = 1900;
+
+/// A line that comes again within this time of the last one is counted instead of written; a
+/// count is written no later than this after its first line.
+const REPEAT: Duration = Duration::from_secs(10);
+
+/// The log. Clones are handles to the same one; any thread may use them.
+#[derive(Clone)]
+pub struct Logging(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    lost: AtomicU64,
+}
+
+struct State {
+    sinks: Vec<Counted>,
+    last: Option<Last>,
+}
+
+/// The line written last, and how often it came since.
+struct Last {
+    level: Level,
+    message: String,
+    seen: Instant,
+    repeats: u64,
+    first_repeat: Instant,
+}
+
+impl Logging {
+    /// Opens the ways out: the journal (with stderr connected to it) or syslog at the socket
+    /// `syslog`, the file in `dir`, and stderr when it is a terminal or a pipe. What cannot be
+    /// opened is tried again at each message; this never fails.
+    pub fn new(dir: &Path, syslog: &Path) -> Self {
+        let mut sinks = Vec::new();
+        match sink::Stderr::find() {
+            Some(stderr) if stderr.is_journal() => sinks.push(Counted::new(stderr)),
+            Some(stderr) => {
+                sinks.push(Counted::new(sink::Syslog::new(syslog)));
+                sinks.push(Counted::new(stderr));
+            }
+            None => sinks.push(Counted::new(sink::Syslog::new(syslog))),
+        }
+        sinks.push(Counted::new(sink::File::new(&dir.join(FILE))));
+        Self::with(sinks)
+    }
+
+    fn with(sinks: Vec<Counted>) -> Self {
+        let state = Mutex::new(State { sinks, last: None });
+        Logging(Arc::new(Shared { state, lost: AtomicU64::new(0) }))
+    }
+
+    /// Makes this the process's log. Only the first one installed counts; a second is ignored.
+    pub fn install(&self, level: LevelFilter) {
+        self.set_level(level);
+        // An error says that a logger is there already, which is what was asked for.
+        let _ = log::set_boxed_logger(Box::new(self.clone()));
+    }
+
+    /// Changes the least important level that is logged.
+    pub fn set_level(&self, level: LevelFilter) {
+        log::set_max_level(level);
+    }
+
+    /// Opens the log file again, after it has been moved away (SIGHUP).
+    pub fn reopen(&self) {
+        for sink in &mut self.lock().sinks {
+            sink.reopen();
+        }
+    }
+
+    /// Writes a due summary of repeated lines. The daemon calls it every few seconds; it is
+    /// cheap when there is nothing to write.
+    pub fn tick(&self) {
+        self.tick_at(Instant::now());
+    }
+
+    /// Messages lost since the start, summed over syslog, file and stderr.
+    pub fn lost(&self) -> u64 {
+        self.0.lost.load(Ordering::Relaxed)
+    }
+
+    /// Logs an error from a panic hook: gives up after 100 ms, because the thread that panics
+    /// may be the one that is logging.
+    pub fn last_words(&self, message: &str) {
+        for _ in 0..10 {
+            match self.0.state.try_lock() {
+                Ok(mut state) => return self.log_at(&mut state, Level::Error, message),
+                Err(TryLockError::Poisoned(state)) => {
+                    return self.log_at(&mut state.into_inner(), Level::Error, message);
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
+    fn log_at(&self, state: &mut State, level: Level, message: &str) {
+        let message = escape(format_args!("{message}"));
+        self.add_lost(state.log(level, message, Instant::now()));
+    }
+
+    fn tick_at(&self, now: Instant) {
+        let mut state = self.lock();
+        let due = |last: &Last| last.repeats > 0 && now >= last.first_repeat + REPEAT;
+        if state.last.as_ref().is_some_and(due) {
+            self.add_lost(state.summarise());
+        }
+    }
+
+    fn add_lost(&self, count: u64) {
+        self.0.lost.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// A panic elsewhere does not end logging: the state is whole after every statement.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log for Logging {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            // Formatted before the lock is taken: a value's own Display may log.
+            let message = escape(*record.args());
+            let lost = self.lock().log(record.level(), message, Instant::now());
+            self.add_lost(lost);
+        }
+    }
+
+    /// Writes a summary of repeated lines now, before the process ends.
+    fn flush(&self) {
+        let lost = self.lock().summarise();
+        self.add_lost(lost);
+    }
+}
+
+impl State {
+    /// Writes or counts a message; returns how many were lost on the way.
+    fn log(&mut self, level: Level, message: String, now: Instant) -> u64 {
+        if let Some(last) = &mut self.last {
+            let soon = now < last.seen + REPEAT;
+            if soon && last.level == level && last.message == message {
+                if last.repeats == 0 {
+                    last.first_repeat = now;
+                }
+                last.repeats += 1;
+                last.seen = now;
+                return 0;
+            }
+        }
+        let lost = self.summarise() + self.write(level, &message);
+        self.last = Some(Last { level, message, seen: now, repeats: 0, first_repeat: now });
+        lost
+    }
+
+    fn summarise(&mut self) -> u64 {
+        let Some(last) = &mut self.last else { return 0 };
+        let level = last.level;
+        let summary = match std::mem::take(&mut last.repeats) {
+            0 => return 0,
+            1 => last.message.clone(),
+            repeats => format!("last message repeated {repeats} times"),
+        };
+        self.write(level, &summary)
+    }
+
+    fn write(&mut self, level: Level, message: &str) -> u64 {
+        self.sinks.iter_mut().map(|sink| u64::from(!sink.write(level, message))).sum()
+    }
+}
+
+/// One message on one line, at most [`MESSAGE`] bytes: whatever could end the line, move a
+/// terminal's cursor or turn the text's direction is written as an escape.
+fn escape(message: fmt::Arguments<'_>) -> String {
+    let mut line = Line { text: String::new(), full: false };
+    // The only error is the one that says the line is full.
+    if line.write_fmt(message).is_err() && line.full {
+        line.text.push('…');
+    }
+    line.text
+}
+
+struct Line {
+    text: String,
+    full: bool,
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for char in text.chars() {
+            let before = self.text.len();
+            match char {
+                '\n' | '\r' | '\t' => self.text.extend(char.escape_default()),
+                '\0'..='\x1f' | '\x7f' => write!(self.text, "\\x{:02x}", u32::from(char))?,
+                // C1 controls, line separators, and marks that reorder what stands around them.
+                '\u{80}'..='\u{9f}'
+                | '\u{200e}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}' => self.text.extend(char.escape_unicode()),
+                char => self.text.push(char),
+            }
+            if self.text.len() > MESSAGE {
+                self.text.truncate(before);
+                self.full = true;
+                return Err(fmt::Error);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    /// A folder of its own, removed when dropped.
+    struct Folder(std::path::PathBuf);
+
+    impl Folder {
+        fn new() -> Self {
+            let path = std::env::temp_dir().join(format!("logging-{}", uuid::Uuid::new_v4()));
+            fs::create_dir(&path).unwrap();
+            Folder(path)
+        }
+
+        fn log(&self) -> String {
+            fs::read_to_string(self.0.join(FILE)).unwrap_or_default()
+        }
+
+        /// The messages in the log, without time and level.
+        fn messages(&self) -> Vec<String> {
+            self.log().lines().map(|line| line[27..].to_owned()).collect()
+        }
+
+        fn logging(&self) -> Logging {
+            Logging::with(vec![Counted::new(sink::File::new(&self.0.join(FILE)))])
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn say(logging: &Logging, message: &str, now: Instant) {
+        let message = escape(format_args!("{message}"));
+        let lost = logging.lock().log(Level::Info, message, now);
+        logging.add_lost(lost);
+    }
+
+    #[test]
+    fn one_line_in_is_one_line_out() {
+        for (message, line) in [
+            ("plain % text \\ é 漢", "plain % text \\ é 漢"),
+            ("two\nlines\r\n\tthree", "two\\nlines\\r\\n\\tthree"),
+            ("\x1b[31mred\x07\0\x7f", "\\x1b[31mred\\x07\\x00\\x7f"),
+            ("\u{9b}c \u{2028} \u{202e}", "\\u{9b}c \\u{2028} \\u{202e}"),
+        ] {
+            assert_eq!(escape(format_args!("{message}")), line);
+        }
+        let broken = String::from_utf8_lossy(b"half \xe6\xbc");
+        assert_eq!(escape(format_args!("{broken}")), "half \u{fffd}");
+    }
+
+    #[test]
+    fn a_message_is_cut_at_its_bound() {
+        let fits = "x".repeat(MESSAGE);
+        assert_eq!(escape(format_args!("{fits}")), fits);
+        let long = escape(format_args!("{fits}\n"));
+        assert_eq!(long, format!("{fits}…"));
+    }
+
+    #[test]
+    fn repeated_lines_are_summarised() {
+        let folder = Folder::new();
+        let logging = folder.logging();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for _ in 0..4 {
+            say(&logging, "again", at(0));
+        }
+        say(&logging, "other", at(1));
+        say(&logging, "other", at(2));
+        say(&logging, "third", at(3));
+        assert_eq!(
+            folder.messages(),
+            ["again", "last message repeated 3 times", "other", "other", "third"]
+        );
+        say(&logging, "third", at(4));
+        say(&logging, "third", at(5));
+        logging.tick_at(at(13));
+        assert_eq!(folder.messages().len(), 5, "not due yet");
+        logging.tick_at(at(14));
+        logging.tick_at(at(15));
+        assert_eq!(folder.messages()[5..], ["last message repeated 2 times"]);
+        say(&logging, "third", at(40));
+        assert_eq!(folder.messages()[6..], ["third"], "after a while it is news again");
+    }
+
+    #[test]
+    fn lines_of_the_file_have_a_time_and_a_level() {
+        let folder = Folder::new();
+        let logging = folder.logging();
+        say(&logging, "hello\nworld", Instant::now());
+        let log = folder.log();
+        assert_eq!(log.len(), "2026-01-01T00:00:00Z INFO  hello\\nworld\n".len());
+        assert!(log.ends_with("Z INFO  hello\\nworld\n"), "{log}");
+    }
+
+    #[test]
+    fn no_folder_loses_a_count_and_says_so_later() {
+        let folder = Folder::new();
+        let place = folder.0.join("place");
+        fs::write(&place, "a file where the folder should be").unwrap();
+        let logging = Logging::with(vec![Counted::new(sink::File::new(&place.join(FILE)))]);
+        say(&logging, "one", Instant::now());
+        say(&logging, "two", Instant::now());
+        assert_eq!(logging.lost(), 2);
+        fs::remove_file(&place).unwrap();
+        say(&logging, "three", Instant::now());
+        let log = fs::read_to_string(place.join(FILE)).unwrap();
+        let messages: Vec<_> = log.lines().map(|line| &line[27..]).collect();
+        assert_eq!(messages, ["2 messages lost", "three"]);
+        assert_eq!(logging.lost(), 2);
+    }
+
+    #[test]
+    fn syslog_comes_and_goes_without_blocking() {
+        let folder = Folder::new();
+        let path = folder.0.join("log");
+        let logging = Logging::with(vec![Counted::new(sink::Syslog::new(&path))]);
+        let mut number = 0;
+        let mut say = |count: usize| {
+            for _ in 0..count {
+                number += 1;
+                super::tests::say(&logging, &format!("message {number}"), Instant::now());
+            }
+        };
+        let receive = |socket: &UnixDatagram| {
+            socket.set_nonblocking(true).unwrap();
+            let mut buffer = [0; 4096];
+            let mut all = Vec::new();
+            while let Ok(length) = socket.recv(&mut buffer) {
+                all.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+            }
+            all
+        };
+
+        say(3);
+        assert_eq!(logging.lost(), 3, "no syslogd");
+        let first = UnixDatagram::bind(&path).unwrap();
+        say(1);
+        let head = format!("<30>iofog-connector[{}]: ", std::process::id());
+        let warning = format!("<28>iofog-connector[{}]: ", std::process::id());
+        assert_eq!(
+            receive(&first),
+            [format!("{warning}3 messages lost"), format!("{head}message 4")]
+        );
+
+        say(2000);
+        let lost = logging.lost();
+        assert!(lost > 1000, "a stopped syslogd fills its queue: {lost}");
+        receive(&first);
+
+        drop(first);
+        say(1);
+        fs::remove_file(&path).unwrap();
+        let second = UnixDatagram::bind(&path).unwrap();
+        say(1);
+        let received = receive(&second);
+        assert_eq!(received.len(), 2, "{received:?}");
+        assert!(received[0].ends_with(" messages lost"), "{received:?}");
+        assert!(received[1].ends_with("message 2006"), "{received:?}");
+    }
+
+    #[test]
+    fn last_words_do_not_wait_for_ever() {
+        let folder = Folder::new();
+        let logging = folder.logging();
+        {
+            let _held = logging.lock();
+            logging.last_words("panic");
+        }
+        assert_eq!(folder.log(), "");
+        logging.last_words("panic");
+        assert_eq!(folder.messages(), ["panic"]);
+    }
+}

@@ -1,0 +1,335 @@
+//! The ways out of the log: syslog, stderr and the file. Each takes one escaped line and either
+//! delivers it or says that it could not, without waiting.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+use log::Level;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::net::{SendFlags, send};
+use syslog::{Facility, LogFormat, Severity};
+
+use super::Utc;
+use crate::limits;
+
+/// One way out.
+pub(super) trait Sink: Send {
+    /// Delivers one message, whole, or fails at once.
+    fn write(&mut self, level: Level, message: &str) -> io::Result<()>;
+
+    /// Opens its file again, if it has one.
+    fn reopen(&mut self) {}
+}
+
+/// A sink and the messages it has lost since it last worked.
+pub(super) struct Counted {
+    sink: Box<dyn Sink>,
+    missed: u64,
+}
+
+impl Counted {
+    pub(super) fn new(sink: impl Sink + 'static) -> Self {
+        Counted { sink: Box::new(sink), missed: 0 }
+    }
+
+    /// Delivers a message, after the number of those lost before it; returns whether it could.
+    pub(super) fn write(&mut self, level: Level, message: &str) -> bool {
+        let done = self.report().and_then(|()| self.sink.write(level, message)).is_ok();
+        if !done {
+            self.missed += 1;
+        }
+        done
+    }
+
+    pub(super) fn reopen(&mut self) {
+        self.sink.reopen();
+    }
+
+    fn report(&mut self) -> io::Result<()> {
+        let messages = match self.missed {
+            0 => return Ok(()),
+            1 => "message",
+            _ => "messages",
+        };
+        self.sink.write(Level::Warn, &format!("{} {messages} lost", self.missed))?;
+        self.missed = 0;
+        Ok(())
+    }
+}
+
+/// Syslog, by the `syslog` crate's logger over a socket of our own: the crate's blocks when the
+/// receiver is slow and never connects again after the receiver was restarted.
+pub(super) struct Syslog(syslog::Logger<Datagram, Unstamped>);
+
+impl Syslog {
+    pub(super) fn new(path: &Path) -> Self {
+        let backend = Datagram { path: path.to_owned(), socket: None };
+        let formatter = Unstamped { facility: Facility::LOG_DAEMON, pid: std::process::id() };
+        Syslog(syslog::Logger::new(backend, formatter))
+    }
+}
+
+impl Sink for Syslog {
+    fn write(&mut self, level: Level, message: &str) -> io::Result<()> {
+        let sent = match level {
+            Level::Error => self.0.err(message),
+            Level::Warn => self.0.warning(message),
+            Level::Info => self.0.info(message),
+            Level::Debug | Level::Trace => self.0.debug(message),
+        };
+        sent.map_err(io::Error::other)
+    }
+}
+
+/// RFC 3164 without time and host: receivers add their own. The crate's stamp is UTC without
+/// saying so, which receivers that trust it show as local time.
+struct Unstamped {
+    facility: Facility,
+    pid: u32,
+}
+
+impl LogFormat<&str> for Unstamped {
+    fn format<W: Write>(&self, w: &mut W, severity: Severity, message: &str) -> syslog::Result<()> {
+        let priority = self.facility as u8 | severity as u8;
+        // One write, because one write is one datagram.
+        let line = format!("<{priority}>{}[{}]: {message}", env!("CARGO_PKG_NAME"), self.pid);
+        w.write_all(line.as_bytes()).map_err(syslog::Error::Write)
+    }
+}
+
+/// A datagram socket that never blocks and connects again by itself.
+struct Datagram {
+    path: PathBuf,
+    socket: Option<UnixDatagram>,
+}
+
+impl Datagram {
+    fn connect(&self) -> io::Result<UnixDatagram> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&self.path)?;
+        Ok(socket)
+    }
+}
+
+impl Write for Datagram {
+    fn write(&mut self, message: &[u8]) -> io::Result<usize> {
+        if let Some(socket) = &self.socket {
+            match socket.send(message) {
+                Ok(sent) => return Ok(sent),
+                // Its queue is full: it is there, and slow.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+                // It was restarted; the socket would fail for ever.
+                Err(_) => self.socket = None,
+            }
+        }
+        let socket = self.socket.insert(self.connect()?);
+        socket.send(message)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Stderr, when somebody reads it.
+pub(super) struct Stderr {
+    kind: Kind,
+    /// What the journal's socket did not take of the last line; it goes first.
+    rest: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A stream to the journal, which takes the level from a prefix.
+    Journal,
+    /// A terminal or a pipe.
+    Plain,
+}
+
+impl Stderr {
+    /// Stderr, if it leads to the journal (as `JOURNAL_STREAM` says), a terminal or a pipe. A
+    /// file or `/dev/null` is left alone.
+    pub(super) fn find() -> Option<Self> {
+        let stat = rustix::fs::fstat(io::stderr()).ok()?;
+        let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+        let kind = if stream == format!("{}:{}", stat.st_dev, stat.st_ino) {
+            Kind::Journal
+        } else if rustix::termios::isatty(io::stderr())
+            || rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo
+        {
+            Kind::Plain
+        } else {
+            return None;
+        };
+        Some(Stderr { kind, rest: Vec::new() })
+    }
+
+    pub(super) fn is_journal(&self) -> bool {
+        self.kind == Kind::Journal
+    }
+
+    /// Sends what the journal's socket takes now; what it leaves of a line begun is kept.
+    fn send(&mut self, line: &[u8]) -> io::Result<()> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        if !self.rest.is_empty() {
+            let sent = send(io::stderr(), &self.rest, flags)?;
+            self.rest.drain(..sent);
+            if !self.rest.is_empty() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
+        let sent = send(io::stderr(), line, flags)?;
+        self.rest.extend(line.iter().skip(sent));
+        Ok(())
+    }
+}
+
+impl Sink for Stderr {
+    fn write(&mut self, level: Level, message: &str) -> io::Result<()> {
+        match self.kind {
+            Kind::Journal => {
+                let severity = match level {
+                    Level::Error => Severity::LOG_ERR,
+                    Level::Warn => Severity::LOG_WARNING,
+                    Level::Info => Severity::LOG_INFO,
+                    Level::Debug | Level::Trace => Severity::LOG_DEBUG,
+                };
+                self.send(format!("<{}>{message}\n", severity as u8).as_bytes())
+            }
+            Kind::Plain => {
+                // The descriptor is shared with other programs, so it cannot be made
+                // non-blocking; one that is ready takes a line (a pipe at least 4,096 bytes).
+                let stderr = io::stderr();
+                let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
+                poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+                if !ready[0].revents().contains(PollFlags::OUT) {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                io::stderr().write_all(format!("{level:<5} {message}\n").as_bytes())
+            }
+        }
+    }
+}
+
+/// The log file: at most [`limits::LOG_FILE`] bytes, and one old file of that size.
+pub(super) struct File {
+    path: PathBuf,
+    open: Option<Open>,
+}
+
+struct Open {
+    file: fs::File,
+    size: u64,
+    /// A disk that was full took the beginning of a line.
+    torn: bool,
+    /// Not a device that the name leads to: those have no size and cannot be put aside.
+    regular: bool,
+}
+
+impl File {
+    pub(super) fn new(path: &Path) -> Self {
+        File { path: path.to_owned(), open: None }
+    }
+
+    fn open(&self) -> io::Result<Open> {
+        if let Some(dir) = self.path.parent() {
+            DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
+        }
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o640)
+            // A pipe that nobody reads must fail instead of waiting for a reader.
+            .custom_flags(OFlags::NONBLOCK.bits() as i32)
+            .open(&self.path)?;
+        let metadata = file.metadata()?;
+        let kind = metadata.file_type();
+        let regular = !kind.is_fifo() && !kind.is_char_device();
+        Ok(Open { file, size: metadata.size(), torn: false, regular })
+    }
+
+    fn put_aside(&self) -> io::Result<()> {
+        let mut old = self.path.clone().into_os_string();
+        old.push(".1");
+        fs::rename(&self.path, old)
+    }
+}
+
+impl Sink for File {
+    fn write(&mut self, level: Level, message: &str) -> io::Result<()> {
+        let line = format!("{} {level:<5} {message}\n", Utc::now());
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => self.open()?,
+        };
+        if open.regular && open.size > 0 && open.size + line.len() as u64 > limits::LOG_FILE {
+            self.put_aside()?;
+            open = self.open()?;
+        }
+        let done = open.line(&line);
+        self.open = Some(open);
+        done
+    }
+
+    fn reopen(&mut self) {
+        self.open = None;
+    }
+}
+
+impl Open {
+    fn line(&mut self, line: &str) -> io::Result<()> {
+        if self.torn {
+            self.file.write_all(b"\n")?;
+            self.size += 1;
+            self.torn = false;
+        }
+        // One write: either all of the line is there, or the disk is full.
+        let written = self.file.write(line.as_bytes())?;
+        self.size += written as u64;
+        if written < line.len() {
+            self.torn = true;
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_capped_and_one_old_one_kept() {
+        let dir = std::env::temp_dir().join(format!("sink-{}", uuid::Uuid::new_v4()));
+        let path = dir.join("log");
+        let old = dir.join("log.1");
+        let mut file = File::new(&path);
+        let message = "x".repeat(1000);
+        for _ in 0..2500 {
+            file.write(Level::Info, &message).unwrap();
+        }
+        let sizes = [&path, &old].map(|path| fs::metadata(path).unwrap().len());
+        assert!(sizes.iter().all(|size| *size <= limits::LOG_FILE), "{sizes:?}");
+        assert!(sizes[1] > limits::LOG_FILE - 2000, "{sizes:?}");
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o137, 0);
+
+        fs::rename(&path, dir.join("moved")).unwrap();
+        file.reopen();
+        file.write(Level::Info, "after").unwrap();
+        assert!(fs::read_to_string(&path).unwrap().ends_with("after\n"));
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_loses_lines_and_nothing_else() {
+        let mut file = File::new(Path::new("/dev/full"));
+        assert!(file.write(Level::Info, "one").is_err());
+        assert!(file.write(Level::Info, "two").is_err());
+    }
+}

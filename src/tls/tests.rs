@@ -1,0 +1,305 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use futures_rustls::rustls::{
+    ClientConfig, ClientConnection, ProtocolVersion, ServerConnection, SupportedProtocolVersion,
+    version,
+};
+use rcgen::{CertificateParams, KeyPair};
+
+use super::*;
+
+/// A folder of its own, removed when dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("tls-{}", uuid::Uuid::new_v4()));
+        fs::create_dir(&path).unwrap();
+        Folder(path)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.0.join(name), text).unwrap();
+    }
+
+    fn load(&self) -> Result<Identity, TlsError> {
+        Identity::load_or_make(&self.0, "gate.example.org")
+    }
+
+    fn fault(&self) -> String {
+        let error = self.load().unwrap_err();
+        error.to_string().replace(&self.0.display().to_string(), "DIR")
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(&self.0)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn pair(name: &str) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+/// Runs a handshake in memory; returns both sides, or the first error.
+fn handshake(
+    server: Arc<ServerConfig>,
+    client: ClientConfig,
+    name: &str,
+) -> Result<(ServerConnection, ClientConnection), Error> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+    let mut server = ServerConnection::new(server).unwrap();
+    let mut wire = Vec::new();
+    for _ in 0..10 {
+        client.write_tls(&mut wire).unwrap();
+        server.read_tls(&mut &wire[..]).unwrap();
+        server.process_new_packets()?;
+        wire.clear();
+        server.write_tls(&mut wire).unwrap();
+        client.read_tls(&mut &wire[..]).unwrap();
+        client.process_new_packets()?;
+        wire.clear();
+    }
+    assert!(!server.is_handshaking() && !client.is_handshaking());
+    Ok((server, client))
+}
+
+fn client(trust: &Path, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots(trust).unwrap())
+        .with_no_client_auth()
+}
+
+#[test]
+fn first_start_makes_a_pair_that_clients_accept_by_every_name() {
+    let folder = Folder::new();
+    let identity = folder.load().unwrap();
+    assert!(identity.made);
+    assert_eq!(identity.warnings, [""; 0]);
+    assert_eq!(folder.names(), [CERTIFICATE, KEY]);
+    let mode = |name| fs::metadata(folder.0.join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(CERTIFICATE), mode(KEY)), (0o644, 0o600));
+
+    let trust = folder.0.join(CERTIFICATE);
+    let server = identity.tunnel_config().unwrap();
+    for name in ["gate.example.org", "localhost", "127.0.0.1", "::1"] {
+        for (version, spoken) in [
+            (&version::TLS12, ProtocolVersion::TLSv1_2),
+            (&version::TLS13, ProtocolVersion::TLSv1_3),
+        ] {
+            let client = client(&trust, &[version]);
+            let (server, _) = handshake(server.clone(), client, name).unwrap();
+            assert_eq!(server.protocol_version(), Some(spoken));
+        }
+    }
+    let other = handshake(server, client(&trust, &[&version::TLS13]), "other.example.org");
+    assert!(matches!(other, Err(Error::InvalidCertificate(_))));
+
+    let [from, until] = der::validity(&identity.certified.cert[0]).unwrap();
+    assert_eq!((&*from, &*until), ("2000-01-01T00:00:00Z", "2049-12-31T00:00:00Z"));
+}
+
+#[test]
+fn a_pair_is_never_overwritten_and_serials_differ() {
+    let folder = Folder::new();
+    let first = folder.load().unwrap();
+    let second = folder.load().unwrap();
+    assert!(!second.made);
+    assert_eq!(first.fingerprint, second.fingerprint);
+    assert_eq!(first.fingerprint.len(), 32 * 3 - 1);
+    assert_ne!(Folder::new().load().unwrap().fingerprint, first.fingerprint);
+    let error = make::make(&folder.0, "gate.example.org").unwrap_err();
+    assert!(error.to_string().contains(KEY), "{error}");
+    assert_eq!(folder.load().unwrap().fingerprint, first.fingerprint);
+}
+
+#[test]
+fn an_interrupted_first_start_is_finished() {
+    for name in [CERTIFICATE, KEY] {
+        let folder = Folder::new();
+        let first = folder.load().unwrap();
+        fs::rename(folder.0.join(name), make::fresh(&folder.0, name)).unwrap();
+        assert_eq!(folder.load().unwrap().fingerprint, first.fingerprint);
+        assert_eq!(folder.names(), [CERTIFICATE, KEY]);
+    }
+}
+
+#[test]
+fn faults_name_the_file_and_the_remedy() {
+    let (certificate, key) = pair("gate.example.org");
+    let (_, other) = pair("gate.example.org");
+    let encrypted =
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let old = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for (certificate, key, fault) in [
+        (Some(&*certificate), None, "DIR/server-key.pem is missing, while DIR/server-cert.pem"),
+        (None, Some(&*key), "DIR/server-cert.pem is missing, while DIR/server-key.pem"),
+        (Some(&certificate), Some(&other), "DIR/server-cert.pem: its first certificate does not"),
+        (Some(""), Some(&key), "DIR/server-cert.pem: the file is empty"),
+        (Some(&certificate), Some(""), "DIR/server-key.pem: the file is empty"),
+        (Some("text"), Some(&key), "DIR/server-cert.pem: holds no certificate"),
+        (Some(broken), Some(&key), "DIR/server-cert.pem: not a certificate that can be used"),
+        (Some(&certificate), Some("text"), "DIR/server-key.pem: holds no key"),
+        (Some(&certificate), Some(&certificate), "DIR/server-key.pem: holds no key"),
+        (Some(&certificate), Some(encrypted), "DIR/server-key.pem: the key is encrypted"),
+        (Some(&certificate), Some(old), "DIR/server-key.pem: the key is encrypted"),
+    ] {
+        let folder = Folder::new();
+        for (name, text) in [(CERTIFICATE, certificate), (KEY, key)] {
+            if let Some(text) = text {
+                folder.write(name, text);
+            }
+        }
+        let before = folder.names();
+        assert!(folder.fault().starts_with(fault), "{fault} <> {}", folder.fault());
+        assert_eq!(folder.names(), before);
+        assert_eq!(check(&folder.0, "gate.example.org", None).unwrap_err().len(), 1);
+    }
+}
+
+#[test]
+fn keys_of_the_older_forms_are_read() {
+    for (certificate, key, form) in [
+        (include_str!("fixtures/ec-cert.pem"), include_str!("fixtures/ec-key.pem"), "EC PRIVATE"),
+        (
+            include_str!("fixtures/rsa-cert.pem"),
+            include_str!("fixtures/rsa-key.pem"),
+            "RSA PRIVATE",
+        ),
+    ] {
+        assert!(key.contains(form));
+        let folder = Folder::new();
+        folder.write(CERTIFICATE, certificate);
+        folder.write(KEY, key);
+        folder.load().unwrap();
+    }
+}
+
+#[test]
+fn doubts_are_warnings() {
+    let (certificate, key) = pair("other.example.org");
+    let folder = Folder::new();
+    folder.write(CERTIFICATE, &certificate);
+    folder.write(KEY, &key);
+    fs::set_permissions(folder.0.join(KEY), fs::Permissions::from_mode(0o644)).unwrap();
+    let warnings = folder.load().unwrap().warnings;
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains("not made out to \"gate.example.org\""));
+    assert!(warnings[1].contains("everybody on this machine can read the key"));
+
+    let der = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+    let at = |now| doubts(Path::new("x"), &der, "other.example.org", Utc(now));
+    assert!(at(0)[0].contains("x: not valid before 1975-01-01T00:00:00Z"));
+    assert!(at(u64::from(u32::MAX)).is_empty());
+    assert!(at(70_000_000_000)[0].contains("x: expired at 4096-01-01T00:00:00Z"));
+}
+
+#[test]
+fn check_changes_nothing() {
+    let folder = Folder::new();
+    let warnings = check(&folder.0, "gate.example.org", None).unwrap();
+    assert!(warnings[0].contains("`start` makes a self-signed pair"), "{warnings:?}");
+    assert_eq!(folder.names(), [""; 0]);
+    let missing = folder.0.join("ca.pem");
+    let errors = check(&folder.0, "gate.example.org", Some(&missing)).unwrap_err();
+    assert!(errors[0].to_string().contains("ca.pem: "), "{errors:?}");
+}
+
+#[test]
+fn api_callers_need_a_certificate_of_the_authority() {
+    let folder = Folder::new();
+    let identity = folder.load().unwrap();
+    let trust = folder.0.join(CERTIFICATE);
+    let authority_key = KeyPair::generate().unwrap();
+    let mut authority = CertificateParams::default();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = authority.self_signed(&authority_key).unwrap();
+    folder.write("ca.pem", &certificate.pem());
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let server = identity.api_config(Some(&folder.0.join("ca.pem"))).unwrap();
+
+    let anonymous = handshake(server.clone(), client(&trust, &[&version::TLS13]), "localhost");
+    let error = anonymous.err().unwrap();
+    assert!(explain(&error).contains("controllerca"), "{error}");
+
+    for (from, sentence) in [(1980, None), (2200, Some("the clock is not set"))] {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["controller".into()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &issuer).unwrap().der().clone();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots(&trust).unwrap())
+            .with_client_auth_cert(vec![certificate], key)
+            .unwrap();
+        let result = handshake(server.clone(), config, "localhost");
+        match (result, sentence) {
+            (Ok(_), None) => {}
+            (Err(error), Some(sentence)) => {
+                let said = explain_handshake(&io::Error::new(io::ErrorKind::InvalidData, error));
+                assert!(said.contains(sentence), "{said}");
+            }
+            (result, _) => panic!("{from}: {:?}", result.err()),
+        }
+    }
+}
+
+#[test]
+fn a_bad_reload_leaves_the_old_settings_in_force() {
+    let folder = Folder::new();
+    let tls = Tls::start(&folder.0, "gate.example.org", None).unwrap();
+    let before = tls.current();
+    let certificate = fs::read_to_string(folder.0.join(CERTIFICATE)).unwrap();
+    folder.write(CERTIFICATE, "garbage");
+    tls.reload(&folder.0, "gate.example.org", None).unwrap_err();
+    assert!(Arc::ptr_eq(&before, &tls.current()));
+    folder.write(CERTIFICATE, &certificate);
+    tls.reload(&folder.0, "gate.example.org", None).unwrap();
+    assert!(!Arc::ptr_eq(&before, &tls.current()));
+    fs::remove_file(folder.0.join(CERTIFICATE)).unwrap();
+    fs::remove_file(folder.0.join(KEY)).unwrap();
+    tls.reload(&folder.0, "gate.example.org", None).unwrap_err();
+    assert_eq!(folder.names(), [""; 0], "a reload makes no files");
+}
+
+#[test]
+fn chacha20_comes_first_without_aes_instructions() {
+    let names = |aes| {
+        let suites = provider(aes).cipher_suites;
+        suites.iter().map(|suite| format!("{suite:?}")).collect::<Vec<_>>()
+    };
+    assert!(names(true)[0].contains("AES"));
+    let slow = names(false);
+    assert!(slow[..3].iter().all(|suite| suite.contains("CHACHA20")), "{slow:?}");
+    assert_eq!(slow.len(), names(true).len());
+}
+
+#[test]
+fn only_users_are_sent_tickets() {
+    let folder = Folder::new();
+    let identity = folder.load().unwrap();
+    assert_eq!(identity.tunnel_config().unwrap().send_tls13_tickets, 0);
+    assert_eq!(identity.user_config().unwrap().send_tls13_tickets, 1);
+    assert!(!identity.tunnel_config().unwrap().session_storage.can_cache());
+    assert!(identity.user_config().unwrap().session_storage.can_cache());
+}
