@@ -97,6 +97,12 @@ pub const BACKLOG: i32 = 1024;
 /// Accepting pauses for so long when no file can be opened.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often a stopping daemon looks whether sessions are left.
+pub const DRAIN_CHECK: Duration = Duration::from_millis(10);
+
+/// The same complaint about accepting is made no more often.
+pub const COMPLAINT: Duration = Duration::from_secs(10);
+
 /// Files kept free of pipe connections, for the API, the command line, the state and the logs.
 pub const FILES_RESERVED: usize = 16;
 

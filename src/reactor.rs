@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -333,8 +333,8 @@ impl<T: AsFd> Io<T> {
     }
 }
 
-impl Io<TcpListener> {
-    /// The next connection, non-blocking and closed on exec.
+impl<T: AsFd> Io<T> {
+    /// The next connection of a listener, non-blocking and closed on exec.
     ///
     /// # Errors
     /// As `accept4(2)`: the caller pauses when there are no files left.
@@ -523,6 +523,7 @@ mod tests {
     use super::*;
     use smol::io::{AsyncReadExt, AsyncWriteExt};
     use smol::{Executor, LocalExecutor};
+    use std::net::TcpListener;
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,7 +1,23 @@
 //! The running mappings: add, remove, status.
+//!
+//! What runs is what `configs.json` holds: an addition takes ports, is stored, then answered; a
+//! removal is stored, then the ports close. A failure at any step gives back what the earlier
+//! ones took.
 
-use crate::mapping::{Mapping, NewPipe};
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use smol::{LocalExecutor, Task};
+
+use crate::limits;
+use crate::mapping::{self, AgentPort, Mapping, NewPipe, Passcode, random_id};
+use crate::pipe::{Pipe, Shared};
+use crate::ports::Lease;
+use crate::reactor::sleep;
 use crate::status::{MappingStatus, Status};
+use crate::store::{Change, Store, StoreError};
 
 /// Why a change was not made.
 #[derive(Debug)]
@@ -16,43 +32,229 @@ pub enum ChangeError {
     Stopping,
 }
 
-/// The running mappings. Owned by the control thread; cheap to share there (`Rc`).
-pub struct Registry {}
+impl fmt::Display for ChangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ChangeError::Unknown => f.write_str("there is no mapping with this id"),
+            ChangeError::NoPorts(why) | ChangeError::Store(why) => f.write_str(why),
+            ChangeError::Stopping => f.write_str("the connector is stopping"),
+        }
+    }
+}
+
+/// The running mappings. Owned by the control thread; shared there by `Rc`.
+pub struct Registry {
+    shared: Rc<Shared>,
+    executor: Rc<LocalExecutor<'static>>,
+    store: Store,
+    running: RefCell<Vec<Running>>,
+    direct: RefCell<Vec<Mapping>>,
+    store_fault: RefCell<Option<String>>,
+    stopping: Cell<bool>,
+    started: Instant,
+}
+
+struct Running {
+    pipe: Rc<Pipe>,
+    /// Dropping it closes everything the pipe holds on this thread.
+    task: Task<()>,
+}
 
 impl Registry {
-    /// Opens two ports, stores the mapping, then returns it; its ports take connections.
-    pub async fn add(&self, _pipe: NewPipe) -> Result<Mapping, ChangeError> {
-        Err(ChangeError::Stopping)
+    /// Runs the stored mappings. A port that cannot be opened is tried again for as long as the
+    /// mapping lives.
+    pub fn new(
+        shared: Rc<Shared>,
+        executor: Rc<LocalExecutor<'static>>,
+        store: Store,
+        stored: Vec<Mapping>,
+    ) -> Rc<Self> {
+        let registry = Rc::new(Registry {
+            shared,
+            executor,
+            store,
+            running: RefCell::default(),
+            direct: RefCell::default(),
+            store_fault: RefCell::new(None),
+            stopping: Cell::new(false),
+            started: Instant::now(),
+        });
+        for mapping in stored {
+            let leases = mapping.pipe.ports().map_or([None, None], |ports| {
+                ports.map(|port| registry.shared.pool.lease_port(port).ok())
+            });
+            registry.run(mapping, leases);
+        }
+        registry
+    }
+
+    fn run(&self, mapping: Mapping, leases: [Option<Lease>; 2]) {
+        match Pipe::new(self.shared.clone(), mapping.clone()) {
+            None => self.direct.borrow_mut().push(mapping),
+            Some(pipe) => {
+                let task = self.executor.spawn(pipe.clone().run(leases));
+                self.running.borrow_mut().push(Running { pipe, task });
+            }
+        }
+    }
+
+    /// Opens two ports, stores the mapping, then returns it; its ports take connections. To be
+    /// awaited to its end: dropped before, the change may be made or not.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; nothing is kept then.
+    pub async fn add(&self, pipe: NewPipe) -> Result<Mapping, ChangeError> {
+        self.check_running()?;
+        let leases = self
+            .shared
+            .pool
+            .lease_pair()
+            .map_err(|error| ChangeError::NoPorts(error.to_string()))?;
+        let [one, two] = leases.each_ref().map(Lease::port);
+        let agent = |port, limits| AgentPort { port, passcode: Passcode::random(), limits };
+        let pipe = match pipe {
+            NewPipe::Public(limits) => {
+                mapping::Pipe::Public { agent: agent(one, limits), users: two }
+            }
+            NewPipe::Private([first, second]) => {
+                mapping::Pipe::Private { sides: [agent(one, first), agent(two, second)] }
+            }
+        };
+        let mapping = Mapping { id: random_id(), pipe };
+        self.store(Change::Add(mapping.clone())).await?;
+        self.run(mapping.clone(), leases.map(Some));
+        log::info!("mapping {} added: ports {one} and {two}", mapping.id);
+        Ok(mapping)
     }
 
     /// Makes a direct connection, stored like a mapping.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; nothing is kept then.
     pub async fn add_direct(&self) -> Result<Mapping, ChangeError> {
-        Err(ChangeError::Stopping)
+        self.check_running()?;
+        let passkey = Passcode::random();
+        let mapping = Mapping { id: random_id(), pipe: mapping::Pipe::Direct { passkey } };
+        self.store(Change::Add(mapping.clone())).await?;
+        self.direct.borrow_mut().push(mapping.clone());
+        log::info!("direct connection {} added", mapping.id);
+        Ok(mapping)
     }
 
     /// Stores the removal, then closes the mapping's ports, waiting users, tunnels and sessions.
-    /// Only mappings with ports are found.
-    pub async fn remove(&self, _id: &str) -> Result<(), ChangeError> {
-        Err(ChangeError::Unknown)
+    /// Only mappings with ports are found. To be awaited to its end.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; the mapping goes on then.
+    pub async fn remove(&self, id: &str) -> Result<(), ChangeError> {
+        self.check_running()?;
+        if !self.running.borrow().iter().any(|running| running.pipe.id() == id) {
+            return Err(ChangeError::Unknown);
+        }
+        self.store(Change::Remove(id.into())).await?;
+        let removed = {
+            let mut running = self.running.borrow_mut();
+            running.iter().position(|running| running.pipe.id() == id).map(|at| running.remove(at))
+        };
+        if let Some(Running { pipe, task }) = removed {
+            task.cancel().await;
+            pipe.closed().await;
+        }
+        log::info!("mapping {id} removed");
+        Ok(())
     }
 
     /// Removes a direct connection.
-    pub async fn remove_direct(&self, _id: &str) -> Result<(), ChangeError> {
-        Err(ChangeError::Unknown)
+    ///
+    /// # Errors
+    /// [`ChangeError`]; it stays then.
+    pub async fn remove_direct(&self, id: &str) -> Result<(), ChangeError> {
+        self.check_running()?;
+        if !self.direct.borrow().iter().any(|mapping| &*mapping.id == id) {
+            return Err(ChangeError::Unknown);
+        }
+        self.store(Change::Remove(id.into())).await?;
+        self.direct.borrow_mut().retain(|mapping| &*mapping.id != id);
+        log::info!("direct connection {id} removed");
+        Ok(())
+    }
+
+    fn check_running(&self) -> Result<(), ChangeError> {
+        if self.stopping.get() { Err(ChangeError::Stopping) } else { Ok(()) }
+    }
+
+    async fn store(&self, change: Change) -> Result<(), ChangeError> {
+        let stored = self.store.change(change).await;
+        self.store_fault.replace(match &stored {
+            Err(error @ StoreError::Unwritable(_)) => Some(error.to_string()),
+            _ => None,
+        });
+        stored.map_err(|error| match error {
+            StoreError::Unknown(_) => ChangeError::Unknown,
+            StoreError::Stopped => ChangeError::Stopping,
+            StoreError::Unreadable(_) | StoreError::Unwritable(_) | StoreError::Taken(_) => {
+                log::error!("a change was not made: {error}");
+                ChangeError::Store(error.to_string())
+            }
+        })
     }
 
     /// The direct connection of this id and passkey.
-    pub fn direct(&self, _id: &str, _passkey: &str) -> Option<Mapping> {
-        None
+    pub fn direct(&self, id: &str, passkey: &str) -> Option<Mapping> {
+        let direct = self.direct.borrow();
+        direct.iter().find(|mapping| &*mapping.id == id && proves(mapping, passkey)).cloned()
     }
 
-    /// The whole state at this moment.
+    /// The whole state at this moment, but for what the API and the log count.
     pub fn status(&self) -> Status {
-        Status::default()
+        let config = self.shared.config.borrow();
+        Status {
+            uptime: self.started.elapsed(),
+            available_ports: self.shared.pool.available(),
+            warnings: config
+                .open_api_warning()
+                .into_iter()
+                .chain(self.store_fault.borrow().clone())
+                .collect(),
+            mappings: self.running.borrow().iter().map(|running| running.pipe.status()).collect(),
+            direct: self.direct.borrow().len(),
+            ..Status::default()
+        }
     }
 
     /// One mapping's state at this moment.
-    pub fn mapping_status(&self, _id: &str) -> Option<MappingStatus> {
-        None
+    pub fn mapping_status(&self, id: &str) -> Option<MappingStatus> {
+        let running = self.running.borrow();
+        running.iter().find(|running| running.pipe.id() == id).map(|running| running.pipe.status())
+    }
+
+    /// Closes all ports, and returns when no session is left or after `patience`. Waiting
+    /// tunnels stay connected until the process ends, so that their agents come back to the next
+    /// one at once instead of backing off meanwhile.
+    pub async fn drain(&self, patience: Duration) {
+        self.stopping.set(true);
+        for running in self.running.borrow().iter() {
+            running.pipe.stop();
+        }
+        let deadline = Instant::now() + patience;
+        let sessions =
+            || -> u64 { self.running.borrow().iter().map(|running| running.pipe.sessions()).sum() };
+        while sessions() > 0 && Instant::now() < deadline {
+            sleep(limits::DRAIN_CHECK).await;
+        }
+        let left = sessions();
+        if left > 0 {
+            log::warn!(
+                "{left} sessions were still on after {} ms and are cut",
+                patience.as_millis()
+            );
+        }
+    }
+}
+
+fn proves(mapping: &Mapping, offered: &str) -> bool {
+    match &mapping.pipe {
+        mapping::Pipe::Direct { passkey } => passkey.matches(offered.as_bytes()),
+        mapping::Pipe::Public { .. } | mapping::Pipe::Private { .. } => false,
     }
 }

@@ -4,7 +4,9 @@
 //! slow side, lets other sessions have a turn after [`limits::TURN`] bytes, and keeps at most
 //! what [`limits::READ_AHEAD`] states. It has never heard of mappings.
 
+use std::fmt;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::heartbeat::{BEAT, beats};
 use crate::limits;
 use crate::reactor::{Timer, now};
-use crate::stream::{Received, Stream};
+use crate::stream::{Loose, Received, Stream};
 
 /// Who speaks on a leg, and by which rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,12 +32,22 @@ pub enum Voice {
     Version2,
 }
 
-/// One end of a session.
-pub struct Leg {
+/// One end of a session: a [`Stream`], or a [`Loose`] one on its way to a worker.
+pub struct Leg<S = Stream> {
     /// The connection.
-    pub stream: Stream,
+    pub stream: S,
     /// Its rules.
     pub voice: Voice,
+}
+
+impl Leg<Loose> {
+    /// Puts it on this thread.
+    ///
+    /// # Errors
+    /// As [`Loose::fasten`].
+    pub fn fasten(self) -> io::Result<Leg> {
+        Ok(Leg { stream: self.stream.fasten()?, voice: self.voice })
+    }
 }
 
 /// What both directions of a session may do.
@@ -77,7 +89,7 @@ pub enum Ending {
     Mute(usize),
 }
 
-/// A session that has ended, with its connections still open.
+/// What there is to say of a session that has ended.
 pub struct Ended {
     /// Why.
     pub ending: Ending,
@@ -88,22 +100,39 @@ pub struct Ended {
     pub cut_short: bool,
     /// Time from pairing to end.
     pub lasted: Duration,
-    legs: [Stream; 2],
 }
 
-impl Ended {
-    /// Closes both connections, as politely as is possible at once.
-    pub fn part(self) {
-        for stream in self.legs {
-            stream.part();
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let port = |leg: &usize| leg + 1;
+        match self {
+            Ending::Complete => f.write_str("both sides have ended"),
+            Ending::Broken(leg) => write!(f, "the connection on port{} broke", port(leg)),
+            Ending::Lingered => f.write_str("the user had ended and the agent fell silent"),
+            Ending::Silent => f.write_str("one side had ended and nothing moved for finwait"),
+            Ending::Absent(leg) => write!(f, "the heartbeat on port{} is absent", port(leg)),
+            Ending::Stalled(leg) => {
+                write!(f, "the peer on port{} acknowledged nothing for 60 s", port(leg))
+            }
+            Ending::Failed(leg) => {
+                write!(f, "the agent on port{} could not reach its service", port(leg))
+            }
+            Ending::Mute(leg) => {
+                write!(f, "the agent on port{} answered neither OPEN nor FAIL", port(leg))
+            }
         }
     }
 }
 
-/// Moves bytes between two legs until both directions have ended. Leg 0 is port1's.
+/// Moves bytes between two legs until both directions have ended; gives the connections back,
+/// still open. Leg 0 is port1's.
 ///
-/// `holds` are units that arrived before the pairing, by the leg that sent them.
-pub async fn relay(legs: [Leg; 2], holds: [Vec<Box<[u8]>>; 2], terms: Terms) -> Ended {
+/// `held` are units that arrived before the pairing, by the leg that sent them.
+pub async fn relay(
+    legs: [Leg; 2],
+    held: [Vec<Box<[u8]>>; 2],
+    terms: Terms,
+) -> (Ended, [Stream; 2]) {
     let [first, second] = legs;
     let user_behind_version1 =
         matches!(first.voice, Voice::Version1 { .. }) && second.voice == Voice::Raw;
@@ -116,19 +145,14 @@ pub async fn relay(legs: [Leg; 2], holds: [Vec<Box<[u8]>>; 2], terms: Terms) -> 
         timer: Timer::new(),
         bytes: [0; 2],
     };
-    for (from, units) in holds.into_iter().enumerate() {
+    for (from, units) in held.into_iter().enumerate() {
         relay.deliver_held(from, units);
     }
     let ending = (&mut relay).await;
     let cut_short = user_behind_version1 && relay.cut_short(ending);
     let Relay { sides: [first, second], bytes, started, .. } = relay;
-    Ended {
-        ending,
-        bytes,
-        cut_short,
-        lasted: now().saturating_duration_since(started),
-        legs: [first.stream, second.stream],
-    }
+    let lasted = now().saturating_duration_since(started);
+    (Ended { ending, bytes, cut_short, lasted }, [first.stream, second.stream])
 }
 
 struct Relay {

@@ -1,0 +1,572 @@
+//! One mapping while it runs: its two ports, and everybody connected to them.
+//!
+//! [`Pipe::run`] is the mapping's task. Every connection's task lives on an executor inside it,
+//! so that all of them end with it; their relays, on the workers, are waited for by
+//! [`Pipe::closed`].
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use futures_rustls::TlsAcceptor;
+use smol::LocalExecutor;
+use smol::channel::{Receiver, Sender};
+use smol::future::{or, zip};
+
+use crate::config::Config;
+use crate::crowd::Crowd;
+use crate::limits;
+use crate::mapping::{self, AgentPort, Mapping};
+use crate::pairing::{Pairing, Partner};
+use crate::ports::{Lease, Pool};
+use crate::process::{FileGuard, Files, For};
+use crate::proxy;
+use crate::reactor::{Io, sleep, until};
+use crate::refusals::Refusals;
+use crate::relay::{Ended, Ending, Leg, Terms, Traffic, Voice, relay};
+use crate::status::{Counts, MappingStatus, SideStatus, Tunnels};
+use crate::stream::{Loose, Stream};
+use crate::tls::Tls;
+use crate::tunnel::{self, Alone, Tunnel, Version};
+use crate::user::{self, User};
+use crate::workers::Workers;
+
+/// What all pipes of the daemon share. The control thread owns it.
+pub struct Shared {
+    /// The settings in force.
+    pub config: RefCell<Rc<Config>>,
+    /// How TLS is spoken; `None` when `dev`.
+    pub tls: Option<Arc<Tls>>,
+    /// The threads for handshakes and relays.
+    pub workers: Workers,
+    /// The ports.
+    pub pool: Pool,
+    /// The agents refused lately.
+    pub refusals: Refusals,
+    /// The open files.
+    pub files: Arc<Files>,
+}
+
+/// Whose handshake it is.
+#[derive(Clone, Copy)]
+pub enum Secured {
+    /// An agent's.
+    Tunnel,
+    /// A user's.
+    User,
+}
+
+/// A running mapping.
+pub struct Pipe {
+    /// Who waits for whom.
+    pub pairing: Pairing,
+    /// Its two ports.
+    pub sides: [Side; 2],
+    /// Users in their TLS handshake.
+    pub handshakes: Crowd,
+    shared: Rc<Shared>,
+    mapping: Mapping,
+    ends: Ends,
+    wanted: Arc<AtomicUsize>,
+    traffic: Arc<Traffic>,
+    counts: Cell<Counts>,
+    last_error: RefCell<Option<String>>,
+    /// Closed when no new connection is to be taken.
+    stop: (Sender<()>, Receiver<()>),
+    /// Held by each relay on a worker: once all are gone, the receiver knows.
+    relays: (RefCell<Option<Sender<()>>>, Receiver<()>),
+}
+
+/// Who is at the two ports.
+enum Ends {
+    Public { agent: AgentPort },
+    Private { agents: [AgentPort; 2] },
+}
+
+/// One port of a running mapping.
+pub struct Side {
+    /// Connections that have not proved their passcode.
+    pub pending: Crowd,
+    port: u16,
+    /// Why the port is not open; `None` when it is.
+    fault: RefCell<Option<String>>,
+    places: Rc<Places>,
+    in_use: Cell<usize>,
+}
+
+/// The authenticated tunnels of one side.
+#[derive(Default)]
+struct Places {
+    taken: Cell<usize>,
+    version_two: Cell<usize>,
+    freed: event_listener::Event,
+}
+
+/// One of a side's `maxconnections`, given back when dropped.
+pub struct Place {
+    places: Rc<Places>,
+    version: Version,
+}
+
+impl Place {
+    fn take(places: Rc<Places>, version: Version) -> Self {
+        places.taken.set(places.taken.get() + 1);
+        if version == Version::Two {
+            places.version_two.set(places.version_two.get() + 1);
+        }
+        Place { places, version }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.taken.set(self.places.taken.get() - 1);
+        if self.version == Version::Two {
+            self.places.version_two.set(self.places.version_two.get() - 1);
+        }
+        self.places.freed.notify(1);
+    }
+}
+
+/// Counts one more while it lives.
+struct Counted<'a>(&'a Cell<usize>);
+
+impl<'a> Counted<'a> {
+    fn new(cell: &'a Cell<usize>) -> Self {
+        cell.set(cell.get() + 1);
+        Counted(cell)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// What a session in use takes of its agent's side, given back at its end.
+type Taken<'a> = (Place, FileGuard, Counted<'a>);
+
+impl Pipe {
+    /// A pipe that does not run yet; `None` for a direct connection, which has no ports.
+    pub fn new(shared: Rc<Shared>, mapping: Mapping) -> Option<Rc<Self>> {
+        let (ends, ports) = match &mapping.pipe {
+            mapping::Pipe::Public { agent, users } => {
+                (Ends::Public { agent: agent.clone() }, [agent.port, *users])
+            }
+            mapping::Pipe::Private { sides } => {
+                (Ends::Private { agents: sides.clone() }, [sides[0].port, sides[1].port])
+            }
+            mapping::Pipe::Direct { .. } => return None,
+        };
+        let wanted = Arc::new(AtomicUsize::new(0));
+        let (relay, relays_gone) = smol::channel::bounded(1);
+        Some(Rc::new(Pipe {
+            pairing: Pairing::new(matches!(ends, Ends::Public { .. }), wanted.clone()),
+            sides: ports.map(|port| Side {
+                pending: Crowd::default(),
+                port,
+                fault: RefCell::new(Some(format!("port {port} is not open yet"))),
+                places: Rc::default(),
+                in_use: Cell::new(0),
+            }),
+            handshakes: Crowd::default(),
+            shared,
+            mapping,
+            ends,
+            wanted,
+            traffic: Arc::default(),
+            counts: Cell::default(),
+            last_error: RefCell::new(None),
+            stop: smol::channel::bounded(1),
+            relays: (RefCell::new(Some(relay)), relays_gone),
+        }))
+    }
+
+    /// Serves both ports. Those that are not given are opened here, now or when they can be.
+    /// Dropping the future closes ports, waiting users, tunnels and sessions.
+    pub async fn run(self: Rc<Self>, leases: [Option<Lease>; 2]) {
+        let handlers = LocalExecutor::new();
+        let [one, two] = leases;
+        let stopped = async {
+            let _ = self.stop.1.recv().await;
+        };
+        let listening = zip(self.listen(&handlers, 0, one), self.listen(&handlers, 1, two));
+        let served = async {
+            or(async { _ = listening.await }, stopped).await;
+            std::future::pending::<()>().await;
+        };
+        handlers.run(served).await;
+    }
+
+    /// Closes the ports and pairs nobody any more; sessions go on.
+    pub fn stop(&self) {
+        self.stop.1.close();
+        self.pairing.close();
+    }
+
+    /// Returns once no relay of this mapping is left on any worker. The future of [`Pipe::run`]
+    /// must have been dropped.
+    pub async fn closed(&self) {
+        self.relays.0.take();
+        let _ = self.relays.1.recv().await;
+    }
+
+    /// Opens one port, again and again until that is possible, and serves it.
+    async fn listen<'a>(
+        &'a self,
+        handlers: &LocalExecutor<'a>,
+        index: usize,
+        mut lease: Option<Lease>,
+    ) {
+        let side = &self.sides[index];
+        let [mut pause, longest] = limits::PORT_RETRY;
+        loop {
+            let opened = match lease.take() {
+                Some(lease) => Ok(lease),
+                None => self.shared.pool.lease_port(side.port),
+            };
+            let why = match opened {
+                Err(error) => error.to_string(),
+                Ok(lease) => {
+                    side.fault.replace(None);
+                    match self.accept(handlers, index, &lease).await {
+                        Err(error) => format!("port {} cannot be served: {error}", side.port),
+                        Ok(never) => match never {},
+                    }
+                }
+            };
+            if side.fault.borrow().as_ref() != Some(&why) {
+                self.fault(&format!("{why}; it is tried again until it opens"));
+                side.fault.replace(Some(why));
+            }
+            sleep(pause).await;
+            pause = (2 * pause).min(longest);
+        }
+    }
+
+    /// Accepts connections, each served by a task of its own.
+    async fn accept<'a>(
+        &'a self,
+        handlers: &LocalExecutor<'a>,
+        side: usize,
+        lease: &Lease,
+    ) -> io::Result<Infallible> {
+        let _file = self.shared.files.try_take(For::Pipe);
+        let listener = Io::new(lease.listener())?;
+        let mut complained: Option<Instant> = None;
+        let mut complain = |why: &str| {
+            let now = Instant::now();
+            if complained.is_none_or(|at| now.duration_since(at) >= limits::COMPLAINT) {
+                complained = Some(now);
+                self.fault(why);
+            }
+        };
+        loop {
+            let Some(file) = self.shared.files.try_take(For::Pipe) else {
+                let used = self.shared.files.used();
+                complain(&format!(
+                    "new connections wait: {used} files are in use, as many as the limit of open \
+                     files allows; raise it (LimitNOFILE)"
+                ));
+                sleep(limits::ACCEPT_PAUSE).await;
+                continue;
+            };
+            match listener.accept().await {
+                Ok((socket, peer)) => {
+                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                    if side == 1 && self.is_public() {
+                        handlers.spawn(user::serve(self, socket, peer, file)).detach();
+                    } else {
+                        handlers.spawn(tunnel::serve(self, side, socket, peer, file)).detach();
+                    }
+                }
+                // The connection was gone before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    complain(&format!("new connections wait, accepting failed: {error}"));
+                    sleep(limits::ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Makes an accepted socket a stream: at once when plain, after a handshake on a worker in
+    /// TLS.
+    ///
+    /// # Errors
+    /// What the handshake says.
+    pub async fn secure(&self, socket: TcpStream, whose: Secured) -> io::Result<Stream> {
+        let Some(tls) = &self.shared.tls else { return Stream::plain(socket) };
+        let configs = tls.current();
+        let acceptor = TlsAcceptor::from(match whose {
+            Secured::Tunnel => configs.tunnel.clone(),
+            Secured::User => configs.user.clone(),
+        });
+        let handshake = async move { Stream::accept(socket, &acceptor).await.map(Stream::loosen) };
+        self.shared.workers.spawn(handshake).await?.fasten()
+    }
+
+    /// A place for one more tunnel of `side`; at the limit that of the most overdue one, or one
+    /// that is given back soon.
+    pub async fn place(&self, side: usize, version: Version) -> Option<Place> {
+        let places = &self.sides[side].places;
+        let allowed = usize::from(self.agent_port(side).limits.max_connections);
+        let deadline = Instant::now() + limits::PLACE_WAIT;
+        loop {
+            let freed = places.freed.listen();
+            if places.taken.get() < allowed {
+                self.count(|counts| counts.tunnels_total += 1);
+                return Some(Place::take(places.clone(), version));
+            }
+            if !self.pairing.replace_overdue(side) {
+                until(deadline, freed).await?;
+            }
+        }
+    }
+
+    /// Carries the session of port1's tunnel and its partner to its end.
+    pub async fn session(&self, tunnel: Tunnel, partner: Partner) {
+        let peers = match &partner {
+            Partner::User(user) => [tunnel.peer, user.peer],
+            Partner::Tunnel(other) => [tunnel.peer, other.peer],
+        };
+        let user = match &partner {
+            Partner::User(user) => Some((user.peer, user.local)),
+            Partner::Tunnel(_) => None,
+        };
+        self.count(|counts| {
+            counts.sessions += 1;
+            counts.sessions_total += 1;
+            counts.users_served += u64::from(user.is_some());
+        });
+        let (near, near_held, near_guards) = self.agent_leg(0, tunnel, user);
+        let (far, far_held, far_guards) = match partner {
+            Partner::Tunnel(other) => {
+                let (leg, held, taken) = self.agent_leg(1, *other, None);
+                (leg, held, (Some(taken), None))
+            }
+            Partner::User(user) => {
+                let User { stream, file, .. } = *user;
+                let leg = Leg { stream: stream.loosen(), voice: Voice::Raw };
+                (leg, Vec::new(), (None, Some(file)))
+            }
+        };
+        let ended = self.relay([near, far], [near_held, far_held]).await;
+        // Before the agent can have redialled: the worker tells of the end, then closes.
+        drop((near_guards, far_guards));
+        self.count(|counts| counts.sessions -= 1);
+        self.session_ended(ended, peers);
+        self.pairing.pair();
+    }
+
+    /// Takes a tunnel apart into what a worker needs, what it held, and what is given back at
+    /// the session's end. A version 2 agent is told of the pairing.
+    fn agent_leg(
+        &self,
+        side: usize,
+        mut tunnel: Tunnel,
+        user: Option<(SocketAddr, SocketAddr)>,
+    ) -> (Leg<Loose>, Vec<Box<[u8]>>, Taken<'_>) {
+        let held = tunnel.take_held();
+        let voice = match tunnel.version {
+            Version::One => {
+                Voice::Version1 { threshold: self.agent_port(side).limits.heartbeat_threshold }
+            }
+            Version::Two => {
+                // An agent that is gone by now shows that to the relay.
+                let _ = tunnel.stream.queue(&proxy::header(user));
+                Voice::Version2
+            }
+        };
+        let guards = (tunnel.place, tunnel.file, Counted::new(&self.sides[side].in_use));
+        (Leg { stream: tunnel.stream.loosen(), voice }, held, guards)
+    }
+
+    /// Runs the relay on a worker; `None` when the worker could not take it.
+    async fn relay(&self, legs: [Leg<Loose>; 2], held: [Vec<Box<[u8]>>; 2]) -> Option<Ended> {
+        let terms = Terms {
+            fin_wait: self.settings().fin_wait,
+            wanted: self.wanted.clone(),
+            traffic: self.traffic.clone(),
+        };
+        let alive = self.relays.0.borrow().clone();
+        let (tell, told) = smol::channel::bounded(1);
+        let task = self.shared.workers.spawn(async move {
+            let _alive = alive;
+            let [near, far] = legs;
+            let (near, far) = (near.fasten()?, far.fasten()?);
+            let (ended, streams) = relay([near, far], held, terms).await;
+            let _ = tell.try_send(ended);
+            for stream in streams {
+                stream.part();
+            }
+            Ok::<(), io::Error>(())
+        });
+        let ended = told.recv().await.ok();
+        task.detach();
+        ended
+    }
+
+    fn session_ended(&self, ended: Option<Ended>, [agent, partner]: [SocketAddr; 2]) {
+        let Some(ended) = ended else {
+            return self.fault("a session could not begin: the kernel watches no more sockets");
+        };
+        if ended.cut_short {
+            self.pairing.be_wary();
+        }
+        match ended.ending {
+            Ending::Absent(_) => self.count(|counts| counts.tunnels_absent += 1),
+            Ending::Failed(side) | Ending::Mute(side) | Ending::Stalled(side) => {
+                let who = if side == 0 { agent } else { partner };
+                self.fault(&format!("a session with {who} failed: {}", ended.ending));
+            }
+            _ => {}
+        }
+        let what = format_args!(
+            "{}: session of {agent} and {partner} ended after {:.1} s, {} bytes from port1, {} from port2: {}",
+            self.id(),
+            ended.lasted.as_secs_f32(),
+            ended.bytes[0],
+            ended.bytes[1],
+            ended.ending
+        );
+        if self.settings().connection_log { log::info!("{what}") } else { log::debug!("{what}") }
+    }
+
+    /// A waiting tunnel has ended by itself.
+    pub async fn tunnel_ended(&self, tunnel: Tunnel, why: Alone) {
+        let Tunnel { stream, peer, place, file, .. } = tunnel;
+        drop(place);
+        match why {
+            Alone::OutOfStep => {
+                self.fault(&format!(
+                    "tunnel of {peer} closed: it sent bytes while no session was on"
+                ));
+                self.shared.refusals.refuse(stream, peer.ip()).await;
+            }
+            Alone::Absent => {
+                self.count(|counts| counts.tunnels_absent += 1);
+                log::info!("{}: tunnel of {peer} closed: its heartbeat is absent", self.id());
+                stream.part();
+            }
+            Alone::Stalled => {
+                log::info!("{}: tunnel of {peer} closed: it acknowledges nothing", self.id());
+            }
+            Alone::Left => log::debug!("{}: tunnel of {peer} was closed by its agent", self.id()),
+        }
+        drop(file);
+    }
+
+    /// Lets a refused agent go.
+    pub async fn refuse_agent(&self, stream: Stream, side: usize, peer: SocketAddr, why: &str) {
+        self.count(|counts| counts.agents_refused += 1);
+        let port = self.agent_port(side).port;
+        self.fault(&format!("agent {} refused on port {port}: {why}", peer.ip()));
+        self.shared.refusals.refuse(stream, peer.ip()).await;
+    }
+
+    /// A user is closed without a tunnel.
+    pub fn user_refused(&self, peer: SocketAddr, why: &str) {
+        self.count(|counts| counts.users_refused += 1);
+        self.connection(format_args!("user {peer} closed: {why}"));
+    }
+
+    /// A TLS handshake failed or took too long.
+    pub fn handshake_failed(&self, who: &str, peer: SocketAddr, error: &io::Error) {
+        self.count(|counts| counts.handshake_failures += 1);
+        self.connection(format_args!("{who} {peer} closed: TLS handshake: {error}"));
+    }
+
+    fn connection(&self, what: std::fmt::Arguments<'_>) {
+        let level =
+            if self.settings().connection_log { log::Level::Info } else { log::Level::Debug };
+        log::log!(level, "{}: {what}", self.id());
+    }
+
+    /// Something an operator should know of this mapping.
+    fn fault(&self, what: &str) {
+        log::warn!("{}: {what}", self.id());
+        self.last_error.replace(Some(what.to_owned()));
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Counts)) {
+        let mut counts = self.counts.get();
+        change(&mut counts);
+        self.counts.set(counts);
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> Rc<Config> {
+        self.shared.config.borrow().clone()
+    }
+
+    /// The mapping's name, for the log.
+    pub fn id(&self) -> &str {
+        &self.mapping.id
+    }
+
+    /// What it was told to open.
+    pub fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// Whether port2 takes users.
+    pub fn is_public(&self) -> bool {
+        matches!(self.ends, Ends::Public { .. })
+    }
+
+    /// The agent's port of `side`: 0 for port1, 1 for a private pipe's port2.
+    pub fn agent_port(&self, side: usize) -> &AgentPort {
+        match &self.ends {
+            Ends::Public { agent } => agent,
+            Ends::Private { agents } => &agents[side],
+        }
+    }
+
+    /// Whether a version 2 agent has a tunnel on port1.
+    pub fn has_version_two(&self) -> bool {
+        self.sides[0].places.version_two.get() > 0
+    }
+
+    /// Sessions that are on.
+    pub fn sessions(&self) -> u64 {
+        self.counts.get().sessions
+    }
+
+    /// What an operator is shown.
+    pub fn status(&self) -> MappingStatus {
+        let public = self.is_public();
+        let side = |side: usize| {
+            let Side { port, fault, .. } = &self.sides[side];
+            let fault = fault.borrow().clone();
+            let tunnels = (side == 0 || !public).then(|| Tunnels {
+                idle: self.pairing.idle(side),
+                in_use: self.sides[side].in_use.get(),
+                allowed: self.agent_port(side).limits.max_connections.into(),
+            });
+            SideStatus { port: *port, open: fault.is_none(), fault, tunnels }
+        };
+        let [down, up] = &self.traffic.bytes;
+        let counts = Counts {
+            users_waiting: self.pairing.waiting_users() as u64,
+            pending: self.sides.iter().map(|side| side.pending.len() as u64).sum(),
+            bytes_up: up.load(Ordering::Relaxed),
+            bytes_down: down.load(Ordering::Relaxed),
+            ..self.counts.get()
+        };
+        MappingStatus {
+            id: self.mapping.id.clone(),
+            sides: [side(0), side(1)],
+            public,
+            url: public.then(|| self.settings().public_url(self.sides[1].port)),
+            counts,
+            last_error: self.last_error.borrow().clone(),
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! One agent's connection: passcode, heartbeats, waiting, session (protocol page, sections 4
+//! to 6).
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use crate::heartbeat::{BEAT, Rhythm, beats};
+use crate::limits;
+use crate::mapping::Passcode;
+use crate::pairing::{Verdict, Waiting};
+use crate::pipe::{Pipe, Place, Secured};
+use crate::process::FileGuard;
+use crate::reactor::{Timer, now, until};
+use crate::stream::{Received, Stream};
+
+/// What an agent of version 2 writes before its passcode (section 5).
+const VERSION_TWO: &[u8] = b"IOFOG/2 ";
+
+/// Reads of one agent in one go, so that a flood of heartbeats does not hold up the others.
+const READS: usize = 16;
+
+/// The rules a tunnel speaks by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// In the field (section 4).
+    One,
+    /// Ours (section 5).
+    Two,
+}
+
+/// An agent's connection that has proved its passcode: only [`prove`] makes one.
+pub struct Tunnel {
+    /// Its connection.
+    pub stream: Stream,
+    /// Its rules.
+    pub version: Version,
+    /// When it was heard.
+    pub rhythm: Rhythm,
+    /// Units that came before its pairing, in order; private pipes only.
+    pub held: Vec<Box<[u8]>>,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// One of its side's `maxconnections`.
+    pub place: Place,
+    /// Its share of the open files.
+    pub file: FileGuard,
+    authorized: Instant,
+    /// A heartbeat that has come in part; bytes of a stream only, never of records.
+    begun: Vec<u8>,
+    held_bytes: usize,
+    answers: usize,
+    ended: bool,
+}
+
+/// Why a connection did not become a tunnel.
+enum Unproven {
+    /// It broke, ended or was too slow.
+    Gone(io::Error),
+    /// It said the wrong thing.
+    Wrong(Stream),
+}
+
+/// Why a tunnel's wait ended without a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alone {
+    /// The agent closed it, or it broke.
+    Left,
+    /// It sent nothing for its heartbeat threshold.
+    Absent,
+    /// It acknowledged nothing for a minute.
+    Stalled,
+    /// It sent something else than heartbeats while nobody was there to send to.
+    OutOfStep,
+}
+
+/// Serves one agent's connection, from accepted socket to its end.
+pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr, file: FileGuard) {
+    let settings = pipe.settings();
+    let port = pipe.agent_port(side);
+    let proven = {
+        let stranger = pipe.sides[side].pending.join(settings.pending);
+        let proving = async {
+            let stream = pipe.secure(socket, Secured::Tunnel).await.map_err(|error| {
+                pipe.handshake_failed("agent", peer, &error);
+                Unproven::Gone(error)
+            })?;
+            prove(stream, &port.passcode).await
+        };
+        let replaced = async {
+            stranger.replaced().await;
+            Err(Unproven::Gone(io::Error::other("newer connections took its place")))
+        };
+        until(Instant::now() + limits::PASSCODE, smol::future::or(proving, replaced)).await
+    };
+    let (stream, version, early) = match proven {
+        Some(Ok(proven)) => proven,
+        Some(Err(Unproven::Wrong(stream))) => {
+            return pipe.refuse_agent(stream, side, peer, "wrong passcode").await;
+        }
+        Some(Err(Unproven::Gone(error))) => {
+            return log::debug!("{}: agent {peer} sent no passcode: {error}", pipe.id());
+        }
+        None => return log::debug!("{}: agent {peer} sent no passcode in time", pipe.id()),
+    };
+    let Some(place) = pipe.place(side, version).await else {
+        let why = format!("{} tunnels are open, all that are allowed", port.limits.max_connections);
+        return pipe.refuse_agent(stream, side, peer, &why).await;
+    };
+    let mut tunnel = Tunnel::new(stream, version, peer, place, file);
+    if tunnel.greet(early).is_err() {
+        return;
+    }
+    let waiting = pipe.pairing.tunnel(side, tunnel);
+    let (tunnel, partner) = match wait(pipe, side, &waiting).await {
+        Ok(Verdict::Paired(partner)) => match waiting.occupant.take() {
+            Some(tunnel) => (tunnel, partner),
+            None => return,
+        },
+        Ok(Verdict::Taken) => return,
+        Ok(Verdict::Replaced) => {
+            return log::info!(
+                "{}: the overdue tunnel of {peer} makes room for a new one",
+                pipe.id()
+            );
+        }
+        Err(why) => {
+            let Some(tunnel) = waiting.occupant.take() else { return };
+            drop(waiting);
+            return pipe.tunnel_ended(tunnel, why).await;
+        }
+    };
+    drop(waiting);
+    pipe.session(tunnel, partner).await;
+}
+
+/// Reads the passcode, in however many pieces it comes, and what follows it at once.
+///
+/// Nothing is said about it before as many bytes have come as the passcode has: an answer after
+/// a part of it would tell how much was right.
+async fn prove(
+    mut stream: Stream,
+    passcode: &Passcode,
+) -> Result<(Stream, Version, Vec<Box<[u8]>>), Unproven> {
+    let mut offer = Offer::default();
+    let mut early = Vec::new();
+    loop {
+        let received = poll_fn(|context| {
+            stream.poll_receive(context, &mut |unit| {
+                let rest = offer.take(unit, passcode);
+                if !rest.is_empty() {
+                    early.push(rest.into());
+                }
+            })
+        });
+        match received.await {
+            Err(error) => return Err(Unproven::Gone(error)),
+            Ok(received) => match offer.verdict(passcode) {
+                Some(Some(version)) => return Ok((stream, version, early)),
+                Some(None) => return Err(Unproven::Wrong(stream)),
+                // What has ended short of the passcode is wrong, too.
+                None if received == Received::Ended && !offer.bytes.is_empty() => {
+                    return Err(Unproven::Wrong(stream));
+                }
+                None if received == Received::Ended => {
+                    return Err(Unproven::Gone(io::ErrorKind::UnexpectedEof.into()));
+                }
+                None => {}
+            },
+        }
+    }
+}
+
+/// The first bytes of a connection, up to the end of what should be the passcode.
+#[derive(Default)]
+struct Offer {
+    bytes: Vec<u8>,
+}
+
+impl Offer {
+    /// Takes what belongs to the offer from `unit` and gives back the rest.
+    fn take<'a>(&mut self, unit: &'a [u8], passcode: &Passcode) -> &'a [u8] {
+        for (at, byte) in unit.iter().enumerate() {
+            if self.is_whole(passcode) {
+                return &unit[at..];
+            }
+            self.bytes.push(*byte);
+        }
+        &[]
+    }
+
+    /// By which rules it is made; undecided while it may still become version 2.
+    fn version(&self) -> Option<Version> {
+        let common = self.bytes.len().min(VERSION_TWO.len());
+        if self.bytes[..common] != VERSION_TWO[..common] {
+            Some(Version::One)
+        } else if common == VERSION_TWO.len() {
+            Some(Version::Two)
+        } else {
+            None
+        }
+    }
+
+    fn is_whole(&self, passcode: &Passcode) -> bool {
+        match self.version() {
+            None => false,
+            Some(Version::One) => self.bytes.len() >= passcode.len(),
+            Some(Version::Two) => {
+                self.bytes.last() == Some(&b'\n')
+                    || self.bytes.len() > VERSION_TWO.len() + passcode.len()
+            }
+        }
+    }
+
+    /// `None` while it is not whole; else the version it proves the passcode by, if it does.
+    fn verdict(&self, passcode: &Passcode) -> Option<Option<Version>> {
+        let version = self.version().filter(|_| self.is_whole(passcode))?;
+        let right = match version {
+            Version::One => passcode.matches(&self.bytes),
+            Version::Two => self
+                .bytes
+                .strip_prefix(VERSION_TWO)
+                .and_then(|offer| offer.strip_suffix(b"\n"))
+                .is_some_and(|offer| passcode.matches(offer)),
+        };
+        Some(right.then_some(version))
+    }
+}
+
+impl Tunnel {
+    fn new(
+        stream: Stream,
+        version: Version,
+        peer: SocketAddr,
+        place: Place,
+        file: FileGuard,
+    ) -> Self {
+        let now = Instant::now();
+        Tunnel {
+            stream,
+            version,
+            rhythm: Rhythm::new(now),
+            held: Vec::new(),
+            peer,
+            place,
+            file,
+            authorized: now,
+            begun: Vec::new(),
+            held_bytes: 0,
+            answers: 0,
+            ended: false,
+        }
+    }
+
+    /// Tells the agent that it is in, and takes what followed its passcode at once.
+    fn greet(&mut self, early: Vec<Box<[u8]>>) -> io::Result<()> {
+        self.stream.queue(match self.version {
+            Version::One => b"AUTHORIZED",
+            Version::Two => b"IOFOG/2 AUTHORIZED\n",
+        })?;
+        early.iter().try_for_each(|unit| self.hear(unit))
+    }
+
+    /// Since when it has sent nothing but heartbeats: anything else would have ended its wait.
+    pub fn quiet_since(&self) -> Instant {
+        self.authorized
+    }
+
+    /// Whether something may have come in that has not been looked at.
+    pub fn is_unheard(&self) -> bool {
+        self.stream.maybe_readable() && !self.is_full() && !self.ended
+    }
+
+    fn is_full(&self) -> bool {
+        self.held_bytes >= limits::HELD || self.answers >= limits::ANSWERS_WAITING
+    }
+
+    /// What the partner is to be sent first: the units held, and a heartbeat's beginning that
+    /// turned out to be none.
+    pub fn take_held(&mut self) -> Vec<Box<[u8]>> {
+        let mut held = std::mem::take(&mut self.held);
+        if !self.begun.is_empty() {
+            held.push(std::mem::take(&mut self.begun).into());
+        }
+        held
+    }
+
+    /// Takes one unit: answers heartbeats, holds the rest.
+    fn hear(&mut self, unit: &[u8]) -> io::Result<()> {
+        let now = now();
+        self.rhythm.heard(now);
+        if self.stream.is_tls() && self.version == Version::One {
+            return if beats(unit, true) > 0 { self.answer(1, now) } else { self.hold(unit) };
+        }
+        // In a stream of bytes a heartbeat may come in pieces.
+        let mut bytes = std::mem::take(&mut self.begun);
+        bytes.extend_from_slice(unit);
+        let whole = bytes.len() - bytes.len() % BEAT.len();
+        let (whole, begun) = bytes.split_at(whole);
+        if (whole.is_empty() || beats(whole, false) > 0) && BEAT.starts_with(begun) {
+            self.begun = begun.to_vec();
+            let count = beats(whole, false);
+            return if count > 0 { self.answer(count, now) } else { Ok(()) };
+        }
+        self.hold(&bytes)
+    }
+
+    fn answer(&mut self, count: usize, now: Instant) -> io::Result<()> {
+        self.rhythm.beat(now);
+        self.answers += count * BEAT.len();
+        (0..count).try_for_each(|_| self.stream.queue(BEAT))
+    }
+
+    fn hold(&mut self, unit: &[u8]) -> io::Result<()> {
+        self.held_bytes += unit.len();
+        self.held.push(unit.into());
+        Ok(())
+    }
+
+    /// Listens to the waiting agent; ready when its wait is over without a partner.
+    fn poll_alone(&mut self, context: &Context<'_>, public: bool) -> Poll<Alone> {
+        for _ in 0..READS {
+            match self.stream.poll_flush(context) {
+                Poll::Ready(Ok(())) => self.answers = 0,
+                Poll::Ready(Err(_)) => return Poll::Ready(Alone::Left),
+                Poll::Pending => {}
+            }
+            if !self.held.is_empty() && (public || self.version == Version::Two) {
+                return Poll::Ready(Alone::OutOfStep);
+            }
+            if self.ended {
+                // What it sent before is still to be delivered, unless it is gone altogether.
+                return self.stream.poll_gone(context).map(|()| Alone::Left);
+            }
+            if self.is_full() {
+                // Who is not read cannot be heard.
+                self.rhythm.heard(now());
+                return Poll::Pending;
+            }
+            let mut units = Vec::new();
+            match self.stream.poll_receive(context, &mut |unit| units.push(Box::from(unit))) {
+                Poll::Ready(Ok(Received::Bytes(_))) => {
+                    let heard = units.iter().try_for_each(|unit: &Box<[u8]>| self.hear(unit));
+                    if heard.is_err() {
+                        return Poll::Ready(Alone::Left);
+                    }
+                }
+                Poll::Ready(Ok(Received::Ended)) if self.held.is_empty() => {
+                    return Poll::Ready(Alone::Left);
+                }
+                Poll::Ready(Ok(Received::Ended)) => self.ended = true,
+                Poll::Ready(Err(_)) => return Poll::Ready(Alone::Left),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// Listens to a waiting tunnel until it has a partner, or ends without.
+async fn wait(
+    pipe: &Pipe,
+    side: usize,
+    waiting: &Waiting<'_, Tunnel, Verdict>,
+) -> Result<Verdict, Alone> {
+    let threshold = pipe.agent_port(side).limits.heartbeat_threshold;
+    let mut timer = Timer::new();
+    let mut stall_check: Option<Instant> = None;
+    poll_fn(|context| {
+        if let Some(verdict) = waiting.verdict(context) {
+            return Poll::Ready(Ok(verdict));
+        }
+        let next = {
+            let mut seat = waiting.occupant.borrow_mut();
+            let Some(tunnel) = seat.as_mut() else { return Poll::Pending };
+            if let Poll::Ready(why) = tunnel.poll_alone(context, pipe.is_public()) {
+                return Poll::Ready(Err(why));
+            }
+            let now = now();
+            let absent = threshold.map(|threshold| tunnel.rhythm.last_heard() + threshold);
+            if absent.is_some_and(|absent| absent <= now) {
+                return Poll::Ready(Err(Alone::Absent));
+            }
+            // Looked at no more often than it could have become true.
+            match stall_check {
+                None if tunnel.stream.may_stall() => {
+                    stall_check = Some(now + limits::UNACKNOWLEDGED);
+                }
+                Some(at) if at <= now => {
+                    if tunnel.stream.is_stalled() {
+                        return Poll::Ready(Err(Alone::Stalled));
+                    }
+                    stall_check = tunnel.stream.may_stall().then(|| now + limits::STALL_CHECK);
+                }
+                _ => {}
+            }
+            [absent, stall_check, pipe.pairing.quiet_at(tunnel)].into_iter().flatten().min()
+        };
+        pipe.pairing.pair();
+        if let Some(verdict) = waiting.verdict(context) {
+            return Poll::Ready(Ok(verdict));
+        }
+        if next.is_some_and(|next| timer.poll_at(context, next).is_ready()) {
+            context.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await
+}

@@ -1,0 +1,123 @@
+//! One user's connection to a public pipe's port2 (protocol page, section 6).
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::task::Poll;
+use std::time::Instant;
+
+use crate::limits;
+use crate::pairing::{Served, Waiting};
+use crate::pipe::{Pipe, Secured};
+use crate::process::FileGuard;
+use crate::reactor::{Timer, now, until};
+use crate::stream::Stream;
+
+/// A user that is ready for a tunnel.
+pub struct User {
+    /// Its connection.
+    pub stream: Stream,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// Where it has come to.
+    pub local: SocketAddr,
+    /// Whether it has sent anything.
+    pub has_spoken: bool,
+    /// Its share of the open files.
+    pub file: FileGuard,
+}
+
+/// How a user's wait ended.
+enum Wait {
+    /// A tunnel has it.
+    Served,
+    /// It left, or broke.
+    Left,
+    /// Nobody was free in time.
+    TimedOut,
+}
+
+/// Serves one user, from accepted socket until a tunnel has it or it is closed.
+pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileGuard) {
+    let settings = pipe.settings();
+    let secured = {
+        let place = pipe.handshakes.join(settings.pending);
+        let secured = until(
+            Instant::now() + limits::TLS_HANDSHAKE,
+            smol::future::or(pipe.secure(socket, Secured::User), async {
+                place.replaced().await;
+                Err(io::Error::other("too many users were shaking hands"))
+            }),
+        );
+        secured.await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+    };
+    let stream = match secured {
+        Ok(stream) => stream,
+        Err(error) => return pipe.handshake_failed("user", peer, &error),
+    };
+    let Ok(local) = stream.socket().local_addr() else { return };
+    let user = User { stream, peer, local, has_spoken: false, file };
+    let waiting = match pipe.pairing.user(user, settings.pending) {
+        Ok(waiting) => waiting,
+        Err(user) => {
+            pipe.user_refused(peer, "too many users wait for a tunnel");
+            return user.stream.part();
+        }
+    };
+    pipe.pairing.pair();
+    match wait(pipe, &waiting, Instant::now() + settings.user_wait).await {
+        Wait::Served => {}
+        Wait::Left => pipe.user_refused(peer, "it left before a tunnel was free"),
+        Wait::TimedOut => {
+            pipe.user_refused(peer, "no tunnel was free in time");
+            let user = waiting.occupant.take();
+            if let Some(user) = user {
+                user.stream.part();
+            }
+        }
+    }
+    drop(waiting);
+    pipe.pairing.pair();
+}
+
+async fn wait(pipe: &Pipe, waiting: &Waiting<'_, User, Served>, deadline: Instant) -> Wait {
+    let mut timer = Timer::new();
+    poll_fn(|context| {
+        if waiting.verdict(context).is_some() {
+            return Poll::Ready(Wait::Served);
+        }
+        let listened = {
+            let mut seat = waiting.occupant.borrow_mut();
+            let Some(user) = seat.as_mut() else { return Poll::Ready(Wait::Served) };
+            if user.has_spoken {
+                user.stream.poll_gone(context).map(|()| Err(io::ErrorKind::ConnectionReset.into()))
+            } else {
+                user.stream.poll_spoken(context)
+            }
+        };
+        match listened {
+            Poll::Ready(Ok(true)) => {
+                if let Some(user) = waiting.occupant.borrow_mut().as_mut() {
+                    user.has_spoken = true;
+                }
+                pipe.pairing.pair();
+                // Paired or not, the next poll listens for its end.
+                context.waker().wake_by_ref();
+            }
+            // It has nothing to say: only a version 2 agent could serve it, and where there is
+            // none it was a scanner or a health check.
+            Poll::Ready(Ok(false)) => {
+                if !pipe.has_version_two() {
+                    return Poll::Ready(Wait::Left);
+                }
+            }
+            Poll::Ready(Err(_)) => return Poll::Ready(Wait::Left),
+            Poll::Pending => {}
+        }
+        if now() >= deadline {
+            return Poll::Ready(Wait::TimedOut);
+        }
+        timer.poll_at(context, deadline).map(|()| Wait::TimedOut)
+    })
+    .await
+}
