@@ -23,7 +23,7 @@ pub struct Pairing {
     public: bool,
     next: Cell<u64>,
     tunnels: [Queue<Tunnel, Verdict>; 2],
-    users: Queue<User, Served>,
+    users: Queue<Box<User>, Served>,
     /// Until when version 1 tunnels must be quiet for a while before a user gets them.
     wary_until: Cell<Option<Instant>>,
     /// Users that have spoken and wait: relays end their lingering sooner for them.
@@ -136,8 +136,12 @@ impl Pairing {
         self.sit(&self.tunnels[side], tunnel)
     }
 
-    /// A user begins to wait; `None` when `limit` do already.
-    pub fn user(&self, user: User, limit: usize) -> Result<Waiting<'_, User, Served>, User> {
+    /// A user begins to wait; given back when `limit` do already.
+    pub fn user(
+        &self,
+        user: Box<User>,
+        limit: usize,
+    ) -> Result<Waiting<'_, Box<User>, Served>, Box<User>> {
         if self.closed.get() || self.users.borrow().len() >= limit {
             return Err(user);
         }
@@ -199,7 +203,7 @@ impl Pairing {
             self.pair_sides()
         }
         let users = self.users.borrow();
-        let spoken = |seat: &&Rc<Seat<User, Served>>| {
+        let spoken = |seat: &&Rc<Seat<Box<User>, Served>>| {
             seat.occupant.borrow().as_ref().is_some_and(|user| user.has_spoken)
         };
         self.wanted.store(users.values().filter(spoken).count(), Ordering::Relaxed);
@@ -223,7 +227,7 @@ impl Pairing {
             else {
                 return true;
             };
-            tunnel.settle(Verdict::Paired(Partner::User(Box::new(user))));
+            tunnel.settle(Verdict::Paired(Partner::User(user)));
             waiting.settle(Served);
             false
         });

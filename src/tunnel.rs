@@ -339,10 +339,10 @@ impl Tunnel {
                 self.rhythm.heard(now());
                 return Poll::Pending;
             }
-            let mut units = Vec::new();
-            match self.stream.poll_receive(context, &mut |unit| units.push(Box::from(unit))) {
+            let mut units: Vec<Box<[u8]>> = Vec::new();
+            match self.stream.poll_receive(context, &mut |unit| units.push(unit.into())) {
                 Poll::Ready(Ok(Received::Bytes(_))) => {
-                    let heard = units.iter().try_for_each(|unit: &Box<[u8]>| self.hear(unit));
+                    let heard = units.iter().try_for_each(|unit| self.hear(unit));
                     if heard.is_err() {
                         return Poll::Ready(Alone::Left);
                     }

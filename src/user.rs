@@ -56,7 +56,7 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
         Err(error) => return pipe.handshake_failed("user", peer, &error),
     };
     let Ok(local) = stream.socket().local_addr() else { return };
-    let user = User { stream, peer, local, has_spoken: false, file };
+    let user = Box::new(User { stream, peer, local, has_spoken: false, file });
     let waiting = match pipe.pairing.user(user, settings.pending) {
         Ok(waiting) => waiting,
         Err(user) => {
@@ -80,7 +80,7 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
     pipe.pairing.pair();
 }
 
-async fn wait(pipe: &Pipe, waiting: &Waiting<'_, User, Served>, deadline: Instant) -> Wait {
+async fn wait(pipe: &Pipe, waiting: &Waiting<'_, Box<User>, Served>, deadline: Instant) -> Wait {
     let mut timer = Timer::new();
     poll_fn(|context| {
         if waiting.verdict(context).is_some() {
