@@ -17,6 +17,7 @@ use log::LevelFilter;
 
 pub use self::faults::Faults;
 use self::keys::Keys;
+pub(crate) use self::keys::nearest;
 
 /// The settings file's name in the configuration directory.
 pub const FILE: &str = "iofog-connector.conf";

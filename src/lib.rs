@@ -1,7 +1,9 @@
 //! The Eclipse ioFog Connector: lets people reach the machines behind their gateways.
 
+pub mod cli;
 pub mod config;
 pub mod crowd;
+pub mod daemon;
 pub mod heartbeat;
 mod json;
 pub mod limits;

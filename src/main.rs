@@ -1,3 +1,7 @@
 //! The `iofog-connector` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    iofog_connector::cli::main(std::env::args_os().skip(1).collect())
+}

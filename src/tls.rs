@@ -157,7 +157,7 @@ impl Identity {
                 return Err(TlsError::content(certificate, fault));
             }
             Err(error) => {
-                let fault = format!("not a certificate that can be used: {}", explain(&error));
+                let fault = format!("not a certificate that can be used: {}", unusable(&error));
                 return Err(TlsError::content(certificate, fault));
             }
         }
@@ -394,11 +394,20 @@ fn roots(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
     for (number, certificate) in (1..).zip(certificates(path)?) {
         roots.add(certificate).map_err(|error| {
-            let fault = format!("certificate {number} cannot be used: {}", explain(&error));
+            let fault = format!("certificate {number} cannot be used: {}", unusable(&error));
             TlsError::content(path, fault)
         })?;
     }
     Ok(Arc::new(roots))
+}
+
+/// Why the TLS library refuses a certificate from our own files, which it calls a peer's.
+fn unusable(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(CertificateError::BadEncoding) => "it is damaged".into(),
+        Error::InvalidCertificate(fault) => fault.to_string(),
+        error => error.to_string(),
+    }
 }
 
 /// What is doubtful about a certificate: its dates, its names.

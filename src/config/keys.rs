@@ -160,7 +160,7 @@ fn shorten(text: &str) -> String {
 
 /// The known key that was probably meant: the one that the fewest changed letters make, if those
 /// are at most a third of the key. Case, `-` and `_` do not count.
-fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
+pub(crate) fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
     let plain: Vec<char> = key
         .chars()
         .filter(char::is_ascii_alphanumeric)

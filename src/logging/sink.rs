@@ -332,4 +332,54 @@ mod tests {
         assert!(file.write(Level::Info, "one").is_err());
         assert!(file.write(Level::Info, "two").is_err());
     }
+
+    /// Runs in a process of its own, whose stderr the tests below hold.
+    #[test]
+    fn child_that_logs_to_stderr() {
+        if std::env::var_os("LOG_TO_STDERR").is_none() {
+            return;
+        }
+        let mut stderr = Counted::new(Stderr::find().unwrap());
+        let lost = (0..5000).filter(|n| !stderr.write(Level::Info, &format!("line {n}"))).count();
+        assert!(lost > 0);
+    }
+
+    /// Starts [`child_that_logs_to_stderr`] and waits for its end before anything is read.
+    fn run_child(stderr: std::os::fd::OwnedFd, journal: &str) {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "logging::sink::tests::child_that_logs_to_stderr"]);
+        child.env("LOG_TO_STDERR", "1").env("JOURNAL_STREAM", journal);
+        child.stdout(std::process::Stdio::null()).stderr(stderr);
+        assert!(child.status().unwrap().success());
+    }
+
+    fn assert_whole(mut text: String, line: impl Fn(usize) -> String) {
+        // What was begun when the reader's queue filled up is finished by the next message.
+        text.truncate(text.rfind('\n').unwrap() + 1);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines.len() > 50, "{}", lines.len());
+        for (number, found) in lines.into_iter().enumerate() {
+            assert_eq!(found, line(number));
+        }
+    }
+
+    #[test]
+    fn a_journal_that_does_not_read_loses_lines_and_blocks_nobody() {
+        let (theirs, mut ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        let stat = rustix::fs::fstat(&theirs).unwrap();
+        run_child(theirs.into(), &format!("{}:{}", stat.st_dev, stat.st_ino));
+        let mut text = String::new();
+        io::Read::read_to_string(&mut ours, &mut text).unwrap();
+        assert_whole(text, |number| format!("<6>line {number}"));
+    }
+
+    #[test]
+    fn a_pipe_that_is_not_read_loses_lines_and_blocks_nobody() {
+        let (ours, theirs) = rustix::pipe::pipe().unwrap();
+        let mut ours = fs::File::from(ours);
+        run_child(theirs, "");
+        let mut text = String::new();
+        io::Read::read_to_string(&mut ours, &mut text).unwrap();
+        assert_whole(text, |number| format!("INFO  line {number}"));
+    }
 }

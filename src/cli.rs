@@ -1,0 +1,304 @@
+//! The command line (protocol page, section 7): arguments in, exit code out.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use pico_args::Arguments;
+
+use crate::config::nearest;
+use crate::{daemon, logging};
+
+mod check;
+mod service;
+
+/// What `version` prints first.
+pub const VERSION: &str = concat!("iofog-connector ", env!("CARGO_PKG_VERSION"));
+
+/// The one page that explains the command line.
+pub const HELP: &str = "\
+The Eclipse ioFog Connector: lets people reach the machines behind their gateways.
+
+Usage: iofog-connector [OPTIONS] COMMAND
+
+Commands:
+  start      Run in the foreground until SIGTERM or SIGINT. SIGHUP reads settings and
+             certificates again and reopens the log file.
+  stop       Stop the running connector and wait until it has ended.
+  status     Show the mappings and what their connections do; --json for scripts.
+  check      Validate settings, certificates and configs.json without starting.
+  version    Show version and licence. Also -v, --version.
+  help       Show this page. Also -h, -?, --help.
+
+Options:
+  --config DIR     Settings, certificates and state   [/etc/iofog-connector]
+  --run DIR        Lock and control socket            [/run/iofog-connector]
+  --log DIR        Folder of the log file             [/var/log/iofog-connector]
+  --syslog PATH    Syslog's socket                    [/dev/log]
+  --json           status: print the whole state as JSON
+
+Exit codes:
+  0  done; status: running; stop: not running any more, or never was
+  1  failed; the message on stderr says why
+  2  the command line or the settings have a fault
+  3  status: not running
+  4  status, stop: it runs, but may not or cannot be asked
+";
+
+/// Commands and options, for the nearest one to a mistyped word.
+const COMMANDS: &[&str] = &["start", "stop", "status", "check", "version", "help"];
+const OPTIONS: &[&str] = &["config", "run", "log", "syslog", "json", "help", "version"];
+
+/// The command line or the settings have a fault.
+const BAD: u8 = 2;
+
+/// The folders that all commands share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Settings, certificates and `configs.json`.
+    pub config_dir: PathBuf,
+    /// The lock and the control socket.
+    pub run_dir: PathBuf,
+    /// The log file.
+    pub log_dir: PathBuf,
+    /// The socket on which syslog listens.
+    pub syslog: PathBuf,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            config_dir: "/etc/iofog-connector".into(),
+            run_dir: "/run/iofog-connector".into(),
+            log_dir: "/var/log/iofog-connector".into(),
+            syslog: logging::SYSLOG.into(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Command {
+    Start,
+    Stop,
+    Status { json: bool },
+    Check,
+    Version,
+    Help,
+}
+
+/// Does what the arguments (without the program's name) ask for.
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    match parse(arguments) {
+        Ok((command, options)) => run(command, &options),
+        Err(fault) => {
+            complain(format_args!("{fault}; see `iofog-connector help`"));
+            BAD.into()
+        }
+    }
+}
+
+fn run(command: Command, options: &Options) -> ExitCode {
+    match command {
+        Command::Start => daemon::run(options),
+        Command::Stop => service::stop(options),
+        Command::Status { json } => service::status(&options.run_dir, json),
+        Command::Check => check::check(&options.config_dir),
+        Command::Version => print(&format!("{VERSION}\nLicence: {}\n", env!("CARGO_PKG_LICENSE"))),
+        Command::Help => print(HELP),
+    }
+}
+
+/// Reads the whole command line, or says what is wrong with it.
+fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), String> {
+    let mut arguments = Arguments::from_vec(arguments);
+    if arguments.contains(["-h", "--help"]) || arguments.contains("-?") {
+        return Ok((Command::Help, Options::default()));
+    }
+    if arguments.contains(["-v", "--version"]) {
+        return Ok((Command::Version, Options::default()));
+    }
+    let mut options = Options::default();
+    for (name, path) in [
+        ("--config", &mut options.config_dir),
+        ("--run", &mut options.run_dir),
+        ("--log", &mut options.log_dir),
+        ("--syslog", &mut options.syslog),
+    ] {
+        if let Some(value) = value(&mut arguments, name)? {
+            *path = value;
+        }
+    }
+    let json = arguments.contains("--json");
+    let command = match arguments.subcommand() {
+        Ok(Some(name)) => command(&name, json)?,
+        // What is in its place is an option that nobody knows, or nothing.
+        Ok(None) => {
+            let missing = || format!("no command given; one of {}", COMMANDS.join(", "));
+            return Err(unknown(arguments).unwrap_or_else(missing));
+        }
+        Err(_) => return Err("the command is not UTF-8 text".into()),
+    };
+    match unknown(arguments) {
+        Some(fault) => Err(fault),
+        None if json && command != (Command::Status { json }) => {
+            Err("--json is an option of `status` only".into())
+        }
+        None => Ok((command, options)),
+    }
+}
+
+fn command(name: &str, json: bool) -> Result<Command, String> {
+    Ok(match name {
+        "start" => Command::Start,
+        "stop" => Command::Stop,
+        "status" => Command::Status { json },
+        "check" => Command::Check,
+        "version" => Command::Version,
+        "help" => Command::Help,
+        _ => {
+            let hint = match nearest(name, COMMANDS) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("the commands are {}", COMMANDS.join(", ")),
+            };
+            return Err(format!("unknown command {name:?}: {hint}"));
+        }
+    })
+}
+
+/// The path given as `--name PATH` or `--name=PATH`.
+fn value(arguments: &mut Arguments, name: &'static str) -> Result<Option<PathBuf>, String> {
+    let path = |text: &std::ffi::OsStr| Ok::<_, String>(PathBuf::from(text));
+    let value = match arguments.opt_value_from_os_str(name, path) {
+        Ok(None) => arguments.opt_value_from_str(name),
+        value => value,
+    };
+    match value {
+        Ok(Some(path)) if path.as_os_str().is_empty() || starts_with_dash(&path) => {
+            Err(format!("{name} needs a path after it, not {:?}", path.display().to_string()))
+        }
+        Ok(value) => Ok(value),
+        Err(_) => Err(format!("{name} needs a path after it")),
+    }
+}
+
+fn starts_with_dash(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().starts_with(b"-")
+}
+
+/// What is wrong with the first argument that nothing has asked for.
+fn unknown(arguments: Arguments) -> Option<String> {
+    let rest = arguments.finish();
+    let first = rest.first()?.to_string_lossy();
+    let name = first.split('=').next().unwrap_or_default();
+    let Some(word) = name.strip_prefix("--") else {
+        let kind = if first.starts_with('-') { "option" } else { "argument" };
+        return Some(format!("unknown {kind} {first:?}"));
+    };
+    Some(match nearest(word, OPTIONS) {
+        Some(near) if near == word => format!("option {name} is given twice"),
+        Some(near) => format!("unknown option {name:?}: did you mean --{near}?"),
+        None => format!("unknown option {name:?}"),
+    })
+}
+
+/// Prints to stdout. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(format_args!("standard output: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tells the operator on stderr; when that is closed, the exit code has to do.
+fn complain(message: impl Display) {
+    let _ = writeln!(io::stderr(), "iofog-connector: {message}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<(Command, Options), String> {
+        parse(line.split_whitespace().map(OsString::from).collect())
+    }
+
+    #[test]
+    fn commands_and_options_in_any_order() {
+        for (line, command) in [
+            ("start", Command::Start),
+            ("stop", Command::Stop),
+            ("status", Command::Status { json: false }),
+            ("status --json", Command::Status { json: true }),
+            ("--json status", Command::Status { json: true }),
+            ("check", Command::Check),
+            ("version", Command::Version),
+            ("-v", Command::Version),
+            ("--version", Command::Version),
+            ("help", Command::Help),
+            ("-h", Command::Help),
+            ("-?", Command::Help),
+            ("start --help", Command::Help),
+        ] {
+            assert_eq!(parsed(line), Ok((command, Options::default())), "{line}");
+        }
+        let expected = Options {
+            config_dir: "/c".into(),
+            run_dir: "/r".into(),
+            log_dir: "/l".into(),
+            syslog: "/s".into(),
+        };
+        for line in [
+            "start --config /c --run /r --log /l --syslog /s",
+            "--config /c --run /r start --log=/l --syslog=/s",
+        ] {
+            assert_eq!(parsed(line), Ok((Command::Start, expected.clone())), "{line}");
+        }
+    }
+
+    #[test]
+    fn faults_name_the_nearest_known() {
+        for (line, fault) in [
+            ("", "no command given; one of start, stop,"),
+            ("--run /r", "no command given; one of start, stop,"),
+            ("strat", "unknown command \"strat\": did you mean `start`?"),
+            ("explode", "unknown command \"explode\": the commands are start, stop,"),
+            ("start --confg /c", "unknown option \"--confg\": did you mean --config?"),
+            ("--confg=/c start", "unknown option \"--confg\": did you mean --config?"),
+            ("start --frobnicate", "unknown option \"--frobnicate\""),
+            ("start -x", "unknown option \"-x\""),
+            ("start now", "unknown argument \"now\""),
+            ("start --run", "--run needs a path after it"),
+            ("--config= start", "--config needs a path after it"),
+            ("start --config --run /r", "--config needs a path after it, not \"--run\""),
+            ("start --run /a --run /b", "option --run is given twice"),
+            ("start --json", "--json is an option of `status` only"),
+        ] {
+            let error = parsed(line).unwrap_err();
+            assert!(error.starts_with(fault), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn paths_need_not_be_text() {
+        use std::os::unix::ffi::OsStringExt;
+        let path = OsString::from_vec(b"/tmp/\xff".to_vec());
+        let (_, options) = parse(vec!["start".into(), "--run".into(), path.clone()]).unwrap();
+        assert_eq!(options.run_dir, PathBuf::from(path));
+        assert!(parse(vec![OsString::from_vec(vec![0xff])]).is_err());
+    }
+
+    #[test]
+    fn help_fits_a_screen_and_names_everything() {
+        assert!(HELP.lines().all(|line| line.chars().count() <= 90));
+        assert!(HELP.lines().count() <= 32);
+        assert!(COMMANDS.iter().all(|name| HELP.contains(&format!("\n  {name} "))));
+        assert!(OPTIONS.iter().all(|name| HELP.contains(&format!("--{name}"))));
+    }
+}

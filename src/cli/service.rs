@@ -1,0 +1,177 @@
+//! `status` and `stop`: what the command line asks a running daemon over its control socket.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use super::{Options, complain, print};
+use crate::config::Config;
+use crate::control::{self, ControlError};
+use crate::process::Instance;
+use crate::report::{self, Report};
+
+/// `status`: the daemon does not run (the init scripts' convention).
+const NOT_RUNNING: u8 = 3;
+
+/// `status` and `stop`: it runs, but may not or cannot be asked.
+const UNKNOWN: u8 = 4;
+
+/// How long the sessions of a daemon may drain whose settings cannot be read.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What a daemon may take to end beyond its sessions' draining.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How often `stop` looks whether the daemon has ended.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What came of asking.
+enum Asked {
+    Answered(String),
+    NotRunning,
+    /// The operator has been told why.
+    Failed,
+}
+
+/// Shows the daemon's state as a table, or as the JSON that the API answers.
+pub(super) fn status(run: &Path, json: bool) -> ExitCode {
+    let state = match ask(run, "GET", "/api/v2/status", "") {
+        Asked::Answered(state) => state,
+        Asked::NotRunning => {
+            print(NOT_RUNNING_TEXT);
+            return NOT_RUNNING.into();
+        }
+        Asked::Failed => return UNKNOWN.into(),
+    };
+    if json {
+        return print(&format!("{}\n", state.trim_end()));
+    }
+    match serde_json::from_str::<Report>(&state) {
+        Ok(report) => print(&report::table(&report)),
+        Err(error) => {
+            complain(format_args!(
+                "the connector's answer cannot be read ({error}); was it started from another \
+                 version? `status --json` shows the answer, a restart helps"
+            ));
+            UNKNOWN.into()
+        }
+    }
+}
+
+/// Asks the daemon to stop and waits until it has ended. That none runs is what was wanted.
+pub(super) fn stop(options: &Options) -> ExitCode {
+    match ask(&options.run_dir, "POST", "/api/v2/commandline", "command=stop") {
+        Asked::Answered(_) => {}
+        Asked::NotRunning => return print(NOT_RUNNING_TEXT),
+        Asked::Failed => return UNKNOWN.into(),
+    }
+    let drain = Config::load(&options.config_dir).map_or(DRAIN, |(config, _)| config.drain);
+    let wait = drain + GRACE;
+    let deadline = Instant::now() + wait;
+    while let Some(process) = running(&options.run_dir) {
+        if Instant::now() >= deadline {
+            let seconds = wait.as_secs();
+            complain(format_args!("{process} has not ended within {seconds} s; `kill` ends it"));
+            return ExitCode::FAILURE;
+        }
+        std::thread::sleep(LOOK);
+    }
+    ExitCode::SUCCESS
+}
+
+const NOT_RUNNING_TEXT: &str = "iofog-connector is not running\n";
+
+fn ask(run: &Path, method: &str, path: &str, body: &str) -> Asked {
+    match control::call(run, method, path, body) {
+        Ok((200, answer)) => return Asked::Answered(answer),
+        Ok((status, answer)) => {
+            complain(format_args!("it answers {status}: {}", answer.trim_end()))
+        }
+        // Without the lock there is no daemon; with it there is one that nobody can talk to: it
+        // is just starting or ending, or somebody has removed its socket.
+        Err(ControlError::NotRunning(socket)) => match running(run) {
+            None => return Asked::NotRunning,
+            Some(process) => complain(format_args!(
+                "{process} runs, but nobody listens on {}; try again in a moment, or end it with \
+                 `kill`",
+                socket.display()
+            )),
+        },
+        Err(error) => complain(error),
+    }
+    Asked::Failed
+}
+
+/// The daemon that holds the run folder's lock, by its process id. A lock that may not be read
+/// is taken for nobody's.
+fn running(run: &Path) -> Option<String> {
+    let pid = Instance::running(run).ok()??;
+    Some(pid.map_or("the daemon".into(), |pid| format!("process {pid}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::path::PathBuf;
+    use std::thread;
+
+    use super::*;
+
+    fn folder() -> PathBuf {
+        std::env::temp_dir().join(format!("service-{}", uuid::Uuid::new_v4()))
+    }
+
+    fn same(code: ExitCode, expected: u8) -> bool {
+        format!("{code:?}") == format!("{:?}", ExitCode::from(expected))
+    }
+
+    /// A daemon that answers one request with `body`, and ends a moment later.
+    fn daemon(run: &Path, body: &'static str) -> thread::JoinHandle<String> {
+        let instance = Instance::take(run).unwrap();
+        let listener = UnixListener::bind(run.join(control::SOCKET)).unwrap();
+        thread::spawn(move || {
+            let (mut caller, _) = listener.accept().unwrap();
+            let mut request = vec![0; 4096];
+            let count = caller.read(&mut request).unwrap();
+            let length = body.len();
+            write!(caller, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+            thread::sleep(Duration::from_millis(100));
+            drop(instance);
+            String::from_utf8_lossy(&request[..count]).into_owned()
+        })
+    }
+
+    #[test]
+    fn nobody_there_is_3_for_status_and_0_for_stop() {
+        let run = folder();
+        assert!(same(status(&run, false), NOT_RUNNING));
+        assert!(same(status(&run, true), NOT_RUNNING));
+        assert!(same(stop(&Options { run_dir: run, ..Options::default() }), 0));
+    }
+
+    #[test]
+    fn stop_waits_until_the_daemon_has_ended() {
+        let run = folder();
+        let daemon = daemon(&run, "{}");
+        assert!(same(stop(&Options { run_dir: run.clone(), ..Options::default() }), 0));
+        assert_eq!(running(&run), None);
+        let request = daemon.join().unwrap();
+        assert!(request.starts_with("POST /api/v2/commandline "), "{request}");
+        assert!(request.ends_with("command=stop"), "{request}");
+        fs::remove_dir_all(&run).unwrap();
+    }
+
+    #[test]
+    fn an_answer_of_another_version_or_none_is_4() {
+        let run = folder();
+        let daemon = daemon(&run, "{\"status\":\"odd\"}");
+        assert!(same(status(&run, false), UNKNOWN));
+        daemon.join().unwrap();
+        let instance = Instance::take(&run).unwrap();
+        assert!(same(status(&run, false), UNKNOWN), "it runs and nobody listens");
+        drop(instance);
+        fs::remove_dir_all(&run).unwrap();
+    }
+}
