@@ -1,10 +1,14 @@
 //! The Eclipse ioFog Connector: lets people reach the machines behind their gateways.
 
+pub mod api;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod crowd;
 pub mod daemon;
+pub mod direct;
 pub mod heartbeat;
+pub mod http;
 mod json;
 pub mod limits;
 pub mod logging;
@@ -18,6 +22,7 @@ pub mod reactor;
 pub mod refusals;
 pub mod registry;
 pub mod relay;
+pub mod report;
 pub mod status;
 pub mod store;
 pub mod stream;

@@ -117,8 +117,29 @@ pub const HTTP_BODY: usize = 64 * 1024;
 pub const HTTP_REQUEST: Duration = Duration::from_secs(10);
 /// Longest time a kept-alive API connection may be silent between requests.
 pub const HTTP_IDLE: Duration = Duration::from_secs(60);
-/// API connections at one time; at the limit the one idle longest makes room.
+/// API connections at one time; at the limit the one idle longest makes room. With
+/// [`HTTP_BODY`] and [`HTTP_HEAD`] this bounds what callers can make the API hold: 18 MiB, and
+/// that only callers that `controllers` allows, as nobody else's body is read.
 pub const HTTP_CONNECTIONS: usize = 256;
+/// How long an API connection that is closed from here may take to be closed from there too.
+pub const HTTP_LINGER: Duration = Duration::from_secs(2);
+/// Bytes of an unwanted request that are read over meanwhile, so that its sender reads the
+/// answer instead of a reset.
+pub const HTTP_DRAIN: usize = 1024 * 1024;
+
+/// First callers of direct connections that wait for the second one, at one time; the one
+/// waiting longest is forgotten first: 256 entries of at most 17 KiB.
+pub const DIRECT_WAITING: usize = 256;
+/// How long a first caller's address is kept for the second one.
+pub const DIRECT_WAIT: Duration = Duration::from_secs(300);
+/// Longest certificate that a direct connection's first caller may leave for the second one.
+pub const DIRECT_CERTIFICATE: usize = 16 * 1024;
+
+/// Longest answer that the command line takes from the daemon: the status of 32,767 mappings,
+/// two ports each, of about 1 KiB.
+pub const CONTROL_ANSWER: usize = 64 * 1024 * 1024;
+/// Longest time the command line waits for the daemon's answer.
+pub const CONTROL_WAIT: Duration = Duration::from_secs(30);
 
 /// State changes that may wait for the disk at one time; the API waits beyond it.
 pub const CHANGES_WAITING: usize = 256;

@@ -1,14 +1,19 @@
 //! What the daemon knows of itself at one moment: plain data, made by the
-//! [`registry`](crate::registry), shown as JSON, as Prometheus text and as a table.
+//! [`registry`](crate::registry), shown by [`report`](crate::report) as JSON, as Prometheus text
+//! and as a table. The JSON names are the fields' names in camel case; `uptime` is in seconds.
 
 use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::mapping::Id;
 
 /// The whole state at one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Status {
     /// Time since the daemon started.
+    #[serde(serialize_with = "to_seconds", deserialize_with = "from_seconds")]
     pub uptime: Duration,
     /// Ports in the pool that no mapping holds.
     pub available_ports: usize,
@@ -18,6 +23,9 @@ pub struct Status {
     pub mappings: Vec<MappingStatus>,
     /// Direct connections, which have no ports.
     pub direct: usize,
+    /// The counters of mappings removed since the daemon started, so that totals never go down;
+    /// its gauges stay 0.
+    pub removed: Counts,
     /// Log messages that could not be delivered.
     pub log_lost: u64,
     /// TLS handshakes that failed on the API, and API requests refused with 403.
@@ -27,7 +35,8 @@ pub struct Status {
 }
 
 /// One mapping at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct MappingStatus {
     /// Its name.
     pub id: Id,
@@ -44,7 +53,8 @@ pub struct MappingStatus {
 }
 
 /// One port of a mapping at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct SideStatus {
     /// The port.
     pub port: u16,
@@ -57,7 +67,8 @@ pub struct SideStatus {
 }
 
 /// The tunnels of one side.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Tunnels {
     /// Authenticated, waiting for a user or for the other side.
     pub idle: usize,
@@ -69,7 +80,8 @@ pub struct Tunnels {
 
 /// What a mapping's connections have done since the daemon started. The gauges (`waiting`,
 /// `sessions`, `pending`) say how many there are now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Counts {
     /// Users waiting for a tunnel now.
     pub users_waiting: u64,
@@ -102,4 +114,59 @@ impl MappingStatus {
     pub fn active(&self, side: usize) -> bool {
         self.sides.get(side).is_some_and(|side| side.open)
     }
+}
+
+impl Status {
+    /// The tunnels of all mappings.
+    pub fn tunnels(&self) -> Tunnels {
+        let mut total = Tunnels::default();
+        for side in self.mappings.iter().flat_map(|mapping| &mapping.sides) {
+            let tunnels = side.tunnels.unwrap_or_default();
+            total.idle += tunnels.idle;
+            total.in_use += tunnels.in_use;
+            total.allowed += tunnels.allowed;
+        }
+        total
+    }
+
+    /// The counts of all mappings, those removed included.
+    pub fn counts(&self) -> Counts {
+        let mappings = self.mappings.iter().map(|mapping| mapping.counts);
+        mappings.fold(self.removed, Counts::plus)
+    }
+}
+
+impl Counts {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Counts) -> Counts {
+        Counts {
+            users_waiting: self.users_waiting + other.users_waiting,
+            users_served: self.users_served + other.users_served,
+            users_refused: self.users_refused + other.users_refused,
+            sessions: self.sessions + other.sessions,
+            sessions_total: self.sessions_total + other.sessions_total,
+            pending: self.pending + other.pending,
+            bytes_up: self.bytes_up + other.bytes_up,
+            bytes_down: self.bytes_down + other.bytes_down,
+            handshake_failures: self.handshake_failures + other.handshake_failures,
+            agents_refused: self.agents_refused + other.agents_refused,
+            tunnels_total: self.tunnels_total + other.tunnels_total,
+            tunnels_absent: self.tunnels_absent + other.tunnels_absent,
+        }
+    }
+
+    /// What stays of a mapping's counts when it is removed: the counters without the gauges.
+    #[must_use]
+    pub fn without_gauges(self) -> Counts {
+        Counts { users_waiting: 0, sessions: 0, pending: 0, ..self }
+    }
+}
+
+fn to_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(time.as_secs())
+}
+
+fn from_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    u64::deserialize(deserializer).map(Duration::from_secs)
 }

@@ -1,0 +1,447 @@
+//! A request to what it asks for: paths, methods, forms and the mapping's JSON (protocol page,
+//! section 3). Pure; nothing here looks at the running mappings.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::ApiError;
+use crate::direct::Candidate;
+use crate::http::Request;
+use crate::json;
+use crate::limits;
+use crate::mapping::{AgentLimits, NewPipe};
+
+/// What a request asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    AddMapping(NewPipe),
+    RemoveMapping(Box<str>),
+    /// `mappingid=all`.
+    StatusOfAll,
+    StatusOf(Box<str>),
+    Command(Command),
+    AddDirect,
+    RemoveDirect(Box<str>),
+    MeetDirect {
+        id: Box<str>,
+        passkey: Passkey,
+        candidate: Candidate,
+    },
+    FullStatus,
+    Metrics,
+}
+
+/// What `commandline` can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Status,
+    Version,
+    Help,
+    Stop,
+}
+
+/// A passkey as a caller offered it.
+#[derive(PartialEq, Eq)]
+pub(super) struct Passkey(pub(super) Box<str>);
+
+impl std::fmt::Debug for Passkey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Passkey(hidden)")
+    }
+}
+
+/// What a heartbeat threshold may be at most, in milliseconds: the original reads it as a signed
+/// 32-bit number from the state file.
+const LONGEST_THRESHOLD: u64 = i32::MAX as u64;
+
+impl Call {
+    /// What `request` asks for. The error says what is wrong with it and what would be right.
+    pub(super) fn parse(request: &Request) -> Result<Call, ApiError> {
+        // The original's server took a path with a slash at its end for the same path.
+        let path = request.path.trim_end_matches('/');
+        let get = matches!(&*request.method, "GET" | "HEAD");
+        let post = &*request.method == "POST";
+        let form = || Form::of(request);
+        match path {
+            "/api/v2/status" if get => Ok(Call::FullStatus),
+            "/metrics" if get => Ok(Call::Metrics),
+            "/api/v2/status" if post => {
+                let id = form()?.required("mappingid")?;
+                Ok(if &*id == "all" { Call::StatusOfAll } else { Call::StatusOf(id) })
+            }
+            "/api/v2/mapping/add" if post => Ok(Call::AddMapping(new_pipe(request)?)),
+            "/api/v2/mapping/remove" if post => {
+                Ok(Call::RemoveMapping(form()?.required("mappingid")?))
+            }
+            "/api/v2/commandline" if post => {
+                Ok(Call::Command(command(&form()?.required("command")?)?))
+            }
+            "/api/v2/direct/add" if post => Ok(Call::AddDirect),
+            "/api/v2/direct/remove" if post => {
+                let form = form()?;
+                // The page names both; the original knows `mappingid` alone, so that one first.
+                let name = if form.value("mappingid").is_some() { "mappingid" } else { "id" };
+                Ok(Call::RemoveDirect(form.required(name)?))
+            }
+            "/api/v2/direct" if post => meet(&form()?),
+            "/api/v2/status" => Err(ApiError::Method { allow: "GET, HEAD, POST" }),
+            "/metrics" => Err(ApiError::Method { allow: "GET, HEAD" }),
+            "/api/v2/mapping/add"
+            | "/api/v2/mapping/remove"
+            | "/api/v2/commandline"
+            | "/api/v2/direct/add"
+            | "/api/v2/direct/remove"
+            | "/api/v2/direct" => Err(ApiError::Method { allow: "POST" }),
+            _ => Err(ApiError::UnknownPath(request.path.clone())),
+        }
+    }
+}
+
+/// A form's pairs; of a name given twice the first counts.
+struct Form<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'a> Form<'a> {
+    fn of(request: &'a Request) -> Result<Self, ApiError> {
+        match media_type(request) {
+            Media::Form => Ok(Form(form_urlencoded::parse(&request.body).collect())),
+            Media::Json | Media::Other => Err(content_type(request)),
+        }
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(found, _)| found == name).map(|(_, value)| &**value)
+    }
+
+    fn present(&self, name: &'static str) -> Result<&str, ApiError> {
+        self.value(name).ok_or_else(|| bad(name, "is missing"))
+    }
+
+    fn required(&self, name: &'static str) -> Result<Box<str>, ApiError> {
+        match self.present(name)?.trim() {
+            "" => Err(bad(name, "is empty")),
+            value => Ok(value.into()),
+        }
+    }
+}
+
+enum Media {
+    Form,
+    Json,
+    Other,
+}
+
+/// What kind of body a request says it has. A missing type, and any type of no body, is a form.
+fn media_type(request: &Request) -> Media {
+    let essence = match &request.content_type {
+        Some(_) if request.body.is_empty() => return Media::Form,
+        Some(value) => value.split(';').next().unwrap_or("").trim(),
+        None => return Media::Form,
+    };
+    if essence.is_empty() || essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        Media::Form
+    } else if essence.eq_ignore_ascii_case("application/json") {
+        Media::Json
+    } else {
+        Media::Other
+    }
+}
+
+fn content_type(request: &Request) -> ApiError {
+    ApiError::ContentType(request.content_type.clone().unwrap_or_default())
+}
+
+fn bad(name: &'static str, fault: impl Into<String>) -> ApiError {
+    ApiError::Parameter { name, fault: fault.into() }
+}
+
+fn command(word: &str) -> Result<Command, ApiError> {
+    // The options are the original's other names for the same.
+    match word {
+        "status" => Ok(Command::Status),
+        "version" | "--version" | "-v" => Ok(Command::Version),
+        "help" | "--help" | "-h" | "-?" => Ok(Command::Help),
+        "stop" => Ok(Command::Stop),
+        _ => Err(bad("command", "is unknown; use status, version or help")),
+    }
+}
+
+/// The pipe that `mapping/add` asks for. The JSON object is the form's `mapping`, or, as the
+/// product's first description shows it, the whole body: bare, of either content type, or
+/// URL-encoded without a name.
+fn new_pipe(request: &Request) -> Result<NewPipe, ApiError> {
+    let bare = request.body.trim_ascii_start().starts_with(b"{");
+    let text = match media_type(request) {
+        Media::Form if !bare => {
+            let form = Form::of(request)?;
+            match (form.value("mapping"), form.0.first()) {
+                (Some(mapping), _) => Cow::Owned(mapping.to_owned()),
+                (None, Some((name, _))) if name.trim_start().starts_with('{') => {
+                    Cow::Owned(name.clone().into_owned())
+                }
+                (None, _) => return Err(bad("mapping", "is missing")),
+            }
+        }
+        Media::Form | Media::Json => match std::str::from_utf8(&request.body) {
+            Ok(text) => Cow::Borrowed(text),
+            Err(_) => return Err(bad("mapping", "is not UTF-8")),
+        },
+        Media::Other => return Err(content_type(request)),
+    };
+    pipe(&text)
+}
+
+fn pipe(text: &str) -> Result<NewPipe, ApiError> {
+    let mapping = match serde_json::from_str(text) {
+        Ok(Value::Object(mapping)) => mapping,
+        Ok(_) => return Err(bad("mapping", "is not a JSON object")),
+        Err(error) => {
+            return Err(bad("mapping", format!("is not JSON: {}", json::explain(&error))));
+        }
+    };
+    let limits = |connections, threshold| {
+        let limit = whole(&mapping, connections, 1, u64::from(u16::MAX))?;
+        let silence = whole(&mapping, threshold, 0, LONGEST_THRESHOLD)?;
+        Ok(AgentLimits {
+            max_connections: u16::try_from(limit).unwrap_or(u16::MAX),
+            heartbeat_threshold: (silence > 0).then(|| Duration::from_millis(silence)),
+        })
+    };
+    match mapping.get("type") {
+        None => Err(bad("type", "is missing; use public or private")),
+        Some(Value::String(kind)) if kind == "public" => {
+            Ok(NewPipe::Public(limits("maxconnections", "heartbeatabsencethreshold")?))
+        }
+        Some(Value::String(kind)) if kind == "private" => Ok(NewPipe::Private([
+            limits("maxconnectionsport1", "heartbeatabsencethresholdport1")?,
+            limits("maxconnectionsport2", "heartbeatabsencethresholdport2")?,
+        ])),
+        Some(Value::String(_)) => Err(bad("type", "is unknown; use public or private")),
+        Some(_) => Err(bad("type", "is not a string; use \"public\" or \"private\"")),
+    }
+}
+
+/// An integer of the mapping's JSON. No other JSON type is taken for one: the Controller sends
+/// integers, and whoever writes something else should hear of it.
+fn whole(
+    mapping: &serde_json::Map<String, Value>,
+    name: &'static str,
+    least: u64,
+    most: u64,
+) -> Result<u64, ApiError> {
+    let range = format!("use an integer from {least} to {most}");
+    match mapping.get(name) {
+        None => Err(bad(name, format!("is missing; {range}"))),
+        Some(Value::Number(number)) => match number.as_u64() {
+            Some(value) if (least..=most).contains(&value) => Ok(value),
+            _ => Err(bad(name, format!("is {number}; {range}"))),
+        },
+        Some(Value::String(_)) => Err(bad(name, format!("is a string; {range}, without quotes"))),
+        Some(_) => Err(bad(name, format!("is not a number; {range}"))),
+    }
+}
+
+fn meet(form: &Form<'_>) -> Result<Call, ApiError> {
+    let id = form.required("id")?;
+    let passkey = Passkey(form.required("passkey")?);
+    let ip = form.required("ip")?.parse().map_err(|_| bad("ip", "is not an IP address"))?;
+    let port = match form.required("port")?.parse() {
+        Ok(port) if port > 0 => port,
+        _ => return Err(bad("port", "is not a port number; use 1 to 65535")),
+    };
+    let certificate = form.present("certificate")?;
+    if certificate.len() > limits::DIRECT_CERTIFICATE {
+        let most = limits::DIRECT_CERTIFICATE;
+        return Err(bad("certificate", format!("is longer than {most} bytes")));
+    }
+    Ok(Call::MeetDirect {
+        id,
+        passkey,
+        candidate: Candidate { ip, port, certificate: certificate.into() },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(method: &str, path: &str, kind: Option<&str>, body: &str) -> Request {
+        Request {
+            method: method.into(),
+            path: path.into(),
+            content_type: kind.map(Into::into),
+            body: body.as_bytes().to_vec(),
+        }
+    }
+
+    fn post(path: &str, body: &str) -> Result<Call, (u16, String)> {
+        Call::parse(&request("POST", path, None, body))
+            .map_err(|error| (error.status(), error.to_string()))
+    }
+
+    fn limits_of(max_connections: u16, threshold: u64) -> AgentLimits {
+        AgentLimits {
+            max_connections,
+            heartbeat_threshold: (threshold > 0).then(|| Duration::from_millis(threshold)),
+        }
+    }
+
+    const PUBLIC: &str =
+        r#"{"type":"public","maxconnections":60,"heartbeatabsencethreshold":200000}"#;
+    const PRIVATE: &str = r#"{"type":"private","maxconnectionsport1":1, "maxconnectionsport2":2, "heartbeatabsencethresholdport1":200000, "heartbeatabsencethresholdport2":0}"#;
+
+    #[test]
+    fn mapping_in_every_dress() {
+        let public = Call::AddMapping(NewPipe::Public(limits_of(60, 200_000)));
+        let private = Call::AddMapping(NewPipe::Private([limits_of(1, 200_000), limits_of(2, 0)]));
+        let encode =
+            |text: &str| -> String { form_urlencoded::byte_serialize(text.as_bytes()).collect() };
+        for (json, call) in [(PUBLIC, public), (PRIVATE, private)] {
+            let dresses = [
+                (None, format!("mapping={}", encode(json))),
+                (None, format!("mapping={}", encode(json).replace('+', "%20"))),
+                (None, format!("other=1&mapping={}&mapping=second", encode(json))),
+                (None, format!("mapping={json}")),
+                (None, json.to_owned()),
+                (None, format!("\r\n {json}\n")),
+                (None, encode(json)),
+                (Some("application/x-www-form-urlencoded"), json.to_owned()),
+                (Some("Application/X-WWW-Form-Urlencoded ; charset=UTF-8"), json.to_owned()),
+                (Some("application/json"), json.to_owned()),
+                (Some("APPLICATION/JSON; charset=utf-8"), format!(" {json} ")),
+            ];
+            for (kind, body) in dresses {
+                let request = request("POST", "/api/v2/mapping/add", kind, &body);
+                let found = Call::parse(&request).unwrap_or_else(|error| panic!("{error}: {body}"));
+                assert_eq!(found, call, "{body}");
+            }
+        }
+    }
+
+    #[test]
+    fn mapping_faults_name_the_parameter() {
+        let cases = [
+            ("", "mapping"),
+            ("mapping=", "mapping"),
+            ("mapping=[]", "JSON object"),
+            ("mapping=%7B", "is not JSON"),
+            ("maping={}", "mapping"),
+            (r#"{"type":"publik"}"#, "public or private"),
+            (r#"{"type":1}"#, "public"),
+            (r#"{}"#, "type"),
+            (r#"{"type":"public"}"#, "maxconnections is missing"),
+            (
+                r#"{"type":"public","maxconnections":0}"#,
+                "maxconnections is 0; use an integer from 1 to 65535",
+            ),
+            (r#"{"type":"public","maxconnections":65536}"#, "65536"),
+            (r#"{"type":"public","maxconnections":-1}"#, "-1"),
+            (r#"{"type":"public","maxconnections":1.5}"#, "1.5"),
+            (r#"{"type":"public","maxconnections":"60"}"#, "without quotes"),
+            (r#"{"type":"public","maxconnections":null}"#, "not a number"),
+            (r#"{"type":"public","maxconnections":1}"#, "heartbeatabsencethreshold is missing"),
+            (
+                r#"{"type":"public","maxconnections":1,"heartbeatabsencethreshold":2147483648}"#,
+                "heartbeatabsencethreshold",
+            ),
+            (
+                r#"{"type":"private","maxconnectionsport1":1,"heartbeatabsencethresholdport1":1}"#,
+                "maxconnectionsport2",
+            ),
+        ];
+        for (body, words) in cases {
+            let (status, message) = post("/api/v2/mapping/add", body).expect_err(body);
+            assert_eq!(status, 400, "{body}");
+            assert!(message.contains(words), "{body}: {message}");
+        }
+        let deep = "[".repeat(60_000);
+        assert_eq!(post("/api/v2/mapping/add", &format!("mapping={deep}")).expect_err("").0, 400);
+    }
+
+    #[test]
+    fn other_calls() {
+        let cases = [
+            ("mapping/remove", "mappingid=a%2Db&mappingid=c", Call::RemoveMapping("a-b".into())),
+            ("status", "mappingid=all", Call::StatusOfAll),
+            ("status/", "mappingid=x", Call::StatusOf("x".into())),
+            ("commandline", "command=status&params=x+y", Call::Command(Command::Status)),
+            ("commandline", "command=-v", Call::Command(Command::Version)),
+            ("commandline", "command=--help", Call::Command(Command::Help)),
+            ("commandline", "command=stop", Call::Command(Command::Stop)),
+            ("direct/add", "", Call::AddDirect),
+            ("direct/remove", "mappingid=a&id=b", Call::RemoveDirect("a".into())),
+            ("direct/remove", "id=b", Call::RemoveDirect("b".into())),
+        ];
+        for (path, body, call) in cases {
+            assert_eq!(post(&format!("/api/v2/{path}"), body), Ok(call), "{path} {body}");
+        }
+        for method in ["GET", "HEAD"] {
+            let parse = |path| Call::parse(&request(method, path, None, "")).expect("a call");
+            assert_eq!(parse("/api/v2/status"), Call::FullStatus);
+            assert_eq!(parse("/metrics"), Call::Metrics);
+        }
+    }
+
+    #[test]
+    fn faults() {
+        let cases = [
+            ("POST", "/api/v2/mapping/remove", "", 400),
+            ("POST", "/api/v2/mapping/remove", "mappingid=+", 400),
+            ("POST", "/api/v2/status", "id=all", 400),
+            ("POST", "/api/v2/commandline", "command=reboot", 400),
+            ("POST", "/api/v2/direct/remove", "", 400),
+            ("POST", "/api/v2/direct", "id=a", 400),
+            ("GET", "/api/v2/mapping/add", "", 405),
+            ("DELETE", "/api/v2/status", "", 405),
+            ("POST", "/metrics", "", 405),
+            ("GET", "/api/v2/mappings", "", 404),
+            ("POST", "/", "", 404),
+            ("OPTIONS", "*", "", 404),
+        ];
+        for (method, path, body, status) in cases {
+            let error = Call::parse(&request(method, path, None, body)).expect_err(path);
+            assert_eq!(error.status(), status, "{method} {path} {body}");
+        }
+    }
+
+    #[test]
+    fn content_types() {
+        let json = Some("application/json");
+        let cases = [
+            (json, "status", "mappingid=all", Err(415)),
+            (Some("text/plain"), "status", "mappingid=all", Err(415)),
+            (Some("text/plain"), "mapping/add", PUBLIC, Err(415)),
+            (Some("application/x-www-form-urlencoded-not"), "status", "mappingid=all", Err(415)),
+            (Some(" ;charset=utf-8"), "status", "mappingid=all", Ok(())),
+            (json, "direct/add", "", Ok(())),
+            (json, "status", "", Err(400)),
+        ];
+        for (kind, path, body, expected) in cases {
+            let request = request("POST", &format!("/api/v2/{path}"), kind, body);
+            let found = Call::parse(&request).map(drop).map_err(|error| error.status());
+            assert_eq!(found, expected, "{kind:?} {path} {body}");
+        }
+    }
+
+    #[test]
+    fn direct_parameters() {
+        let call = |ip: &str, port: &str, certificate: &str| {
+            let body = format!("id=i&passkey=s3cret&ip={ip}&port={port}{certificate}");
+            post("/api/v2/direct", &body).map_err(|(_, message)| {
+                assert!(!message.contains("s3cret"), "{message}");
+                message
+            })
+        };
+        let met = call("10.0.0.1", "5000", "&certificate=PEM").expect("a call");
+        assert!(!format!("{met:?}").contains("s3cret"), "{met:?}");
+        assert!(call("::1", "1", "&certificate=").is_ok());
+        assert!(call("host", "1", "&certificate=").expect_err("ip").starts_with("ip "));
+        for port in ["0", "65536", "x", ""] {
+            assert!(call("::1", port, "&certificate=").expect_err("port").starts_with("port "));
+        }
+        assert!(call("::1", "1", "").expect_err("absent").contains("certificate"));
+        let long = format!("&certificate={}", "a".repeat(limits::DIRECT_CERTIFICATE + 1));
+        assert!(call("::1", "1", &long).expect_err("long").contains("certificate"));
+    }
+}

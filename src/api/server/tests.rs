@@ -1,0 +1,260 @@
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use futures_rustls::pki_types::{PrivateKeyDer, ServerName};
+use futures_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Stream};
+
+use super::*;
+
+const CAPACITY: usize = 8;
+
+/// Answers `/slow` after a while, and says when it begins and when it has.
+struct Slow {
+    story: mpsc::Sender<&'static str>,
+}
+
+fn text(status: u16, body: &str) -> Response {
+    Response { status, content_type: "text/plain", allow: None, body: body.into() }
+}
+
+impl Service for Slow {
+    fn knows(&self, _: Peer) -> bool {
+        true
+    }
+
+    fn admit(&self, _: Peer) -> Result<(), Response> {
+        Ok(())
+    }
+
+    async fn answer(&self, peer: Peer, request: Request) -> Response {
+        if &*request.path == "/slow" {
+            self.story.send("begun").expect("the test waits");
+            Timer::after(Duration::from_millis(300)).await;
+            self.story.send("done").expect("the test waits");
+        }
+        text(200, &format!("{peer:?}"))
+    }
+
+    fn refuse(&self, fault: Fault) -> Response {
+        text(fault.status(), "")
+    }
+}
+
+struct Running {
+    address: SocketAddr,
+    socket: std::path::PathBuf,
+    story: mpsc::Receiver<&'static str>,
+    failures: mpsc::Receiver<u64>,
+    stop: smol::channel::Sender<()>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+/// A server in a thread of its own; `failures` gives the handshake failures at its end.
+fn start(tls: Option<Arc<ServerConfig>>) -> Running {
+    start_with(tls, Files::new(1 << 20))
+}
+
+fn start_with(tls: Option<Arc<ServerConfig>>, files: Arc<Files>) -> Running {
+    let (ready, started) = mpsc::channel();
+    let (told, story) = mpsc::channel();
+    let (stop, stopped) = smol::channel::bounded(1);
+    let (count, failures) = mpsc::channel();
+    let socket = std::env::temp_dir().join(format!("iofog-api-{}", uuid::Uuid::new_v4().simple()));
+    let path = socket.clone();
+    let thread = thread::spawn(move || {
+        let executor = Rc::new(LocalExecutor::new());
+        let counters = Rc::new(Counters::default());
+        let service = Rc::new(Slow { story: told });
+        let mut server = Server::new(service, executor.clone(), counters.clone(), files);
+        server.capacity = CAPACITY;
+        let work = async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let unix = UnixListener::bind(&path).expect("a socket");
+            ready.send(listener.local_addr().expect("an address")).expect("the test waits");
+            let tls =
+                tls.map(|config| Rc::new(move || TlsAcceptor::from(config.clone())) as Acceptor);
+            let both = future::zip(server.serve_tcp(listener, tls), server.serve_unix(unix));
+            let ends = async { both.await.0 };
+            let told = async { stopped.recv().await.expect("the test says so") };
+            future::or(ends, told).await;
+        };
+        smol::block_on(executor.run(work));
+        count.send(counters.handshake_failures.get()).expect("the test waits");
+    });
+    let address = started.recv().expect("started");
+    Running { address, socket, story, failures, stop, thread: Some(thread) }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.stop.try_send(());
+        let ended = self.thread.take().map(thread::JoinHandle::join);
+        let _ = std::fs::remove_file(&self.socket);
+        assert!(thread::panicking() || matches!(ended, Some(Ok(()))), "the server panicked");
+    }
+}
+
+impl Running {
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).expect("connected");
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+        stream
+    }
+
+    /// What the service says next.
+    fn next(&self) -> &'static str {
+        self.story.recv_timeout(Duration::from_secs(5)).expect("a word of the service")
+    }
+}
+
+fn ask(mut stream: impl Read + Write, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+#[test]
+fn mute_connections_make_room_for_good_ones() {
+    let server = start(None);
+    let mute: Vec<TcpStream> = (0..4 * CAPACITY).map(|_| server.connect()).collect();
+    let begun = Instant::now();
+    for _ in 0..3 {
+        let answer = ask(server.connect(), "/");
+        assert!(answer.ends_with("Remote(127.0.0.1)"), "{answer}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    // The oldest is closed, the youngest is still served.
+    assert_eq!((&mute[0]).read(&mut [0]).expect("closed in order"), 0);
+    assert!(ask(&mute[mute.len() - 1], "/").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn files_are_got_back_from_idle_connections() {
+    let files = Files::new(1000);
+    let mut held: Vec<_> = std::iter::from_fn(|| files.try_take(For::Api)).collect();
+    // Room for two connections.
+    held.truncate(held.len() - 2);
+    let server = start_with(None, files);
+    let mute: Vec<TcpStream> = (0..6).map(|_| server.connect()).collect();
+    for _ in 0..3 {
+        assert!(ask(server.connect(), "/").starts_with("HTTP/1.1 200"));
+    }
+    assert_eq!((&mute[0]).read(&mut [0]).expect("closed in order"), 0);
+    drop(held);
+}
+
+#[test]
+fn kept_connections_give_way_in_the_order_of_their_last_use() {
+    let server = start(None);
+    let kept: Vec<TcpStream> = (0..CAPACITY).map(|_| server.connect()).collect();
+    let get = |mut stream: &TcpStream| {
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("written");
+        let mut answer = [0; 512];
+        stream.read(&mut answer).expect("an answer")
+    };
+    assert!(kept.iter().all(|stream| get(stream) > 0));
+    assert!(get(&kept[0]) > 0);
+    let newcomer = server.connect();
+    assert!(get(&newcomer) > 0);
+    assert!(get(&kept[0]) > 0, "used since");
+    assert_eq!((&kept[1]).read(&mut [0]).expect("closed in order"), 0);
+}
+
+#[test]
+fn an_answer_once_begun_is_made() {
+    let server = start(None);
+    for _ in 0..2 {
+        let mut gone = server.connect();
+        gone.write_all(b"GET /slow HTTP/1.1\r\n\r\n").expect("written");
+        assert_eq!(server.next(), "begun");
+        gone.shutdown(Shutdown::Both).expect("gone");
+    }
+    let _flood: Vec<TcpStream> = (0..4 * CAPACITY).map(|_| server.connect()).collect();
+    for _ in 0..2 {
+        assert_eq!(server.next(), "done");
+    }
+}
+
+#[test]
+fn newcomers_wait_while_every_place_is_being_answered() {
+    let server = start(None);
+    let slow: Vec<TcpStream> = (0..CAPACITY).map(|_| server.connect()).collect();
+    for mut stream in &slow {
+        let request = b"GET /slow HTTP/1.1\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).expect("written");
+        assert_eq!(server.next(), "begun");
+    }
+    assert!(ask(server.connect(), "/").starts_with("HTTP/1.1 200"));
+    for mut stream in slow {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+#[test]
+fn faults_are_readable_though_the_request_is_not_read() {
+    let server = start(None);
+    let mut stream = server.connect();
+    let head = b"POST / HTTP/1.1\r\nContent-Length: 900000\r\n\r\n";
+    stream.write_all(&[head.as_slice(), &vec![0; 900_000]].concat()).expect("read over");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("no reset");
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+#[test]
+fn local_callers_are_known_as_such() {
+    let server = start(None);
+    let stream = std::os::unix::net::UnixStream::connect(&server.socket).expect("connected");
+    assert!(ask(stream, "/").ends_with("Local"));
+}
+
+#[test]
+fn tls_callers() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("made");
+    let certificate = made.cert.der().clone();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], key)
+        .expect("a pair");
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).expect("a root");
+    let client =
+        Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth());
+
+    let server = start(Some(Arc::new(config)));
+    let mute: Vec<TcpStream> = (0..2 * CAPACITY).map(|_| server.connect()).collect();
+    for _ in 0..2 {
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut session = ClientConnection::new(client.clone(), name).expect("a session");
+        let mut stream = server.connect();
+        let answer = ask(Stream::new(&mut session, &mut stream), "/");
+        assert!(answer.ends_with("Remote(127.0.0.1)"), "{answer}");
+    }
+    let mut plain = server.connect();
+    plain.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("written");
+    let mut rest = Vec::new();
+    let _ = plain.read_to_end(&mut rest);
+    assert!(!rest.starts_with(b"HTTP"));
+    drop(mute);
+    server.stop.try_send(()).expect("stopping");
+    assert!(server.failures.recv().expect("the end") >= 1);
+}
+
+#[test]
+fn out_of_files_is_told_from_other_errors() {
+    for (errno, expected) in
+        [(Errno::MFILE, true), (Errno::NFILE, true), (Errno::CONNABORTED, false)]
+    {
+        assert_eq!(is_out_of_files(&errno.into()), expected);
+    }
+    assert!(!is_out_of_files(&io::ErrorKind::TimedOut.into()));
+}

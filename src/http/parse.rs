@@ -1,0 +1,431 @@
+//! Bytes to the parts of an HTTP/1.1 request: pure functions over what has arrived so far.
+//!
+//! The head is read by `httparse`; what it does not decide (the length of the body, whether the
+//! connection is kept, which forms of target there are) is decided here, strictly: whatever two
+//! readers of the same bytes could take for different requests is refused (RFC 9112, section
+//! 11.2).
+
+use crate::limits;
+
+use super::Fault;
+
+/// Fields a head may have. The head's own limit of 8 KiB would allow thousands of empty ones.
+const FIELDS: usize = 64;
+
+/// Longest line that gives a chunk's size, its extensions included.
+const CHUNK_LINE: usize = 256;
+
+/// What the head of a request says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) method: Box<str>,
+    /// Without scheme, authority, query and fragment.
+    pub(super) path: Box<str>,
+    pub(super) content_type: Option<Box<str>>,
+    pub(super) length: Length,
+    /// The client waits for `100 Continue` before it sends the body.
+    pub(super) expects_continue: bool,
+    pub(super) keep_alive: bool,
+    /// The request is of HTTP/1.0, whose clients must be told that a connection is kept.
+    pub(super) old: bool,
+}
+
+/// How the end of the body is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    Known(usize),
+    Chunked,
+}
+
+/// The head at the start of `bytes` and its length; `None` while it is incomplete.
+pub(super) fn head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Fault> {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    let end = match request.parse(bytes) {
+        Ok(httparse::Status::Complete(end)) if end <= limits::HTTP_HEAD => end,
+        Ok(httparse::Status::Partial) if bytes.len() < limits::HTTP_HEAD => return Ok(None),
+        Ok(_) => return Err(too_large(bytes)),
+        Err(httparse::Error::TooManyHeaders) => return Err(Fault::HeadTooLarge),
+        Err(httparse::Error::Version) if names_http(bytes) => return Err(Fault::Version),
+        Err(_) => return Err(Fault::Malformed("the head is not that of an HTTP/1.1 request")),
+    };
+    let (Some(method), Some(target), Some(version)) =
+        (request.method, request.path, request.version)
+    else {
+        return Err(Fault::Malformed("the request line is incomplete"));
+    };
+    let old = version == 0;
+    let connection = |option: &str| {
+        values(request.headers, "connection")
+            .flat_map(|value| value.split(','))
+            .any(|word| word.trim().eq_ignore_ascii_case(option))
+    };
+    let head = Head {
+        method: method.into(),
+        path: path(target)?.into(),
+        content_type: values(request.headers, "content-type").next().map(Into::into),
+        length: length(request.headers, method, old)?,
+        expects_continue: expects_continue(request.headers, old)?,
+        keep_alive: !connection("close") && (!old || connection("keep-alive")),
+        old,
+    };
+    Ok(Some((head, end)))
+}
+
+/// Which limit a head of more than [`limits::HTTP_HEAD`] has broken: the first line alone, or the
+/// whole.
+fn too_large(bytes: &[u8]) -> Fault {
+    let line = bytes.iter().skip_while(|byte| matches!(byte, b'\r' | b'\n'));
+    match line.take(limits::HTTP_HEAD).any(|&byte| byte == b'\n') {
+        true => Fault::HeadTooLarge,
+        false => Fault::TargetTooLong,
+    }
+}
+
+/// Whether the first line names a version of HTTP, so that 505 is the right answer to it.
+fn names_http(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&byte| byte == b'\n').find(|line| !line.trim_ascii().is_empty());
+    line.is_some_and(|line| line.windows(6).any(|part| part == b" HTTP/"))
+}
+
+/// The values of a field, in order. One that is not text (bytes above 127) is the empty string:
+/// no field read here may have such bytes.
+fn values<'a>(
+    fields: &'a [httparse::Header<'a>],
+    name: &'static str,
+) -> impl Iterator<Item = &'a str> {
+    fields
+        .iter()
+        .filter(move |field| field.name.eq_ignore_ascii_case(name))
+        .map(|field| std::str::from_utf8(field.value).unwrap_or("").trim())
+}
+
+/// The path of a target in origin form (`/x?q`), absolute form (`http://host/x?q`) or `*`.
+fn path(target: &str) -> Result<&str, Fault> {
+    let end = target.find(['?', '#']).unwrap_or(target.len());
+    let target = &target[..end];
+    if target.starts_with('/') || target == "*" {
+        return Ok(target);
+    }
+    match target.split_once("://") {
+        Some((scheme, rest))
+            if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") =>
+        {
+            Ok(rest.find('/').map_or("/", |slash| &rest[slash..]))
+        }
+        _ => Err(Fault::Malformed("the target is neither a path nor an http address")),
+    }
+}
+
+/// How the body's end is told (RFC 9112, section 6.3). A request with neither field has no body;
+/// only of an HTTP/1.0 request that ought to have one a length is demanded (411), as there its
+/// absence once meant "until the connection ends".
+fn length(fields: &[httparse::Header<'_>], method: &str, old: bool) -> Result<Length, Fault> {
+    let mut lengths = values(fields, "content-length");
+    let mut codings = values(fields, "transfer-encoding");
+    match (lengths.next(), codings.next()) {
+        (Some(_), Some(_)) => {
+            Err(Fault::Malformed("Content-Length and Transfer-Encoding exclude each other"))
+        }
+        (Some(_), None) if lengths.next().is_some() => {
+            Err(Fault::Malformed("Content-Length is given twice"))
+        }
+        (Some(digits), None) => {
+            if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err(Fault::Malformed("Content-Length is not a number"));
+            }
+            // What does not fit the type does not fit the limit either.
+            match digits.parse() {
+                Ok(length) if length <= limits::HTTP_BODY => Ok(Length::Known(length)),
+                _ => Err(Fault::BodyTooLarge),
+            }
+        }
+        (None, Some(_)) if old => Err(Fault::Malformed("HTTP/1.0 does not have Transfer-Encoding")),
+        (None, Some(coding)) => {
+            if coding.eq_ignore_ascii_case("chunked") && codings.next().is_none() {
+                Ok(Length::Chunked)
+            } else {
+                Err(Fault::TransferEncoding)
+            }
+        }
+        (None, None) if old && matches!(method, "POST" | "PUT" | "PATCH") => {
+            Err(Fault::LengthRequired)
+        }
+        (None, None) => Ok(Length::Known(0)),
+    }
+}
+
+/// Whether the client waits for `100 Continue`. An HTTP/1.0 client cannot (RFC 9110, 10.1.1).
+fn expects_continue(fields: &[httparse::Header<'_>], old: bool) -> Result<bool, Fault> {
+    match values(fields, "expect").next() {
+        Some(expected) if expected.eq_ignore_ascii_case("100-continue") => Ok(!old),
+        Some(_) => Err(Fault::Expectation),
+        None => Ok(false),
+    }
+}
+
+/// Takes a chunked body apart, piece by piece.
+#[derive(Debug, Default)]
+pub(super) struct Chunks {
+    at: At,
+    /// Bytes of trailer fields so far; they are read over.
+    trailers: usize,
+}
+
+#[derive(Debug, Default)]
+enum At {
+    #[default]
+    Size,
+    Data(usize),
+    DataEnd,
+    Trailers,
+    End,
+}
+
+impl Chunks {
+    /// Appends what of the body is in `input` to `body`; returns how much of `input` is done
+    /// with. To be called again with the rest and more bytes until [`Chunks::ended`].
+    pub(super) fn feed(&mut self, input: &[u8], body: &mut Vec<u8>) -> Result<usize, Fault> {
+        let mut done = 0;
+        loop {
+            let rest = &input[done..];
+            let step = match self.at {
+                At::Size => self.size(rest, body.len())?,
+                At::Data(left) => {
+                    let taken = left.min(rest.len());
+                    body.extend_from_slice(&rest[..taken]);
+                    self.at = if taken == left { At::DataEnd } else { At::Data(left - taken) };
+                    taken
+                }
+                At::DataEnd => match rest {
+                    [b'\r', b'\n', ..] => {
+                        self.at = At::Size;
+                        2
+                    }
+                    [] | [b'\r'] => 0,
+                    _ => return Err(Fault::Malformed("a chunk is longer than its size says")),
+                },
+                At::Trailers => self.trailer(rest)?,
+                At::End => 0,
+            };
+            if step == 0 {
+                return Ok(done);
+            }
+            done += step;
+        }
+    }
+
+    /// Whether the body is complete.
+    pub(super) fn ended(&self) -> bool {
+        matches!(self.at, At::End)
+    }
+
+    fn size(&mut self, rest: &[u8], body: usize) -> Result<usize, Fault> {
+        const BAD: Fault = Fault::Malformed("the size of a chunk is not a hexadecimal number");
+        match httparse::parse_chunk_size(rest) {
+            // The parser takes an empty line for 0, and a bare line feed for a part of an
+            // extension, where other readers see a line's end.
+            Ok(httparse::Status::Complete((line, size))) => {
+                let bare = rest[..line].iter().filter(|&&byte| byte == b'\n').count() > 1;
+                if !rest[0].is_ascii_hexdigit() || bare || line > CHUNK_LINE {
+                    return Err(BAD);
+                }
+                let size = usize::try_from(size).map_err(|_| Fault::BodyTooLarge)?;
+                if size > limits::HTTP_BODY - body {
+                    return Err(Fault::BodyTooLarge);
+                }
+                self.at = if size == 0 { At::Trailers } else { At::Data(size) };
+                Ok(line)
+            }
+            Ok(httparse::Status::Partial) if rest.len() <= CHUNK_LINE => Ok(0),
+            _ => Err(BAD),
+        }
+    }
+
+    fn trailer(&mut self, rest: &[u8]) -> Result<usize, Fault> {
+        let line = rest.iter().position(|&byte| byte == b'\n').map(|end| end + 1);
+        if self.trailers + line.unwrap_or(rest.len()) > limits::HTTP_HEAD {
+            return Err(Fault::HeadTooLarge);
+        }
+        let Some(line) = line else { return Ok(0) };
+        self.trailers += line;
+        if matches!(&rest[..line], b"\r\n" | b"\n") {
+            self.at = At::End;
+        }
+        Ok(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn post(fields: &str) -> String {
+        format!("POST /x HTTP/1.1\r\n{fields}\r\n")
+    }
+
+    fn fault(bytes: &[u8]) -> u16 {
+        head(bytes).expect_err(&String::from_utf8_lossy(bytes)).status()
+    }
+
+    #[test]
+    fn head_cut_at_any_byte_waits_for_the_rest() {
+        let whole = b"POST /a?b=c HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nCONTENT-type: \
+            text/plain\r\nExpect: 100-Continue\r\n\r\nhello";
+        let end = whole.len() - 5;
+        for cut in 0..end {
+            assert_eq!(head(&whole[..cut]).expect("no fault"), None, "cut at {cut}");
+        }
+        for cut in end..=whole.len() {
+            let (head, length) = head(&whole[..cut]).expect("no fault").expect("whole");
+            assert_eq!(length, end);
+            assert_eq!(&*head.path, "/a");
+            assert_eq!(head.content_type.as_deref(), Some("text/plain"));
+            assert_eq!(head.length, Length::Known(5));
+            assert!(head.expects_continue && head.keep_alive && !head.old);
+        }
+    }
+
+    #[test]
+    fn targets() {
+        let cases = [
+            ("/", Some("/")),
+            ("/a/b?c=d", Some("/a/b")),
+            ("/a#b", Some("/a")),
+            ("/?a=http://b/c", Some("/")),
+            ("*", Some("*")),
+            ("http://host:8080/a/b?c", Some("/a/b")),
+            ("HTTPS://host", Some("/")),
+            ("http://host?c", Some("/")),
+            ("host:443", None),
+            ("ftp://host/a", None),
+            ("a/b", None),
+        ];
+        for (target, expected) in cases {
+            assert_eq!(path(target).ok(), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn lengths_and_faults() {
+        let cases: &[(&str, Result<Length, u16>)] = &[
+            ("", Ok(Length::Known(0))),
+            ("Content-Length: 0\r\n", Ok(Length::Known(0))),
+            ("Content-Length: 65536\r\n", Ok(Length::Known(65536))),
+            ("Content-Length: 65537\r\n", Err(413)),
+            ("Content-Length: 99999999999999999999999999\r\n", Err(413)),
+            ("Content-Length: -1\r\n", Err(400)),
+            ("Content-Length: +1\r\n", Err(400)),
+            ("Content-Length:\r\n", Err(400)),
+            ("Content-Length: 0x10\r\n", Err(400)),
+            ("Content-Length: 5, 5\r\n", Err(400)),
+            ("Content-Length: 5\r\nContent-Length: 5\r\n", Err(400)),
+            ("Content-Length : 5\r\n", Err(400)),
+            ("Transfer-Encoding: Chunked\r\n", Ok(Length::Chunked)),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", Err(400)),
+            ("Content-Length: 5\r\nTransfer-Encoding: identity\r\n", Err(400)),
+            ("Transfer-Encoding: gzip, chunked\r\n", Err(501)),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", Err(501)),
+            ("Transfer-Encoding: \u{b}chunked\r\n", Err(400)),
+            ("Expect: the-unexpected\r\n", Err(417)),
+            ("X: a\r\n b\r\n", Err(400)),
+            ("X: a\0b\r\n", Err(400)),
+        ];
+        for (fields, expected) in cases {
+            let found = head(post(fields).as_bytes())
+                .map(|head| head.expect("whole").0.length)
+                .map_err(|fault| fault.status());
+            assert_eq!(&found, expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn old_versions() {
+        let cases: &[(&str, Result<bool, u16>)] = &[
+            ("GET / HTTP/1.1\r\n\r\n", Ok(true)),
+            ("GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n", Ok(false)),
+            ("GET / HTTP/1.0\r\n\r\n", Ok(false)),
+            ("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", Ok(true)),
+            ("GET / HTTP/1.0\nConnection: keep-alive\nConnection: close\n\n", Ok(false)),
+            ("POST / HTTP/1.0\r\n\r\n", Err(411)),
+            ("POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", Ok(false)),
+            ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", Err(400)),
+            ("GET / HTTP/1.2\r\n\r\n", Err(505)),
+            ("GET / HTTP/3.0\r\n\r\n", Err(505)),
+            ("\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Err(505)),
+            ("GET / FTP/1.1\r\n\r\n", Err(400)),
+            ("GET /\r\n\r\n", Err(400)),
+            ("\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}", Err(400)),
+        ];
+        for (bytes, expected) in cases {
+            let found = head(bytes.as_bytes())
+                .map(|head| head.expect("whole").0.keep_alive)
+                .map_err(|fault| fault.status());
+            assert_eq!(&found, expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn heads_at_the_limit() {
+        let fill = |head: &str, length: usize| {
+            let rest = length - head.len() - 4;
+            format!("{head}{}\r\n\r\n", "a".repeat(rest)).into_bytes()
+        };
+        let field = "GET / HTTP/1.1\r\nX: ";
+        assert!(head(&fill(field, limits::HTTP_HEAD)).expect("fits").is_some());
+        assert_eq!(fault(&fill(field, limits::HTTP_HEAD + 1)), 431);
+        assert_eq!(fault(&fill(field, limits::HTTP_HEAD + 9)[..limits::HTTP_HEAD]), 431);
+        assert_eq!(fault(&fill("GET /", limits::HTTP_HEAD + 9)[..limits::HTTP_HEAD]), 414);
+        let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(limits::HTTP_HEAD));
+        assert_eq!(fault(long.as_bytes()), 414);
+        assert_eq!(fault(post(&"a:\r\n".repeat(FIELDS + 1)).as_bytes()), 431);
+        assert_eq!(fault(&b"\r\n".repeat(limits::HTTP_HEAD)), 414);
+    }
+
+    fn chunks(pieces: &[&[u8]]) -> Result<(Vec<u8>, usize, bool), u16> {
+        let (mut chunks, mut body, mut kept) = (Chunks::default(), Vec::new(), Vec::new());
+        for piece in pieces {
+            kept.extend_from_slice(piece);
+            let done = chunks.feed(&kept, &mut body).map_err(|fault| fault.status())?;
+            kept.drain(..done);
+        }
+        Ok((body, kept.len(), chunks.ended()))
+    }
+
+    #[test]
+    fn chunks_cut_at_any_byte() {
+        let whole = b"5;x=\"y\"\r\nhello\r\n6 \r\n world\r\n0\r\nTrailer: 1\r\n\r\nGET";
+        for cut in 0..whole.len() {
+            let (body, left, ended) = chunks(&[&whole[..cut], &whole[cut..]]).expect("no fault");
+            assert_eq!((body.as_slice(), left, ended), (&b"hello world"[..], 3, true), "{cut}");
+        }
+        let bytes: Vec<&[u8]> = whole.chunks(1).collect();
+        assert_eq!(chunks(&bytes).expect("no fault").0, b"hello world");
+    }
+
+    #[test]
+    fn chunk_faults() {
+        let long_line = [b"1;".as_slice(), &[b'a'; CHUNK_LINE]].concat();
+        let long_trailer = [b"0\r\n".as_slice(), &[b'a'; limits::HTTP_HEAD + 1]].concat();
+        let cases: &[(&[u8], u16)] = &[
+            (b"\r\n\r\n", 400),
+            (b"x\r\n", 400),
+            (b"-1\r\n", 400),
+            (b"5\nhello", 400),
+            (b"5;a\nb\r\nhello\r\n", 400),
+            (b"5\r\nhello!\r\n", 400),
+            (b"10001\r\n", 413),
+            (b"fffffffffffffff\r\n", 413),
+            (b"fffffffffffffffff\r\n", 400),
+            (&long_line, 400),
+            (&long_trailer, 431),
+        ];
+        for (bytes, status) in cases {
+            assert_eq!(chunks(&[bytes]), Err(*status), "{:?}", String::from_utf8_lossy(bytes));
+        }
+        let full = [b"10000\r\n".as_slice(), &[0; 65536], b"\r\n0\r\n\r\n"].concat();
+        assert_eq!(chunks(&[&full]).expect("fits").0.len(), limits::HTTP_BODY);
+        let over = [b"ffff\r\n".as_slice(), &[0; 65535], b"\r\n2\r\n"].concat();
+        assert_eq!(chunks(&[&over]), Err(413));
+    }
+}

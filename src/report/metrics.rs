@@ -1,0 +1,173 @@
+//! The Prometheus text exposition format, version 0.0.4. What each mapping counts has its labels
+//! `mapping` (the id) and `type`; the sum over all mappings, removed ones included, stands under
+//! a name of its own without `mapping_`, so that summing over labels counts nothing twice.
+
+use std::fmt::{Display, Write};
+
+use super::Report;
+use crate::status::{Counts, MappingStatus};
+
+/// The content type of [`metrics`].
+pub const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Every gauge and counter of `report`.
+pub fn metrics(report: &Report) -> String {
+    let (state, totals) = (&report.state, &report.totals);
+    let mut page = Page::default();
+    page.family("build_info", "gauge", "The version, as a label; always 1.");
+    page.sample("build_info", &[("version", &report.version)], 1);
+    let one = [
+        ("uptime_seconds", "gauge", "Time since the start.", state.uptime.as_secs()),
+        ("available_ports", "gauge", "Free ports in the pool.", state.available_ports as u64),
+        ("direct_connections", "gauge", "Direct connections.", state.direct as u64),
+        ("warnings", "gauge", "Warnings in the status.", state.warnings.len() as u64),
+        ("log_lost_total", "counter", "Log messages not delivered.", state.log_lost),
+        (
+            "api_handshake_failures_total",
+            "counter",
+            "TLS handshakes that failed on the API.",
+            state.api_handshake_failures,
+        ),
+        ("api_refused_total", "counter", "API requests refused with 403.", state.api_refused),
+        ("tunnels_idle", "gauge", IDLE, totals.tunnels.idle as u64),
+        ("tunnels_in_use", "gauge", IN_USE, totals.tunnels.in_use as u64),
+        ("tunnels_allowed", "gauge", ALLOWED, totals.tunnels.allowed as u64),
+    ];
+    for (name, kind, help, value) in one {
+        page.family(name, kind, help);
+        page.sample(name, &[], value);
+    }
+    page.family("mappings", "gauge", "Mappings with ports.");
+    for (kind, public) in [("public", true), ("private", false)] {
+        let count = state.mappings.iter().filter(|mapping| mapping.public == public).count();
+        page.sample("mappings", &[("type", kind)], count);
+    }
+    for (name, kind, help, value) in COUNTS {
+        page.family(name, kind, help);
+        page.sample(name, &[], value(&totals.counts));
+    }
+    page.sides(&state.mappings);
+    for (name, kind, help, value) in COUNTS {
+        let name = format!("mapping_{name}");
+        page.family(&name, kind, help);
+        for mapping in &state.mappings {
+            let labels = [("mapping", &*mapping.id), ("type", kind_of(mapping))];
+            page.sample(&name, &labels, value(&mapping.counts));
+        }
+    }
+    page.text
+}
+
+const IDLE: &str = "Authenticated tunnels waiting for a user or for the other side.";
+const IN_USE: &str = "Tunnels in a session.";
+const ALLOWED: &str = "Authenticated tunnels allowed at one time.";
+
+type Count = (&'static str, &'static str, &'static str, fn(&Counts) -> u64);
+
+const COUNTS: [Count; 12] = [
+    ("users_waiting", "gauge", "Users waiting for a tunnel.", |counts| counts.users_waiting),
+    ("users_served_total", "counter", "Users given a tunnel.", |counts| counts.users_served),
+    ("users_refused_total", "counter", "Users closed without a tunnel.", |counts| {
+        counts.users_refused
+    }),
+    ("sessions", "gauge", "Sessions now.", |counts| counts.sessions),
+    ("sessions_total", "counter", "Sessions begun.", |counts| counts.sessions_total),
+    ("pending_connections", "gauge", "Connections not yet authenticated.", |counts| counts.pending),
+    (
+        "up_bytes_total",
+        "counter",
+        "Bytes from port2 to port1 (from users to the agent).",
+        |counts| counts.bytes_up,
+    ),
+    (
+        "down_bytes_total",
+        "counter",
+        "Bytes from port1 to port2 (from the agent to users).",
+        |counts| counts.bytes_down,
+    ),
+    (
+        "handshake_failures_total",
+        "counter",
+        "TLS handshakes that failed or took too long.",
+        |counts| counts.handshake_failures,
+    ),
+    (
+        "agents_refused_total",
+        "counter",
+        "Agents refused: wrong passcode, or at the limit of tunnels.",
+        |counts| counts.agents_refused,
+    ),
+    ("tunnels_total", "counter", "Tunnels authenticated.", |counts| counts.tunnels_total),
+    (
+        "tunnels_absent_total",
+        "counter",
+        "Tunnels closed because of their heartbeat's absence.",
+        |counts| counts.tunnels_absent,
+    ),
+];
+
+fn kind_of(mapping: &MappingStatus) -> &'static str {
+    if mapping.public { "public" } else { "private" }
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let name = format!("iofog_connector_{name}");
+        self.text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.text.push_str("iofog_connector_");
+        self.text.push_str(name);
+        for (number, (label, text)) in labels.iter().enumerate() {
+            self.text.push_str(if number == 0 { "{" } else { "," });
+            self.text.push_str(label);
+            self.text.push_str("=\"");
+            for character in text.chars() {
+                match character {
+                    '\\' => self.text.push_str("\\\\"),
+                    '"' => self.text.push_str("\\\""),
+                    '\n' => self.text.push_str("\\n"),
+                    other => self.text.push(other),
+                }
+            }
+            self.text.push('"');
+        }
+        self.text.push_str(if labels.is_empty() { " " } else { "} " });
+        // Writing to a string does not fail.
+        let _ = writeln!(self.text, "{value}");
+    }
+
+    /// What each port of each mapping shows.
+    fn sides(&mut self, mappings: &[MappingStatus]) {
+        type Value = fn(&crate::status::SideStatus) -> Option<usize>;
+        let families: [(&str, &str, Value); 4] = [
+            ("mapping_port_open", "Whether the port is open.", |side| Some(side.open.into())),
+            ("mapping_tunnels_idle", IDLE, |side| Some(side.tunnels?.idle)),
+            ("mapping_tunnels_in_use", IN_USE, |side| Some(side.tunnels?.in_use)),
+            ("mapping_tunnels_allowed", ALLOWED, |side| Some(side.tunnels?.allowed)),
+        ];
+        for (name, help, value) in families {
+            self.family(name, "gauge", help);
+            for mapping in mappings {
+                for (side, word) in mapping.sides.iter().zip(["port1", "port2"]) {
+                    if let Some(value) = value(side) {
+                        let port = side.port.to_string();
+                        let labels = [
+                            ("mapping", &*mapping.id),
+                            ("type", kind_of(mapping)),
+                            ("side", word),
+                            ("port", &port),
+                        ];
+                        self.sample(name, &labels, value);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+use std::time::Duration;
+
+use super::*;
+use crate::status::{MappingStatus, SideStatus};
+
+fn side(port: u16, fault: Option<&str>, tunnels: Option<Tunnels>) -> SideStatus {
+    SideStatus { port, open: fault.is_none(), fault: fault.map(Into::into), tunnels }
+}
+
+fn sample() -> Report {
+    let counts = Counts {
+        users_waiting: 1,
+        users_served: 2,
+        users_refused: 3,
+        sessions: 4,
+        sessions_total: 5,
+        pending: 6,
+        bytes_up: 7000,
+        bytes_down: 8_000_000,
+        handshake_failures: 9,
+        agents_refused: 10,
+        tunnels_total: 11,
+        tunnels_absent: 12,
+    };
+    let tunnels = Tunnels { idle: 58, in_use: 2, allowed: 60 };
+    let one = Tunnels { idle: 1, in_use: 0, allowed: 1 };
+    let public = MappingStatus {
+        id: "a\"b\\c\n\u{1b}".into(),
+        sides: [side(6000, None, Some(tunnels)), side(6001, None, None)],
+        public: true,
+        url: Some("https://example.org:6001".into()),
+        counts,
+        last_error: Some("agent 192.0.2.1: wrong passcode".into()),
+    };
+    let private = MappingStatus {
+        id: "e2454159-ed8c-4d00-a885-fdd87de811de".into(),
+        sides: [
+            side(6002, None, Some(one)),
+            side(6003, Some("address already in use; retried in 4 s"), Some(one)),
+        ],
+        public: false,
+        url: None,
+        counts: Counts::default(),
+        last_error: None,
+    };
+    let state = Status {
+        uptime: Duration::from_secs(93_784),
+        available_ports: 996,
+        warnings: vec!["the API is open to everybody; set controllers".into()],
+        mappings: vec![public, private],
+        direct: 1,
+        removed: Counts { users_served: 40, ..Counts::default() },
+        log_lost: 13,
+        api_handshake_failures: 14,
+        api_refused: 15,
+    };
+    Report::of(state, 1_542_719_018_626)
+}
+
+#[test]
+fn json_is_read_back() {
+    let report = sample();
+    let json = serde_json::to_string(&report).expect("JSON");
+    assert_eq!(serde_json::from_str::<Report>(&json).expect("the same"), report);
+    let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(value["status"], "running");
+    assert_eq!(value["availablePorts"], 996);
+    assert_eq!(value["uptime"], 93_784);
+    assert_eq!(value["mappings"][0]["sides"][0]["tunnels"]["inUse"], 2);
+    assert_eq!(value["mappings"][0]["counts"]["usersServed"], 2);
+    assert_eq!(value["mappings"][0]["url"], "https://example.org:6001");
+    assert_eq!(value["totals"]["counts"]["usersServed"], 42);
+    assert_eq!(value["totals"]["tunnels"]["idle"], 60);
+}
+
+#[test]
+fn table_at_a_glance() {
+    let expected = [
+        "iofog-connector VERSION, running for 1 d 2 h",
+        "warning: the API is open to everybody; set controllers",
+        "",
+        "MAPPING                               KIND     PORTS      TUNNELS idle/in use/allowed  USERS waiting/served  UP       DOWN     STATE      PUBLIC URL",
+        "a\"b\\c\\n\\u{1b}                         public   6000 6001  58/2/60                      1/2                   6.8 KiB  7.6 MiB  active     https://example.org:6001",
+        "    last error: agent 192.0.2.1: wrong passcode",
+        "e2454159-ed8c-4d00-a885-fdd87de811de  private  6002 6003  1/0/1 1/0/1                  -                     0 B      0 B      half open  -",
+        "    port 6003: address already in use; retried in 4 s",
+        "2 mappings                                                60/2/62                      1/42                  6.8 KiB  7.6 MiB",
+        "",
+        "sessions 4 now, 5 in all; refused: 3 users, 10 agents; connections without passcode yet 6",
+        "free ports 996; direct connections 1; API: 15 requests refused, 14 TLS handshakes failed",
+        "log messages lost 13",
+        "",
+    ];
+    let expected = expected.join("\n").replace("VERSION", env!("CARGO_PKG_VERSION"));
+    assert_eq!(table(&sample()), expected);
+    let empty = table(&Report::of(Status::default(), 0));
+    assert!(empty.contains("\nno mappings\n"), "{empty}");
+}
+
+#[test]
+fn metrics_are_what_prometheus_reads() {
+    let text = metrics(&sample());
+    for line in [
+        "# TYPE iofog_connector_users_served_total counter",
+        "iofog_connector_users_served_total 42",
+        "iofog_connector_mapping_users_served_total{mapping=\"a\\\"b\\\\c\\n\u{1b}\",type=\"public\"} 2",
+        "iofog_connector_mapping_tunnels_idle{mapping=\"e2454159-ed8c-4d00-a885-fdd87de811de\",type=\"private\",side=\"port2\",port=\"6003\"} 1",
+        "iofog_connector_mapping_port_open{mapping=\"e2454159-ed8c-4d00-a885-fdd87de811de\",type=\"private\",side=\"port2\",port=\"6003\"} 0",
+        "iofog_connector_mappings{type=\"private\"} 1",
+        "iofog_connector_uptime_seconds 93784",
+        "iofog_connector_log_lost_total 13",
+        "iofog_connector_api_handshake_failures_total 14",
+        "iofog_connector_api_refused_total 15",
+    ] {
+        assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
+    }
+    // Every number of the sample's first mapping is there under its label.
+    for value in ["1", "2", "3", "4", "5", "6", "7000", "8000000", "9", "10", "11", "12"] {
+        let sample = text.lines().find(|line| {
+            line.starts_with("iofog_connector_mapping_")
+                && line.contains("type=\"public\"}")
+                && line.ends_with(&format!(" {value}"))
+        });
+        assert!(sample.is_some(), "{value} in {text}");
+    }
+    // Every family is announced once, before its samples, and they stand together.
+    let mut families = std::collections::HashSet::new();
+    let mut current = "";
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            current = rest.split(' ').next().expect("a name");
+            assert!(families.insert(current), "{current} twice");
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            assert!(rest.starts_with(current));
+        } else {
+            assert_eq!(line.split(['{', ' ']).next(), Some(current));
+        }
+    }
+    assert!(text.ends_with('\n'));
+}
