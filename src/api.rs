@@ -40,6 +40,9 @@ pub trait Host {
     /// Whether the settings' `controllers` allow this address, IPv4 in its own form.
     fn admits(&self, peer: IpAddr) -> bool;
 
+    /// Log messages that could not be delivered.
+    fn log_lost(&self) -> u64;
+
     /// `command=stop` was called: begin to stop, and return at once.
     fn stop(&self);
 }
@@ -169,6 +172,7 @@ impl Api {
         Status {
             api_handshake_failures: self.counters.handshake_failures.get(),
             api_refused: self.counters.refused.get(),
+            log_lost: self.host.log_lost(),
             ..self.registry.status()
         }
     }

@@ -1,10 +1,312 @@
-//! The daemon, from start to stop.
+//! The daemon, from start to stop (protocol page, section 7).
 
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::path::Path;
 use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use async_net::unix::UnixListener;
+use futures_rustls::TlsAcceptor;
+use smol::LocalExecutor;
+use smol::channel::{Receiver, Sender};
+
+use crate::api::server::{Acceptor, Server};
+use crate::api::{Api, Host};
 use crate::cli::Options;
+use crate::config::Config;
+use crate::control;
+use crate::limits;
+use crate::logging::Logging;
+use crate::mapping::Mapping;
+use crate::pipe::Shared;
+use crate::ports::{self, Pool};
+use crate::process::{self, Ask, Files, Instance, Notifier, Signals};
+use crate::reactor::{self, sleep};
+use crate::refusals::Refusals;
+use crate::registry::Registry;
+use crate::store::{self, Store, Writer};
+use crate::tls::Tls;
+use crate::workers::Workers;
+
+/// The exit status of a start that settings, certificates or the state forbid.
+const FAULTY: u8 = 2;
 
 /// Runs the daemon in the foreground until it is asked to stop.
-pub fn run(_options: &Options) -> ExitCode {
-    ExitCode::FAILURE
+pub fn run(options: &Options) -> ExitCode {
+    let file_limit = process::prepare();
+    let (config, warnings) = match Config::load(&options.config_dir) {
+        Ok(loaded) => loaded,
+        Err(faults) => {
+            eprintln!("{faults}");
+            return ExitCode::from(FAULTY);
+        }
+    };
+    let logging = Logging::new(&options.log_dir, &options.syslog);
+    logging.install(config.log_level);
+    process::abort_on_panic(&logging);
+    let started = start(options, config, file_limit, &logging);
+    let parts = match started {
+        Ok(parts) => parts,
+        Err((status, why)) => {
+            log::error!("{why}");
+            if !logging.is_on_stderr() {
+                eprintln!("{why}");
+            }
+            return ExitCode::from(status);
+        }
+    };
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
+    match reactor::block_on(serve(options, parts, &logging)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) | Err(error) => {
+            log::error!("the daemon cannot go on: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What must be there before anything is served.
+struct Parts {
+    config: Config,
+    tls: Option<Arc<Tls>>,
+    state: (Store, Writer, Vec<Mapping>),
+    file_limit: usize,
+    /// Given up last.
+    _instance: Instance,
+}
+
+fn start(
+    options: &Options,
+    config: Config,
+    file_limit: usize,
+    logging: &Logging,
+) -> Result<Parts, (u8, String)> {
+    let faulty = |error: &dyn Display| (FAULTY, error.to_string());
+    let instance = Instance::take(&options.run_dir).map_err(|error| (1, error.to_string()))?;
+    let state = store::open(&options.config_dir).map_err(|error| faulty(&error))?;
+    let tls = if config.dev {
+        None
+    } else {
+        let ca = config.controller_ca.as_deref();
+        let tls = Tls::start(&options.config_dir, &config.address, ca);
+        Some(Arc::new(tls.map_err(|error| faulty(&error))?))
+    };
+    logging.tick();
+    Ok(Parts { config, tls, state, file_limit, _instance: instance })
+}
+
+/// Serves until asked to stop, then drains.
+async fn serve(options: &Options, parts: Parts, logging: &Logging) -> std::io::Result<()> {
+    let Parts { config, tls, state: (store, writer, stored), file_limit, _instance } = parts;
+    let executor = Rc::new(LocalExecutor::new());
+    let mut signals = Signals::new()?;
+    let notifier = Rc::new(Notifier::from_env());
+    let workers = Workers::start(config.threads)?;
+    let control = Control::listen(&options.run_dir)?;
+    let shared = Rc::new(Shared {
+        tls,
+        workers,
+        pool: Pool::new(&config.ports, config.listen),
+        refusals: Refusals::default(),
+        files: Files::new(file_limit),
+        config: RefCell::new(Rc::new(config)),
+    });
+    executor.spawn(writer.run()).detach();
+    let mappings = stored.len();
+    let registry = Registry::new(shared.clone(), executor.clone(), store, stored);
+    let (stop, stopped) = smol::channel::bounded(1);
+    let host = Rc::new(Daemon { shared: shared.clone(), logging: logging.clone(), stop });
+    let api = Rc::new(Api::new(registry.clone(), host));
+    let server =
+        Rc::new(Server::new(api.clone(), executor.clone(), api.counters(), shared.files.clone()));
+    let control_task = executor.spawn({
+        let (server, listener) = (server.clone(), control.listener.clone());
+        async move { server.serve_unix(listener).await }
+    });
+    let api_task = executor.spawn(serve_api(server, shared.clone()));
+    executor.spawn(housekeeping(logging.clone())).detach();
+    if let Some(interval) = process::watchdog_interval() {
+        executor.spawn(watchdog(shared.clone(), notifier.clone(), interval)).detach();
+    }
+    log::info!(
+        "iofog-connector {} serves {mappings} mappings; the limit of {file_limit} open files \
+         carries about {} sessions",
+        env!("CARGO_PKG_VERSION"),
+        file_limit.saturating_sub(limits::FILES_RESERVED) / 2
+    );
+    notifier.ready("serving");
+    executor
+        .run(async {
+            loop {
+                match next_ask(&mut signals, &stopped).await {
+                    Ask::Stop => break,
+                    Ask::Reload => {
+                        notifier.reloading();
+                        logging.reopen();
+                        reload(options, &shared, logging);
+                        notifier.ready("serving");
+                    }
+                }
+            }
+            notifier.stopping();
+            let patience = shared.config.borrow().drain;
+            log::info!("stopping: sessions have {} ms to finish", patience.as_millis());
+            // The API's port closes at once; the command line may go on asking.
+            api_task.cancel().await;
+            registry.drain(patience).await;
+            control_task.cancel().await;
+        })
+        .await;
+    log::info!("stopped");
+    logging.tick();
+    Ok(())
+}
+
+async fn next_ask(signals: &mut Signals, stopped: &Receiver<()>) -> Ask {
+    let asked = async {
+        let _ = stopped.recv().await;
+        Ask::Stop
+    };
+    smol::future::or(signals.next(), asked).await
+}
+
+/// Puts the settings and certificates in force that the files hold now, as far as that goes
+/// without a restart; with a fault in them, the old ones stay.
+fn reload(options: &Options, shared: &Shared, logging: &Logging) {
+    let (mut new, warnings) = match Config::load(&options.config_dir) {
+        Ok(loaded) => loaded,
+        Err(faults) => {
+            for fault in faults.sentences() {
+                log::error!("{fault}");
+            }
+            return log::error!("the old settings stay in force");
+        }
+    };
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
+    let old = shared.config.borrow().clone();
+    for key in old.needs_restart(&new) {
+        log::warn!("{key} has changed, which a restart alone puts in force");
+    }
+    (new.dev, new.api, new.listen, new.threads) = (old.dev, old.api, old.listen, old.threads);
+    if let Some(tls) = &shared.tls {
+        let ca = new.controller_ca.as_deref();
+        if let Err(error) = tls.reload(&options.config_dir, &new.address, ca) {
+            log::error!("{error}; the old certificates stay in force");
+        }
+    }
+    shared.pool.replace(&new.ports);
+    logging.set_level(new.log_level);
+    shared.config.replace(Rc::new(new));
+    log::info!("settings read again");
+}
+
+/// Answers the API on TCP. An address that is not there yet, or is taken, is tried again: the
+/// pipes serve meanwhile.
+async fn serve_api(server: Rc<Server<Api>>, shared: Rc<Shared>) {
+    let address = shared.config.borrow().api;
+    let [mut pause, longest] = limits::PORT_RETRY;
+    let listener = loop {
+        let opened = ports::open_listener(address).and_then(|listener| listener.try_into());
+        match opened {
+            Ok(listener) => break listener,
+            Err(error) => {
+                log::error!("the API cannot listen on {address}: {error}; it is tried again");
+            }
+        }
+        sleep(pause).await;
+        pause = (2 * pause).min(longest);
+    };
+    let acceptor = shared
+        .tls
+        .clone()
+        .map(|tls| -> Acceptor { Rc::new(move || TlsAcceptor::from(tls.current().api.clone())) });
+    log::info!("the API listens on {address}{}", if acceptor.is_some() { " (TLS)" } else { "" });
+    server.serve_tcp(listener, acceptor).await;
+}
+
+/// What the API asks of the daemon.
+struct Daemon {
+    shared: Rc<Shared>,
+    logging: Logging,
+    stop: Sender<()>,
+}
+
+impl Host for Daemon {
+    fn broker(&self) -> u16 {
+        self.shared.config.borrow().broker
+    }
+
+    fn admits(&self, peer: IpAddr) -> bool {
+        match &self.shared.config.borrow().controllers {
+            None => true,
+            Some(controllers) => controllers.iter().any(|network| network.contains(peer)),
+        }
+    }
+
+    fn log_lost(&self) -> u64 {
+        self.logging.lost()
+    }
+
+    fn stop(&self) {
+        // Full means that it has been asked already.
+        let _ = self.stop.try_send(());
+    }
+}
+
+/// The socket of the command line, removed at the end.
+struct Control<'a> {
+    listener: UnixListener,
+    run: &'a Path,
+}
+
+impl<'a> Control<'a> {
+    /// Makes the socket, for the service's user alone. The run folder's lock is held, so that
+    /// one that is there is left over.
+    fn listen(run: &'a Path) -> std::io::Result<Self> {
+        let path = run.join(control::SOCKET);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+        let listener = UnixListener::bind(&path);
+        rustix::process::umask(umask);
+        Ok(Control { listener: listener?, run })
+    }
+}
+
+impl Drop for Control<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.run.join(control::SOCKET));
+    }
+}
+
+/// Tells the init system that every thread still takes its turn.
+async fn watchdog(shared: Rc<Shared>, notifier: Rc<Notifier>, interval: Duration) {
+    loop {
+        shared.workers.answer().await;
+        notifier.watchdog();
+        sleep(interval).await;
+    }
+}
+
+/// Writes summaries of repeated log lines, and complains of its own lateness.
+async fn housekeeping(logging: Logging) {
+    loop {
+        let due = Instant::now() + limits::HOUSEKEEPING;
+        sleep(limits::HOUSEKEEPING).await;
+        logging.tick();
+        let late = due.elapsed();
+        if late > limits::LATE {
+            log::warn!("the control thread was held up for {} ms", late.as_millis());
+        }
+    }
 }

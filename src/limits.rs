@@ -97,6 +97,12 @@ pub const BACKLOG: i32 = 1024;
 /// Accepting pauses for so long when no file can be opened.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often summaries of repeated log lines are written.
+pub const HOUSEKEEPING: Duration = Duration::from_secs(5);
+
+/// A control thread that is later than this is complained of.
+pub const LATE: Duration = Duration::from_millis(250);
+
 /// How often a stopping daemon looks whether sessions are left.
 pub const DRAIN_CHECK: Duration = Duration::from_millis(10);
 

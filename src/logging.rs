@@ -43,6 +43,7 @@ pub struct Logging(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     lost: AtomicU64,
+    on_stderr: bool,
 }
 
 struct State {
@@ -65,7 +66,9 @@ impl Logging {
     /// opened is tried again at each message; this never fails.
     pub fn new(dir: &Path, syslog: &Path) -> Self {
         let mut sinks = Vec::new();
-        match sink::Stderr::find() {
+        let stderr = sink::Stderr::find();
+        let on_stderr = stderr.is_some();
+        match stderr {
             Some(stderr) if stderr.is_journal() => sinks.push(Counted::new(stderr)),
             Some(stderr) => {
                 sinks.push(Counted::new(sink::Syslog::new(syslog)));
@@ -74,12 +77,17 @@ impl Logging {
             None => sinks.push(Counted::new(sink::Syslog::new(syslog))),
         }
         sinks.push(Counted::new(sink::File::new(&dir.join(FILE))));
-        Self::with(sinks)
+        Self::with(sinks, on_stderr)
     }
 
-    fn with(sinks: Vec<Counted>) -> Self {
+    fn with(sinks: Vec<Counted>, on_stderr: bool) -> Self {
         let state = Mutex::new(State { sinks, last: None });
-        Logging(Arc::new(Shared { state, lost: AtomicU64::new(0) }))
+        Logging(Arc::new(Shared { state, lost: AtomicU64::new(0), on_stderr }))
+    }
+
+    /// Whether messages appear on stderr, so that an error need not be printed there as well.
+    pub fn is_on_stderr(&self) -> bool {
+        self.0.on_stderr
     }
 
     /// Makes this the process's log. Only the first one installed counts; a second is ignored.
@@ -272,7 +280,7 @@ mod tests {
         }
 
         fn logging(&self) -> Logging {
-            Logging::with(vec![Counted::new(sink::File::new(&self.0.join(FILE)))])
+            Logging::with(vec![Counted::new(sink::File::new(&self.0.join(FILE)))], false)
         }
     }
 
@@ -352,7 +360,7 @@ mod tests {
         let folder = Folder::new();
         let place = folder.0.join("place");
         fs::write(&place, "a file where the folder should be").unwrap();
-        let logging = Logging::with(vec![Counted::new(sink::File::new(&place.join(FILE)))]);
+        let logging = Logging::with(vec![Counted::new(sink::File::new(&place.join(FILE)))], false);
         say(&logging, "one", Instant::now());
         say(&logging, "two", Instant::now());
         assert_eq!(logging.lost(), 2);
@@ -368,7 +376,7 @@ mod tests {
     fn syslog_comes_and_goes_without_blocking() {
         let folder = Folder::new();
         let path = folder.0.join("log");
-        let logging = Logging::with(vec![Counted::new(sink::Syslog::new(&path))]);
+        let logging = Logging::with(vec![Counted::new(sink::Syslog::new(&path))], false);
         let mut number = 0;
         let mut say = |count: usize| {
             for _ in 0..count {

@@ -10,7 +10,8 @@ mod socket;
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
-use std::net::{IpAddr, TcpListener};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 
 use rustix::io::Errno;
@@ -21,6 +22,16 @@ use rustix::io::Errno;
 pub struct Pool {
     state: Rc<RefCell<State>>,
     listen: Option<IpAddr>,
+}
+
+/// Opens a listening socket that belongs to no pool, with the same options: the API's. `[::]` is
+/// every interface of both families, or `0.0.0.0` on a machine without IPv6.
+///
+/// # Errors
+/// As `bind(2)`.
+pub fn open_listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let ip = Some(address.ip()).filter(|ip| *ip != IpAddr::from([0u16; 8]));
+    Ok(socket::open(ip, address.port())?)
 }
 
 /// No borrow of this is held across a call out of this module.

@@ -16,7 +16,7 @@ use crate::mapping::{self, AgentPort, Mapping, NewPipe, Passcode, random_id};
 use crate::pipe::{Pipe, Shared};
 use crate::ports::Lease;
 use crate::reactor::sleep;
-use crate::status::{MappingStatus, Status};
+use crate::status::{Counts, MappingStatus, Status};
 use crate::store::{Change, Store, StoreError};
 
 /// Why a change was not made.
@@ -49,6 +49,8 @@ pub struct Registry {
     store: Store,
     running: RefCell<Vec<Running>>,
     direct: RefCell<Vec<Mapping>>,
+    /// What the connections of removed mappings have done.
+    removed: Cell<Counts>,
     store_fault: RefCell<Option<String>>,
     stopping: Cell<bool>,
     started: Instant,
@@ -75,6 +77,7 @@ impl Registry {
             store,
             running: RefCell::default(),
             direct: RefCell::default(),
+            removed: Cell::default(),
             store_fault: RefCell::new(None),
             stopping: Cell::new(false),
             started: Instant::now(),
@@ -159,6 +162,8 @@ impl Registry {
         if let Some(Running { pipe, task }) = removed {
             task.cancel().await;
             pipe.closed().await;
+            let counts = pipe.status().counts.without_gauges();
+            self.removed.set(self.removed.get().plus(counts));
         }
         log::info!("mapping {id} removed");
         Ok(())
@@ -218,6 +223,7 @@ impl Registry {
                 .collect(),
             mappings: self.running.borrow().iter().map(|running| running.pipe.status()).collect(),
             direct: self.direct.borrow().len(),
+            removed: self.removed.get(),
             ..Status::default()
         }
     }
