@@ -60,8 +60,12 @@ pub const OPEN: Duration = Duration::from_secs(10);
 /// silent (section 6).
 pub const LINGER: Duration = Duration::from_secs(1);
 
-/// The same while users wait for a tunnel and the agent has answered the user's last bytes.
-pub const LINGER_WANTED: Duration = Duration::from_millis(20);
+/// The same while users wait for a tunnel and the agent has answered the user's last bytes:
+/// longer than a pause in an answer that is still on its way.
+pub const LINGER_WANTED: Duration = Duration::from_millis(100);
+
+/// How often a lingering session looks whether users wait for a tunnel now.
+pub const LINGER_CHECK: Duration = Duration::from_millis(20);
 
 /// The same while users wait for a tunnel and the agent has not answered yet.
 pub const LINGER_UNANSWERED: Duration = Duration::from_millis(250);

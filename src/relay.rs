@@ -451,7 +451,7 @@ impl Relay {
                 return Ok(Ending::Lingered);
             }
             // Users may come to wait meanwhile.
-            due(now + limits::LINGER_WANTED);
+            due(now + limits::LINGER_CHECK);
         }
         Err(next)
     }
@@ -463,14 +463,16 @@ impl Relay {
 
     /// Whether the agent on leg 0 may have had more to send when its user was gone.
     fn cut_short(&self, ending: Ending) -> bool {
+        let [agent, user] = &self.sides;
         match ending {
-            Ending::Complete | Ending::Failed(_) | Ending::Mute(_) => false,
-            Ending::Broken(side) => side == 1 && self.sides[0].input == Input::Open,
+            Ending::Broken(side) => side == 1 && agent.input == Input::Open,
+            // Cut before it had answered at all, for the sake of other users.
             Ending::Lingered => {
-                now().saturating_duration_since(self.sides[0].spoke_at) < limits::LINGER
+                agent.spoke_at <= user.spoke_at
+                    && now().saturating_duration_since(user.heard_at) < limits::LINGER
             }
             Ending::Silent | Ending::Stalled(_) => true,
-            Ending::Absent(_) => false,
+            Ending::Complete | Ending::Absent(_) | Ending::Failed(_) | Ending::Mute(_) => false,
         }
     }
 }
