@@ -189,6 +189,10 @@ impl Pairing {
             .max();
         let Some(seat) = most.and_then(|(_, number)| queue.remove(&number)) else { return false };
         seat.settle(Verdict::Replaced);
+        // Its place is free at once, so that one newcomer takes one place.
+        if let Some(tunnel) = seat.occupant.take() {
+            tunnel.stream.part();
+        }
         true
     }
 
