@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod conduit;
 pub mod config;
 pub mod control;
 pub mod crowd;

@@ -36,6 +36,17 @@ pub const READ: usize = 64 * 1024;
 /// what a stuck TLS session may have waiting for its slow side, per direction.
 pub const TLS_READ: usize = 32 * 1024;
 
+/// Bytes that pass through a kernel pipe at once, from one plain leg to the other. What the
+/// slow side has not taken stays in the pipe, in the kernel's memory.
+pub const CONDUIT: usize = 256 * 1024;
+
+/// Kernel pipes of one thread, two files each; sessions beyond them copy.
+pub const CONDUITS: usize = 8;
+
+/// Reads of at least [`READ`] bytes make a direction use a kernel pipe; a read through it of less
+/// than this makes it copy again, and is looked at for heartbeats.
+pub const BULK: usize = 4 * 1024;
+
 /// A direction reads on while less than this waits for its slow side, so that a heartbeat
 /// behind a little data is still seen and answered. With [`READ`] and [`TLS_READ`] this bounds
 /// a stuck session: plain (16 + 16) KiB or 64 KiB per direction, TLS (16 + 32) KiB sendable and

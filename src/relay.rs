@@ -10,9 +10,10 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use crate::conduit::Conduit;
 use crate::heartbeat::{BEAT, beats};
 use crate::limits;
 use crate::reactor::{Timer, now};
@@ -179,6 +180,8 @@ struct Side {
     spoke_at: Instant,
     /// Whether the other side's slowness kept it from being read when last looked at.
     paused: bool,
+    /// Whether its bytes come in such an amount that they go through a kernel pipe.
+    bulk: bool,
     /// Heartbeats answered since its queue was last empty, in bytes.
     answers: usize,
     stall_check: Option<Instant>,
@@ -218,6 +221,7 @@ impl Side {
             heard_at: now(),
             spoke_at: now(),
             paused: false,
+            bulk: false,
             answers: 0,
             stall_check: None,
         }
@@ -263,21 +267,91 @@ impl Side {
     fn is_flushed(&self) -> bool {
         self.stream.waiting() == 0
     }
+
+    /// Reads once, and sends on what is not meant for the connector; counts it in `bytes`.
+    fn pump_units(
+        &mut self,
+        context: &Context<'_>,
+        sink: &mut Side,
+        bytes: &mut u64,
+    ) -> Poll<io::Result<Received>> {
+        let Side { stream, voice, token, .. } = self;
+        let tls = stream.is_tls();
+        let mut heartbeats = 0;
+        let received = stream.poll_receive(context, &mut |unit| {
+            let unit = match voice {
+                Voice::Raw => unit,
+                Voice::Version1 { .. } => {
+                    let count = beats(unit, tls);
+                    heartbeats += count;
+                    if count > 0 { &[] } else { unit }
+                }
+                Voice::Version2 => {
+                    let rest = token.take(unit);
+                    if token.opened() {
+                        *voice = Voice::Raw;
+                    }
+                    rest
+                }
+            };
+            if !unit.is_empty() {
+                *bytes += unit.len() as u64;
+                sink.send(unit, *voice);
+            }
+        });
+        self.answer(heartbeats);
+        // Much at once, and nothing in it to look for: the kernel can move the next bytes.
+        self.bulk = !tls
+            && matches!(received, Poll::Ready(Ok(Received::Bytes(limits::READ..))))
+            && self.voice != Voice::Version2;
+        received
+    }
+
+    /// The same through a kernel pipe, for what is too long to be heartbeats.
+    fn pump_bulk(
+        &mut self,
+        context: &Context<'_>,
+        sink: &mut Side,
+        bytes: &mut u64,
+    ) -> Poll<io::Result<Received>> {
+        let Some(mut conduit) = Conduit::take() else {
+            return self.pump_units(context, sink, bytes);
+        };
+        let count = match ready!(self.stream.poll_fill(context, &mut conduit))? {
+            0 => return Poll::Ready(Ok(Received::Ended)),
+            count => count,
+        };
+        if count >= limits::BULK {
+            *bytes += count as u64;
+            if sink.stream.queue_conduit(conduit).is_err() {
+                sink.output = Output::Broken;
+            }
+        } else {
+            self.bulk = false;
+            let unit = conduit.empty()?;
+            let heartbeats = match self.voice {
+                Voice::Version1 { .. } => beats(&unit, false),
+                Voice::Raw | Voice::Version2 => 0,
+            };
+            if heartbeats == 0 {
+                *bytes += count as u64;
+                sink.send(&unit, self.voice);
+            }
+            self.answer(heartbeats);
+        }
+        Poll::Ready(Ok(Received::Bytes(count)))
+    }
 }
 
 impl Relay {
     fn deliver_held(&mut self, from: usize, units: Vec<Box<[u8]>>) {
         let voice = self.sides[from].voice;
         for unit in units {
-            self.count(from, unit.len());
+            let bytes = unit.len() as u64;
+            self.bytes[from] += bytes;
+            self.terms.traffic.bytes[from].fetch_add(bytes, Ordering::Relaxed);
             self.sides[1 - from].send(&unit, voice);
         }
-    }
-
-    fn count(&mut self, from: usize, bytes: usize) {
-        self.bytes[from] += bytes as u64;
-        self.terms.traffic.bytes[from].fetch_add(bytes as u64, Ordering::Relaxed);
-        self.moved_at = now();
     }
 
     /// Moves what can be moved from one side to the other now; gives the bytes read.
@@ -294,40 +368,16 @@ impl Relay {
             source.paused = true;
             return 0;
         }
-        let (mut heartbeats, mut moved) = (0, 0);
-        let tls = source.stream.is_tls();
-        let Side { stream, voice, token, .. } = source;
-        let received = stream.poll_receive(context, &mut |unit| match voice {
-            Voice::Raw => {
-                moved += unit.len();
-                sink.send(unit, Voice::Raw);
-            }
-            Voice::Version1 { .. } => match beats(unit, tls) {
-                0 => {
-                    moved += unit.len();
-                    sink.send(unit, *voice);
-                }
-                count => heartbeats += count,
-            },
-            Voice::Version2 => {
-                let rest = token.take(unit);
-                if token.opened() {
-                    *voice = Voice::Raw;
-                    if !rest.is_empty() {
-                        moved += rest.len();
-                        sink.send(rest, Voice::Raw);
-                    }
-                }
-            }
-        });
+        let before = self.bytes[from];
+        let received = if source.bulk && sink.is_flushed() {
+            source.pump_bulk(context, sink, &mut self.bytes[from])
+        } else {
+            source.pump_units(context, sink, &mut self.bytes[from])
+        };
         let read = match received {
             Poll::Pending => return 0,
-            Poll::Ready(Ok(Received::Bytes(count))) => {
-                source.heard_at = now();
-                count.max(1)
-            }
+            Poll::Ready(Ok(Received::Bytes(count))) => count.max(1),
             Poll::Ready(Ok(Received::Ended)) => {
-                source.heard_at = now();
                 source.input = Input::Ended;
                 0
             }
@@ -337,14 +387,15 @@ impl Relay {
                 0
             }
         };
-        if moved > 0 {
-            source.spoke_at = now();
-        }
-        source.answer(heartbeats);
+        let now = now();
+        source.heard_at = now;
         source.poll_flush(context);
         sink.poll_flush(context);
+        let moved = self.bytes[from] - before;
         if moved > 0 {
-            self.count(from, moved);
+            source.spoke_at = now;
+            self.moved_at = now;
+            self.terms.traffic.bytes[from].fetch_add(moved, Ordering::Relaxed);
         }
         read
     }

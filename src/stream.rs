@@ -8,12 +8,13 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, BufRead, IoSlice, Write};
 use std::net::{Shutdown, TcpStream};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use futures_rustls::TlsAcceptor;
 use futures_rustls::rustls::Connection;
 
+use crate::conduit::Conduit;
 use crate::limits;
 use crate::reactor::{Io, now};
 use crate::unacknowledged;
@@ -42,6 +43,8 @@ struct State {
     /// while the peer keeps up.
     rest: Vec<u8>,
     sent: usize,
+    /// Plain bytes that go before `rest`, in a kernel pipe.
+    conduit: Option<Conduit>,
     /// Bytes queued since the last time everything was with the kernel.
     queued: usize,
     /// When the first bytes were queued of which it is not known that the peer has them.
@@ -171,6 +174,51 @@ impl Stream {
         })
     }
 
+    /// Reads through a kernel pipe; 0 is the end of the stream. Plain connections only.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub fn poll_fill(
+        &mut self,
+        context: &Context<'_>,
+        conduit: &mut Conduit,
+    ) -> Poll<io::Result<usize>> {
+        self.socket.poll_read_with(context, |socket| conduit.fill(socket))
+    }
+
+    /// Takes what `conduit` holds for the peer. Plain connections only, when nothing waits.
+    ///
+    /// # Errors
+    /// What the socket says: nothing can be sent any more.
+    pub fn queue_conduit(&mut self, conduit: Conduit) -> io::Result<()> {
+        self.state.waiting_since.get_or_insert_with(now);
+        self.state.queued += conduit.holds();
+        self.state.conduit = Some(conduit);
+        match self.poll_drain(&Context::from_waker(Waker::noop())) {
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Ready(Ok(())) => self.state.queued = 0,
+            Poll::Pending => {
+                // A small rest is kept by itself, so that reading can go on.
+                if let Some(conduit) = self.state.conduit.take_if(|c| c.holds() < limits::BULK) {
+                    self.state.rest = conduit.empty()?;
+                    self.state.queued = self.state.rest.len();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_drain(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(conduit) = &mut self.state.conduit {
+            if conduit.holds() == 0 {
+                self.state.conduit = None;
+                break;
+            }
+            ready!(self.socket.poll_write_with(context, |socket| conduit.drain(socket)))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Whether the peer has sent something (`true`) or ended without (`false`); nothing is taken.
     ///
     /// # Errors
@@ -213,7 +261,8 @@ impl Stream {
             state.queued += unit.len();
             return tls.connection.writer().write_all(unit);
         }
-        let taken = if state.rest.is_empty() { self.socket.try_send(unit)? } else { 0 };
+        let free = state.rest.is_empty() && state.conduit.is_none();
+        let taken = if free { self.socket.try_send(unit)? } else { 0 };
         if taken < unit.len() {
             state.rest.extend_from_slice(&unit[taken..]);
             state.queued += unit.len() - taken;
@@ -231,6 +280,7 @@ impl Stream {
     /// # Errors
     /// What the socket says: nothing can be sent any more.
     pub fn poll_flush(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(context))?;
         let State { tls, rest, sent, queued, .. } = &mut self.state;
         if let Some(tls) = tls {
             while tls.connection.wants_write() {
@@ -278,7 +328,7 @@ impl Stream {
     /// what is queued, close_notify, and FIN rather than a reset where the peer was still
     /// sending.
     pub fn part(mut self) {
-        let context = Context::from_waker(std::task::Waker::noop());
+        let context = Context::from_waker(Waker::noop());
         let _ = self.poll_finish(&context);
         // Unread bytes turn a close into a reset, which destroys what the peer has not read yet.
         for _ in 0..4 {
@@ -342,6 +392,7 @@ impl State {
             tls,
             rest: Vec::new(),
             sent: 0,
+            conduit: None,
             queued: 0,
             waiting_since: None,
             acknowledged: 0,
