@@ -3,13 +3,14 @@
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use pico_args::Arguments;
 
+use crate::agent::options as tunnel;
 use crate::config::nearest;
-use crate::{daemon, logging};
+use crate::{agent, daemon, logging};
 
 mod check;
 mod service;
@@ -29,6 +30,8 @@ Commands:
   stop       Stop the running connector and wait until it has ended.
   status     Show the mappings and what their connections do; --json for scripts.
   check      Validate settings, certificates and configs.json without starting.
+  tunnel     Be the agent's side of a pipe: make a service here reachable through a
+             connector elsewhere. `tunnel --help` shows its options.
   version    Show version and licence. Also -v, --version.
   help       Show this page. Also -h, -?, --help.
 
@@ -47,8 +50,32 @@ Exit codes:
   4  status, stop: it runs, but may not or cannot be asked
 ";
 
+/// The page that explains `tunnel`.
+pub const TUNNEL_HELP: &str = "\
+Usage: iofog-connector tunnel --connector HOST:PORT --passcode-file FILE
+                              (--target HOST:PORT | --listen IP:PORT) [OPTIONS]
+
+The agent's side of a pipe. With --target it keeps tunnels to the connector open and
+carries each user's connection to a service; with --listen it takes connections on this
+machine and carries each into a private pipe, to the service at its other side.
+
+  --connector HOST:PORT    The connector and the mapping's port for this side
+  --passcode-file FILE     Holds the passcode; or set IOFOG_PASSCODE in the environment
+  --target HOST:PORT       The service, for example localhost:22
+  --listen IP:PORT         Where to take connections, for example 127.0.0.1:8022
+  --ca FILE                Trust this CA, or exactly this certificate (PEM)  [the system's]
+  --plain                  No TLS, for `dev` connectors
+  --connections N          Idle tunnels kept ready for users                 [8]
+  --heartbeat MS           Time between heartbeats of an idle tunnel         [20000]
+  --proxy-protocol         Send the service the user's address first (PROXY protocol 2)
+  --drain MS               After SIGTERM, time for sessions to finish        [5000]
+  --from FILE              Read options from this file: `name=value`, one a line, named as
+                           above, without dashes; also `passcode=`, unless others can
+                           read it. What the command line says counts more.
+";
+
 /// Commands and options, for the nearest one to a mistyped word.
-const COMMANDS: &[&str] = &["start", "stop", "status", "check", "version", "help"];
+const COMMANDS: &[&str] = &["start", "stop", "status", "check", "tunnel", "version", "help"];
 const OPTIONS: &[&str] = &["config", "run", "log", "syslog", "json", "help", "version"];
 
 /// The command line or the settings have a fault.
@@ -78,12 +105,14 @@ impl Default for Options {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Command {
     Start,
     Stop,
     Status { json: bool },
     Check,
+    Tunnel(tunnel::Given),
+    TunnelHelp,
     Version,
     Help,
 }
@@ -105,6 +134,8 @@ fn run(command: Command, options: &Options) -> ExitCode {
         Command::Stop => service::stop(options),
         Command::Status { json } => service::status(&options.run_dir, json),
         Command::Check => check::check(&options.config_dir),
+        Command::Tunnel(given) => agent::run(given),
+        Command::TunnelHelp => print(TUNNEL_HELP),
         Command::Version => print(&format!("{VERSION}\nLicence: {}\n", env!("CARGO_PKG_LICENSE"))),
         Command::Help => print(HELP),
     }
@@ -114,7 +145,11 @@ fn run(command: Command, options: &Options) -> ExitCode {
 fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), String> {
     let mut arguments = Arguments::from_vec(arguments);
     if arguments.contains(["-h", "--help"]) || arguments.contains("-?") {
-        return Ok((Command::Help, Options::default()));
+        let topic = match arguments.subcommand() {
+            Ok(Some(name)) if name == "tunnel" => Command::TunnelHelp,
+            _ => Command::Help,
+        };
+        return Ok((topic, Options::default()));
     }
     if arguments.contains(["-v", "--version"]) {
         return Ok((Command::Version, Options::default()));
@@ -126,21 +161,22 @@ fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), String> {
         ("--log", &mut options.log_dir),
         ("--syslog", &mut options.syslog),
     ] {
-        if let Some(value) = value(&mut arguments, name)? {
-            *path = value;
+        if let Some(value) = value(&mut arguments, name, "a path")? {
+            *path = value.into();
         }
     }
     let json = arguments.contains("--json");
     let command = match arguments.subcommand() {
+        Ok(Some(name)) if name == "tunnel" => return parse_tunnel(arguments),
         Ok(Some(name)) => command(&name, json)?,
         // What is in its place is an option that nobody knows, or nothing.
         Ok(None) => {
             let missing = || format!("no command given; one of {}", COMMANDS.join(", "));
-            return Err(unknown(arguments).unwrap_or_else(missing));
+            return Err(unknown(arguments, OPTIONS).unwrap_or_else(missing));
         }
         Err(_) => return Err("the command is not UTF-8 text".into()),
     };
-    match unknown(arguments) {
+    match unknown(arguments, OPTIONS) {
         Some(fault) => Err(fault),
         None if json && command != (Command::Status { json }) => {
             Err("--json is an option of `status` only".into())
@@ -167,28 +203,53 @@ fn command(name: &str, json: bool) -> Result<Command, String> {
     })
 }
 
-/// The path given as `--name PATH` or `--name=PATH`.
-fn value(arguments: &mut Arguments, name: &'static str) -> Result<Option<PathBuf>, String> {
-    let path = |text: &std::ffi::OsStr| Ok::<_, String>(PathBuf::from(text));
-    let value = match arguments.opt_value_from_os_str(name, path) {
-        Ok(None) => arguments.opt_value_from_str(name),
-        value => value,
-    };
-    match value {
-        Ok(Some(path)) if path.as_os_str().is_empty() || starts_with_dash(&path) => {
-            Err(format!("{name} needs a path after it, not {:?}", path.display().to_string()))
+/// Reads the options of `tunnel`; what they mean is its own business.
+fn parse_tunnel(mut arguments: Arguments) -> Result<(Command, Options), String> {
+    let mut given = tunnel::Given::new();
+    for (name, dashed) in tunnel::VALUES {
+        if let Some(value) = value(&mut arguments, dashed, "a value")? {
+            given.insert(name, value);
         }
-        Ok(value) => Ok(value),
-        Err(_) => Err(format!("{name} needs a path after it")),
+    }
+    for (name, dashed) in tunnel::FLAGS {
+        if arguments.contains(*dashed) {
+            given.insert(name, "true".into());
+        }
+    }
+    if arguments.contains("--passcode") {
+        return Err("--passcode would show the passcode to everybody on this machine (`ps`); use \
+                    --passcode-file FILE"
+            .into());
+    }
+    let known: Vec<_> = [tunnel::VALUES, tunnel::FLAGS].concat().iter().map(|o| o.0).collect();
+    match unknown(arguments, &known) {
+        Some(fault) => Err(fault),
+        None => Ok((Command::Tunnel(given), Options::default())),
     }
 }
 
-fn starts_with_dash(path: &Path) -> bool {
-    path.as_os_str().as_encoded_bytes().starts_with(b"-")
+/// What is given as `--name VALUE` or `--name=VALUE`; `what` says what is expected.
+fn value(
+    arguments: &mut Arguments,
+    name: &'static str,
+    what: &str,
+) -> Result<Option<OsString>, String> {
+    let text = |text: &std::ffi::OsStr| Ok::<_, String>(text.to_owned());
+    let value = match arguments.opt_value_from_os_str(name, text) {
+        Ok(None) => arguments.opt_value_from_str::<_, String>(name).map(|v| v.map(OsString::from)),
+        value => value,
+    };
+    match value {
+        Ok(Some(value)) if value.is_empty() || value.as_encoded_bytes().starts_with(b"-") => {
+            Err(format!("{name} needs {what} after it, not {:?}", value.to_string_lossy()))
+        }
+        Ok(value) => Ok(value),
+        Err(_) => Err(format!("{name} needs {what} after it")),
+    }
 }
 
 /// What is wrong with the first argument that nothing has asked for.
-fn unknown(arguments: Arguments) -> Option<String> {
+fn unknown(arguments: Arguments, options: &[&'static str]) -> Option<String> {
     let rest = arguments.finish();
     let first = rest.first()?.to_string_lossy();
     let name = first.split('=').next().unwrap_or_default();
@@ -196,7 +257,7 @@ fn unknown(arguments: Arguments) -> Option<String> {
         let kind = if first.starts_with('-') { "option" } else { "argument" };
         return Some(format!("unknown {kind} {first:?}"));
     };
-    Some(match nearest(word, OPTIONS) {
+    Some(match nearest(word, options) {
         Some(near) if near == word => format!("option {name} is given twice"),
         Some(near) => format!("unknown option {name:?}: did you mean --{near}?"),
         None => format!("unknown option {name:?}"),
@@ -283,6 +344,33 @@ mod tests {
             let error = parsed(line).unwrap_err();
             assert!(error.starts_with(fault), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn a_tunnel_has_options_of_its_own() {
+        let given = |line: &str| match parsed(line) {
+            Ok((Command::Tunnel(given), _)) => Ok(given),
+            Ok(other) => panic!("{line}: {other:?}"),
+            Err(fault) => Err(fault),
+        };
+        let options = given("tunnel --connector c:1 --plain --target=t:2").unwrap();
+        let expected = [("connector", "c:1"), ("plain", "true"), ("target", "t:2")];
+        assert_eq!(options, expected.map(|(name, value)| (name, value.into())).into());
+        for (line, fault) in [
+            ("tunnel --passcode x", "--passcode would show the passcode"),
+            ("tunnel --conector c:1", "unknown option \"--conector\": did you mean --connector?"),
+            ("tunnel --ca", "--ca needs a value after it"),
+            ("tunnel --target --plain", "--target needs a value after it, not \"--plain\""),
+            ("tunnel secret", "unknown argument \"secret\""),
+        ] {
+            let error = given(line).unwrap_err();
+            assert!(error.starts_with(fault), "{line}: {error}");
+        }
+        assert_eq!(parsed("tunnel --help"), Ok((Command::TunnelHelp, Options::default())));
+        let options = [tunnel::VALUES, tunnel::FLAGS].concat();
+        assert!(options.iter().all(|(_, dashed)| TUNNEL_HELP.contains(dashed)));
+        assert!(TUNNEL_HELP.lines().all(|line| line.chars().count() <= 90));
+        assert!(TUNNEL_HELP.lines().count() <= 24);
     }
 
     #[test]

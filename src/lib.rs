@@ -1,5 +1,6 @@
 //! The Eclipse ioFog Connector: lets people reach the machines behind their gateways.
 
+pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod conduit;
@@ -7,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod crowd;
 pub mod daemon;
+pub mod dial;
 pub mod direct;
 pub mod heartbeat;
 pub mod http;

@@ -67,6 +67,37 @@ pub const TURN: usize = 64 * 1024;
 /// A version 2 tunnel that answers a pairing with neither `OPEN` nor `FAIL` by then is closed.
 pub const OPEN: Duration = Duration::from_secs(10);
 
+/// The agent's side: how long connecting to the connector or the target may take. An answer to
+/// a pairing is then in time for [`OPEN`].
+pub const DIAL: Duration = Duration::from_secs(8);
+
+/// The agent's side: how long the connector may take to answer a passcode. It holds a refusal
+/// for [`REFUSAL_HOLD`] after it has waited [`PLACE_WAIT`] for a place.
+pub const AUTHORIZED: Duration = Duration::from_secs(10);
+
+/// The agent's side: the first and the longest time between tries to reach the connector.
+pub const REDIAL: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(30)];
+
+/// The agent's side: time between tries with a passcode that was never accepted, and between
+/// tries to have more tunnels than the mapping allows.
+pub const REFUSED_AGAIN: Duration = Duration::from_secs(30);
+
+/// The agent's side: a tunnel that was idle for so long was a good one, and what ended it is a
+/// new failure, not the last one again.
+pub const PROVEN: Duration = Duration::from_secs(5);
+
+/// The agent's side: longest PROXY header taken; the connector's have at most 52 bytes.
+pub const PROXY_HEADER: usize = 4 * 1024;
+
+/// The agent's side: how long a local connection waits for the pipe's other side.
+pub const LOCAL_WAIT: Duration = Duration::from_secs(15);
+
+/// The agent's side: local connections that wait for the pipe's other side at one time.
+pub const LOCALS_WAITING: usize = 128;
+
+/// The agent's side: silence after one direction of a session has ended that ends it.
+pub const AGENT_FIN_WAIT: Duration = Duration::from_secs(60);
+
 /// How long a version 1 session goes on after its user has ended and its agent has fallen
 /// silent (section 6).
 pub const LINGER: Duration = Duration::from_secs(1);

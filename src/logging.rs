@@ -80,6 +80,12 @@ impl Logging {
         Self::with(sinks, on_stderr)
     }
 
+    /// Opens stderr alone, wherever it leads, with levels for the journal: for a program that a
+    /// person or a unit of its own runs beside the daemon.
+    pub fn on_stderr() -> Self {
+        Self::with(vec![Counted::new(sink::Stderr::any())], true)
+    }
+
     fn with(sinks: Vec<Counted>, on_stderr: bool) -> Self {
         let state = Mutex::new(State { sinks, last: None });
         Logging(Arc::new(Shared { state, lost: AtomicU64::new(0), on_stderr }))

@@ -5,8 +5,6 @@
 //! last to be handed out again: an agent or user of the old mapping that still knows it meets
 //! nobody else's.
 
-mod socket;
-
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
@@ -15,6 +13,10 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 
 use rustix::io::Errno;
+
+pub(crate) use socket::set_up;
+
+mod socket;
 
 /// The ports that mappings may use. Lives on the control thread; cheap to clone, every clone is
 /// the same pool.

@@ -432,7 +432,11 @@ impl Relay {
     /// The ending, if it has come; else when to look again.
     fn ending(&mut self) -> Result<Ending, Option<Instant>> {
         for (side, other) in [(0, 1), (1, 0)] {
-            if self.sides[side].token.failed {
+            // One that ends without an answer has failed, too.
+            let unanswered = self.sides[side].voice == Voice::Version2;
+            if self.sides[side].token.failed
+                || (unanswered && self.sides[side].input != Input::Open)
+            {
                 return Ok(Ending::Failed(side));
             }
             // A peer that broke leaves nothing to wait for but the delivery of its last bytes.

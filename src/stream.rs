@@ -11,8 +11,9 @@ use std::net::{Shutdown, TcpStream};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
-use futures_rustls::TlsAcceptor;
+use futures_rustls::pki_types::ServerName;
 use futures_rustls::rustls::Connection;
+use futures_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::conduit::Conduit;
 use crate::limits;
@@ -96,6 +97,20 @@ impl Stream {
         let stream = acceptor.accept(Io::new(socket)?).await?;
         let (socket, connection) = stream.into_inner();
         Ok(Stream::tls(socket, Connection::Server(connection)))
+    }
+
+    /// Shakes hands as the client, with the server of this name. The caller sets the deadline.
+    ///
+    /// # Errors
+    /// What rustls or the socket says.
+    pub async fn connect(
+        socket: TcpStream,
+        connector: &TlsConnector,
+        name: ServerName<'static>,
+    ) -> io::Result<Self> {
+        let stream = connector.connect(name, Io::new(socket)?).await?;
+        let (socket, connection) = stream.into_inner();
+        Ok(Stream::tls(socket, Connection::Client(connection)))
     }
 
     /// A TLS connection whose handshake is done.

@@ -25,6 +25,9 @@ use futures_rustls::rustls::{
 
 use crate::logging::Utc;
 
+pub use client::{client_config, explain_connector};
+
+mod client;
 mod der;
 mod make;
 

@@ -1,6 +1,7 @@
 //! The listening socket of a pipe's port.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
@@ -32,13 +33,19 @@ fn open_at(address: IpAddr, port: u16) -> Result<TcpListener, Errno> {
     // A restart must not wait for the old connections' TIME_WAIT.
     sockopt::set_socket_reuseaddr(&socket, true)?;
     // Accepted sockets inherit these, which saves five system calls per connection.
-    sockopt::set_tcp_nodelay(&socket, true)?;
-    sockopt::set_socket_keepalive(&socket, true)?;
-    sockopt::set_tcp_keepidle(&socket, limits::KEEPALIVE_IDLE)?;
-    sockopt::set_tcp_keepintvl(&socket, limits::KEEPALIVE_INTERVAL)?;
-    sockopt::set_tcp_keepcnt(&socket, limits::KEEPALIVE_TRIES)?;
+    set_up(&socket)?;
     bind(&socket, &SocketAddr::new(address, port))?;
     // Two sockets with SO_REUSEADDR can both bind; here the second one gets EADDRINUSE.
     listen(&socket, limits::BACKLOG)?;
     Ok(socket.into())
+}
+
+/// What every leg has: TCP_NODELAY and keepalive (protocol page, section 6).
+pub(crate) fn set_up(socket: impl AsFd) -> Result<(), Errno> {
+    let socket = socket.as_fd();
+    sockopt::set_tcp_nodelay(socket, true)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, limits::KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(socket, limits::KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(socket, limits::KEEPALIVE_TRIES)
 }

@@ -1,0 +1,141 @@
+//! `iofog-connector tunnel`: the agent's side of a pipe (protocol page, section 5), for people
+//! without ioFog's own agent.
+//!
+//! One thread does everything. [`connector`] knows how the connector is and when it may be asked
+//! for a tunnel; [`tunnel`] is one such tunnel until its session; [`serve`] carries sessions to a
+//! service, [`listen`] carries local connections into a private pipe. Relay, TLS, log and process
+//! are the daemon's.
+
+use std::io;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use log::Log;
+use smol::LocalExecutor;
+use smol::future::or;
+
+use crate::limits;
+use crate::logging::Logging;
+use crate::process::{self, Ask, Notifier, Signals};
+use crate::reactor::{self, sleep, until};
+use connector::Connector;
+use listen::Listening;
+use options::{Options, Work};
+use serve::Serving;
+
+mod connector;
+mod listen;
+pub mod options;
+mod serve;
+mod tunnel;
+
+/// The exit status of a start that the options forbid.
+const FAULTY: u8 = 2;
+
+/// Runs in the foreground until SIGTERM or SIGINT.
+pub fn run(given: options::Given) -> ExitCode {
+    process::prepare();
+    let started = Options::new(given, std::env::var_os(options::PASSCODE)).and_then(|options| {
+        let connector = Connector::new(&options)?;
+        Ok((options, connector))
+    });
+    let (options, connector) = match started {
+        Ok(started) => started,
+        Err(fault) => {
+            eprintln!("iofog-connector tunnel: {fault}");
+            return FAULTY.into();
+        }
+    };
+    let logging = Logging::on_stderr();
+    logging.install(log::LevelFilter::Info);
+    process::abort_on_panic(&logging);
+    for warning in &options.warnings {
+        log::warn!("{warning}");
+    }
+    match reactor::block_on(live(&options, &connector, &logging)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) | Err(error) => {
+            log::error!("the tunnel cannot go on: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Serves or listens until asked to stop, then lets sessions finish.
+async fn live(options: &Options, connector: &Connector, logging: &Logging) -> io::Result<()> {
+    let mut signals = Signals::new()?;
+    let job = match &options.work {
+        Work::Serve { target, connections, proxy_protocol } => {
+            let serving = Serving::new(connector, target.clone(), *connections, *proxy_protocol);
+            log::info!("serving {target} through {}", connector.address);
+            Job::Serving(serving)
+        }
+        Work::Listen(address) => {
+            let listening = Listening::new(connector, *address)?;
+            log::info!("listening on {address} for {}", connector.address);
+            Job::Listening(listening)
+        }
+    };
+    let tasks = LocalExecutor::new();
+    let (stop, stopped) = smol::channel::bounded(1);
+    tasks.spawn(upkeep(logging)).detach();
+    if let Some(interval) = process::watchdog_interval() {
+        tasks.spawn(watchdog(connector.notifier(), interval)).detach();
+    }
+    connector.notifier().ready("connecting");
+    tasks
+        .run(async {
+            let working = async {
+                match &job {
+                    Job::Serving(serving) => serving.run(&tasks, stopped.clone()).await,
+                    Job::Listening(listening) => listening.run(&tasks, stopped.clone()).await,
+                }
+            };
+            or(working, asked_to_stop(&mut signals)).await;
+            stop.close();
+            connector.notifier().stopping();
+            let patience = options.drain.as_millis();
+            log::info!("stopping: {} sessions have {patience} ms to finish", connector.sessions());
+            let finished = async {
+                while connector.sessions() > 0 {
+                    let changed = connector.changed.listen();
+                    if connector.sessions() > 0 {
+                        changed.await;
+                    }
+                }
+            };
+            // Who asks twice does not want to wait.
+            let drained = until(Instant::now() + options.drain, finished);
+            or(async { drained.await.unwrap_or_default() }, asked_to_stop(&mut signals)).await;
+        })
+        .await;
+    logging.flush();
+    Ok(())
+}
+
+/// What this process is there for.
+enum Job<'a> {
+    Serving(Serving<'a>),
+    Listening(Listening<'a>),
+}
+
+/// Returns at SIGTERM or SIGINT. There is nothing that SIGHUP could read again.
+async fn asked_to_stop(signals: &mut Signals) {
+    while signals.next().await != Ask::Stop {}
+}
+
+/// Tells the init system that this thread still takes its turn.
+async fn watchdog(notifier: &Notifier, interval: Duration) {
+    loop {
+        notifier.watchdog();
+        sleep(interval).await;
+    }
+}
+
+/// Writes summaries of repeated log lines.
+async fn upkeep(logging: &Logging) {
+    loop {
+        sleep(limits::HOUSEKEEPING).await;
+        logging.tick();
+    }
+}

@@ -1,0 +1,391 @@
+//! The options of `tunnel`, from the command line and from a file.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::nearest;
+use crate::dial::Address;
+use crate::mapping::Passcode;
+
+/// Options that have a value: in a file, and on the command line.
+pub const VALUES: &[(&str, &str)] = &[
+    ("connector", "--connector"),
+    ("passcode-file", "--passcode-file"),
+    ("target", "--target"),
+    ("listen", "--listen"),
+    ("ca", "--ca"),
+    ("connections", "--connections"),
+    ("heartbeat", "--heartbeat"),
+    ("drain", "--drain"),
+    ("from", "--from"),
+];
+
+/// Options that have none.
+pub const FLAGS: &[(&str, &str)] = &[("plain", "--plain"), ("proxy-protocol", "--proxy-protocol")];
+
+/// The environment variable that may hold the passcode.
+pub const PASSCODE: &str = "IOFOG_PASSCODE";
+
+/// The key of the passcode in an options file; no option of the command line, which `ps` shows.
+const PASSCODE_KEY: &str = "passcode";
+
+/// Bytes read of an options or passcode file at most.
+const FILE: u64 = 64 * 1024;
+
+/// Longest passcode in bytes; the connector's own have 36.
+const LONGEST_PASSCODE: usize = 1024;
+
+/// What is given for each option, on the command line or in a file.
+pub type Given = BTreeMap<&'static str, OsString>;
+
+/// What a `tunnel` is to do.
+#[derive(Debug)]
+pub struct Options {
+    /// Where the connector takes this side's tunnels.
+    pub connector: Address,
+    /// This side's passcode.
+    pub passcode: Passcode,
+    /// What sessions are joined with.
+    pub work: Work,
+    /// Authorities or certificates that are trusted; the system's authorities when `None`.
+    pub ca: Option<PathBuf>,
+    /// No TLS.
+    pub plain: bool,
+    /// Time between heartbeats of an idle tunnel.
+    pub heartbeat: Duration,
+    /// How long sessions may go on after SIGTERM.
+    pub drain: Duration,
+    /// What the operator should know of the options, none of it a fault.
+    pub warnings: Vec<String>,
+}
+
+/// What sessions are joined with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Each session is carried to a service.
+    Serve {
+        /// The service.
+        target: Address,
+        /// Idle tunnels kept ready.
+        connections: usize,
+        /// Whether the service is sent the PROXY header first.
+        proxy_protocol: bool,
+    },
+    /// Each local connection is carried into the pipe.
+    Listen(SocketAddr),
+}
+
+impl Options {
+    /// Puts together what the command line, the options file it names and the environment say;
+    /// `environment` is the value of [`PASSCODE`].
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn new(given: Given, environment: Option<OsString>) -> Result<Self, String> {
+        let mut given = given;
+        let mut in_file = None;
+        if let Some(path) = given.remove("from").map(PathBuf::from) {
+            let (from_file, passcode) = read_options(&path)?;
+            in_file = passcode;
+            for (name, value) in from_file {
+                given.entry(name).or_insert(value);
+            }
+        }
+        let mut warnings = Vec::new();
+        let plain = flag(&given, "plain")?;
+        let ca = given.get("ca").map(PathBuf::from);
+        if plain && ca.is_some() {
+            return Err("--plain and --ca exclude each other: without TLS there is no \
+                        certificate to check"
+                .into());
+        }
+        let connector = given.get("connector").ok_or(
+            "--connector HOST:PORT is missing: the connector and the port that takes this side's \
+             tunnels",
+        )?;
+        Ok(Options {
+            connector: address("connector", connector)?,
+            work: work(&given)?,
+            ca,
+            plain,
+            heartbeat: Duration::from_millis(number(&given, "heartbeat", 20_000, 100..=3_600_000)?),
+            drain: Duration::from_millis(number(&given, "drain", 5000, 0..=86_400_000)?),
+            passcode: passcode(&given, in_file, environment, &mut warnings)?,
+            warnings,
+        })
+    }
+}
+
+fn work(given: &Given) -> Result<Work, String> {
+    let proxy_protocol = flag(given, "proxy-protocol")?;
+    match (given.get("target"), given.get("listen")) {
+        (Some(target), None) => Ok(Work::Serve {
+            target: address("target", target)?,
+            connections: number(given, "connections", 8, 1..=65_535)? as usize,
+            proxy_protocol,
+        }),
+        (None, Some(listen)) => {
+            if proxy_protocol || given.contains_key("connections") {
+                return Err("--connections and --proxy-protocol belong to --target; with \
+                            --listen a tunnel is opened for each local connection"
+                    .into());
+            }
+            let text = listen.to_string_lossy();
+            let address = text.parse().map_err(|_| {
+                format!("--listen: {text:?} is no IP:PORT, as 127.0.0.1:8022 or [::1]:8022")
+            })?;
+            Ok(Work::Listen(address))
+        }
+        (Some(_), Some(_)) => {
+            Err("--target and --listen exclude each other; run one `tunnel` for each".into())
+        }
+        (None, None) => Err("--target HOST:PORT (the service that users are to reach) or \
+                             --listen IP:PORT (a way into a private pipe) is missing"
+            .into()),
+    }
+}
+
+fn address(name: &str, value: &OsStr) -> Result<Address, String> {
+    value.to_string_lossy().parse().map_err(|fault| format!("--{name}: {fault}"))
+}
+
+fn number(
+    given: &Given,
+    name: &str,
+    default: u64,
+    allowed: std::ops::RangeInclusive<u64>,
+) -> Result<u64, String> {
+    let Some(value) = given.get(name) else { return Ok(default) };
+    let value = value.to_string_lossy();
+    value.parse().ok().filter(|number| allowed.contains(number)).ok_or_else(|| {
+        let (least, most) = allowed.into_inner();
+        format!("--{name}: {value:?} is no number from {least} to {most}")
+    })
+}
+
+/// A flag of the command line has the value `true`, one in a file what stands there.
+fn flag(given: &Given, name: &str) -> Result<bool, String> {
+    match given.get(name).map(|value| value.as_bytes()) {
+        None | Some(b"false") => Ok(false),
+        Some(b"true" | b"") => Ok(true),
+        Some(_) => Err(format!("{name}: true or false is expected")),
+    }
+}
+
+fn passcode(
+    given: &Given,
+    in_file: Option<Passcode>,
+    environment: Option<OsString>,
+    warnings: &mut Vec<String>,
+) -> Result<Passcode, String> {
+    if let Some(path) = given.get("passcode-file").map(Path::new) {
+        let (text, mode) = read(path)?;
+        if mode & 0o004 != 0 {
+            let path = path.display();
+            warnings.push(format!(
+                "{path}: everybody on this machine can read the passcode (chmod 600 {path})"
+            ));
+        }
+        return proper(&text, &path.display().to_string());
+    }
+    if let Some(passcode) = in_file {
+        return Ok(passcode);
+    }
+    match environment {
+        Some(text) => proper(&text.to_string_lossy(), PASSCODE),
+        None => Err(format!(
+            "the passcode is missing: name the file that holds it with --passcode-file, or set \
+             {PASSCODE} in the environment"
+        )),
+    }
+}
+
+/// The passcode in `text`, without the line's end; `place` names where it stands.
+fn proper(text: &str, place: &str) -> Result<Passcode, String> {
+    let secret = text.trim_end_matches(['\r', '\n']);
+    if secret.contains('\n') {
+        return Err(format!("{place}: more than one line; the passcode alone is expected"));
+    }
+    if secret.len() > LONGEST_PASSCODE {
+        return Err(format!("{place}: longer than {LONGEST_PASSCODE} bytes, so no passcode"));
+    }
+    Passcode::new(secret).ok_or_else(|| format!("{place}: the passcode is empty"))
+}
+
+/// One option a line, `name=value`, a flag also without a value; empty lines and those that begin
+/// with `#` are passed over. Of a name given twice the last counts.
+fn read_options(path: &Path) -> Result<(Given, Option<Passcode>), String> {
+    let (text, mode) = read(path)?;
+    let mut given = Given::new();
+    let mut passcode = None;
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let place = format!("{}: line {number}", path.display());
+        let (name, value) = match line.split_once('=') {
+            Some((name, value)) => (name.trim(), value.trim()),
+            None => (line, ""),
+        };
+        if name == PASSCODE_KEY {
+            if mode & 0o004 != 0 {
+                let path = path.display();
+                return Err(format!(
+                    "{place}: everybody on this machine can read the passcode; run `chmod 640 \
+                     {path}`, or move it to a file of its own and name that with passcode-file="
+                ));
+            }
+            passcode = Some(proper(value, &place)?);
+            continue;
+        }
+        let mut all = VALUES.iter().chain(FLAGS).map(|option| option.0).filter(|n| *n != "from");
+        let Some(known) = all.clone().find(|known| *known == name) else {
+            let hint = match nearest(name, &all.by_ref().collect::<Vec<_>>()) {
+                Some(near) => format!("did you mean {near}?"),
+                None => "the options are those of the command line, without dashes".into(),
+            };
+            return Err(format!("{place}: unknown option {name:?}: {hint}"));
+        };
+        if value.is_empty() && !FLAGS.iter().any(|flag| flag.0 == known) {
+            return Err(format!("{place}: {name} needs a value after a `=`"));
+        }
+        given.insert(known, value.into());
+    }
+    Ok((given, passcode))
+}
+
+fn read(path: &Path) -> Result<(String, u32), String> {
+    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    let file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.mode();
+    let mut text = String::new();
+    file.take(FILE + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > FILE {
+        return Err(format!("{}: larger than {FILE} bytes", path.display()));
+    }
+    Ok((text, mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn given(pairs: &[(&'static str, &str)]) -> Given {
+        pairs.iter().map(|(name, value)| (*name, OsString::from(value))).collect()
+    }
+
+    fn options(pairs: &[(&'static str, &str)]) -> Result<Options, String> {
+        Options::new(given(pairs), Some("secret".into()))
+    }
+
+    struct TempFile(PathBuf);
+
+    impl TempFile {
+        fn new(text: &str, mode: u32) -> Self {
+            let path = std::env::temp_dir().join(format!("options-{}", uuid::Uuid::new_v4()));
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            TempFile(path)
+        }
+
+        fn path(&self) -> &str {
+            self.0.to_str().unwrap()
+        }
+    }
+
+    impl Drop for TempFile {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+
+    #[test]
+    fn defaults() {
+        let options = options(&[("connector", "c:1"), ("target", "[::1]:22")]).unwrap();
+        let target = Address { host: "::1".into(), port: 22 };
+        assert_eq!(options.work, Work::Serve { target, connections: 8, proxy_protocol: false });
+        assert_eq!(options.heartbeat, Duration::from_secs(20));
+        assert_eq!(options.drain, Duration::from_secs(5));
+        assert_eq!(options.passcode.reveal(), "secret");
+        assert!(!options.plain);
+        assert!(!format!("{options:?}").contains("secret"));
+    }
+
+    #[test]
+    fn faults_are_sentences() {
+        let target = ("target", "t:1");
+        let connector = ("connector", "c:1");
+        for (pairs, fault) in [
+            (&[target][..], "--connector HOST:PORT is missing"),
+            (&[connector], "--target HOST:PORT (the service"),
+            (&[connector, target, ("listen", "127.0.0.1:1")], "--target and --listen exclude"),
+            (&[connector, ("listen", "localhost:1")], "--listen: \"localhost:1\" is no IP:PORT"),
+            (&[connector, ("listen", "127.0.0.1:1"), ("connections", "1")], "--connections and"),
+            (&[("connector", "c"), target], "--connector: \"c\" has no port"),
+            (&[connector, ("target", "t:x")], "--target: \"t:x\" has no port from 1"),
+            (&[connector, target, ("connections", "0")], "--connections: \"0\" is no number"),
+            (&[connector, target, ("heartbeat", "5s")], "--heartbeat: \"5s\" is no number"),
+            (&[connector, target, ("plain", "true"), ("ca", "x")], "--plain and --ca exclude"),
+            (&[connector, target, ("passcode-file", "/nonexistent")], "/nonexistent: No such"),
+            (&[connector, target, ("from", "/nonexistent")], "/nonexistent: No such"),
+        ] {
+            let error = options(pairs).unwrap_err();
+            assert!(error.starts_with(fault), "{pairs:?}: {error}");
+        }
+        let error = Options::new(given(&[connector, target]), None).unwrap_err();
+        assert!(error.contains("--passcode-file"), "{error}");
+    }
+
+    #[test]
+    fn a_passcode_file_holds_one_line() {
+        let with = |text, mode| {
+            let file = TempFile::new(text, mode);
+            options(&[("connector", "c:1"), ("target", "t:1"), ("passcode-file", file.path())])
+        };
+        let found = with("from file\r\n", 0o600).unwrap();
+        assert_eq!((found.passcode.reveal(), found.warnings.len()), ("from file", 0));
+        let found = with("readable", 0o644).unwrap();
+        assert!(found.warnings[0].contains("chmod 600"), "{:?}", found.warnings);
+        assert!(with("\n", 0o600).unwrap_err().ends_with("the passcode is empty"));
+        assert!(with("a\nb\n", 0o600).unwrap_err().contains("more than one line"));
+    }
+
+    #[test]
+    fn an_options_file_gives_what_the_command_line_does_not() {
+        let text = "# a tunnel\n\nconnector = c:1\ntarget=t:1\nplain\nheartbeat=500\n\
+                    passcode=in file\n";
+        let file = TempFile::new(text, 0o640);
+        let options = options(&[("from", file.path()), ("target", "t:2")]).unwrap();
+        assert_eq!(options.connector.to_string(), "c:1");
+        assert!(matches!(options.work, Work::Serve { target, .. } if target.port == 2));
+        assert!(options.plain);
+        assert_eq!(options.heartbeat, Duration::from_millis(500));
+        assert_eq!(options.passcode.reveal(), "in file");
+    }
+
+    #[test]
+    fn faults_in_an_options_file_name_the_line() {
+        for (text, mode, fault) in [
+            ("\nconector=c:1\n", 0o600, "line 2: unknown option \"conector\": did you mean"),
+            ("from=x\n", 0o600, "line 1: unknown option \"from\""),
+            ("connector\n", 0o600, "line 1: connector needs a value"),
+            ("passcode=p\n", 0o644, "line 1: everybody on this machine can read the passcode"),
+            ("passcode=\n", 0o600, "line 1: the passcode is empty"),
+        ] {
+            let file = TempFile::new(text, mode);
+            let error = options(&[("from", file.path())]).unwrap_err();
+            assert!(error.contains(fault), "{text:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! One authorized tunnel, until its session begins (protocol page, sections 5.2 to 5.4), and the
+//! session itself.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use ppp::v2::{Header, ParseError};
+
+use super::connector::Counted;
+use crate::heartbeat::BEAT;
+use crate::limits;
+use crate::reactor::{Timer, now};
+use crate::relay::{Leg, Terms, Voice, relay};
+use crate::stream::{Received, Stream};
+
+/// A heartbeat unanswered for so many intervals: the connector is gone.
+const INTERVALS: u32 = 2;
+
+/// A tunnel that has no session yet.
+pub(super) struct Tunnel<'a> {
+    stream: Stream,
+    /// What came in and is not understood yet.
+    input: Vec<u8>,
+    place: Counted<'a>,
+    heartbeat: Duration,
+    since: Instant,
+}
+
+/// A tunnel whose session has begun and waits for this side's `OPEN` or `FAIL`.
+pub(super) struct Paired<'a> {
+    stream: Stream,
+    /// The PROXY header, as it came.
+    pub(super) header: Vec<u8>,
+    /// The first bytes of the session.
+    rest: Vec<u8>,
+    place: Counted<'a>,
+}
+
+impl<'a> Tunnel<'a> {
+    /// A tunnel that was authorized just now, and what came with that.
+    pub(super) fn new(
+        stream: Stream,
+        rest: Vec<u8>,
+        place: Counted<'a>,
+        heartbeat: Duration,
+    ) -> Self {
+        Tunnel { stream, input: rest, place, heartbeat, since: Instant::now() }
+    }
+
+    /// For how long it has been open.
+    pub(super) fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Waits for the session's beginning, with a heartbeat each interval. May be dropped and
+    /// called again.
+    ///
+    /// # Errors
+    /// Why there will be none.
+    pub(super) async fn session(&mut self) -> Result<Vec<u8>, String> {
+        let mut timer = Timer::new();
+        let mut next = now() + self.heartbeat;
+        let mut unanswered: Option<Instant> = None;
+        poll_fn(|context| {
+            loop {
+                match understand(&mut self.input) {
+                    Ok(Some(header)) => return Poll::Ready(Ok(header)),
+                    Ok(None) => {}
+                    Err(()) => {
+                        let why = "it sent what is neither a heartbeat nor a session's beginning";
+                        return Poll::Ready(Err(why.into()));
+                    }
+                }
+                if let Poll::Ready(Err(error)) = self.stream.poll_flush(context) {
+                    return Poll::Ready(Err(error.to_string()));
+                }
+                let input = &mut self.input;
+                let received =
+                    self.stream.poll_receive(context, &mut |unit| input.extend_from_slice(unit));
+                match received {
+                    Poll::Ready(Ok(Received::Bytes(_))) => {
+                        unanswered = None;
+                        continue;
+                    }
+                    Poll::Ready(Ok(Received::Ended)) => {
+                        return Poll::Ready(Err("the connector closed it".into()));
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.to_string())),
+                    Poll::Pending => {}
+                }
+                let now = now();
+                let gone = unanswered.map(|since| since + INTERVALS * self.heartbeat);
+                if gone.is_some_and(|gone| gone <= now) {
+                    let why = format!("no heartbeat was answered for {INTERVALS} intervals");
+                    return Poll::Ready(Err(why));
+                }
+                if next <= now {
+                    if let Err(error) = self.stream.queue(BEAT) {
+                        return Poll::Ready(Err(error.to_string()));
+                    }
+                    unanswered.get_or_insert(now);
+                    next = now + self.heartbeat;
+                    continue;
+                }
+                let due = gone.map_or(next, |gone| gone.min(next));
+                if timer.poll_at(context, due).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Goes on to the session that begins with this header.
+    pub(super) fn pair(self, header: Vec<u8>) -> Paired<'a> {
+        Paired { stream: self.stream, header, rest: self.input, place: self.place }
+    }
+
+    /// Ends it, with a goodbye.
+    pub(super) fn part(self) {
+        self.stream.part();
+    }
+}
+
+impl Paired<'_> {
+    /// Tells the connector that the service cannot be reached.
+    pub(super) fn fail(mut self) {
+        // If that cannot be sent, the close says it.
+        let _ = self.stream.queue(b"FAIL");
+        self.stream.part();
+    }
+
+    /// Carries the session with the local connection to its end.
+    pub(super) async fn carry(mut self, local: Stream) {
+        if self.stream.queue(b"OPEN").is_err() {
+            return;
+        }
+        let terms = Terms {
+            fin_wait: limits::AGENT_FIN_WAIT,
+            wanted: Arc::default(),
+            traffic: Arc::default(),
+        };
+        let held = if self.rest.is_empty() { Vec::new() } else { vec![self.rest.into()] };
+        let legs = [self.stream, local].map(|stream| Leg { stream, voice: Voice::Raw });
+        let (ended, streams) = relay(legs, [held, Vec::new()], terms).await;
+        for stream in streams {
+            stream.part();
+        }
+        drop(self.place);
+        log::debug!(
+            "session ended after {:.1} s, {} bytes in, {} out",
+            ended.lasted.as_secs_f32(),
+            ended.bytes[0],
+            ended.bytes[1]
+        );
+    }
+}
+
+/// Takes heartbeats' answers from the front of `input`, and the PROXY header if it is whole.
+/// `Err` if something else is there.
+fn understand(input: &mut Vec<u8>) -> Result<Option<Vec<u8>>, ()> {
+    let beats = input.chunks_exact(BEAT.len()).take_while(|token| token == BEAT).count();
+    input.drain(..beats * BEAT.len());
+    if BEAT.starts_with(input) {
+        return Ok(None);
+    }
+    let length = match Header::try_from(input.as_slice()) {
+        Ok(header) => header.len(),
+        Err(ParseError::Incomplete(_) | ParseError::Partial(..))
+            if input.len() <= limits::PROXY_HEADER =>
+        {
+            return Ok(None);
+        }
+        Err(_) => return Err(()),
+    };
+    let rest = input.split_off(length);
+    Ok(Some(std::mem::replace(input, rest)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy;
+
+    #[test]
+    fn a_header_is_found_wherever_the_reads_end() {
+        let user = "192.0.2.7:1000".parse().unwrap();
+        let header = proxy::header(Some((user, "192.0.2.8:7000".parse().unwrap())));
+        let all = [b"BEATBEAT", &header[..], b"BEAT and data"].concat();
+        for cut in 0..all.len() {
+            let mut input = all[..cut].to_vec();
+            let mut found = understand(&mut input).unwrap();
+            input.extend_from_slice(&all[cut..]);
+            if found.is_none() {
+                found = understand(&mut input).unwrap();
+            }
+            assert_eq!(found.as_deref(), Some(&header[..]), "cut at {cut}");
+            assert_eq!(input, b"BEAT and data", "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for wrong in [&b"HTTP/1.1"[..], b"BEATx", b"BEAX", b"\r\n\r\n\0\r\nQUIT\n\x11\x11\0\0"] {
+            assert!(understand(&mut wrong.to_vec()).is_err(), "{wrong:?}");
+        }
+        let mut endless = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff".to_vec();
+        assert!(understand(&mut endless).unwrap().is_none());
+        endless.resize(limits::PROXY_HEADER + 1, 0);
+        assert!(understand(&mut endless).is_err());
+    }
+}

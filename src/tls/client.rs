@@ -1,0 +1,218 @@
+//! The agent's side of TLS: whom a `tunnel` takes for its connector.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use futures_rustls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
+use futures_rustls::rustls::client::{Resumption, WebPkiServerVerifier};
+use futures_rustls::rustls::crypto::{
+    CryptoProvider, verify_tls12_signature, verify_tls13_signature,
+};
+use futures_rustls::rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage,
+    RootCertStore, SignatureScheme,
+};
+
+use super::{TlsError, certificates, fingerprint, has_aes, provider};
+use crate::logging::Utc;
+
+/// Where systems keep the authorities that they trust.
+const SYSTEM: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
+
+/// Trusts the certificates in the PEM file `ca`: an authority for what it has signed, and each
+/// for itself. Without `ca`, the system's authorities.
+///
+/// A server that shows a certificate from the file, and has its key, is the one that was meant,
+/// whatever name, dates and use the certificate states: that is what pinning is. A certificate
+/// that an authority has signed must fit the name and the clock.
+///
+/// # Errors
+/// When the file cannot be read or holds no certificate.
+pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(provider(has_aes()));
+    let pinned = match ca.or(system()) {
+        Some(path) => certificates(path)?,
+        None => Vec::new(),
+    };
+    let mut roots = RootCertStore::empty();
+    // What is no authority in its form may still be pinned.
+    roots.add_parsable_certificates(pinned.iter().cloned());
+    let authorities = if roots.is_empty() {
+        None
+    } else {
+        let builder = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone());
+        Some(
+            builder
+                .build()
+                .map_err(|error| TlsError::Settings(Error::General(error.to_string())))?,
+        )
+    };
+    let source = match ca {
+        Some(ca) => ca.display().to_string(),
+        None => "the system's authorities".into(),
+    };
+    let pinned = if ca.is_some() { pinned } else { Vec::new() };
+    let trust = Trust { pinned, authorities, source, provider: provider.clone() };
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Settings)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(trust))
+        .with_no_client_auth();
+    // Connectors give agents no tickets.
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+fn system() -> Option<&'static Path> {
+    SYSTEM.iter().map(Path::new).find(|path| path.exists())
+}
+
+#[derive(Debug)]
+struct Trust {
+    pinned: Vec<CertificateDer<'static>>,
+    authorities: Option<Arc<WebPkiServerVerifier>>,
+    /// What is trusted, for the operator.
+    source: String,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Trust {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.pinned.iter().any(|pinned| pinned == certificate) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let verdict = match &self.authorities {
+            Some(authorities) => {
+                authorities.verify_server_cert(certificate, chain, name, ocsp, now)
+            }
+            None => Err(CertificateError::UnknownIssuer.into()),
+        };
+        verdict.map_err(|error| match error {
+            Error::InvalidCertificate(fault) => {
+                let sentence = self.explain(&fault, certificate, name);
+                CertificateError::Other(futures_rustls::rustls::OtherError(Arc::new(sentence)))
+                    .into()
+            }
+            error => error,
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl Trust {
+    /// Why a certificate is refused, and what to do.
+    fn explain(
+        &self,
+        fault: &CertificateError,
+        certificate: &CertificateDer<'_>,
+        name: &ServerName<'_>,
+    ) -> Refusal {
+        use CertificateError as Fault;
+        let source = &self.source;
+        let name = name.to_str();
+        let shown = fingerprint(certificate);
+        let remedy = "copy the connector's server-cert.pem to this machine and name it with --ca";
+        Refusal(match fault {
+            Fault::UnknownIssuer | Fault::BadSignature | Fault::InvalidPurposeContext { .. } => {
+                format!(
+                    "the connector's certificate (SHA-256 fingerprint {shown}) is neither among \
+                     {source} nor signed by one of them; if it is the right one, {remedy}"
+                )
+            }
+            Fault::NotValidForNameContext { presented, .. } => {
+                let names = match presented.join(", ") {
+                    none if none.is_empty() => "no names at all".into(),
+                    names => names,
+                };
+                format!(
+                    "the connector's certificate is not made out to {name}, but to {names}; give \
+                     --connector one of these, or {remedy}"
+                )
+            }
+            Fault::Expired | Fault::ExpiredContext { .. } => format!(
+                "the connector's certificate has expired; this machine's clock says {}: set the \
+                 clock if that is wrong, else the connector needs a new certificate",
+                Utc::now()
+            ),
+            Fault::NotValidYet | Fault::NotValidYetContext { .. } => format!(
+                "the connector's certificate is not valid yet; this machine's clock says {}: set \
+                 the clock if that is wrong",
+                Utc::now()
+            ),
+            fault => format!("the connector's certificate cannot be accepted ({fault}); {remedy}"),
+        })
+    }
+}
+
+/// Why a connector's certificate is refused: a sentence with the remedy.
+#[derive(Debug)]
+struct Refusal(String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Why a handshake with a connector failed, as a sentence with the remedy. `error` is what
+/// connecting returned.
+pub fn explain_connector(error: &io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::InvalidCertificate(CertificateError::Other(sentence))) => sentence.to_string(),
+        Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            "it does not speak TLS; if it is a `dev` connector, use --plain".into()
+        }
+        Some(Error::AlertReceived(AlertDescription::HandshakeFailure)) => {
+            "it speaks no TLS version or cipher that is safe today".into()
+        }
+        Some(error) => format!("the TLS handshake failed: {error}"),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "it closed the connection during the TLS handshake; if it is a `dev` connector, use \
+             --plain"
+                .into()
+        }
+        None => format!("the TLS handshake failed: {error}"),
+    }
+}
