@@ -428,7 +428,10 @@ impl Pipe {
             }
             _ => {}
         }
-        let what = format_args!(
+        let level =
+            if self.settings().connection_log { log::Level::Info } else { log::Level::Debug };
+        log::log!(
+            level,
             "{}: session of {agent} and {partner} ended after {:.1} s, {} bytes from port1, {} from port2: {}",
             self.id(),
             ended.lasted.as_secs_f32(),
@@ -436,7 +439,6 @@ impl Pipe {
             ended.bytes[1],
             ended.ending
         );
-        if self.settings().connection_log { log::info!("{what}") } else { log::debug!("{what}") }
     }
 
     /// A waiting tunnel has ended by itself.
