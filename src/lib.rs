@@ -1,4 +1,39 @@
 //! The Eclipse ioFog Connector: lets people reach the machines behind their gateways.
+//!
+//! A *mapping* opens two ports. An agent behind a gateway dials one of them and proves itself with
+//! a passcode: that connection is a *tunnel*. A user (or a second agent) arrives at the other
+//! port, is paired with a tunnel, and their bytes flow until both have finished: a *session*.
+//! `docs/protocol.md`, the protocol page, says exactly what is spoken.
+//!
+//! # The life of one connection
+//!
+//! 1. [`main`](cli::main) reads the command line; [`daemon`] reads the settings ([`config`]) and
+//!    the mappings ([`store`]), opens everything and serves.
+//! 2. A Controller calls `mapping/add`. The request passes through [`api::server`] (which
+//!    connection may stay), [`http`] (which bytes are a request) and [`api`] (what it asks for).
+//! 3. [`registry`] leases two ports from the pool ([`ports`]), has the mapping stored, runs it as
+//!    a [`pipe`], and only then is the call answered.
+//! 4. The pipe accepts an agent's connection and starts [`tunnel::serve`], which tells the rest of
+//!    its story: a handshake ([`tls`], on a thread of [`workers`]), the passcode (a wrong one goes
+//!    to [`refusals`]), a place among `maxconnections`. Only then is there a [`tunnel::Tunnel`].
+//!    Until then it stands in a [`crowd`], where newcomers replace the oldest.
+//! 5. The tunnel waits in [`pairing`], its heartbeats answered and their rhythm kept
+//!    ([`heartbeat`]).
+//! 6. A user's connection is served by [`user`]: a handshake, then it waits in [`pairing`] too,
+//!    unread. Whoever fits is joined there.
+//! 7. [`pipe::Pipe::session`] hands both connections to a worker. A version 2 agent is told with a
+//!    PROXY header ([`proxy`]).
+//! 8. [`relay`] moves the bytes: two [`stream`]s in, whole records in, whole records out, an
+//!    ending out. What readiness and time are, [`reactor`] knows; whether a peer that takes
+//!    nothing is slow or dead, [`unacknowledged`].
+//! 9. The ending goes back to the pipe, which counts it ([`status`], shown by [`report`]), logs it
+//!    ([`logging`]) and closes what is left. Places, files and ports are given back by `Drop`.
+//!
+//! One thread, the control thread, holds all state without locks; handshakes and relays, which
+//! hold none of it, run on the [`workers`]. Every bound stands in [`limits`]; signals, the service
+//! manager and the budget of open files in [`process`].
+
+#![allow(rustdoc::private_intra_doc_links, reason = "these pages are for readers of the source")]
 
 pub mod agent;
 pub mod api;
