@@ -24,10 +24,13 @@
 //! 7. [`pipe::Pipe::session`] hands both connections to a worker. A version 2 agent is told with a
 //!    PROXY header ([`proxy`]).
 //! 8. [`relay`] moves the bytes: two [`stream`]s in, whole records in, whole records out, an
-//!    ending out. What readiness and time are, [`reactor`] knows; whether a peer that takes
-//!    nothing is slow or dead, [`unacknowledged`].
+//!    ending out; plain bytes in bulk pass through the kernel alone ([`conduit`]). What readiness
+//!    and time are, [`reactor`] knows; whether a silent peer is slow or dead, [`unacknowledged`].
 //! 9. The ending goes back to the pipe, which counts it ([`status`], shown by [`report`]), logs it
 //!    ([`logging`]) and closes what is left. Places, files and ports are given back by `Drop`.
+//!
+//! The far end of a version 2 tunnel is [`agent`], the command `tunnel`: it dials ([`dial`]) and
+//! shares relay, TLS and log with the daemon.
 //!
 //! One thread, the control thread, holds all state without locks; handshakes and relays, which
 //! hold none of it, run on the [`workers`]. Every bound stands in [`limits`]; signals, the service
