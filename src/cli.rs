@@ -12,7 +12,10 @@ use crate::agent::options as tunnel;
 use crate::config::nearest;
 use crate::{agent, daemon, logging};
 
+use mapping::{Add, Request};
+
 mod check;
+mod mapping;
 mod service;
 
 /// What `version` prints first.
@@ -30,8 +33,10 @@ Commands:
   stop       Stop the running connector and wait until it has ended.
   status     Show the mappings and what their connections do; --json for scripts.
   check      Validate settings, certificates and configs.json without starting.
-  tunnel     Be the agent's side of a pipe: make a service here reachable through a
-             connector elsewhere. `tunnel --help` shows its options.
+  mapping    add public|private, list, remove ID: open and close pipes without a
+             Controller. `add` takes --connections N [60], --heartbeat-threshold MS
+             [60000], and --dir DIR [.] for the passcodes' files, or --show.
+  tunnel     Be the agent's side of a pipe; `tunnel --help` shows its options.
   version    Show version and licence. Also -v, --version.
   help       Show this page. Also -h, -?, --help.
 
@@ -75,8 +80,10 @@ machine and carries each into a private pipe, to the service at its other side.
 ";
 
 /// Commands and options, for the nearest one to a mistyped word.
-const COMMANDS: &[&str] = &["start", "stop", "status", "check", "tunnel", "version", "help"];
+const COMMANDS: &[&str] =
+    &["start", "stop", "status", "check", "mapping", "tunnel", "version", "help"];
 const OPTIONS: &[&str] = &["config", "run", "log", "syslog", "json", "help", "version"];
+const MAPPING_OPTIONS: &[&str] = &["connections", "heartbeat-threshold", "dir", "show", "run"];
 
 /// The command line or the settings have a fault.
 const BAD: u8 = 2;
@@ -111,6 +118,7 @@ enum Command {
     Stop,
     Status { json: bool },
     Check,
+    Mapping(Request),
     Tunnel(tunnel::Given),
     TunnelHelp,
     Version,
@@ -134,6 +142,7 @@ fn run(command: Command, options: &Options) -> ExitCode {
         Command::Stop => service::stop(options),
         Command::Status { json } => service::status(&options.run_dir, json),
         Command::Check => check::check(&options.config_dir),
+        Command::Mapping(request) => mapping::run(&request, options),
         Command::Tunnel(given) => agent::run(given),
         Command::TunnelHelp => print(TUNNEL_HELP),
         Command::Version => print(&format!("{VERSION}\nLicence: {}\n", env!("CARGO_PKG_LICENSE"))),
@@ -168,6 +177,9 @@ fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), String> {
     let json = arguments.contains("--json");
     let command = match arguments.subcommand() {
         Ok(Some(name)) if name == "tunnel" => return parse_tunnel(arguments),
+        Ok(Some(name)) if name == "mapping" => {
+            return Ok((Command::Mapping(parse_mapping(arguments)?), options));
+        }
         Ok(Some(name)) => command(&name, json)?,
         // What is in its place is an option that nobody knows, or nothing.
         Ok(None) => {
@@ -225,6 +237,53 @@ fn parse_tunnel(mut arguments: Arguments) -> Result<(Command, Options), String> 
     match unknown(arguments, &known) {
         Some(fault) => Err(fault),
         None => Ok((Command::Tunnel(given), Options::default())),
+    }
+}
+
+/// Reads what follows `mapping`.
+fn parse_mapping(mut arguments: Arguments) -> Result<Request, String> {
+    let mut number = |name, default: u64, most: u64| match value(&mut arguments, name, "a number")?
+    {
+        None => Ok(default),
+        Some(text) => text
+            .to_str()
+            .and_then(|text| text.parse().ok())
+            .filter(|number| (0..=most).contains(number))
+            .ok_or_else(|| format!("{name}: {text:?} is no number from 0 to {most}")),
+    };
+    let connections = number("--connections", 60, 65_535)?;
+    let threshold = number("--heartbeat-threshold", 60_000, 86_400_000)?;
+    let dir = value(&mut arguments, "--dir", "a path")?.map_or(".".into(), PathBuf::from);
+    let show = arguments.contains("--show");
+    let word = |arguments: &mut Arguments| match arguments.opt_free_from_str::<String>() {
+        Ok(Some(word)) if word.starts_with('-') => {
+            let rest = Arguments::from_vec(vec![word.into()]);
+            Err(unknown(rest, MAPPING_OPTIONS).unwrap_or_default())
+        }
+        Ok(word) => Ok(word.unwrap_or_default()),
+        Err(_) => Err("the arguments of `mapping` are not UTF-8 text".to_owned()),
+    };
+    let request = match word(&mut arguments)?.as_str() {
+        "add" => {
+            let public = match word(&mut arguments)?.as_str() {
+                "public" => true,
+                "private" => false,
+                _ => return Err("`mapping add` needs `public` or `private` after it".into()),
+            };
+            let connections = u16::try_from(connections).ok().filter(|number| *number > 0);
+            let connections = connections.ok_or("--connections: 1 to 65535 is expected")?;
+            Request::Add(Add { public, connections, threshold, show, dir })
+        }
+        "list" => Request::List,
+        "remove" => match word(&mut arguments)? {
+            id if id.is_empty() => return Err("`mapping remove` needs a mapping's id".into()),
+            id => Request::Remove(id),
+        },
+        _ => return Err("`mapping` needs `add`, `list` or `remove` after it".into()),
+    };
+    match unknown(arguments, MAPPING_OPTIONS) {
+        Some(fault) => Err(fault),
+        None => Ok(request),
     }
 }
 
@@ -374,6 +433,41 @@ mod tests {
     }
 
     #[test]
+    fn mappings_are_added_listed_and_removed() {
+        let request = |line: &str| match parsed(line) {
+            Ok((Command::Mapping(request), _)) => Ok(request),
+            Ok(other) => panic!("{line}: {other:?}"),
+            Err(fault) => Err(fault),
+        };
+        let add =
+            Add { public: true, connections: 60, threshold: 60_000, show: false, dir: ".".into() };
+        assert_eq!(request("mapping add public"), Ok(Request::Add(add.clone())));
+        let private =
+            Add { public: false, connections: 2, threshold: 0, show: true, dir: "/d".into() };
+        for line in [
+            "mapping add private --connections 2 --heartbeat-threshold 0 --show --dir /d",
+            "--run /r mapping --show --dir=/d add --connections=2 private --heartbeat-threshold 0",
+        ] {
+            assert_eq!(request(line), Ok(Request::Add(private.clone())), "{line}");
+        }
+        assert_eq!(request("mapping list"), Ok(Request::List));
+        assert_eq!(request("mapping remove a-b"), Ok(Request::Remove("a-b".into())));
+        for (line, fault) in [
+            ("mapping", "`mapping` needs `add`"),
+            ("mapping drop", "`mapping` needs `add`"),
+            ("mapping add", "`mapping add` needs `public`"),
+            ("mapping remove", "`mapping remove` needs a mapping's id"),
+            ("mapping add public --connections 0", "--connections: 1 to 65535"),
+            ("mapping add public --connections x", "--connections: \"x\" is no number"),
+            ("mapping add public --conections 5", "unknown option \"--conections\": did you"),
+            ("mapping list all", "unknown argument \"all\""),
+        ] {
+            let error = request(line).unwrap_err();
+            assert!(error.starts_with(fault), "{line}: {error}");
+        }
+    }
+
+    #[test]
     fn paths_need_not_be_text() {
         use std::os::unix::ffi::OsStringExt;
         let path = OsString::from_vec(b"/tmp/\xff".to_vec());
@@ -385,7 +479,7 @@ mod tests {
     #[test]
     fn help_fits_a_screen_and_names_everything() {
         assert!(HELP.lines().all(|line| line.chars().count() <= 90));
-        assert!(HELP.lines().count() <= 32);
+        assert!(HELP.lines().count() <= 34);
         assert!(COMMANDS.iter().all(|name| HELP.contains(&format!("\n  {name} "))));
         assert!(OPTIONS.iter().all(|name| HELP.contains(&format!("--{name}"))));
     }

@@ -290,8 +290,11 @@ impl Side {
                     let rest = token.take(unit);
                     if token.opened() {
                         *voice = Voice::Raw;
+                        rest
+                    } else {
+                        // Nothing that follows another answer is the session's.
+                        &[]
                     }
-                    rest
                 }
             };
             if !unit.is_empty() {
@@ -369,7 +372,8 @@ impl Relay {
             return 0;
         }
         let before = self.bytes[from];
-        let received = if source.bulk && sink.is_flushed() {
+        // What goes out in TLS has to be sealed first, which the kernel does not do.
+        let received = if source.bulk && !sink.stream.is_tls() && sink.is_flushed() {
             source.pump_bulk(context, sink, &mut self.bytes[from])
         } else {
             source.pump_units(context, sink, &mut self.bytes[from])

@@ -1,0 +1,241 @@
+//! `mapping`: what the Controller does over the API, for people without one, over the control
+//! socket.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Options, complain, print};
+use crate::config::Config;
+use crate::control;
+use crate::mapping::Passcode;
+use crate::report::Report;
+use crate::tls;
+
+/// What to do with mappings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    /// Opens a pipe.
+    Add(Add),
+    /// Shows those that are there.
+    List,
+    /// Closes one.
+    Remove(String),
+}
+
+/// A pipe to open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Add {
+    /// A public pipe; else a private one.
+    pub(super) public: bool,
+    /// Tunnels that each agent's side allows.
+    pub(super) connections: u16,
+    /// Silence in milliseconds after which a tunnel is closed; 0 for never.
+    pub(super) threshold: u64,
+    /// Passcodes go to stdout instead of files.
+    pub(super) show: bool,
+    /// Where the passcodes' files are made.
+    pub(super) dir: PathBuf,
+}
+
+/// What `mapping/add` answers.
+#[derive(Deserialize)]
+struct Added {
+    id: String,
+    port1: u16,
+    port2: u16,
+    passcode1: String,
+    #[serde(default)]
+    passcode2: String,
+}
+
+/// What every failed call answers.
+#[derive(Deserialize)]
+struct Failed {
+    errormessage: String,
+}
+
+/// Does what is asked for.
+pub(super) fn run(request: &Request, options: &Options) -> ExitCode {
+    let outcome = match request {
+        Request::Add(add) => open(add, options),
+        Request::List => list(options),
+        Request::Remove(id) => remove(id, options).map(|()| format!("mapping {id} removed\n")),
+    };
+    match outcome {
+        Ok(text) => print(&text),
+        Err(fault) => {
+            complain(fault);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn open(add: &Add, options: &Options) -> Result<String, String> {
+    let Add { connections, threshold, .. } = add;
+    let mapping = if add.public {
+        json!({"type": "public", "maxconnections": connections,
+            "heartbeatabsencethreshold": threshold})
+    } else {
+        json!({"type": "private",
+            "maxconnectionsport1": connections, "maxconnectionsport2": connections,
+            "heartbeatabsencethresholdport1": threshold,
+            "heartbeatabsencethresholdport2": threshold})
+    };
+    // The commands name the files by their whole paths, to work from everywhere.
+    let dir = fs::canonicalize(&add.dir).map_err(|e| format!("{}: {e}", add.dir.display()))?;
+    let answer = call(options, "POST", "mapping/add", &form("mapping", &mapping.to_string()))?;
+    let added: Added = understand(&answer)?;
+    let mut sides = vec![(added.port1, &added.passcode1)];
+    if !add.public {
+        sides.push((added.port2, &added.passcode2));
+    }
+    let mut places = Vec::new();
+    for (port, passcode) in sides {
+        let place = if add.show {
+            Ok(None)
+        } else {
+            Passcode::new(passcode)
+                .ok_or_else(|| "the connector gave no passcode".to_owned())
+                .and_then(|passcode| keep(&dir, port, &passcode).map(Some))
+        };
+        match place {
+            Ok(place) => places.push((port, passcode.as_str(), place)),
+            Err(fault) => {
+                for (_, _, made) in places {
+                    let _ = made.map(fs::remove_file);
+                }
+                // A mapping whose passcodes nobody has is of no use.
+                remove(&added.id, options)?;
+                return Err(format!("{fault}; the mapping is removed again"));
+            }
+        }
+    }
+    Ok(instructions(add, &added, &places, options))
+}
+
+/// Writes a passcode to a new file that only this user can read.
+fn keep(dir: &Path, port: u16, passcode: &Passcode) -> Result<PathBuf, String> {
+    let path = dir.join(format!("iofog-{port}.passcode"));
+    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    let written = written.and_then(|mut file| writeln!(file, "{}", passcode.reveal()));
+    match written {
+        Ok(()) => Ok(path),
+        Err(error) => Err(format!(
+            "{}: {error}; move it away, or name another folder with --dir",
+            path.display()
+        )),
+    }
+}
+
+/// What was opened, and the command for each side.
+fn instructions(
+    add: &Add,
+    added: &Added,
+    places: &[(u16, &str, Option<PathBuf>)],
+    options: &Options,
+) -> String {
+    let config = Config::load(&options.config_dir).ok().map(|(config, _)| config);
+    let host = config.as_ref().map_or("CONNECTOR", |config| config.address.as_str());
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let dev = config.as_ref().is_some_and(|config| config.dev);
+    let certificate = fs::canonicalize(&options.config_dir)
+        .unwrap_or_else(|_| options.config_dir.clone())
+        .join(tls::CERTIFICATE);
+    let trust = match dev {
+        true => "--plain".to_owned(),
+        false => format!("--ca {}", quoted(&certificate)),
+    };
+    let mut text = format!("mapping {}\n", added.id);
+    if add.public {
+        let url = config.map(|config| config.public_url(added.port2));
+        let url = url.unwrap_or_else(|| format!("port {} of the connector", added.port2));
+        text.push_str(&format!("users connect to {url}\n"));
+    }
+    for (index, (port, passcode, place)) in places.iter().enumerate() {
+        let (what, work) = match (add.public, index) {
+            (true, _) => ("where the service runs", "--target localhost:PORT"),
+            (false, 0) => ("where the service runs", "--target localhost:PORT"),
+            (false, _) => ("where it is used", "--listen 127.0.0.1:PORT"),
+        };
+        let secret = match place {
+            Some(path) => format!("--passcode-file {}", quoted(path)),
+            None => {
+                text.push_str(&format!("\npasscode of port {port}: {passcode}"));
+                "--passcode-file FILE".into()
+            }
+        };
+        text.push_str(&format!(
+            "\n{what} (port {port}):\n  iofog-connector tunnel --connector {host}:{port} {secret} \
+             {trust} {work}\n"
+        ));
+    }
+    let mut files = Vec::new();
+    if !add.show {
+        files.push("the passcode's file (mode 0600)");
+    }
+    if !dev {
+        files.push("the connector's certificate");
+    }
+    if !files.is_empty() {
+        text.push_str(&format!(
+            "\nOn another machine, copy {} there first and name the copy.\n",
+            files.join(" and ")
+        ));
+    }
+    text
+}
+
+fn list(options: &Options) -> Result<String, String> {
+    let report: Report = understand(&call(options, "GET", "status", "")?)?;
+    let mut text = String::new();
+    for mapping in &report.state.mappings {
+        let [one, two] = &mapping.sides;
+        let kind = if mapping.public { "public" } else { "private" };
+        let url = mapping.url.as_deref().unwrap_or("-");
+        text.push_str(&format!("{}  {kind:<7}  {} {}  {url}\n", mapping.id, one.port, two.port));
+    }
+    if text.is_empty() {
+        text.push_str("no mappings\n");
+    }
+    Ok(text)
+}
+
+fn remove(id: &str, options: &Options) -> Result<(), String> {
+    call(options, "POST", "mapping/remove", &form("mappingid", id)).map(drop)
+}
+
+fn form(name: &str, value: &str) -> String {
+    form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish()
+}
+
+/// Asks the daemon; a sentence when it says no or nothing.
+fn call(options: &Options, method: &str, path: &str, body: &str) -> Result<String, String> {
+    let path = format!("/api/v2/{path}");
+    match control::call(&options.run_dir, method, &path, body) {
+        Ok((200, answer)) => Ok(answer),
+        Ok((status, answer)) => Err(match serde_json::from_str::<Failed>(&answer) {
+            Ok(failed) => failed.errormessage,
+            Err(_) => format!("the connector answers {status}"),
+        }),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn understand<'a, T: Deserialize<'a>>(answer: &'a str) -> Result<T, String> {
+    serde_json::from_str(answer).map_err(|error| {
+        format!("the connector's answer cannot be read ({error}); is it of another version?")
+    })
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
