@@ -1,0 +1,79 @@
+//! An agent of version 1, one step at a time (protocol page, section 4).
+
+use std::ops::{Deref, DerefMut};
+
+use super::{Got, Link};
+
+/// The heartbeat, in both directions.
+pub const BEAT: &[u8] = b"BEAT";
+
+/// One connection to an agents' port.
+pub struct Agent {
+    /// The connection.
+    pub link: Link,
+}
+
+impl Agent {
+    /// An agent on this connection, which has sent nothing yet.
+    pub fn over(link: Link) -> Self {
+        Agent { link }
+    }
+
+    /// Sends the passcode and expects `AUTHORIZED`: the connection is a tunnel now.
+    #[track_caller]
+    pub fn prove(mut self, passcode: &str) -> Self {
+        self.link.send(passcode.as_bytes());
+        self.expect_authorized();
+        self
+    }
+
+    /// Expects the ten bytes of acceptance, in TLS as a record of their own.
+    #[track_caller]
+    pub fn expect_authorized(&mut self) {
+        self.link.expect_record(b"AUTHORIZED");
+    }
+
+    /// Sends a heartbeat.
+    #[track_caller]
+    pub fn beat(&mut self) {
+        self.link.send(BEAT);
+    }
+
+    /// Sends a heartbeat and expects the answer, in TLS as a record of its own.
+    #[track_caller]
+    pub fn beat_and_answer(&mut self) {
+        self.beat();
+        self.link.expect_record(BEAT);
+    }
+
+    /// Sends the passcode; true when it was accepted, false when the connection was closed
+    /// without a byte.
+    #[track_caller]
+    pub fn is_accepted(&mut self, passcode: &str) -> bool {
+        if self.link.try_send(passcode.as_bytes()).is_err() {
+            return false;
+        }
+        match self.link.record() {
+            Got::Bytes(bytes) if bytes == b"AUTHORIZED" => true,
+            Got::Bytes(bytes) => {
+                panic!("{:?} in answer to a passcode", String::from_utf8_lossy(&bytes))
+            }
+            Got::Late => panic!("neither accepted nor closed"),
+            _ => false,
+        }
+    }
+}
+
+impl Deref for Agent {
+    type Target = Link;
+
+    fn deref(&self) -> &Link {
+        &self.link
+    }
+}
+
+impl DerefMut for Agent {
+    fn deref_mut(&mut self) -> &mut Link {
+        &mut self.link
+    }
+}

@@ -1,0 +1,504 @@
+//! The real daemon, in folders and on ports of its own.
+
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustls::ClientConfig;
+use serde_json::{Map, Value, json};
+
+use super::{Agent, Controller, Link, Mapping, Mode, PATIENCE, PortBlock, ms, trusting, until};
+
+/// The command that runs the daemon. `IOFOG_CONNECTOR_BIN` names another one, with arguments
+/// before it where it needs a wrapper: `qemu-arm-static /path/to/iofog-connector`.
+pub fn binary() -> Vec<OsString> {
+    match std::env::var("IOFOG_CONNECTOR_BIN") {
+        Ok(command) => command.split_whitespace().map(OsString::from).collect(),
+        Err(_) => vec![env!("CARGO_BIN_EXE_iofog-connector").into()],
+    }
+}
+
+/// Runs the program with these arguments to its end.
+pub fn run_cli<I: AsRef<std::ffi::OsStr>>(arguments: &[I]) -> Output {
+    let command = binary();
+    Command::new(&command[0])
+        .args(&command[1..])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program runs")
+}
+
+/// How a daemon is to be started.
+pub struct Builder {
+    mode: Mode,
+    settings: Map<String, Value>,
+    ports: u16,
+    files: Vec<(String, Vec<u8>)>,
+    wrapper: Vec<String>,
+    environment: Vec<(String, String)>,
+    log: Option<PathBuf>,
+}
+
+/// A daemon and its folders; both end when this is dropped.
+pub struct Daemon {
+    /// The mode it was started in.
+    pub mode: Mode,
+    /// Its ports: the first is the API's, the others are the pool.
+    pub block: PortBlock,
+    folder: PathBuf,
+    wrapper: Vec<String>,
+    environment: Vec<(String, String)>,
+    log: PathBuf,
+    child: Option<Child>,
+    tls: OnceLock<Arc<ClientConfig>>,
+}
+
+/// How a daemon ended.
+#[derive(Debug)]
+pub struct Exit {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// What it wrote to stderr since the folders were made.
+    pub stderr: String,
+}
+
+impl Builder {
+    /// Sets a key of the settings file; `Value::Null` takes a key away.
+    pub fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
+        match value.into() {
+            Value::Null => self.settings.remove(key),
+            value => self.settings.insert(key.to_owned(), value),
+        };
+        self
+    }
+
+    /// At least so many ports for mappings (15 otherwise).
+    pub fn ports(mut self, count: u16) -> Self {
+        self.ports = count;
+        self
+    }
+
+    /// A file that is in the configuration folder before the start.
+    pub fn file(mut self, name: &str, content: impl Into<Vec<u8>>) -> Self {
+        self.files.push((name.to_owned(), content.into()));
+        self
+    }
+
+    /// Runs the daemon through this command, for example `prlimit --nofile=64`.
+    pub fn wrapper(mut self, command: &[&str]) -> Self {
+        self.wrapper = command.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    /// Another folder for the log file.
+    pub fn log(mut self, folder: &Path) -> Self {
+        self.log = Some(folder.to_owned());
+        self
+    }
+
+    /// An environment variable of the daemon.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Makes the folders and files without starting the daemon.
+    pub fn prepare(self) -> Daemon {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let block = PortBlock::take(self.ports + 1);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("iofog-connector-test-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&folder);
+        let mut daemon = Daemon {
+            mode: self.mode,
+            block,
+            folder,
+            wrapper: self.wrapper,
+            environment: self.environment,
+            log: PathBuf::new(),
+            child: None,
+            tls: OnceLock::new(),
+        };
+        for folder in [daemon.config(), daemon.run(), daemon.folder.join("log")] {
+            fs::create_dir_all(folder).expect("folder");
+        }
+        daemon.log = self.log.unwrap_or_else(|| daemon.folder.join("log"));
+        let mut settings = Map::from_iter([
+            ("ports".to_owned(), json!([daemon.pool(self.ports)])),
+            ("exclude".to_owned(), json!([])),
+            ("broker".to_owned(), json!(12345)),
+            ("address".to_owned(), json!("127.0.0.1")),
+            ("dev".to_owned(), json!(self.mode == Mode::Plain)),
+            ("api".to_owned(), json!(daemon.api_address().to_string())),
+            ("threads".to_owned(), json!(2)),
+            ("drain".to_owned(), json!(100)),
+        ]);
+        for (key, value) in self.settings {
+            settings.insert(key, value);
+        }
+        daemon.write("iofog-connector.conf", &Value::Object(settings).to_string());
+        for (name, content) in self.files {
+            let path = daemon.config().join(name);
+            fs::write(&path, content).expect("file");
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("mode");
+        }
+        daemon
+    }
+
+    /// Starts the daemon and waits until its API answers.
+    #[track_caller]
+    pub fn start(self) -> Daemon {
+        let mut daemon = self.prepare();
+        daemon.start();
+        daemon
+    }
+}
+
+impl Daemon {
+    /// A daemon with short, but not racing, times.
+    pub fn builder(mode: Mode) -> Builder {
+        Builder {
+            mode,
+            settings: Map::new(),
+            ports: 15,
+            files: Vec::new(),
+            wrapper: Vec::new(),
+            environment: Vec::new(),
+            log: None,
+        }
+    }
+
+    /// A daemon with settings that suit most tests.
+    #[track_caller]
+    pub fn new(mode: Mode) -> Self {
+        Self::builder(mode).start()
+    }
+
+    // Folders and files
+
+    /// The configuration folder.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("etc")
+    }
+
+    /// The folder of the socket.
+    pub fn run(&self) -> PathBuf {
+        self.folder.join("run")
+    }
+
+    /// The folder of the log file.
+    pub fn log(&self) -> PathBuf {
+        self.log.clone()
+    }
+
+    /// Where it expects syslog; nobody listens there unless the test does.
+    pub fn syslog(&self) -> PathBuf {
+        self.folder.join("syslog")
+    }
+
+    /// A folder that is the test's own, removed with the rest.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run().join("control.sock")
+    }
+
+    /// Writes a file of the configuration folder.
+    pub fn write(&self, name: &str, content: &str) {
+        fs::write(self.config().join(name), content).expect("write");
+    }
+
+    /// Reads a file of the configuration folder.
+    #[track_caller]
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.config().join(name))
+            .unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// The settings as they stand in the file.
+    pub fn settings(&self) -> Value {
+        serde_json::from_str(&self.read("iofog-connector.conf")).expect("JSON")
+    }
+
+    /// Changes one key of the settings file.
+    pub fn set(&self, key: &str, value: impl Into<Value>) {
+        let mut settings = self.settings();
+        settings[key] = value.into();
+        self.write("iofog-connector.conf", &settings.to_string());
+    }
+
+    /// The state file as JSON.
+    #[track_caller]
+    pub fn state_file(&self) -> Value {
+        serde_json::from_str(&self.read("configs.json")).expect("configs.json is JSON")
+    }
+
+    /// What the daemon has written to stderr.
+    pub fn stderr(&self) -> String {
+        let bytes = fs::read(self.folder.join("stderr")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The log file.
+    pub fn log_file(&self) -> PathBuf {
+        self.log().join("iofog-connector.log")
+    }
+
+    /// What stands in the log file.
+    pub fn log_text(&self) -> String {
+        let bytes = fs::read(self.log_file()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    // Ports and connections
+
+    /// The range of the pool, as the settings have it.
+    pub fn pool(&self, count: u16) -> String {
+        format!("{}-{}", self.block.first + 1, self.block.first + count)
+    }
+
+    /// Where the API listens.
+    pub fn api_address(&self) -> SocketAddr {
+        at(self.block.first)
+    }
+
+    /// A Controller that calls over TCP.
+    pub fn api(&self) -> Controller {
+        let tls = (self.mode == Mode::Tls).then(|| self.trust());
+        Controller::tcp(self.api_address(), tls)
+    }
+
+    /// A caller over the Unix socket.
+    pub fn control(&self) -> Controller {
+        Controller::unix(self.socket())
+    }
+
+    /// TLS that trusts the daemon's certificate as it was when first asked for.
+    pub fn trust(&self) -> Arc<ClientConfig> {
+        self.tls.get_or_init(|| trusting(&self.config().join("server-cert.pem"))).clone()
+    }
+
+    /// A connection to a pipe's port in the daemon's mode.
+    pub fn try_link(&self, port: u16) -> std::io::Result<Link> {
+        match self.mode {
+            Mode::Plain => Link::plain(at(port)),
+            Mode::Tls => Link::tls(at(port), &self.trust()),
+        }
+    }
+
+    /// A connection to a pipe's port that must succeed.
+    #[track_caller]
+    pub fn link(&self, port: u16) -> Link {
+        self.try_link(port).unwrap_or_else(|error| panic!("connecting to port {port}: {error}"))
+    }
+
+    /// A user of a public pipe.
+    #[track_caller]
+    pub fn user(&self, mapping: &Mapping) -> Link {
+        self.link(mapping.port2)
+    }
+
+    /// An agent that has sent nothing yet.
+    #[track_caller]
+    pub fn agent(&self, port: u16) -> Agent {
+        Agent::over(self.link(port))
+    }
+
+    /// A tunnel on port1.
+    #[track_caller]
+    pub fn tunnel(&self, mapping: &Mapping) -> Agent {
+        self.agent(mapping.port1).prove(&mapping.passcode1)
+    }
+
+    /// A tunnel on a private pipe's port2.
+    #[track_caller]
+    pub fn tunnel2(&self, mapping: &Mapping) -> Agent {
+        self.agent(mapping.port2).prove(&mapping.passcode2)
+    }
+
+    /// A user and a tunnel of a public pipe in a session, in which the user has sent `question`.
+    #[track_caller]
+    pub fn session(&self, mapping: &Mapping) -> (Link, Agent) {
+        let mut agent = self.tunnel(mapping);
+        let mut user = self.user(mapping);
+        user.send(b"question");
+        agent.expect_record(b"question");
+        (user, agent)
+    }
+
+    /// Two tunnels of a private pipe that are paired, port1's first.
+    #[track_caller]
+    pub fn pair(&self, mapping: &Mapping) -> (Agent, Agent) {
+        let (mut one, mut two) = (self.tunnel(mapping), self.tunnel2(mapping));
+        one.send(b"hello, two");
+        two.expect_record(b"hello, two");
+        two.send(b"hello, one");
+        one.expect_record(b"hello, one");
+        (one, two)
+    }
+
+    // Life
+
+    /// Starts it and waits until its API answers.
+    #[track_caller]
+    pub fn start(&mut self) {
+        self.spawn();
+        self.wait_ready();
+    }
+
+    /// Starts it without waiting.
+    pub fn spawn(&mut self) {
+        assert!(self.child.is_none(), "already running");
+        let mut words: Vec<OsString> = self.wrapper.iter().map(OsString::from).collect();
+        words.extend(binary());
+        let file = |name: &str| {
+            let path = self.folder.join(name);
+            Stdio::from(File::options().create(true).append(true).open(path).expect("file"))
+        };
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg("start");
+        command.arg("--config").arg(self.config()).arg("--run").arg(self.run());
+        command.arg("--log").arg(self.log()).arg("--syslog").arg(self.syslog());
+        for manager in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM"] {
+            command.env_remove(manager);
+        }
+        command.envs(self.environment.iter().cloned());
+        command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
+        self.child = Some(command.spawn().expect("the daemon starts"));
+    }
+
+    /// Waits until the API answers.
+    #[track_caller]
+    pub fn wait_ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.exited() {
+                panic!("the daemon ended, {status}, instead of serving:\n{}", self.stderr());
+            }
+            // The socket comes after the certificate. The API's port is tried again where it is
+            // taken, so that the socket alone tells nothing of it.
+            let ready = self.control().try_connect().is_ok() && self.api().try_connect().is_ok();
+            if ready {
+                break;
+            }
+            if Instant::now() > deadline {
+                panic!("the API does not answer:\n{}", self.stderr());
+            }
+            std::thread::sleep(ms(5));
+        }
+        assert_eq!(self.control().get("/api/v2/status").status, 200);
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().expect("running"))
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("signal");
+    }
+
+    /// Its exit status, once it has ended.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().expect("wait")
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.is_some() && self.exited().is_none()
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait(&mut self) -> Exit {
+        until("the daemon ends", || self.exited().is_some());
+        let status = self.child.take().expect("running").wait().expect("wait");
+        Exit { status, stderr: self.stderr() }
+    }
+
+    /// SIGTERM, and the wait for its end.
+    #[track_caller]
+    pub fn stop(&mut self) -> Exit {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// SIGKILL, and the wait for its end.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Kills it and starts it again with the same folders and ports.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.kill();
+        self.start();
+    }
+
+    /// Runs the program with this command and these folders: `daemon.cli(&["status"])`.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        let mut all: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+        all.extend(["--config".into(), self.config().into_os_string()]);
+        all.extend(["--run".into(), self.run().into_os_string()]);
+        run_cli(&all)
+    }
+
+    /// Files that the daemon has open.
+    pub fn open_files(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.pid().as_raw_nonzero());
+        fs::read_dir(folder).expect("/proc").count()
+    }
+
+    /// Resident memory in KiB.
+    pub fn resident(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.pid().as_raw_nonzero());
+        let status = fs::read_to_string(status).expect("/proc");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        line.split_whitespace().nth(1).expect("number").parse().expect("number")
+    }
+
+    /// Processor time used, in clock ticks (10 ms each).
+    pub fn ticks(&self) -> u64 {
+        let stat = format!("/proc/{}/stat", self.pid().as_raw_nonzero());
+        let stat = fs::read_to_string(stat).expect("/proc");
+        let fields: Vec<&str> = stat[stat.rfind(')').expect("name")..].split(' ').collect();
+        fields[12].parse::<u64>().expect("utime") + fields[13].parse::<u64>().expect("stime")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log_text();
+            let log = if log.is_empty() { self.stderr() } else { log };
+            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            eprintln!("--- the daemon's log, last lines ({:?} mode)", self.mode);
+            for line in tail.iter().rev() {
+                eprintln!("{line}");
+            }
+        }
+        self.kill();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A port on the loopback address.
+pub fn at(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}

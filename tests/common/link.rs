@@ -1,0 +1,467 @@
+//! One connection, plain or TLS, under the test's full control: what is one record on the wire
+//! is one record here, in both directions.
+
+use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
+
+use super::PATIENCE;
+
+/// The longest plaintext of one TLS record.
+pub const RECORD: usize = 16 * 1024;
+
+/// What a read gave.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Got {
+    /// One TLS record, or in plain TCP one read.
+    Bytes(Vec<u8>),
+    /// The orderly end: FIN, in TLS after a close_notify.
+    End,
+    /// In TLS: FIN without a close_notify.
+    Cut,
+    /// In TLS: a fatal alert.
+    Alert(String),
+    /// RST.
+    Reset,
+    /// Nothing came in time; the connection is open.
+    Late,
+}
+
+/// One connection.
+pub struct Link {
+    socket: TcpStream,
+    tls: Option<Box<ClientConnection>>,
+    /// Plain bytes that the socket has not taken yet.
+    unsent: Vec<u8>,
+    /// Bytes that came with others and belong to the next read.
+    unread: Vec<u8>,
+}
+
+impl Link {
+    /// Connects without TLS.
+    pub fn plain(address: SocketAddr) -> io::Result<Self> {
+        let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
+        socket.set_nodelay(true)?;
+        Self::over(socket)
+    }
+
+    /// Connects and finishes a TLS handshake with a server that must prove to be `localhost`.
+    pub fn tls(address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Self> {
+        Self::plain(address)?.upgrade(config, "localhost")
+    }
+
+    /// Connects to a Unix socket.
+    pub fn unix(path: &Path) -> io::Result<Self> {
+        // The methods of `TcpStream` that are used here are those of any stream socket.
+        Self::over(TcpStream::from(OwnedFd::from(UnixStream::connect(path)?)))
+    }
+
+    fn over(socket: TcpStream) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Link { socket, tls: None, unsent: Vec::new(), unread: Vec::new() })
+    }
+
+    /// The TLS handshake over a connection that is still plain.
+    pub fn upgrade(mut self, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
+        let name = ServerName::try_from(name.to_owned()).expect("server name");
+        let mut tls = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
+        tls.set_buffer_limit(None);
+        self.tls = Some(Box::new(tls));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let flushed = self.push()?;
+            let tls = self.tls.as_mut().expect("TLS");
+            if !tls.is_handshaking() && flushed {
+                return Ok(self);
+            }
+            match tls.read_tls(&mut &self.socket) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {
+                    let state = tls.process_new_packets();
+                    if let Err(error) = state {
+                        let _ = self.push();
+                        return Err(io::Error::other(error));
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if !self.wait(true, !flushed, deadline) {
+                        return Err(ErrorKind::TimedOut.into());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The certificate that the server showed.
+    pub fn server_certificate(&self) -> Vec<u8> {
+        let tls = self.tls.as_ref().expect("TLS");
+        tls.peer_certificates().expect("certificates")[0].to_vec()
+    }
+
+    /// The TLS version and cipher suite, for example `TLSv1_3` and `TLS13_AES_128_GCM_SHA256`.
+    pub fn negotiated(&self) -> (String, String) {
+        let tls = self.tls.as_ref().expect("TLS");
+        let version = format!("{:?}", tls.protocol_version().expect("version"));
+        let suite = format!("{:?}", tls.negotiated_cipher_suite().expect("suite").suite());
+        (version, suite)
+    }
+
+    /// This end's address.
+    pub fn local(&self) -> SocketAddr {
+        self.socket.local_addr().expect("local address")
+    }
+
+    /// Whether it speaks TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// The socket, for polling.
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// Makes the kernel take few bytes that the test has not read, so that a sender soon waits.
+    /// (Two segments of the loopback interface: less would make the network itself slow.)
+    pub fn shrink(&self) {
+        sockopt::set_socket_recv_buffer_size(&self.socket, 64 * 1024).expect("SO_RCVBUF");
+    }
+
+    // Sending
+
+    /// Sends `bytes`: in TLS as records of 16 KiB and a last one of the rest, so that up to
+    /// 16 KiB are one record. An empty slice sends nothing.
+    #[track_caller]
+    pub fn send(&mut self, bytes: &[u8]) {
+        if let Err(error) = self.try_send(bytes) {
+            panic!("sending {} bytes: {error}", bytes.len());
+        }
+    }
+
+    /// [`send`](Self::send) to a peer that may be gone.
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.queue(bytes)?;
+        self.flush(Instant::now() + PATIENCE)
+    }
+
+    /// Makes records of `bytes` without sending them; [`push`](Self::push) does.
+    pub fn queue(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.tls {
+            None => self.unsent.extend_from_slice(bytes),
+            Some(tls) => {
+                for record in bytes.chunks(RECORD) {
+                    tls.writer().write_all(record)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what the socket takes now; true when nothing is left.
+    pub fn push(&mut self) -> io::Result<bool> {
+        loop {
+            let sent = match &mut self.tls {
+                Some(tls) if tls.wants_write() => tls.write_tls(&mut &self.socket),
+                None if !self.unsent.is_empty() => (&self.socket).write(&self.unsent),
+                _ => return Ok(true),
+            };
+            match sent {
+                Ok(count) if self.tls.is_none() => drop(self.unsent.drain(..count)),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether bytes wait for the socket.
+    pub fn unsent(&self) -> bool {
+        !self.unsent.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+    }
+
+    fn flush(&mut self, deadline: Instant) -> io::Result<()> {
+        while !self.push()? {
+            if !self.wait(false, true, deadline) {
+                return Err(ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends records of 16 KiB until everything on the way is full: nothing moves for 300 ms.
+    /// Returns how many of `bytes` were handed to this link; those of them that the kernel has
+    /// not taken yet go out with the next send. Panics when there is room for all `bytes`.
+    #[track_caller]
+    pub fn fill(&mut self, bytes: &[u8]) -> usize {
+        // What two sockets hold at least; before that, a pause is only the machine's.
+        const LEAST: usize = 192 * 1024;
+        let mut taken = 0;
+        for piece in bytes.chunks(RECORD) {
+            self.queue(piece).expect("queue");
+            taken += piece.len();
+            let patience = if taken < LEAST { PATIENCE } else { Duration::from_millis(300) };
+            if self.flush(Instant::now() + patience).is_err() {
+                assert!(taken >= LEAST, "no more than {taken} bytes were taken");
+                return taken;
+            }
+        }
+        panic!("the way never filled up");
+    }
+
+    /// Ends this direction in order: in TLS a close_notify, then FIN.
+    pub fn finish(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+        }
+        let _ = self.flush(Instant::now() + PATIENCE);
+        let _ = self.socket.shutdown(Shutdown::Write);
+    }
+
+    /// Ends this direction as many agents do: FIN alone.
+    pub fn fin(&mut self) {
+        let _ = self.flush(Instant::now() + PATIENCE);
+        let _ = self.socket.shutdown(Shutdown::Write);
+    }
+
+    /// Ends both directions with RST.
+    pub fn reset(self) {
+        sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO)).expect("SO_LINGER");
+    }
+
+    // Receiving
+
+    /// One record (in plain TCP one read of at most 64 KiB), within [`PATIENCE`].
+    pub fn record(&mut self) -> Got {
+        self.record_by(Instant::now() + PATIENCE)
+    }
+
+    /// One record, or [`Got::Late`] when none is complete by `deadline`.
+    pub fn record_by(&mut self, deadline: Instant) -> Got {
+        if !self.unread.is_empty() {
+            return Got::Bytes(std::mem::take(&mut self.unread));
+        }
+        loop {
+            if let Some(got) = self.read_now(64 * 1024) {
+                return got;
+            }
+            if !self.wait(true, false, deadline) {
+                return Got::Late;
+            }
+        }
+    }
+
+    /// What can be read without waiting; in plain TCP at most `most` bytes.
+    pub fn read_now(&mut self, most: usize) -> Option<Got> {
+        let Some(tls) = &mut self.tls else {
+            let mut bytes = vec![0; most];
+            loop {
+                match (&self.socket).read(&mut bytes) {
+                    Ok(0) => return Some(Got::End),
+                    Ok(count) => {
+                        bytes.truncate(count);
+                        return Some(Got::Bytes(bytes));
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(_) => return Some(Got::Reset),
+                }
+            }
+        };
+        loop {
+            // `read` of rustls would fill its buffer from several records.
+            let mut reader = tls.reader();
+            match reader.fill_buf().map(<[u8]>::to_vec) {
+                Ok(bytes) if bytes.is_empty() => return Some(Got::End),
+                Ok(bytes) => {
+                    reader.consume(bytes.len());
+                    return Some(Got::Bytes(bytes));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return Some(Got::Cut),
+            }
+            match tls.read_tls(&mut &self.socket) {
+                Ok(_) => match tls.process_new_packets() {
+                    Ok(_) => {}
+                    Err(rustls::Error::AlertReceived(alert)) => {
+                        return Some(Got::Alert(format!("{alert:?}")));
+                    }
+                    Err(error) => panic!("TLS from the connector: {error}"),
+                },
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Some(Got::Reset),
+            }
+        }
+    }
+
+    /// Exactly `count` bytes. More that came along are kept for the next read.
+    #[track_caller]
+    pub fn exactly(&mut self, count: usize) -> Vec<u8> {
+        let mut all = Vec::with_capacity(count);
+        while all.len() < count {
+            match self.record() {
+                Got::Bytes(bytes) => all.extend(bytes),
+                other => panic!(
+                    "{other:?} after {} of {count} bytes: {:?}",
+                    all.len(),
+                    String::from_utf8_lossy(&all[..all.len().min(100)])
+                ),
+            }
+        }
+        self.unread = all.split_off(count);
+        all
+    }
+
+    /// Expects exactly these bytes next.
+    #[track_caller]
+    pub fn expect(&mut self, bytes: &[u8]) {
+        let got = self.exactly(bytes.len());
+        super::assert_same(&got, bytes, "received");
+    }
+
+    /// Expects exactly this record next; in plain TCP these bytes.
+    #[track_caller]
+    pub fn expect_record(&mut self, bytes: &[u8]) {
+        if self.tls.is_none() {
+            return self.expect(bytes);
+        }
+        match self.record() {
+            Got::Bytes(got) => super::assert_same(&got, bytes, "record"),
+            other => panic!("{other:?} instead of a record of {} bytes", bytes.len()),
+        }
+    }
+
+    /// All bytes up to the end, and how it ended.
+    #[track_caller]
+    pub fn rest(&mut self) -> (Vec<u8>, Got) {
+        let mut all = Vec::new();
+        loop {
+            match self.record() {
+                Got::Bytes(bytes) => all.extend(bytes),
+                Got::Late => panic!("still open, {} bytes after the last read", all.len()),
+                end => return (all, end),
+            }
+        }
+    }
+
+    /// All bytes up to an orderly end.
+    #[track_caller]
+    pub fn until_end(&mut self) -> Vec<u8> {
+        let (bytes, end) = self.rest();
+        assert!(end == Got::End, "{end:?} instead of an orderly end after {} bytes", bytes.len());
+        bytes
+    }
+
+    /// Expects the connection to end, in any way, without another byte.
+    #[track_caller]
+    pub fn expect_closed(&mut self) {
+        let (bytes, _) = self.rest();
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(100)]).into_owned();
+        assert!(bytes.is_empty(), "{} bytes before the close: {shown:?}", bytes.len());
+    }
+
+    /// Expects nothing to happen for this long: no byte, no end.
+    #[track_caller]
+    pub fn expect_silence(&mut self, time: Duration) {
+        let got = self.record_by(Instant::now() + time);
+        assert!(got == Got::Late, "{got:?} where nothing was to come for {time:?}");
+    }
+
+    /// Whether it has ended, or has something to read, now.
+    pub fn is_quiet(&mut self) -> bool {
+        match self.record_by(Instant::now()) {
+            Got::Late => true,
+            Got::Bytes(bytes) => {
+                self.unread = bytes;
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Sends `out` and receives `count` bytes at the same time.
+    #[track_caller]
+    pub fn exchange(&mut self, out: &[u8], count: usize) -> Vec<u8> {
+        self.queue(out).expect("queue");
+        let deadline = Instant::now() + 2 * PATIENCE;
+        let mut all = std::mem::take(&mut self.unread);
+        loop {
+            let flushed = self.push().unwrap_or_else(|error| panic!("sending: {error}"));
+            match self.read_now(64 * 1024) {
+                Some(Got::Bytes(bytes)) => all.extend(bytes),
+                Some(other) => panic!("{other:?} after {} of {count} bytes", all.len()),
+                None if flushed && all.len() >= count => break,
+                None => assert!(
+                    self.wait(all.len() < count, !flushed, deadline),
+                    "stuck after {} of {count} bytes, all sent: {flushed}",
+                    all.len()
+                ),
+            }
+        }
+        self.unread = all.split_off(count);
+        all
+    }
+
+    /// Sends these records and receives `count` records at the same time; reads none before
+    /// `delay` is over.
+    #[track_caller]
+    pub fn exchange_records(
+        &mut self,
+        out: &[&[u8]],
+        count: usize,
+        delay: Duration,
+    ) -> Vec<Vec<u8>> {
+        for record in out {
+            self.queue(record).expect("queue");
+        }
+        let reading = Instant::now() + delay;
+        let deadline = Instant::now() + 2 * PATIENCE;
+        let mut records = Vec::new();
+        loop {
+            let flushed = self.push().unwrap_or_else(|error| panic!("sending: {error}"));
+            if Instant::now() < reading {
+                self.wait(false, !flushed, reading);
+                continue;
+            }
+            match self.read_now(64 * 1024) {
+                Some(Got::Bytes(record)) => records.push(record),
+                Some(other) => panic!("{other:?} after {} of {count} records", records.len()),
+                None if flushed && records.len() >= count => return records,
+                None => assert!(
+                    self.wait(records.len() < count, !flushed, deadline),
+                    "stuck after {} of {count} records, all sent: {flushed}",
+                    records.len()
+                ),
+            }
+        }
+    }
+
+    /// Waits for the socket; false when `deadline` comes first.
+    pub fn wait(&self, read: bool, write: bool, deadline: Instant) -> bool {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::IN, read);
+        flags.set(PollFlags::OUT, write);
+        let mut set = [PollFd::new(&self.socket, flags)];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).expect("timeout");
+            match poll(&mut set, Some(&timeout)) {
+                Ok(0) if left.is_zero() => return false,
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return true,
+                Err(error) => panic!("poll: {error}"),
+            }
+        }
+    }
+}

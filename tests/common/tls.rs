@@ -1,0 +1,140 @@
+//! TLS as agents, users and Controllers speak it: a certificate is checked against the one they
+//! were given, by name.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+/// A client that trusts the certificates in this PEM file and no others, and that keeps no
+/// sessions, as the field's agents do.
+pub fn trusting(pem: &Path) -> Arc<ClientConfig> {
+    let builder = builder(pem).with_no_client_auth();
+    Arc::new(without_sessions(builder))
+}
+
+/// The same with a client certificate.
+pub fn trusting_with_identity(pem: &Path, identity: &Identity) -> Arc<ClientConfig> {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key.serialize_der()));
+    let config = builder(pem)
+        .with_client_auth_cert(vec![identity.certificate.der().clone()], key)
+        .expect("client certificate");
+    Arc::new(without_sessions(config))
+}
+
+/// The same for one TLS version only.
+pub fn trusting_version(
+    pem: &Path,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> Arc<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .expect("protocol version")
+        .with_root_certificates(roots(pem))
+        .with_no_client_auth();
+    Arc::new(without_sessions(config))
+}
+
+fn builder(pem: &Path) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(rustls::ALL_VERSIONS)
+        .expect("protocol versions")
+        .with_root_certificates(roots(pem))
+}
+
+fn roots(pem: &Path) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let certificates = CertificateDer::pem_file_iter(pem)
+        .unwrap_or_else(|error| panic!("{}: {error}", pem.display()));
+    for certificate in certificates {
+        roots.add(certificate.expect("PEM")).expect("a certificate that can be trusted");
+    }
+    roots
+}
+
+fn without_sessions(mut config: ClientConfig) -> ClientConfig {
+    config.resumption = rustls::client::Resumption::disabled();
+    config
+}
+
+/// A certificate authority that exists for one test.
+pub struct Authority {
+    key: rcgen::KeyPair,
+    parameters: rcgen::CertificateParams,
+    certificate: rcgen::Certificate,
+}
+
+/// A certificate and its key.
+pub struct Identity {
+    certificate: rcgen::Certificate,
+    key: rcgen::KeyPair,
+}
+
+impl Authority {
+    /// A new authority of this name.
+    pub fn new(name: &str) -> Self {
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().expect("key");
+        let certificate = parameters.self_signed(&key).expect("certificate");
+        Authority { key, parameters, certificate }
+    }
+
+    /// Its own certificate as PEM.
+    pub fn pem(&self) -> String {
+        pem("CERTIFICATE", self.certificate.der())
+    }
+
+    /// A certificate for these names, good for servers and clients.
+    pub fn sign(&self, names: &[&str]) -> Identity {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut parameters = rcgen::CertificateParams::new(names).expect("parameters");
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, "signed");
+        parameters.extended_key_usages = vec![
+            rcgen::ExtendedKeyUsagePurpose::ServerAuth,
+            rcgen::ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let key = rcgen::KeyPair::generate().expect("key");
+        let issuer = rcgen::Issuer::from_params(&self.parameters, &self.key);
+        let certificate = parameters.signed_by(&key, &issuer).expect("signed certificate");
+        Identity { certificate, key }
+    }
+}
+
+impl Identity {
+    /// The certificate as PEM.
+    pub fn pem(&self) -> String {
+        pem("CERTIFICATE", self.certificate.der())
+    }
+
+    /// The key as PKCS#8 PEM.
+    pub fn key_pem(&self) -> String {
+        pem("PRIVATE KEY", &self.key.serialize_der())
+    }
+}
+
+/// DER bytes as PEM.
+fn pem(label: &str, der: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for line in der.chunks(48) {
+        for three in line.chunks(3) {
+            let mut bits = 0;
+            for index in 0..3 {
+                bits = bits << 8 | u32::from(three.get(index).copied().unwrap_or(0));
+            }
+            for index in 0..4 {
+                let digit = DIGITS[(bits >> (18 - 6 * index) & 63) as usize];
+                text.push(if index > three.len() { '=' } else { char::from(digit) });
+            }
+        }
+        text.push('\n');
+    }
+    text.push_str(&format!("-----END {label}-----\n"));
+    text
+}

@@ -1,0 +1,271 @@
+//! What is logged, where, and what never is.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test a panic is a report"
+)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+
+use common::*;
+use rustix::process::Signal;
+
+in_both_modes!(no_passcode_is_ever_logged, control_characters_are_escaped);
+
+const NEVER: u64 = 200_000;
+
+/// A syslogd that the test reads by hand.
+fn syslogd(path: &Path) -> UnixDatagram {
+    let _ = fs::remove_file(path);
+    let socket = UnixDatagram::bind(path).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket
+}
+
+/// All messages that have come.
+fn messages(socket: &UnixDatagram) -> Vec<String> {
+    let mut buffer = [0; 8192];
+    let mut all = Vec::new();
+    while let Ok(count) = socket.recv(&mut buffer) {
+        all.push(String::from_utf8_lossy(&buffer[..count]).into_owned());
+    }
+    all
+}
+
+/// Makes the daemon log two lines at least.
+fn make_noise(daemon: &Daemon) {
+    let mapping = daemon.control().add_public(60, NEVER);
+    daemon.control().remove(&mapping);
+}
+
+#[test]
+fn lines_go_to_syslog_and_to_the_file() {
+    let mut daemon = Daemon::builder(Mode::Plain).prepare();
+    let socket = syslogd(&daemon.syslog());
+    daemon.start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut seen = Vec::new();
+    until("syslog has the line", || {
+        seen.extend(messages(&socket));
+        seen.iter().any(|message| message.contains(&mapping.id))
+    });
+    for message in &seen {
+        assert!(message.starts_with('<') && message.contains("iofog-connector["), "{message}");
+    }
+    assert!(daemon.log_text().contains(&mapping.id));
+}
+
+#[test]
+fn syslog_absent_stopped_or_restarted_never_holds_the_daemon_up() {
+    let daemon = Daemon::new(Mode::Plain);
+    // Absent: it serves, and counts.
+    make_noise(&daemon);
+    let lost = daemon.api().state()["logLost"].as_u64().expect("logLost");
+    assert!(lost > 0, "nothing was counted as lost");
+    // There, but stopped: its queue fills up.
+    let first = syslogd(&daemon.syslog());
+    for _ in 0..400 {
+        make_noise(&daemon);
+    }
+    assert!(daemon.api().state()["logLost"].as_u64() > Some(lost));
+    assert!(!messages(&first).is_empty());
+    make_noise(&daemon);
+    until("it goes on", || messages(&first).iter().any(|message| message.contains("added")));
+    // Restarted.
+    drop(first);
+    make_noise(&daemon);
+    let second = syslogd(&daemon.syslog());
+    make_noise(&daemon);
+    until("the new one gets the lines", || {
+        messages(&second).iter().any(|message| message.contains("removed"))
+    });
+}
+
+#[test]
+fn file_is_capped_and_one_old_file_is_kept() {
+    let mut daemon = Daemon::builder(Mode::Plain).prepare();
+    let old = daemon.log().join("iofog-connector.log.1");
+    let line = "2026-01-01T00:00:00Z INFO  filler filler filler\n";
+    let almost_full = line.repeat((1 << 20) / line.len());
+    fs::write(daemon.log_file(), &almost_full).unwrap();
+    fs::write(&old, "an older one").unwrap();
+    daemon.start();
+    for _ in 0..10 {
+        make_noise(&daemon);
+    }
+    let size = |path: &Path| fs::metadata(path).unwrap().len();
+    assert!(size(&daemon.log_file()) < 100_000);
+    assert!(size(&old) <= 1 << 20 && size(&old) > 900_000);
+    let names = fs::read_dir(daemon.log()).unwrap().count();
+    assert_eq!(names, 2, "more than one old file is kept");
+    make_noise(&daemon);
+    assert!(daemon.log_text().contains("removed"));
+}
+
+#[test]
+fn file_is_opened_again_on_sighup() {
+    let daemon = Daemon::new(Mode::Plain);
+    let away = daemon.log().join("rotated");
+    fs::rename(daemon.log_file(), &away).unwrap();
+    daemon.signal(Signal::HUP);
+    until("there is a new file", || daemon.log_file().exists());
+    make_noise(&daemon);
+    let old = fs::read_to_string(&away).unwrap();
+    assert!(daemon.log_text().contains("removed") && !old.contains("removed"));
+}
+
+#[test]
+fn daemon_serves_without_a_log_folder() {
+    let unwritable = Daemon::builder(Mode::Plain).log(Path::new("/proc/nowhere")).start();
+    let mapping = unwritable.api().add_public(60, NEVER);
+    unwritable.session(&mapping);
+    // One that is only missing is made.
+    let place = Daemon::builder(Mode::Plain).prepare();
+    let missing = place.folder().join("deep/er");
+    let daemon = Daemon::builder(Mode::Plain).log(&missing).start();
+    assert!(!daemon.log_text().is_empty());
+}
+
+#[test]
+fn loglevel_chooses_what_is_logged() {
+    let lines = |level: &str| {
+        let daemon = Daemon::builder(Mode::Plain).set("loglevel", level).start();
+        let mapping = daemon.api().add_public(60, NEVER);
+        daemon.session(&mapping);
+        daemon.api().remove(&mapping);
+        daemon.log_text().lines().count()
+    };
+    let (error, info, trace) = (lines("error"), lines("info"), lines("trace"));
+    assert!(error == 0 && info > 0 && trace >= info, "{error} {info} {trace}");
+}
+
+#[test]
+fn connectionlog_writes_users_and_sessions_only_when_asked() {
+    for asked in [false, true] {
+        let daemon =
+            Daemon::builder(Mode::Plain).set("connectionlog", asked).set("userwait", 300).start();
+        let mapping = daemon.api().add_public(60, NEVER);
+        let mut refused = daemon.user(&mapping);
+        refused.send(b"question");
+        let refused_address = refused.local().to_string();
+        refused.expect_closed();
+        let (mut user, mut agent) = daemon.session(&mapping);
+        let served_address = user.local().to_string();
+        agent.send(b"answer");
+        user.expect(b"answer");
+        user.finish();
+        agent.finish();
+        user.until_end();
+        for address in [refused_address, served_address] {
+            let found = || daemon.log_text().lines().any(|line| line.contains(&address));
+            if asked {
+                until("the user's line", found);
+            } else {
+                assert!(!found(), "{}", daemon.log_text());
+            }
+        }
+    }
+}
+
+fn control_characters_are_escaped(mode: Mode) {
+    let hostile = "\u{1b}[31mred\n2026-01-01T00:00:00Z ERROR forged\r\u{7}\u{9b}\u{202e}%n";
+    let mut daemon = Daemon::builder(mode).set("loglevel", "trace").prepare();
+    // An id from an old file, whose ports cannot be opened, so that it is complained of.
+    let state = serde_json::json!({"mappings": [{
+        "id": hostile, "port1": 1, "port2": 2, "maxconnectionsport1": 60,
+        "maxconnectionsport2": 0, "passcodeport1": hostile, "passcodeport2": "",
+        "heartbeatabsencethresholdport1": 0, "heartbeatabsencethresholdport2": 0,
+    }]});
+    daemon.write("configs.json", &state.to_string());
+    daemon.start();
+    let api = daemon.api();
+    api.post("/api/v2/mapping/remove", &form(&[("mappingid", &format!("{hostile}x"))])).failed(404);
+    api.post("/api/v2/commandline", &form(&[("command", hostile)])).failed(400);
+    let mapping = api.add_public(60, NEVER);
+    let mut agent = daemon.agent(mapping.port1);
+    agent.send(hostile.repeat(3).as_bytes());
+    agent.expect_closed();
+    let status = daemon.cli(&["status"]);
+    let table = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(!table.contains('\u{1b}') && !table.contains("\n2026-01-01"), "{table:?}");
+    api.post("/api/v2/mapping/remove", &form(&[("mappingid", hostile)])).ok();
+    let log = daemon.log_text();
+    assert!(log.contains("red"), "the hostile id was not logged: the test proves nothing");
+    for line in log.lines() {
+        assert!(line.starts_with("20") && !line.starts_with("2026-01-01"), "forged: {line:?}");
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+    }
+}
+
+fn no_passcode_is_ever_logged(mode: Mode) {
+    let mut daemon = Daemon::builder(mode)
+        .set("loglevel", "trace")
+        .set("connectionlog", true)
+        .set("userwait", 300)
+        .prepare();
+    let socket = syslogd(&daemon.syslog());
+    daemon.start();
+    let mut syslog = Vec::new();
+    let public = daemon.api().add_public(1, NEVER);
+    let private = daemon.api().add_private(1, NEVER);
+    let direct = daemon.api().post("/api/v2/direct/add", "").ok();
+    let passkey = direct["passkey"].as_str().unwrap().to_owned();
+    let body = form(&[
+        ("id", direct["id"].as_str().unwrap()),
+        ("passkey", &passkey),
+        ("ip", "10.0.0.1"),
+        ("port", "1"),
+        ("certificate", "x"),
+    ]);
+    daemon.api().post("/api/v2/direct", &body).ok();
+    syslog.extend(messages(&socket));
+    // Right ones, one too many, half ones, wrong ones, on the wrong side, on the API.
+    let session = daemon.session(&public);
+    assert!(!daemon.agent(public.port1).is_accepted(&public.passcode1));
+    daemon.pair(&private);
+    daemon.agent(private.port1).is_accepted(&private.passcode2);
+    daemon.agent(public.port1).send(&public.passcode1.as_bytes()[..20]);
+    let mut http = Controller::tcp(at(public.port1), None).connect();
+    let _ = http.link.try_send(public.passcode1.as_bytes());
+    drop(http);
+    let remove = form(&[("mappingid", &public.passcode1)]);
+    daemon.api().post("/api/v2/mapping/remove", &remove).failed(404);
+    drop(session);
+    syslog.extend(messages(&socket));
+    daemon.signal(Signal::HUP);
+    daemon.restart();
+    daemon.api().remove(&public);
+    daemon.stop();
+    syslog.extend(messages(&socket));
+    let command = daemon.stderr() + &daemon.log_text() + &syslog.join("\n");
+    assert!(command.contains(&public.id), "nothing was logged: the test proves nothing");
+    let secrets = [&public.passcode1, &private.passcode1, &private.passcode2, &passkey];
+    for secret in secrets {
+        // Neither whole nor the half that one agent sent.
+        assert!(!command.contains(&secret[..20]), "a passcode is logged");
+    }
+}
+
+#[test]
+fn storm_of_refusals_does_not_flood_the_log() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let before = daemon.log_text().lines().count();
+    let wrong = "x".repeat(mapping.passcode1.len());
+    let mut refused: Vec<Agent> = (0..500)
+        .map(|_| {
+            let mut agent = daemon.agent(mapping.port1);
+            agent.send(wrong.as_bytes());
+            agent
+        })
+        .collect();
+    refused.iter_mut().for_each(|agent| agent.expect_closed());
+    let lines = daemon.log_text().lines().count() - before;
+    assert!(lines < 50, "{lines} lines for 500 refusals");
+}

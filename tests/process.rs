@@ -1,0 +1,404 @@
+//! Signals, the command line, the service manager, limits of the process (protocol page,
+//! section 7).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test a panic is a report"
+)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::process::Output;
+use std::thread;
+use std::time::Instant;
+
+use common::*;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+in_both_modes!(
+    stopping_lets_sessions_finish_and_takes_no_new_ones,
+    stopping_cuts_sessions_after_drain,
+    reload_closes_no_session,
+    too_many_open_files_stop_neither_api_nor_recovery,
+);
+
+const NEVER: u64 = 200_000;
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
+// Stopping
+
+fn stopping_lets_sessions_finish_and_takes_no_new_ones(mode: Mode) {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut daemon = Daemon::builder(mode).set("drain", 60_000).start();
+        let mapping = daemon.api().add_public(60, NEVER);
+        let (mut user, mut agent) = daemon.session(&mapping);
+        daemon.signal(signal);
+        until("the ports are closed", || {
+            [mapping.port1, mapping.port2].iter().all(|port| Link::plain(at(*port)).is_err())
+        });
+        assert!(Link::plain(daemon.api_address()).is_err(), "the API's port is still open");
+        let answer = noise(1, 1 << 20);
+        thread::scope(|scope| {
+            scope.spawn(|| agent.send(&answer));
+            assert_same(&user.exactly(answer.len()), &answer, "while draining");
+        });
+        assert!(daemon.is_running());
+        user.finish();
+        agent.finish();
+        let start = Instant::now();
+        assert_eq!(daemon.wait().status.code(), Some(0));
+        assert!(start.elapsed() < ms(25_000), "it waited for nobody");
+    }
+}
+
+fn stopping_cuts_sessions_after_drain(mode: Mode) {
+    let mut daemon = Daemon::builder(mode).set("drain", 400).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let mut idle = daemon.tunnel(&mapping);
+    let start = Instant::now();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().status.code(), Some(0));
+    assert!(start.elapsed() >= ms(350), "cut after {:?}", start.elapsed());
+    for link in [&mut user, &mut agent.link, &mut idle.link] {
+        link.expect_closed();
+    }
+    // It ends at once where there is nothing to drain, and starts again with all it had.
+    let mut daemon = Daemon::builder(mode).set("drain", 60_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let _idle = daemon.tunnel(&mapping);
+    assert_eq!(daemon.stop().status.code(), Some(0));
+    assert!(!daemon.socket().exists(), "the socket is left behind");
+    daemon.start();
+    daemon.session(&mapping);
+}
+
+// Reload
+
+fn reload_closes_no_session(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let mut idle = daemon.tunnel(&mapping);
+    let (up, down) = (noise(1, 8 << 20), noise(2, 8 << 20));
+    thread::scope(|scope| {
+        let agent = scope.spawn(|| assert_same(&agent.exchange(&down, up.len()), &up, "up"));
+        let user = scope.spawn(|| assert_same(&user.exchange(&up, down.len()), &down, "down"));
+        for _ in 0..100 {
+            daemon.signal(Signal::HUP);
+            thread::sleep(ms(5));
+        }
+        agent.join().unwrap();
+        user.join().unwrap();
+    });
+    idle.beat_and_answer();
+    let mut next = daemon.user(&mapping);
+    next.send(b"question");
+    idle.expect(b"question");
+}
+
+#[test]
+fn reload_puts_new_settings_in_force() {
+    let daemon = Daemon::builder(Mode::Plain).set("userwait", 60_000).ports(20).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    daemon.set("userwait", 300);
+    daemon.set("broker", 777);
+    daemon.set("ports", json!([daemon.pool(10)]));
+    daemon.set("controllers", json!(["192.0.2.7"]));
+    daemon.signal(Signal::HUP);
+    until("the controllers are others", || daemon.api().get("/api/v2/status").status == 403);
+    let control = daemon.control();
+    assert_eq!(control.post("/api/v2/direct/add", "").ok()["port"], 777);
+    assert_eq!(control.status("all")["availablePorts"], 8);
+    let mut user = daemon.user(&mapping);
+    user.send(b"question");
+    user.expect_closed();
+    daemon.session(&mapping);
+}
+
+#[test]
+fn faulty_settings_leave_the_old_ones_in_force() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let good = daemon.read("iofog-connector.conf");
+    for bad in ["{", "", r#"{"ports":["x"]}"#] {
+        daemon.write("iofog-connector.conf", bad);
+        let before = daemon.log_text().len();
+        daemon.signal(Signal::HUP);
+        until("the fault is logged", || {
+            daemon.log_text()[before..].contains("iofog-connector.conf")
+        });
+        assert_eq!(daemon.api().status("all")["availablePorts"], 13);
+        daemon.session(&mapping);
+    }
+    daemon.write("iofog-connector.conf", &good);
+    daemon.set("broker", 777);
+    daemon.signal(Signal::HUP);
+    until("the good ones are", || daemon.api().post("/api/v2/direct/add", "").ok()["port"] == 777);
+}
+
+#[test]
+fn reload_says_what_needs_a_restart() {
+    let daemon = Daemon::new(Mode::Plain);
+    daemon.set("dev", false);
+    daemon.set("threads", 3);
+    daemon.set("listen", "127.0.0.1");
+    daemon.set("api", "127.0.0.1:9");
+    daemon.signal(Signal::HUP);
+    for key in ["dev", "threads", "listen", "api"] {
+        until("the log names the key", || {
+            let log = daemon.log_text();
+            log.lines().any(|line| line.contains(key) && line.contains("restart"))
+        });
+    }
+    daemon.api().status("all");
+}
+
+#[test]
+fn reload_takes_a_new_certificate_and_keeps_the_old_one_for_a_bad_one() {
+    let (one, two) = (Authority::new("one"), Authority::new("two"));
+    let identity = one.sign(&["localhost"]);
+    let daemon = Daemon::builder(Mode::Tls)
+        .file("server-cert.pem", identity.pem() + &one.pem())
+        .file("server-key.pem", identity.key_pem())
+        .start();
+    let mapping = daemon.control().add_public(60, NEVER);
+    let trust = |authority: &Authority| {
+        let path = daemon.folder().join("trusted.pem");
+        fs::write(&path, authority.pem()).unwrap();
+        trusting(&path)
+    };
+    let ports = [mapping.port1, mapping.port2, daemon.block.first];
+    for port in ports {
+        Link::tls(at(port), &trust(&one)).expect("the first certificate");
+    }
+    // A session from before goes on.
+    let (mut user, mut agent) = daemon.session(&mapping);
+    // A certificate whose key is another's.
+    let next = two.sign(&["localhost"]);
+    daemon.write("server-cert.pem", &(next.pem() + &two.pem()));
+    let before = daemon.log_text().len();
+    daemon.signal(Signal::HUP);
+    until("the fault is logged", || daemon.log_text()[before..].contains("server-"));
+    for port in ports {
+        Link::tls(at(port), &trust(&one)).expect("still the first certificate");
+    }
+    daemon.write("server-key.pem", &next.key_pem());
+    daemon.signal(Signal::HUP);
+    until("the second certificate is shown", || Link::tls(at(mapping.port1), &trust(&two)).is_ok());
+    for port in ports {
+        Link::tls(at(port), &trust(&two)).expect("the second certificate");
+    }
+    agent.send(b"answer");
+    user.expect(b"answer");
+}
+
+// One instance
+
+#[test]
+fn second_start_is_refused_and_disturbs_nothing() {
+    let mut daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let log = daemon.log();
+    let second = daemon.cli(&["start", "--log", log.to_str().unwrap()]);
+    assert!(!second.status.success());
+    let pid = daemon.pid().as_raw_nonzero().to_string();
+    let said = text(&second);
+    assert!(said.contains("already running") && said.contains(&pid), "{said}");
+    assert!(daemon.is_running());
+    daemon.control().status("all");
+    daemon.session(&mapping);
+}
+
+// The command line
+
+#[test]
+fn status_is_3_when_it_does_not_run_and_shows_a_table_when_it_does() {
+    let mut daemon = Daemon::builder(Mode::Plain).prepare();
+    for arguments in [&["status"][..], &["status", "--json"]] {
+        assert_eq!(daemon.cli(arguments).status.code(), Some(3));
+    }
+    assert_eq!(daemon.cli(&["stop"]).status.code(), Some(0), "what is asked for is so already");
+    daemon.start();
+    let public = daemon.api().add_public(7, NEVER);
+    let private = daemon.api().add_private(1, NEVER);
+    let _idle = daemon.tunnel(&public);
+    let status = daemon.cli(&["status"]);
+    assert_eq!(status.status.code(), Some(0));
+    let table = text(&status);
+    for shown in [
+        public.id.clone(),
+        private.id.clone(),
+        format!("http://127.0.0.1:{}", public.port2),
+        public.port1.to_string(),
+        private.port2.to_string(),
+    ] {
+        assert!(table.contains(&shown), "{shown} is not in\n{table}");
+    }
+    let json = daemon.cli(&["status", "--json"]);
+    assert_eq!(json.status.code(), Some(0));
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    let api = daemon.api().state();
+    assert_eq!(json["mappings"][0]["id"], api["mappings"][0]["id"]);
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&json), keys(&api));
+    daemon.kill();
+    // A socket that a killed daemon has left behind.
+    assert_eq!(daemon.cli(&["status"]).status.code(), Some(3));
+}
+
+#[test]
+fn stop_returns_when_the_daemon_has_ended() {
+    let mut daemon = Daemon::builder(Mode::Plain).set("drain", 500).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let _session = daemon.session(&mapping);
+    assert_eq!(daemon.cli(&["stop"]).status.code(), Some(0));
+    // Nothing is in the way of a new start.
+    assert!(!daemon.socket().exists());
+    assert_eq!(daemon.cli(&["status"]).status.code(), Some(3));
+    assert!(Link::plain(at(mapping.port1)).is_err());
+    assert_eq!(daemon.wait().status.code(), Some(0));
+}
+
+#[test]
+fn version_and_help_have_all_their_names() {
+    for arguments in ["version", "-v", "--version"] {
+        let output = run_cli(&[arguments]);
+        assert_eq!(output.status.code(), Some(0), "{arguments}");
+        assert!(text(&output).contains(env!("CARGO_PKG_VERSION")));
+        assert!(text(&output).contains("Apache-2.0"), "the licence");
+    }
+    for arguments in ["help", "-h", "-?", "--help"] {
+        let output = run_cli(&[arguments]);
+        assert_eq!(output.status.code(), Some(0), "{arguments}");
+        for command in ["start", "stop", "status", "version", "help", "check", "--config", "--run"]
+        {
+            assert!(text(&output).contains(command), "{command}");
+        }
+    }
+}
+
+#[test]
+fn wrong_command_lines_are_2_and_say_why() {
+    for (arguments, named) in [
+        (&["strat"][..], "strat"),
+        (&["start", "--confg", "/x"], "--confg"),
+        (&["status", "more"], "more"),
+        (&["start", "--config"], "--config"),
+        (&[], "start"),
+    ] {
+        let output = run_cli(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output));
+        assert!(text(&output).contains(named), "{arguments:?}: {}", text(&output));
+    }
+}
+
+// The service manager
+
+#[test]
+fn systemd_is_told_of_ready_reload_watchdog_and_stop() {
+    let folder = Daemon::builder(Mode::Plain).prepare();
+    let path = folder.folder().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let receive = |what: &str| {
+        let mut buffer = [0; 4096];
+        loop {
+            let count = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{what}: {error}"));
+            let message = String::from_utf8_lossy(&buffer[..count]).into_owned();
+            if message.lines().any(|line| line.starts_with(what)) {
+                return message;
+            }
+        }
+    };
+    let mut daemon = Daemon::builder(Mode::Plain)
+        .environment("NOTIFY_SOCKET", path.to_str().unwrap())
+        .environment("WATCHDOG_USEC", "400000")
+        .prepare();
+    daemon.spawn();
+    receive("READY=1");
+    // Ready means that the command line is answered.
+    daemon.control().status("all");
+    for _ in 0..3 {
+        receive("WATCHDOG=1");
+    }
+    daemon.signal(Signal::HUP);
+    let reloading = receive("RELOADING=1");
+    assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
+    receive("READY=1");
+    daemon.signal(Signal::TERM);
+    receive("STOPPING=1");
+    assert_eq!(daemon.wait().status.code(), Some(0));
+}
+
+// Limits of the process
+
+fn too_many_open_files_stop_neither_api_nor_recovery(mode: Mode) {
+    let daemon =
+        Daemon::builder(mode).wrapper(&["prlimit", "--nofile=64"]).set("userwait", 60_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let peers: Vec<Link> = (0..200)
+        .map(|number| [mapping.port1, mapping.port2][number % 2])
+        .map(|port| Link::plain(at(port)).expect("the kernel accepts"))
+        .collect();
+    until("the files are used up", || daemon.open_files() >= 40);
+    let (ticks, lines) = (daemon.ticks(), daemon.log_text().lines().count());
+    let start = Instant::now();
+    while start.elapsed() < ms(2500) {
+        daemon.api().status("all");
+        assert_eq!(daemon.cli(&["status"]).status.code(), Some(0));
+        thread::sleep(ms(200));
+    }
+    let ticks = daemon.ticks() - ticks;
+    assert!(ticks < 125, "{ticks} of 250 clock ticks used: it spins");
+    let lines = daemon.log_text().lines().count() - lines;
+    assert!(lines < 30, "{lines} log lines in 2.5 s");
+    // What runs goes on, and a change can still be stored.
+    agent.send(b"answer");
+    user.expect(b"answer");
+    let other = daemon.api().add_public(60, NEVER);
+    daemon.api().remove(&other);
+    drop(peers);
+    drop((user, agent));
+    daemon.session(&mapping);
+}
+
+#[test]
+fn soft_limit_of_files_is_raised_to_the_hard_one() {
+    let daemon = Daemon::builder(Mode::Plain).wrapper(&["prlimit", "--nofile=32:4096"]).start();
+    let mapping = daemon.api().add_public(200, NEVER);
+    let mut tunnels: Vec<Agent> = (0..100).map(|_| daemon.tunnel(&mapping)).collect();
+    tunnels.iter_mut().for_each(Agent::beat_and_answer);
+    let limits = format!("/proc/{}/limits", daemon.pid().as_raw_nonzero());
+    let limits = fs::read_to_string(limits).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(line.split_whitespace().nth(3), Some("4096"), "{line}");
+}
+
+#[test]
+fn passcodes_are_in_no_argument_and_no_core_file() {
+    let daemon = Daemon::new(Mode::Plain);
+    let limits = format!("/proc/{}/limits", daemon.pid().as_raw_nonzero());
+    let limits = fs::read_to_string(limits).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(line.split_whitespace().nth(4), Some("0"), "{line}");
+}
+
+#[test]
+fn two_daemons_live_side_by_side() {
+    let (one, two) = (Daemon::new(Mode::Plain), Daemon::new(Mode::Tls));
+    let first = one.api().add_public(60, NEVER);
+    let second = two.api().add_public(60, NEVER);
+    one.session(&first);
+    two.session(&second);
+    assert_eq!(one.api().status("all")["mappings"], 1);
+}

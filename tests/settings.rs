@@ -1,0 +1,357 @@
+//! The settings file and the TLS files beside it (protocol page, section 1). What each key takes
+//! is a table beside the code that reads it; here stands what the program does with it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test a panic is a report"
+)]
+
+mod common;
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use common::*;
+use serde_json::{Value, json};
+
+const NEVER: u64 = 200_000;
+
+/// Starts the program with a faulty settings file; expects exit status 2 and returns stderr,
+/// which `check` must say too.
+#[track_caller]
+fn refused(builder: Builder) -> String {
+    let mut daemon = builder.prepare();
+    daemon.spawn();
+    let exit = daemon.wait();
+    assert_eq!(exit.status.code(), Some(2), "{}", exit.stderr);
+    let check = daemon.cli(&["check"]);
+    assert_eq!(check.status.code(), Some(2));
+    for line in exit.stderr.lines() {
+        let said = String::from_utf8_lossy(&check.stderr).into_owned();
+        assert!(said.contains(line.trim()), "start says {line:?}, check says {said:?}");
+    }
+    exit.stderr
+}
+
+#[test]
+fn all_faults_are_named_in_one_run_with_file_key_and_value() {
+    let stderr = refused(
+        Daemon::builder(Mode::Plain)
+            .set("ports", json!(["6000-6001", "7000-6000"]))
+            .set("exclude", json!(["70000"]))
+            .set("broker", 0)
+            .set("address", 7)
+            .set("dev", "yes")
+            .set("loglevel", "loud")
+            .set("controllers", json!(["10.0.0.0/33"])),
+    );
+    assert!(
+        stderr.contains(r#"ports[1]: "7000-6000": the range ends before it starts"#),
+        "{stderr}"
+    );
+    for named in [
+        "iofog-connector.conf",
+        "exclude[0]: \"70000\"",
+        "broker: 0",
+        "address: 7",
+        "dev: \"yes\"",
+        "loglevel: \"loud\"",
+        "controllers[0]: \"10.0.0.0/33\"",
+    ] {
+        assert!(stderr.contains(named), "{named} is not in {stderr}");
+    }
+}
+
+#[test]
+fn every_required_key_is_missed_by_name() {
+    let mut builder = Daemon::builder(Mode::Plain);
+    for key in ["ports", "exclude", "broker", "address", "dev"] {
+        builder = builder.set(key, Value::Null);
+    }
+    let daemon = builder.prepare();
+    // `prepare` has put the keys in again.
+    daemon.write("iofog-connector.conf", "{}");
+    let check = daemon.cli(&["check"]);
+    assert_eq!(check.status.code(), Some(2));
+    let stderr = String::from_utf8(check.stderr).unwrap();
+    for key in ["ports", "exclude", "broker", "address", "dev"] {
+        assert!(stderr.contains(key), "{key} is not in {stderr}");
+    }
+}
+
+#[test]
+fn file_that_is_missing_or_no_json_or_leaves_no_port_is_refused() {
+    let daemon = Daemon::builder(Mode::Plain).prepare();
+    daemon.write("iofog-connector.conf", "{\n  \"ports\": [,]\n}");
+    let check = daemon.cli(&["check"]);
+    assert_eq!(check.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&check.stderr).contains("line 2"), "the position");
+    fs::remove_file(daemon.config().join("iofog-connector.conf")).unwrap();
+    let check = daemon.cli(&["check"]);
+    assert_eq!(check.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&check.stderr).contains("iofog-connector.conf"));
+
+    let stderr = refused(
+        Daemon::builder(Mode::Plain)
+            .set("ports", json!(["7000-7001"]))
+            .set("exclude", json!(["6999-7002"])),
+    );
+    assert!(stderr.contains("ports"), "{stderr}");
+}
+
+#[test]
+fn unknown_key_is_a_warning_that_names_the_nearest() {
+    let daemon = Daemon::builder(Mode::Plain).set("userwiat", 5).start();
+    assert!(daemon.log_text().contains("userwait"), "{}", daemon.log_text());
+    let check = daemon.cli(&["check"]);
+    assert_eq!(check.status.code(), Some(0));
+    let said = [check.stdout, check.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(said.contains("userwiat") && said.contains("userwait"), "{said}");
+}
+
+#[test]
+fn check_starts_nothing_and_makes_nothing() {
+    for mode in [Mode::Plain, Mode::Tls] {
+        let daemon = Daemon::builder(mode).prepare();
+        let before = names(&daemon);
+        let check = daemon.cli(&["check"]);
+        assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+        assert_eq!(names(&daemon), before);
+        assert!(!daemon.socket().exists());
+    }
+}
+
+/// What lies in the configuration folder.
+fn names(daemon: &Daemon) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(daemon.config())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn pool_is_ports_without_exclude() {
+    let builder = Daemon::builder(Mode::Plain).ports(20);
+    let mut daemon = builder.prepare();
+    let first = daemon.block.first + 1;
+    daemon.set("ports", json!([format!("{first}-{}", first + 5), format!("{}", first + 10)]));
+    daemon
+        .set("exclude", json!([format!("{}", first + 1), format!("{}-{}", first + 3, first + 3)]));
+    daemon.start();
+    assert_eq!(daemon.api().status("all")["availablePorts"], 5);
+    let mut ports = Vec::new();
+    for _ in 0..2 {
+        let mapping = daemon.api().add_public(60, NEVER);
+        ports.extend([mapping.port1, mapping.port2]);
+    }
+    let allowed = [first, first + 2, first + 4, first + 5, first + 10];
+    assert!(ports.iter().all(|port| allowed.contains(port)), "{ports:?}");
+}
+
+#[test]
+fn five_keys_are_enough_and_put_the_api_on_its_default_address() {
+    if !Command::new("unshare").args(["-n", "true"]).status().is_ok_and(|status| status.success()) {
+        println!("skipped: no network namespace of its own for the fixed ports 8080 and 443");
+        return;
+    }
+    // The address in the settings, and where the API then listens (in /proc/net's words).
+    for (mode, address, listening) in [
+        (Mode::Plain, "127.0.0.1", "0100007F:1F90"),
+        (Mode::Tls, "127.0.0.1", "0100007F:01BB"),
+        (Mode::Plain, "192.0.2.1", "00000000000000000000000000000000:1F90"),
+        (Mode::Tls, "connector.example.com", "00000000000000000000000000000000:01BB"),
+    ] {
+        let mut daemon = Daemon::builder(mode)
+            .wrapper(&["unshare", "-n", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh"])
+            .prepare();
+        let settings = json!({
+            "ports": ["7000-7010"], "exclude": [], "broker": 12345,
+            "address": address, "dev": mode == Mode::Plain,
+        });
+        daemon.write("iofog-connector.conf", &settings.to_string());
+        daemon.spawn();
+        until("the socket answers", || daemon.control().try_connect().is_ok());
+        let tables = ["tcp", "tcp6"].map(|table| {
+            let path = format!("/proc/{}/net/{table}", daemon.pid().as_raw_nonzero());
+            fs::read_to_string(path).unwrap_or_default()
+        });
+        let found = tables.concat().lines().any(|line| line.contains(&format!(" {listening} ")));
+        assert!(found, "{address}: nothing at {listening} in\n{}", tables.concat());
+        // The pipes are on all interfaces.
+        let mapping = daemon.control().add_public(60, NEVER);
+        assert_eq!(daemon.control().status(&mapping.id)["public"], "Active");
+    }
+}
+
+#[test]
+fn listen_chooses_the_address_of_pipes() {
+    let other = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), 0));
+    let daemon = Daemon::builder(Mode::Plain).set("listen", "127.0.0.1").start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    daemon.session(&mapping);
+    let reach = |mut address: SocketAddr, port| {
+        address.set_port(port);
+        Link::plain(address).is_ok()
+    };
+    assert!(!reach(other, mapping.port1) && !reach(other, mapping.port2));
+
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(60, NEVER);
+    assert!(reach(other, mapping.port1) && reach(other, mapping.port2));
+    if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+        let six = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+        assert!(reach(six, mapping.port1) && reach(six, mapping.port2), "not dual stack");
+    }
+}
+
+// Certificates
+
+#[test]
+fn first_start_makes_a_certificate_that_clients_can_check_by_every_name() {
+    let daemon = Daemon::builder(Mode::Tls).set("address", "connector.example.com").start();
+    let key = fs::metadata(daemon.config().join("server-key.pem")).unwrap();
+    assert_eq!(key.permissions().mode() & 0o777, 0o600);
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let mut names = vec!["connector.example.com", "localhost", "127.0.0.1", "::1"];
+    // A host's name can be one that no certificate may hold.
+    if host.trim().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)) {
+        names.push(host.trim());
+    }
+    let mut certificate = Vec::new();
+    for name in names {
+        let link = Link::plain(daemon.api_address()).unwrap();
+        let link = link.upgrade(&daemon.trust(), name);
+        certificate = link.unwrap_or_else(|error| panic!("{name}: {error}")).server_certificate();
+    }
+    let link = Link::plain(daemon.api_address()).unwrap();
+    assert!(link.upgrade(&daemon.trust(), "elsewhere.example.com").is_err());
+    let has = |bytes: &[u8]| certificate.windows(bytes.len()).any(|window| window == bytes);
+    // Times as RFC 5280 writes them, the curve P-256, and the purpose serverAuth.
+    assert!(has(b"000101000000Z") && has(b"491231"), "2000-01-01 to 2049-12-31");
+    assert!(has(&[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7]), "P-256");
+    assert!(has(&[6, 8, 0x2b, 6, 1, 5, 5, 7, 3, 1]), "server authentication");
+    let log = daemon.log_text().to_lowercase();
+    assert!(log.contains("fingerprint"), "{log}");
+}
+
+#[test]
+fn certificate_made_at_first_start_stays() {
+    let mut daemon = Daemon::new(Mode::Tls);
+    let files = || ["server-cert.pem", "server-key.pem"].map(|name| daemon.read(name));
+    let before = files();
+    daemon.stop();
+    daemon.start();
+    assert_eq!(["server-cert.pem", "server-key.pem"].map(|name| daemon.read(name)), before);
+    let mapping = daemon.api().add_public(60, NEVER);
+    daemon.session(&mapping);
+}
+
+#[test]
+fn one_tls_file_without_the_other_is_refused_and_nothing_is_made() {
+    let identity = Authority::new("test").sign(&["localhost"]);
+    for (name, content, missing) in [
+        ("server-cert.pem", identity.pem(), "server-key.pem"),
+        ("server-key.pem", identity.key_pem(), "server-cert.pem"),
+    ] {
+        let mut daemon = Daemon::builder(Mode::Tls).file(name, content.clone()).prepare();
+        daemon.spawn();
+        let exit = daemon.wait();
+        assert_eq!(exit.status.code(), Some(2), "{}", exit.stderr);
+        assert!(exit.stderr.contains(missing), "{}", exit.stderr);
+        assert_eq!(daemon.read(name), content);
+        assert!(!daemon.config().join(missing).exists());
+    }
+}
+
+#[test]
+fn key_that_does_not_fit_and_files_that_are_no_pem_are_refused() {
+    let authority = Authority::new("test");
+    let (one, two) = (authority.sign(&["localhost"]), authority.sign(&["localhost"]));
+    for (certificate, key) in [
+        (one.pem(), two.key_pem()),
+        (one.pem(), "nothing".to_owned()),
+        ("nothing".to_owned(), one.key_pem()),
+        (one.key_pem(), one.pem()),
+        (String::new(), String::new()),
+    ] {
+        let stderr = refused(
+            Daemon::builder(Mode::Tls)
+                .file("server-cert.pem", certificate)
+                .file("server-key.pem", key.clone()),
+        );
+        assert!(stderr.contains("server-"), "{stderr}");
+        let secret = key.lines().nth(1).unwrap_or("no secret at all");
+        assert!(!stderr.contains(secret), "the key in a message");
+    }
+}
+
+#[test]
+fn certificate_with_its_chain_is_served_whole() {
+    let authority = Authority::new("test");
+    let identity = authority.sign(&["localhost"]);
+    let mut daemon = Daemon::builder(Mode::Tls)
+        .file("server-cert.pem", identity.pem() + &authority.pem())
+        .file("server-key.pem", identity.key_pem())
+        .prepare();
+    daemon.spawn();
+    daemon.wait_ready();
+    let only = daemon.folder().join("authority.pem");
+    fs::write(&only, authority.pem()).unwrap();
+    Link::tls(daemon.api_address(), &trusting(&only)).expect("the authority alone is trusted");
+}
+
+#[test]
+fn keys_of_all_three_forms_are_read() {
+    let works = Command::new("openssl").arg("version").output().is_ok();
+    if !works {
+        println!("skipped: no openssl to make keys with");
+        return;
+    }
+    let folder = Daemon::builder(Mode::Plain).prepare();
+    let openssl = |arguments: &str| {
+        let output = Command::new("openssl")
+            .args(arguments.split(' '))
+            .current_dir(folder.folder())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    openssl("genrsa -traditional -out pkcs1.pem 2048");
+    openssl("ecparam -name prime256v1 -genkey -noout -out sec1.pem");
+    openssl("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out pkcs8.pem");
+    for (form, label) in [
+        ("pkcs1", "BEGIN RSA PRIVATE KEY"),
+        ("sec1", "BEGIN EC PRIVATE KEY"),
+        ("pkcs8", "BEGIN PRIVATE KEY"),
+    ] {
+        openssl(&format!(
+            "req -x509 -key {form}.pem -out {form}-cert.pem -days 3650 -subj /CN=localhost \
+             -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE"
+        ));
+        let read = |name: String| fs::read_to_string(folder.folder().join(name)).unwrap();
+        let key = read(format!("{form}.pem"));
+        assert!(key.contains(label), "{key}");
+        let daemon = Daemon::builder(Mode::Tls)
+            .file("server-cert.pem", read(format!("{form}-cert.pem")))
+            .file("server-key.pem", key)
+            .start();
+        let mapping = daemon.api().add_public(60, NEVER);
+        daemon.session(&mapping);
+    }
+}
+
+#[test]
+fn bad_controllerca_is_refused() {
+    let mut daemon = Daemon::builder(Mode::Tls).set("controllerca", "nowhere.pem").prepare();
+    daemon.spawn();
+    let exit = daemon.wait();
+    assert_eq!(exit.status.code(), Some(2), "{}", exit.stderr);
+    assert!(exit.stderr.contains("nowhere.pem"), "{}", exit.stderr);
+}
