@@ -16,7 +16,7 @@
 //! 4. The pipe accepts an agent's connection and starts [`tunnel::serve`], which tells the rest of
 //!    its story: a handshake ([`tls`], on a thread of [`workers`]), the passcode (a wrong one goes
 //!    to [`refusals`]), a place among `maxconnections`. Only then is there a [`tunnel::Tunnel`].
-//!    Until then it stands in a [`crowd`], where newcomers replace the oldest.
+//!    Until then it stands in a [`crowd`], where newcomers replace those that say nothing.
 //! 5. The tunnel waits in [`pairing`], its heartbeats answered and their rhythm kept
 //!    ([`heartbeat`]).
 //! 6. A user's connection is served by [`user`]: a handshake, then it waits in [`pairing`] too,
