@@ -1,17 +1,22 @@
-//! A bounded crowd of connections that all wait, in which a newcomer at the limit takes the
-//! place of the one waiting longest: strangers that say nothing cannot keep others out.
+//! A bounded crowd of connections that all wait, in which newcomers take the places of those
+//! that wait in vain: strangers that say nothing cannot keep others out.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use crate::limits;
+use crate::reactor::until;
 
 /// The crowd.
 #[derive(Default)]
 pub struct Crowd {
     next: Cell<u64>,
     members: RefCell<BTreeMap<u64, Rc<Ticket>>>,
+    left: event_listener::Event,
 }
 
 /// A place in the crowd, given back when dropped.
@@ -21,28 +26,69 @@ pub struct Member<'a> {
     ticket: Rc<Ticket>,
 }
 
-#[derive(Default)]
 struct Ticket {
+    since: Instant,
+    has_spoken: Cell<bool>,
     revoked: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Crowd {
-    /// Joins; while there are `limit` members or more, the oldest is told to go.
-    pub fn join(&self, limit: usize) -> Member<'_> {
-        let mut members = self.members.borrow_mut();
-        while members.len() >= limit.max(1) {
-            let Some((_, oldest)) = members.pop_first() else { break };
-            oldest.revoked.set(true);
-            if let Some(waker) = oldest.waker.take() {
-                waker.wake();
+    /// Waits until one more may join a crowd of `limit`. At the limit the oldest that has said
+    /// nothing at all is told to go at once; those that speak have
+    /// [`limits::CROWD_TURN`] first, so that many agents coming back together do not push each
+    /// other out.
+    pub async fn room(&self, limit: usize) {
+        loop {
+            let left = self.left.listen();
+            let patience = {
+                let members = self.members.borrow();
+                let oldest = members.first_key_value();
+                let Some((oldest, ticket)) = oldest.filter(|_| members.len() >= limit) else {
+                    return;
+                };
+                let mute = members.iter().find(|(_, ticket)| !ticket.has_spoken.get());
+                let patience = ticket.since + limits::CROWD_TURN;
+                let in_vain = mute.map(|(number, _)| *number);
+                let in_vain = in_vain.or((patience <= Instant::now()).then_some(*oldest));
+                in_vain.ok_or(patience)
+            };
+            match patience {
+                Ok(number) => return self.revoke(number),
+                Err(patience) => _ = until(patience, left).await,
             }
         }
+    }
+
+    fn revoke(&self, number: u64) {
+        let Some(ticket) = self.members.borrow_mut().remove(&number) else { return };
+        ticket.revoked.set(true);
+        if let Some(waker) = ticket.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Joins.
+    pub fn join(&self) -> Member<'_> {
         let number = self.next.get();
         self.next.set(number + 1);
-        let ticket = Rc::new(Ticket::default());
-        members.insert(number, ticket.clone());
+        let ticket = Rc::new(Ticket {
+            since: Instant::now(),
+            has_spoken: Cell::new(false),
+            revoked: Cell::new(false),
+            waker: RefCell::new(None),
+        });
+        self.members.borrow_mut().insert(number, ticket.clone());
         Member { crowd: self, number, ticket }
+    }
+
+    /// Joins a crowd of `limit`, for the oldest if there is no room.
+    pub fn replace(&self, limit: usize) -> Member<'_> {
+        let oldest = self.members.borrow().keys().next().copied();
+        if let Some(oldest) = oldest.filter(|_| self.len() >= limit) {
+            self.revoke(oldest);
+        }
+        self.join()
     }
 
     /// How many there are.
@@ -57,6 +103,11 @@ impl Crowd {
 }
 
 impl Member<'_> {
+    /// It has sent something: it is no scanner, or one that makes an effort.
+    pub fn spoke(&self) {
+        self.ticket.has_spoken.set(true);
+    }
+
     /// Returns when a newcomer has taken the place.
     pub async fn replaced(&self) {
         poll_fn(|context| {
@@ -73,6 +124,7 @@ impl Member<'_> {
 impl Drop for Member<'_> {
     fn drop(&mut self) {
         self.crowd.members.borrow_mut().remove(&self.number);
+        self.crowd.left.notify(1);
     }
 }
 
@@ -82,12 +134,27 @@ mod tests {
     use smol::future::{block_on, poll_once};
 
     #[test]
-    fn a_newcomer_takes_the_place_of_the_oldest_alone() {
+    fn a_newcomer_takes_the_place_of_the_oldest_that_is_mute() {
         let crowd = Crowd::default();
-        let first = crowd.join(2);
-        let second = crowd.join(2);
+        let (first, second) = (crowd.join(), crowd.join());
+        first.spoke();
+        assert!(block_on(poll_once(crowd.room(2))).is_some());
+        assert!(block_on(poll_once(second.replaced())).is_some());
         assert!(block_on(poll_once(first.replaced())).is_none());
-        let third = crowd.join(2);
+        let third = crowd.join();
+        third.spoke();
+        assert!(block_on(poll_once(crowd.room(2))).is_none(), "both speak and have just come");
+        drop(third);
+        assert!(block_on(poll_once(crowd.room(2))).is_some());
+        drop((first, second));
+        assert!(crowd.is_empty());
+    }
+
+    #[test]
+    fn the_oldest_of_the_held_is_let_go_first() {
+        let crowd = Crowd::default();
+        let (first, second) = (crowd.replace(2), crowd.replace(2));
+        let third = crowd.replace(2);
         assert!(block_on(poll_once(first.replaced())).is_some());
         assert!(block_on(poll_once(second.replaced())).is_none());
         assert_eq!(crowd.len(), 2);

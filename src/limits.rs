@@ -12,6 +12,10 @@ pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 /// starts at accept and includes the TLS handshake.
 pub const PASSCODE: Duration = Duration::from_secs(10);
 
+/// At the limit of connections that are not authenticated, one that has sent something keeps its
+/// place for so long; one that has sent nothing loses it to a newcomer at once.
+pub const CROWD_TURN: Duration = Duration::from_secs(1);
+
 /// Refusals of one address within [`REFUSAL_WINDOW`] that are closed at once (section 4.2).
 pub const REFUSALS_AT_ONCE: usize = 3;
 

@@ -22,7 +22,7 @@ use crate::user::User;
 pub struct Pairing {
     public: bool,
     next: Cell<u64>,
-    tunnels: [Queue<Tunnel, Verdict>; 2],
+    tunnels: [Queue<Box<Tunnel>, Verdict>; 2],
     users: Queue<Box<User>, Served>,
     /// Until when version 1 tunnels must be quiet for a while before a user gets them.
     wary_until: Cell<Option<Instant>>,
@@ -132,7 +132,7 @@ impl Pairing {
     }
 
     /// A tunnel of port1 (side 0) or port2 (side 1) begins to wait.
-    pub fn tunnel(&self, side: usize, tunnel: Tunnel) -> Waiting<'_, Tunnel, Verdict> {
+    pub fn tunnel(&self, side: usize, tunnel: Box<Tunnel>) -> Waiting<'_, Box<Tunnel>, Verdict> {
         self.sit(&self.tunnels[side], tunnel)
     }
 
@@ -250,13 +250,13 @@ impl Pairing {
             };
             if let Some(tunnel) = second.occupant.take() {
                 second.settle(Verdict::Taken);
-                first.settle(Verdict::Paired(Partner::Tunnel(Box::new(tunnel))));
+                first.settle(Verdict::Paired(Partner::Tunnel(tunnel)));
             }
         }
     }
 
     /// Whether the tunnel on `seat` can carry a session now, for a user that has spoken or not.
-    fn fits(&self, seat: &Seat<Tunnel, Verdict>, spoken: Option<bool>) -> bool {
+    fn fits(&self, seat: &Seat<Box<Tunnel>, Verdict>, spoken: Option<bool>) -> bool {
         let occupant = seat.occupant.borrow();
         let Some(tunnel) = occupant.as_ref() else { return false };
         // What came in and nobody has looked at yet may be its end, or the rest of an old

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
@@ -14,12 +15,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use futures_rustls::TlsAcceptor;
-use smol::LocalExecutor;
 use smol::channel::{Receiver, Sender};
-use smol::future::{or, zip};
+use smol::future::{or, yield_now, zip};
+use smol::{LocalExecutor, Task};
 
 use crate::config::Config;
-use crate::crowd::Crowd;
+use crate::crowd::{Crowd, Member};
 use crate::limits;
 use crate::mapping::{self, AgentPort, Mapping};
 use crate::pairing::{Pairing, Partner};
@@ -28,7 +29,7 @@ use crate::process::{FileGuard, Files, For};
 use crate::proxy;
 use crate::reactor::{Io, sleep, until};
 use crate::refusals::Refusals;
-use crate::relay::{Ended, Ending, Leg, Terms, Traffic, Voice, relay};
+use crate::relay::{Ended, Ending, Leg, Relay, Terms, Traffic, Voice};
 use crate::status::{Counts, MappingStatus, SideStatus, Tunnels};
 use crate::stream::{Loose, Stream};
 use crate::tls::Tls;
@@ -152,6 +153,18 @@ impl Drop for Counted<'_> {
 /// What a session in use takes of its agent's side, given back at its end.
 type Taken<'a> = (Place, FileGuard, Counted<'a>);
 
+/// The same of its other side.
+enum FarTaken<'a> {
+    Tunnel(#[expect(dead_code, reason = "given back when dropped")] Taken<'a>),
+    User(#[expect(dead_code, reason = "given back when dropped")] FileGuard),
+}
+
+/// Where a user comes from, and where it has come to.
+type UserAddresses = (SocketAddr, SocketAddr);
+
+/// A session that a worker carries: what it has taken, its task, and who tells of its end.
+type Begun<'a> = ((Taken<'a>, FarTaken<'a>), Task<io::Result<()>>, Receiver<Ended>);
+
 impl Pipe {
     /// A pipe that does not run yet; `None` for a direct connection, which has no ports.
     pub fn new(shared: Rc<Shared>, mapping: Mapping) -> Option<Rc<Self>> {
@@ -267,7 +280,10 @@ impl Pipe {
                 self.fault(why);
             }
         };
+        let users = side == 1 && self.is_public();
+        let crowd = if users { &self.handshakes } else { &self.sides[side].pending };
         loop {
+            crowd.room(self.settings().pending).await;
             let Some(file) = self.shared.files.try_take(For::Pipe) else {
                 let used = self.shared.files.used();
                 complain(&format!(
@@ -280,11 +296,13 @@ impl Pipe {
             match listener.accept().await {
                 Ok((socket, peer)) => {
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                    if side == 1 && self.is_public() {
+                    if users {
                         handlers.spawn(user::serve(self, socket, peer, file)).detach();
                     } else {
                         handlers.spawn(tunnel::serve(self, side, socket, peer, file)).detach();
                     }
+                    // It may have sent already what lets it leave the crowd.
+                    yield_now().await;
                 }
                 // The connection was gone before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -301,8 +319,20 @@ impl Pipe {
     ///
     /// # Errors
     /// What the handshake says.
-    pub async fn secure(&self, socket: TcpStream, whose: Secured) -> io::Result<Stream> {
+    pub async fn secure(
+        &self,
+        socket: TcpStream,
+        whose: Secured,
+        stranger: &Member<'_>,
+    ) -> io::Result<Stream> {
         let Some(tls) = &self.shared.tls else { return Stream::plain(socket) };
+        // Who says nothing costs no worker anything.
+        let listened = Io::new(socket)?;
+        if !poll_fn(|context| listened.poll_peek(context)).await? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        stranger.spoke();
+        let socket = listened.into_inner();
         let configs = tls.current();
         let acceptor = TlsAcceptor::from(match whose {
             Secured::Tunnel => configs.tunnel.clone(),
@@ -331,7 +361,7 @@ impl Pipe {
     }
 
     /// Carries the session of port1's tunnel and its partner to its end.
-    pub async fn session(&self, tunnel: Tunnel, partner: Partner) {
+    pub async fn session(&self, tunnel: Box<Tunnel>, partner: Partner) {
         let peers = match &partner {
             Partner::User(user) => [tunnel.peer, user.peer],
             Partner::Tunnel(other) => [tunnel.peer, other.peer],
@@ -345,24 +375,56 @@ impl Pipe {
             counts.sessions_total += 1;
             counts.users_served += u64::from(user.is_some());
         });
-        let (near, near_held, near_guards) = self.agent_leg(0, tunnel, user);
-        let (far, far_held, far_guards) = match partner {
+        let (guards, relay, told) = self.begin(tunnel, partner, user);
+        let ended = told.recv().await.ok();
+        // Before the agent can have redialled: the worker tells of the end, then closes.
+        drop(guards);
+        relay.detach();
+        self.count(|counts| counts.sessions -= 1);
+        self.session_ended(ended, peers);
+        self.pairing.pair();
+    }
+
+    /// Gives a worker the relay of a session; what is given back at its end stays here.
+    fn begin(
+        &self,
+        tunnel: Box<Tunnel>,
+        partner: Partner,
+        user: Option<UserAddresses>,
+    ) -> Begun<'_> {
+        let (near, near_held, taken) = self.agent_leg(0, tunnel, user);
+        let (far, far_held, far_taken) = match partner {
             Partner::Tunnel(other) => {
-                let (leg, held, taken) = self.agent_leg(1, *other, None);
-                (leg, held, (Some(taken), None))
+                let (leg, held, taken) = self.agent_leg(1, other, None);
+                (leg, held, FarTaken::Tunnel(taken))
             }
             Partner::User(user) => {
                 let User { stream, file, .. } = *user;
                 let leg = Leg { stream: stream.loosen(), voice: Voice::Raw };
-                (leg, Vec::new(), (None, Some(file)))
+                (leg, Vec::new(), FarTaken::User(file))
             }
         };
-        let ended = self.relay([near, far], [near_held, far_held]).await;
-        // Before the agent can have redialled: the worker tells of the end, then closes.
-        drop((near_guards, far_guards));
-        self.count(|counts| counts.sessions -= 1);
-        self.session_ended(ended, peers);
-        self.pairing.pair();
+        let terms = Terms {
+            fin_wait: self.settings().fin_wait,
+            wanted: self.wanted.clone(),
+            traffic: self.traffic.clone(),
+        };
+        let alive = self.relays.0.borrow().clone();
+        let (tell, told) = smol::channel::bounded(1);
+        // Boxed, so that the session's memory is the relay's and not that of its making, too.
+        let parts = Box::new((near, far, [near_held, far_held], terms));
+        let task = self.shared.workers.spawn(async move {
+            let _alive = alive;
+            let mut relay = {
+                let (near, far, held, terms) = *parts;
+                Relay::new([near.fasten()?, far.fasten()?], held, terms)
+            };
+            // Nobody to tell means that the mapping is being removed.
+            let _ = tell.try_send((&mut relay).await);
+            relay.part();
+            Ok(())
+        });
+        ((taken, far_taken), task, told)
     }
 
     /// Takes a tunnel apart into what a worker needs, what it held, and what is given back at
@@ -370,8 +432,8 @@ impl Pipe {
     fn agent_leg(
         &self,
         side: usize,
-        mut tunnel: Tunnel,
-        user: Option<(SocketAddr, SocketAddr)>,
+        mut tunnel: Box<Tunnel>,
+        user: Option<UserAddresses>,
     ) -> (Leg<Loose>, Vec<Box<[u8]>>, Taken<'_>) {
         let held = tunnel.take_held();
         let voice = match tunnel.version {
@@ -386,31 +448,6 @@ impl Pipe {
         };
         let guards = (tunnel.place, tunnel.file, Counted::new(&self.sides[side].in_use));
         (Leg { stream: tunnel.stream.loosen(), voice }, held, guards)
-    }
-
-    /// Runs the relay on a worker; `None` when the worker could not take it.
-    async fn relay(&self, legs: [Leg<Loose>; 2], held: [Vec<Box<[u8]>>; 2]) -> Option<Ended> {
-        let terms = Terms {
-            fin_wait: self.settings().fin_wait,
-            wanted: self.wanted.clone(),
-            traffic: self.traffic.clone(),
-        };
-        let alive = self.relays.0.borrow().clone();
-        let (tell, told) = smol::channel::bounded(1);
-        let task = self.shared.workers.spawn(async move {
-            let _alive = alive;
-            let [near, far] = legs;
-            let (near, far) = (near.fasten()?, far.fasten()?);
-            let (ended, streams) = relay([near, far], held, terms).await;
-            let _ = tell.try_send(ended);
-            for stream in streams {
-                stream.part();
-            }
-            Ok::<(), io::Error>(())
-        });
-        let ended = told.recv().await.ok();
-        task.detach();
-        ended
     }
 
     fn session_ended(&self, ended: Option<Ended>, [agent, partner]: [SocketAddr; 2]) {
@@ -442,8 +479,8 @@ impl Pipe {
     }
 
     /// A waiting tunnel has ended by itself.
-    pub async fn tunnel_ended(&self, tunnel: Tunnel, why: Alone) {
-        let Tunnel { stream, peer, place, file, .. } = tunnel;
+    pub async fn tunnel_ended(&self, tunnel: Box<Tunnel>, why: Alone) {
+        let Tunnel { stream, peer, place, file, .. } = *tunnel;
         drop(place);
         match why {
             Alone::OutOfStep => {

@@ -25,7 +25,7 @@ impl Refusals {
     /// has been refused often.
     pub async fn refuse(&self, stream: Stream, address: IpAddr) {
         if self.count(address, Instant::now()) > limits::REFUSALS_AT_ONCE {
-            let place = self.held.join(limits::REFUSALS_HELD);
+            let place = self.held.replace(limits::REFUSALS_HELD);
             let hold = reactor::sleep(limits::REFUSAL_HOLD);
             smol::future::or(hold, place.replaced()).await;
         }

@@ -125,38 +125,9 @@ impl fmt::Display for Ending {
     }
 }
 
-/// Moves bytes between two legs until both directions have ended; gives the connections back,
-/// still open. Leg 0 is port1's.
-///
-/// `held` are units that arrived before the pairing, by the leg that sent them.
-pub async fn relay(
-    legs: [Leg; 2],
-    held: [Vec<Box<[u8]>>; 2],
-    terms: Terms,
-) -> (Ended, [Stream; 2]) {
-    let [first, second] = legs;
-    let user_behind_version1 =
-        matches!(first.voice, Voice::Version1 { .. }) && second.voice == Voice::Raw;
-    let mut relay = Relay {
-        sides: [Side::new(first), Side::new(second)],
-        terms,
-        lingers: user_behind_version1,
-        started: now(),
-        moved_at: now(),
-        timer: Timer::new(),
-        bytes: [0; 2],
-    };
-    for (from, units) in held.into_iter().enumerate() {
-        relay.deliver_held(from, units);
-    }
-    let ending = (&mut relay).await;
-    let cut_short = user_behind_version1 && relay.cut_short(ending);
-    let Relay { sides: [first, second], bytes, started, .. } = relay;
-    let lasted = now().saturating_duration_since(started);
-    (Ended { ending, bytes, cut_short, lasted }, [first.stream, second.stream])
-}
-
-struct Relay {
+/// A session: moves bytes between two legs until both directions have ended. The connections
+/// stay open until [`Relay::part`].
+pub struct Relay {
     sides: [Side; 2],
     terms: Terms,
     /// Whether leg 1 is a user whose end cannot be told to the version 1 agent on leg 0.
@@ -347,6 +318,42 @@ impl Side {
 }
 
 impl Relay {
+    /// Begins a session. Leg 0 is port1's; `held` are units that arrived before the pairing, by
+    /// the leg that sent them.
+    pub fn new(legs: [Leg; 2], held: [Vec<Box<[u8]>>; 2], terms: Terms) -> Self {
+        let [first, second] = legs;
+        let lingers = matches!(first.voice, Voice::Version1 { .. }) && second.voice == Voice::Raw;
+        let mut relay = Relay {
+            sides: [Side::new(first), Side::new(second)],
+            terms,
+            lingers,
+            started: now(),
+            moved_at: now(),
+            timer: Timer::new(),
+            bytes: [0; 2],
+        };
+        for (from, units) in held.into_iter().enumerate() {
+            relay.deliver_held(from, units);
+        }
+        relay
+    }
+
+    /// Closes both connections, as politely as is possible at once.
+    pub fn part(self) {
+        for side in self.sides {
+            side.stream.part();
+        }
+    }
+
+    fn ended(&self, ending: Ending) -> Ended {
+        Ended {
+            ending,
+            bytes: self.bytes,
+            cut_short: self.lingers && self.cut_short(ending),
+            lasted: now().saturating_duration_since(self.started),
+        }
+    }
+
     fn deliver_held(&mut self, from: usize, units: Vec<Box<[u8]>>) {
         let voice = self.sides[from].voice;
         for unit in units {
@@ -537,9 +544,9 @@ impl Relay {
 }
 
 impl Future for Relay {
-    type Output = Ending;
+    type Output = Ended;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ending> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ended> {
         let mut turn = 0;
         loop {
             let moved = [0, 1].map(|from| self.pump(context, from));
@@ -556,7 +563,7 @@ impl Future for Relay {
             self.pass_end_on(context, from);
         }
         match self.ending() {
-            Ok(ending) => Poll::Ready(ending),
+            Ok(ending) => Poll::Ready(self.ended(ending)),
             Err(next) => {
                 if next.is_some_and(|next| self.timer.poll_at(context, next).is_ready()) {
                     context.waker().wake_by_ref();

@@ -7,6 +7,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use smol::future::or;
+
+use crate::crowd::Member;
 use crate::heartbeat::{BEAT, Rhythm, beats};
 use crate::limits;
 use crate::mapping::Passcode;
@@ -77,63 +80,76 @@ pub enum Alone {
 }
 
 /// Serves one agent's connection, from accepted socket to its end.
+///
+/// The stages before and after the wait are boxed: a waiting tunnel, of which there are many,
+/// has memory for its wait alone.
 pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr, file: FileGuard) {
-    let settings = pipe.settings();
+    let Some(tunnel) = Box::pin(admit(pipe, side, socket, peer, file)).await else { return };
+    let waiting = pipe.pairing.tunnel(side, tunnel);
+    let outcome = wait(pipe, side, &waiting).await;
+    let tunnel = waiting.occupant.take();
+    drop(waiting);
+    match (outcome, tunnel) {
+        (Ok(Verdict::Paired(partner)), Some(tunnel)) => {
+            Box::pin(pipe.session(tunnel, partner)).await;
+        }
+        (Err(why), Some(tunnel)) => Box::pin(pipe.tunnel_ended(tunnel, why)).await,
+        (Ok(Verdict::Replaced), _) => {
+            log::info!("{}: the overdue tunnel of {peer} makes room for a new one", pipe.id());
+        }
+        // The other side's task has it.
+        _ => {}
+    }
+}
+
+/// Lets an agent in that proves its passcode, if there is a place for it.
+async fn admit(
+    pipe: &Pipe,
+    side: usize,
+    socket: TcpStream,
+    peer: SocketAddr,
+    file: FileGuard,
+) -> Option<Box<Tunnel>> {
     let port = pipe.agent_port(side);
     let proven = {
-        let stranger = pipe.sides[side].pending.join(settings.pending);
+        let stranger = pipe.sides[side].pending.join();
         let proving = async {
-            let stream = pipe.secure(socket, Secured::Tunnel).await.map_err(|error| {
+            let secured = pipe.secure(socket, Secured::Tunnel, &stranger).await;
+            let stream = secured.map_err(|error| {
                 pipe.handshake_failed("agent", peer, &error);
                 Unproven::Gone(error)
             })?;
-            prove(stream, &port.passcode).await
+            prove(stream, &port.passcode, &stranger).await
         };
         let replaced = async {
             stranger.replaced().await;
             Err(Unproven::Gone(io::Error::other("newer connections took its place")))
         };
-        until(Instant::now() + limits::PASSCODE, smol::future::or(proving, replaced)).await
+        until(Instant::now() + limits::PASSCODE, or(proving, replaced)).await
     };
     let (stream, version, early) = match proven {
         Some(Ok(proven)) => proven,
         Some(Err(Unproven::Wrong(stream))) => {
-            return pipe.refuse_agent(stream, side, peer, "wrong passcode").await;
+            pipe.refuse_agent(stream, side, peer, "wrong passcode").await;
+            return None;
         }
         Some(Err(Unproven::Gone(error))) => {
-            return log::debug!("{}: agent {peer} sent no passcode: {error}", pipe.id());
+            log::debug!("{}: agent {peer} sent no passcode: {error}", pipe.id());
+            return None;
         }
-        None => return log::debug!("{}: agent {peer} sent no passcode in time", pipe.id()),
+        None => {
+            log::debug!("{}: agent {peer} sent no passcode in time", pipe.id());
+            return None;
+        }
     };
     let Some(place) = pipe.place(side, version).await else {
-        let why = format!("{} tunnels are open, all that are allowed", port.limits.max_connections);
-        return pipe.refuse_agent(stream, side, peer, &why).await;
+        let allowed = port.limits.max_connections;
+        let why = format!("{allowed} tunnels are open, all that are allowed");
+        pipe.refuse_agent(stream, side, peer, &why).await;
+        return None;
     };
-    let mut tunnel = Tunnel::new(stream, version, peer, place, file);
-    if tunnel.greet(early).is_err() {
-        return;
-    }
-    let waiting = pipe.pairing.tunnel(side, tunnel);
-    let (tunnel, partner) = match wait(pipe, side, &waiting).await {
-        Ok(Verdict::Paired(partner)) => match waiting.occupant.take() {
-            Some(tunnel) => (tunnel, partner),
-            None => return,
-        },
-        Ok(Verdict::Taken) => return,
-        Ok(Verdict::Replaced) => {
-            return log::info!(
-                "{}: the overdue tunnel of {peer} makes room for a new one",
-                pipe.id()
-            );
-        }
-        Err(why) => {
-            let Some(tunnel) = waiting.occupant.take() else { return };
-            drop(waiting);
-            return pipe.tunnel_ended(tunnel, why).await;
-        }
-    };
-    drop(waiting);
-    pipe.session(tunnel, partner).await;
+    let mut tunnel = Box::new(Tunnel::new(stream, version, peer, place, file));
+    tunnel.greet(early).is_ok().then_some(tunnel)
 }
 
 /// Reads the passcode, in however many pieces it comes, and what follows it at once.
@@ -143,6 +159,7 @@ pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr
 async fn prove(
     mut stream: Stream,
     passcode: &Passcode,
+    stranger: &Member<'_>,
 ) -> Result<(Stream, Version, Vec<Box<[u8]>>), Unproven> {
     let mut offer = Offer::default();
     let mut early = Vec::new();
@@ -157,18 +174,21 @@ async fn prove(
         });
         match received.await {
             Err(error) => return Err(Unproven::Gone(error)),
-            Ok(received) => match offer.verdict(passcode) {
-                Some(Some(version)) => return Ok((stream, version, early)),
-                Some(None) => return Err(Unproven::Wrong(stream)),
-                // What has ended short of the passcode is wrong, too.
-                None if received == Received::Ended && !offer.bytes.is_empty() => {
-                    return Err(Unproven::Wrong(stream));
+            Ok(received) => {
+                stranger.spoke();
+                match offer.verdict(passcode) {
+                    Some(Some(version)) => return Ok((stream, version, early)),
+                    Some(None) => return Err(Unproven::Wrong(stream)),
+                    // What has ended short of the passcode is wrong, too.
+                    None if received == Received::Ended && !offer.bytes.is_empty() => {
+                        return Err(Unproven::Wrong(stream));
+                    }
+                    None if received == Received::Ended => {
+                        return Err(Unproven::Gone(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                    None => {}
                 }
-                None if received == Received::Ended => {
-                    return Err(Unproven::Gone(io::ErrorKind::UnexpectedEof.into()));
-                }
-                None => {}
-            },
+            }
         }
     }
 }
@@ -364,7 +384,7 @@ impl Tunnel {
 async fn wait(
     pipe: &Pipe,
     side: usize,
-    waiting: &Waiting<'_, Tunnel, Verdict>,
+    waiting: &Waiting<'_, Box<Tunnel>, Verdict>,
 ) -> Result<Verdict, Alone> {
     let threshold = pipe.agent_port(side).limits.heartbeat_threshold;
     let mut timer = Timer::new();

@@ -41,14 +41,14 @@ enum Wait {
 pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileGuard) {
     let settings = pipe.settings();
     let secured = {
-        let place = pipe.handshakes.join(settings.pending);
-        let secured = until(
+        let place = pipe.handshakes.join();
+        let secured = Box::pin(until(
             Instant::now() + limits::TLS_HANDSHAKE,
-            smol::future::or(pipe.secure(socket, Secured::User), async {
+            smol::future::or(pipe.secure(socket, Secured::User, &place), async {
                 place.replaced().await;
                 Err(io::Error::other("too many users were shaking hands"))
             }),
-        );
+        ));
         secured.await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
     };
     let stream = match secured {

@@ -12,7 +12,7 @@ use super::connector::Counted;
 use crate::heartbeat::BEAT;
 use crate::limits;
 use crate::reactor::{Timer, now};
-use crate::relay::{Leg, Terms, Voice, relay};
+use crate::relay::{Leg, Relay, Terms, Voice};
 use crate::stream::{Received, Stream};
 
 /// A heartbeat unanswered for so many intervals: the connector is gone.
@@ -144,10 +144,9 @@ impl Paired<'_> {
         };
         let held = if self.rest.is_empty() { Vec::new() } else { vec![self.rest.into()] };
         let legs = [self.stream, local].map(|stream| Leg { stream, voice: Voice::Raw });
-        let (ended, streams) = relay(legs, [held, Vec::new()], terms).await;
-        for stream in streams {
-            stream.part();
-        }
+        let mut relay = Relay::new(legs, [held, Vec::new()], terms);
+        let ended = (&mut relay).await;
+        relay.part();
         drop(self.place);
         log::debug!(
             "session ended after {:.1} s, {} bytes in, {} out",
