@@ -14,6 +14,7 @@ use log::Log;
 use smol::LocalExecutor;
 use smol::future::or;
 
+use crate::conduit;
 use crate::limits;
 use crate::logging::Logging;
 use crate::process::{self, Ask, Notifier, Signals};
@@ -34,7 +35,7 @@ const FAULTY: u8 = 2;
 
 /// Runs in the foreground until SIGTERM or SIGINT.
 pub fn run(given: options::Given) -> ExitCode {
-    process::prepare();
+    conduit::allow(1, process::prepare());
     let started = Options::new(given, std::env::var_os(options::PASSCODE)).and_then(|options| {
         let connector = Connector::new(&options)?;
         Ok((options, connector))

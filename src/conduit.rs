@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
@@ -21,6 +22,17 @@ struct Pool {
     lent: usize,
 }
 
+/// How many a thread may lend.
+static ALLOWED: AtomicUsize = AtomicUsize::new(0);
+
+/// Allows the conduits that `threads` threads may have where a process may open `files` files;
+/// gives the number of files they can take in all. Without this there are none.
+pub fn allow(threads: usize, files: usize) -> usize {
+    let each = (files / 16 / (2 * threads.max(1))).min(limits::CONDUITS);
+    ALLOWED.store(each, Ordering::Relaxed);
+    2 * each * threads
+}
+
 /// A pipe, lent to the session that moves bytes through it.
 pub struct Conduit {
     /// The reading and the writing end; only taken when dropped.
@@ -32,7 +44,7 @@ impl Conduit {
     /// An empty one; `None` when this thread has lent all it may, or the system grants no more.
     pub fn take() -> Option<Self> {
         POOL.with_borrow_mut(|pool| {
-            if pool.lent >= limits::CONDUITS {
+            if pool.lent >= ALLOWED.load(Ordering::Relaxed) {
                 return None;
             }
             let ends = pool.idle.pop().or_else(make)?;
@@ -111,6 +123,9 @@ mod tests {
 
     #[test]
     fn a_thread_lends_so_many_and_takes_only_empty_ones_back() {
+        assert_eq!(allow(2, 32), 0, "few files, no conduits");
+        assert_eq!(allow(2, 64), 4);
+        assert_eq!(allow(1, 65536), 2 * limits::CONDUITS);
         let mut lent: Vec<_> = (0..limits::CONDUITS).filter_map(|_| Conduit::take()).collect();
         assert_eq!(lent.len(), limits::CONDUITS);
         assert!(Conduit::take().is_none());

@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -17,11 +18,13 @@ use smol::channel::{Receiver, Sender};
 use crate::api::server::{Acceptor, Server};
 use crate::api::{Api, Host};
 use crate::cli::Options;
+use crate::conduit;
 use crate::config::Config;
 use crate::control;
 use crate::limits;
 use crate::logging::Logging;
 use crate::mapping::Mapping;
+use crate::memory;
 use crate::pipe::Shared;
 use crate::ports::{self, Pool};
 use crate::process::{self, Ask, Files, Instance, Notifier, Signals};
@@ -37,6 +40,7 @@ const FAULTY: u8 = 2;
 
 /// Runs the daemon in the foreground until it is asked to stop.
 pub fn run(options: &Options) -> ExitCode {
+    memory::share_heap();
     let file_limit = process::prepare();
     let (config, warnings) = match Config::load(&options.config_dir) {
         Ok(loaded) => loaded,
@@ -102,19 +106,22 @@ fn start(
 }
 
 /// Serves until asked to stop, then drains.
-async fn serve(options: &Options, parts: Parts, logging: &Logging) -> std::io::Result<()> {
+async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result<()> {
     let Parts { config, tls, state: (store, writer, stored), file_limit, _instance } = parts;
     let executor = Rc::new(LocalExecutor::new());
     let mut signals = Signals::new()?;
     let notifier = Rc::new(Notifier::from_env());
     let workers = Workers::start(config.threads)?;
+    // Their event loops are among the open files that are counted below.
+    workers.answer().await;
+    let conduits = conduit::allow(config.threads, file_limit);
     let control = Control::listen(&options.run_dir)?;
     let shared = Rc::new(Shared {
         tls,
         workers,
         pool: Pool::new(&config.ports, config.listen),
         refusals: Refusals::default(),
-        files: Files::new(file_limit),
+        files: Files::new(file_limit.saturating_sub(conduits)),
         config: RefCell::new(Rc::new(config)),
     });
     executor.spawn(writer.run()).detach();
@@ -129,7 +136,8 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> std::io::R
         let (server, listener) = (server.clone(), control.listener.clone());
         async move { server.serve_unix(listener).await }
     });
-    let api_task = executor.spawn(serve_api(server, shared.clone()));
+    let listener = ports::open_listener(shared.config.borrow().api);
+    let api_task = executor.spawn(serve_api(server, shared.clone(), listener));
     executor.spawn(housekeeping(logging.clone())).detach();
     if let Some(interval) = process::watchdog_interval() {
         executor.spawn(watchdog(shared.clone(), notifier.clone(), interval)).detach();
@@ -210,12 +218,15 @@ fn reload(options: &Options, shared: &Shared, logging: &Logging) {
 
 /// Answers the API on TCP. An address that is not there yet, or is taken, is tried again: the
 /// pipes serve meanwhile.
-async fn serve_api(server: Rc<Server<Api>>, shared: Rc<Shared>) {
+async fn serve_api(
+    server: Rc<Server<Api>>,
+    shared: Rc<Shared>,
+    mut opened: io::Result<TcpListener>,
+) {
     let address = shared.config.borrow().api;
     let [mut pause, longest] = limits::PORT_RETRY;
     let listener = loop {
-        let opened = ports::open_listener(address).and_then(|listener| listener.try_into());
-        match opened {
+        match opened.and_then(async_net::TcpListener::try_from) {
             Ok(listener) => break listener,
             Err(error) => {
                 log::error!("the API cannot listen on {address}: {error}; it is tried again");
@@ -223,6 +234,7 @@ async fn serve_api(server: Rc<Server<Api>>, shared: Rc<Shared>) {
         }
         sleep(pause).await;
         pause = (2 * pause).min(longest);
+        opened = ports::open_listener(address);
     };
     let acceptor = shared
         .tls
@@ -270,10 +282,10 @@ struct Control<'a> {
 impl<'a> Control<'a> {
     /// Makes the socket, for the service's user alone. The run folder's lock is held, so that
     /// one that is there is left over.
-    fn listen(run: &'a Path) -> std::io::Result<Self> {
+    fn listen(run: &'a Path) -> io::Result<Self> {
         let path = run.join(control::SOCKET);
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
@@ -298,12 +310,14 @@ async fn watchdog(shared: Rc<Shared>, notifier: Rc<Notifier>, interval: Duration
     }
 }
 
-/// Writes summaries of repeated log lines, and complains of its own lateness.
+/// Writes summaries of repeated log lines, gives memory back, and complains of its own
+/// lateness.
 async fn housekeeping(logging: Logging) {
     loop {
         let due = Instant::now() + limits::HOUSEKEEPING;
         sleep(limits::HOUSEKEEPING).await;
         logging.tick();
+        memory::give_back();
         let late = due.elapsed();
         if late > limits::LATE {
             log::warn!("the control thread was held up for {} ms", late.as_millis());

@@ -1,6 +1,9 @@
 //! The heartbeat: the four bytes `BEAT`, agent to connector and back (protocol page, section 4).
 
+use std::io;
 use std::time::{Duration, Instant};
+
+use crate::stream::Stream;
 
 /// A heartbeat, and its answer.
 pub const BEAT: &[u8; 4] = b"BEAT";
@@ -17,6 +20,18 @@ pub fn beats(unit: &[u8], tls: bool) -> usize {
         1 if only => 1,
         count if only && !tls => count,
         _ => 0,
+    }
+}
+
+/// Answers so many heartbeats: in TLS each with a record of its own.
+///
+/// # Errors
+/// As [`Stream::queue`].
+pub fn answer(stream: &mut Stream, count: usize) -> io::Result<()> {
+    if stream.is_tls() {
+        (0..count).try_for_each(|_| stream.queue(BEAT))
+    } else {
+        stream.queue(&BEAT.repeat(count))
     }
 }
 

@@ -54,6 +54,7 @@ mod json;
 pub mod limits;
 pub mod logging;
 pub mod mapping;
+pub mod memory;
 pub mod pairing;
 pub mod pipe;
 pub mod ports;

@@ -44,7 +44,8 @@ pub const TLS_READ: usize = 32 * 1024;
 /// slow side has not taken stays in the pipe, in the kernel's memory.
 pub const CONDUIT: usize = 256 * 1024;
 
-/// Kernel pipes of one thread, two files each; sessions beyond them copy.
+/// Kernel pipes of one thread, two files each; sessions beyond them copy. Fewer where few files
+/// may be open: all together take no more than a sixteenth of them.
 pub const CONDUITS: usize = 8;
 
 /// Reads of at least [`READ`] bytes make a direction use a kernel pipe; a read through it of less
@@ -129,6 +130,12 @@ pub const PLACE_WAIT: Duration = Duration::from_secs(1);
 
 /// A peer that has acknowledged nothing for so long while bytes wait for it is gone (section 6).
 pub const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
+
+/// How long a closed session's connection is kept for the last bytes to arrive, at most, and
+/// how often it is looked at.
+pub const FAREWELL: Duration = Duration::from_secs(30);
+/// See [`FAREWELL`].
+pub const FAREWELL_CHECK: Duration = Duration::from_millis(50);
 
 /// How often a peer with bytes waiting for it is looked at for [`UNACKNOWLEDGED`].
 pub const STALL_CHECK: Duration = Duration::from_secs(5);

@@ -136,13 +136,19 @@ impl Pairing {
         self.sit(&self.tunnels[side], tunnel)
     }
 
-    /// A user begins to wait; given back when `limit` do already.
+    /// A user begins to wait; given back when `limit` do already and no tunnel is there for it
+    /// at once.
     pub fn user(
         &self,
         user: Box<User>,
         limit: usize,
     ) -> Result<Waiting<'_, Box<User>, Served>, Box<User>> {
-        if self.closed.get() || self.users.borrow().len() >= limit {
+        let full = self.users.borrow().len() >= limit;
+        let served = || {
+            let tunnels = self.tunnels[0].borrow();
+            tunnels.values().any(|seat| self.fits(seat, Some(user.has_spoken)))
+        };
+        if self.closed.get() || (full && !served()) {
             return Err(user);
         }
         Ok(self.sit(&self.users, user))
@@ -183,7 +189,7 @@ impl Pairing {
         let most = queue
             .iter()
             .filter_map(|(number, seat)| {
-                let by = seat.occupant.borrow().as_ref()?.rhythm.overdue_by(now)?;
+                let by = seat.occupant.borrow().as_ref()?.overdue_by(now)?;
                 Some((by, *number))
             })
             .max();
@@ -220,13 +226,21 @@ impl Pairing {
         if users.is_empty() || tunnels.is_empty() {
             return;
         }
+        // Whether a mute user, and one that has spoken, may still find a tunnel.
+        let mut hopeful = [true; 2];
         users.retain(|_, waiting| {
             let Some(spoken) = waiting.occupant.borrow().as_ref().map(|user| user.has_spoken)
             else {
                 return false;
             };
+            if !hopeful[usize::from(spoken)] {
+                return true;
+            }
             let free = tunnels.iter().find(|(_, seat)| self.fits(seat, Some(spoken)));
-            let Some(number) = free.map(|(number, _)| *number) else { return true };
+            let Some(number) = free.map(|(number, _)| *number) else {
+                hopeful[usize::from(spoken)] = false;
+                return true;
+            };
             let (Some(tunnel), Some(user)) = (tunnels.remove(&number), waiting.occupant.take())
             else {
                 return true;
@@ -262,8 +276,9 @@ impl Pairing {
         // What came in and nobody has looked at yet may be its end, or the rest of an old
         // answer: its task looks at it first and calls `pair` again.
         !tunnel.is_unheard()
-            && tunnel.rhythm.overdue_by(now()).is_none()
+            && tunnel.overdue_by(now()).is_none()
             && (spoken != Some(false) || tunnel.version == Version::Two)
             && self.quiet_at(tunnel).is_none()
+            && !(tunnel.is_amid_heartbeat() && (self.public || tunnel.version == Version::Two))
     }
 }

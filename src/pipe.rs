@@ -68,6 +68,8 @@ pub struct Pipe {
     pub pairing: Pairing,
     /// Its two ports.
     pub sides: [Side; 2],
+    /// Connections that have not proved their passcode.
+    pub pending: Crowd,
     /// Users in their TLS handshake.
     pub handshakes: Crowd,
     shared: Rc<Shared>,
@@ -91,8 +93,6 @@ enum Ends {
 
 /// One port of a running mapping.
 pub struct Side {
-    /// Connections that have not proved their passcode.
-    pub pending: Crowd,
     port: u16,
     /// Why the port is not open; `None` when it is.
     fault: RefCell<Option<String>>,
@@ -130,7 +130,7 @@ impl Drop for Place {
         if self.version == Version::Two {
             self.places.version_two.set(self.places.version_two.get() - 1);
         }
-        self.places.freed.notify(1);
+        self.places.freed.notify_additional(1);
     }
 }
 
@@ -150,20 +150,14 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// What a session in use takes of its agent's side, given back at its end.
-type Taken<'a> = (Place, FileGuard, Counted<'a>);
-
-/// The same of its other side.
-enum FarTaken<'a> {
-    Tunnel(#[expect(dead_code, reason = "given back when dropped")] Taken<'a>),
-    User(#[expect(dead_code, reason = "given back when dropped")] FileGuard),
-}
+/// What a session takes of its agent's side, given back at its end.
+type Taken<'a> = (Place, Counted<'a>);
 
 /// Where a user comes from, and where it has come to.
 type UserAddresses = (SocketAddr, SocketAddr);
 
 /// A session that a worker carries: what it has taken, its task, and who tells of its end.
-type Begun<'a> = ((Taken<'a>, FarTaken<'a>), Task<io::Result<()>>, Receiver<Ended>);
+type Begun<'a> = ((Taken<'a>, Option<Taken<'a>>), Task<io::Result<()>>, Receiver<Ended>);
 
 impl Pipe {
     /// A pipe that does not run yet; `None` for a direct connection, which has no ports.
@@ -182,12 +176,12 @@ impl Pipe {
         Some(Rc::new(Pipe {
             pairing: Pairing::new(matches!(ends, Ends::Public { .. }), wanted.clone()),
             sides: ports.map(|port| Side {
-                pending: Crowd::default(),
                 port,
                 fault: RefCell::new(Some(format!("port {port} is not open yet"))),
                 places: Rc::default(),
                 in_use: Cell::new(0),
             }),
+            pending: Crowd::default(),
             handshakes: Crowd::default(),
             shared,
             mapping,
@@ -281,20 +275,23 @@ impl Pipe {
             }
         };
         let users = side == 1 && self.is_public();
-        let crowd = if users { &self.handshakes } else { &self.sides[side].pending };
+        let crowd = if users { &self.handshakes } else { &self.pending };
         loop {
             crowd.room(self.settings().pending).await;
-            let Some(file) = self.shared.files.try_take(For::Pipe) else {
-                let used = self.shared.files.used();
-                complain(&format!(
-                    "new connections wait: {used} files are in use, as many as the limit of open \
-                     files allows; raise it (LimitNOFILE)"
-                ));
+            if !self.shared.files.has_room(For::Pipe) {
+                complain(&self.no_files());
                 sleep(limits::ACCEPT_PAUSE).await;
                 continue;
-            };
+            }
             match listener.accept().await {
                 Ok((socket, peer)) => {
+                    let file = loop {
+                        // Another port may have taken the last one meanwhile.
+                        match self.shared.files.try_take(For::Pipe) {
+                            Some(file) => break file,
+                            None => sleep(limits::ACCEPT_PAUSE).await,
+                        }
+                    };
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     if users {
                         handlers.spawn(user::serve(self, socket, peer, file)).detach();
@@ -312,6 +309,14 @@ impl Pipe {
                 }
             }
         }
+    }
+
+    fn no_files(&self) -> String {
+        format!(
+            "new connections wait: {} files are in use, as many as the limit of open files allows; \
+             raise it (LimitNOFILE)",
+            self.shared.files.used()
+        )
     }
 
     /// Makes an accepted socket a stream: at once when plain, after a handshake on a worker in
@@ -355,7 +360,10 @@ impl Pipe {
                 return Some(Place::take(places.clone(), version));
             }
             if !self.pairing.replace_overdue(side) {
-                until(deadline, freed).await?;
+                let waited = until(deadline, freed).await;
+                if waited.is_none() && places.taken.get() >= allowed {
+                    return None;
+                }
             }
         }
     }
@@ -392,16 +400,16 @@ impl Pipe {
         partner: Partner,
         user: Option<UserAddresses>,
     ) -> Begun<'_> {
-        let (near, near_held, taken) = self.agent_leg(0, tunnel, user);
-        let (far, far_held, far_taken) = match partner {
+        let (near, near_held, taken, near_file) = self.agent_leg(0, tunnel, user);
+        let (far, far_held, far_taken, far_file) = match partner {
             Partner::Tunnel(other) => {
-                let (leg, held, taken) = self.agent_leg(1, other, None);
-                (leg, held, FarTaken::Tunnel(taken))
+                let (leg, held, taken, file) = self.agent_leg(1, other, None);
+                (leg, held, Some(taken), file)
             }
             Partner::User(user) => {
                 let User { stream, file, .. } = *user;
                 let leg = Leg { stream: stream.loosen(), voice: Voice::Raw };
-                (leg, Vec::new(), FarTaken::User(file))
+                (leg, Vec::new(), None, file)
             }
         };
         let terms = Terms {
@@ -410,18 +418,20 @@ impl Pipe {
             traffic: self.traffic.clone(),
         };
         let alive = self.relays.0.borrow().clone();
+        let files = (near_file, far_file);
         let (tell, told) = smol::channel::bounded(1);
         // Boxed, so that the session's memory is the relay's and not that of its making, too.
         let parts = Box::new((near, far, [near_held, far_held], terms));
         let task = self.shared.workers.spawn(async move {
-            let _alive = alive;
             let mut relay = {
                 let (near, far, held, terms) = *parts;
                 Relay::new([near.fasten()?, far.fasten()?], held, terms)
             };
             // Nobody to tell means that the mapping is being removed.
             let _ = tell.try_send((&mut relay).await);
-            relay.part();
+            drop(alive);
+            relay.part().await;
+            drop(files);
             Ok(())
         });
         ((taken, far_taken), task, told)
@@ -434,7 +444,7 @@ impl Pipe {
         side: usize,
         mut tunnel: Box<Tunnel>,
         user: Option<UserAddresses>,
-    ) -> (Leg<Loose>, Vec<Box<[u8]>>, Taken<'_>) {
+    ) -> (Leg<Loose>, Vec<Box<[u8]>>, Taken<'_>, FileGuard) {
         let held = tunnel.take_held();
         let voice = match tunnel.version {
             Version::One => {
@@ -446,8 +456,8 @@ impl Pipe {
                 Voice::Version2
             }
         };
-        let guards = (tunnel.place, tunnel.file, Counted::new(&self.sides[side].in_use));
-        (Leg { stream: tunnel.stream.loosen(), voice }, held, guards)
+        let taken = (tunnel.place, Counted::new(&self.sides[side].in_use));
+        (Leg { stream: tunnel.stream.loosen(), voice }, held, taken, tunnel.file)
     }
 
     fn session_ended(&self, ended: Option<Ended>, [agent, partner]: [SocketAddr; 2]) {
@@ -594,7 +604,7 @@ impl Pipe {
         let [down, up] = &self.traffic.bytes;
         let counts = Counts {
             users_waiting: self.pairing.waiting_users() as u64,
-            pending: self.sides.iter().map(|side| side.pending.len() as u64).sum(),
+            pending: self.pending.len() as u64,
             bytes_up: up.load(Ordering::Relaxed),
             bytes_down: down.load(Ordering::Relaxed),
             ..self.counts.get()

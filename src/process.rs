@@ -266,13 +266,22 @@ impl Files {
         Arc::new(Files { limit, used: AtomicUsize::new(used) })
     }
 
-    /// Takes one file, unless that would leave fewer free than `who` must leave.
-    pub fn try_take(self: &Arc<Self>, who: For) -> Option<FileGuard> {
+    /// Whether [`Files::try_take`] would give one now.
+    pub fn has_room(&self, who: For) -> bool {
+        self.used() < self.most(who)
+    }
+
+    fn most(&self, who: For) -> usize {
         let leave = match who {
             For::Pipe => limits::FILES_RESERVED,
             For::Api => 4,
         };
-        let most = self.limit.saturating_sub(leave);
+        self.limit.saturating_sub(leave)
+    }
+
+    /// Takes one file, unless that would leave fewer free than `who` must leave.
+    pub fn try_take(self: &Arc<Self>, who: For) -> Option<FileGuard> {
+        let most = self.most(who);
         let take = |used| (used < most).then_some(used + 1);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
         Some(FileGuard(self.clone()))

@@ -47,6 +47,8 @@ const WRITE: u8 = 2;
 const ENDED: u8 = 4;
 /// Both directions are gone (reset, or closed after an error).
 const GONE: u8 = 8;
+/// Urgent data has come: a read stops short of it, and says nothing about what follows.
+const URGENT: u8 = 16;
 
 thread_local! {
     static CURRENT: Result<Arc<Reactor>, io::ErrorKind> = Reactor::new().map_err(|e| e.kind());
@@ -71,7 +73,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
     let mut events = Vec::with_capacity(EVENTS);
     NOW.set(Some(Instant::now()));
     loop {
-        reactor.state.store(POLLING, Ordering::Release);
+        reactor.state.swap(POLLING, Ordering::AcqRel);
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             return Ok(output);
         }
@@ -133,7 +135,7 @@ impl Reactor {
         events.clear();
         let waited =
             epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref());
-        self.state.store(POLLING, Ordering::Release);
+        self.state.swap(POLLING, Ordering::AcqRel);
         match waited {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -201,6 +203,9 @@ impl Source {
         if flags.contains(EventFlags::IN) {
             ready |= READ;
         }
+        if flags.contains(EventFlags::PRI) {
+            ready |= READ | URGENT;
+        }
         if flags.contains(EventFlags::OUT) {
             ready |= WRITE;
         }
@@ -252,7 +257,8 @@ impl<T: AsFd> Io<T> {
         // Assumed ready: the first operation is tried, not waited for.
         let source = Arc::new(Source { ready: AtomicU8::new(READ | WRITE), ..Source::default() });
         let key = lock(&reactor.sources).insert(source.clone());
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let input = EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP;
+        let flags = input | EventFlags::OUT | EventFlags::ET;
         let registration = Registration { source, key, reactor };
         let data = EventData::new_u64(key as u64);
         epoll::add(&registration.reactor.epoll, inner.as_fd(), data, flags)?;
@@ -361,7 +367,7 @@ impl Io<TcpStream> {
         if let Poll::Ready(Ok(count)) = received {
             // A short read has emptied the socket: what comes next is a new edge. Not so the
             // end of the stream, whose edge may have come with these bytes.
-            if count < room && !self.registration.source.is(ENDED) {
+            if count < room && !self.registration.source.is(ENDED | URGENT) {
                 self.registration.source.clear(READ);
             }
         }

@@ -13,8 +13,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use smol::future::zip;
+
 use crate::conduit::Conduit;
-use crate::heartbeat::{BEAT, beats};
+use crate::heartbeat::{self, BEAT, beats};
 use crate::limits;
 use crate::reactor::{Timer, now};
 use crate::stream::{Loose, Received, Stream};
@@ -216,11 +218,12 @@ impl Side {
     }
 
     fn answer(&mut self, heartbeats: usize) {
-        for _ in 0..heartbeats {
-            if self.output == Output::Open && self.stream.queue(BEAT).is_err() {
-                self.output = Output::Broken;
-            }
-            self.answers += BEAT.len();
+        if heartbeats == 0 || self.output != Output::Open {
+            return;
+        }
+        self.answers += heartbeats * BEAT.len();
+        if heartbeat::answer(&mut self.stream, heartbeats).is_err() {
+            self.output = Output::Broken;
         }
     }
 
@@ -291,9 +294,15 @@ impl Side {
         let Some(mut conduit) = Conduit::take() else {
             return self.pump_units(context, sink, bytes);
         };
-        let count = match ready!(self.stream.poll_fill(context, &mut conduit))? {
-            0 => return Poll::Ready(Ok(Received::Ended)),
-            count => count,
+        let count = match ready!(self.stream.poll_fill(context, &mut conduit)) {
+            Ok(0) => return Poll::Ready(Ok(Received::Ended)),
+            Ok(count) => count,
+            // A kernel or a sandbox without splice: the next read tells what is wrong, if anything.
+            Err(_) => {
+                self.bulk = false;
+                drop(conduit);
+                return self.pump_units(context, sink, bytes);
+            }
         };
         if count >= limits::BULK {
             *bytes += count as u64;
@@ -338,11 +347,14 @@ impl Relay {
         relay
     }
 
-    /// Closes both connections, as politely as is possible at once.
-    pub fn part(self) {
-        for side in self.sides {
-            side.stream.part();
-        }
+    /// Closes both connections: at once where nothing can be lost, else when what was sent has
+    /// arrived.
+    pub async fn part(self) {
+        let [first, second] = self.sides.map(|side| {
+            let ended = side.input != Input::Open;
+            async move { if ended { side.stream.part() } else { side.stream.farewell().await } }
+        });
+        zip(first, second).await;
     }
 
     fn ended(&self, ending: Ending) -> Ended {
@@ -369,7 +381,10 @@ impl Relay {
         let [first, second] = &mut self.sides;
         let (source, sink) = if from == 0 { (first, second) } else { (second, first) };
         sink.poll_flush(context);
-        source.paused = false;
+        if std::mem::take(&mut source.paused) {
+            // The time during which it was not read does not count as its silence.
+            source.heard_at = now();
+        }
         if source.input != Input::Open || sink.output == Output::Broken {
             return 0;
         }
@@ -433,7 +448,11 @@ impl Relay {
         sink.output == Output::Broken
             || (source.input != Input::Open && sink.output == Output::Finished)
             // Its end cannot be told to the agent, and a broken user is not waited for.
-            || (self.lingers && from == 1 && source.input == Input::Broken && sink.is_flushed())
+            || (self.lingers
+                && from == 1
+                && source.input != Input::Open
+                && (source.input == Input::Broken || source.output == Output::Broken)
+                && sink.is_flushed())
     }
 
     fn one_has_ended(&self) -> bool {
@@ -532,10 +551,10 @@ impl Relay {
         let [agent, user] = &self.sides;
         match ending {
             Ending::Broken(side) => side == 1 && agent.input == Input::Open,
-            // Cut before it had answered at all, for the sake of other users.
+            // Cut for the sake of other users: its answer may only have paused.
             Ending::Lingered => {
-                agent.spoke_at <= user.spoke_at
-                    && now().saturating_duration_since(user.heard_at) < limits::LINGER
+                let spoke_at = agent.spoke_at.max(user.heard_at);
+                now().saturating_duration_since(spoke_at) < limits::LINGER
             }
             Ending::Silent | Ending::Stalled(_) => true,
             Ending::Complete | Ending::Absent(_) | Ending::Failed(_) | Ending::Mute(_) => false,

@@ -17,7 +17,7 @@ use futures_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::conduit::Conduit;
 use crate::limits;
-use crate::reactor::{Io, now};
+use crate::reactor::{Io, Timer, now};
 use crate::unacknowledged;
 
 thread_local! {
@@ -162,6 +162,8 @@ impl Stream {
             });
         };
         if tls.opened {
+            // The peer may have ended in one flight with its handshake.
+            tls.process()?;
             let count = tls.hand_out(unit);
             tls.opened = false;
             if count > 0 {
@@ -353,6 +355,38 @@ impl Stream {
                 break;
             }
         }
+    }
+
+    /// Closes while the peer may still be sending: what it has not received yet would be lost
+    /// with the reset that answers bytes to a closed socket. So this waits until it has all, or
+    /// ends too, for [`limits::FAREWELL`] at most, and takes what it sends meanwhile.
+    pub async fn farewell(mut self) {
+        let waits =
+            |stream: &Stream| unacknowledged::ask(stream.socket()).is_ok_and(|tcp| tcp.packets > 0);
+        if self.waiting() == 0 && !waits(&self) {
+            return self.part();
+        }
+        let deadline = Instant::now() + limits::FAREWELL;
+        let mut timer = Timer::new();
+        poll_fn(|context| {
+            let sent = self.poll_finish(context);
+            let received =
+                INCOMING.with_borrow_mut(|buffer| self.socket.poll_recv(context, buffer));
+            let now = now();
+            match (sent, received) {
+                (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Ok(0) | Err(_))) => {
+                    return Poll::Ready(());
+                }
+                (_, Poll::Ready(Ok(_))) => context.waker().wake_by_ref(),
+                (Poll::Ready(Ok(())), Poll::Pending) if !waits(&self) => return Poll::Ready(()),
+                _ => {}
+            }
+            if now >= deadline {
+                return Poll::Ready(());
+            }
+            timer.poll_at(context, deadline.min(now + limits::FAREWELL_CHECK))
+        })
+        .await;
     }
 
     /// Whether [`Stream::is_stalled`] is worth asking.

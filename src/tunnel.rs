@@ -10,7 +10,7 @@ use std::time::Instant;
 use smol::future::or;
 
 use crate::crowd::Member;
-use crate::heartbeat::{BEAT, Rhythm, beats};
+use crate::heartbeat::{self, BEAT, Rhythm, beats};
 use crate::limits;
 use crate::mapping::Passcode;
 use crate::pairing::{Verdict, Waiting};
@@ -23,7 +23,7 @@ use crate::stream::{Received, Stream};
 const VERSION_TWO: &[u8] = b"IOFOG/2 ";
 
 /// Reads of one agent in one go, so that a flood of heartbeats does not hold up the others.
-const READS: usize = 16;
+const READS: usize = 4;
 
 /// The rules a tunnel speaks by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ async fn admit(
 ) -> Option<Box<Tunnel>> {
     let port = pipe.agent_port(side);
     let proven = {
-        let stranger = pipe.sides[side].pending.join();
+        let stranger = pipe.pending.join();
         let proving = async {
             let secured = pipe.secure(socket, Secured::Tunnel, &stranger).await;
             let stream = secured.map_err(|error| {
@@ -293,6 +293,16 @@ impl Tunnel {
         self.stream.maybe_readable() && !self.is_full() && !self.ended
     }
 
+    /// How long it is overdue; one that is not read cannot be heard, and is not.
+    pub fn overdue_by(&self, now: Instant) -> Option<std::time::Duration> {
+        if self.is_full() || self.ended { None } else { self.rhythm.overdue_by(now) }
+    }
+
+    /// Whether a heartbeat has come in part, and the rest of it is still to come.
+    pub fn is_amid_heartbeat(&self) -> bool {
+        !self.begun.is_empty()
+    }
+
     fn is_full(&self) -> bool {
         self.held_bytes >= limits::HELD || self.answers >= limits::ANSWERS_WAITING
     }
@@ -330,7 +340,7 @@ impl Tunnel {
     fn answer(&mut self, count: usize, now: Instant) -> io::Result<()> {
         self.rhythm.beat(now);
         self.answers += count * BEAT.len();
-        (0..count).try_for_each(|_| self.stream.queue(BEAT))
+        heartbeat::answer(&mut self.stream, count)
     }
 
     fn hold(&mut self, unit: &[u8]) -> io::Result<()> {
@@ -417,7 +427,9 @@ async fn wait(
                 }
                 _ => {}
             }
-            [absent, stall_check, pipe.pairing.quiet_at(tunnel)].into_iter().flatten().min()
+            // The mapping may become wary while it waits.
+            let quiet = Some(tunnel.quiet_since() + limits::QUIET).filter(|at| *at > now);
+            [absent, stall_check, quiet].into_iter().flatten().min()
         };
         pipe.pairing.pair();
         if let Some(verdict) = waiting.verdict(context) {

@@ -6,11 +6,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::task::Poll;
 use std::time::Instant;
 
+use smol::future::poll_once;
+
 use crate::limits;
 use crate::pairing::{Served, Waiting};
 use crate::pipe::{Pipe, Secured};
 use crate::process::FileGuard;
-use crate::reactor::{Timer, now, until};
+use crate::reactor::{Timer, until};
 use crate::stream::Stream;
 
 /// A user that is ready for a tunnel.
@@ -56,7 +58,12 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
         Err(error) => return pipe.handshake_failed("user", peer, &error),
     };
     let Ok(local) = stream.socket().local_addr() else { return };
-    let user = Box::new(User { stream, peer, local, has_spoken: false, file });
+    let mut user = Box::new(User { stream, peer, local, has_spoken: false, file });
+    if pipe.pairing.waiting_users() >= settings.pending {
+        // Others that say nothing must not keep it from a tunnel that is free.
+        let spoken = poll_once(poll_fn(|context| user.stream.poll_spoken(context))).await;
+        user.has_spoken = matches!(spoken, Some(Ok(true)));
+    }
     let waiting = match pipe.pairing.user(user, settings.pending) {
         Ok(waiting) => waiting,
         Err(user) => {
@@ -114,10 +121,10 @@ async fn wait(pipe: &Pipe, waiting: &Waiting<'_, Box<User>, Served>, deadline: I
             Poll::Ready(Err(_)) => return Poll::Ready(Wait::Left),
             Poll::Pending => {}
         }
-        if now() >= deadline {
-            return Poll::Ready(Wait::TimedOut);
-        }
-        timer.poll_at(context, deadline).map(|()| Wait::TimedOut)
+        timer.poll_at(context, deadline).map(|()| match waiting.verdict(context) {
+            Some(Served) => Wait::Served,
+            None => Wait::TimedOut,
+        })
     })
     .await
 }

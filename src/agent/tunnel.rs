@@ -146,7 +146,7 @@ impl Paired<'_> {
         let legs = [self.stream, local].map(|stream| Leg { stream, voice: Voice::Raw });
         let mut relay = Relay::new(legs, [held, Vec::new()], terms);
         let ended = (&mut relay).await;
-        relay.part();
+        relay.part().await;
         drop(self.place);
         log::debug!(
             "session ended after {:.1} s, {} bytes in, {} out",
