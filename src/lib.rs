@@ -34,7 +34,7 @@
 //!
 //! One thread, the control thread, holds all state without locks; handshakes and relays, which
 //! hold none of it, run on the [`workers`]. Every bound stands in [`limits`]; signals, the service
-//! manager and the budget of open files in [`process`].
+//! manager and the budget of open files in [`process`], freed memory in [`memory`].
 
 #![allow(rustdoc::private_intra_doc_links, reason = "these pages are for readers of the source")]
 
