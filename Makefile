@@ -1,0 +1,40 @@
+# make check    formatting, lints, documentation
+# make test     all tests
+# make deb      packages for amd64, arm64 and armhf, into dist/ (Debian 12, amd64; see docs/packages.md)
+# make install  program, man pages, completion and unit, from target/release (DESTDIR, PREFIX)
+
+PREFIX ?= /usr/local
+ARCHS ?= amd64 arm64 armhf
+CARGO ?= cargo
+# The last commit's time, so that one commit makes one and the same package.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || dpkg-parsechangelog -STimestamp)
+
+.PHONY: all check test deb install
+
+all:
+	$(CARGO) build --release --locked
+
+check:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --locked
+
+test:
+	$(CARGO) test --locked
+
+deb:
+	cross/build $(ARCHS)
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) cross/package $(ARCHS)
+
+install:
+	install -D -m 0755 target/release/iofog-connector $(DESTDIR)$(PREFIX)/bin/iofog-connector
+	install -D -m 0644 docs/man/iofog-connector.1 $(DESTDIR)$(PREFIX)/share/man/man1/iofog-connector.1
+	install -D -m 0644 docs/man/iofog-connector.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/iofog-connector.conf.5
+	install -D -m 0644 debian/iofog-connector.bash-completion \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/iofog-connector
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	for unit in iofog-connector.service iofog-connector-tunnel@.service; do \
+		sed 's|/usr/bin/|$(PREFIX)/bin/|' debian/$$unit >"$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit"; \
+	done
+	[ -e $(DESTDIR)/etc/iofog-connector/iofog-connector.conf ] || install -D -m 0644 \
+		debian/iofog-connector.conf $(DESTDIR)/etc/iofog-connector/iofog-connector.conf
