@@ -1,0 +1,642 @@
+"""The life of the package in one Debian system, step by step, each step checked.
+
+Run by tests/packages/roots inside namespaces of its own:
+    scenario.py ROOT PACKAGE NAME
+The network is a loopback of our own, so the connector's ports are tried from outside the root.
+"""
+
+import fcntl
+import json
+import os
+import re
+import resource
+import shutil
+import socket
+import ssl
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+import urllib.request
+
+BASE, PACKAGE, NAME = sys.argv[1:4]
+EMULATED = NAME == "armhf"
+# Emulation is an order of magnitude slower; the promise of a second is for real processors.
+RESTART_SECONDS = 10.0 if EMULATED else 1.0
+STEPS = 0
+
+
+class Root:
+    """One system, a container: a throw-away layer over the base, its own processes, /dev and /run.
+
+    Its first process only waits and reaps, so maintainer scripts find neither a chroot (they would
+    start nothing there) nor systemd.
+    """
+
+    INIT = """
+        mount -t proc proc "$1/proc"
+        cd "$1"
+        pivot_root . .
+        umount -l .
+        cd /
+        exec /bin/bash -c 'while :; do sleep 60; done'
+    """
+
+    def __init__(self):
+        self.work = tempfile.mkdtemp(prefix="iofog-connector-root-")
+        run("mount", "-t", "tmpfs", "tmpfs", self.work)
+        for name in ("upper", "work", "root"):
+            os.mkdir(f"{self.work}/{name}")
+        self.path = f"{self.work}/root"
+        layers = f"lowerdir={os.path.abspath(BASE)},upperdir={self.work}/upper,workdir={self.work}/work"
+        run("mount", "-t", "overlay", "overlay", "-o", layers, self.path)
+        run("mount", "-t", "tmpfs", "tmpfs", f"{self.path}/dev")
+        for name, minor in (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)):
+            os.mknod(f"{self.path}/dev/{name}", 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+            os.chmod(f"{self.path}/dev/{name}", 0o666)
+        os.symlink("/proc/self/fd", f"{self.path}/dev/fd")
+        run("mount", "-t", "tmpfs", "tmpfs", f"{self.path}/run")
+        self.unshare = subprocess.Popen(
+            ("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", self.INIT, "-", self.path)
+        )
+        children = f"/proc/{self.unshare.pid}/task/{self.unshare.pid}/children"
+        wait_for("the system's first process", lambda: open(children, encoding="ascii").read().strip())
+        with open(children, encoding="ascii") as file:
+            self.init = int(file.read())
+        wait_for("the system", lambda: os.path.basename(os.readlink(f"/proc/{self.init}/exe")) != "sh")
+        self.processes = os.readlink(f"/proc/{self.init}/ns/pid")
+        self.enter_runlevel_2()
+        self.allow_starts(True)
+
+    def allow_starts(self, allowed):
+        """Writes the operator's policy-rc.d; without one, a system without an init starts nothing."""
+        policy = f"{self.path}/usr/sbin/policy-rc.d"
+        with open(policy, "w", encoding="ascii") as file:
+            file.write(f"#!/bin/sh\nexit {104 if allowed else 101}\n")
+        os.chmod(policy, 0o755)
+
+    def enter_runlevel_2(self):
+        """As init does at boot; maintainer scripts start nothing in no runlevel."""
+        if NAME == "sysvinit":
+            with open(f"{self.path}/run/utmp", "wb") as file:
+                # struct utmp of utmp(5): RUN_LVL, previous "N", now "2".
+                file.write(struct.pack("<h2xi", 1, ord("N") * 256 + ord("2")).ljust(384, b"\0"))
+            return
+        runlevel = f"{self.path}/sbin/runlevel"
+        if os.path.lexists(runlevel):
+            os.remove(runlevel)
+        with open(runlevel, "w", encoding="ascii") as file:
+            file.write("#!/bin/sh\necho N 2\n")
+        os.chmod(runlevel, 0o755)
+
+    def command(self, *command):
+        """The machine's command that runs one in the system."""
+        return ("nsenter", f"--target={self.init}", "--mount", "--pid", "--root", "--wd", *command)
+
+    def __call__(self, *command, ok=True):
+        """Runs a command in the system; returns its output. `ok` None takes any exit status."""
+        environment = {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "DEBIAN_FRONTEND": "noninteractive",
+            "LC_ALL": "C.UTF-8",
+        }
+        done = subprocess.run(
+            self.command(*command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            text=True,
+            timeout=600,
+        )
+        if ok is not None and (done.returncode == 0) != ok:
+            fail(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stdout}")
+        return done.stdout if ok is not None else (done.returncode, done.stdout)
+
+    def install(self, package, ok=True):
+        """Installs a package file of the machine, as `apt install ./FILE` does."""
+        shutil.copy(package, f"{self.path}/tmp/package.deb")
+        return self("apt-get", "install", "-y", "--allow-downgrades", "--reinstall", "/tmp/package.deb", ok=ok)
+
+    def file(self, path):
+        return self.path + path
+
+    def mode(self, path):
+        """Owner, group and mode, as in "iofog-connector iofog-connector 600"; "-" when absent."""
+        status, out = self("stat", "-c", "%U %G %a", path, ok=None)
+        return out.strip() if status == 0 else "-"
+
+    def daemon(self):
+        """The daemon's process id, as this namespace numbers it; None when it does not run."""
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/comm", encoding="ascii") as comm:
+                    if comm.read().strip() != "iofog-connector":
+                        continue
+                with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+                    if b"\0start\0" in cmdline.read() and os.readlink(f"/proc/{pid}/ns/pid") == self.processes:
+                        return int(pid)
+            except OSError:
+                continue
+        return None
+
+    def close(self):
+        """Ends every process of the system and drops it."""
+        self.unshare.kill()
+        self.unshare.wait()
+        # Its first process has become a child of this one, the first of the namespace around it.
+        os.waitpid(self.init, 0)
+        run("umount", "--recursive", self.path)
+        run("umount", self.work)
+        os.rmdir(self.work)
+
+
+def run(*command):
+    subprocess.run(command, check=True)
+
+
+def fail(message):
+    sys.exit(f"FAILED in {NAME}, step {STEPS}: {message}")
+
+
+def step(text):
+    global STEPS
+    STEPS += 1
+    print(f"  {STEPS:2} {text}", flush=True)
+
+
+def expect(what, found, wanted):
+    if found != wanted:
+        fail(f"{what}: {found!r}, expected {wanted!r}")
+
+
+def wait_for(what, condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            fail(f"waited {seconds} s for {what}")
+        time.sleep(0.02)
+
+
+def raise_loopback():
+    """What `ip link set lo up` does."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, 0x8914, struct.pack("16sh14x", b"lo", 0x1 | 0x40))
+
+
+# What a Controller, an agent of version 1 and a user do.
+
+
+def add_mapping():
+    body = "mapping=" + urllib.parse.quote('{"type":"public","maxconnections":60,"heartbeatabsencethreshold":200000}')
+    with urllib.request.urlopen("http://127.0.0.1:8080/api/v2/mapping/add", body.encode(), timeout=10) as answer:
+        mapping = json.load(answer)
+    expect("mapping/add", mapping["status"], "ok")
+    return mapping
+
+
+def authorized(port, passcode, tls=None, seconds=5.0):
+    """Whether an agent is let in on this port with this passcode."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=seconds) as agent:
+            if tls:
+                agent = tls.wrap_socket(agent, server_hostname="localhost")
+            agent.sendall(passcode.encode())
+            return agent.recv(64) == b"AUTHORIZED"
+    except OSError:
+        return False
+
+
+def expect_served(mapping):
+    """One session: what a user sends reaches the agent, and the answer comes back."""
+    with socket.create_connection(("127.0.0.1", mapping["port1"]), timeout=10) as agent:
+        agent.sendall(mapping["passcode1"].encode())
+        expect("the answer to the passcode", agent.recv(64), b"AUTHORIZED")
+        with socket.create_connection(("127.0.0.1", mapping["port2"]), timeout=10) as user:
+            user.sendall(b"ping")
+            expect("what the agent reads", agent.recv(64), b"ping")
+            agent.sendall(b"pong")
+            expect("what the user reads", user.recv(64), b"pong")
+
+
+class Outage:
+    """Knocks at a port with a passcode for as long as a block runs; then knows the longest gap."""
+
+    def __init__(self, mapping):
+        self.mapping = mapping
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self.knock)
+        self.seconds = 0.0
+
+    def knock(self):
+        last = time.monotonic()
+        while not self.done.is_set():
+            if authorized(self.mapping["port1"], self.mapping["passcode1"], seconds=1.0):
+                self.seconds = max(self.seconds, time.monotonic() - last)
+                last = time.monotonic()
+            time.sleep(0.05)
+        self.seconds = max(self.seconds, time.monotonic() - last)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        wait_for("the mapping to be served again", lambda: authorized(self.mapping["port1"], self.mapping["passcode1"]))
+        self.done.set()
+        self.thread.join()
+
+
+# The Java package, as its makers' scripts laid it out.
+
+JAVA_STATE = {
+    "mappings": [
+        {
+            "id": "2ae8ff72-7447-47de-a4ec-123eb214d63e",
+            "port1": 30010,
+            "port2": 30011,
+            "maxconnectionsport1": 60,
+            "maxconnectionsport2": 60,
+            "passcodeport1": "0b403b65-c5a0-476f-92f5-ffc7ca0f85ef",
+            "passcodeport2": "",
+            "heartbeatabsencethresholdport1": 200000,
+            "heartbeatabsencethresholdport2": 0,
+        },
+        {
+            "id": "e2454159-ed8c-4d00-a885-fdd87de811de",
+            "port1": 30012,
+            "port2": 30013,
+            "maxconnectionsport1": 1,
+            "maxconnectionsport2": 1,
+            "passcodeport1": "an older passcode",
+            "passcodeport2": "7f4eb783-c2ab-4517-8aaf-c8395054193e",
+            "heartbeatabsencethresholdport1": 200000,
+            "heartbeatabsencethresholdport2": 200000,
+        },
+    ]
+}
+JAVA_SETTINGS = {"ports": ["30000-39999"], "exclude": [], "broker": 12345, "address": "127.0.0.1", "dev": False}
+JAVA_CONTROL = """Package: {name}
+Version: {version}
+Architecture: all
+Maintainer: nobody <nobody@example.org>
+Description: the layout of the Java Connector
+"""
+JAVA_POSTINST = """#!/bin/sh
+useradd -r -U -s /usr/bin/nologin iofog-connector 2>/dev/null
+groupadd -f admin
+usermod -aG admin,sudo iofog-connector
+[ -f /etc/iofog-connector/iofog-connector.conf ] ||
+    mv /etc/iofog-connector/iofog-connector_new.conf /etc/iofog-connector/iofog-connector.conf
+rm -f /etc/iofog-connector/iofog-connector_new.conf
+mkdir -p /var/log/iofog-connector
+chown -R :iofog-connector /etc/iofog-connector /var/log/iofog-connector
+chmod 774 -R /etc/iofog-connector /var/log/iofog-connector
+mv /dev/random /dev/random.real
+ln -s /dev/urandom /dev/random
+chmod 774 /etc/init.d/iofog-connector
+chmod 754 /usr/bin/iofog-connector
+update-rc.d iofog-connector defaults
+ln -sf /usr/bin/iofog-connector /usr/local/bin/iofog-connector
+exit 0
+"""
+JAVA_INIT = """#!/bin/sh
+### BEGIN INIT INFO
+# Provides:          iofog-connector
+# Required-Start:    $local_fs $remote_fs $network $syslog
+# Required-Stop:     $local_fs $remote_fs $network $syslog
+# Default-Start:     2 3 4 5
+# Default-Stop:      0 1 6
+# Short-Description: the Java Connector
+### END INIT INFO
+"""
+# Stands for the virtual machine: it holds the ports, so that they must be taken from it.
+JAVA_PROGRAM = """#!/usr/bin/perl
+use IO::Socket::INET;
+my @ports = map { IO::Socket::INET->new(LocalAddr => "0.0.0.0:$_", Listen => 5, ReuseAddr => 1) or die $! } 443, 30010;
+sleep 600;
+"""
+
+
+def java_package(name="iofog-connector", version="1.1.0"):
+    """Builds the old package; returns its file."""
+    tree = tempfile.mkdtemp(prefix="iofog-connector-java-")
+    files = {
+        "DEBIAN/control": (JAVA_CONTROL.format(name=name, version=version), 0o644),
+        "DEBIAN/postinst": (JAVA_POSTINST, 0o755),
+        "DEBIAN/postrm": ('#!/bin/sh\n[ "$1" != remove ] || rm -rf /etc/iofog-connector /var/log/iofog-connector\n', 0o755),
+        "etc/init.d/iofog-connector": (JAVA_INIT, 0o755),
+        "etc/bash_completion.d/iofog-connector": ("# none\n", 0o644),
+        "etc/iofog-connector/iofog-connector_new.conf": (json.dumps(JAVA_SETTINGS), 0o644),
+        "usr/bin/iofog-connector": ("#!/bin/sh\njava -jar /usr/bin/iofog-connector.jar $@\n", 0o755),
+        "usr/bin/iofog-connector.jar": ("PK", 0o644),
+        "usr/bin/iofog-connectord.jar": ("PK", 0o644),
+    }
+    for path, (content, mode) in files.items():
+        path = f"{tree}/{path}"
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(content)
+        os.chmod(path, mode)
+    os.chmod(tree, 0o755)
+    package = f"{tree}.deb"
+    subprocess.run(("dpkg-deb", "--root-owner-group", "--build", tree, package), check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(tree)
+    return package
+
+
+def broken_package(script):
+    """Our package with another program in the place of the daemon."""
+    tree = tempfile.mkdtemp(prefix="iofog-connector-broken-")
+    run("dpkg-deb", "--raw-extract", PACKAGE, tree)
+    with open(f"{tree}/usr/bin/iofog-connector", "w", encoding="utf-8") as program:
+        program.write(script)
+    os.chmod(tree, 0o755)
+    package = f"{tree}.deb"
+    subprocess.run(("dpkg-deb", "--root-owner-group", "--build", tree, package), check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(tree)
+    return package
+
+
+def expect_owners_and_modes(root):
+    service = "iofog-connector iofog-connector"
+    for path, wanted in {
+        "/etc/iofog-connector": f"{service} 750",
+        "/etc/iofog-connector/iofog-connector.conf": "root root 644",
+        "/etc/iofog-connector/configs.json": f"{service} 600",
+        "/etc/iofog-connector/tunnels": "root iofog-connector 750",
+        "/var/log/iofog-connector": f"{service} 750",
+        "/run/iofog-connector": f"{service} 750",
+        "/run/iofog-connector/control.sock": f"{service} 600",
+        "/usr/bin/iofog-connector": "root root 755",
+        "/etc/init.d/iofog-connector": "root root 755",
+    }.items():
+        expect(f"owner and mode of {path}", root.mode(path), wanted)
+
+
+def expect_least_rights(root):
+    """The process: its own user, one right, many files."""
+    pid = root.daemon()
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        status = dict(line.split(":", 1) for line in file)
+    uid = root("id", "-u", "iofog-connector").strip()
+    expect("user ids of the daemon", status["Uid"].split(), [uid] * 4)
+    for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        expect(f"rights {kind} (CAP_NET_BIND_SERVICE is bit 10)", int(status[kind], 16), 1 << 10)
+    expect("NoNewPrivs", status["NoNewPrivs"].strip(), "1")
+    with open(f"/proc/{pid}/limits", encoding="ascii") as file:
+        limit = re.search(r"Max open files +(\d+)", file.read())
+    expect("open files allowed", int(limit[1]), OPEN_FILES)
+
+
+def boot_links(root):
+    return sorted(
+        f"{level}/{link[0]}"
+        for level in ("rc0.d", "rc2.d", "rc3.d", "rc6.d")
+        for link in os.listdir(root.file(f"/etc/{level}"))
+        if link[3:] == "iofog-connector"
+    )
+
+
+def life(root):
+    """Install, use, upgrade over itself, remove, reinstall, purge."""
+    step("apt installs it; the init script has started it")
+    root.install(PACKAGE)
+    wait_for("the daemon", root.daemon)
+    expect("status of the service", root("service", "iofog-connector", "status", ok=None)[0], 0)
+    expect("boot links", boot_links(root), ["rc0.d/K", "rc2.d/S", "rc3.d/S", "rc6.d/K"])
+    enabled = os.path.lexists(root.file("/etc/systemd/system/multi-user.target.wants/iofog-connector.service"))
+    expect("enabled for systemd", enabled, True)
+
+    step("a mapping is added and serves a session")
+    mapping = add_mapping()
+    expect_served(mapping)
+
+    step("owners, modes and rights are as stated")
+    expect_owners_and_modes(root)
+    expect_least_rights(root)
+
+    step("start twice, reload, restart and stop, as init scripts do")
+    before = root.daemon()
+    root("service", "iofog-connector", "start")
+    root("service", "iofog-connector", "reload")
+    time.sleep(0.5)
+    expect("process after a second start and a reload", root.daemon(), before)
+    with Outage(mapping) as outage:
+        root("service", "iofog-connector", "restart")
+    print(f"       restart: {outage.seconds:.2f} s without service")
+    expect("restart within its time", outage.seconds < RESTART_SECONDS, True)
+    expect("a new process", root.daemon() != before, True)
+    root("service", "iofog-connector", "stop")
+    expect("status of the stopped service", root("service", "iofog-connector", "status", ok=None)[0], 3)
+    expect("the daemon after stop", root.daemon(), None)
+    root("service", "iofog-connector", "stop")
+    root("service", "iofog-connector", "start")
+    expect_served(mapping)
+
+    step("upgrade over itself with a live mapping and edited settings")
+    conf = root.file("/etc/iofog-connector/iofog-connector.conf")
+    with open(conf, encoding="utf-8") as file:
+        edited = file.read().replace('"dev":true', '"dev":true,\n"drain":4000')
+    with open(conf, "w", encoding="utf-8") as file:
+        file.write(edited)
+    with Outage(mapping) as outage:
+        root.install(PACKAGE)
+    print(f"       upgrade: {outage.seconds:.2f} s without service")
+    expect("upgrade within its time", outage.seconds < RESTART_SECONDS, True)
+    with open(conf, encoding="utf-8") as file:
+        expect("the edited settings", file.read(), edited)
+    expect_served(mapping)
+    expect_owners_and_modes(root)
+
+    step("logrotate moves the log file and the daemon opens a new one")
+    log = "/var/log/iofog-connector/iofog-connector.log"
+    root("logrotate", "--force", "/etc/logrotate.d/iofog-connector")
+    wait_for("a new log file", lambda: os.path.exists(root.file(log)))
+    expect("the old log file", os.path.exists(root.file(log + ".1")), True)
+
+    step("remove stops it and keeps the state")
+    root("apt-get", "remove", "-y", "iofog-connector")
+    expect("the daemon after remove", root.daemon(), None)
+    for name in ("iofog-connector.conf", "configs.json"):
+        expect(f"{name} after remove", os.path.exists(root.file(f"/etc/iofog-connector/{name}")), True)
+
+    step("reinstalled, it serves the same mapping")
+    root.install(PACKAGE)
+    expect_served(mapping)
+    expect_owners_and_modes(root)
+
+    step("where policy-rc.d forbids it, nothing is started")
+    root("service", "iofog-connector", "stop")
+    root.allow_starts(False)
+    root.install(PACKAGE)
+    expect("the daemon under policy-rc.d", root.daemon(), None)
+    root.allow_starts(True)
+
+    step("purge deletes state, logs and links")
+    root("service", "iofog-connector", "start")
+    root("apt-get", "purge", "-y", "iofog-connector")
+    expect("the daemon after purge", root.daemon(), None)
+    left = root(
+        *("find", "/etc", "/var", "/run", "/usr", "/lib", "-xdev", "-name", "*iofog-connector*"),
+        *("-not", "-path", "/var/cache/*"),
+    )
+    expect("files left", left, "")
+    expect("boot links left", boot_links(root), [])
+
+
+def upgrade_from_java(root):
+    step("a Java Connector in use: root's processes, modes 774, groups, /dev/random")
+    old = java_package()
+    root.install(old)
+    etc = root.file("/etc/iofog-connector")
+    with open(f"{etc}/configs.json", "w", encoding="utf-8") as file:
+        json.dump(JAVA_STATE, file)
+    certificate = make_certificate(etc)
+    for name in os.listdir(etc):
+        os.chmod(f"{etc}/{name}", 0o774)
+    with open(root.file("/var/log/iofog-connector/iofog-connector.0.log"), "w", encoding="ascii") as file:
+        file.write("old\n")
+    start_java(root)
+    expect("groups before", set(root("id", "-nG", "iofog-connector").split()) >= {"admin", "sudo"}, True)
+    expect("/dev/random before", os.path.islink(root.file("/dev/random")), True)
+
+    step("apt upgrades it without a question")
+    root.install(PACKAGE)
+    expect_java_taken_over(root, certificate)
+
+    step("downgraded and upgraded again, nothing is lost")
+    root.install(old)
+    expect("the daemon after the downgrade", root.daemon(), None)
+    with open(f"{etc}/configs.json", encoding="utf-8") as file:
+        expect("state after the downgrade", len(json.load(file)["mappings"]), 2)
+    start_java(root)
+    root.install(PACKAGE)
+    expect_java_taken_over(root, certificate)
+
+    step("purge leaves nothing of either")
+    root("apt-get", "purge", "-y", "iofog-connector")
+    expect("settings left", os.path.exists(etc), False)
+
+
+def start_java(root):
+    java = root.file("/usr/bin/java")
+    with open(java, "w", encoding="ascii") as file:
+        file.write(JAVA_PROGRAM)
+    os.chmod(java, 0o755)
+    subprocess.Popen(
+        root.command("/usr/bin/java", "-jar", "iofog-connectord.jar", "start"), start_new_session=True
+    )
+    wait_for("the Java Connector's port", lambda: reachable(30010))
+
+
+def reachable(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    except OSError:
+        return False
+
+
+def make_certificate(folder):
+    """A certificate and key as an operator had them; returns the certificate."""
+    subprocess.run(
+        ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", "-subj", "/CN=connector")
+        + ("-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE")
+        + ("-keyout", f"{folder}/server-key.pem", "-out", f"{folder}/server-cert.pem"),
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    with open(f"{folder}/server-cert.pem", encoding="ascii") as file:
+        return file.read()
+
+
+def expect_java_taken_over(root, certificate):
+    wait_for("the daemon", root.daemon)
+    expect_least_rights(root)
+    tls = ssl.create_default_context(cadata=certificate)
+    for mapping in JAVA_STATE["mappings"]:
+        for side in ("1", "2"):
+            port, passcode = mapping[f"port{side}"], mapping[f"passcodeport{side}"]
+            if passcode:
+                wait_for(f"the agent of port {port}", lambda: authorized(port, passcode, tls))
+    served = ssl.get_server_certificate(("127.0.0.1", 443), timeout=10)
+    expect("the API's certificate", served.split(), certificate.split())
+    with open(root.file("/etc/iofog-connector/iofog-connector.conf"), encoding="utf-8") as file:
+        expect("the operator's settings", json.load(file), JAVA_SETTINGS)
+
+    expect_owners_and_modes(root)
+    service = "iofog-connector iofog-connector"
+    expect("mode of the key", root.mode("/etc/iofog-connector/server-key.pem"), f"{service} 600")
+    expect("mode of the certificate", root.mode("/etc/iofog-connector/server-cert.pem"), f"{service} 644")
+    old_log = "/var/log/iofog-connector/iofog-connector.0.log"
+    if os.path.exists(root.file(old_log)):
+        expect("mode of an old log", root.mode(old_log), f"{service} 640")
+    expect("groups", root("id", "-nG", "iofog-connector").split(), ["iofog-connector"])
+    user = root("getent", "passwd", "iofog-connector").strip().split(":")
+    expect("home and shell", user[5:], ["/nonexistent", "/usr/sbin/nologin"])
+    device = os.lstat(root.file("/dev/random"))
+    expect("/dev/random", (stat.S_ISCHR(device.st_mode), device.st_rdev), (True, os.makedev(1, 8)))
+    for path in (
+        "/dev/random.real",
+        "/usr/bin/iofog-connector.jar",
+        "/usr/bin/iofog-connectord.jar",
+        "/usr/local/bin/iofog-connector",
+        "/etc/bash_completion.d/iofog-connector",
+        "/etc/init.d/iofog-connector.dpkg-bak",
+        "/etc/iofog-connector/iofog-connector.conf.dpkg-bak",
+        "/etc/iofog-connector/iofog-connector.conf.dpkg-new",
+        "/etc/iofog-connector/iofog-connector_new.conf",
+    ):
+        expect(f"{path} is there", os.path.lexists(root.file(path)), False)
+    expect("boot links", boot_links(root), ["rc0.d/K", "rc2.d/S", "rc3.d/S", "rc6.d/K"])
+
+
+def switched_off_stays_off(root):
+    step("a Java Connector that was switched off stays switched off")
+    root.install(java_package())
+    root("update-rc.d", "iofog-connector", "disable")
+    root.install(PACKAGE)
+    expect("boot links", boot_links(root), ["rc0.d/K", "rc2.d/K", "rc3.d/K", "rc6.d/K"])
+    wanted_by = "/etc/systemd/system/multi-user.target.wants/iofog-connector.service"
+    expect("enabled for systemd", os.path.lexists(root.file(wanted_by)), False)
+
+
+def refusals(root):
+    step("beside the developers' edition it is refused, and nothing is lost")
+    root.install(java_package("iofog-connector-dev"))
+    out = root.install(PACKAGE, ok=False)
+    expect("the way out is told", "cp -a /etc/iofog-connector /root/iofog-connector.saved" in out, True)
+    expect("settings", os.path.exists(root.file("/etc/iofog-connector/iofog-connector.conf")), True)
+    root("dpkg", "--purge", "iofog-connector-dev")
+
+    step("on a processor that cannot run it, it says so")
+    out = root.install(broken_package("#!/bin/sh\nkill -ILL $$\n"), ok=False)
+    expect("a plain sentence", "cannot run on this processor" in out, True)
+
+
+def open_files():
+    """What the init script can give: 65536, or what a machine that forbids raising it allows."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, max(hard, 65536)))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+        return 65536
+    except (OSError, ValueError):
+        return min(hard, 65536)
+
+
+raise_loopback()
+OPEN_FILES = open_files()
+stories = [life, upgrade_from_java]
+if not EMULATED:
+    stories += [switched_off_stays_off, refusals]
+for story in stories:
+    system = Root()
+    story(system)
+    system.close()
+print(f"  {STEPS} steps passed", flush=True)
