@@ -11,6 +11,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import socket
 import ssl
 import stat
@@ -33,20 +34,32 @@ STEPS = 0
 class Root:
     """One system, a container: a throw-away layer over the base, its own processes, /dev and /run.
 
-    Its first process only waits and reaps, so maintainer scripts find neither a chroot (they would
-    start nothing there) nor systemd.
+    Its first process is systemd, or one that only waits and reaps: maintainer scripts then find
+    neither systemd nor a chroot, in which they would start nothing.
     """
 
-    INIT = """
+    ENTER = """
         mount -t proc proc "$1/proc"
+        if [ "$2" = systemd ]; then
+            # Settings of the kernel are the machine's: read-only here.
+            mount --bind "$1/proc/sys" "$1/proc/sys"
+            mount -o remount,bind,ro "$1/proc/sys"
+            mount -t sysfs -o ro sysfs "$1/sys"
+            mount -t cgroup2 cgroup2 "$1/sys/fs/cgroup"
+            mount -t devpts -o newinstance,ptmxmode=0666 devpts "$1/dev/pts"
+        fi
         cd "$1"
         pivot_root . .
         umount -l .
         cd /
+        if [ "$2" = systemd ]; then
+            export container=test
+            exec /lib/systemd/systemd --log-target=journal </dev/null >/dev/null 2>&1
+        fi
         exec /bin/bash -c 'while :; do sleep 60; done'
     """
 
-    def __init__(self):
+    def __init__(self, init):
         self.work = tempfile.mkdtemp(prefix="iofog-connector-root-")
         run("mount", "-t", "tmpfs", "tmpfs", self.work)
         for name in ("upper", "work", "root"):
@@ -55,29 +68,47 @@ class Root:
         layers = f"lowerdir={os.path.abspath(BASE)},upperdir={self.work}/upper,workdir={self.work}/work"
         run("mount", "-t", "overlay", "overlay", "-o", layers, self.path)
         run("mount", "-t", "tmpfs", "tmpfs", f"{self.path}/dev")
-        for name, minor in (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)):
-            os.mknod(f"{self.path}/dev/{name}", 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+        for name, major, minor in (
+            *(("null", 1, 3), ("zero", 1, 5), ("full", 1, 7)),
+            *(("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)),
+        ):
+            os.mknod(f"{self.path}/dev/{name}", 0o666 | stat.S_IFCHR, os.makedev(major, minor))
             os.chmod(f"{self.path}/dev/{name}", 0o666)
         os.symlink("/proc/self/fd", f"{self.path}/dev/fd")
+        os.symlink("pts/ptmx", f"{self.path}/dev/ptmx")
+        os.mkdir(f"{self.path}/dev/pts")
         run("mount", "-t", "tmpfs", "tmpfs", f"{self.path}/run")
+        self.cgroup = make_cgroup() if init == "systemd" else None
+        self.allow_starts(True)
+        if init != "systemd":
+            self.enter_runlevel_2()
+        self.boot(init)
+
+    def boot(self, init):
+        """Starts the first process and waits until the system is up."""
+        namespaces = ["--mount", "--pid"] + (["--cgroup"] if self.cgroup else [])
         self.unshare = subprocess.Popen(
-            ("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", self.INIT, "-", self.path)
+            ("unshare", *namespaces, "--fork", "--kill-child", "sh", "-ec", self.ENTER, "-", self.path, init),
+            preexec_fn=self.join_cgroup,
         )
         children = f"/proc/{self.unshare.pid}/task/{self.unshare.pid}/children"
         wait_for("the system's first process", lambda: open(children, encoding="ascii").read().strip())
         with open(children, encoding="ascii") as file:
             self.init = int(file.read())
-        wait_for("the system", lambda: os.path.basename(os.readlink(f"/proc/{self.init}/exe")) != "sh")
         self.processes = os.readlink(f"/proc/{self.init}/ns/pid")
-        self.enter_runlevel_2()
-        self.allow_starts(True)
 
-    def allow_starts(self, allowed):
-        """Writes the operator's policy-rc.d; without one, a system without an init starts nothing."""
-        policy = f"{self.path}/usr/sbin/policy-rc.d"
-        with open(policy, "w", encoding="ascii") as file:
-            file.write(f"#!/bin/sh\nexit {104 if allowed else 101}\n")
-        os.chmod(policy, 0o755)
+        def up():
+            name = os.path.basename(os.readlink(f"/proc/{self.init}/exe"))
+            if init == "systemd":
+                return name == "systemd" and self("systemctl", "is-system-running", ok=None)[1].strip() == "running"
+            return name not in ("sh", "dash", "unshare")
+
+        wait_for("the system", up, 60.0)
+
+    def join_cgroup(self):
+        if self.cgroup:
+            with open(f"{self.cgroup}/cgroup.procs", "w", encoding="ascii") as file:
+                file.write(str(os.getpid()))
 
     def enter_runlevel_2(self):
         """As init does at boot; maintainer scripts start nothing in no runlevel."""
@@ -92,6 +123,13 @@ class Root:
         with open(runlevel, "w", encoding="ascii") as file:
             file.write("#!/bin/sh\necho N 2\n")
         os.chmod(runlevel, 0o755)
+
+    def allow_starts(self, allowed):
+        """Writes the operator's policy-rc.d; without one, a system without an init starts nothing."""
+        policy = f"{self.path}/usr/sbin/policy-rc.d"
+        with open(policy, "w", encoding="ascii") as file:
+            file.write(f"#!/bin/sh\nexit {104 if allowed else 101}\n")
+        os.chmod(policy, 0o755)
 
     def command(self, *command):
         """The machine's command that runs one in the system."""
@@ -153,6 +191,30 @@ class Root:
         run("umount", "--recursive", self.path)
         run("umount", self.work)
         os.rmdir(self.work)
+        if self.cgroup:
+            wait_for("its control group to empty", lambda: removed(self.cgroup))
+
+
+def control_groups():
+    """Where a control group for systemd can be made; None where the machine has no such place."""
+    for mount in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+        if os.path.exists(f"{mount}/cgroup.controllers") and os.access(mount, os.W_OK):
+            return mount
+    return None
+
+
+def make_cgroup():
+    return tempfile.mkdtemp(prefix="iofog-connector-test-", dir=control_groups())
+
+
+def removed(group):
+    """Removes an empty control group with those that systemd made in it."""
+    for folder, _, _ in os.walk(group, topdown=False):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            return False
+    return True
 
 
 def run(*command):
@@ -630,13 +692,100 @@ def open_files():
         return min(hard, 65536)
 
 
+def systemd_manages_it(root):
+    step("systemd: ready when it serves, in its sandbox, and back when killed or stuck")
+    root.install(PACKAGE)
+    expect("state", root("systemctl", "is-active", "iofog-connector").strip(), "active")
+    expect("told to systemd", root("systemctl", "show", "--value", "-p", "StatusText", "iofog-connector").strip(), "serving")
+    expect_least_rights(root)
+    with open(f"/proc/{root.daemon()}/status", encoding="ascii") as status:
+        expect("system calls are filtered", "Seccomp:\t2\n" in status.read(), True)
+    mapping = add_mapping()
+    expect_served(mapping)
+    before = root.daemon()
+    root("systemctl", "reload", "iofog-connector")
+    expect("the process after a reload", root.daemon(), before)
+    with Outage(mapping) as outage:
+        os.kill(before, 9)
+    print(f"       killed: {outage.seconds:.2f} s without service (RestartSec is 1 s)")
+    expect("back in time", outage.seconds < 3.0, True)
+    drop_in = root.file("/etc/systemd/system/iofog-connector.service.d")
+    os.mkdir(drop_in)
+    with open(f"{drop_in}/impatient.conf", "w", encoding="ascii") as file:
+        file.write("[Service]\nWatchdogSec=2\n")
+    root("systemctl", "daemon-reload")
+    root("systemctl", "restart", "iofog-connector")
+    stuck = root.daemon()
+    os.kill(stuck, signal.SIGSTOP)
+    wait_for("the watchdog", lambda: root.daemon() not in (None, stuck), 15.0)
+    wait_for("service", lambda: authorized(mapping["port1"], mapping["passcode1"]))
+
+    step("systemd: settings with a fault are not tried again and again")
+    conf = root.file("/etc/iofog-connector/iofog-connector.conf")
+    with open(conf, encoding="utf-8") as file:
+        good = file.read()
+    with open(conf, "w", encoding="utf-8") as file:
+        file.write(good.replace("12345", "123456"))
+    root("systemctl", "restart", "iofog-connector", ok=False)
+    expect("state", root("systemctl", "is-active", "iofog-connector", ok=None)[1].strip(), "failed")
+    expect("restarts", root("systemctl", "show", "--value", "-p", "NRestarts", "iofog-connector").strip(), "0")
+    with open(conf, "w", encoding="utf-8") as file:
+        file.write(good)
+    root("systemctl", "restart", "iofog-connector")
+
+    step("systemd: a tunnel unit carries users to a service, also after an upgrade")
+    service = socket.create_server(("127.0.0.1", 22022))
+    threading.Thread(target=echo, args=(service,), daemon=True).start()
+    options = "/etc/iofog-connector/tunnels/echo.conf"
+    with open(root.file(options), "w", encoding="ascii") as file:
+        file.write(f"connector=127.0.0.1:{mapping['port1']}\npasscode={mapping['passcode1']}\n")
+        file.write("target=127.0.0.1:22022\nplain=true\n")
+    root("chgrp", "iofog-connector", options)
+    root("chmod", "640", options)
+    root("systemctl", "enable", "--now", "iofog-connector-tunnel@echo")
+    wait_for("an echo through the pipe", lambda: echoed(mapping["port2"]))
+    before = root("systemctl", "show", "--value", "-p", "MainPID", "iofog-connector-tunnel@echo")
+    root.install(PACKAGE)
+    wait_for("an echo after the upgrade", lambda: echoed(mapping["port2"]))
+    after = root("systemctl", "show", "--value", "-p", "MainPID", "iofog-connector-tunnel@echo")
+    expect("the tunnel runs the new program", before != after, True)
+
+    step("systemd: purge stops daemon and tunnel")
+    root("apt-get", "purge", "-y", "iofog-connector")
+    expect("the daemon after purge", root.daemon(), None)
+    expect("users can connect", reachable(mapping["port2"]), False)
+
+
+def echo(service):
+    while True:
+        peer, _ = service.accept()
+        with peer:
+            while data := peer.recv(64):
+                peer.sendall(data)
+
+
+def echoed(port):
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as user:
+            user.sendall(b"ping")
+            return user.recv(64) == b"ping"
+    except OSError:
+        return False
+
+
 raise_loopback()
 OPEN_FILES = open_files()
-stories = [life, upgrade_from_java]
+STORIES = [("init", life), ("init", upgrade_from_java)]
 if not EMULATED:
-    stories += [switched_off_stays_off, refusals]
-for story in stories:
-    system = Root()
+    STORIES += [("init", switched_off_stays_off), ("init", refusals)]
+if NAME == "bookworm":
+    STORIES += [("systemd", life), ("systemd", upgrade_from_java), ("systemd", systemd_manages_it)]
+for kind, story in STORIES:
+    if kind == "systemd" and not control_groups():
+        print("  skipped: this machine gives no control groups (cgroup2) for systemd to manage", flush=True)
+        break
+    print(f"   {story.__name__.replace('_', ' ')} ({kind})", flush=True)
+    system = Root(kind)
     story(system)
     system.close()
 print(f"  {STEPS} steps passed", flush=True)
