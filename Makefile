@@ -6,6 +6,7 @@
 PREFIX ?= /usr/local
 ARCHS ?= amd64 arm64 armhf
 CARGO ?= cargo
+PROGRAM ?= target/release/iofog-connector
 # The last commit's time, so that one commit makes one and the same package.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || dpkg-parsechangelog -STimestamp)
 
@@ -27,7 +28,7 @@ deb:
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) cross/package $(ARCHS)
 
 install:
-	install -D -m 0755 target/release/iofog-connector $(DESTDIR)$(PREFIX)/bin/iofog-connector
+	install -D -m 0755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/iofog-connector
 	install -D -m 0644 docs/man/iofog-connector.1 $(DESTDIR)$(PREFIX)/share/man/man1/iofog-connector.1
 	install -D -m 0644 docs/man/iofog-connector.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/iofog-connector.conf.5
 	install -D -m 0644 debian/iofog-connector.bash-completion \
