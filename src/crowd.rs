@@ -34,30 +34,31 @@ struct Ticket {
 }
 
 impl Crowd {
-    /// Waits until one more may join a crowd of `limit`. At the limit the oldest that has said
-    /// nothing at all is told to go at once; those that speak have
-    /// [`limits::CROWD_TURN`] first, so that many agents coming back together do not push each
-    /// other out.
+    /// Waits until one more may join a crowd of `limit`. At the limit the oldest is told to go
+    /// that has had its turn: [`limits::MUTE_TURN`] when it has said nothing at all, else
+    /// [`limits::CROWD_TURN`], so that many agents coming back together do not push each other
+    /// out.
     pub async fn room(&self, limit: usize) {
         loop {
             let left = self.left.listen();
-            let patience = {
-                let members = self.members.borrow();
-                let oldest = members.first_key_value();
-                let Some((oldest, ticket)) = oldest.filter(|_| members.len() >= limit) else {
-                    return;
-                };
-                let mute = members.iter().find(|(_, ticket)| !ticket.has_spoken.get());
-                let patience = ticket.since + limits::CROWD_TURN;
-                let in_vain = mute.map(|(number, _)| *number);
-                let in_vain = in_vain.or((patience <= Instant::now()).then_some(*oldest));
-                in_vain.ok_or(patience)
+            let Some((due, number)) = self.first_to_go().filter(|_| self.len() >= limit) else {
+                return;
             };
-            match patience {
-                Ok(number) => return self.revoke(number),
-                Err(patience) => _ = until(patience, left).await,
+            if due <= Instant::now() {
+                return self.revoke(number);
             }
+            until(due, left).await;
         }
+    }
+
+    /// Whose turn ends first, and when.
+    fn first_to_go(&self) -> Option<(Instant, u64)> {
+        let members = self.members.borrow();
+        let turn = |(number, ticket): (&u64, &Rc<Ticket>)| {
+            let spoken = ticket.has_spoken.get();
+            (ticket.since + if spoken { limits::CROWD_TURN } else { limits::MUTE_TURN }, *number)
+        };
+        members.iter().map(turn).min()
     }
 
     fn revoke(&self, number: u64) {
@@ -134,20 +135,25 @@ mod tests {
     use smol::future::{block_on, poll_once};
 
     #[test]
-    fn a_newcomer_takes_the_place_of_the_oldest_that_is_mute() {
-        let crowd = Crowd::default();
-        let (first, second) = (crowd.join(), crowd.join());
-        first.spoke();
-        assert!(block_on(poll_once(crowd.room(2))).is_some());
-        assert!(block_on(poll_once(second.replaced())).is_some());
-        assert!(block_on(poll_once(first.replaced())).is_none());
-        let third = crowd.join();
-        third.spoke();
-        assert!(block_on(poll_once(crowd.room(2))).is_none(), "both speak and have just come");
-        drop(third);
-        assert!(block_on(poll_once(crowd.room(2))).is_some());
-        drop((first, second));
-        assert!(crowd.is_empty());
+    fn a_newcomer_takes_the_place_of_one_that_is_mute() {
+        crate::reactor::block_on(async {
+            let crowd = Crowd::default();
+            let (first, second) = (crowd.join(), crowd.join());
+            first.spoke();
+            assert!(poll_once(crowd.room(3)).await.is_some(), "there is room");
+            assert!(poll_once(crowd.room(2)).await.is_none(), "all have their turn first");
+            crowd.room(2).await;
+            assert!(poll_once(second.replaced()).await.is_some());
+            assert!(poll_once(first.replaced()).await.is_none());
+            let third = crowd.join();
+            third.spoke();
+            assert!(poll_once(crowd.room(2)).await.is_none());
+            drop(third);
+            assert!(poll_once(crowd.room(2)).await.is_some());
+            drop((first, second));
+            assert!(crowd.is_empty());
+        })
+        .unwrap();
     }
 
     #[test]

@@ -13,8 +13,12 @@ pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 pub const PASSCODE: Duration = Duration::from_secs(10);
 
 /// At the limit of connections that are not authenticated, one that has sent something keeps its
-/// place for so long; one that has sent nothing loses it to a newcomer at once.
-pub const CROWD_TURN: Duration = Duration::from_secs(1);
+/// place for so long before a newcomer may take it.
+pub const CROWD_TURN: Duration = Duration::from_secs(2);
+
+/// The same for one that has sent nothing: a living agent's first bytes come right behind its
+/// connection, however far away it is. 1,000 mute ones thus hold up an agent for less than 1 s.
+pub const MUTE_TURN: Duration = Duration::from_millis(100);
 
 /// Refusals of one address within [`REFUSAL_WINDOW`] that are closed at once (section 4.2).
 pub const REFUSALS_AT_ONCE: usize = 3;
