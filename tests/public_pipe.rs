@@ -1,0 +1,679 @@
+//! Public pipes: users and an agent's tunnels (protocol page, section 6).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test a panic is a report"
+)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use common::*;
+
+in_both_modes!(
+    user_reaches_the_agents_web_server,
+    bytes_of_every_size_are_exact_both_ways,
+    reader_of_one_byte_at_a_time_gets_every_byte,
+    both_directions_at_once_move_independently,
+    tunnel_idle_longest_is_given_first,
+    user_waits_for_a_tunnel_and_loses_nothing,
+    users_are_served_in_order_of_arrival,
+    user_is_closed_after_userwait,
+    no_more_than_pending_users_wait,
+    user_that_sends_nothing_takes_no_tunnel,
+    overdue_tunnel_is_not_given_to_a_user,
+    user_that_leaves_ends_the_session_after_its_bytes,
+    agent_that_leaves_ends_the_session_after_its_bytes,
+    user_that_resets_ends_the_session,
+    agent_that_resets_ends_the_session,
+    half_closed_user_gets_its_whole_answer,
+    half_closed_user_is_closed_once_the_agent_is_silent,
+    half_closed_agent_still_gets_the_upload,
+    session_silent_for_finwait_after_one_end_is_closed,
+    session_open_both_ways_has_no_time_limit,
+    rest_of_an_old_answer_never_reaches_the_next_user,
+    no_foreign_byte_in_many_sessions_with_aborting_users,
+    slow_user_slows_its_own_session_alone,
+    what_a_stuck_session_holds_is_bounded,
+    removing_the_mapping_closes_everything_then_answers,
+    many_short_connections_leave_nothing_behind,
+);
+
+const NEVER: u64 = 200_000;
+
+/// What the relay may read at once, in TLS and in plain TCP.
+const BUFFERS: [usize; 2] = [16 * 1024, 64 * 1024];
+
+fn user_reaches_the_agents_web_server(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let service = Service::http();
+    let agent = FieldAgent::start(&daemon, &mapping, 3, service.address);
+    for size in [0, 1, 1000, 100_000] {
+        let mut user = daemon.user(&mapping);
+        for _ in 0..3 {
+            user.send(format!("GET /{size} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n");
+            user.expect(head.as_bytes());
+            user.expect(&vec![b'x'; size]);
+        }
+    }
+    agent.expect_no_strays();
+}
+
+fn bytes_of_every_size_are_exact_both_ways(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut sizes = vec![1, 2, 3, 4, 5, 8, 8 << 20];
+    sizes.extend(BUFFERS.iter().flat_map(|buffer| [buffer - 1, *buffer, buffer + 1]));
+    for size in sizes {
+        let mut agent = daemon.tunnel(&mapping);
+        let mut user = daemon.user(&mapping);
+        let (question, answer) = (noise(size as u64, size), noise(!(size as u64), size));
+        thread::scope(|scope| {
+            scope.spawn(|| user.send(&question));
+            assert_same(&agent.exactly(size), &question, "question");
+        });
+        thread::scope(|scope| {
+            scope.spawn(|| agent.send(&answer));
+            assert_same(&user.exactly(size), &answer, "answer");
+        });
+        user.finish();
+        agent.finish();
+        assert!(user.until_end().is_empty());
+        assert!(agent.until_end().is_empty());
+    }
+}
+
+fn reader_of_one_byte_at_a_time_gets_every_byte(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let text = noise(3, 3000);
+    for byte in &text {
+        agent.send(&[*byte]);
+        user.expect(&[*byte]);
+    }
+    for byte in &text {
+        user.send(&[*byte]);
+    }
+    for byte in &text {
+        agent.expect(&[*byte]);
+    }
+}
+
+fn both_directions_at_once_move_independently(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let (up, down) = (noise(4, 8 << 20), noise(5, 8 << 20));
+    thread::scope(|scope| {
+        let agent_side = scope.spawn(|| agent.exchange(&down, up.len()));
+        let got = user.exchange(&up, down.len());
+        assert_same(&got, &down, "down");
+        assert_same(&agent_side.join().unwrap(), &up, "up");
+    });
+    // One direction is full and stays so: the other goes on.
+    user.shrink();
+    let mut flood = flood(6);
+    let sent = agent.fill(&flood);
+    flood.truncate(sent + (1 << 20));
+    let upload = noise(7, 1 << 20);
+    thread::scope(|scope| {
+        scope.spawn(|| user.send(&upload));
+        assert_same(&agent.exactly(upload.len()), &upload, "against the stream");
+    });
+    thread::scope(|scope| {
+        scope.spawn(|| agent.send(&flood[sent..]));
+        assert_same(&user.exactly(flood.len()), &flood, "the full direction");
+    });
+}
+
+/// Record sizes worth trying: all small ones, and some of every length after that.
+fn record_sizes() -> Vec<usize> {
+    let mut sizes: Vec<usize> = (1..=200).collect();
+    sizes.extend((201..16_384).step_by(97));
+    sizes.extend([1023, 1024, 1025, 4095, 4096, 4097, 8191, 8192, 8193, 16_382, 16_383, 16_384]);
+    fastrand::Rng::with_seed(1).shuffle(&mut sizes);
+    sizes
+}
+
+#[test]
+fn records_arrive_one_for_one_at_a_slow_reader() {
+    let daemon = Daemon::new(Mode::Tls);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let sizes = record_sizes();
+    let total: usize = sizes.iter().sum();
+    let bytes = noise(8, total);
+    let records = || {
+        let mut at = 0;
+        sizes.iter().map(|size| &bytes[(at, at += size).0..at]).collect::<Vec<_>>()
+    };
+    for upward in [true, false] {
+        let (mut user, mut agent) = daemon.session(&mapping);
+        let (writer, reader) =
+            if upward { (&mut user, &mut agent.link) } else { (&mut agent.link, &mut user) };
+        reader.shrink();
+        thread::scope(|scope| {
+            scope.spawn(|| records().iter().for_each(|record| writer.send(record)));
+            for (index, record) in records().iter().enumerate() {
+                // Slow at first, so that everything on the way fills up.
+                if index < 40 {
+                    thread::sleep(ms(10));
+                }
+                reader.expect_record(record);
+            }
+        });
+    }
+}
+
+#[test]
+fn pauses_between_records_do_not_matter() {
+    let daemon = Daemon::new(Mode::Tls);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    for round in 0..50_u8 {
+        // Many records in one TCP segment.
+        for size in [1, 7, 300] {
+            user.queue(&vec![round; size]).unwrap();
+        }
+        user.push().unwrap();
+        for size in [1, 7, 300] {
+            agent.expect_record(&vec![round; size]);
+        }
+    }
+}
+
+fn tunnel_idle_longest_is_given_first(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut agents: Vec<Agent> = (0..3).map(|_| daemon.tunnel(&mapping)).collect();
+    // Heartbeats do not make a tunnel less idle.
+    agents[0].beat_and_answer();
+    let mut users = Vec::new();
+    for agent in &mut agents {
+        let mut user = daemon.user(&mapping);
+        user.send(b"question");
+        agent.expect(b"question");
+        users.push(user);
+    }
+}
+
+fn user_waits_for_a_tunnel_and_loses_nothing(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let question = noise(9, 4 << 20);
+    let mut user = daemon.user(&mapping);
+    thread::scope(|scope| {
+        let user = scope.spawn(|| {
+            user.send(&question);
+            user.expect(b"answer");
+        });
+        until("the user waits", || daemon.control().users_waiting(&mapping) == 1);
+        let mut agent = daemon.tunnel(&mapping);
+        assert_same(&agent.exactly(question.len()), &question, "question");
+        agent.send(b"answer");
+        user.join().unwrap();
+    });
+}
+
+fn users_are_served_in_order_of_arrival(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut users = Vec::new();
+    for number in 0..5_u8 {
+        let mut user = daemon.user(&mapping);
+        user.send(&[number; 9]);
+        users.push(user);
+        let waiting = u64::from(number) + 1;
+        until("the user waits", || daemon.control().users_waiting(&mapping) == waiting);
+    }
+    for number in 0..5_u8 {
+        let mut agent = daemon.tunnel(&mapping);
+        agent.expect(&[number; 9]);
+        agent.send(&[number; 5]);
+        users[usize::from(number)].expect(&[number; 5]);
+    }
+}
+
+fn user_is_closed_after_userwait(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 700).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    for question in [&b""[..], b"question"] {
+        let start = Instant::now();
+        let mut user = daemon.user(&mapping);
+        user.send(question);
+        user.expect_closed();
+        assert!(start.elapsed() >= ms(650), "closed after {:?}", start.elapsed());
+    }
+    // All tunnels in use is the same as none.
+    let (_user, _agent) = daemon.session(&mapping);
+    let mut second = daemon.user(&mapping);
+    second.send(b"question");
+    second.expect_closed();
+}
+
+fn no_more_than_pending_users_wait(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("pending", 3).set("userwait", 20_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut waiting = Vec::new();
+    for number in 1..=3 {
+        let mut user = daemon.user(&mapping);
+        user.send(b"question");
+        waiting.push(user);
+        until("the user waits", || daemon.control().users_waiting(&mapping) == number);
+    }
+    let start = Instant::now();
+    for _ in 0..3 {
+        let mut more = daemon.user(&mapping);
+        let _ = more.try_send(b"one too many");
+        more.expect_closed();
+    }
+    // Closed at once: those that came before still wait.
+    if start.elapsed() < ms(15_000) {
+        for user in &mut waiting {
+            assert!(user.is_quiet(), "one that waited was closed for a newcomer");
+        }
+        let mut agent = daemon.tunnel(&mapping);
+        agent.expect(b"question");
+    }
+}
+
+fn user_that_sends_nothing_takes_no_tunnel(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 1500).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut agent = daemon.tunnel(&mapping);
+    let mut scanners: Vec<Link> = (0..10).map(|_| daemon.user(&mapping)).collect();
+    let mut user = daemon.user(&mapping);
+    user.send(b"question");
+    agent.expect(b"question");
+    agent.send(b"answer");
+    user.expect(b"answer");
+    for scanner in &mut scanners {
+        scanner.expect_closed();
+    }
+    // One that leaves again without a byte is forgotten as well.
+    drop(daemon.user(&mapping));
+    daemon.user(&mapping).reset();
+    until("nobody waits", || daemon.control().users_waiting(&mapping) == 0);
+}
+
+fn overdue_tunnel_is_not_given_to_a_user(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut dead = daemon.tunnel(&mapping);
+    let mut alive = daemon.tunnel(&mapping);
+    for _ in 0..5 {
+        dead.beat_and_answer();
+        alive.beat_and_answer();
+        thread::sleep(ms(100));
+    }
+    for _ in 0..15 {
+        alive.beat_and_answer();
+        thread::sleep(ms(100));
+    }
+    let mut user = daemon.user(&mapping);
+    user.send(b"question");
+    alive.expect(b"question");
+    assert!(dead.is_quiet(), "a tunnel silent for over twice its interval was touched");
+    // A heartbeat makes it good again.
+    dead.beat_and_answer();
+    let mut next = daemon.user(&mapping);
+    next.send(b"the next");
+    dead.expect(b"the next");
+}
+
+fn user_that_leaves_ends_the_session_after_its_bytes(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    for orderly in [true, false] {
+        let (mut user, mut agent) = daemon.session(&mapping);
+        let upload = noise(10, 3 << 20);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                user.send(&upload);
+                if orderly { user.finish() } else { user.fin() }
+            });
+            // Slow enough that the end arrives long before the last byte is read.
+            thread::sleep(ms(200));
+            let (got, _) = agent.rest();
+            assert_same(&got, &upload, "the upload before the end");
+        });
+    }
+}
+
+fn agent_that_leaves_ends_the_session_after_its_bytes(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    for orderly in [true, false] {
+        let (mut user, mut agent) = daemon.session(&mapping);
+        let answer = noise(11, 3 << 20);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                agent.send(&answer);
+                if orderly {
+                    agent.finish()
+                } else {
+                    agent.fin()
+                }
+                drop(agent);
+            });
+            thread::sleep(ms(200));
+            let (got, _) = user.rest();
+            assert_same(&got, &answer, "the answer before the end");
+        });
+    }
+}
+
+fn user_that_resets_ends_the_session(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (user, mut agent) = daemon.session(&mapping);
+    user.reset();
+    agent.expect_closed();
+    let (user, mut agent) = daemon.session(&mapping);
+    agent.send(&noise(12, 100_000));
+    user.reset();
+    agent.expect_closed();
+    until("no tunnel is left", || daemon.control().in_use(&mapping) == 0);
+}
+
+fn agent_that_resets_ends_the_session(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, agent) = daemon.session(&mapping);
+    agent.link.reset();
+    user.expect_closed();
+    until("no tunnel is left", || daemon.control().in_use(&mapping) == 0);
+}
+
+fn half_closed_user_gets_its_whole_answer(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    for orderly in [true, false] {
+        let (mut user, mut agent) = daemon.session(&mapping);
+        user.send(b", and more");
+        if orderly {
+            user.finish()
+        } else {
+            user.fin()
+        }
+        agent.expect(b", and more");
+        // Longer than the second that a silent agent has, but never silent for that long.
+        let piece = noise(13, 10_000);
+        for _ in 0..15 {
+            agent.send(&piece);
+            user.expect(&piece);
+            thread::sleep(ms(120));
+        }
+        let large = noise(14, 4 << 20);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                agent.send(&large);
+                agent.finish();
+            });
+            assert_same(&user.rest().0, &large, "the answer");
+        });
+    }
+}
+
+fn half_closed_user_is_closed_once_the_agent_is_silent(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    user.finish();
+    let start = Instant::now();
+    agent.expect_closed();
+    let lasted = start.elapsed();
+    assert!(lasted >= ms(900), "the agent had only {lasted:?} for an answer");
+    user.expect_closed();
+    // Heartbeats are no answer.
+    let (mut user, mut agent) = daemon.session(&mapping);
+    user.finish();
+    until("the tunnel is closed", || {
+        let _ = agent.try_send(BEAT);
+        thread::sleep(ms(50));
+        !matches!(agent.record_by(Instant::now()), Got::Bytes(_) | Got::Late)
+    });
+    user.expect_closed();
+}
+
+fn half_closed_agent_still_gets_the_upload(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    agent.send(b"answer");
+    agent.finish();
+    user.expect(b"answer");
+    assert_eq!(user.record(), Got::End);
+    let upload = noise(15, 1 << 20);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            user.send(&upload);
+            user.finish();
+        });
+        assert_same(&agent.rest().0, &upload, "the upload");
+    });
+}
+
+fn session_silent_for_finwait_after_one_end_is_closed(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("finwait", 700).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    agent.finish();
+    let start = Instant::now();
+    assert_eq!(user.record(), Got::End);
+    agent.expect_closed();
+    assert!(start.elapsed() >= ms(600), "closed after {:?}", start.elapsed());
+    until("the session is over", || daemon.control().in_use(&mapping) == 0);
+    // As long as bytes move, it stays.
+    let (mut user, mut agent) = daemon.session(&mapping);
+    agent.finish();
+    for _ in 0..15 {
+        user.send(b"more");
+        agent.expect(b"more");
+        thread::sleep(ms(100));
+    }
+}
+
+fn session_open_both_ways_has_no_time_limit(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("finwait", 200).set("userwait", 200).start();
+    let mapping = daemon.api().add_public(60, 0);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    thread::sleep(ms(2000));
+    agent.send(b"late answer");
+    user.expect(b"late answer");
+    user.send(b"late question");
+    agent.expect(b"late question");
+}
+
+fn rest_of_an_old_answer_never_reaches_the_next_user(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    for round in 0..3 {
+        let (mut user, mut agent) = daemon.session(&mapping);
+        agent.send(&noise(round, 50_000));
+        user.exactly(10_000);
+        user.reset();
+        agent.rest();
+        // The field's agent redials at once and goes on with the old answer.
+        let mut redialled = daemon.tunnel(&mapping);
+        let mut next = daemon.user(&mapping);
+        next.send(b"question");
+        thread::sleep(ms(100));
+        redialled.send(b"the rest of the old answer");
+        redialled.expect_closed();
+        let mut fresh = daemon.tunnel(&mapping);
+        fresh.expect(b"question");
+        fresh.send(b"the right answer");
+        next.expect(b"the right answer");
+        next.finish();
+        fresh.finish();
+        next.until_end();
+    }
+}
+
+fn no_foreign_byte_in_many_sessions_with_aborting_users(mode: Mode) {
+    const USERS: usize = 200;
+    let daemon = Daemon::builder(mode).set("userwait", 60_000).set("pending", 1000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    // The service answers a tag of 16 bytes with 4,000 repetitions of it, in pieces.
+    let service = Service::new(|mut socket| {
+        let mut tag = [0; 16];
+        while socket.read_exact(&mut tag).is_ok() {
+            for _ in 0..40 {
+                if socket.write_all(&tag.repeat(100)).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    let agent = FieldAgent::start(&daemon, &mapping, 60, service.address);
+    let complete = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for number in 0..USERS {
+            let (daemon, mapping, complete) = (&daemon, &mapping, &complete);
+            scope.spawn(move || {
+                for round in 0..2 {
+                    let tag = format!("<{number:06}/{round:06}>");
+                    assert_eq!(tag.len(), 15);
+                    let tag = format!("{tag}\n");
+                    let mut user = daemon.user(mapping);
+                    user.send(tag.as_bytes());
+                    // Every fifth leaves in the middle of its answer.
+                    let abort = number % 5 == 0;
+                    let wanted = if abort { 20 } else { 4000 };
+                    let got = user.exactly(wanted * 16);
+                    assert_same(&got, &tag.repeat(wanted).into_bytes(), "one's own tag");
+                    if abort {
+                        user.reset();
+                    } else {
+                        complete.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(complete.load(Ordering::Relaxed), USERS * 2 * 4 / 5);
+    agent.expect_no_strays();
+}
+
+fn slow_user_slows_its_own_session_alone(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("threads", 1).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut stuck = Vec::new();
+    for _ in 0..5 {
+        let (user, mut agent) = daemon.session(&mapping);
+        user.shrink();
+        agent.fill(&flood(16));
+        stuck.push((user, agent));
+    }
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let answer = noise(17, 4 << 20);
+    thread::scope(|scope| {
+        scope.spawn(|| agent.send(&answer));
+        assert_same(&user.exactly(answer.len()), &answer, "beside five stuck sessions");
+    });
+    daemon.tunnel(&mapping).beat_and_answer();
+    for (user, _) in &mut stuck {
+        assert!(!user.is_quiet(), "a stuck user still has its bytes");
+    }
+}
+
+fn what_a_stuck_session_holds_is_bounded(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let before = daemon.resident();
+    let flood = flood(18);
+    let mut stuck = Vec::new();
+    for _ in 0..20 {
+        let (user, mut agent) = daemon.session(&mapping);
+        user.shrink();
+        agent.fill(&flood);
+        stuck.push((user, agent));
+    }
+    // The style's budget is 96 KiB; four times as much would still be a fixed bound, a leak of
+    // the 64 MiB that each agent offers would not.
+    let each = daemon.resident().saturating_sub(before) / 20;
+    assert!(each < 400, "{each} KiB for each stuck session");
+}
+
+fn removing_the_mapping_closes_everything_then_answers(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(2, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let (mut user2, mut agent2) = daemon.session(&mapping);
+    let mut waiting = daemon.user(&mapping);
+    waiting.send(b"question");
+    until("the user waits", || daemon.control().users_waiting(&mapping) == 1);
+    let mut mute = daemon.agent(mapping.port1);
+
+    daemon.api().remove(&mapping);
+    // Refused by the kernel, already when the answer has come.
+    for port in [mapping.port1, mapping.port2] {
+        assert!(Link::plain(at(port)).is_err(), "port {port} is still open");
+    }
+    for link in [&mut user, &mut agent, &mut user2, &mut agent2, &mut waiting, &mut mute] {
+        link.expect_closed();
+    }
+    // Others live on.
+    let other = daemon.api().add_public(60, NEVER);
+    daemon.session(&other);
+}
+
+#[test]
+fn user_never_gets_heartbeats() {
+    let daemon = Daemon::new(Mode::Tls);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let service = Service::echo();
+    let options =
+        FieldOptions { tunnels: 2, beat: ms(20), backoff: ms(50), service: service.address };
+    let agent = FieldAgent::with(&daemon, mapping.port1, &mapping.passcode1, options);
+    agent.wait_authorized();
+    let mut user = daemon.user(&mapping);
+    for round in 0..50 {
+        let text = format!("round {round}");
+        user.send(text.as_bytes());
+        user.expect(text.as_bytes());
+        thread::sleep(ms(20));
+    }
+    assert!(user.is_quiet());
+    agent.expect_no_strays();
+}
+
+fn many_short_connections_leave_nothing_behind(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let service = Service::echo();
+    let agent = FieldAgent::start(&daemon, &mapping, 4, service.address);
+    agent.wait_authorized();
+    until("all are idle", || daemon.control().idle(&mapping) == 4);
+    let before = daemon.open_files();
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let (daemon, mapping) = (&daemon, &mapping);
+            scope.spawn(move || {
+                for round in 0..25 {
+                    let mut user = daemon.user(mapping);
+                    let text = noise(round, 100 + number);
+                    user.send(&text);
+                    user.expect(&text);
+                    match round % 3 {
+                        0 => user.reset(),
+                        1 => user.finish(),
+                        _ => drop(user),
+                    }
+                }
+            });
+        }
+    });
+    until("the files are closed again", || {
+        daemon.control().idle(&mapping) == 4 && daemon.open_files() <= before + 2
+    });
+}
