@@ -396,6 +396,7 @@ fn agent_that_resets_ends_the_session(mode: Mode) {
 fn half_closed_user_gets_its_whole_answer(mode: Mode) {
     let daemon = Daemon::new(mode);
     let mapping = daemon.api().add_public(60, NEVER);
+    let large = noise(14, 4 << 20);
     for orderly in [true, false] {
         let (mut user, mut agent) = daemon.session(&mapping);
         user.send(b", and more");
@@ -412,7 +413,6 @@ fn half_closed_user_gets_its_whole_answer(mode: Mode) {
             user.expect(&piece);
             thread::sleep(ms(120));
         }
-        let large = noise(14, 4 << 20);
         thread::scope(|scope| {
             scope.spawn(|| {
                 agent.send(&large);

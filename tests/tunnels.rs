@@ -214,14 +214,14 @@ fn silent_agent_in_a_session_is_closed_and_its_user_too(mode: Mode) {
 
 fn time_in_which_the_user_does_not_read_does_not_count_as_silence(mode: Mode) {
     let daemon = Daemon::new(mode);
-    let mapping = daemon.api().add_public(60, 600);
+    let mapping = daemon.api().add_public(60, 1500);
+    let mut answer = flood(1);
     let (mut user, mut agent) = daemon.session(&mapping);
     user.shrink();
-    let mut answer = flood(1);
     let sent = agent.fill(&answer);
     answer.truncate(sent + (1 << 20));
     // Far beyond the threshold, in which the connector reads nothing from the agent.
-    std::thread::sleep(ms(2500));
+    std::thread::sleep(ms(4000));
     let got = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             agent.send(&answer[sent..]);

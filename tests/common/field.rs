@@ -159,17 +159,21 @@ impl Tunnel {
         if link.try_send(self.shared.passcode.clone().as_bytes()).is_err() {
             return;
         }
+        // Ten bytes are read, whatever else has come by then.
         loop {
-            match link.record_by(Instant::now() + ms(100)) {
-                Got::Bytes(bytes) if bytes == b"AUTHORIZED" => break,
-                Got::Bytes(bytes) => {
+            match link.read_now(b"AUTHORIZED".len()) {
+                Some(Got::Bytes(bytes)) if bytes == b"AUTHORIZED" => break,
+                Some(Got::Bytes(bytes)) => {
                     self.stray("in place of AUTHORIZED", &bytes);
                     return;
                 }
-                Got::Late if !self.stopped() => {}
-                _ => {
+                Some(_) => {
                     self.shared.refused.fetch_add(1, Ordering::SeqCst);
                     return;
+                }
+                None if self.stopped() => return,
+                None => {
+                    link.wait(true, false, Instant::now() + ms(100));
                 }
             }
         }
