@@ -1,0 +1,543 @@
+//! `iofog-connector tunnel` and `mapping`: the agent's side as people use it (protocol page,
+//! sections 5 and 7).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test a panic is a report"
+)]
+
+mod common;
+
+use std::fs::{self, File, Permissions};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use common::*;
+use rustix::process::{Pid, Signal, kill_process};
+
+in_both_modes!(
+    service_that_speaks_first_is_heard,
+    half_close_goes_through_each_way,
+    bytes_are_exact_both_ways_at_once,
+    proxy_header_is_handed_on,
+    idle_tunnels_beat_and_are_replaced_when_taken,
+    fewer_tunnels_allowed_than_wanted_is_no_wrong_passcode,
+    connector_that_returns_is_found_again,
+    target_that_is_down_closes_the_user_and_returns,
+    wrong_passcode_is_said_once_and_not_hammered,
+    passcode_is_seen_nowhere,
+    sigterm_lets_sessions_finish,
+    sigterm_cuts_sessions_after_the_drain,
+    private_pipe_joins_target_and_listen,
+    private_pipe_joins_listen_and_version_one,
+    local_connection_waits_for_the_other_side,
+    options_may_stand_in_a_file,
+    mapping_prints_commands_that_work,
+);
+
+const NEVER: u64 = 200_000;
+
+/// A running `tunnel`; it ends when this is dropped.
+struct Tunnel {
+    child: Child,
+    stderr: PathBuf,
+}
+
+impl Tunnel {
+    /// For one side of a mapping, with a heartbeat of 300 ms.
+    #[track_caller]
+    fn start(daemon: &Daemon, port: u16, passcode: &str, more: &[&str]) -> Self {
+        let connector = format!("localhost:{port}");
+        let certificate = daemon.config().join("server-cert.pem");
+        let mut arguments = vec!["--connector", &connector, "--heartbeat", "300"];
+        match daemon.mode {
+            Mode::Plain => arguments.push("--plain"),
+            Mode::Tls => arguments.extend(["--ca", certificate.to_str().unwrap()]),
+        }
+        arguments.extend(more);
+        let file = secret(daemon, passcode);
+        arguments.extend(["--passcode-file", file.to_str().unwrap()]);
+        Self::with(daemon, &arguments)
+    }
+
+    fn with(daemon: &Daemon, arguments: &[&str]) -> Self {
+        let stderr = fresh(daemon);
+        let command = binary();
+        let child = Command::new(&command[0])
+            .args(&command[1..])
+            .arg("tunnel")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&stderr).unwrap())
+            .spawn()
+            .unwrap();
+        Tunnel { child, stderr }
+    }
+
+    fn serve(daemon: &Daemon, mapping: &Mapping, target: SocketAddr, more: &[&str]) -> Self {
+        let target = target.to_string();
+        let more = [&["--target", &target], more].concat();
+        Self::start(daemon, mapping.port1, &mapping.passcode1, &more)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    #[track_caller]
+    fn wait(&mut self) -> ExitStatus {
+        eventually("the tunnel ends", || self.child.try_wait().unwrap())
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- the tunnel's log\n{}", self.log());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A name for a file of the test's own.
+fn fresh(daemon: &Daemon) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    daemon.folder().join(format!("file-{}", COUNT.fetch_add(1, Ordering::Relaxed)))
+}
+
+fn secret(daemon: &Daemon, text: &str) -> PathBuf {
+    let path = fresh(daemon);
+    fs::write(&path, format!("{text}\n")).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    path
+}
+
+fn public(mode: Mode, connections: u32) -> (Daemon, Mapping) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(connections, NEVER);
+    (daemon, mapping)
+}
+
+#[track_caller]
+fn until_idle(daemon: &Daemon, mapping: &Mapping, count: u64) {
+    until("tunnels are idle", || daemon.api().idle(mapping) == count);
+}
+
+/// Says hello first, then sends back what comes.
+fn greeter() -> Service {
+    Service::new(|mut socket| {
+        let _ = socket.write_all(b"220 hello\n");
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(count @ 1..) = socket.read(&mut buffer) {
+            if socket.write_all(&buffer[..count]).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn service_that_speaks_first_is_heard(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let service = greeter();
+    let _tunnel = Tunnel::serve(&daemon, &mapping, service.address, &[]);
+    for _ in 0..20 {
+        let mut user = daemon.user(&mapping);
+        user.expect(b"220 hello\n");
+        user.send(b"BEAT");
+        user.expect(b"BEAT");
+    }
+}
+
+fn half_close_goes_through_each_way(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let counts = Service::new(|mut socket| {
+        let mut all = Vec::new();
+        let _ = socket.read_to_end(&mut all);
+        // After a while, to show that nothing cuts the other direction.
+        thread::sleep(ms(1500));
+        let _ = socket.write_all(format!("{} bytes", all.len()).as_bytes());
+    });
+    let tunnel = Tunnel::serve(&daemon, &mapping, counts.address, &[]);
+    let mut user = daemon.user(&mapping);
+    user.send(&noise(1, 300_000));
+    user.finish();
+    assert_eq!(user.until_end(), b"300000 bytes");
+    drop(tunnel);
+
+    let (report, heard) = std::sync::mpsc::channel();
+    let ends_first = Service::new(move |mut socket| {
+        let _ = socket.write_all(b"goodbye");
+        let _ = socket.shutdown(Shutdown::Write);
+        let mut all = Vec::new();
+        let _ = socket.read_to_end(&mut all);
+        let _ = report.send(all.len());
+    });
+    let _tunnel = Tunnel::serve(&daemon, &mapping, ends_first.address, &[]);
+    let mut user = daemon.user(&mapping);
+    assert_eq!(user.until_end(), b"goodbye");
+    thread::sleep(ms(1500));
+    user.send(&noise(2, 300_000));
+    user.finish();
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(300_000));
+}
+
+fn bytes_are_exact_both_ways_at_once(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let service = Service::echo();
+    let _tunnel = Tunnel::serve(&daemon, &mapping, service.address, &[]);
+    until_idle(&daemon, &mapping, 8);
+    for size in [0, 1, 65_535, 65_536, 65_537, 8 << 20] {
+        let mut user = daemon.user(&mapping);
+        let bytes = noise(size as u64, size);
+        assert_same(&user.exchange(&bytes, size), &bytes, "echo");
+        user.finish();
+        assert!(user.until_end().is_empty());
+    }
+}
+
+fn proxy_header_is_handed_on(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let service = Service::echo();
+    let _tunnel = Tunnel::serve(&daemon, &mapping, service.address, &["--proxy-protocol"]);
+    let mut user = daemon.user(&mapping);
+    // The service sends the header back.
+    let header = user.exactly(28);
+    assert_eq!(header[..16], *b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c");
+    assert_eq!(header[16..24], [127, 0, 0, 1, 127, 0, 0, 1]);
+    assert_eq!(header[24..26], user.local().port().to_be_bytes());
+    assert_eq!(header[26..], mapping.port2.to_be_bytes());
+    user.send(b"and data");
+    user.expect(b"and data");
+}
+
+fn idle_tunnels_beat_and_are_replaced_when_taken(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, 3000);
+    let service = greeter();
+    let tunnel = Tunnel::serve(&daemon, &mapping, service.address, &["--connections", "3"]);
+    until_idle(&daemon, &mapping, 3);
+    let users: Vec<Link> = (0..10)
+        .map(|_| {
+            let mut user = daemon.user(&mapping);
+            user.expect(b"220 hello\n");
+            user
+        })
+        .collect();
+    until_idle(&daemon, &mapping, 3);
+    assert_eq!(daemon.api().in_use(&mapping), 10);
+    drop(users);
+    until("sessions end", || daemon.api().in_use(&mapping) == 0);
+    // Longer than the threshold: without heartbeats the tunnels would be gone.
+    thread::sleep(ms(4000));
+    until_idle(&daemon, &mapping, 3);
+    assert_eq!(daemon.api().number(&mapping, "counts.tunnelsAbsent"), 0);
+    assert_eq!(tunnel.log().matches("connected to").count(), 1, "{}", tunnel.log());
+}
+
+fn fewer_tunnels_allowed_than_wanted_is_no_wrong_passcode(mode: Mode) {
+    let (daemon, mapping) = public(mode, 2);
+    let service = greeter();
+    let tunnel = Tunnel::serve(&daemon, &mapping, service.address, &[]);
+    for _ in 0..6 {
+        let mut user = daemon.user(&mapping);
+        user.expect(b"220 hello\n");
+        user.finish();
+        assert!(user.until_end().is_empty());
+    }
+    until_idle(&daemon, &mapping, 2);
+    assert!(!tunnel.log().contains("passcode"), "{}", tunnel.log());
+}
+
+fn connector_that_returns_is_found_again(mode: Mode) {
+    let (mut daemon, mapping) = public(mode, 60);
+    let service = greeter();
+    let tunnel = Tunnel::serve(&daemon, &mapping, service.address, &[]);
+    for _ in 0..3 {
+        until_idle(&daemon, &mapping, 8);
+        daemon.kill();
+        // Long enough for a try or two to fail.
+        thread::sleep(ms(500));
+        daemon.start();
+        let back = Instant::now();
+        daemon.user(&mapping).expect(b"220 hello\n");
+        assert!(back.elapsed() < ms(5000), "{:?}", back.elapsed());
+    }
+    let log = tunnel.log();
+    assert!(log.matches("connected to").count() <= 4, "one line a change of state: {log}");
+}
+
+fn target_that_is_down_closes_the_user_and_returns(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let target = at(daemon.block.first + daemon.block.len - 1);
+    let tunnel = Tunnel::serve(&daemon, &mapping, target, &[]);
+    until_idle(&daemon, &mapping, 8);
+    for _ in 0..3 {
+        let start = Instant::now();
+        daemon.user(&mapping).expect_closed();
+        assert!(start.elapsed() < ms(5000), "{:?}", start.elapsed());
+    }
+    let listener = TcpListener::bind(target).unwrap();
+    let mut user = daemon.user(&mapping);
+    listener.accept().unwrap().0.write_all(b"back").unwrap();
+    user.expect(b"back");
+    let log = tunnel.log();
+    assert_eq!(log.matches("cannot be reached").count(), 1, "{log}");
+    assert_eq!(log.matches("can be reached again").count(), 1, "{log}");
+}
+
+fn wrong_passcode_is_said_once_and_not_hammered(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let target = Service::echo().address.to_string();
+    let more = ["--target", &target];
+    let tunnel = Tunnel::start(&daemon, mapping.port1, "wrong-secret", &more);
+    until("it is said", || tunnel.log().contains("does not accept the passcode"));
+    thread::sleep(ms(3000));
+    let refused = daemon.api().number(&mapping, "counts.agentsRefused");
+    assert!(refused <= 2, "{refused} tries");
+    let log = tunnel.log();
+    assert_eq!(log.lines().filter(|line| line.starts_with("ERROR")).count(), 1, "{log}");
+    assert!(!log.contains("wrong-secret"), "{log}");
+}
+
+fn passcode_is_seen_nowhere(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let service = greeter();
+    let tunnel = Tunnel::serve(&daemon, &mapping, service.address, &[]);
+    daemon.user(&mapping).expect(b"220 hello\n");
+    let arguments = fs::read(format!("/proc/{}/cmdline", tunnel.child.id())).unwrap();
+    for text in [String::from_utf8(arguments).unwrap(), tunnel.log(), daemon.log_text()] {
+        assert!(!text.contains(&mapping.passcode1), "{text}");
+    }
+    let output = run_cli(&["tunnel", "--passcode", &mapping.passcode1]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!String::from_utf8(output.stderr).unwrap().contains(&mapping.passcode1));
+}
+
+fn sigterm_lets_sessions_finish(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let service = greeter();
+    let mut tunnel = Tunnel::serve(&daemon, &mapping, service.address, &["--drain", "30000"]);
+    let mut user = daemon.user(&mapping);
+    user.expect(b"220 hello\n");
+    tunnel.signal(Signal::TERM);
+    until("idle tunnels are closed", || daemon.api().idle(&mapping) == 0);
+    let bytes = noise(4, 1 << 20);
+    assert_same(&user.exchange(&bytes, bytes.len()), &bytes, "echo");
+    assert!(tunnel.child.try_wait().unwrap().is_none());
+    user.finish();
+    assert!(user.until_end().is_empty());
+    assert_eq!(tunnel.wait().code(), Some(0));
+}
+
+fn sigterm_cuts_sessions_after_the_drain(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let service = greeter();
+    let mut tunnel = Tunnel::serve(&daemon, &mapping, service.address, &["--drain", "300"]);
+    let mut user = daemon.user(&mapping);
+    user.expect(b"220 hello\n");
+    tunnel.signal(Signal::INT);
+    user.rest();
+    assert_eq!(tunnel.wait().code(), Some(0));
+}
+
+fn private_pipe_joins_target_and_listen(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_private(20, NEVER);
+    let service = greeter();
+    let local = at(daemon.block.first + daemon.block.len - 1);
+    let listen = local.to_string();
+    let _serving = Tunnel::serve(&daemon, &mapping, service.address, &["--connections", "2"]);
+    let more = ["--listen", &listen];
+    let _listening = Tunnel::start(&daemon, mapping.port2, &mapping.passcode2, &more);
+    until_idle(&daemon, &mapping, 2);
+    for size in [1, 100_000, 8 << 20] {
+        let mut user = eventually("the local port is open", || Link::plain(local).ok());
+        user.expect(b"220 hello\n");
+        let bytes = noise(5, size);
+        assert_same(&user.exchange(&bytes, size), &bytes, "echo");
+        user.finish();
+        assert!(user.until_end().is_empty());
+    }
+    assert_eq!(service.connections(), 3);
+}
+
+fn private_pipe_joins_listen_and_version_one(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_private(20, NEVER);
+    let mut one = daemon.tunnel(&mapping);
+    let local = at(daemon.block.first + daemon.block.len - 1);
+    let listen = local.to_string();
+    let more = ["--listen", &listen];
+    let _listening = Tunnel::start(&daemon, mapping.port2, &mapping.passcode2, &more);
+    let mut user = eventually("the local port is open", || Link::plain(local).ok());
+    user.send(b"question");
+    one.expect(b"question");
+    one.beat_and_answer();
+    one.send(b"answer");
+    user.expect(b"answer");
+    one.finish();
+    assert!(user.until_end().is_empty());
+}
+
+fn local_connection_waits_for_the_other_side(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_private(20, NEVER);
+    let service = greeter();
+    let local = at(daemon.block.first + daemon.block.len - 1);
+    let listen = local.to_string();
+    let more = ["--listen", &listen];
+    let _listening = Tunnel::start(&daemon, mapping.port2, &mapping.passcode2, &more);
+    let mut user = eventually("the local port is open", || Link::plain(local).ok());
+    user.send(b"already here");
+    user.expect_silence(ms(1000));
+    let _serving = Tunnel::serve(&daemon, &mapping, service.address, &[]);
+    user.expect(b"220 hello\nalready here");
+}
+
+fn options_may_stand_in_a_file(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let service = greeter();
+    let trust = match mode {
+        Mode::Plain => "plain".to_owned(),
+        Mode::Tls => format!("ca={}", daemon.config().join("server-cert.pem").display()),
+    };
+    let text = format!(
+        "# the greeter\nconnector=127.0.0.1:{}\npasscode={}\n{trust}\ntarget={}",
+        mapping.port1, mapping.passcode1, service.address
+    );
+    let file = secret(&daemon, &text);
+    let _tunnel = Tunnel::with(&daemon, &["--from", file.to_str().unwrap()]);
+    daemon.user(&mapping).expect(b"220 hello\n");
+    let faulty = secret(&daemon, "conector=x:1");
+    let output = run_cli(&["tunnel", "--from", faulty.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("line 1") && stderr.contains("did you mean connector?"), "{stderr}");
+}
+
+fn mapping_prints_commands_that_work(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let folder = fresh(&daemon);
+    fs::create_dir(&folder).unwrap();
+    let say = |arguments: &[&str]| {
+        let output = daemon.cli(arguments);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(say(&["mapping", "list"]), "no mappings\n");
+    let text = say(&["mapping", "add", "public", "--dir", folder.to_str().unwrap()]);
+    let state = daemon.api().state();
+    let id = state["mappings"][0]["id"].as_str().unwrap();
+    let url = state["mappings"][0]["url"].as_str().unwrap();
+    assert!(text.contains(id) && text.contains(url), "{text}");
+    let line = text.lines().find(|line| line.contains("iofog-connector tunnel ")).unwrap();
+    let service = greeter();
+    let line = line.replace("localhost:PORT", &service.address.to_string());
+    let words: Vec<&str> = line.split_whitespace().skip(2).collect();
+    let file = words.iter().find(|word| word.ends_with(".passcode")).unwrap();
+    assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+    let secret = fs::read_to_string(file).unwrap();
+    assert!(!text.contains(secret.trim()), "the passcode is shown only when asked for");
+    let _tunnel = Tunnel::with(&daemon, &words);
+    let port = state["mappings"][0]["sides"][1]["port"].as_u64().unwrap();
+    daemon.link(u16::try_from(port).unwrap()).expect(b"220 hello\n");
+    assert!(say(&["mapping", "list"]).contains(id));
+
+    let shown = say(&["mapping", "add", "private", "--show"]);
+    assert!(shown.contains("--target ") && shown.contains("--listen "), "{shown}");
+    assert_eq!(shown.matches("passcode of port").count(), 2, "{shown}");
+    say(&["mapping", "remove", id]);
+    assert!(!say(&["mapping", "list"]).contains(id));
+    let output = daemon.cli(&["mapping", "remove", id]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains(id));
+}
+
+#[test]
+fn certificates_that_do_not_fit_are_refused_with_a_remedy() {
+    let authority = Authority::new("the authority");
+    let identity = authority.sign(&["other.example"]);
+    let mut daemon = Daemon::builder(Mode::Tls)
+        .file("server-cert.pem", identity.pem())
+        .file("server-key.pem", identity.key_pem())
+        .file("authority.pem", authority.pem())
+        .file("stranger.pem", Authority::new("a stranger").pem())
+        .prepare();
+    daemon.spawn();
+    let answer = eventually("it answers", || {
+        let control = Controller::unix(daemon.socket());
+        control.try_connect().ok()?;
+        Some(control.add_public(60, NEVER))
+    });
+    let service = greeter();
+    let start = |ca: &str| {
+        let file = secret(&daemon, &answer.passcode1);
+        let ca = daemon.config().join(ca);
+        let connector = format!("localhost:{}", answer.port1);
+        let target = service.address.to_string();
+        let arguments = ["--connector", &connector, "--target", &target];
+        let files = ["--ca", ca.to_str().unwrap(), "--passcode-file", file.to_str().unwrap()];
+        Tunnel::with(&daemon, &[arguments, files].concat())
+    };
+    for (ca, sentence) in [
+        ("authority.pem", "not made out to localhost, but to DnsName(\"other.example\")"),
+        ("stranger.pem", "nor signed by one of them"),
+        ("server-cert.pem", "connected to"),
+    ] {
+        let tunnel = start(ca);
+        until(sentence, || tunnel.log().lines().count() > 1);
+        assert!(tunnel.log().contains(sentence), "{ca}: {}", tunnel.log());
+    }
+}
+
+#[test]
+fn self_signed_certificate_that_is_marked_as_an_authority_is_pinned() {
+    let mut parameters = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = parameters.self_signed(&key).unwrap();
+    let mut daemon = Daemon::builder(Mode::Tls)
+        .file("server-cert.pem", certificate.pem())
+        .file("server-key.pem", key.serialize_pem())
+        .prepare();
+    daemon.spawn();
+    let mapping = eventually("it answers", || {
+        let control = Controller::unix(daemon.socket());
+        control.try_connect().ok()?;
+        Some(control.add_public(60, NEVER))
+    });
+    let service = greeter();
+    let tunnel = Tunnel::serve(&daemon, &mapping, service.address, &[]);
+    until("it is connected", || tunnel.log().contains("connected to"));
+}
+
+#[test]
+fn faults_in_the_options_end_with_2_and_a_sentence() {
+    for (arguments, sentence) in [
+        (&[][..], "--connector HOST:PORT is missing"),
+        (&["--connector", "x:1", "--target", "y"], "--target: \"y\" has no port"),
+        (&["--connector", "x:1", "--target", "y:1", "--plain"], "the passcode is missing"),
+        (&["--conector", "x:1"], "did you mean --connector?"),
+    ] {
+        let output = run_cli(&[&["tunnel"], arguments].concat());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(sentence), "{arguments:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+}
