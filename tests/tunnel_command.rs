@@ -12,12 +12,13 @@ mod common;
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, RwLock};
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use common::*;
@@ -33,6 +34,7 @@ in_both_modes!(
     connector_that_returns_is_found_again,
     target_that_is_down_closes_the_user_and_returns,
     wrong_passcode_is_said_once_and_not_hammered,
+    everything_may_restart_in_any_order_under_load,
     passcode_is_seen_nowhere,
     sigterm_lets_sessions_finish,
     sigterm_cuts_sessions_after_the_drain,
@@ -311,6 +313,107 @@ fn wrong_passcode_is_said_once_and_not_hammered(mode: Mode) {
     let log = tunnel.log();
     assert_eq!(log.lines().filter(|line| line.starts_with("ERROR")).count(), 1, "{log}");
     assert!(!log.contains("wrong-secret"), "{log}");
+}
+
+/// A service on a fixed port that can be killed and started.
+struct Target {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Target {
+    fn start(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = thread::spawn(move || {
+            let mut sockets: Vec<TcpStream> = Vec::new();
+            for socket in listener.incoming().map_while(Result::ok) {
+                if stopped.load(Ordering::SeqCst) {
+                    break;
+                }
+                let (mut reader, mut writer) = (socket.try_clone().unwrap(), socket);
+                sockets.push(reader.try_clone().unwrap());
+                thread::spawn(move || std::io::copy(&mut reader, &mut writer));
+            }
+            for socket in sockets {
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+        });
+        Target { address, stop, thread: Some(thread) }
+    }
+
+    fn kill(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+/// One user's session: whether all its bytes came back. Nobody else's ever do.
+fn whole_session(daemon: &Daemon, mapping: &Mapping, seed: u64) -> bool {
+    let Ok(mut user) = daemon.try_link(mapping.port2) else { return false };
+    let bytes = noise(seed, 50_000);
+    if user.try_send(&bytes).is_err() {
+        return false;
+    }
+    let mut all = Vec::new();
+    while let Got::Bytes(more) = user.record() {
+        all.extend(more);
+        assert!(bytes.starts_with(&all), "bytes of another session");
+        if all.len() == bytes.len() {
+            return true;
+        }
+    }
+    false
+}
+
+fn everything_may_restart_in_any_order_under_load(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 500).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let address = at(daemon.block.first + daemon.block.len - 1);
+    let daemon = RwLock::new(daemon);
+    let mut tunnel = Tunnel::serve(&daemon.read().unwrap(), &mapping, address, &[]);
+    let mut target = Target::start(address);
+    let over = AtomicBool::new(false);
+    let seeds = AtomicU32::new(0);
+    let session = || {
+        let seed = seeds.fetch_add(1, Ordering::Relaxed);
+        whole_session(&daemon.read().unwrap(), &mapping, seed.into())
+    };
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    session();
+                }
+            });
+        }
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            until("a session is whole", session);
+            let pid = daemon.read().unwrap().pid();
+            kill_process(pid, Signal::KILL).unwrap();
+            let _ = tunnel.child.kill();
+            target.kill();
+            daemon.write().unwrap().kill();
+            for part in order {
+                thread::sleep(ms(200));
+                match part {
+                    0 => daemon.write().unwrap().start(),
+                    1 => {
+                        let daemon = daemon.read().unwrap();
+                        tunnel = Tunnel::serve(&daemon, &mapping, address, &[]);
+                    }
+                    _ => target = Target::start(address),
+                }
+            }
+            let back = Instant::now();
+            until("a session is whole again", session);
+            assert!(back.elapsed() < ms(6000), "{order:?}: {:?}", back.elapsed());
+        }
+        over.store(true, Ordering::Relaxed);
+    });
 }
 
 fn passcode_is_seen_nowhere(mode: Mode) {
