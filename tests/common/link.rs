@@ -308,7 +308,7 @@ impl Link {
     /// Exactly `count` bytes. More that came along are kept for the next read.
     #[track_caller]
     pub fn exactly(&mut self, count: usize) -> Vec<u8> {
-        let mut all = Vec::with_capacity(count);
+        let mut all = std::mem::take(&mut self.unread);
         while all.len() < count {
             match self.record() {
                 Got::Bytes(bytes) => all.extend(bytes),
