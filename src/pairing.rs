@@ -159,6 +159,11 @@ impl Pairing {
         self.closed.set(true);
     }
 
+    /// Whether nobody is paired any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
     /// A user left an agent that was still sending: the rest of the answer may show itself on a
     /// fresh tunnel.
     pub fn be_wary(&self) {

@@ -1,6 +1,7 @@
 //! One agent's connection: passcode, heartbeats, waiting, session (protocol page, sections 4
 //! to 6).
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -111,6 +112,7 @@ async fn admit(
     file: FileGuard,
 ) -> Option<Box<Tunnel>> {
     let port = pipe.agent_port(side);
+    let is_secured = Cell::new(false);
     let proven = {
         let stranger = pipe.pending.join();
         let proving = async {
@@ -119,6 +121,7 @@ async fn admit(
                 pipe.handshake_failed("agent", peer, &error);
                 Unproven::Gone(error)
             })?;
+            is_secured.set(true);
             prove(stream, &port.passcode, &stranger).await
         };
         let replaced = async {
@@ -137,8 +140,12 @@ async fn admit(
             log::debug!("{}: agent {peer} sent no passcode: {error}", pipe.id());
             return None;
         }
-        None => {
+        None if is_secured.get() => {
             log::debug!("{}: agent {peer} sent no passcode in time", pipe.id());
+            return None;
+        }
+        None => {
+            pipe.handshake_failed("agent", peer, &io::ErrorKind::TimedOut.into());
             return None;
         }
     };

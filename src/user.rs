@@ -67,7 +67,9 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
     let waiting = match pipe.pairing.user(user, settings.pending) {
         Ok(waiting) => waiting,
         Err(user) => {
-            pipe.user_refused(peer, "too many users wait for a tunnel");
+            let stopping = pipe.pairing.is_closed();
+            let why = if stopping { "the connector is stopping" } else { "too many users wait" };
+            pipe.user_refused(peer, why);
             return user.stream.part();
         }
     };
