@@ -23,7 +23,7 @@ pub struct Pairing {
     public: bool,
     next: Cell<u64>,
     tunnels: [Queue<Box<Tunnel>, Verdict>; 2],
-    users: Queue<Box<User>, Served>,
+    users: Queue<Box<User>, Fate>,
     /// Until when version 1 tunnels must be quiet for a while before a user gets them.
     wary_until: Cell<Option<Instant>>,
     /// Users that have spoken and wait: relays end their lingering sooner for them.
@@ -51,8 +51,13 @@ pub enum Partner {
     Tunnel(Box<Tunnel>),
 }
 
-/// A waiting user has been given a tunnel.
-pub struct Served;
+/// What becomes of a waiting user.
+pub enum Fate {
+    /// A tunnel has it.
+    Served,
+    /// A newcomer has its place.
+    Replaced,
+}
 
 /// A place to wait at. Whoever waits sits on it, and is gone from it once there is a verdict.
 pub struct Seat<T, V> {
@@ -136,22 +141,41 @@ impl Pairing {
         self.sit(&self.tunnels[side], tunnel)
     }
 
-    /// A user begins to wait; given back when `limit` do already and no tunnel is there for it
-    /// at once.
+    /// A user begins to wait; given back when `limit` do already, no tunnel is there for it at
+    /// once, and none of those that wait makes room. With `mute_in_vain` the one that waits longest
+    /// of those that have sent nothing does: users that say nothing keep nobody out.
     pub fn user(
         &self,
         user: Box<User>,
         limit: usize,
-    ) -> Result<Waiting<'_, Box<User>, Served>, Box<User>> {
+        mute_in_vain: bool,
+    ) -> Result<Waiting<'_, Box<User>, Fate>, Box<User>> {
         let full = self.users.borrow().len() >= limit;
         let served = || {
             let tunnels = self.tunnels[0].borrow();
             tunnels.values().any(|seat| self.fits(seat, Some(user.has_spoken)))
         };
-        if self.closed.get() || (full && !served()) {
+        let room = || !full || served() || (mute_in_vain && self.replace_mute());
+        if self.closed.get() || !room() {
             return Err(user);
         }
         Ok(self.sit(&self.users, user))
+    }
+
+    /// Takes the place of the user that waits longest of those that have sent nothing; `false`
+    /// if all have.
+    fn replace_mute(&self) -> bool {
+        let mut users = self.users.borrow_mut();
+        let is_mute = |seat: &Seat<Box<User>, Fate>| {
+            seat.occupant.borrow().as_ref().is_some_and(|user| !user.has_spoken)
+        };
+        let mute = users.iter().find(|(_, seat)| is_mute(seat)).map(|(number, _)| *number);
+        let Some(seat) = mute.and_then(|number| users.remove(&number)) else { return false };
+        if let Some(user) = seat.occupant.take() {
+            user.stream.part();
+        }
+        seat.settle(Fate::Replaced);
+        true
     }
 
     /// Nobody is paired from now on: the daemon is stopping.
@@ -218,7 +242,7 @@ impl Pairing {
             self.pair_sides()
         }
         let users = self.users.borrow();
-        let spoken = |seat: &&Rc<Seat<Box<User>, Served>>| {
+        let spoken = |seat: &&Rc<Seat<Box<User>, Fate>>| {
             seat.occupant.borrow().as_ref().is_some_and(|user| user.has_spoken)
         };
         self.wanted.store(users.values().filter(spoken).count(), Ordering::Relaxed);
@@ -251,7 +275,7 @@ impl Pairing {
                 return true;
             };
             tunnel.settle(Verdict::Paired(Partner::User(user)));
-            waiting.settle(Served);
+            waiting.settle(Fate::Served);
             false
         });
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use smol::future::poll_once;
 
 use crate::limits;
-use crate::pairing::{Served, Waiting};
+use crate::pairing::{Fate, Waiting};
 use crate::pipe::{Pipe, Secured};
 use crate::process::FileGuard;
 use crate::reactor::{Timer, until};
@@ -33,10 +33,21 @@ pub struct User {
 enum Wait {
     /// A tunnel has it.
     Served,
+    /// A newcomer has its place.
+    Replaced,
     /// It left, or broke.
     Left,
     /// Nobody was free in time.
     TimedOut,
+}
+
+impl From<Fate> for Wait {
+    fn from(fate: Fate) -> Self {
+        match fate {
+            Fate::Served => Wait::Served,
+            Fate::Replaced => Wait::Replaced,
+        }
+    }
 }
 
 /// Serves one user, from accepted socket until a tunnel has it or it is closed.
@@ -64,7 +75,9 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
         let spoken = poll_once(poll_fn(|context| user.stream.poll_spoken(context))).await;
         user.has_spoken = matches!(spoken, Some(Ok(true)));
     }
-    let waiting = match pipe.pairing.user(user, settings.pending) {
+    // Only a version 2 agent could serve a user that never says anything.
+    let mute_in_vain = !pipe.has_version_two();
+    let waiting = match pipe.pairing.user(user, settings.pending, mute_in_vain) {
         Ok(waiting) => waiting,
         Err(user) => {
             let stopping = pipe.pairing.is_closed();
@@ -76,6 +89,9 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
     pipe.pairing.pair();
     match wait(pipe, &waiting, Instant::now() + settings.user_wait).await {
         Wait::Served => {}
+        Wait::Replaced => {
+            pipe.user_refused(peer, "it had sent nothing and others wanted its place")
+        }
         Wait::Left => pipe.user_refused(peer, "it left before a tunnel was free"),
         Wait::TimedOut => {
             pipe.user_refused(peer, "no tunnel was free in time");
@@ -89,11 +105,11 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
     pipe.pairing.pair();
 }
 
-async fn wait(pipe: &Pipe, waiting: &Waiting<'_, Box<User>, Served>, deadline: Instant) -> Wait {
+async fn wait(pipe: &Pipe, waiting: &Waiting<'_, Box<User>, Fate>, deadline: Instant) -> Wait {
     let mut timer = Timer::new();
     poll_fn(|context| {
-        if waiting.verdict(context).is_some() {
-            return Poll::Ready(Wait::Served);
+        if let Some(fate) = waiting.verdict(context) {
+            return Poll::Ready(fate.into());
         }
         let listened = {
             let mut seat = waiting.occupant.borrow_mut();
@@ -124,7 +140,7 @@ async fn wait(pipe: &Pipe, waiting: &Waiting<'_, Box<User>, Served>, deadline: I
             Poll::Pending => {}
         }
         timer.poll_at(context, deadline).map(|()| match waiting.verdict(context) {
-            Some(Served) => Wait::Served,
+            Some(fate) => fate.into(),
             None => Wait::TimedOut,
         })
     })
