@@ -219,6 +219,33 @@ fn mapping_whose_port_is_taken_is_kept_inactive_and_comes_back() {
 }
 
 #[test]
+fn of_two_mappings_with_the_same_port_one_serves_and_the_other_is_kept_inactive() {
+    let mut daemon = Daemon::new(Mode::Plain);
+    let first = daemon.api().add_public(60, NEVER);
+    let second = daemon.api().add_public(60, NEVER);
+    daemon.stop();
+    let mut state = daemon.state_file();
+    state["mappings"][1]["port2"] = json!(first.port2);
+    daemon.write("configs.json", &state.to_string());
+    daemon.start();
+    let second = Mapping { port2: first.port2, ..second };
+    let is_active = |mapping: &Mapping| {
+        let status = daemon.api().status(&mapping.id);
+        assert_eq!(status["private"], "Active", "the other port is its own: {status}");
+        status["public"] == "Active"
+    };
+    let (serving, inactive) = if is_active(&first) { (&first, &second) } else { (&second, &first) };
+    assert!(is_active(serving) && !is_active(inactive));
+    daemon.session(serving);
+    // A change of the state keeps both; the port changes hands once it is free.
+    daemon.api().add_public(60, NEVER);
+    assert!(stored(&daemon).is_superset(&[first.id.clone(), second.id.clone()].into()));
+    daemon.api().remove(serving);
+    until("the port is tried again", || is_active(inactive));
+    daemon.session(inactive);
+}
+
+#[test]
 fn left_over_temporary_files_are_gone_after_a_start() {
     let mut daemon = Daemon::new(Mode::Plain);
     // The name of the file that is renamed, from the daemon itself: a rename that must fail

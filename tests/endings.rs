@@ -1,0 +1,491 @@
+//! How sessions end, and what happens where several things end at once (protocol page, sections
+//! 4 to 6): nobody waits for somebody that is gone, and no byte is lost or goes to another.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test a panic is a report"
+)]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::*;
+use rustix::net::SendFlags;
+use rustix::process::Signal;
+
+in_both_modes!(
+    user_that_ends_in_mid_answer_frees_its_tunnel_and_leaves_nothing,
+    user_that_ends_without_reading_frees_its_tunnel_and_leaves_nothing,
+    user_that_resets_in_mid_answer_frees_its_tunnel_and_leaves_nothing,
+    user_that_resets_without_reading_frees_its_tunnel_and_leaves_nothing,
+    user_that_leaves_a_slow_stream_frees_its_tunnel_and_leaves_nothing,
+    answer_cut_in_a_pause_for_waiting_users_never_reaches_them,
+    answer_arrives_whole_although_its_user_is_still_uploading,
+    what_follows_a_wrong_token_never_reaches_the_user,
+    tunnel_amid_a_heartbeat_carries_no_session_before_it_is_whole,
+    tunnel_older_than_the_wariness_is_given_after_its_quiet_time,
+    places_given_back_together_let_in_as_many_newcomers,
+    users_that_say_nothing_keep_nobody_out,
+    full_tunnel_of_a_private_pipe_is_never_overdue,
+    silence_counts_anew_after_a_pause_in_reading,
+    api_answers_while_an_agent_floods_heartbeats,
+    three_hundred_agents_returning_at_once_are_all_authorised,
+);
+
+/// Long enough that no test reaches it.
+const NEVER: u64 = 200_000;
+
+/// What the protocol page allows for the rest of an old answer to show itself, less what two
+/// clocks may differ.
+const QUIET: Duration = ms(490);
+
+// Users that leave in mid-answer
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// FIN, then whatever the kernel does to a closed socket.
+    Ends,
+    /// RST.
+    Resets,
+}
+
+fn user_that_ends_in_mid_answer_frees_its_tunnel_and_leaves_nothing(mode: Mode) {
+    user_leaves(mode, Leaving::Ends, true, 16 * 1024);
+}
+
+fn user_that_ends_without_reading_frees_its_tunnel_and_leaves_nothing(mode: Mode) {
+    user_leaves(mode, Leaving::Ends, false, 16 * 1024);
+}
+
+fn user_that_resets_in_mid_answer_frees_its_tunnel_and_leaves_nothing(mode: Mode) {
+    user_leaves(mode, Leaving::Resets, true, 16 * 1024);
+}
+
+fn user_that_resets_without_reading_frees_its_tunnel_and_leaves_nothing(mode: Mode) {
+    user_leaves(mode, Leaving::Resets, false, 16 * 1024);
+}
+
+fn user_that_leaves_a_slow_stream_frees_its_tunnel_and_leaves_nothing(mode: Mode) {
+    user_leaves(mode, Leaving::Ends, true, 12);
+}
+
+/// The agent answers in pieces of so many bytes, as if nothing had happened, until its tunnel is
+/// closed: long before `finwait`, which is a minute. The next user then must not get a fresh
+/// tunnel before that has been quiet.
+fn user_leaves(mode: Mode, leaving: Leaving, reads: bool, piece: usize) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let answer = noise(1, piece);
+    if reads {
+        for _ in 0..10 {
+            agent.send(&answer);
+            user.expect(&answer);
+        }
+    } else {
+        user.shrink();
+        agent.fill(&flood(2));
+    }
+    match leaving {
+        Leaving::Ends => {
+            user.finish();
+            drop(user);
+        }
+        Leaving::Resets => user.reset(),
+    }
+    answer_until_closed(&mut agent, &answer);
+    drop(agent);
+    until("the tunnel is given back", || daemon.control().in_use(&mapping) == 0);
+    next_user_waits_for_quiet(&daemon, &mapping);
+}
+
+#[track_caller]
+fn answer_until_closed(agent: &mut Link, answer: &[u8]) {
+    until("the tunnel is closed", || {
+        if !agent.unsent() && agent.queue(answer).is_err() {
+            return true;
+        }
+        let sent = agent.push();
+        sent.is_err() || !matches!(agent.read_now(1024), None | Some(Got::Bytes(_)))
+    });
+}
+
+/// Expects the mapping to be wary: a user that waits is not given a fresh tunnel at once.
+#[track_caller]
+fn next_user_waits_for_quiet(daemon: &Daemon, mapping: &Mapping) {
+    let mut next = daemon.user(mapping);
+    next.send(b"the next question");
+    until("the next user waits", || daemon.control().users_waiting(mapping) == 1);
+    fresh_tunnel_is_quiet_first(daemon, mapping, &mut next);
+}
+
+#[track_caller]
+fn fresh_tunnel_is_quiet_first(daemon: &Daemon, mapping: &Mapping, next: &mut Link) {
+    let start = Instant::now();
+    let mut fresh = daemon.tunnel(mapping);
+    fresh.expect(b"the next question");
+    let waited = start.elapsed();
+    assert!(waited >= QUIET, "a fresh tunnel was given to the next user after {waited:?}");
+    fresh.send(b"the right answer");
+    next.expect(b"the right answer");
+}
+
+fn answer_cut_in_a_pause_for_waiting_users_never_reaches_them(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 60_000).start();
+    let mapping = daemon.api().add_public(1, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let mut next = daemon.user(&mapping);
+    next.send(b"the next question");
+    until("the next user waits", || daemon.control().users_waiting(&mapping) == 1);
+    // The answer goes on until the user has finished asking, and pauses then.
+    let finished = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !finished.load(Ordering::Relaxed) {
+                agent.send(b"a piece of the first answer");
+                thread::sleep(ms(10));
+            }
+            let _ = agent.try_send(b"the last piece before the pause");
+        });
+        let _end = Raise(&finished);
+        user.expect(b"a piece");
+        user.finish();
+    });
+    agent.expect_closed();
+    drop(agent);
+    fresh_tunnel_is_quiet_first(&daemon, &mapping, &mut next);
+}
+
+fn answer_arrives_whole_although_its_user_is_still_uploading(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    user.shrink();
+    let answer = noise(3, 300_000);
+    let upload = noise(4, 16 * 1024);
+    let upload = |user: &mut Link| {
+        // What the upload comes to does not matter, as with a server that answers early.
+        if !user.unsent() {
+            let _ = user.queue(&upload);
+        }
+        let _ = user.push();
+    };
+    agent.link.queue(&answer).unwrap();
+    until("the connector has the whole answer", || {
+        upload(&mut user);
+        agent.push().unwrap();
+        while agent.read_now(64 * 1024).is_some() {}
+        daemon.control().bytes_down(&mapping) == answer.len() as u64
+    });
+    drop(agent);
+    // Most of the answer is on its way to the user when the connector has closed the session.
+    until("the session is over", || {
+        upload(&mut user);
+        daemon.control().in_use(&mapping) == 0
+    });
+    let mut got = Vec::new();
+    until("the answer has come", || {
+        upload(&mut user);
+        match user.read_now(4096) {
+            Some(Got::Bytes(bytes)) => got.extend(bytes),
+            None => {}
+            Some(end) => panic!("{end:?} after {} of {} bytes", got.len(), answer.len()),
+        }
+        // Without a pause, but a bit at a time: the connector must wait for all of it.
+        while got.len() < answer.len() {
+            match user.read_now(4096) {
+                Some(Got::Bytes(bytes)) => got.extend(bytes),
+                Some(end) => panic!("{end:?} after {} of {} bytes", got.len(), answer.len()),
+                None => break,
+            }
+            upload(&mut user);
+        }
+        got.len() >= answer.len()
+    });
+    assert_same(&got, &answer, "the answer");
+}
+
+// Agents of version 2
+
+/// A tunnel of version 2.
+#[track_caller]
+fn tunnel_of_version_two(daemon: &Daemon, mapping: &Mapping) -> Agent {
+    let mut agent = daemon.agent(mapping.port1);
+    agent.send(format!("IOFOG/2 {}\n", mapping.passcode1).as_bytes());
+    agent.expect(b"IOFOG/2 AUTHORIZED\n");
+    agent
+}
+
+/// Expects a PROXY header, which says how long its addresses are.
+#[track_caller]
+fn expect_header(agent: &mut Agent) {
+    let header = agent.exactly(16);
+    assert_eq!(&header[..12], b"\r\n\r\n\0\r\nQUIT\n");
+    agent.exactly(u16::from_be_bytes([header[14], header[15]]).into());
+}
+
+fn what_follows_a_wrong_token_never_reaches_the_user(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let answers: [&[u8]; 6] = [
+        b"ATOPENhello",
+        b"HTTP/1.1 200 OK\r\n\r\nhello",
+        b"BEATATOPENhello",
+        b"FAILhello",
+        b"FAILOPENhello",
+        b"openOPENhello",
+    ];
+    for wrong in answers {
+        let mut agent = tunnel_of_version_two(&daemon, &mapping);
+        let mut user = daemon.user(&mapping);
+        user.send(b"question");
+        expect_header(&mut agent);
+        agent.send(wrong);
+        user.expect_closed();
+    }
+    for right in [&b"OPENhello"[..], b"BEATOPENhello", b"BEATBEATOPENhello"] {
+        let mut agent = tunnel_of_version_two(&daemon, &mapping);
+        let mut user = daemon.user(&mapping);
+        user.send(b"question");
+        expect_header(&mut agent);
+        agent.send(right);
+        user.expect(b"hello");
+    }
+}
+
+fn tunnel_amid_a_heartbeat_carries_no_session_before_it_is_whole(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 20_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut agent = tunnel_of_version_two(&daemon, &mapping);
+    agent.send(b"BEATBE");
+    agent.expect(BEAT);
+    let mut user = daemon.user(&mapping);
+    user.send(b"question");
+    agent.expect_silence(ms(200));
+    agent.send(b"AT");
+    agent.expect(BEAT);
+    expect_header(&mut agent);
+    agent.expect(b"question");
+    agent.send(b"OPENhello");
+    user.expect(b"hello");
+    if mode == Mode::Plain {
+        let mut agent = daemon.tunnel(&mapping);
+        agent.send(b"BEATBE");
+        agent.expect(BEAT);
+        let mut user = daemon.user(&mapping);
+        user.send(b"question");
+        agent.expect_silence(ms(200));
+        agent.send(b"AT");
+        agent.expect(b"BEATquestion");
+        agent.send(b"hello");
+        user.expect(b"hello");
+    }
+}
+
+// Several events at once
+
+fn tunnel_older_than_the_wariness_is_given_after_its_quiet_time(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 20_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    agent.send(b"the beginning of an answer");
+    user.expect(b"the beginning of an answer");
+    let mut waiting = daemon.tunnel(&mapping);
+    user.reset();
+    agent.expect_closed();
+    // From here on nothing happens that would make the connector look again, but the time.
+    let mut next = daemon.user(&mapping);
+    next.send(b"the next question");
+    waiting.expect(b"the next question");
+    waiting.send(b"answer");
+    next.expect(b"answer");
+}
+
+fn places_given_back_together_let_in_as_many_newcomers(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    eventually("three newcomers that still wait for a place", || {
+        let mapping = daemon.api().add_public(6, NEVER);
+        let mut old: Vec<Agent> = (0..6).map(|_| daemon.tunnel(&mapping)).collect();
+        let mut newcomers: Vec<Agent> = (0..3).map(|_| daemon.agent(mapping.port1)).collect();
+        let pending = || daemon.control().number(&mapping, "counts.pending");
+        until("they are accepted", || pending() == 3);
+        let start = Instant::now();
+        for newcomer in &mut newcomers {
+            newcomer.send(mapping.passcode1.as_bytes());
+        }
+        until("their passcodes are read", || pending() == 0);
+        daemon.signal(Signal::STOP);
+        drop(old.drain(..3));
+        let in_time = start.elapsed() < ms(800);
+        daemon.signal(Signal::CONT);
+        if in_time {
+            newcomers.iter_mut().for_each(Agent::expect_authorized);
+        }
+        daemon.api().remove(&mapping);
+        // A newcomer waits for a second at most: where the machine was slower, once more.
+        in_time.then_some(())
+    });
+}
+
+fn users_that_say_nothing_keep_nobody_out(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("pending", 3).set("userwait", 60_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut mute = Vec::new();
+    for number in 1..=3 {
+        mute.push(daemon.user(&mapping));
+        until("the user waits", || daemon.control().users_waiting(&mapping) == number);
+    }
+    // Although an idle tunnel is there, only those that speak get one; the first mute user makes
+    // room for the one that will.
+    let mut agent = daemon.tunnel(&mapping);
+    let mut user = daemon.user(&mapping);
+    mute[0].expect_closed();
+    user.send(b"question");
+    agent.expect(b"question");
+    agent.send(b"answer");
+    user.expect(b"answer");
+    for other in &mut mute[1..] {
+        assert!(other.is_quiet(), "more than one was closed for one newcomer");
+    }
+    // And where a tunnel is still to come, who has spoken keeps its place among the mute.
+    let mut speaking = daemon.user(&mapping);
+    speaking.send(b"another question");
+    let _more: Vec<Link> = (0..10).map(|_| daemon.user(&mapping)).collect();
+    until("the mute make room", || !mute[1].is_quiet() && !mute[2].is_quiet());
+    daemon.tunnel(&mapping).expect(b"another question");
+}
+
+fn full_tunnel_of_a_private_pipe_is_never_overdue(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_private(1, NEVER);
+    let mut one = daemon.tunnel(&mapping);
+    for _ in 0..3 {
+        one.beat_and_answer();
+        thread::sleep(ms(100));
+    }
+    let bytes = noise(5, 60_000);
+    one.send(&bytes);
+    // Far beyond twice its interval, in which the connector reads nothing from it.
+    thread::sleep(ms(1500));
+    assert!(!daemon.agent(mapping.port1).is_accepted(&mapping.passcode1), "a second of one");
+    let mut two = daemon.tunnel2(&mapping);
+    assert_same(&two.exactly(bytes.len()), &bytes, "what was held");
+    two.send(b"answer");
+    one.expect(b"answer");
+}
+
+fn silence_counts_anew_after_a_pause_in_reading(mode: Mode) {
+    const THRESHOLD: u64 = 2500;
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, THRESHOLD);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    agent.shrink();
+    user.fill(&flood(6));
+    // So many answers wait for the agent now that it is not read before it reads.
+    for _ in 0..1024 {
+        agent.link.queue(BEAT).unwrap();
+    }
+    until("the heartbeats are sent", || agent.push().unwrap());
+    thread::sleep(ms(THRESHOLD * 9 / 5));
+    let start = Instant::now();
+    agent.rest();
+    let waited = start.elapsed();
+    assert!(waited >= ms(THRESHOLD - 100), "absent {waited:?} after it was read again");
+    user.rest();
+}
+
+fn api_answers_while_an_agent_floods_heartbeats(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut flooding = daemon.tunnel(&mapping);
+    let mut other = daemon.tunnel(&mapping);
+    let done = AtomicBool::new(false);
+    let answered = thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let mut answered = 0;
+            while !done.load(Ordering::Relaxed) {
+                if !flooding.unsent() {
+                    for _ in 0..1000 {
+                        flooding.link.queue(BEAT).unwrap();
+                    }
+                }
+                let flushed = flooding.push().unwrap();
+                match flooding.read_now(64 * 1024) {
+                    Some(Got::Bytes(bytes)) => answered += bytes.len(),
+                    Some(end) => panic!("{end:?} in answer to heartbeats"),
+                    None if !flushed => drop(flooding.wait(true, true, Instant::now() + ms(100))),
+                    None => {}
+                }
+            }
+            answered
+        });
+        let end = Raise(&done);
+        for _ in 0..5 {
+            assert_eq!(daemon.api().status("all")["status"], "running");
+            other.beat_and_answer();
+        }
+        drop(end);
+        flood.join().unwrap()
+    });
+    assert!(answered > 0, "the flood was not answered at all");
+}
+
+/// Raises the flag when dropped, after a panic too: the thread that looks at it must end.
+struct Raise<'a>(&'a AtomicBool);
+
+impl Drop for Raise<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn three_hundred_agents_returning_at_once_are_all_authorised(mode: Mode) {
+    const AGENTS: u64 = 300;
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(AGENTS as u32, NEVER);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    thread::scope(|scope| {
+        let agents: Vec<_> = (0..AGENTS)
+            .map(|_| {
+                scope.spawn(|| {
+                    while Instant::now() < deadline {
+                        // As the field's agents do: closed, they dial again at once.
+                        let Ok(link) = daemon.try_link(mapping.port1) else { continue };
+                        // The round trips of a long way.
+                        thread::sleep(ms(150));
+                        let mut agent = Agent::over(link);
+                        if agent.is_accepted(&mapping.passcode1) {
+                            return Some(agent);
+                        }
+                    }
+                    None
+                })
+            })
+            .collect();
+        let agents: Vec<_> = agents.into_iter().filter_map(|one| one.join().unwrap()).collect();
+        assert_eq!(agents.len() as u64, AGENTS, "authorised");
+        assert_eq!(daemon.control().idle(&mapping), AGENTS);
+    });
+}
+
+#[test]
+fn bytes_around_urgent_data_are_exact() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    for _ in 0..2 {
+        // Stopped, so that all of it is there when it is read.
+        daemon.signal(Signal::STOP);
+        user.send(b"abc");
+        rustix::net::send(user.socket(), b"!", SendFlags::OOB).expect("urgent data");
+        user.send(b"defgh");
+        daemon.signal(Signal::CONT);
+        agent.expect(b"abcdefgh");
+        std::mem::swap(&mut user, &mut agent.link);
+    }
+}
