@@ -786,6 +786,8 @@ for kind, story in STORIES:
         break
     print(f"   {story.__name__.replace('_', ' ')} ({kind})", flush=True)
     system = Root(kind)
-    story(system)
-    system.close()
+    try:
+        story(system)
+    finally:
+        system.close()
 print(f"  {STEPS} steps passed", flush=True)
