@@ -81,6 +81,10 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
+        // Sockets that wait for a vanished peer keep a namespace, and its cables, for a while.
+        for cable in ["u", "a"] {
+            ip(&format!("link del dev {}{cable}", self.name));
+        }
         ip(&format!("netns del {}", self.name));
     }
 }
