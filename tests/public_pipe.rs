@@ -320,13 +320,12 @@ fn overdue_tunnel_is_not_given_to_a_user(mode: Mode) {
     }
     let mut user = daemon.user(&mapping);
     user.send(b"question");
-    alive.expect(b"question");
+    alive.beat_until(b"question");
     assert!(dead.is_quiet(), "a tunnel silent for over twice its interval was touched");
     // A heartbeat makes it good again.
-    dead.beat_and_answer();
     let mut next = daemon.user(&mapping);
     next.send(b"the next");
-    dead.expect(b"the next");
+    dead.beat_until(b"the next");
 }
 
 fn user_that_leaves_ends_the_session_after_its_bytes(mode: Mode) {

@@ -399,11 +399,8 @@ fn newcomer_replaces_the_most_overdue_tunnel(mode: Mode) {
 fn newcomer_never_replaces_a_tunnel_in_use(mode: Mode) {
     let daemon = Daemon::new(mode);
     let mapping = daemon.api().add_public(1, NEVER);
-    let mut agent = daemon.tunnel(&mapping);
+    let (mut user, mut agent) = daemon.session(&mapping);
     beat_all(&mut [&mut agent], 4);
-    let mut user = daemon.user(&mapping);
-    user.send(b"question");
-    agent.expect(b"question");
     std::thread::sleep(ms(1000));
     assert!(!daemon.agent(mapping.port1).is_accepted(&mapping.passcode1));
     agent.send(b"answer");

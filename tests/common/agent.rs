@@ -1,8 +1,9 @@
 //! An agent of version 1, one step at a time (protocol page, section 4).
 
 use std::ops::{Deref, DerefMut};
+use std::time::Instant;
 
-use super::{Got, Link};
+use super::{Got, Link, ms};
 
 /// The heartbeat, in both directions.
 pub const BEAT: &[u8] = b"BEAT";
@@ -44,6 +45,24 @@ impl Agent {
     pub fn beat_and_answer(&mut self) {
         self.beat();
         self.link.expect_record(BEAT);
+    }
+
+    /// Goes on beating, every 100 ms, until these bytes of a user have come.
+    #[track_caller]
+    pub fn beat_until(&mut self, bytes: &[u8]) {
+        super::until("the user's bytes have come", || {
+            self.beat();
+            let next = Instant::now() + ms(100);
+            loop {
+                match self.link.record_by(next) {
+                    // In plain TCP an answer and data may come as one.
+                    Got::Bytes(got) if got.ends_with(bytes) => return true,
+                    Got::Bytes(got) => assert!(got.chunks(4).all(|four| four == BEAT), "{got:?}"),
+                    Got::Late => return false,
+                    other => panic!("{other:?} instead of a user's bytes"),
+                }
+            }
+        });
     }
 
     /// Sends the passcode; true when it was accepted, false when the connection was closed
