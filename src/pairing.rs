@@ -143,7 +143,7 @@ impl Pairing {
 
     /// A user begins to wait; given back when `limit` do already, no tunnel is there for it at
     /// once, and none of those that wait makes room. With `mute_in_vain` the one that waits longest
-    /// of those that have sent nothing does: users that say nothing keep nobody out.
+    /// of those that have sent nothing does, for a newcomer that has sent something.
     pub fn user(
         &self,
         user: Box<User>,

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::task::Poll;
 use std::time::Instant;
 
-use smol::future::poll_once;
+use smol::future::or;
 
 use crate::limits;
 use crate::pairing::{Fate, Waiting};
@@ -53,30 +53,34 @@ impl From<Fate> for Wait {
 /// Serves one user, from accepted socket until a tunnel has it or it is closed.
 pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileGuard) {
     let settings = pipe.settings();
-    let secured = {
-        let place = pipe.handshakes.join();
-        let secured = Box::pin(until(
-            Instant::now() + limits::TLS_HANDSHAKE,
-            smol::future::or(pipe.secure(socket, Secured::User, &place), async {
-                place.replaced().await;
-                Err(io::Error::other("too many users were shaking hands"))
-            }),
-        ));
-        secured.await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+    let place = pipe.handshakes.join();
+    let replaced = async {
+        place.replaced().await;
+        Err(io::Error::other("too many users were shaking hands"))
     };
-    let stream = match secured {
+    let secured = Box::pin(until(
+        Instant::now() + limits::TLS_HANDSHAKE,
+        or(pipe.secure(socket, Secured::User, &place), replaced),
+    ));
+    let stream = match secured.await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
         Ok(stream) => stream,
         Err(error) => return pipe.handshake_failed("user", peer, &error),
     };
     let Ok(local) = stream.socket().local_addr() else { return };
     let mut user = Box::new(User { stream, peer, local, has_spoken: false, file });
     if pipe.pairing.waiting_users() >= settings.pending {
-        // Others that say nothing must not keep it from a tunnel that is free.
-        let spoken = poll_once(poll_fn(|context| user.stream.poll_spoken(context))).await;
+        // Others that say nothing must not keep out one that speaks: its first bytes come right
+        // behind its connection.
+        let spoken = or(poll_fn(|context| user.stream.poll_spoken(context)), async {
+            place.replaced().await;
+            Ok(false)
+        });
+        let spoken = until(Instant::now() + limits::MUTE_TURN, spoken).await;
         user.has_spoken = matches!(spoken, Some(Ok(true)));
     }
+    drop(place);
     // Only a version 2 agent could serve a user that never says anything.
-    let mute_in_vain = !pipe.has_version_two();
+    let mute_in_vain = user.has_spoken && !pipe.has_version_two();
     let waiting = match pipe.pairing.user(user, settings.pending, mute_in_vain) {
         Ok(waiting) => waiting,
         Err(user) => {
