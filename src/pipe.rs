@@ -430,7 +430,8 @@ impl Pipe {
             // Nobody to tell means that the mapping is being removed.
             let _ = tell.try_send((&mut relay).await);
             drop(alive);
-            relay.part().await;
+            // Boxed, so that it takes no memory of a session that is on.
+            Box::pin(relay.part()).await;
             drop(files);
             Ok(())
         });
