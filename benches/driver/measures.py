@@ -12,8 +12,9 @@ THROUGHPUT = {"up1": ("up", 1), "down1": ("down", 1), "up8": ("up", 8), "down8":
 PINGPONG = {"ping1": 1, "ping50": 50}
 TRAFFIC = [*THROUGHPUT, *PINGPONG, "connect"]
 
-# Tries of a measurement that other processes or the host disturb; the least disturbed counts.
-TRIES = 3
+# How often a measurement is made that other processes or the host disturb; the least disturbed
+# one counts.
+tries = 3
 
 # Sessions that have come and gone before memory is looked at, so that the program's own pages
 # are not counted as theirs.
@@ -46,7 +47,7 @@ def traffic(relay, name, seconds):
 def undisturbed(measure):
     """Measures again while something else disturbs; tells how much did."""
     best = None
-    for _ in range(TRIES):
+    for _ in range(tries):
         with machine.Watch() as watch:
             figures = measure()
         figures |= {"foreign": watch.foreign, "steal": watch.steal, "disturbed": watch.disturbed}

@@ -14,7 +14,9 @@ class Results:
 
     def __init__(self, lines):
         self.lines = [line for line in lines if line["relay"] != "machine"]
-        self.machine = next((line for line in lines if line["relay"] == "machine"), {})
+        # Of several runs in one file, what the longest one says of itself.
+        self.machine = max((line for line in lines if line["relay"] == "machine"),
+                           key=lambda line: line["rounds"], default={})
 
     def values(self, relay, measure, key):
         return [line[key] for line in self.lines
@@ -114,7 +116,7 @@ def preamble(results):
     text = (f"{about.get('date')}, {about.get('description')}; {programs}. "
             f"{about.get('rounds')} rounds of {about.get('seconds')} s each measurement, medians "
             f"(smallest–greatest). Of {len(traffic)} measurements {disturbed} were disturbed by "
-            "other processes or the host, after three tries each.\n")
+            "other processes or the host.\n")
     if disturbed * 5 > len(traffic):
         text += "\n**The machine was busy: these figures are not worth much.**\n"
     return text
