@@ -1,0 +1,160 @@
+"""The machine: who else uses it, what a process costs, and starting and stopping processes."""
+
+import os
+import platform
+import signal
+import socket
+import subprocess
+import time
+
+# A measurement is disturbed when processes that are not ours use more than this share of one
+# core meanwhile, or the host takes more than that of one away.
+FOREIGN = 0.08
+STEAL = 0.10
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+
+def processes():
+    """Process id to (parent, own processor time, that of ended children), in ticks."""
+    found = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            text = read(f"/proc/{name}/stat")
+        except OSError:
+            continue
+        fields = text[text.rindex(")") + 2:].split()
+        times = [int(field) for field in fields[11:15]]
+        found[int(name)] = (int(fields[1]), times[0] + times[1], times[2] + times[3])
+    return found
+
+
+def descendants(found):
+    """This process and all that it has started."""
+    ours = {os.getpid()}
+    while True:
+        more = {process for process, (parent, *_) in found.items() if parent in ours} - ours
+        if not more:
+            return ours
+        ours |= more
+
+
+def stolen():
+    return int(read("/proc/stat").splitlines()[0].split()[8])
+
+
+class Watch:
+    """Sees what disturbs a measurement: `foreign` and `steal`, shares of one core."""
+
+    def __enter__(self):
+        self.began = (processes(), stolen(), time.monotonic())
+        return self
+
+    def __exit__(self, *_):
+        (before, steal, began), after = self.began, processes()
+        ticks = TICKS * max(time.monotonic() - began, 0.01)
+        ours = descendants(before) | descendants(after)
+        used = 0
+        for process, (parent, own, children) in after.items():
+            # 2 is the kernel's: its threads work for us as for others.
+            if process in ours or 2 in (process, parent):
+                continue
+            _, own_before, children_before = before.get(process, (0, 0, 0))
+            # A new process brings its own time; one that has ended shows in its parent's.
+            used += own + children - own_before - children_before
+        self.foreign = round(max(0.0, used / ticks), 3)
+        self.steal = round((stolen() - steal) / ticks, 3)
+
+    @property
+    def disturbed(self):
+        return self.foreign > FOREIGN or self.steal > STEAL
+
+
+def is_quiet():
+    with Watch() as watch:
+        time.sleep(1)
+    return not watch.disturbed
+
+
+def description():
+    """One line on where this runs."""
+    model = next((line.split(":")[1].strip() for line in read("/proc/cpuinfo").splitlines()
+                  if line.startswith("model name")), platform.machine())
+    return f"{os.cpu_count()} cores ({model}), Linux {platform.release()}"
+
+
+class Process:
+    """A started program; its output goes into a log file, or is given line by line."""
+
+    def __init__(self, command, log, lines=False, env=None):
+        with open(log, "ab") as file:
+            self.process = subprocess.Popen(
+                [str(word) for word in command], stdin=subprocess.PIPE, stderr=file,
+                stdout=subprocess.PIPE if lines else file, text=True,
+                env=dict(os.environ, **(env or {})))
+        self.pid = self.process.pid
+
+    def wait_for(self, word):
+        """Reads its output up to a line that begins with `word`."""
+        for line in self.process.stdout:
+            if line.startswith(word):
+                return
+        raise RuntimeError(f"{self.process.args[0]} ended before it said {word}")
+
+    def stop(self):
+        self.process.stdin.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(8)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if self.process.stdout:
+            self.process.stdout.close()
+
+
+def wait_for_port(port, seconds=20):
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"nothing listens on port {port}") from None
+            time.sleep(0.02)
+
+
+def resident_kb(pid):
+    """From smaps_rollup, which counts; the kernel's running figures may be some pages late."""
+    for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1])
+    raise RuntimeError(f"process {pid} has no memory")
+
+
+def threads(pid):
+    return [f"/proc/{pid}/task/{thread}" for thread in os.listdir(f"/proc/{pid}/task")]
+
+
+def processor_seconds(pid):
+    return sum(int(read(f"{thread}/schedstat").split()[0]) for thread in threads(pid)) / 1e9
+
+
+def wakeups(pid):
+    """How often its threads have waited, which is how often they were woken."""
+    return sum(int(line.split()[1]) for thread in threads(pid)
+               for line in read(f"{thread}/status").splitlines()
+               if line.startswith("voluntary_ctxt_switches"))
+
+
+def bytes_written(pid):
+    """To storage."""
+    return next(int(line.split()[1]) for line in read(f"/proc/{pid}/io").splitlines()
+                if line.startswith("write_bytes"))

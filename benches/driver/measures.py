@@ -1,0 +1,164 @@
+"""What is measured of a relay. Each measure gives a dictionary of figures."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+from . import machine, relays
+
+THROUGHPUT = {"up1": ("up", 1), "down1": ("down", 1), "up8": ("up", 8), "down8": ("down", 8)}
+PINGPONG = {"ping1": 1, "ping50": 50}
+TRAFFIC = [*THROUGHPUT, *PINGPONG, "connect"]
+
+# How often a measurement is made that other processes or the host disturb; the least disturbed
+# one counts.
+tries = 3
+
+# Sessions that have come and gone before memory is looked at, so that the program's own pages
+# are not counted as theirs.
+WARM_UP = 10
+
+
+def loadgen(context, *words):
+    done = subprocess.run([context.loadgen, *map(str, words)], capture_output=True, text=True,
+                          timeout=120, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"loadgen {words[0]}: {done.stderr.strip()[-300:]}")
+    return json.loads(done.stdout or "{}")
+
+
+def traffic(relay, name, seconds):
+    """Throughput, ping-pong or connections of a started relay."""
+    words = ["--target", relay.port, "--secs", seconds, *relay.client_options()]
+    if relay.pid:
+        words += ["--pid", relay.pid]
+    if name in THROUGHPUT:
+        direction, users = THROUGHPUT[name]
+        words = ["throughput", "--dir", direction, "--conns", users, *words]
+    elif name in PINGPONG:
+        words = ["pingpong", "--conns", PINGPONG[name], "--size", 64, *words]
+    else:
+        words = ["connections", "--conns", 4, "--size", 64, *words]
+    return undisturbed(lambda: loadgen(relay.context, *words))
+
+
+def undisturbed(measure):
+    """Measures again while something else disturbs; tells how much did."""
+    best = None
+    for _ in range(tries):
+        with machine.Watch() as watch:
+            figures = measure()
+        figures |= {"foreign": watch.foreign, "steal": watch.steal, "disturbed": watch.disturbed}
+        noise = watch.foreign + watch.steal
+        if best is None or noise < best["foreign"] + best["steal"]:
+            best = figures
+        if not watch.disturbed:
+            break
+    return best
+
+
+def hold(relay, users):
+    """Starts users that hold idle sessions."""
+    holder = machine.Process(
+        [relay.context.loadgen, "hold", "--target", relay.port, "--conns", users,
+         *relay.client_options()], relay.context.path("hold.log"), lines=True)
+    holder.wait_for("READY")
+    return holder
+
+
+def memory(relay, count):
+    """Resident memory of idle tunnels (the connector's) and idle sessions, of a fresh relay."""
+    ours = isinstance(relay, relays.Connector)
+    resident = lambda: machine.resident_kb(relay.pid)
+    if ours:
+        relay.start_daemon()
+    else:
+        relay.start()
+    figures = {"start_kb": resident()}
+
+    def sessions(number, look):
+        agent = relay.agent(number) if ours else None
+        time.sleep(0.5)
+        look("tunnel")
+        holder = hold(relay, number)
+        time.sleep(0.5)
+        look("session")
+        holder.stop()
+        # A version 1 session lingers for a second after its user.
+        time.sleep(1.8)
+        if agent:
+            agent.stop()
+            relay.running.remove(agent)
+            time.sleep(0.7)
+
+    sessions(WARM_UP, lambda _: None)
+    base = resident()
+    seen = {}
+    sessions(count, lambda what: seen.update({what: resident()}))
+    figures["session_kb"] = (seen["session"] - base) / count
+    if ours:
+        figures["tunnel_kb"] = (seen["tunnel"] - base) / count
+    figures |= {"base_kb": base, "left_kb": resident() - base}
+    return figures
+
+
+def idle(relay, seconds):
+    """What the daemon does with nobody connected."""
+    relay.start_daemon()
+    time.sleep(1)
+    figures = {"resident_kb": machine.resident_kb(relay.pid)}
+    before = machine.wakeups(relay.pid), machine.bytes_written(relay.pid)
+    time.sleep(seconds)
+    after = machine.wakeups(relay.pid), machine.bytes_written(relay.pid)
+    return figures | {"wakeups_s": (after[0] - before[0]) / seconds,
+                      "written_bytes": after[1] - before[1]}
+
+
+def beating(relay, seconds):
+    """What 1,000 tunnels cost that send a heartbeat every 20 s; a share of one core."""
+    relay.start_daemon()
+    relay.agent(1000)
+    time.sleep(1)
+    before = machine.processor_seconds(relay.pid)
+    time.sleep(seconds)
+    return {"percent": 100 * (machine.processor_seconds(relay.pid) - before) / seconds}
+
+
+def startup(relay, rounds, *mappings):
+    ports, command = relay.startup(*mappings)
+    options = [word for port in ports for word in ("--port", port)]
+    return undisturbed(lambda: loadgen(
+        relay.context, "startup", *options, "--rounds", rounds, "--", *command))
+
+
+def system_calls(relay, first=500, second=2500):
+    """Per 64-byte request and answer: the difference between two runs, so that connecting and
+    what the daemon does by itself do not count."""
+    relay.start()
+    one, two = (calls(relay, requests) for requests in (first, second))
+    return {"per_request": (two - one) / (second - first)}
+
+
+def calls(relay, requests):
+    table = relay.context.path("strace.txt")
+    strace = subprocess.Popen(["strace", "-c", "-f", "-o", table, "-p", str(relay.pid)],
+                              stderr=subprocess.PIPE, text=True)
+    # It says so once it has all threads.
+    strace.stderr.readline()
+    time.sleep(0.2)
+    try:
+        loadgen(relay.context, "pingpong", "--target", relay.port, "--requests", requests,
+                *relay.client_options())
+    finally:
+        strace.send_signal(signal.SIGINT)
+        strace.communicate()
+    # A row: % time, seconds, usecs/call, calls, errors (if any), name.
+    rows = [line.split() for line in machine.read(table).splitlines()]
+    return sum(int(row[3]) for row in rows
+               if len(row) >= 5 and row[3].isdigit() and row[-1] != "total")
+
+
+def size(relay):
+    return {"mb": os.path.getsize(relay.binary()) / 1e6}

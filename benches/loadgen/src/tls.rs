@@ -1,0 +1,85 @@
+//! TLS 1.3 clients that accept any certificate: for measuring only. Every connection is a full
+//! handshake.
+
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
+
+use crate::arguments::{Arguments, die};
+
+/// What `--tls` and `--cipher` ask for.
+pub(crate) fn config(arguments: &Arguments) -> Option<Arc<ClientConfig>> {
+    arguments.flag("tls").then(|| {
+        let cipher = arguments.get::<String>("cipher");
+        let suite = match cipher.as_deref() {
+            None | Some("aes128") => ring::cipher_suite::TLS13_AES_128_GCM_SHA256,
+            Some("aes256") => ring::cipher_suite::TLS13_AES_256_GCM_SHA384,
+            Some("chacha") => ring::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+            Some(other) => die(format_args!("--cipher {other}: aes128, aes256 or chacha")),
+        };
+        let provider = CryptoProvider { cipher_suites: vec![suite], ..ring::default_provider() };
+        let schemes = provider.signature_verification_algorithms.supported_schemes();
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&TLS13])
+            .unwrap_or_else(|error| die(error))
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AcceptAny(schemes)))
+            .with_no_client_auth();
+        config.resumption = Resumption::disabled();
+        Arc::new(config)
+    })
+}
+
+/// One connection's session.
+pub(crate) fn session(config: &Arc<ClientConfig>) -> ClientConnection {
+    let session =
+        ServerName::try_from("localhost").map_err(|error| error.to_string()).and_then(|name| {
+            ClientConnection::new(config.clone(), name).map_err(|error| error.to_string())
+        });
+    let mut session = session.unwrap_or_else(|error| die(error));
+    session.set_buffer_limit(None);
+    session
+}
+
+#[derive(Debug)]
+struct AcceptAny(Vec<SignatureScheme>);
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.clone()
+    }
+}

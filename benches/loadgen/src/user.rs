@@ -1,0 +1,111 @@
+//! A user: a blocking connection, plain or TLS.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use crate::arguments::Arguments;
+use crate::tls;
+
+/// A user gives up on an answer after this time.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where users connect, and how.
+#[derive(Clone)]
+pub(crate) struct Dial {
+    target: SocketAddrV4,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+/// A user's connection.
+pub(crate) enum User {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Dial {
+    /// To `--target`, with `--tls` or without.
+    pub(crate) fn new(arguments: &Arguments) -> Self {
+        Dial { target: arguments.port("target"), tls: tls::config(arguments) }
+    }
+
+    /// Whether users speak TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Connects and shakes hands.
+    pub(crate) fn connect(&self) -> io::Result<User> {
+        let socket = TcpStream::connect_timeout(&SocketAddr::V4(self.target), PATIENCE)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        let Some(config) = &self.tls else { return Ok(User::Plain(socket)) };
+        let mut stream = StreamOwned::new(tls::session(config), socket);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        Ok(User::Tls(Box::new(stream)))
+    }
+}
+
+impl User {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            User::Plain(socket) => socket,
+            User::Tls(stream) => &stream.sock,
+        }
+    }
+
+    /// The socket's number, for calls past this type; plain users only.
+    pub(crate) fn fd(&self) -> RawFd {
+        self.socket().as_raw_fd()
+    }
+
+    /// Lets its calls return at once.
+    pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
+        self.socket().set_nonblocking(true)
+    }
+
+    /// Sends all of `bytes`.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            User::Plain(socket) => socket.write_all(bytes),
+            User::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+        }
+    }
+
+    /// Receives some bytes.
+    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            User::Plain(socket) => socket.read(buffer),
+            User::Tls(stream) => stream.read(buffer),
+        }
+    }
+
+    /// Fills `buffer`.
+    pub(crate) fn receive_all(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        match self {
+            User::Plain(socket) => socket.read_exact(buffer),
+            User::Tls(stream) => stream.read_exact(buffer),
+        }
+    }
+
+    /// Takes leave as TLS wants it; the connection closes when dropped.
+    pub(crate) fn take_leave(&mut self) {
+        if let User::Tls(stream) = self {
+            stream.conn.send_close_notify();
+            // The peer may be gone already, which is as good.
+            let _ = stream.conn.write_tls(&mut stream.sock);
+        }
+    }
+
+    /// Ends both directions at once.
+    pub(crate) fn shut(&self) {
+        let _ = self.socket().shutdown(Shutdown::Both);
+    }
+}
