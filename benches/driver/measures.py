@@ -20,6 +20,10 @@ tries = 3
 # are not counted as theirs.
 WARM_UP = 10
 
+# Seconds after which memory that is no longer used should have been given back; the daemon looks
+# every 5 s.
+GIVING_BACK = 6
+
 
 def loadgen(context, *words):
     done = subprocess.run([context.loadgen, *map(str, words)], capture_output=True, text=True,
@@ -87,11 +91,11 @@ def memory(relay, count):
         look("session")
         holder.stop()
         # A version 1 session lingers for a second after its user.
-        time.sleep(1.8)
+        time.sleep(1.5)
         if agent:
             agent.stop()
             relay.running.remove(agent)
-            time.sleep(0.7)
+        time.sleep(GIVING_BACK)
 
     sessions(WARM_UP, lambda _: None)
     base = resident()
