@@ -231,6 +231,14 @@ impl Pairing {
         true
     }
 
+    /// Joins what fits if the tunnel on `seat` is fit itself; else it has changed nothing, and
+    /// a thousand waiting tunnels need not all look at each other.
+    pub fn offer(&self, seat: &Seat<Box<Tunnel>, Verdict>) {
+        if self.fits(seat, None) {
+            self.pair();
+        }
+    }
+
     /// Joins all that fit. Called whenever somebody comes, or becomes fit.
     pub fn pair(&self) {
         if self.closed.get() {

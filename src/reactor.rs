@@ -61,6 +61,16 @@ pub fn now() -> Instant {
     NOW.get().unwrap_or_else(Instant::now)
 }
 
+/// Wakes the polling task again after everything else that is ready has been seen. A task that
+/// wakes itself is polled again before the kernel is asked, hundreds of times on executors within
+/// executors.
+pub fn yield_turn(context: &Context<'_>) {
+    match Reactor::current() {
+        Ok(reactor) => lock(&reactor.yielded).push(context.waker().clone()),
+        Err(_) => context.waker().wake_by_ref(),
+    }
+}
+
 /// Runs `future` to its end on this thread, with the thread's reactor.
 ///
 /// # Errors
@@ -87,6 +97,8 @@ struct Reactor {
     state: AtomicU8,
     sources: Mutex<Slab<Arc<Source>>>,
     timers: Mutex<Timers>,
+    /// Tasks that go on once the kernel has been asked what else is ready.
+    yielded: Mutex<Vec<Waker>>,
 }
 
 #[derive(Default)]
@@ -114,6 +126,7 @@ impl Reactor {
             state: AtomicU8::new(POLLING),
             sources: Mutex::default(),
             timers: Mutex::default(),
+            yielded: Mutex::default(),
         }))
     }
 
@@ -130,8 +143,9 @@ impl Reactor {
             .state
             .compare_exchange(POLLING, SLEEPING, Ordering::AcqRel, Ordering::Acquire)
             .is_ok();
+        let idle = asleep && lock(&self.yielded).is_empty();
         let timeout =
-            if asleep { self.until_next_timer() } else { Some(Timespec { tv_sec: 0, tv_nsec: 0 }) };
+            if idle { self.until_next_timer() } else { Some(Timespec { tv_sec: 0, tv_nsec: 0 }) };
         events.clear();
         let waited =
             epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref());
@@ -154,6 +168,9 @@ impl Reactor {
             }
         }
         self.fire(now);
+        for waker in std::mem::take(&mut *lock(&self.yielded)) {
+            waker.wake();
+        }
         Ok(())
     }
 

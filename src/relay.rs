@@ -18,7 +18,7 @@ use smol::future::zip;
 use crate::conduit::Conduit;
 use crate::heartbeat::{self, BEAT, beats};
 use crate::limits;
-use crate::reactor::{Timer, now};
+use crate::reactor::{Timer, now, yield_turn};
 use crate::stream::{Loose, Received, Stream};
 
 /// Who speaks on a leg, and by which rules.
@@ -574,7 +574,7 @@ impl Future for Relay {
                 break;
             }
             if turn >= limits::TURN {
-                context.waker().wake_by_ref();
+                yield_turn(context);
                 return Poll::Pending;
             }
         }

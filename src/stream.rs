@@ -17,7 +17,7 @@ use futures_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::conduit::Conduit;
 use crate::limits;
-use crate::reactor::{Io, Timer, now};
+use crate::reactor::{Io, Timer, now, yield_turn};
 use crate::unacknowledged;
 
 thread_local! {
@@ -377,7 +377,7 @@ impl Stream {
                 (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Ok(0) | Err(_))) => {
                     return Poll::Ready(());
                 }
-                (_, Poll::Ready(Ok(_))) => context.waker().wake_by_ref(),
+                (_, Poll::Ready(Ok(_))) => yield_turn(context),
                 (Poll::Ready(Ok(())), Poll::Pending) if !waits(&self) => return Poll::Ready(()),
                 _ => {}
             }

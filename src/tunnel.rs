@@ -17,7 +17,7 @@ use crate::mapping::Passcode;
 use crate::pairing::{Verdict, Waiting};
 use crate::pipe::{Pipe, Place, Secured};
 use crate::process::FileGuard;
-use crate::reactor::{Timer, now, until};
+use crate::reactor::{Timer, now, until, yield_turn};
 use crate::stream::{Received, Stream};
 
 /// What an agent of version 2 writes before its passcode (section 5).
@@ -392,7 +392,7 @@ impl Tunnel {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        context.waker().wake_by_ref();
+        yield_turn(context);
         Poll::Pending
     }
 }
@@ -438,7 +438,7 @@ async fn wait(
             let quiet = Some(tunnel.quiet_since() + limits::QUIET).filter(|at| *at > now);
             [absent, stall_check, quiet].into_iter().flatten().min()
         };
-        pipe.pairing.pair();
+        pipe.pairing.offer(waiting);
         if let Some(verdict) = waiting.verdict(context) {
             return Poll::Ready(Ok(verdict));
         }
