@@ -309,27 +309,40 @@ fn symbolic_link_is_followed_and_stays_one() {
     assert!(!fs::read_to_string(&target).unwrap().contains(&mapping.id));
 }
 
+/// Kills while changes are made, over four daemons; `IOFOG_TEST_KILLS` says how many in all.
 #[test]
-fn two_hundred_kills_lose_no_acknowledged_change() {
-    // Four daemons, fifty kills each, while changes are made.
+fn kills_lose_no_acknowledged_change() {
+    let kills = std::env::var("IOFOG_TEST_KILLS").map_or(120, |kills| kills.parse().unwrap());
     thread::scope(|scope| {
         for number in 0..4 {
-            scope.spawn(move || kill_again_and_again(number, 50));
+            scope.spawn(move || kill_again_and_again(number, kills / 4));
         }
     });
 }
 
 fn kill_again_and_again(seed: u64, cycles: usize) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut daemon = Daemon::builder(Mode::Plain).ports(31).start();
+    let mut daemon = Daemon::builder(Mode::Plain).ports(31).prepare();
+    let behind_a_link = seed % 2 == 1;
+    let folder = if behind_a_link {
+        let folder = daemon.folder().join("data");
+        fs::create_dir(&folder).unwrap();
+        symlink("../data/configs.json", daemon.config().join("configs.json")).unwrap();
+        folder
+    } else {
+        daemon.config()
+    };
+    daemon.start();
     let mut acknowledged: BTreeSet<String> = BTreeSet::new();
+    let (mut changes, mut left_over) = (0, 0);
     for cycle in 0..cycles {
         // What was asked for when the daemon died may be there or not.
         let mut asked: Option<Ask> = None;
-        let lifetime = ms(random.u64(0..40));
+        let lifetime = ms(random.u64(0..80));
         thread::scope(|scope| {
             let control = daemon.control();
             let (pid, acknowledged, asked) = (daemon.pid(), &mut acknowledged, &mut asked);
+            let changes = &mut changes;
             let mut random = fastrand::Rng::with_seed(seed << 32 | cycle as u64);
             scope.spawn(move || {
                 thread::sleep(lifetime);
@@ -354,11 +367,18 @@ fn kill_again_and_again(seed: u64, cycles: usize) {
                     Some(Ask::Add) => assert!(acknowledged.insert(id)),
                     _ => assert!(acknowledged.remove(&id)),
                 }
+                *changes += 1;
             }
         });
         daemon.kill();
+        left_over += usize::from(folder.join(".configs.json.new").exists());
+        // It parses, or this panics.
         let on_disk = stored(&daemon);
         daemon.start();
+        let extra = |name: &String| !["configs.json", "iofog-connector.conf"].contains(&&**name);
+        assert!(!names(&folder).iter().any(extra), "left over: {:?}", names(&folder));
+        let link = fs::symlink_metadata(daemon.config().join("configs.json"));
+        assert!(!behind_a_link || link.unwrap().is_symlink(), "the link is replaced");
         let now = running(&daemon);
         assert_eq!(now, on_disk, "what runs is what is stored");
         let lost: Vec<&String> = acknowledged.difference(&now).collect();
@@ -372,6 +392,9 @@ fn kill_again_and_again(seed: u64, cycles: usize) {
         }
         acknowledged = now;
     }
+    println!(
+        "{cycles} kills, {changes} changes acknowledged, {left_over} files left over, all gone"
+    );
 }
 
 enum Ask {
