@@ -35,7 +35,8 @@ const FAULTY: u8 = 2;
 
 /// Runs in the foreground until SIGTERM or SIGINT.
 pub fn run(given: options::Given) -> ExitCode {
-    conduit::allow(1, process::prepare());
+    let prepared = process::prepare();
+    conduit::allow(1, prepared.files);
     let started = Options::new(given, std::env::var_os(options::PASSCODE)).and_then(|options| {
         let connector = Connector::new(&options)?;
         Ok((options, connector))
@@ -50,7 +51,7 @@ pub fn run(given: options::Given) -> ExitCode {
     let logging = Logging::on_stderr();
     logging.install(log::LevelFilter::Info);
     process::abort_on_panic(&logging);
-    for warning in &options.warnings {
+    for warning in prepared.warning.iter().chain(&options.warnings) {
         log::warn!("{warning}");
     }
     match reactor::block_on(live(&options, &connector, &logging)) {

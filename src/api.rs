@@ -43,6 +43,9 @@ pub trait Host {
     /// Log messages that could not be delivered.
     fn log_lost(&self) -> u64;
 
+    /// What an operator should know of the daemon, besides what the mappings' registry knows.
+    fn warnings(&self) -> Vec<String>;
+
     /// `command=stop` was called: begin to stop, and return at once.
     fn stop(&self);
 }
@@ -169,11 +172,13 @@ impl Api {
     }
 
     fn status(&self) -> Status {
+        let mut status = self.registry.status();
+        status.warnings.extend(self.host.warnings());
         Status {
             api_handshake_failures: self.counters.handshake_failures.get(),
             api_refused: self.counters.refused.get(),
             log_lost: self.host.log_lost(),
-            ..self.registry.status()
+            ..status
         }
     }
 

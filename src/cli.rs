@@ -44,7 +44,7 @@ Options:
   --config DIR     Settings, certificates and state   [/etc/iofog-connector]
   --run DIR        Lock and control socket            [/run/iofog-connector]
   --log DIR        Folder of the log file             [/var/log/iofog-connector]
-  --syslog PATH    Syslog's socket                    [/dev/log]
+  --syslog PATH    Syslog's socket, or `none`         [/dev/log]
   --json           status: print the whole state as JSON
 
 Exit codes:
@@ -97,7 +97,7 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// The log file.
     pub log_dir: PathBuf,
-    /// The socket on which syslog listens.
+    /// The socket on which syslog listens; [`logging::NO_SYSLOG`] for no syslog.
     pub syslog: PathBuf,
 }
 

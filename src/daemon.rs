@@ -41,7 +41,7 @@ const FAULTY: u8 = 2;
 /// Runs the daemon in the foreground until it is asked to stop.
 pub fn run(options: &Options) -> ExitCode {
     memory::share_heap();
-    let file_limit = process::prepare();
+    let process::Prepared { files: file_limit, warning } = process::prepare();
     let (config, warnings) = match Config::load(&options.config_dir) {
         Ok(loaded) => loaded,
         Err(faults) => {
@@ -52,6 +52,9 @@ pub fn run(options: &Options) -> ExitCode {
     let logging = Logging::new(&options.log_dir, &options.syslog);
     logging.install(config.log_level);
     process::abort_on_panic(&logging);
+    if let Some(warning) = warning {
+        log::warn!("{warning}");
+    }
     let started = start(options, config, file_limit, &logging);
     let parts = match started {
         Ok(parts) => parts,
@@ -128,7 +131,13 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
     let mappings = stored.len();
     let registry = Registry::new(shared.clone(), executor.clone(), store, stored);
     let (stop, stopped) = smol::channel::bounded(1);
-    let host = Rc::new(Daemon { shared: shared.clone(), logging: logging.clone(), stop });
+    let api_fault = Rc::new(RefCell::new(None));
+    let host = Rc::new(Daemon {
+        shared: shared.clone(),
+        logging: logging.clone(),
+        api_fault: api_fault.clone(),
+        stop,
+    });
     let api = Rc::new(Api::new(registry.clone(), host));
     let server =
         Rc::new(Server::new(api.clone(), executor.clone(), api.counters(), shared.files.clone()));
@@ -137,7 +146,7 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
         async move { server.serve_unix(listener).await }
     });
     let listener = ports::open_listener(shared.config.borrow().api);
-    let api_task = executor.spawn(serve_api(server, shared.clone(), listener));
+    let api_task = executor.spawn(serve_api(server, shared.clone(), listener, api_fault));
     executor.spawn(housekeeping(logging.clone())).detach();
     if let Some(interval) = process::watchdog_interval() {
         executor.spawn(watchdog(shared.clone(), notifier.clone(), interval)).detach();
@@ -217,11 +226,12 @@ fn reload(options: &Options, shared: &Shared, logging: &Logging) {
 }
 
 /// Answers the API on TCP. An address that is not there yet, or is taken, is tried again: the
-/// pipes serve meanwhile.
+/// pipes serve meanwhile, and `fault` says why.
 async fn serve_api(
     server: Rc<Server<Api>>,
     shared: Rc<Shared>,
     mut opened: io::Result<TcpListener>,
+    fault: Rc<RefCell<Option<String>>>,
 ) {
     let address = shared.config.borrow().api;
     let [mut pause, longest] = limits::PORT_RETRY;
@@ -229,13 +239,16 @@ async fn serve_api(
         match opened.and_then(async_net::TcpListener::try_from) {
             Ok(listener) => break listener,
             Err(error) => {
-                log::error!("the API cannot listen on {address}: {error}; it is tried again");
+                let why = format!("the API cannot listen on {address}: {error}; it is tried again");
+                log::error!("{why}");
+                fault.replace(Some(why));
             }
         }
         sleep(pause).await;
         pause = (2 * pause).min(longest);
         opened = ports::open_listener(address);
     };
+    fault.replace(None);
     let acceptor = shared
         .tls
         .clone()
@@ -248,6 +261,8 @@ async fn serve_api(
 struct Daemon {
     shared: Rc<Shared>,
     logging: Logging,
+    /// Why the API does not listen on TCP.
+    api_fault: Rc<RefCell<Option<String>>>,
     stop: Sender<()>,
 }
 
@@ -265,6 +280,10 @@ impl Host for Daemon {
 
     fn log_lost(&self) -> u64 {
         self.logging.lost()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.api_fault.borrow().clone().into_iter().collect()
     }
 
     fn stop(&self) {

@@ -25,6 +25,9 @@ mod utc;
 /// Where syslog listens when no `--syslog` says otherwise.
 pub const SYSLOG: &str = "/dev/log";
 
+/// Given as `--syslog`: there is none, and none is missed.
+pub const NO_SYSLOG: &str = "none";
+
 /// The log file's name in its folder; the old one has `.1` behind it.
 pub const FILE: &str = "iofog-connector.log";
 
@@ -62,20 +65,17 @@ struct Last {
 
 impl Logging {
     /// Opens the ways out: the journal (with stderr connected to it) or syslog at the socket
-    /// `syslog`, the file in `dir`, and stderr when it is a terminal or a pipe. What cannot be
+    /// `syslog` (unless that is [`NO_SYSLOG`]), the file in `dir`, and stderr when it is a terminal or a pipe. What cannot be
     /// opened is tried again at each message; this never fails.
     pub fn new(dir: &Path, syslog: &Path) -> Self {
         let mut sinks = Vec::new();
         let stderr = sink::Stderr::find();
         let on_stderr = stderr.is_some();
-        match stderr {
-            Some(stderr) if stderr.is_journal() => sinks.push(Counted::new(stderr)),
-            Some(stderr) => {
-                sinks.push(Counted::new(sink::Syslog::new(syslog)));
-                sinks.push(Counted::new(stderr));
-            }
-            None => sinks.push(Counted::new(sink::Syslog::new(syslog))),
+        let on_journal = stderr.as_ref().is_some_and(sink::Stderr::is_journal);
+        if !on_journal && syslog != Path::new(NO_SYSLOG) {
+            sinks.push(Counted::new(sink::Syslog::new(syslog)));
         }
+        sinks.extend(stderr.map(Counted::new));
         sinks.push(Counted::new(sink::File::new(&dir.join(FILE))));
         Self::with(sinks, on_stderr)
     }

@@ -189,16 +189,24 @@ impl Signals {
     }
 }
 
+/// What [`prepare`] has reached.
+pub struct Prepared {
+    /// Files the process may open.
+    pub files: usize,
+    /// What an operator should know, once there is a log to say it in.
+    pub warning: Option<String>,
+}
+
 /// What is set once, before any thread exists: files are made unreadable to others (umask
 /// 0027), a crash leaves no core file, which would hold passcodes and the key, and as many
-/// files as the hard limit allows may be open. Returns that number.
-pub fn prepare() -> usize {
+/// files as the hard limit allows may be open.
+pub fn prepare() -> Prepared {
     rustix::process::umask(Mode::from_raw_mode(0o027));
     let core = Rlimit { current: Some(0), maximum: getrlimit(Resource::Core).maximum };
-    if let Err(error) = setrlimit(Resource::Core, core) {
-        log::warn!("core files cannot be turned off: {error}");
-    }
-    raise_file_limit()
+    let warning = setrlimit(Resource::Core, core).err().map(|error| {
+        format!("core files, which may hold passcodes, cannot be turned off: {error}")
+    });
+    Prepared { files: raise_file_limit(), warning }
 }
 
 fn raise_file_limit() -> usize {

@@ -1,11 +1,12 @@
 //! Refusals, and the holding of those that come too often (protocol page, section 4.2).
 //!
 //! The field's agent redials a closed tunnel without any delay, so that closing at once feeds a
-//! storm of handshakes. An address that keeps failing is therefore let go slowly.
+//! storm of handshakes. An address that keeps failing is therefore let go slowly. Of IPv6 it is
+//! the /64 network: whoever has one address there has them all.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
 use crate::crowd::Crowd;
@@ -32,9 +33,11 @@ impl Refusals {
         stream.part();
     }
 
-    /// Counts one more refusal of `address`; gives how many there were lately. No more are
-    /// remembered than decide, and of no more addresses than [`limits::REFUSED_ADDRESSES`].
+    /// Counts one more refusal of `address`, or of its network; gives how many there were lately.
+    /// No more are remembered than decide, and of no more addresses than
+    /// [`limits::REFUSED_ADDRESSES`].
     fn count(&self, address: IpAddr, now: Instant) -> usize {
+        let address = network(address);
         let mut recent = self.recent.borrow_mut();
         let known = recent.iter().position(|(known, _)| *known == address);
         let (_, mut times) =
@@ -55,10 +58,40 @@ impl Refusals {
     }
 }
 
+/// What is counted as one stranger: an IPv4 address, also where a dual-stack socket reports it as
+/// an IPv6 one; of an IPv6 address the first 64 bits.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & (u128::from(u64::MAX) << 64)).into()
+        }
+        four => four,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn ipv6_strangers_are_counted_by_network() {
+        let refusals = Refusals::default();
+        let now = Instant::now();
+        let count = |address: &str| refusals.count(address.parse().unwrap(), now);
+        for (address, expected) in [
+            ("2001:db8:1:2::1", 1),
+            ("2001:db8:1:2:ffff:ffff:ffff:ffff", 2),
+            ("2001:db8:1:2::1", 3),
+            ("2001:db8:1:3::1", 1),
+            ("2001:db8::1:2:0:1", 1),
+            ("::ffff:192.0.2.1", 1),
+            ("::ffff:192.0.2.2", 1),
+            ("192.0.2.1", 2),
+        ] {
+            assert_eq!(count(address), expected, "{address}");
+        }
+    }
 
     #[test]
     fn refusals_are_counted_by_address_over_a_window() {

@@ -88,6 +88,14 @@ fn syslog_absent_stopped_or_restarted_never_holds_the_daemon_up() {
 }
 
 #[test]
+fn without_syslog_nothing_is_lost() {
+    let daemon = Daemon::builder(Mode::Plain).syslog("none").start();
+    make_noise(&daemon);
+    assert!(daemon.log_text().contains("removed"));
+    assert_eq!(daemon.api().state()["logLost"], 0);
+}
+
+#[test]
 fn file_is_capped_and_one_old_file_is_kept() {
     let mut daemon = Daemon::builder(Mode::Plain).prepare();
     let old = daemon.log().join("iofog-connector.log.1");

@@ -11,8 +11,9 @@
 mod common;
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::thread;
 use std::time::Instant;
 
@@ -382,6 +383,53 @@ fn soft_limit_of_files_is_raised_to_the_hard_one() {
     let limits = fs::read_to_string(limits).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     assert_eq!(line.split_whitespace().nth(3), Some("4096"), "{line}");
+}
+
+#[test]
+fn api_that_cannot_listen_is_a_warning_in_the_status_until_it_can() {
+    let mut daemon = Daemon::builder(Mode::Plain).prepare();
+    let holder = TcpListener::bind(daemon.api_address()).unwrap();
+    daemon.spawn();
+    until("the control socket answers", || daemon.control().try_connect().is_ok());
+    let warned = || {
+        let state = daemon.control().state();
+        let warnings = state["warnings"].as_array().unwrap().clone();
+        let cannot = format!("the API cannot listen on {}", daemon.api_address());
+        warnings.iter().any(|warning| warning.as_str().unwrap().starts_with(&cannot))
+    };
+    assert!(warned());
+    let table = daemon.cli(&["status"]);
+    assert!(text(&table).contains("the API cannot listen on"), "{}", text(&table));
+    drop(holder);
+    until("the API listens", || daemon.api().try_connect().is_ok());
+    until("the warning is gone", || !warned());
+}
+
+#[test]
+fn core_files_that_cannot_be_turned_off_are_warned_of_in_the_log() {
+    if !Command::new("strace").arg("-V").output().is_ok_and(|out| out.status.success()) {
+        println!("skipped: no strace");
+        return;
+    }
+    let strace = ["strace", "-f", "-o", "/dev/null", "-e", "trace=prlimit64", "-e"];
+    // Which call it is depends on what the C library asks for before.
+    let program = binary();
+    let trial = Command::new("strace")
+        .args(["-e", "trace=prlimit64"])
+        .args(&program)
+        .args(["start", "--config", "/nonexistent"])
+        .output()
+        .unwrap();
+    let trial = String::from_utf8_lossy(&trial.stderr).into_owned();
+    let is_it = |line: &str| line.starts_with("prlimit64(0, RLIMIT_CORE, {");
+    let number = trial.lines().filter(|line| line.starts_with("prlimit64")).position(is_it);
+    let number = number.expect("core files are turned off") + 1;
+    let inject = format!("inject=prlimit64:error=EPERM:when={number}");
+    let mut daemon =
+        Daemon::builder(Mode::Plain).wrapper(&[&strace[..], &[&inject]].concat()).start();
+    assert!(daemon.log_text().contains("core files, which may hold passcodes"));
+    daemon.control().post("/api/v2/commandline", "command=stop").ok();
+    daemon.wait();
 }
 
 #[test]

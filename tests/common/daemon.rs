@@ -45,6 +45,7 @@ pub struct Builder {
     wrapper: Vec<String>,
     environment: Vec<(String, String)>,
     log: Option<PathBuf>,
+    syslog: Option<PathBuf>,
 }
 
 /// A daemon and its folders; both end when this is dropped.
@@ -57,6 +58,7 @@ pub struct Daemon {
     wrapper: Vec<String>,
     environment: Vec<(String, String)>,
     log: PathBuf,
+    syslog: PathBuf,
     child: Option<Child>,
     tls: OnceLock<Arc<ClientConfig>>,
 }
@@ -104,6 +106,12 @@ impl Builder {
         self
     }
 
+    /// Another `--syslog`.
+    pub fn syslog(mut self, path: &str) -> Self {
+        self.syslog = Some(path.into());
+        self
+    }
+
     /// An environment variable of the daemon.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -125,6 +133,7 @@ impl Builder {
             wrapper: self.wrapper,
             environment: self.environment,
             log: PathBuf::new(),
+            syslog: PathBuf::new(),
             child: None,
             tls: OnceLock::new(),
         };
@@ -132,6 +141,7 @@ impl Builder {
             fs::create_dir_all(folder).expect("folder");
         }
         daemon.log = self.log.unwrap_or_else(|| daemon.folder.join("log"));
+        daemon.syslog = self.syslog.unwrap_or_else(|| daemon.folder.join("syslog"));
         let mut settings = Map::from_iter([
             ("ports".to_owned(), json!([daemon.pool(self.ports)])),
             ("exclude".to_owned(), json!([])),
@@ -174,6 +184,7 @@ impl Daemon {
             wrapper: Vec::new(),
             environment: Vec::new(),
             log: None,
+            syslog: None,
         }
     }
 
@@ -202,7 +213,7 @@ impl Daemon {
 
     /// Where it expects syslog; nobody listens there unless the test does.
     pub fn syslog(&self) -> PathBuf {
-        self.folder.join("syslog")
+        self.syslog.clone()
     }
 
     /// A folder that is the test's own, removed with the rest.
