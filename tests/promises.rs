@@ -1,0 +1,66 @@
+//! The documents' promises: every test that they name exists.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test a panic is a report"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The documents, and how many tests each names at least: a check that finds none proves none.
+const PAGES: [(&str, usize); 2] = [("docs/threat-model.md", 40), ("docs/testing.md", 10)];
+
+#[test]
+fn every_test_named_in_the_documents_exists() {
+    let mut missing = Vec::new();
+    for (page, least) in PAGES {
+        let text = fs::read_to_string(root().join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
+        let named: Vec<_> = text.split('`').skip(1).step_by(2).filter_map(test).collect();
+        assert!(named.len() >= least, "{page} names {} tests only", named.len());
+        missing.extend(
+            named
+                .into_iter()
+                .filter(|(file, name)| !exists(file, name))
+                .map(|(file, name)| format!("{page}: {file}::{name}")),
+        );
+    }
+    assert!(missing.is_empty(), "there is no\n{}", missing.join("\n"));
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// `file::test` and `src/file::test`; anything else in backticks names no test.
+fn test(quoted: &str) -> Option<(&str, &str)> {
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_/".contains(&b))
+    };
+    quoted.split_once("::").filter(|(file, name)| is_name(file) && is_name(name))
+}
+
+/// Whether the file, or for a module of `src/` one of its own files, has that test.
+fn exists(file: &str, name: &str) -> bool {
+    let base = if file.contains('/') { root().join(file) } else { root().join("tests").join(file) };
+    let mut places = vec![base.with_extension("rs")];
+    places.extend(fs::read_dir(base).into_iter().flatten().flatten().map(|entry| entry.path()));
+    let has_it = |place: &PathBuf| fs::read_to_string(place).is_ok_and(|text| is_in(&text, name));
+    places.iter().any(has_it)
+}
+
+/// A function of that name that is marked as a test, or is listed to be run in both modes.
+fn is_in(source: &str, name: &str) -> bool {
+    let lines: Vec<&str> = source.lines().map(str::trim).collect();
+    let head = format!("fn {name}(");
+    let Some(at) = lines.iter().position(|line| line.starts_with(&head)) else { return false };
+    let marks = lines[..at].iter().rev().take_while(|line| line.starts_with('#'));
+    let listed = |list: &str| list.split([',', '\n']).any(|one| one.trim() == name);
+    marks.clone().any(|mark| *mark == "#[test]")
+        || source
+            .split("in_both_modes!(")
+            .skip(1)
+            .any(|list| list.split_once(')').is_some_and(|(list, _)| listed(list)))
+}
