@@ -1,12 +1,12 @@
 //! A bounded crowd of connections that all wait, in which newcomers take the places of those
-//! that wait in vain: strangers that say nothing cannot keep others out.
+//! that wait in vain: strangers that say nothing, or not enough, cannot keep others out.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::limits;
 use crate::reactor::until;
@@ -16,7 +16,12 @@ use crate::reactor::until;
 pub struct Crowd {
     next: Cell<u64>,
     members: RefCell<BTreeMap<u64, Rc<Ticket>>>,
-    left: event_listener::Event,
+    /// The limit when room was last asked for.
+    limit: Cell<usize>,
+    /// Members that may be slow.
+    slow: Cell<usize>,
+    /// One has left, or its turn ends at another time now.
+    changed: event_listener::Event,
 }
 
 /// A place in the crowd, given back when dropped.
@@ -28,37 +33,37 @@ pub struct Member<'a> {
 
 struct Ticket {
     since: Instant,
+    /// The round trip to the other end.
+    way: Duration,
+    /// From when on a newcomer may take the place.
+    turn_ends: Cell<Instant>,
     has_spoken: Cell<bool>,
+    may_be_slow: Cell<bool>,
     revoked: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Crowd {
-    /// Waits until one more may join a crowd of `limit`. At the limit the oldest is told to go
-    /// that has had its turn: [`limits::MUTE_TURN`] when it has said nothing at all, else
-    /// [`limits::CROWD_TURN`], so that many agents coming back together do not push each other
-    /// out.
+    /// Waits until one more may join a crowd of `limit`. At the limit the one is told to go whose
+    /// turn ended first.
     pub async fn room(&self, limit: usize) {
+        self.limit.set(limit);
         loop {
-            let left = self.left.listen();
+            let changed = self.changed.listen();
             let Some((due, number)) = self.first_to_go().filter(|_| self.len() >= limit) else {
                 return;
             };
             if due <= Instant::now() {
                 return self.revoke(number);
             }
-            until(due, left).await;
+            until(due, changed).await;
         }
     }
 
     /// Whose turn ends first, and when.
     fn first_to_go(&self) -> Option<(Instant, u64)> {
         let members = self.members.borrow();
-        let turn = |(number, ticket): (&u64, &Rc<Ticket>)| {
-            let spoken = ticket.has_spoken.get();
-            (ticket.since + if spoken { limits::CROWD_TURN } else { limits::MUTE_TURN }, *number)
-        };
-        members.iter().map(turn).min()
+        members.iter().map(|(number, ticket)| (ticket.turn_ends.get(), *number)).min()
     }
 
     fn revoke(&self, number: u64) {
@@ -69,13 +74,17 @@ impl Crowd {
         }
     }
 
-    /// Joins.
-    pub fn join(&self) -> Member<'_> {
+    /// Joins, with the other end `way` away, there and back.
+    pub fn join(&self, way: Duration) -> Member<'_> {
         let number = self.next.get();
         self.next.set(number + 1);
+        let since = Instant::now();
         let ticket = Rc::new(Ticket {
-            since: Instant::now(),
+            since,
+            way,
+            turn_ends: Cell::new(since + limits::STRANGER_TURN),
             has_spoken: Cell::new(false),
+            may_be_slow: Cell::new(false),
             revoked: Cell::new(false),
             waker: RefCell::new(None),
         });
@@ -89,7 +98,7 @@ impl Crowd {
         if let Some(oldest) = oldest.filter(|_| self.len() >= limit) {
             self.revoke(oldest);
         }
-        self.join()
+        self.join(Duration::ZERO)
     }
 
     /// How many there are.
@@ -104,9 +113,25 @@ impl Crowd {
 }
 
 impl Member<'_> {
-    /// It has sent something: it is no scanner, or one that makes an effort.
+    /// It has sent something, and it is the connector that takes its time now.
     pub fn spoke(&self) {
-        self.ticket.has_spoken.set(true);
+        if !self.ticket.has_spoken.replace(true) {
+            let slow = &self.crowd.slow;
+            let may = slow.get() < self.crowd.limit.get().div_ceil(limits::SLOW_SHARE);
+            self.ticket.may_be_slow.set(may);
+            slow.set(slow.get() + usize::from(may));
+        }
+        self.ticket.turn_ends.set(self.ticket.since + limits::SLOW_TURN);
+    }
+
+    /// What it has sent is dealt with: it is its turn to go on.
+    pub fn answered(&self) {
+        let Ticket { since, way, turn_ends, may_be_slow, .. } = &*self.ticket;
+        if !may_be_slow.get() {
+            let turn = limits::STRANGER_TURN + limits::STRANGER_WAYS * *way;
+            turn_ends.set((Instant::now() + turn).min(*since + limits::SLOW_TURN));
+            self.crowd.changed.notify(usize::MAX);
+        }
     }
 
     /// Returns when a newcomer has taken the place.
@@ -125,7 +150,9 @@ impl Member<'_> {
 impl Drop for Member<'_> {
     fn drop(&mut self) {
         self.crowd.members.borrow_mut().remove(&self.number);
-        self.crowd.left.notify(1);
+        let slow = &self.crowd.slow;
+        slow.set(slow.get() - usize::from(self.ticket.may_be_slow.get()));
+        self.crowd.changed.notify(1);
     }
 }
 
@@ -134,24 +161,54 @@ mod tests {
     use super::*;
     use smol::future::{block_on, poll_once};
 
+    fn is_replaced(member: &Member<'_>) -> bool {
+        block_on(poll_once(member.replaced())).is_some()
+    }
+
     #[test]
     fn a_newcomer_takes_the_place_of_one_that_is_mute() {
         crate::reactor::block_on(async {
             let crowd = Crowd::default();
-            let (first, second) = (crowd.join(), crowd.join());
-            first.spoke();
+            let (first, second) = (crowd.join(Duration::ZERO), crowd.join(Duration::ZERO));
             assert!(poll_once(crowd.room(3)).await.is_some(), "there is room");
+            first.spoke();
             assert!(poll_once(crowd.room(2)).await.is_none(), "all have their turn first");
             crowd.room(2).await;
-            assert!(poll_once(second.replaced()).await.is_some());
-            assert!(poll_once(first.replaced()).await.is_none());
-            let third = crowd.join();
+            assert!(is_replaced(&second) && !is_replaced(&first));
+            let third = crowd.join(Duration::ZERO);
             third.spoke();
             assert!(poll_once(crowd.room(2)).await.is_none());
             drop(third);
             assert!(poll_once(crowd.room(2)).await.is_some());
             drop((first, second));
             assert!(crowd.is_empty());
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn who_stalls_makes_room_but_for_a_few_and_those_far_away() {
+        crate::reactor::block_on(async {
+            let crowd = Crowd::default();
+            crowd.room(4).await;
+            let far = Duration::from_millis(300);
+            let members = [Duration::ZERO, Duration::ZERO, far].map(|way| crowd.join(way));
+            members.iter().for_each(Member::spoke);
+            let still_served = crowd.join(Duration::ZERO);
+            still_served.spoke();
+            members.iter().for_each(Member::answered);
+            crowd.room(4).await;
+            // The first may be slow, the third is far away, the fourth waits for an answer.
+            assert_eq!(members.each_ref().map(is_replaced), [false, true, false]);
+            assert!(!is_replaced(&still_served));
+            let [first, second, _third] = members;
+            drop((first, second));
+            // Another one may be slow now.
+            let next = [crowd.join(Duration::ZERO), crowd.join(Duration::ZERO)];
+            next.iter().for_each(Member::spoke);
+            next.iter().for_each(Member::answered);
+            crowd.room(4).await;
+            assert_eq!(next.each_ref().map(is_replaced), [false, true]);
         })
         .unwrap();
     }

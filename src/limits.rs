@@ -12,13 +12,22 @@ pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 /// starts at accept and includes the TLS handshake.
 pub const PASSCODE: Duration = Duration::from_secs(10);
 
-/// At the limit of connections that are not authenticated, one that has sent something keeps its
-/// place for so long before a newcomer may take it.
-pub const CROWD_TURN: Duration = Duration::from_secs(2);
+/// At the limit of connections that are not authenticated, one keeps its place for so long, and
+/// [`STRANGER_WAYS`] round trips, after it could go on: a living agent's bytes come right behind
+/// its connection, or behind the connector's own. A newcomer may take it then, so that 1,000 that
+/// say nothing, or not enough, hold up an agent for about 1 s.
+pub const STRANGER_TURN: Duration = Duration::from_millis(100);
 
-/// The same for one that has sent nothing: a living agent's first bytes come right behind its
-/// connection, however far away it is. 1,000 mute ones thus hold up an agent for less than 1 s.
-pub const MUTE_TURN: Duration = Duration::from_millis(100);
+/// See [`STRANGER_TURN`]: as many as a handshake of TLS 1.2 takes, and one for a lost packet.
+pub const STRANGER_WAYS: u32 = 4;
+
+/// The same from its beginning, for one of [`SLOW_SHARE`]: a small processor with many tunnels
+/// takes its time over their handshakes, and would never get one done if all were pushed out. Also
+/// the longest time for which the connector's own slowness counts for somebody.
+pub const SLOW_TURN: Duration = Duration::from_secs(2);
+
+/// One in so many may be slow.
+pub const SLOW_SHARE: usize = 4;
 
 /// Refusals of one address within [`REFUSAL_WINDOW`] that are closed at once (section 4.2).
 pub const REFUSALS_AT_ONCE: usize = 3;
@@ -188,6 +197,10 @@ pub const HTTP_IDLE: Duration = Duration::from_secs(60);
 /// [`HTTP_BODY`] and [`HTTP_HEAD`] this bounds what callers can make the API hold: 18 MiB, and
 /// that only callers that `controllers` allows, as nobody else's body is read.
 pub const HTTP_CONNECTIONS: usize = 256;
+/// Bytes of answers that the kernel may keep for an API caller that does not read, twice as many
+/// with its own. Left to itself it keeps up to 4 MiB, and pipelined requests would be answered until
+/// they are full.
+pub const HTTP_UNREAD: usize = 32 * 1024;
 /// How long an API connection that is closed from here may take to be closed from there too.
 pub const HTTP_LINGER: Duration = Duration::from_secs(2);
 /// Bytes of an unwanted request that are read over meanwhile, so that its sender reads the

@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -343,8 +344,24 @@ impl Pipe {
             Secured::Tunnel => configs.tunnel.clone(),
             Secured::User => configs.user.clone(),
         });
-        let handshake = async move { Stream::accept(socket, &acceptor).await.map(Stream::loosen) };
-        self.shared.workers.spawn(handshake).await?.fasten()
+        let (answered, told) = smol::channel::bounded(1);
+        let handshake = async move {
+            let mut accepted = pin!(Stream::accept(socket, &acceptor));
+            let stream = poll_fn(|context| {
+                let polled = accepted.as_mut().poll(context);
+                // What has come is answered; that the last answer is not told of yet is as good.
+                let _ = answered.try_send(());
+                polled
+            });
+            stream.await.map(Stream::loosen)
+        };
+        let listening = async {
+            while told.recv().await.is_ok() {
+                stranger.answered();
+            }
+            std::future::pending().await
+        };
+        or(self.shared.workers.spawn(handshake), listening).await?.fasten()
     }
 
     /// A place for one more tunnel of `side`; at the limit that of the most overdue one, or one

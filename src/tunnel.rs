@@ -19,6 +19,7 @@ use crate::pipe::{Pipe, Place, Secured};
 use crate::process::FileGuard;
 use crate::reactor::{Timer, now, until, yield_turn};
 use crate::stream::{Received, Stream};
+use crate::unacknowledged;
 
 /// What an agent of version 2 writes before its passcode (section 5).
 const VERSION_TWO: &[u8] = b"IOFOG/2 ";
@@ -114,7 +115,7 @@ async fn admit(
     let port = pipe.agent_port(side);
     let is_secured = Cell::new(false);
     let proven = {
-        let stranger = pipe.pending.join();
+        let stranger = pipe.pending.join(unacknowledged::way(&socket));
         let proving = async {
             let secured = pipe.secure(socket, Secured::Tunnel, &stranger).await;
             let stream = secured.map_err(|error| {
@@ -171,6 +172,7 @@ async fn prove(
     let mut offer = Offer::default();
     let mut early = Vec::new();
     loop {
+        stranger.answered();
         let received = poll_fn(|context| {
             stream.poll_receive(context, &mut |unit| {
                 let rest = offer.take(unit, passcode);

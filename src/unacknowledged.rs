@@ -1,4 +1,4 @@
-//! What the kernel knows of bytes that a peer has not acknowledged.
+//! What the kernel knows of bytes that a peer has not acknowledged, and of the way to it.
 //!
 //! Linux tells it in `TCP_INFO` only, which no safe wrapper offers.
 
@@ -23,6 +23,7 @@ pub struct Unacknowledged {
 const SIZE: usize = 148;
 const UNACKED: usize = 24;
 const LAST_ACK_RECV: usize = 56;
+const ROUND_TRIP: usize = 68;
 const BYTES_ACKED: usize = 120;
 const NOTSENT_BYTES: usize = 144;
 
@@ -33,7 +34,7 @@ const NOTSENT_BYTES: usize = 144;
 /// As `getsockopt(2)`.
 pub fn ask(socket: &TcpStream) -> io::Result<Unacknowledged> {
     let info = tcp_info(socket)?;
-    let word = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    let word = |at: usize| word(&info, at);
     // A 64-bit number of the kernel's, whose halves lie in the processor's order.
     let (one, two) = (word(BYTES_ACKED).into(), word(BYTES_ACKED + 4).into());
     let (low, high): (u64, u64) =
@@ -43,6 +44,17 @@ pub fn ask(socket: &TcpStream) -> io::Result<Unacknowledged> {
         silent_for: Duration::from_millis(word(LAST_ACK_RECV).into()),
         acknowledged: high << 32 | low,
     })
+}
+
+/// The round trip to the peer as the kernel has measured it, first while it was connecting; zero
+/// where it cannot be told.
+pub fn way(socket: &TcpStream) -> Duration {
+    let micros = tcp_info(socket).map_or(0, |info| word(&info, ROUND_TRIP));
+    Duration::from_micros(micros.into())
+}
+
+fn word(info: &[u8; SIZE], at: usize) -> u32 {
+    u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]])
 }
 
 #[expect(unsafe_code, reason = "TCP_INFO has no safe wrapper")]
@@ -75,6 +87,8 @@ mod tests {
         let mut one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (_two, _) = listener.accept().unwrap();
         assert_eq!(ask(&one).unwrap().packets, 0);
+        let way = way(&one);
+        assert!(!way.is_zero() && way < Duration::from_secs(10), "{way:?}");
         one.set_nonblocking(true).unwrap();
         while one.write(&[0; 65536]).is_ok() {}
         let shut = ask(&one).unwrap();

@@ -14,6 +14,7 @@ use crate::pipe::{Pipe, Secured};
 use crate::process::FileGuard;
 use crate::reactor::{Timer, until};
 use crate::stream::Stream;
+use crate::unacknowledged;
 
 /// A user that is ready for a tunnel.
 pub struct User {
@@ -53,7 +54,7 @@ impl From<Fate> for Wait {
 /// Serves one user, from accepted socket until a tunnel has it or it is closed.
 pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileGuard) {
     let settings = pipe.settings();
-    let place = pipe.handshakes.join();
+    let place = pipe.handshakes.join(unacknowledged::way(&socket));
     let replaced = async {
         place.replaced().await;
         Err(io::Error::other("too many users were shaking hands"))
@@ -75,7 +76,7 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
             place.replaced().await;
             Ok(false)
         });
-        let spoken = until(Instant::now() + limits::MUTE_TURN, spoken).await;
+        let spoken = until(Instant::now() + limits::STRANGER_TURN, spoken).await;
         user.has_spoken = matches!(spoken, Some(Ok(true)));
     }
     drop(place);

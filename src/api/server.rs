@@ -20,6 +20,7 @@ use async_net::TcpListener;
 use async_net::unix::UnixListener;
 use futures_rustls::TlsAcceptor;
 use rustix::io::Errno;
+use rustix::net::sockopt;
 use smol::io::{AsyncRead, AsyncWrite};
 use smol::{LocalExecutor, Task, Timer, future};
 
@@ -84,6 +85,10 @@ impl<S: Service> Server<S> {
 
     /// Accepts callers on `listener`, with TLS if there is an acceptor. Never ends.
     pub async fn serve_tcp(&self, listener: TcpListener, tls: Option<Acceptor>) {
+        // Connections inherit it.
+        if let Err(error) = sockopt::set_socket_send_buffer_size(&listener, limits::HTTP_UNREAD) {
+            log::debug!("API: the kernel keeps as much as it likes for its callers: {error}");
+        }
         loop {
             match listener.accept().await {
                 Ok((stream, address)) => {

@@ -20,6 +20,7 @@ mod controller;
 mod daemon;
 mod field;
 mod link;
+mod load;
 mod ports;
 mod service;
 mod tls;
@@ -29,6 +30,9 @@ pub use controller::{Connection, Controller, Mapping, Response, form, now, post}
 pub use daemon::{Builder, Daemon, Exit, at, binary, run_cli};
 pub use field::{FieldAgent, FieldOptions};
 pub use link::{Got, Link};
+pub use load::{
+    Base, Mover, client_hello, figure, full, open, period, raise_files, size, stalled, timed,
+};
 pub use ports::PortBlock;
 pub use service::Service;
 pub use tls::{Authority, Identity, trusting, trusting_version, trusting_with_identity};

@@ -1,0 +1,431 @@
+//! Floods of connections: mute ones, slow ones, reset ones, handshakes, wrong passcodes, users,
+//! agents that return all at once. Meanwhile good agents, users and callers are served; afterwards
+//! nothing is left of it.
+//!
+//! An ordinary run is the quick form; `IOFOG_CONNECTOR_FULL=1` asks for the long one
+//! (docs/testing.md). Figures are printed with `--nocapture`. No good peer may wait longer than
+//! [`SOON`], which is far beyond what it takes on a machine with nothing else to do.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test a panic is a report"
+)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::*;
+
+in_both_modes!(
+    mute_connections_on_every_port_hold_up_nobody,
+    connections_that_stall_after_their_first_bytes_hold_up_no_agent,
+    slow_heads_hold_up_no_call,
+    slow_bodies_hold_up_no_call,
+    requests_of_many_ranges_hold_up_no_call,
+    answers_that_are_read_slowly_hold_up_no_call,
+    reset_connections_leave_nothing,
+    sixty_agents_with_a_wrong_passcode_are_held,
+    users_faster_than_tunnels_are_served_or_closed,
+);
+
+const NEVER: u64 = 200_000;
+
+/// How long good peers may take on a machine that has much else to do. Without a flood, and with
+/// most, they take milliseconds.
+const SOON: Duration = Duration::from_secs(8);
+
+/// Resident memory that may remain of a flood, in KiB: heap that is fragmented, and tables that
+/// have grown.
+const REMAINS: u64 = 3 * 1024;
+
+/// Serves good peers of all kinds; gives the longest time that one took.
+#[track_caller]
+fn good_peers(daemon: &Daemon, mapping: &Mapping) -> Duration {
+    let (mut agent, authorized) = timed(|| daemon.tunnel(mapping));
+    let (mut user, served) = timed(|| {
+        let mut user = daemon.user(mapping);
+        user.send(b"question");
+        agent.expect(b"question");
+        user
+    });
+    agent.send(b"answer");
+    user.expect(b"answer");
+    let (_, answered) = timed(|| daemon.api().status("all"));
+    let shown = (authorized, served, answered);
+    figure(daemon.mode, "agent authorised, user served, API answered after", shown);
+    // In this order nothing is cut short.
+    agent.finish();
+    user.until_end();
+    authorized.max(served).max(answered)
+}
+
+fn mute_connections_on_every_port_hold_up_nobody(mode: Mode) {
+    raise_files();
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mover = Mover::start(&daemon, &mapping);
+    good_peers(&daemon, &mapping);
+    let base = Base::of(&daemon);
+    let ports = [at(mapping.port1), at(mapping.port2), daemon.api_address()];
+    let mut mute: Vec<Link> = ports.iter().flat_map(|port| stalled(*port, 1000, b"")).collect();
+    let start = Instant::now();
+    for _ in 0..3 {
+        let took = good_peers(&daemon, &mapping);
+        assert!(took < SOON, "a good peer waited {took:?}");
+    }
+    until("all mute connections are closed", || open(&mut mute) == 0);
+    figure(mode, "mute connections were closed after", start.elapsed());
+    drop(mute);
+    let (rounds, worst) = mover.stop();
+    figure(mode, "rounds of a session, and the longest", (rounds, worst));
+    assert!(worst < SOON, "a session stood still for {worst:?}");
+    base.expect_again(&daemon, REMAINS);
+}
+
+fn connections_that_stall_after_their_first_bytes_hold_up_no_agent(mode: Mode) {
+    raise_files();
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mover = Mover::start(&daemon, &mapping);
+    good_peers(&daemon, &mapping);
+    let bytes = match mode {
+        Mode::Plain => b"5".to_vec(),
+        Mode::Tls => client_hello(&daemon),
+    };
+    let base = Base::of(&daemon);
+    let mut stalling = stalled(at(mapping.port1), 1000, &bytes);
+    let took = good_peers(&daemon, &mapping);
+    assert!(took < SOON, "a good peer waited {took:?}");
+    let (_, worst) = mover.stop();
+    figure(mode, "longest round of a session", worst);
+    until("all stalled connections are closed", || open(&mut stalling) == 0);
+    base.expect_again(&daemon, REMAINS);
+}
+
+// Slow callers of the API: the four ways of slowhttptest
+
+/// Slow callers at one time, below the API's limit, so that none makes room for another.
+const CALLERS: usize = 200;
+
+fn slow_heads_hold_up_no_call(mode: Mode) {
+    let head = b"GET /api/v2/status HTTP/1.1\r\nHost: connector\r\n";
+    slow_callers(mode, head, |link| link.try_send(b"X-Slow: 1\r\n").is_ok());
+}
+
+fn slow_bodies_hold_up_no_call(mode: Mode) {
+    let head = b"POST /api/v2/status HTTP/1.1\r\nHost: connector\r\nContent-Length: 60000\r\n\r\n";
+    slow_callers(mode, head, |link| link.try_send(b"mappingid=all&").is_ok());
+}
+
+fn requests_of_many_ranges_hold_up_no_call(mode: Mode) {
+    let ranges: Vec<String> = (0..1000).map(|end| format!("5-{end}")).collect();
+    let ranges = ranges.join(",");
+    let request = format!("GET /api/v2/status HTTP/1.1\r\nRange: bytes=0-,{ranges}\r\n\r\n");
+    slow_callers(mode, request.as_bytes(), |link| {
+        while let Some(Got::Bytes(_)) = link.read_now(64 * 1024) {}
+        link.try_send(request.as_bytes()).is_ok()
+    });
+}
+
+fn answers_that_are_read_slowly_hold_up_no_call(mode: Mode) {
+    let requests = b"GET /api/v2/status HTTP/1.1\r\n\r\n".repeat(200);
+    slow_callers(mode, &requests, |link| {
+        link.read_now(10);
+        true
+    });
+}
+
+/// Many callers that send `first` and then go on every 100 ms; good calls between them.
+fn slow_callers(mode: Mode, first: &[u8], mut go_on: impl FnMut(&mut Link) -> bool) {
+    raise_files();
+    let daemon = Daemon::builder(mode).ports(200).start();
+    let api = daemon.api();
+    let mappings: Vec<Mapping> = (0..size(19, 99)).map(|_| api.add_public(60, NEVER)).collect();
+    let mover = Mover::start(&daemon, &mappings[0]);
+    let call = || {
+        let (_, status) = timed(|| api.status("all"));
+        let (mapping, added) = timed(|| api.add_public(60, NEVER));
+        let (_, removed) = timed(|| api.remove(&mapping));
+        status.max(added).max(removed)
+    };
+    call();
+    let base = Base::of(&daemon);
+    let mut slow: Vec<Link> = (0..CALLERS)
+        .map(|_| {
+            let mut link = api.connect().link;
+            link.shrink();
+            link.send(first);
+            link
+        })
+        .collect();
+    let start = Instant::now();
+    let mut worst = Duration::ZERO;
+    while start.elapsed() < period(1500, 12_000) {
+        slow.retain_mut(|link| go_on(link));
+        worst = worst.max(call());
+        thread::sleep(ms(100));
+    }
+    figure(mode, "slow callers left, KiB resident", (slow.len(), daemon.resident()));
+    let (_, longest) = mover.stop();
+    figure(mode, "longest good call, and round of a session", (worst, longest));
+    assert!(worst < SOON, "a good call took {worst:?}");
+    assert!(longest < SOON, "a session stood still for {longest:?}");
+    drop(slow);
+    base.expect_again(&daemon, REMAINS);
+}
+
+// Resets
+
+/// Where a connection is reset, on agents' ports (even numbers) and users' ports.
+const POINTS: usize = 12;
+
+fn reset_connections_leave_nothing(mode: Mode) {
+    raise_files();
+    let all = match mode {
+        Mode::Plain => size(5000, 100_000),
+        Mode::Tls => size(1000, 20_000),
+    };
+    let daemon = Daemon::builder(mode).set("userwait", 2000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let other = daemon.api().add_public(60, NEVER);
+    let service = Service::echo();
+    let agent = FieldAgent::start(&daemon, &mapping, 8, service.address);
+    agent.wait_authorized();
+    let hello = if mode == Mode::Tls { client_hello(&daemon) } else { Vec::new() };
+    let storm = |seed: u64, count: usize| {
+        thread::scope(|scope| {
+            for number in 0..8 {
+                let (daemon, mapping, hello) = (&daemon, &mapping, &hello);
+                scope.spawn(move || {
+                    let mut random = fastrand::Rng::with_seed(seed + number);
+                    for _ in 0..count / 8 {
+                        reset_somewhere(daemon, mapping, hello, &mut random);
+                    }
+                });
+            }
+        });
+    };
+    storm(1, all / 5);
+    until("the agent has all its tunnels", || agent.authorized() == 8);
+    until("no user is left", || daemon.control().state_of(&mapping).is_some_and(is_at_rest));
+    let base = Base::of(&daemon);
+    let (_, took) = timed(|| storm(100, all));
+    figure(mode, "connections reset, and in what time", (all, took));
+    until("no user is left", || daemon.control().state_of(&mapping).is_some_and(is_at_rest));
+    // The agent's tunnels come and go until the last of its sessions has ended.
+    until("the agent has all its tunnels", || daemon.control().idle(&mapping) >= 8);
+    base.expect_again(&daemon, 1024);
+    good_peers(&daemon, &other);
+    assert!(!(daemon.log_text() + &daemon.stderr()).contains("panicked"));
+}
+
+/// Whether nobody but idle tunnels is there.
+fn is_at_rest(state: serde_json::Value) -> bool {
+    let counts = &state["counts"];
+    counts["usersWaiting"] == 0 && counts["sessions"] == 0 && counts["pending"] == 0
+}
+
+fn reset_somewhere(daemon: &Daemon, mapping: &Mapping, hello: &[u8], random: &mut fastrand::Rng) {
+    let point = random.usize(..POINTS);
+    let port = [mapping.port1, mapping.port2][point % 2];
+    // Before, in and after the handshake.
+    let mut link = match (point / 2, hello) {
+        (0 | 1, _) | (_, []) => Link::plain(at(port)).expect("connect"),
+        _ => match daemon.try_link(port) {
+            Ok(link) => link,
+            Err(_) => return,
+        },
+    };
+    let passcode = mapping.passcode1.as_bytes();
+    let bytes = noise(random.u64(..), 1 + random.usize(..2000));
+    // The connector may have closed it already.
+    let _ = match (point / 2, point % 2) {
+        (0, _) => Ok(()),
+        (1, _) if !hello.is_empty() => link.try_send(&hello[..random.usize(..hello.len())]),
+        (1 | 2, 0) => link.try_send(&passcode[..random.usize(..passcode.len())]),
+        (3, 0) => link.try_send(&bytes),
+        (4, 0) => link.try_send(passcode),
+        (5, 0) => link.try_send(passcode).map(|()| drop(link.record_by(Instant::now() + ms(50)))),
+        (5, _) => link.try_send(&bytes).map(|()| drop(link.record_by(Instant::now() + ms(50)))),
+        _ => link.try_send(&bytes),
+    };
+    link.reset();
+}
+
+// Handshakes
+
+#[test]
+fn handshakes_without_end_hold_up_nobody() {
+    raise_files();
+    let daemon = Daemon::new(Mode::Tls);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mover = Mover::start(&daemon, &mapping);
+    good_peers(&daemon, &mapping);
+    let base = Base::of(&daemon);
+    let until = Instant::now() + period(3000, 30_000);
+    let done = thread::scope(|scope| {
+        let flood: Vec<_> = (0..6)
+            .map(|number| {
+                let (daemon, port) = (&daemon, [mapping.port1, mapping.port2][number % 2]);
+                scope.spawn(move || {
+                    // Some are left open, as far as this end is concerned.
+                    let (mut done, mut kept) = (0, Vec::new());
+                    while Instant::now() < until {
+                        if let Ok(link) = daemon.try_link(port) {
+                            done += 1;
+                            kept.push(link);
+                        }
+                        if kept.len() >= 100 {
+                            kept.clear();
+                        }
+                    }
+                    done
+                })
+            })
+            .collect();
+        let mut worst = Duration::ZERO;
+        while Instant::now() < until {
+            worst = worst.max(good_peers(&daemon, &mapping));
+            thread::sleep(ms(100));
+        }
+        assert!(worst < SOON, "a good peer waited {worst:?}");
+        figure(Mode::Tls, "longest wait of a good peer", worst);
+        flood.into_iter().map(|one| one.join().unwrap()).sum::<usize>()
+    });
+    figure(Mode::Tls, "handshakes of the flood", done);
+    let (_, longest) = mover.stop();
+    figure(Mode::Tls, "longest round of a session", longest);
+    assert!(longest < SOON, "a session stood still for {longest:?}");
+    base.expect_again(&daemon, REMAINS);
+}
+
+#[test]
+fn handshakes_that_stall_hold_up_no_user() {
+    raise_files();
+    let daemon = Daemon::new(Mode::Tls);
+    let mapping = daemon.api().add_public(60, NEVER);
+    good_peers(&daemon, &mapping);
+    let base = Base::of(&daemon);
+    let hello = client_hello(&daemon);
+    let mut stalling = stalled(at(mapping.port2), 1000, &hello);
+    stalling.extend(stalled(daemon.api_address(), 1000, &hello));
+    let took = good_peers(&daemon, &mapping);
+    assert!(took < SOON, "a good peer waited {took:?}");
+    until("all stalled connections are closed", || open(&mut stalling) == 0);
+    base.expect_again(&daemon, REMAINS);
+}
+
+// Wrong passcodes
+
+fn sixty_agents_with_a_wrong_passcode_are_held(mode: Mode) {
+    raise_files();
+    const AGENTS: usize = 60;
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mover = Mover::start(&daemon, &mapping);
+    let base = Base::of(&daemon);
+    let service = Service::echo();
+    let options = FieldOptions {
+        tunnels: AGENTS,
+        beat: Duration::from_secs(20),
+        backoff: ms(50),
+        service: service.address,
+    };
+    let time = period(7000, 60_000);
+    let (start, ticks) = (Instant::now(), daemon.ticks());
+    let wrong = "0".repeat(mapping.passcode1.len());
+    let agents = FieldAgent::with(&daemon, mapping.port1, &wrong, options);
+    while start.elapsed() < time {
+        let took = good_peers(&daemon, &mapping);
+        assert!(took < SOON, "a good peer waited {took:?}");
+        thread::sleep(ms(500));
+    }
+    let took = start.elapsed().as_secs_f64();
+    let (refused, ticks) = (agents.refused(), daemon.ticks() - ticks);
+    figure(mode, "refusals, a second", (refused, refused as f64 / took));
+    figure(mode, "percent of a processor, good peers' included", ticks as f64 / took);
+    assert_eq!(agents.accepted(), 0);
+    // Three at once, then each agent once in three seconds; the first of them is just beginning.
+    let most = 3 + AGENTS * (1 + (took / 3.0) as usize);
+    assert!(refused <= most, "{refused} refusals in {took} s are more than {most}");
+    assert!(refused >= AGENTS, "{refused} refusals: the agents did not try");
+    drop(agents);
+    let (_, longest) = mover.stop();
+    assert!(longest < SOON, "a session stood still for {longest:?}");
+    base.expect_again(&daemon, REMAINS);
+}
+
+// Users
+
+fn users_faster_than_tunnels_are_served_or_closed(mode: Mode) {
+    raise_files();
+    const PENDING: u64 = 50;
+    let daemon = Daemon::builder(mode).set("userwait", 1500).set("pending", PENDING).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    // It closes after its answer, and so do the tunnel and the session.
+    let service = Service::new(|mut socket| {
+        let mut question = [0; 64];
+        if let Ok(count @ 1..) = socket.read(&mut question) {
+            thread::sleep(ms(20));
+            let _ = socket.write_all(&question[..count]);
+        }
+    });
+    let agent = FieldAgent::start(&daemon, &mapping, 3, service.address);
+    agent.wait_authorized();
+    let base = Base::of(&daemon);
+    let until_then = Instant::now() + period(4000, 30_000);
+    let (served, closed, slowest) = thread::scope(|scope| {
+        let users: Vec<_> = (0..100)
+            .map(|number| {
+                let (daemon, mapping) = (&daemon, &mapping);
+                scope.spawn(move || {
+                    let (mut served, mut closed, mut slowest) = (0, 0, Duration::ZERO);
+                    while Instant::now() < until_then {
+                        let question = format!("question of user {number:03}");
+                        let (got, took) = timed(|| {
+                            // In TLS one may be closed in its handshake.
+                            let mut user = daemon.try_link(mapping.port2).ok()?;
+                            user.try_send(question.as_bytes()).ok()?;
+                            let got = user.record();
+                            assert!(got != Got::Late, "neither served nor closed");
+                            if let Got::Bytes(bytes) = got {
+                                assert_same(&bytes, question.as_bytes(), "its own question");
+                                user.rest();
+                                return Some(());
+                            }
+                            None
+                        });
+                        slowest = slowest.max(took);
+                        served += usize::from(got.is_some());
+                        closed += usize::from(got.is_none());
+                        // A user that was closed does not come back at once.
+                        thread::sleep(ms(20));
+                    }
+                    (served, closed, slowest)
+                })
+            })
+            .collect();
+        while Instant::now() < until_then {
+            let waiting = daemon.control().users_waiting(&mapping);
+            assert!(waiting <= PENDING, "{waiting} users wait");
+            thread::sleep(ms(50));
+        }
+        users
+            .into_iter()
+            .map(|one| one.join().unwrap())
+            .fold((0, 0, Duration::ZERO), |(served, closed, slowest), one| {
+                (served + one.0, closed + one.1, slowest.max(one.2))
+            })
+    });
+    figure(mode, "users served, closed, longest time of one", (served, closed, slowest));
+    assert!(served > 0, "nobody was served");
+    until("nobody is left", || daemon.control().state_of(&mapping).is_some_and(is_at_rest));
+    until("the agent has all its tunnels", || daemon.control().idle(&mapping) == 3);
+    base.expect_again(&daemon, REMAINS);
+    agent.expect_no_strays();
+}
