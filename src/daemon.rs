@@ -147,7 +147,7 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
     });
     let listener = ports::open_listener(shared.config.borrow().api);
     let api_task = executor.spawn(serve_api(server, shared.clone(), listener, api_fault));
-    executor.spawn(housekeeping(logging.clone())).detach();
+    executor.spawn(housekeeping(shared.clone(), logging.clone())).detach();
     if let Some(interval) = process::watchdog_interval() {
         executor.spawn(watchdog(shared.clone(), notifier.clone(), interval)).detach();
     }
@@ -331,12 +331,19 @@ async fn watchdog(shared: Rc<Shared>, notifier: Rc<Notifier>, interval: Duration
 
 /// Writes summaries of repeated log lines, gives memory back, and complains of its own
 /// lateness.
-async fn housekeeping(logging: Logging) {
+async fn housekeeping(shared: Rc<Shared>, logging: Logging) {
+    sleep(limits::STARTED).await;
+    memory::give_back();
+    memory::forget_start();
     loop {
         let due = Instant::now() + limits::HOUSEKEEPING;
         sleep(limits::HOUSEKEEPING).await;
         logging.tick();
-        memory::give_back();
+        if memory::has_changed() {
+            memory::tidy();
+            shared.workers.each(memory::tidy).await;
+            memory::give_back();
+        }
         let late = due.elapsed();
         if late > limits::LATE {
             log::warn!("the control thread was held up for {} ms", late.as_millis());

@@ -167,6 +167,9 @@ pub const BACKLOG: i32 = 1024;
 /// Accepting pauses for so long when no file can be opened.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The start is over, and what it alone has needed is given back.
+pub const STARTED: Duration = Duration::from_millis(300);
+
 /// How often summaries of repeated log lines are written.
 pub const HOUSEKEEPING: Duration = Duration::from_secs(5);
 

@@ -15,7 +15,7 @@ use futures_rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use futures_rustls::rustls::client::verify_server_name;
 use futures_rustls::rustls::crypto::{CryptoProvider, ring};
 use futures_rustls::rustls::server::{
-    NoServerSessionStorage, ParsedCertificate, ServerSessionMemoryCache, WebPkiClientVerifier,
+    NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier,
 };
 use futures_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use futures_rustls::rustls::{
@@ -40,9 +40,6 @@ pub const KEY: &str = "server-key.pem";
 /// Bytes read of a PEM file at most: a chain is a few KiB, the largest bundle of authorities
 /// about 250.
 const PEM_FILE: u64 = 1024 * 1024;
-
-/// TLS sessions of users that can be resumed, at a few hundred bytes each.
-const SESSIONS: usize = 256;
 
 /// What is wrong with the TLS files.
 #[derive(Debug)]
@@ -178,10 +175,12 @@ impl Identity {
         self.config(None).map(Arc::new)
     }
 
-    /// For users: browsers resume their sessions.
+    /// For users: browsers resume their sessions, for 12 hours at most. What is remembered of one
+    /// is in the browser's ticket, under a key of this process that changes every 6 hours: kept
+    /// here, each would hold on to a page of memory that its connection had used.
     pub fn user_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let mut config = self.config(None)?;
-        config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+        config.ticketer = ring::Ticketer::new().map_err(TlsError::Settings)?;
         config.send_tls13_tickets = 1;
         Ok(Arc::new(config))
     }

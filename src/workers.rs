@@ -62,8 +62,13 @@ impl Workers {
 
     /// Returns once every worker has taken its turn: proof that none is stuck.
     pub async fn answer(&self) {
+        self.each(|| ()).await;
+    }
+
+    /// Has every worker do something short, one after the other.
+    pub async fn each(&self, work: fn()) {
         for worker in &self.workers {
-            worker.executor.spawn(async {}).await;
+            worker.executor.spawn(async move { work() }).await;
         }
     }
 }

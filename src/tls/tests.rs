@@ -300,6 +300,7 @@ fn only_users_are_sent_tickets() {
     let identity = folder.load().unwrap();
     assert_eq!(identity.tunnel_config().unwrap().send_tls13_tickets, 0);
     assert_eq!(identity.user_config().unwrap().send_tls13_tickets, 1);
-    assert!(!identity.tunnel_config().unwrap().session_storage.can_cache());
-    assert!(identity.user_config().unwrap().session_storage.can_cache());
+    assert!(!identity.tunnel_config().unwrap().ticketer.enabled());
+    assert!(identity.user_config().unwrap().ticketer.enabled());
+    assert!(!identity.user_config().unwrap().session_storage.can_cache());
 }
