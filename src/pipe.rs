@@ -204,12 +204,12 @@ impl Pipe {
         let stopped = async {
             let _ = self.stop.1.recv().await;
         };
-        let listening = zip(self.listen(&handlers, 0, one), self.listen(&handlers, 1, two));
-        let served = async {
+        let listening = pin!(zip(self.listen(&handlers, 0, one), self.listen(&handlers, 1, two)));
+        let served = pin!(async {
             or(async { _ = listening.await }, stopped).await;
             std::future::pending::<()>().await;
-        };
-        handlers.run(served).await;
+        });
+        or(served, run(&handlers)).await;
     }
 
     /// Closes the ports and pairs nobody any more; sessions go on.
@@ -266,7 +266,7 @@ impl Pipe {
         lease: &Lease,
     ) -> io::Result<Infallible> {
         let _file = self.shared.files.try_take(For::Pipe);
-        let listener = Io::new(lease.listener())?;
+        let listener = Io::listening(lease.listener())?;
         let mut complained: Option<Instant> = None;
         let mut complain = |why: &str| {
             let now = Instant::now();
@@ -635,5 +635,18 @@ impl Pipe {
             counts,
             last_error: self.last_error.borrow().clone(),
         }
+    }
+}
+
+/// Runs what is spawned on `handlers`. [`LocalExecutor::run`] does the same with a queue of 8 KiB
+/// for other threads to take from, which every mapping would have.
+async fn run(handlers: &LocalExecutor<'_>) {
+    /// Tasks run before everybody else on this thread has a turn.
+    const TASKS: usize = 200;
+    loop {
+        for _ in 0..TASKS {
+            handlers.tick().await;
+        }
+        yield_now().await;
     }
 }

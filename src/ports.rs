@@ -39,12 +39,15 @@ pub fn open_listener(address: SocketAddr) -> io::Result<TcpListener> {
 /// No borrow of this is held across a call out of this module.
 #[derive(Debug)]
 struct State {
-    /// For each port number whether it is in the pool. Zeroed memory costs nothing until used.
-    allowed: Vec<bool>,
+    allowed: Allowed,
     /// Allowed and not leased, the next one first.
     free: VecDeque<u16>,
     leased: HashSet<u16>,
 }
+
+/// The ports of the pool, whether leased or not: a bit for each number.
+#[derive(Debug)]
+struct Allowed(Box<[u64]>);
 
 /// A port of the pool, bound and listening.
 ///
@@ -99,7 +102,8 @@ impl Pool {
     /// every interface, both families (IPv4 alone where there is no IPv6). 0 is no port and is
     /// left out; a port given twice counts once.
     pub fn new(ports: &[u16], listen: Option<IpAddr>) -> Self {
-        let state = State { allowed: no_ports(), free: VecDeque::new(), leased: HashSet::new() };
+        let state =
+            State { allowed: Allowed::default(), free: VecDeque::new(), leased: HashSet::new() };
         let pool = Pool { state: Rc::new(RefCell::new(state)), listen };
         pool.replace(ports);
         pool
@@ -151,7 +155,7 @@ impl Pool {
             if state.leased.contains(&port) {
                 return Err(PortError::Leased(port));
             }
-            if !state.allowed[usize::from(port)] {
+            if !state.allowed.contains(port) {
                 return Err(PortError::OutsidePool(port));
             }
         }
@@ -159,8 +163,11 @@ impl Pool {
             Errno::ADDRINUSE => PortError::Taken(port),
             error => PortError::Failed { port, error },
         })?;
-        // The whole queue is looked through: 65,535 numbers at most, at a mapping's start.
-        self.state.borrow_mut().free.retain(|free| *free != port);
+        {
+            // Ports are handed out from the front, so that a start finds stored ones there.
+            let free = &mut self.state.borrow_mut().free;
+            free.iter().position(|free| *free == port).and_then(|place| free.remove(place));
+        }
         Ok(self.leased(port, listener))
     }
 
@@ -174,15 +181,15 @@ impl Pool {
     /// before them, since nobody has just used those.
     pub fn replace(&self, ports: &[u16]) {
         let state = &mut *self.state.borrow_mut();
-        let known = std::mem::replace(&mut state.allowed, no_ports());
+        let known = std::mem::take(&mut state.allowed);
         let mut added = Vec::new();
         for &port in ports.iter().filter(|port| **port != 0) {
-            let twice = std::mem::replace(&mut state.allowed[usize::from(port)], true);
-            if !twice && !known[usize::from(port)] && !state.leased.contains(&port) {
+            let new = state.allowed.insert(port);
+            if new && !known.contains(port) && !state.leased.contains(&port) {
                 added.push(port);
             }
         }
-        state.free.retain(|port| state.allowed[usize::from(*port)]);
+        state.free.retain(|port| state.allowed.contains(*port));
         for port in added.into_iter().rev() {
             state.free.push_front(port);
         }
@@ -211,7 +218,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let state = &mut *self.state.borrow_mut();
         state.leased.remove(&self.port);
-        if state.allowed[usize::from(self.port)] {
+        if state.allowed.contains(self.port) {
             state.free.push_back(self.port);
         }
     }
@@ -245,8 +252,23 @@ impl fmt::Display for PortError {
 
 impl std::error::Error for PortError {}
 
-fn no_ports() -> Vec<bool> {
-    vec![false; usize::from(u16::MAX) + 1]
+impl Default for Allowed {
+    fn default() -> Self {
+        Allowed(vec![0; (usize::from(u16::MAX) + 1) / 64].into())
+    }
+}
+
+impl Allowed {
+    fn contains(&self, port: u16) -> bool {
+        self.0[usize::from(port / 64)] & (1 << (port % 64)) != 0
+    }
+
+    /// Whether it was not there before.
+    fn insert(&mut self, port: u16) -> bool {
+        let new = !self.contains(port);
+        self.0[usize::from(port / 64)] |= 1 << (port % 64);
+        new
+    }
 }
 
 /// What opening a port met, and what to do.

@@ -282,6 +282,18 @@ impl<T: AsFd> Io<T> {
         Ok(Io { registration, inner })
     }
 
+    /// Registers a listening socket, which the kernel speaks of when somebody comes: to ask each of
+    /// a thousand that are opened together whether somebody is there would take its time.
+    ///
+    /// # Errors
+    /// As [`Io::new`].
+    pub fn listening(inner: T) -> io::Result<Self> {
+        let io = Self::new(inner)?;
+        // What the kernel says of it is heard on this thread, and not before this returns.
+        io.registration.source.clear(READ);
+        Ok(io)
+    }
+
     /// The socket itself.
     pub fn get_ref(&self) -> &T {
         &self.inner

@@ -60,7 +60,7 @@ pub fn check(dir: &Path) -> Result<Vec<Mapping>, StoreError> {
 /// Where changes go. Cheap to clone; when the last one is dropped, [`Writer::run`] ends.
 #[derive(Clone, Debug)]
 pub struct Store {
-    changes: Sender<Request>,
+    changes: Sender<Box<Request>>,
 }
 
 /// A change and where its outcome goes.
@@ -81,7 +81,8 @@ impl Store {
     /// has ended.
     pub async fn change(&self, change: Change) -> Result<(), StoreError> {
         let (answer, outcome) = bounded(1);
-        let request = Request { change, answer };
+        // The queue's places are made at start, all of them.
+        let request = Box::new(Request { change, answer });
         self.changes.send(request).await.map_err(|_| StoreError::Stopped)?;
         outcome.recv().await.map_err(|_| StoreError::Stopped)?
     }
@@ -93,7 +94,7 @@ pub struct Writer {
     file: PathBuf,
     /// What the file holds.
     committed: Vec<Mapping>,
-    queue: Receiver<Request>,
+    queue: Receiver<Box<Request>>,
 }
 
 impl Writer {
@@ -102,8 +103,8 @@ impl Writer {
     pub async fn run(mut self) {
         while let Ok(first) = self.queue.recv().await {
             let queued = std::iter::from_fn(|| self.queue.try_recv().ok());
-            let group: Vec<_> =
-                std::iter::once(first).chain(queued).take(limits::CHANGES_WAITING).collect();
+            let group = std::iter::once(first).chain(queued).take(limits::CHANGES_WAITING);
+            let group = group.map(|request| *request).collect();
             self.commit(group).await;
         }
     }

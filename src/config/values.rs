@@ -25,8 +25,13 @@ pub(super) fn ports(value: &Value) -> Result<PortRanges, Wrong> {
 
 /// The ports that `allowed` names and `excluded` does not, ascending.
 pub(super) fn pool(allowed: &PortRanges, excluded: &PortRanges) -> Vec<u16> {
-    let (allowed, excluded) = (covered(allowed), covered(excluded));
-    (1..=u16::MAX).filter(|p| allowed[usize::from(*p)] && !excluded[usize::from(*p)]).collect()
+    let mut excluded = covered(excluded).peekable();
+    covered(allowed)
+        .filter(|port| {
+            while excluded.next_if(|excluded| excluded < port).is_some() {}
+            *port != 0 && excluded.peek() != Some(port)
+        })
+        .collect()
 }
 
 /// A port number.
@@ -184,21 +189,17 @@ fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
     }
 }
 
-/// For each port whether a range covers it: one pass over the ranges, one over the ports.
-fn covered(ranges: &PortRanges) -> Vec<bool> {
-    let mut steps = vec![0i64; usize::from(u16::MAX) + 2];
-    for range in ranges {
-        steps[usize::from(*range.start())] += 1;
-        steps[usize::from(*range.end()) + 1] -= 1;
-    }
-    let mut depth = 0;
-    steps
-        .iter()
-        .map(|step| {
-            depth += step;
-            depth > 0
-        })
-        .collect()
+/// The ports that ranges cover, ascending, each once.
+fn covered(ranges: &PortRanges) -> impl Iterator<Item = u16> {
+    let mut ranges = ranges.clone();
+    ranges.sort_unstable_by_key(|range| *range.start());
+    let mut next = 0;
+    ranges.into_iter().flat_map(move |range| {
+        let from = next.max(u32::from(*range.start()));
+        next = next.max(u32::from(*range.end()) + 1);
+        // All below 65,536, which the last range may leave as `next`.
+        (from..next).map(|port| port as u16)
+    })
 }
 
 /// Reads every item of an array; all faults at once, each with its index.
