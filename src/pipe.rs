@@ -204,9 +204,12 @@ impl Pipe {
         let stopped = async {
             let _ = self.stop.1.recv().await;
         };
-        let listening = pin!(zip(self.listen(&handlers, 0, one), self.listen(&handlers, 1, two)));
         let served = pin!(async {
-            or(async { _ = listening.await }, stopped).await;
+            {
+                let ports = zip(self.listen(&handlers, 0, one), self.listen(&handlers, 1, two));
+                let listening = pin!(ports);
+                or(async { _ = listening.await }, stopped).await;
+            }
             std::future::pending::<()>().await;
         });
         or(served, run(&handlers)).await;
