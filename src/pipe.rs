@@ -36,7 +36,7 @@ use crate::stream::{Loose, Stream};
 use crate::tls::Tls;
 use crate::tunnel::{self, Alone, Tunnel, Version};
 use crate::user::{self, User};
-use crate::workers::Workers;
+use crate::workers::{Load, Workers};
 
 /// What all pipes of the daemon share. The control thread owns it.
 pub struct Shared {
@@ -157,8 +157,22 @@ type Taken<'a> = (Place, Counted<'a>);
 /// Where a user comes from, and where it has come to.
 type UserAddresses = (SocketAddr, SocketAddr);
 
-/// A session that a worker carries: what it has taken, its task, and who tells of its end.
-type Begun<'a> = ((Taken<'a>, Option<Taken<'a>>), Task<io::Result<()>>, Receiver<Ended>);
+/// A session that a worker carries: what it has taken, and its relay.
+type Begun<'a> = ((Taken<'a>, Option<Taken<'a>>), Task<io::Result<Ended>>);
+
+/// What a session is made of, on its way to a worker.
+struct Parts {
+    legs: [Leg<Loose>; 2],
+    held: [Vec<Box<[u8]>>; 2],
+    terms: Terms,
+}
+
+impl Parts {
+    fn join(self: Box<Self>) -> io::Result<Relay> {
+        let Parts { legs: [near, far], held, terms } = *self;
+        Ok(Relay::new([near.fasten()?, far.fasten()?], held, terms))
+    }
+}
 
 impl Pipe {
     /// A pipe that does not run yet; `None` for a direct connection, which has no ports.
@@ -348,15 +362,20 @@ impl Pipe {
             Secured::User => configs.user.clone(),
         });
         let (answered, told) = smol::channel::bounded(1);
-        let handshake = async move {
+        let handshake = |load: Load| async move {
             let mut accepted = pin!(Stream::accept(socket, &acceptor));
             let stream = poll_fn(|context| {
                 let polled = accepted.as_mut().poll(context);
-                // What has come is answered; that the last answer is not told of yet is as good.
-                let _ = answered.try_send(());
+                if polled.is_pending() {
+                    // What has come is answered; that an answer before is not told of yet is as
+                    // good.
+                    let _ = answered.try_send(());
+                }
                 polled
             });
-            stream.await.map(Stream::loosen)
+            let stream = stream.await.map(Stream::loosen);
+            drop(load);
+            stream
         };
         let listening = async {
             while told.recv().await.is_ok() {
@@ -403,11 +422,10 @@ impl Pipe {
             counts.sessions_total += 1;
             counts.users_served += u64::from(user.is_some());
         });
-        let (guards, relay, told) = self.begin(tunnel, partner, user);
-        let ended = told.recv().await.ok();
+        let (guards, relay) = self.begin(tunnel, partner, user);
+        let ended = relay.await.ok();
         // Before the agent can have redialled: the worker tells of the end, then closes.
         drop(guards);
-        relay.detach();
         self.count(|counts| counts.sessions -= 1);
         self.session_ended(ended, peers);
         self.pairing.pair();
@@ -439,23 +457,19 @@ impl Pipe {
         };
         let alive = self.relays.0.borrow().clone();
         let files = (near_file, far_file);
-        let (tell, told) = smol::channel::bounded(1);
         // Boxed, so that the session's memory is the relay's and not that of its making, too.
-        let parts = Box::new((near, far, [near_held, far_held], terms));
-        let task = self.shared.workers.spawn(async move {
-            let mut relay = {
-                let (near, far, held, terms) = *parts;
-                Relay::new([near.fasten()?, far.fasten()?], held, terms)
-            };
-            // Nobody to tell means that the mapping is being removed.
-            let _ = tell.try_send((&mut relay).await);
+        let parts = Box::new(Parts { legs: [near, far], held: [near_held, far_held], terms });
+        let relay = self.shared.workers.spawn(|load| async move {
+            let mut relay = parts.join()?;
+            let ended = (&mut relay).await;
             drop(alive);
-            // Boxed, so that it takes no memory of a session that is on.
-            Box::pin(relay.part()).await;
-            drop(files);
-            Ok(())
+            load.go_on(|load| async move {
+                relay.part().await;
+                drop((files, load));
+            });
+            Ok(ended)
         });
-        ((taken, far_taken), task, told)
+        ((taken, far_taken), relay)
     }
 
     /// Takes a tunnel apart into what a worker needs, what it held, and what is given back at

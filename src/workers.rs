@@ -21,8 +21,8 @@ struct Worker {
     load: AtomicUsize,
 }
 
-/// One more piece of work on a worker, until dropped.
-struct Load(Arc<Worker>);
+/// One more piece of work on a worker, until dropped. The work keeps it.
+pub struct Load(Arc<Worker>);
 
 impl Workers {
     /// Starts `count` threads.
@@ -45,19 +45,17 @@ impl Workers {
         Ok(Workers { workers })
     }
 
-    /// Runs `future` on the worker that has least to do. Dropping the task ends it there soon.
-    pub fn spawn<T: Send + 'static>(
+    /// Runs `work` on the worker that has least to do. Dropping the task ends it there soon.
+    ///
+    /// The work keeps its own load, because a future around it would take its memory twice.
+    pub fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
         &self,
-        future: impl Future<Output = T> + Send + 'static,
+        work: impl FnOnce(Load) -> F,
     ) -> Task<T> {
         let least = self.workers.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed));
         #[expect(clippy::expect_used, reason = "the settings allow no count of 0")]
         let worker = least.expect("at least one worker");
-        let load = Load::on(worker.clone());
-        worker.executor.spawn(async move {
-            let _load = load;
-            future.await
-        })
+        worker.executor.spawn(work(Load::on(worker.clone())))
     }
 
     /// Returns once every worker has taken its turn: proof that none is stuck.
@@ -77,6 +75,12 @@ impl Load {
     fn on(worker: Arc<Worker>) -> Self {
         worker.load.fetch_add(1, Ordering::Relaxed);
         Load(worker)
+    }
+
+    /// Goes on with `rest` on the same worker, whatever becomes of the task that says so.
+    pub fn go_on<F: Future<Output = ()> + Send + 'static>(self, rest: impl FnOnce(Load) -> F) {
+        let worker = self.0.clone();
+        worker.executor.spawn(rest(self)).detach();
     }
 }
 
