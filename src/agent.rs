@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use log::Log;
 use smol::LocalExecutor;
+use smol::channel::Receiver;
 use smol::future::or;
 
 use crate::conduit;
@@ -65,7 +66,7 @@ pub fn run(given: options::Given) -> ExitCode {
 
 /// Serves or listens until asked to stop, then lets sessions finish.
 async fn live(options: &Options, connector: &Connector, logging: &Logging) -> io::Result<()> {
-    let mut signals = Signals::new()?;
+    let signals = Signals::new()?;
     let job = match &options.work {
         Work::Serve { target, connections, proxy_protocol } => {
             let serving = Serving::new(connector, target.clone(), *connections, *proxy_protocol);
@@ -79,6 +80,8 @@ async fn live(options: &Options, connector: &Connector, logging: &Logging) -> io
         }
     };
     let tasks = LocalExecutor::new();
+    let (ask, asked) = smol::channel::bounded(1);
+    tasks.spawn(signals.pass_on(ask)).detach();
     let (stop, stopped) = smol::channel::bounded(1);
     tasks.spawn(upkeep(logging)).detach();
     if let Some(interval) = process::watchdog_interval() {
@@ -93,7 +96,7 @@ async fn live(options: &Options, connector: &Connector, logging: &Logging) -> io
                     Job::Listening(listening) => listening.run(&tasks, stopped.clone()).await,
                 }
             };
-            or(working, asked_to_stop(&mut signals)).await;
+            or(working, asked_to_stop(&asked)).await;
             stop.close();
             connector.notifier().stopping();
             let patience = options.drain.as_millis();
@@ -108,7 +111,7 @@ async fn live(options: &Options, connector: &Connector, logging: &Logging) -> io
             };
             // Who asks twice does not want to wait.
             let drained = until(Instant::now() + options.drain, finished);
-            or(async { drained.await.unwrap_or_default() }, asked_to_stop(&mut signals)).await;
+            or(async { drained.await.unwrap_or_default() }, asked_to_stop(&asked)).await;
         })
         .await;
     logging.flush();
@@ -122,8 +125,8 @@ enum Job<'a> {
 }
 
 /// Returns at SIGTERM or SIGINT. There is nothing that SIGHUP could read again.
-async fn asked_to_stop(signals: &mut Signals) {
-    while signals.next().await != Ask::Stop {}
+async fn asked_to_stop(asked: &Receiver<Ask>) {
+    while asked.recv().await == Ok(Ask::Reload) {}
 }
 
 /// Tells the init system that this thread still takes its turn.

@@ -112,7 +112,8 @@ fn start(
 async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result<()> {
     let Parts { config, tls, state: (store, writer, stored), file_limit, _instance } = parts;
     let executor = Rc::new(LocalExecutor::new());
-    let mut signals = Signals::new()?;
+    let (ask, asked) = smol::channel::bounded(1);
+    executor.spawn(Signals::new()?.pass_on(ask)).detach();
     let notifier = Rc::new(Notifier::from_env());
     let workers = Workers::start(config.threads)?;
     // Their event loops are among the open files that are counted below.
@@ -161,7 +162,7 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
     executor
         .run(async {
             loop {
-                match next_ask(&mut signals, &stopped).await {
+                match next_ask(&asked, &stopped).await {
                     Ask::Stop => break,
                     Ask::Reload => {
                         notifier.reloading();
@@ -185,12 +186,13 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
     Ok(())
 }
 
-async fn next_ask(signals: &mut Signals, stopped: &Receiver<()>) -> Ask {
-    let asked = async {
+async fn next_ask(asked: &Receiver<Ask>, stopped: &Receiver<()>) -> Ask {
+    let asked = async { asked.recv().await.unwrap_or(Ask::Stop) };
+    let stopped = async {
         let _ = stopped.recv().await;
         Ask::Stop
     };
-    smol::future::or(signals.next(), asked).await
+    smol::future::or(asked, stopped).await
 }
 
 /// Puts the settings and certificates in force that the files hold now, as far as that goes

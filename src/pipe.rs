@@ -413,14 +413,17 @@ impl Pipe {
             Partner::User(user) => [tunnel.peer, user.peer],
             Partner::Tunnel(other) => [tunnel.peer, other.peer],
         };
+        // Only the header for a version 2 agent tells of them.
         let user = match &partner {
-            Partner::User(user) => Some((user.peer, user.local)),
-            Partner::Tunnel(_) => None,
+            Partner::User(user) if tunnel.version == Version::Two => {
+                user.stream.socket().local_addr().ok().map(|local| (user.peer, local))
+            }
+            _ => None,
         };
         self.count(|counts| {
             counts.sessions += 1;
             counts.sessions_total += 1;
-            counts.users_served += u64::from(user.is_some());
+            counts.users_served += u64::from(self.is_public());
         });
         let (guards, relay) = self.begin(tunnel, partner, user);
         let ended = relay.await.ok();

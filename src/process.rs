@@ -16,6 +16,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use smol::channel::Sender;
 use smol::stream::StreamExt;
 
 use crate::limits;
@@ -171,6 +172,12 @@ impl Signals {
         use async_signal::Signal;
         async_signal::Signals::new([Signal::Term, Signal::Int, Signal::Hup, Signal::Xfsz])
             .map(Signals)
+    }
+
+    /// Tells of each signal, in a task of its own: elsewhere its pipe would be read whenever
+    /// anything happens there.
+    pub async fn pass_on(mut self, asks: Sender<Ask>) {
+        while asks.send(self.next().await).await.is_ok() {}
     }
 
     /// The next signal that asks for something.

@@ -1,23 +1,24 @@
 //! One thread's event loop: what is ready, what time it is, and who waits for it.
 //!
 //! A relay forwards a small message with one `epoll_wait`, one `recv` and one `send`. To get
-//! there each socket is registered once, edge-triggered for both directions, and never re-armed;
-//! an operation is tried first and waited for only when the kernel has said `EAGAIN`; timers
-//! are the `epoll_wait`'s time-out. The futures themselves run on smol's executors: this file
-//! owns nothing but readiness and time, and knows nothing of tunnels or TLS.
+//! there an operation is tried first; the socket is registered when it has to be waited for the
+//! first time, edge-triggered, and never re-armed; timers are the `epoll_wait`'s time-out. The
+//! futures themselves run on smol's executors: this file owns nothing but readiness and time, and
+//! knows nothing of tunnels or TLS.
 //!
-//! Each thread that calls [`block_on`] has a reactor of its own, and an [`Io`] must be polled on
-//! the thread that made it ([`Io::into_inner`] takes the socket to another one).
+//! Each thread that calls [`block_on`] has a reactor of its own, which nobody else touches: an
+//! [`Io`] must be used and dropped on the thread that made it ([`Io::into_inner`] takes the socket
+//! to another one). Only [`Alarm`] is for all threads.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -51,7 +52,7 @@ const GONE: u8 = 8;
 const URGENT: u8 = 16;
 
 thread_local! {
-    static CURRENT: Result<Arc<Reactor>, io::ErrorKind> = Reactor::new().map_err(|e| e.kind());
+    static CURRENT: OnceCell<Reactor> = const { OnceCell::new() };
     static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
@@ -65,9 +66,10 @@ pub fn now() -> Instant {
 /// wakes itself is polled again before the kernel is asked, hundreds of times on executors within
 /// executors.
 pub fn yield_turn(context: &Context<'_>) {
-    match Reactor::current() {
-        Ok(reactor) => lock(&reactor.yielded).push(context.waker().clone()),
-        Err(_) => context.waker().wake_by_ref(),
+    let yielded =
+        with(|reactor| reactor.yielded.borrow_mut().push(context.waker().clone())).is_some();
+    if !yielded {
+        context.waker().wake_by_ref();
     }
 }
 
@@ -76,29 +78,44 @@ pub fn yield_turn(context: &Context<'_>) {
 /// # Errors
 /// When the kernel grants no epoll or eventfd (the limit of open files), or fails to wait.
 pub fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
-    let reactor = Reactor::current()?;
-    let waker = Waker::from(reactor.clone());
+    if with(|_| ()).is_none() {
+        let reactor = Reactor::new()?;
+        let _ = CURRENT.try_with(|current| _ = current.get_or_init(|| reactor));
+    }
+    let alarm = with(|reactor| reactor.alarm.clone()).ok_or_else(no_reactor)?;
+    let waker = Waker::from(alarm.clone());
     let mut context = Context::from_waker(&waker);
     let mut future = pin!(future);
     let mut events = Vec::with_capacity(EVENTS);
     NOW.set(Some(Instant::now()));
     loop {
-        reactor.state.swap(POLLING, Ordering::AcqRel);
+        alarm.state.swap(POLLING, Ordering::AcqRel);
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             return Ok(output);
         }
-        reactor.wait(&mut events)?;
+        with(|reactor| reactor.wait(&mut events)).ok_or_else(no_reactor)??;
     }
 }
 
+/// Does something with this thread's reactor, if it has one.
+fn with<T>(what: impl FnOnce(&Reactor) -> T) -> Option<T> {
+    CURRENT.try_with(|current| current.get().map(what)).ok().flatten()
+}
+
+fn no_reactor() -> io::Error {
+    io::Error::other("this thread has no event loop")
+}
+
 struct Reactor {
+    number: u32,
     epoll: OwnedFd,
-    wake: OwnedFd,
-    state: AtomicU8,
-    sources: Mutex<Slab<Arc<Source>>>,
-    timers: Mutex<Timers>,
+    alarm: Arc<Alarm>,
+    sources: RefCell<Slab<Source>>,
+    timers: RefCell<Timers>,
     /// Tasks that go on once the kernel has been asked what else is ready.
-    yielded: Mutex<Vec<Waker>>,
+    yielded: RefCell<Vec<Waker>>,
+    /// Those to wake now, and otherwise the room for them.
+    woken: RefCell<Vec<Waker>>,
 }
 
 #[derive(Default)]
@@ -109,93 +126,119 @@ struct Timers {
 
 #[derive(Default)]
 struct Source {
-    ready: AtomicU8,
-    reader: Mutex<Option<Waker>>,
-    writer: Mutex<Option<Waker>>,
+    ready: u8,
+    /// What the kernel watches; nothing before it has been waited for.
+    watched: EventFlags,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// Makes a thread poll again that waits in the kernel.
+struct Alarm {
+    state: AtomicU8,
+    wake: OwnedFd,
 }
 
 impl Reactor {
-    fn new() -> io::Result<Arc<Self>> {
+    fn new() -> io::Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         // Edge-triggered, each write is an event of its own, so that it need not be read.
         epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN | EventFlags::ET)?;
-        Ok(Arc::new(Reactor {
+        Ok(Reactor {
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
             epoll,
-            wake,
-            state: AtomicU8::new(POLLING),
-            sources: Mutex::default(),
-            timers: Mutex::default(),
-            yielded: Mutex::default(),
-        }))
-    }
-
-    fn current() -> io::Result<Arc<Self>> {
-        CURRENT.with(|current| match current {
-            Ok(reactor) => Ok(reactor.clone()),
-            Err(kind) => Err(io::Error::new(*kind, "this thread has no event loop")),
+            alarm: Arc::new(Alarm { state: AtomicU8::new(POLLING), wake }),
+            sources: RefCell::default(),
+            timers: RefCell::default(),
+            yielded: RefCell::default(),
+            woken: RefCell::default(),
         })
     }
 
     /// Waits for events, the next timer or a wake-up from another thread, and wakes who waits.
     fn wait(&self, events: &mut Vec<epoll::Event>) -> io::Result<()> {
-        let asleep = self
-            .state
-            .compare_exchange(POLLING, SLEEPING, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok();
-        let idle = asleep && lock(&self.yielded).is_empty();
+        let state = &self.alarm.state;
+        let asleep =
+            state.compare_exchange(POLLING, SLEEPING, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        let idle = asleep && self.yielded.borrow().is_empty();
         let timeout =
             if idle { self.until_next_timer() } else { Some(Timespec { tv_sec: 0, tv_nsec: 0 }) };
         events.clear();
         let waited =
             epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref());
-        self.state.swap(POLLING, Ordering::AcqRel);
+        state.swap(POLLING, Ordering::AcqRel);
         match waited {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         let now = Instant::now();
         NOW.set(Some(now));
-        if !events.is_empty() {
-            let sources = lock(&self.sources);
-            for event in events.iter() {
-                let key = event.data.u64();
-                if key != WAKE {
-                    if let Some(source) = sources.get(key as usize) {
-                        source.signal(event.flags);
-                    }
+        let mut woken = self.woken.take();
+        let mut sources = self.sources.borrow_mut();
+        for event in events.iter() {
+            let key = event.data.u64();
+            if key != WAKE {
+                if let Some(source) = sources.get_mut(key as usize) {
+                    source.signal(event.flags, &mut woken);
                 }
             }
         }
-        self.fire(now);
-        for waker in std::mem::take(&mut *lock(&self.yielded)) {
+        drop(sources);
+        self.fire(now, &mut woken);
+        woken.append(&mut self.yielded.borrow_mut());
+        // Nothing is borrowed any more: a waker may run what it likes.
+        for waker in woken.drain(..) {
             waker.wake();
         }
+        woken.shrink_to(EVENTS);
+        self.woken.replace(woken);
         Ok(())
     }
 
     /// Time to the next timer, in whole milliseconds rounded up: the oldest kernels we serve
     /// count no finer, and a timer must not be early.
     fn until_next_timer(&self) -> Option<Timespec> {
-        let timers = lock(&self.timers);
+        let timers = self.timers.borrow();
         let (&(deadline, _), _) = timers.by_deadline.first_key_value()?;
         let left = deadline.saturating_duration_since(Instant::now());
         let millis = left.as_nanos().div_ceil(1_000_000).min(86_400_000) as i64;
         Some(Timespec { tv_sec: millis / 1000, tv_nsec: (millis % 1000) * 1_000_000 })
     }
 
-    fn fire(&self, now: Instant) {
-        let mut timers = lock(&self.timers);
+    fn fire(&self, now: Instant, woken: &mut Vec<Waker>) {
+        let mut timers = self.timers.borrow_mut();
         while let Some(entry) = timers.by_deadline.first_entry() {
             if entry.key().0 > now {
                 break;
             }
-            entry.remove().wake();
+            woken.push(entry.remove());
         }
+    }
+
+    /// Has the kernel watch a socket for more than it does so far.
+    fn watch(&self, key: usize, socket: impl AsFd, direction: u8) -> io::Result<()> {
+        let mut sources = self.sources.borrow_mut();
+        let Some(source) = sources.get_mut(key) else { return Err(no_reactor()) };
+        let input = EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
+        let wanted = if direction == WRITE { input | EventFlags::OUT } else { input };
+        if source.watched.contains(wanted) {
+            return Ok(());
+        }
+        let data = EventData::new_u64(key as u64);
+        // The kernel tells at once what is ready already.
+        if source.watched.is_empty() {
+            epoll::add(&self.epoll, socket, data, wanted)?;
+        } else {
+            epoll::modify(&self.epoll, socket, data, wanted)?;
+        }
+        source.watched = wanted;
+        Ok(())
     }
 }
 
-impl Wake for Reactor {
+impl Wake for Alarm {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -209,7 +252,7 @@ impl Wake for Reactor {
 }
 
 impl Source {
-    fn signal(&self, flags: EventFlags) {
+    fn signal(&mut self, flags: EventFlags, woken: &mut Vec<Waker>) {
         let mut ready = 0;
         if flags.intersects(EventFlags::ERR | EventFlags::HUP) {
             ready |= READ | WRITE | ENDED | GONE;
@@ -226,60 +269,88 @@ impl Source {
         if flags.contains(EventFlags::OUT) {
             ready |= WRITE;
         }
-        self.ready.fetch_or(ready, Ordering::Relaxed);
+        self.ready |= ready;
         if ready & READ != 0 {
-            wake(&self.reader);
+            woken.extend(self.reader.take());
         }
         if ready & WRITE != 0 {
-            wake(&self.writer);
+            woken.extend(self.writer.take());
         }
     }
 
-    fn is(&self, bits: u8) -> bool {
-        self.ready.load(Ordering::Relaxed) & bits != 0
-    }
-
-    fn clear(&self, bits: u8) {
-        self.ready.fetch_and(!bits, Ordering::Relaxed);
+    fn waiting(&mut self, direction: u8) -> &mut Option<Waker> {
+        if direction == WRITE { &mut self.writer } else { &mut self.reader }
     }
 }
 
-/// A socket registered with this thread's reactor. Dropping it closes the socket.
+/// A socket of this thread's reactor. Dropping it closes the socket.
 pub struct Io<T: AsFd> {
-    registration: Registration,
+    place: Place,
     inner: T,
 }
 
 /// A source's place among those of its reactor, given back when dropped. The kernel forgets a
 /// socket by itself when it is closed.
-struct Registration {
-    source: Arc<Source>,
-    key: usize,
-    reactor: Arc<Reactor>,
+struct Place {
+    reactor: u32,
+    key: u32,
 }
 
-impl Drop for Registration {
+impl Place {
+    /// Does something with the source here, if this is its thread.
+    fn with<R>(&self, what: impl FnOnce(&mut Source) -> R) -> Option<R> {
+        with(|reactor| {
+            let mut sources = reactor.sources.borrow_mut();
+            let source = sources.get_mut(self.key as usize);
+            source.filter(|_| reactor.number == self.reactor).map(what)
+        })
+        .flatten()
+    }
+
+    fn is(&self, bits: u8) -> bool {
+        self.with(|source| source.ready & bits != 0).unwrap_or(false)
+    }
+
+    fn clear(&self, bits: u8) {
+        self.with(|source| source.ready &= !bits);
+    }
+
+    /// Keeps the waker of the polling task for the next event of `direction`.
+    fn wait(&self, context: &Context<'_>, direction: u8, socket: impl AsFd) -> io::Result<()> {
+        with(|reactor| reactor.watch(self.key as usize, socket, direction))
+            .ok_or_else(no_reactor)??;
+        self.with(|source| match source.waiting(direction) {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        });
+        Ok(())
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        lock(&self.reactor.sources).try_remove(self.key);
+        let source = with(|reactor| {
+            let mut sources = reactor.sources.borrow_mut();
+            (reactor.number == self.reactor).then(|| sources.try_remove(self.key as usize))
+        });
+        // With nothing borrowed, because wakers are dropped with it.
+        drop(source);
     }
 }
 
 impl<T: AsFd> Io<T> {
-    /// Registers a non-blocking socket with this thread's reactor.
+    /// Takes a non-blocking socket into this thread's reactor.
     ///
     /// # Errors
-    /// When the kernel has no memory or no watches left for it.
+    /// When the thread has none.
     pub fn new(inner: T) -> io::Result<Self> {
-        let reactor = Reactor::current()?;
         // Assumed ready: the first operation is tried, not waited for.
-        let source = Arc::new(Source { ready: AtomicU8::new(READ | WRITE), ..Source::default() });
-        let key = lock(&reactor.sources).insert(source.clone());
-        let input = EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP;
-        let flags = input | EventFlags::OUT | EventFlags::ET;
-        let registration = Registration { source, key, reactor };
-        let data = EventData::new_u64(key as u64);
-        epoll::add(&registration.reactor.epoll, inner.as_fd(), data, flags)?;
-        Ok(Io { registration, inner })
+        let source = Source { ready: READ | WRITE, ..Source::default() };
+        let place = with(|reactor| Place {
+            reactor: reactor.number,
+            key: reactor.sources.borrow_mut().insert(source) as u32,
+        });
+        Ok(Io { place: place.ok_or_else(no_reactor)?, inner })
     }
 
     /// Registers a listening socket, which the kernel speaks of when somebody comes: to ask each of
@@ -301,19 +372,21 @@ impl<T: AsFd> Io<T> {
 
     /// Takes the socket out of this thread's reactor, for another thread's.
     pub fn into_inner(self) -> T {
-        // A failure means that the kernel does not watch it any more, which is what is wanted.
-        let _ = epoll::delete(&self.registration.reactor.epoll, self.inner.as_fd());
+        if self.place.with(|source| source.watched.is_empty()) == Some(false) {
+            // A failure means that the kernel does not watch it any more, which is what is wanted.
+            with(|reactor| _ = epoll::delete(&reactor.epoll, self.inner.as_fd()));
+        }
         self.inner
     }
 
     /// Whether something may have come in that has not been looked at yet.
     pub fn maybe_readable(&self) -> bool {
-        self.registration.source.is(READ)
+        self.place.is(READ)
     }
 
     /// Whether both directions are known to be gone.
     pub fn is_gone(&self) -> bool {
-        self.registration.source.is(GONE)
+        self.place.is(GONE)
     }
 
     /// Tries `operation` whenever the socket may be readable, until it gives anything but
@@ -321,9 +394,9 @@ impl<T: AsFd> Io<T> {
     pub fn poll_read_with<R>(
         &self,
         context: &Context<'_>,
-        mut operation: impl FnMut(&T) -> io::Result<R>,
+        operation: impl FnMut(&T) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        self.poll_with(context, READ, &self.registration.source.reader, &mut operation)
+        self.poll_with(context, READ, operation)
     }
 
     /// Tries `operation` whenever the socket may be writable, until it gives anything but
@@ -331,26 +404,27 @@ impl<T: AsFd> Io<T> {
     pub fn poll_write_with<R>(
         &self,
         context: &Context<'_>,
-        mut operation: impl FnMut(&T) -> io::Result<R>,
+        operation: impl FnMut(&T) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        self.poll_with(context, WRITE, &self.registration.source.writer, &mut operation)
+        self.poll_with(context, WRITE, operation)
     }
 
     fn poll_with<R>(
         &self,
         context: &Context<'_>,
         direction: u8,
-        waiting: &Mutex<Option<Waker>>,
-        operation: &mut dyn FnMut(&T) -> io::Result<R>,
+        mut operation: impl FnMut(&T) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         loop {
-            if !self.registration.source.is(direction) {
-                wait_in(waiting, context);
-                return Poll::Pending;
+            if !self.place.is(direction) {
+                return match self.place.wait(context, direction, &self.inner) {
+                    Ok(()) => Poll::Pending,
+                    Err(error) => Poll::Ready(Err(error)),
+                };
             }
             match operation(&self.inner) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.registration.source.clear(direction);
+                    self.place.clear(direction);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),
@@ -358,12 +432,11 @@ impl<T: AsFd> Io<T> {
         }
     }
 
-    /// Ready when both directions are gone, for who does not want to read.
+    /// Ready when both directions are gone, or cannot be watched, for who does not want to read.
     pub fn poll_gone(&self, context: &Context<'_>) -> Poll<()> {
-        if self.registration.source.is(GONE) {
+        if self.place.is(GONE) || self.place.wait(context, READ, &self.inner).is_err() {
             return Poll::Ready(());
         }
-        wait_in(&self.registration.source.reader, context);
         Poll::Pending
     }
 }
@@ -393,12 +466,16 @@ impl Io<TcpStream> {
     pub fn poll_recv(&self, context: &Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let room = buffer.len();
         let received = self.poll_read_with(context, |mut stream| stream.read(buffer));
-        if let Poll::Ready(Ok(count)) = received {
-            // A short read has emptied the socket: what comes next is a new edge. Not so the
-            // end of the stream, whose edge may have come with these bytes.
-            if count < room && !self.registration.source.is(ENDED | URGENT) {
-                self.registration.source.clear(READ);
-            }
+        if let Poll::Ready(Ok(1..)) = received {
+            // A short read has emptied the socket: what comes next is a new edge, or told when
+            // watching begins. Not so the end of the stream, whose edge may have come with these
+            // bytes.
+            let short = matches!(received, Poll::Ready(Ok(count)) if count < room);
+            self.place.with(|source| {
+                if short && source.ready & (ENDED | URGENT) == 0 {
+                    source.ready &= !READ;
+                }
+            });
         }
         received
     }
@@ -421,12 +498,12 @@ impl Io<TcpStream> {
     /// # Errors
     /// As `send(2)`, but for `EAGAIN`.
     pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.registration.source.is(WRITE) {
+        if !self.place.is(WRITE) {
             return Ok(0);
         }
         match (&self.inner).write(bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.registration.source.clear(WRITE);
+                self.place.clear(WRITE);
                 Ok(0)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
@@ -467,7 +544,7 @@ impl AsyncWrite for Io<TcpStream> {
 /// it is, and the task is woken once in vain before it is set anew.
 #[derive(Default)]
 pub struct Timer {
-    armed: Option<(Arc<Reactor>, (Instant, u64))>,
+    armed: Option<(Instant, u64)>,
 }
 
 impl Timer {
@@ -481,34 +558,31 @@ impl Timer {
         if now() >= deadline {
             return Poll::Ready(());
         }
-        if let Some((reactor, key)) = &self.armed {
-            if key.0 <= deadline && lock(&reactor.timers).by_deadline.contains_key(key) {
-                return Poll::Pending;
-            }
-        }
-        self.disarm();
         // Without a reactor no future runs at all: `block_on` has made it.
-        if let Ok(reactor) = Reactor::current() {
-            let mut timers = lock(&reactor.timers);
-            let key = (deadline, timers.next_key);
+        with(|reactor| {
+            let timers = &mut *reactor.timers.borrow_mut();
+            if let Some(key) = &self.armed {
+                if key.0 <= deadline && timers.by_deadline.contains_key(key) {
+                    return;
+                }
+                timers.by_deadline.remove(key);
+            }
+            // Different from those of all other threads.
+            let key = (deadline, u64::from(reactor.number) << 48 | timers.next_key);
             timers.next_key += 1;
             timers.by_deadline.insert(key, context.waker().clone());
-            drop(timers);
-            self.armed = Some((reactor, key));
-        }
+            self.armed = Some(key);
+        });
         Poll::Pending
-    }
-
-    fn disarm(&mut self) {
-        if let Some((reactor, key)) = self.armed.take() {
-            lock(&reactor.timers).by_deadline.remove(&key);
-        }
     }
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        self.disarm();
+        if let Some(key) = self.armed {
+            // The waker is dropped when nothing is borrowed any more.
+            drop(with(|reactor| reactor.timers.borrow_mut().by_deadline.remove(&key)));
+        }
     }
 }
 
@@ -530,27 +604,6 @@ pub async fn until<T>(deadline: Instant, future: impl Future<Output = T>) -> Opt
         timer.poll_at(context, deadline).map(|()| None)
     })
     .await
-}
-
-/// Keeps the waker of the polling task in `waiting`, for [`wake`].
-fn wait_in(waiting: &Mutex<Option<Waker>>, context: &Context<'_>) {
-    let mut waiting = lock(waiting);
-    match &mut *waiting {
-        Some(waker) => waker.clone_from(context.waker()),
-        None => *waiting = Some(context.waker().clone()),
-    }
-}
-
-fn wake(waiting: &Mutex<Option<Waker>>) {
-    if let Some(waker) = lock(waiting).take() {
-        waker.wake();
-    }
-}
-
-/// None of what these mutexes guard is left half-changed by a panic (which ends the process
-/// anyway).
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -52,6 +52,8 @@ struct State {
     waiting_since: Option<Instant>,
     /// Bytes acknowledged when [`Stream::is_draining`] last asked.
     acknowledged: u64,
+    /// Whether the peer's end has been read: nothing more comes.
+    ended: bool,
     output: Output,
 }
 
@@ -155,6 +157,7 @@ impl Stream {
             return INCOMING.with_borrow_mut(|buffer| {
                 let count = ready!(self.socket.poll_recv(context, buffer))?;
                 if count == 0 {
+                    self.state.ended = true;
                     return Poll::Ready(Ok(Received::Ended));
                 }
                 unit(&buffer[..count]);
@@ -176,6 +179,7 @@ impl Stream {
         let socket = &self.socket;
         INCOMING.with_borrow_mut(|buffer| {
             let count = ready!(socket.poll_recv(context, &mut buffer[..limits::TLS_READ]))?;
+            self.state.ended = count == 0;
             tls.ended = count == 0;
             let mut records = &buffer[..count];
             let mut total = 0;
@@ -200,7 +204,9 @@ impl Stream {
         context: &Context<'_>,
         conduit: &mut Conduit,
     ) -> Poll<io::Result<usize>> {
-        self.socket.poll_read_with(context, |socket| conduit.fill(socket))
+        let filled = self.socket.poll_read_with(context, |socket| conduit.fill(socket));
+        self.state.ended |= matches!(filled, Poll::Ready(Ok(0)));
+        filled
     }
 
     /// Takes what `conduit` holds for the peer. Plain connections only, when nothing waits.
@@ -348,7 +354,8 @@ impl Stream {
         let context = Context::from_waker(Waker::noop());
         let _ = self.poll_finish(&context);
         // Unread bytes turn a close into a reset, which destroys what the peer has not read yet.
-        for _ in 0..4 {
+        let unread = if self.state.ended { 0 } else { 4 };
+        for _ in 0..unread {
             let drained =
                 INCOMING.with_borrow_mut(|buffer| self.socket.poll_recv(&context, buffer));
             if !matches!(drained, Poll::Ready(Ok(1..))) {
@@ -445,6 +452,7 @@ impl State {
             queued: 0,
             waiting_since: None,
             acknowledged: 0,
+            ended: false,
             output: Output::Open,
         }
     }

@@ -22,8 +22,6 @@ pub struct User {
     pub stream: Stream,
     /// Where it comes from.
     pub peer: SocketAddr,
-    /// Where it has come to.
-    pub local: SocketAddr,
     /// Whether it has sent anything.
     pub has_spoken: bool,
     /// Its share of the open files.
@@ -67,8 +65,7 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
         Ok(stream) => stream,
         Err(error) => return pipe.handshake_failed("user", peer, &error),
     };
-    let Ok(local) = stream.socket().local_addr() else { return };
-    let mut user = Box::new(User { stream, peer, local, has_spoken: false, file });
+    let mut user = Box::new(User { stream, peer, has_spoken: false, file });
     if pipe.pairing.waiting_users() >= settings.pending {
         // Others that say nothing must not keep out one that speaks: its first bytes come right
         // behind its connection.
