@@ -353,15 +353,14 @@ impl<T: AsFd> Io<T> {
         Ok(Io { place: place.ok_or_else(no_reactor)?, inner })
     }
 
-    /// Registers a listening socket, which the kernel speaks of when somebody comes: to ask each of
-    /// a thousand that are opened together whether somebody is there would take its time.
+    /// Takes a listening socket, which the kernel speaks of when somebody comes: to ask each of a
+    /// thousand that are opened together whether somebody is there would take its time.
     ///
     /// # Errors
     /// As [`Io::new`].
     pub fn listening(inner: T) -> io::Result<Self> {
         let io = Self::new(inner)?;
-        // What the kernel says of it is heard on this thread, and not before this returns.
-        io.registration.source.clear(READ);
+        io.place.clear(READ);
         Ok(io)
     }
 
