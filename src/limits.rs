@@ -141,6 +141,10 @@ pub const QUIET: Duration = Duration::from_millis(500);
 /// just ended redials before the end has been counted.
 pub const PLACE_WAIT: Duration = Duration::from_secs(1);
 
+/// Idle time after which a peer is asked at once whether it still knows a connection: the
+/// shortest that the kernel counts.
+pub const PROBE_IDLE: Duration = Duration::from_secs(1);
+
 /// A peer that has acknowledged nothing for so long while bytes wait for it is gone (section 6).
 pub const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 

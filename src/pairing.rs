@@ -77,6 +77,10 @@ pub struct Waiting<'a, T, V> {
 impl<T, V> Seat<T, V> {
     fn settle(&self, verdict: V) {
         self.verdict.replace(Some(verdict));
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -229,6 +233,19 @@ impl Pairing {
             tunnel.stream.part();
         }
         true
+    }
+
+    /// Has the machines of the tunnels that wait on a side asked whether they still know of them,
+    /// those that were asked within the last second excepted.
+    pub fn probe(&self, side: usize) {
+        for seat in self.tunnels[side].borrow().values() {
+            if let Some(tunnel) = seat.occupant.borrow_mut().as_mut() {
+                if tunnel.probe() {
+                    // Its task ends the asking.
+                    seat.wake();
+                }
+            }
+        }
     }
 
     /// Joins what fits if the tunnel on `seat` is fit itself; else it has changed nothing, and

@@ -399,6 +399,8 @@ impl Pipe {
                 return Some(Place::take(places.clone(), version));
             }
             if !self.pairing.replace_overdue(side) {
+                // The newcomer's own machine may have rebooted, and know nothing of its old tunnels.
+                self.pairing.probe(side);
                 let waited = until(deadline, freed).await;
                 if waited.is_none() && places.taken.get() >= allowed {
                     return None;
@@ -484,6 +486,7 @@ impl Pipe {
         user: Option<UserAddresses>,
     ) -> (Leg<Loose>, Vec<Box<[u8]>>, Taken<'_>, FileGuard) {
         let held = tunnel.take_held();
+        tunnel.end_probe();
         let voice = match tunnel.version {
             Version::One => {
                 Voice::Version1 { threshold: self.agent_port(side).limits.heartbeat_threshold }

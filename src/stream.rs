@@ -121,7 +121,10 @@ impl Stream {
         // a bound inside would split a record.
         connection.set_buffer_limit(None);
         let tls = Tls { connection, opened: true, ended: false };
-        Stream { socket, state: State::new(Some(Box::new(tls))) }
+        let mut state = State::new(Some(Box::new(tls)));
+        // The handshake's last bytes may never have arrived.
+        state.waiting_since = Some(now());
+        Stream { socket, state }
     }
 
     /// Takes it off this thread.
@@ -399,6 +402,12 @@ impl Stream {
     /// Whether [`Stream::is_stalled`] is worth asking.
     pub fn may_stall(&self) -> bool {
         self.state.waiting_since.is_some()
+    }
+
+    /// Has the kernel ask the peer whether it still knows of this connection once it has been
+    /// silent for so long, which may be now. Only a courtesy: failing changes nothing.
+    pub fn keep_alive_after(&self, idle: std::time::Duration) {
+        let _ = rustix::net::sockopt::set_tcp_keepidle(self.socket(), idle);
     }
 
     /// Whether the peer has acknowledged nothing for [`limits::UNACKNOWLEDGED`] while bytes wait

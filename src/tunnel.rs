@@ -58,6 +58,8 @@ pub struct Tunnel {
     held_bytes: usize,
     answers: usize,
     ended: bool,
+    /// When its machine was asked whether it still knows of it, until that is over.
+    probed: Option<Instant>,
 }
 
 /// Why a connection did not become a tunnel.
@@ -280,6 +282,7 @@ impl Tunnel {
             held_bytes: 0,
             answers: 0,
             ended: false,
+            probed: None,
         }
     }
 
@@ -305,6 +308,25 @@ impl Tunnel {
     /// How long it is overdue; one that is not read cannot be heard, and is not.
     pub fn overdue_by(&self, now: Instant) -> Option<std::time::Duration> {
         if self.is_full() || self.ended { None } else { self.rhythm.overdue_by(now) }
+    }
+
+    /// Has the agent's machine asked at once, by TCP's keepalive, whether it still knows of this
+    /// connection. One that has rebooted answers with a reset, which ends the wait. `false` if that
+    /// was done within the last second.
+    pub fn probe(&mut self) -> bool {
+        let asks = self.probed.is_none();
+        if asks {
+            self.stream.keep_alive_after(limits::PROBE_IDLE);
+            self.probed = Some(now());
+        }
+        asks
+    }
+
+    /// Ends what [`probe`](Self::probe) began: no more is asked than usual.
+    pub fn end_probe(&mut self) {
+        if self.probed.take().is_some() {
+            self.stream.keep_alive_after(limits::KEEPALIVE_IDLE);
+        }
     }
 
     /// Whether a heartbeat has come in part, and the rest of it is still to come.
@@ -436,9 +458,16 @@ async fn wait(
                 }
                 _ => {}
             }
+            let probe_over = tunnel.probed.map(|at| at + limits::PLACE_WAIT);
+            if probe_over.is_some_and(|at| at <= now) {
+                tunnel.end_probe();
+            }
             // The mapping may become wary while it waits.
             let quiet = Some(tunnel.quiet_since() + limits::QUIET).filter(|at| *at > now);
-            [absent, stall_check, quiet].into_iter().flatten().min()
+            [absent, stall_check, quiet, probe_over.filter(|at| *at > now)]
+                .into_iter()
+                .flatten()
+                .min()
         };
         pipe.pairing.offer(waiting);
         if let Some(verdict) = waiting.verdict(context) {

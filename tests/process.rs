@@ -14,6 +14,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -25,6 +26,7 @@ in_both_modes!(
     stopping_lets_sessions_finish_and_takes_no_new_ones,
     stopping_cuts_sessions_after_drain,
     reload_closes_no_session,
+    hundred_reloads_under_load_lose_no_session,
     too_many_open_files_stop_neither_api_nor_recovery,
 );
 
@@ -104,6 +106,46 @@ fn reload_closes_no_session(mode: Mode) {
     let mut next = daemon.user(&mapping);
     next.send(b"question");
     idle.expect(b"question");
+}
+
+fn hundred_reloads_under_load_lose_no_session(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 60_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let service = Service::echo();
+    let agent = FieldAgent::start(&daemon, &mapping, 12, service.address);
+    agent.wait_authorized();
+    let (over, sessions) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let (daemon, mapping, over, sessions) = (&daemon, &mapping, &over, &sessions);
+            scope.spawn(move || {
+                for count in 0.. {
+                    let question = noise(number << 32 | count, 20_000);
+                    let mut user = daemon.user(mapping);
+                    assert_same(&user.exchange(&question, question.len()), &question, "echo");
+                    sessions.fetch_add(1, Ordering::Relaxed);
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            });
+        }
+        let deadline = Instant::now() + PATIENCE;
+        for reloads in 1.. {
+            daemon.signal(Signal::HUP);
+            thread::sleep(ms(15));
+            let enough = reloads >= 100 && sessions.load(Ordering::Relaxed) >= 20;
+            if enough || Instant::now() > deadline {
+                break;
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let sessions = sessions.into_inner();
+    println!("{mode:?}: {sessions} sessions during 100 reloads, none lost");
+    assert!(sessions >= 20, "{sessions} sessions are no load");
+    agent.expect_no_strays();
+    assert_eq!(agent.refused(), 0);
 }
 
 #[test]

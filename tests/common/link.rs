@@ -393,8 +393,13 @@ impl Link {
     /// Sends `out` and receives `count` bytes at the same time.
     #[track_caller]
     pub fn exchange(&mut self, out: &[u8], count: usize) -> Vec<u8> {
+        self.exchange_by(out, count, Instant::now() + 2 * PATIENCE)
+    }
+
+    /// [`exchange`](Self::exchange) with a deadline of its own.
+    #[track_caller]
+    pub fn exchange_by(&mut self, out: &[u8], count: usize, deadline: Instant) -> Vec<u8> {
         self.queue(out).expect("queue");
-        let deadline = Instant::now() + 2 * PATIENCE;
         let mut all = std::mem::take(&mut self.unread);
         loop {
             let flushed = self.push().unwrap_or_else(|error| panic!("sending: {error}"));

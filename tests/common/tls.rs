@@ -90,8 +90,24 @@ impl Authority {
         pem("CERTIFICATE", self.certificate.der())
     }
 
-    /// A certificate for these names, good for servers and clients.
+    /// A certificate for these names, good for servers and clients, at any time.
     pub fn sign(&self, names: &[&str]) -> Identity {
+        self.sign_with(names, |_| {})
+    }
+
+    /// The same, valid from the beginning of one year to the beginning of another.
+    pub fn sign_for_years(&self, names: &[&str], from: i32, to: i32) -> Identity {
+        self.sign_with(names, |parameters| {
+            parameters.not_before = rcgen::date_time_ymd(from, 1, 1);
+            parameters.not_after = rcgen::date_time_ymd(to, 1, 1);
+        })
+    }
+
+    fn sign_with(
+        &self,
+        names: &[&str],
+        change: impl FnOnce(&mut rcgen::CertificateParams),
+    ) -> Identity {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut parameters = rcgen::CertificateParams::new(names).expect("parameters");
         parameters.distinguished_name.push(rcgen::DnType::CommonName, "signed");
@@ -99,6 +115,7 @@ impl Authority {
             rcgen::ExtendedKeyUsagePurpose::ServerAuth,
             rcgen::ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        change(&mut parameters);
         let key = rcgen::KeyPair::generate().expect("key");
         let issuer = rcgen::Issuer::from_params(&self.parameters, &self.key);
         let certificate = parameters.signed_by(&key, &issuer).expect("signed certificate");
