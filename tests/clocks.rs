@@ -16,6 +16,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -45,8 +46,9 @@ struct Clock {
 }
 
 impl Clock {
-    /// Beside the files of `daemon`; `None`, with the reason printed, where there is none.
-    fn new(daemon: &Daemon, time: &str) -> Option<Self> {
+    /// `None`, with the reason printed, where there is none.
+    fn new(time: &str) -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
         let library = folders
             .map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"))
@@ -59,7 +61,9 @@ impl Clock {
             println!("skipped: another binary may not load this machine's libfaketime");
             return None;
         }
-        let clock = Clock { library, file: daemon.folder().join("clock") };
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("iofog-connector-test-clock-{}-{number}", std::process::id());
+        let clock = Clock { library, file: std::env::temp_dir().join(name) };
         clock.turn(time);
         Some(clock)
     }
@@ -82,7 +86,7 @@ impl Clock {
         ]
     }
 
-    /// Starts a daemon that lives by this clock and has the files of `place`.
+    /// A daemon that lives by this clock.
     fn builder(&self, mode: Mode) -> Builder {
         let builder = Daemon::builder(mode);
         self.environment()
@@ -97,16 +101,7 @@ fn daemon_at(
     time: &str,
     prepare: impl FnOnce(Builder) -> Builder,
 ) -> Option<(Daemon, Clock)> {
-    // The clock's file outlives the daemon's folder, which is made later.
-    let place = Daemon::builder(mode).prepare();
-    let mut clock = Clock::new(&place, time)?;
-    let shared = std::env::temp_dir().join(format!(
-        "iofog-connector-test-clock-{}-{}",
-        std::process::id(),
-        place.block.first
-    ));
-    clock.file = shared;
-    clock.turn(time);
+    let clock = Clock::new(time)?;
     let mut daemon = prepare(clock.builder(mode)).prepare();
     daemon.start();
     Some((daemon, clock))
@@ -321,12 +316,9 @@ fn wrong_clock_refuses_controllers_certificates_and_says_why() {
         let guarded = |builder: Builder| {
             builder.file("controllers.pem", pem).set("controllerca", "controllers.pem")
         };
-        // The API asks for a certificate from the start, so that the test asks it by hand.
-        let place = Daemon::builder(Mode::Tls).prepare();
-        let Some(mut clock) = Clock::new(&place, RIGHT) else { return };
-        clock.file = place.folder().join("clock");
-        clock.turn(RIGHT);
+        let Some(clock) = Clock::new(RIGHT) else { return };
         let mut daemon = guarded(clock.builder(Mode::Tls)).prepare();
+        // The API asks for a certificate from the start.
         daemon.spawn();
         until("the daemon answers", || daemon.control().try_connect().is_ok());
         let identity = authority.sign_for_years(&["controller"], 2020, 2040);
@@ -374,13 +366,12 @@ impl Drop for Tunnel {
 fn tunnel_command_at_a_wrong_clock_trusts_what_is_pinned() {
     let authority = Authority::new("authority");
     let identity = authority.sign_for_years(&["localhost"], 2020, 2040);
-    let daemon = Daemon::builder(Mode::Tls)
+    let Some(clock) = Clock::new(RIGHT) else { return };
+    let mut daemon = Daemon::builder(Mode::Tls)
         .file("server-cert.pem", identity.pem())
         .file("server-key.pem", identity.key_pem())
         .file("authority.pem", authority.pem())
         .prepare();
-    let Some(clock) = Clock::new(&daemon, RIGHT) else { return };
-    let mut daemon = daemon;
     daemon.spawn();
     until("the daemon answers", || daemon.control().try_connect().is_ok());
     let mapping = add(&daemon, PUBLIC);
