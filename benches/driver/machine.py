@@ -5,6 +5,7 @@ import platform
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 # A measurement is disturbed when processes that are not ours use more than this share of one
@@ -49,7 +50,8 @@ def stolen():
 
 
 class Watch:
-    """Sees what disturbs a measurement: `foreign` and `steal`, shares of one core."""
+    """Sees what disturbs a measurement: `foreign` and `steal`, shares of one core; `busiest` is
+    the command of the process that took most."""
 
     def __enter__(self):
         self.began = (processes(), stolen(), time.monotonic())
@@ -59,14 +61,17 @@ class Watch:
         (before, steal, began), after = self.began, processes()
         ticks = TICKS * max(time.monotonic() - began, 0.01)
         ours = descendants(before) | descendants(after)
-        used = 0
+        used, most, self.busiest = 0, 0, None
         for process, (parent, own, children) in after.items():
             # 2 is the kernel's: its threads work for us as for others.
             if process in ours or 2 in (process, parent):
                 continue
             _, own_before, children_before = before.get(process, (0, 0, 0))
             # A new process brings its own time; one that has ended shows in its parent's.
-            used += own + children - own_before - children_before
+            taken = own + children - own_before - children_before
+            used += taken
+            if taken > most:
+                most, self.busiest = taken, process
         self.foreign = round(max(0.0, used / ticks), 3)
         self.steal = round((stolen() - steal) / ticks, 3)
 
@@ -75,10 +80,17 @@ class Watch:
         return self.foreign > FOREIGN or self.steal > STEAL
 
 
-def is_quiet():
+def disturber():
+    """Who disturbs this second, or nothing."""
     with Watch() as watch:
         time.sleep(1)
-    return not watch.disturbed
+    if watch.foreign > FOREIGN:
+        try:
+            name = read(f"/proc/{watch.busiest}/comm").strip()
+        except OSError:
+            name = "a process that has ended"
+        return f"{watch.foreign:.0%} of a core, most of it {name}"
+    return f"the host takes {watch.steal:.0%} of a core away" if watch.disturbed else None
 
 
 def description():
@@ -86,6 +98,27 @@ def description():
     model = next((line.split(":")[1].strip() for line in read("/proc/cpuinfo").splitlines()
                   if line.startswith("model name")), platform.machine())
     return f"{os.cpu_count()} cores ({model}), Linux {platform.release()}"
+
+
+def alone():
+    """Waits until no other benchmark runs here, whose ports are the same; hold what it gives."""
+    lock = socket.socket(socket.AF_UNIX)
+    told = False
+    while True:
+        try:
+            # A name without a file: the kernel forgets it with this process.
+            lock.bind("\0iofog-connector-benchmark")
+            return lock
+        except OSError:
+            if not told:
+                print("Another benchmark runs on this machine: waiting.", file=sys.stderr)
+            told = True
+            time.sleep(1)
+
+
+def may(prefix):
+    """Whether this user may start programs so."""
+    return subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
 
 
 class Process:

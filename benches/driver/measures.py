@@ -24,13 +24,21 @@ WARM_UP = 10
 # every 5 s.
 GIVING_BACK = 6
 
+# Seconds after which a relay has done what a new tunnel or session needs.
+SETTLING = 0.3
+
 
 def loadgen(context, *words):
-    done = subprocess.run([context.loadgen, *map(str, words)], capture_output=True, text=True,
-                          timeout=120, check=False)
+    return output([context.loadgen, *map(str, words)])
+
+
+def output(command):
+    """What a command prints on its last line, as JSON."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"loadgen {words[0]}: {done.stderr.strip()[-300:]}")
-    return json.loads(done.stdout or "{}")
+        raise RuntimeError(f"{' '.join(command[:4])}: {done.stderr.strip()[-300:]}")
+    lines = done.stdout.splitlines()
+    return json.loads(lines[-1]) if lines else {}
 
 
 def traffic(relay, name, seconds):
@@ -72,47 +80,47 @@ def hold(relay, users):
     return holder
 
 
-def memory(relay, count):
-    """Resident memory of idle tunnels (the connector's) and idle sessions, of a fresh relay."""
+def memory(relay, counts, keep):
+    """Resident memory of idle tunnels (the connector's) and idle sessions, of a fresh relay; each
+    count's figures go to `keep`."""
     ours = isinstance(relay, relays.Connector)
-    resident = lambda: machine.resident_kb(relay.pid)
     if ours:
         relay.start_daemon()
     else:
         relay.start()
-    figures = {"start_kb": resident()}
+    start = relay.resident_kb()
+    sessions(relay, WARM_UP, ours)
+    for count in counts:
+        base = relay.resident_kb()
+        idle_tunnels, paired = sessions(relay, count, ours)
+        figures = {"start_kb": start, "base_kb": base, "session_kb": (paired - base) / count}
+        if ours:
+            figures |= {"tunnel_kb": (idle_tunnels - base) / count,
+                        "left_kb": relay.resident_kb() - base}
+        keep(count, figures)
 
-    def sessions(number, look):
-        agent = relay.agent(number) if ours else None
-        time.sleep(0.5)
-        look("tunnel")
-        holder = hold(relay, number)
-        time.sleep(0.5)
-        look("session")
-        holder.stop()
-        # A version 1 session lingers for a second after its user.
-        time.sleep(1.5)
-        if agent:
-            agent.stop()
-            relay.running.remove(agent)
+
+def sessions(relay, number, ours):
+    """Has so many idle sessions come and go: resident memory with their tunnels and with them."""
+    agent = relay.agent(number) if ours else None
+    time.sleep(SETTLING)
+    idle_tunnels = relay.resident_kb()
+    holder = hold(relay, number)
+    time.sleep(SETTLING)
+    paired = relay.resident_kb()
+    holder.stop()
+    if agent:
+        agent.stop()
+        relay.running.remove(agent)
         time.sleep(GIVING_BACK)
-
-    sessions(WARM_UP, lambda _: None)
-    base = resident()
-    seen = {}
-    sessions(count, lambda what: seen.update({what: resident()}))
-    figures["session_kb"] = (seen["session"] - base) / count
-    if ours:
-        figures["tunnel_kb"] = (seen["tunnel"] - base) / count
-    figures |= {"base_kb": base, "left_kb": resident() - base}
-    return figures
+    return idle_tunnels, paired
 
 
 def idle(relay, seconds):
     """What the daemon does with nobody connected."""
     relay.start_daemon()
     time.sleep(1)
-    figures = {"resident_kb": machine.resident_kb(relay.pid)}
+    figures = {"resident_kb": relay.resident_kb()}
     before = machine.wakeups(relay.pid), machine.bytes_written(relay.pid)
     time.sleep(seconds)
     after = machine.wakeups(relay.pid), machine.bytes_written(relay.pid)

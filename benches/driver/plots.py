@@ -1,70 +1,107 @@
-"""Bar charts as SVG, drawn by hand."""
+"""Bar charts as SVG, drawn by hand: medians, and a line from the least to the greatest."""
 
 import os
 from xml.sax.saxutils import escape
 
 from . import relays
 
-WIDTH, LABEL, BAR, GAP = 760, 230, 13, 10
-COLOURS = ["#2f6f9f", "#7fb2d6", "#b5651d", "#e3b27f"]
-OURS = "#eef5ea"
+WIDTH, LABEL, BAR, GAP, HEAD = 820, 230, 14, 10, 24
+# Room for a figure beyond the longest bar.
+FIGURE = 64
+COLOURS = ["#2f6f9f", "#8fbfe0", "#b5651d", "#e9bf90"]
+OURS = "#e8f1e2"
+
+FLOWS = [("up, 1 session", "up1"), ("down, 1", "down1"), ("up, 8 sessions", "up8"),
+         ("down, 8", "down8")]
 
 PLOTS = [
     ("throughput", "Throughput, Gbit/s (more is better)",
-     [("up, 1", "up1", "gbit_s"), ("down, 1", "down1", "gbit_s"),
-      ("up, 8", "up8", "gbit_s"), ("down, 8", "down8", "gbit_s")]),
-    ("processor", "Processor time of the server, s/GB (less is better)",
-     [("up, 1", "up1", "cpu_s_per_gb"), ("down, 1", "down1", "cpu_s_per_gb"),
-      ("up, 8", "up8", "cpu_s_per_gb"), ("down, 8", "down8", "cpu_s_per_gb")]),
-    ("latency", "64-byte ping-pong, us (less is better)",
-     [("p50, 1 connection", "ping1", "p50_us"),
-      ("CPU per request, 50 connections", "ping50", "cpu_us_per_request")]),
-    ("connections", "Connections per second (more is better)",
-     [("connect, 64 bytes, close", "connect", "connections_s")]),
+     [(label, measure, "gbit_s") for label, measure in FLOWS]),
+    ("processor", "Processor time of the server process, seconds per gigabyte (less is better)",
+     [(label, measure, "cpu_s_per_gb") for label, measure in FLOWS]),
+    ("latency", "Request and answer of 64 bytes, microseconds (less is better)",
+     [("time, median, 1 connection", "ping1", "p50_us"),
+      ("server's processor time each, 50 connections", "ping50", "cpu_us_per_request")]),
+    ("connections", "Connections: connect, shake hands, 64 bytes, close; per second "
+     "(more is better)", [("per second", "connect", "connections_s")]),
+    ("memory", "Resident memory of each of 1,000, KiB (less is better)",
+     [("idle tunnel", "memory1000", "tunnel_kb"), ("idle session", "memory1000", "session_kb")]),
 ]
 
 
 def write(results, folder):
+    """One file for each plot that there are figures for."""
     for name, title, series in PLOTS:
-        with open(os.path.join(folder, f"{name}.svg"), "w") as file:
-            file.write(plot(results, title, series))
+        rows = rows_of(results, series)
+        if rows:
+            with open(os.path.join(folder, f"{name}.svg"), "w") as file:
+                file.write(plot(title, [label for label, *_ in series], rows))
 
 
-def plot(results, title, series):
+def rows_of(results, series):
+    """Plain relays, then those with TLS; each with its series' values in ascending order."""
     rows = []
-    for relay in relays.ALL:
-        values = [results.median(relay.name, measure, key) for _, measure, key in series]
-        if any(value is not None for value in values):
+    for relay in sorted(relays.ALL, key=lambda relay: relay.sealed):
+        values = [sorted(results.values(relay.name, measure, key)) for _, measure, key in series]
+        if any(values):
             rows.append((relay, values))
-    greatest = max((value for _, values in rows for value in values if value), default=1)
-    height = 60 + len(rows) * (len(series) * BAR + GAP)
-    scale = (WIDTH - LABEL - 60) / greatest
-    shapes = [f'<text x="10" y="20" font-size="15" font-weight="bold">{escape(title)}</text>']
+    return rows
+
+
+def text(x, y, said, more=""):
+    return f'<text x="{x:.1f}" y="{y:.1f}"{more}>{escape(said)}</text>'
+
+
+def rectangle(x, y, width, height, colour):
+    return (f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" '
+            f'fill="{colour}"/>')
+
+
+def plot(title, labels, rows):
+    scale = (WIDTH - LABEL - FIGURE) / max(max(value[-1] for value in values if value)
+                                           for _, values in rows)
+    shapes = [text(10, 22, title, ' font-size="15" font-weight="bold"')]
     at = 10
-    for colour, (label, *_) in zip(COLOURS, series):
-        shapes.append(f'<rect x="{at}" y="30" width="11" height="11" fill="{colour}"/>'
-                      f'<text x="{at + 16}" y="40">{escape(label)}</text>')
-        at += 40 + 7 * len(label)
-    top = 54
+    for colour, label in zip(COLOURS, labels):
+        shapes += [rectangle(at, 34, 11, 11, colour), text(at + 16, 44, label)]
+        at += 46 + 6.4 * len(label)
+    top, sealed = 58, None
     for relay, values in rows:
-        block = len(series) * BAR
+        if relay.sealed != sealed:
+            sealed = relay.sealed
+            shapes.append(text(10, top + 14, "TLS" if sealed else "plain TCP",
+                               ' font-weight="bold" fill="#555"'))
+            top += HEAD
+        shown = [(place, value) for place, value in enumerate(values) if value]
+        block = len(shown) * BAR
         if relay in relays.OURS:
-            shapes.append(f'<rect x="0" y="{top - GAP / 2}" width="{WIDTH}" '
-                          f'height="{block + GAP}" fill="{OURS}"/>')
-        name = escape(relay.title.replace("*", ""))
-        shapes.append(f'<text x="{LABEL - 8}" y="{top + block / 2 + 4}" '
-                      f'text-anchor="end">{name}</text>')
-        for place, value in enumerate(values):
-            if value is None:
-                continue
-            y, length = top + place * BAR, value * scale
-            shown = f"{value:,.0f}" if value >= 100 else f"{value:.2f}".rstrip("0").rstrip(".")
-            shapes.append(f'<rect x="{LABEL}" y="{y}" width="{length:.1f}" height="{BAR - 2}" '
-                          f'fill="{COLOURS[place]}"/>'
-                          f'<text x="{LABEL + length + 4:.1f}" y="{y + 10}" '
-                          f'font-size="10">{shown}</text>')
+            shapes.append(rectangle(0, top - GAP / 2, WIDTH, block + GAP, OURS))
+        shapes.append(text(LABEL - 8, top + block / 2 + 3, relay.title.replace("*", ""),
+                           ' text-anchor="end"'))
+        for line, (place, value) in enumerate(shown):
+            shapes += bar(top + line * BAR, value, scale, COLOURS[place])
         top += block + GAP
+    height = top + 6
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-            f'font-family="sans-serif" font-size="12">\n'
-            f'<rect width="{WIDTH}" height="{height}" fill="white"/>\n'
-            + "\n".join(shapes) + "\n</svg>\n")
+            f'font-family="DejaVu Sans, Verdana, sans-serif" font-size="12">\n'
+            f'{rectangle(0, 0, WIDTH, height, "white")}\n' + "\n".join(shapes) + "\n</svg>\n")
+
+
+def bar(y, values, scale, colour):
+    """A bar as long as the median, with the spread across its end and its figure behind both."""
+    middle = len(values) // 2
+    median = values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
+    least, greatest = values[0] * scale, values[-1] * scale
+    yield rectangle(LABEL, y, median * scale, BAR - 2, colour)
+    if greatest - least > 1:
+        line = y + (BAR - 2) / 2
+        yield (f'<path d="M{LABEL + least:.1f} {line}H{LABEL + greatest:.1f}M{LABEL + least:.1f} '
+               f'{line - 3}v6M{LABEL + greatest:.1f} {line - 3}v6" stroke="#333" fill="none"/>')
+    yield text(LABEL + greatest + 5, y + 10, figure(median), ' font-size="11"')
+
+
+def figure(value):
+    """Three digits, as far as they mean something."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

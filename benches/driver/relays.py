@@ -28,9 +28,6 @@ PASSCODE = "3f2b8c1e-0000-4000-8000-000000000000"
 # version 1 session lingers (protocol page, section 6).
 READY = 1000
 
-# The same cipher for all that speak TLS.
-TLS = ["--tls", "--cipher", "aes128"]
-
 
 class Context:
     """Folders and programs that all relays share."""
@@ -52,8 +49,8 @@ class Context:
         path = os.path.join(self.peers, "bin", name)
         return path if os.path.exists(path) else shutil.which(name)
 
-    def start_backend(self):
-        backend = machine.Process([self.loadgen, "backend", "--listen", BACKEND],
+    def start_backend(self, prefix=()):
+        backend = machine.Process([*prefix, self.loadgen, "backend", "--listen", BACKEND],
                                   self.path("backend.log"))
         machine.wait_for_port(BACKEND)
         return backend
@@ -74,7 +71,10 @@ class Relay:
     """One way for users to reach the backend."""
 
     title = name = ""
-    tls = False
+    # Whether users speak TLS, and whether there is any.
+    tls = sealed = False
+    # The same for all whose peers can choose.
+    cipher = "aes128"
     port = BACKEND
 
     def __init__(self, context):
@@ -98,7 +98,10 @@ class Relay:
         return process
 
     def client_options(self):
-        return TLS if self.tls else []
+        return ["--tls", "--cipher", self.cipher] if self.tls else []
+
+    def resident_kb(self):
+        return machine.resident_kb(self.pid)
 
     def startup(self):
         """Ports and command for the start-up test, or nothing."""
@@ -169,20 +172,25 @@ class HaproxySplice(Haproxy):
 
 class HaproxyTls(Haproxy):
     name, title, tls, legs = "haproxy-tls", "HAProxy, TLS on both legs", True, (True, True)
+    sealed = True
 
 
 class HaproxyTlsUser(Haproxy):
     name, title, tls, legs = "haproxy-tls-user", "HAProxy, TLS on the user's leg", True, (True, False)
+    sealed = True
 
 
 class Rathole(Relay):
     name, title, port = "rathole", "rathole server (plus its client)", RATHOLE_USERS
     env = {"RUST_LOG": "error"}
+    # What both its ends are told of the way between them.
+    transports = ("", "")
 
     def startup(self):
-        config = self.context.write("rathole-server.toml", f"""[server]
+        config = self.context.write(f"{self.name}-server.toml", f"""[server]
 bind_addr = "127.0.0.1:{RATHOLE}"
 default_token = "t"
+{self.transports[0]}
 [server.services.a]
 bind_addr = "127.0.0.1:{RATHOLE_USERS}"
 nodelay = true
@@ -190,9 +198,10 @@ nodelay = true
         return [RATHOLE], [self.context.peer("rathole"), "--server", config]
 
     def start(self):
-        client = self.context.write("rathole-client.toml", f"""[client]
+        client = self.context.write(f"{self.name}-client.toml", f"""[client]
 remote_addr = "127.0.0.1:{RATHOLE}"
 default_token = "t"
+{self.transports[1]}
 [client.services.a]
 local_addr = "127.0.0.1:{BACKEND}"
 nodelay = true
@@ -205,6 +214,31 @@ nodelay = true
 
     def binary(self):
         return self.context.peer("rathole")
+
+
+class RatholeTls(Rathole):
+    """Its library chooses the cipher: AES-256-GCM as a rule."""
+
+    name, title, sealed = "rathole-tls", "rathole, TLS on the tunnel's leg", True
+
+    def __init__(self, context):
+        super().__init__(context)
+        certificate, key = context.certificate()
+        identity = context.path("identity.pfx")
+        if not os.path.exists(identity):
+            subprocess.run(["openssl", "pkcs12", "-export", "-inkey", key, "-in", certificate,
+                            "-out", identity, "-passout", "pass:x"], check=True)
+        self.transports = (f"""[server.transport]
+type = "tls"
+[server.transport.tls]
+pkcs12 = "{identity}"
+pkcs12_password = "x"
+""", f"""[client.transport]
+type = "tls"
+[client.transport.tls]
+trusted_root = "{certificate}"
+hostname = "localhost"
+""")
 
 
 class Bore(Relay):
@@ -232,6 +266,8 @@ class Connector(Relay):
     """The daemon, with the stand-in agent."""
 
     name, title, version, port = "connector-v1", "**connector**, version 1 tunnels", 1, USERS
+    # For handshakes and relays; as many as there are processors, if not given.
+    threads = None
 
     def configure(self, mappings=1):
         """Settings and state in a folder of their own; gives the command to start it."""
@@ -245,7 +281,7 @@ class Connector(Relay):
         } for number in range(mappings)]
         self.context.write(f"{home}/configs.json", json.dumps({"mappings": listed}))
         self.context.write(f"{home}/iofog-connector.conf", json.dumps({
-            "ports": [f"{TUNNELS}-{LAST_PORT}"], "exclude": [], "broker": 5672,
+            **({"threads": self.threads} if self.threads else {}), "ports": [f"{TUNNELS}-{LAST_PORT}"], "exclude": [], "broker": 5672,
             "address": "127.0.0.1", "dev": not self.tls, "api": f"127.0.0.1:{API}",
             "listen": "127.0.0.1", "loglevel": "warn"}))
         if self.tls:
@@ -262,15 +298,15 @@ class Connector(Relay):
         ports = [API] + ([USERS + 2 * (mappings - 1)] if mappings else [])
         return ports, self.configure(mappings)
 
-    def start_daemon(self):
-        self.run(self.configure())
+    def start_daemon(self, mappings=1):
+        self.run(self.configure(mappings))
         machine.wait_for_port(API)
         machine.wait_for_port(TUNNELS)
 
-    def agent(self, tunnels=READY):
+    def agent(self, tunnels=READY, prefix=()):
         """Starts an agent, and returns it once its tunnels are ready."""
         agent = self.run(
-            [self.context.loadgen, "agent", "--target", TUNNELS, "--passcode", PASSCODE,
+            [*prefix, self.context.loadgen, "agent", "--target", TUNNELS, "--passcode", PASSCODE,
              "--backend", BACKEND, "--connections", tunnels, "--version", self.version,
              *self.client_options()], lines=True)
         agent.wait_for("READY")
@@ -290,14 +326,16 @@ class ConnectorTwo(Connector):
 
 class ConnectorTls(Connector):
     name, title, tls = "connector-tls-v1", "**connector**, TLS, version 1", True
+    sealed = True
 
 
 class ConnectorTlsTwo(ConnectorTwo):
     name, title, tls = "connector-tls-v2", "**connector**, TLS, version 2", True
+    sealed = True
 
 
 OURS = [Connector, ConnectorTwo, ConnectorTls, ConnectorTlsTwo]
-PEERS = [Haproxy, HaproxySplice, HaproxyTls, HaproxyTlsUser, Rathole, Bore]
+PEERS = [Haproxy, HaproxySplice, HaproxyTls, HaproxyTlsUser, Rathole, RatholeTls, Bore]
 YARDSTICKS = [Direct, Splice]
 ALL = YARDSTICKS + PEERS + OURS
 BY_NAME = {relay.name: relay for relay in ALL}

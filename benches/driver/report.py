@@ -1,13 +1,9 @@
 """Results as tables: medians with their spread, and the targets met or not."""
 
 import os
-import re
 import statistics
 
 from . import plots, relays, targets
-
-BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
-
 
 class Results:
     """Figures by relay and measure."""
@@ -80,7 +76,26 @@ TABLES = [
         ("left after, KiB", "memory5000", "left_kb"),
         ("start to listening, ms", "startup", "ms"),
         ("with 500 mappings, ms", "startup500", "ms"), ("binary, MB", "binary", "mb")]),
+    *[(f"Two saturated sessions, {direction}", [
+        ("1 thread, Gbit/s", "sharing", f"{direction}1_gbit_s"),
+        ("2 threads, Gbit/s", "sharing", f"{direction}2_gbit_s"),
+        ("ratio", "sharing", f"{direction}_ratio"),
+        ("ratio per second of the busiest thread", "sharing", f"{direction}_free_ratio"),
+        ("least busy / busiest of 2", "sharing", f"{direction}_balance"),
+        ("the ends' share, processors", "sharing", f"{direction}2_load_cores")])
+      for direction in ("up", "down")],
+    *[(f"Ping-pong of 64 bytes on 4 connections beside one saturated session, {place}", [
+        ("p99 us, quiet", "neighbours", f"quiet{threads}_p99_us"),
+        ("beside an upload", "neighbours", f"up{threads}_p99_us"),
+        ("ratio", "neighbours", f"up{threads}_ratio"),
+        ("beside a download", "neighbours", f"down{threads}_p99_us"),
+        ("ratio", "neighbours", f"down{threads}_ratio"),
+        ("p50 us, quiet", "neighbours", f"quiet{threads}_p50_us"),
+        ("beside an upload", "neighbours", f"up{threads}_p50_us"),
+        ("beside a download", "neighbours", f"down{threads}_p50_us")])
+      for threads, place in ((1, "all on one thread"), (2, "on two threads"))],
     ("Doing nothing", [
+        ("resident, KiB", "idle", "resident_kb"),
         ("wake-ups/s", "idle", "wakeups_s"), ("bytes written", "idle", "written_bytes"),
         ("1,000 beating tunnels, % of a core", "beating", "percent")]),
 ]
@@ -128,12 +143,18 @@ def table(heads, rows):
 
 
 def write_docs(lines, folder):
-    """Puts the tables into docs/performance.md, between its marks, and draws the plots."""
+    """Puts the tables into docs/performance.md and draws the plots."""
+    write_between("results", markdown(lines), folder)
+    plots.write(Results(lines), folder)
+
+
+def write_between(name, text, folder):
+    """Replaces what docs/performance.md has between two marks; the rest stays as it is."""
     path = os.path.join(folder, "performance.md")
     with open(path) as file:
-        text = file.read()
-    made = BEGIN + "\n" + markdown(lines) + "\n" + END
-    marks = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
+        before, begin, rest = file.read().partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- end of {name} -->\n")
+    if not end:
+        raise SystemExit(f"{path} has no marks for {name}")
     with open(path, "w") as file:
-        file.write(marks.sub(lambda _: made, text))
-    plots.write(Results(lines), folder)
+        file.write(f"{before}{begin}\n{text}\n{end}{after}")

@@ -6,7 +6,7 @@ FLOWS = {"up1": "up, 1 session", "down1": "down, 1", "up8": "up, 8", "down8": "d
 
 def rows(results):
     """Cells for each target: measure, target, measured, verdict."""
-    return list(ratios(results)) + list(absolutes(results))
+    return [*ratios(results), *threads(results), *absolutes(results)]
 
 
 def verdict(value, limit, at_least):
@@ -52,6 +52,24 @@ def ratios(results):
         yield ["CPU per TLS handshake, version 2 (2 a session)",
                "at most 1.2 x HAProxy's (1 a session)", f"{ratio / 2:.2f} x",
                verdict(ratio / 2, 1.2, False)]
+
+
+def threads(results):
+    # Of TLS alone: the ends of plain sessions cost as much as their relay.
+    for way in ("up", "down"):
+        for key, what in [("ratio", "2 threads to 1"),
+                          ("free_ratio", "the same per second of the busiest thread")]:
+            value = results.median(TLS, "sharing", f"{way}_{key}")
+            if value is not None:
+                yield [f"two saturated TLS sessions {way}, {what}", "at least 1.7 x",
+                       f"{value:.2f} x", verdict(value, 1.7, True)]
+    for relay, name in [(NEAR, "plain"), (TLS, "TLS")]:
+        for count, place in [(1, "on its thread"), (2, "on two threads")]:
+            for way, what in [("up", "an upload"), ("down", "a download")]:
+                value = results.median(relay, "neighbours", f"{way}{count}_ratio")
+                if value is not None:
+                    yield [f"ping-pong p99 beside {what}, {place}, {name}",
+                           "at most 5 x quiet", f"{value:.2f} x", verdict(value, 5, False)]
 
 
 def absolutes(results):

@@ -146,7 +146,7 @@ impl Connection {
             if self.role != Some(SOURCE) {
                 break;
             }
-            match sys::send_file(self.fd, source, CHUNK) {
+            match sys::send_file(self.fd, source, 0, CHUNK) {
                 Ok(_) => {}
                 Err(error) if sys::would_block(&error) => break,
                 Err(_) => return Err(()),

@@ -16,6 +16,7 @@ mod cost;
 mod hold;
 mod pingpong;
 mod record;
+mod saturate;
 mod splice;
 mod startup;
 mod sys;
@@ -34,6 +35,8 @@ const HELP: &str = "usage: loadgen COMMAND [OPTIONS]
   throughput  --target PORT [--dir up|down] [--conns N] [--secs S]
   pingpong    --target PORT [--conns N] [--size BYTES] [--secs S | --requests N]
   connections --target PORT [--conns N] [--size BYTES] [--secs S | --requests N]
+  saturate    --target PORT --tunnels PORT --passcode P [--dir up|down]
+              [--conns N] [--secs S]
   hold        --target PORT [--conns N]
   startup     --port PORT [--port PORT] [--rounds N] -- COMMAND ARGUMENTS
 All but backend, splice and startup take --tls [--cipher aes128|aes256|chacha];
@@ -51,6 +54,7 @@ fn main() {
         "throughput" => throughput::run(&arguments),
         "pingpong" => pingpong::run(&arguments),
         "connections" => connections::run(&arguments),
+        "saturate" => saturate::run(&arguments),
         "hold" => hold::run(&arguments),
         "startup" => startup::run(&arguments),
         _ => die(HELP),

@@ -174,9 +174,14 @@ pub(crate) fn memory_file(bytes: &[u8]) -> io::Result<RawFd> {
     Ok(fd)
 }
 
-/// Sends up to `count` bytes from the start of `file` without copying them.
-pub(crate) fn send_file(socket: RawFd, file: RawFd, count: usize) -> io::Result<usize> {
-    let mut offset = 0;
+/// Sends up to `count` bytes of `file`, from `offset` on, without copying them.
+pub(crate) fn send_file(
+    socket: RawFd,
+    file: RawFd,
+    offset: usize,
+    count: usize,
+) -> io::Result<usize> {
+    let mut offset = offset as libc::off_t;
     // SAFETY: the offset is a variable of this frame.
     check(unsafe { libc::sendfile(socket, file, &mut offset, count) })
 }

@@ -88,7 +88,7 @@ fn move_bytes(user: &mut User, role: u8, shared: &Shared) -> io::Result<()> {
     let file = sys::memory_file(&buffer)?;
     while !shared.over.load(Relaxed) {
         let count = match (role, &mut *user) {
-            (SINK, User::Plain(_)) => sys::send_file(user.fd(), file, CHUNK)?,
+            (SINK, User::Plain(_)) => sys::send_file(user.fd(), file, 0, CHUNK)?,
             (SINK, User::Tls(_)) => user.send(&buffer).map(|()| CHUNK)?,
             (_, User::Plain(_)) => sys::discard(user.fd(), 4 * CHUNK)?,
             (_, User::Tls(_)) => user.receive(&mut buffer)?,

@@ -359,8 +359,8 @@ fn tls_ended(tls: &mut ClientConnection) -> bool {
     tls.process_new_packets().is_ok_and(|state| state.peer_has_closed())
 }
 
-/// A socket as rustls wants it.
-struct Socket(RawFd);
+/// A file as rustls wants it.
+pub(crate) struct Socket(pub(crate) RawFd);
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -9,7 +9,9 @@ use std::time::Duration;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::arguments::Arguments;
+use crate::sys;
 use crate::tls;
+use crate::tunnel::Socket;
 
 /// A user gives up on an answer after this time.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,7 +32,12 @@ pub(crate) enum User {
 impl Dial {
     /// To `--target`, with `--tls` or without.
     pub(crate) fn new(arguments: &Arguments) -> Self {
-        Dial { target: arguments.port("target"), tls: tls::config(arguments) }
+        Dial::to(arguments, "target")
+    }
+
+    /// To the port of another option.
+    pub(crate) fn to(arguments: &Arguments, option: &str) -> Self {
+        Dial { target: arguments.port(option), tls: tls::config(arguments) }
     }
 
     /// Whether users speak TLS.
@@ -77,6 +84,22 @@ impl User {
             User::Plain(socket) => socket.write_all(bytes),
             User::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
         }
+    }
+
+    /// Whether it speaks TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self, User::Tls(_))
+    }
+
+    /// Writes to `file` what would be sent of `bytes`, for somebody to send it later: how much.
+    pub(crate) fn seal(&mut self, bytes: &[u8], file: RawFd) -> io::Result<usize> {
+        let User::Tls(stream) = self else { return sys::write(file, bytes) };
+        stream.conn.writer().write_all(bytes)?;
+        let mut written = 0;
+        while stream.conn.wants_write() {
+            written += stream.conn.write_tls(&mut Socket(file))?;
+        }
+        Ok(written)
     }
 
     /// Receives some bytes.
