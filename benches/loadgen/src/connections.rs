@@ -19,15 +19,17 @@ const OVER: u8 = 2;
 /// After a failure a worker pauses, so that a refusing relay is not flooded.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Measures for `--secs`; or makes exactly `--requests` connections one after the other, for who
-/// counts something else meanwhile.
+/// Measures for `--secs`; or makes exactly `--requests` connections one after the other with
+/// `--pause-ms` between them, for who counts something else meanwhile.
 pub(crate) fn run(arguments: &Arguments) {
     let dial = Dial::new(arguments);
     let size: usize = arguments.get("size").unwrap_or(64);
     if let Some(requests) = arguments.get("requests") {
         let (request, mut answer) = (request(size), vec![0; size]);
+        let pause = Duration::from_millis(arguments.get("pause-ms").unwrap_or(0));
         for _ in 0..requests {
             connection(&dial, &request, &mut answer).unwrap_or_else(|error| die(error));
+            thread::sleep(pause);
         }
         return;
     }
