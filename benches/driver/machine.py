@@ -62,16 +62,18 @@ class Watch:
         ticks = TICKS * max(time.monotonic() - began, 0.01)
         ours = descendants(before) | descendants(after)
         used, most, self.busiest = 0, 0, None
-        for process, (parent, own, children) in after.items():
+        for process in before.keys() | after.keys():
+            parent = after.get(process, before.get(process))[0]
             # 2 is the kernel's: its threads work for us as for others.
             if process in ours or 2 in (process, parent):
                 continue
+            # The time of one that has ended goes on in its parent's: what it had before is
+            # not new.
+            _, own, children = after.get(process, (0, 0, 0))
             _, own_before, children_before = before.get(process, (0, 0, 0))
-            # A new process brings its own time; one that has ended shows in its parent's.
-            taken = own + children - own_before - children_before
-            used += taken
-            if taken > most:
-                most, self.busiest = taken, process
+            used += own + children - own_before - children_before
+            if own - own_before > most:
+                most, self.busiest = own - own_before, process
         self.foreign = round(max(0.0, used / ticks), 3)
         self.steal = round((stolen() - steal) / ticks, 3)
 

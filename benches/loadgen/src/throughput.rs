@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &Arguments) {
         })
         .collect();
     begin.wait();
-    thread::sleep(Duration::from_secs_f64(arguments.get("warmup").unwrap_or(0.3)));
+    thread::sleep(Duration::from_secs_f64(arguments.get("warmup").unwrap_or(0.2)));
     let cost = Cost::begin(arguments);
     let (bytes, began) = (shared.bytes.load(Relaxed), sys::now());
     thread::sleep(Duration::from_secs_f64(seconds));
