@@ -237,26 +237,6 @@ impl Reactor {
             woken.push(entry.remove());
         }
     }
-
-    /// Has the kernel watch a socket for more than it does so far.
-    fn watch(&self, key: usize, socket: impl AsFd, direction: u8) -> io::Result<()> {
-        let mut sources = self.sources.borrow_mut();
-        let Some(source) = sources.get_mut(key) else { return Err(no_reactor()) };
-        let input = EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
-        let wanted = if direction == WRITE { input | EventFlags::OUT } else { input };
-        if source.watched.contains(wanted) {
-            return Ok(());
-        }
-        let data = EventData::new_u64(key as u64);
-        // The kernel tells at once what is ready already.
-        if source.watched.is_empty() {
-            epoll::add(&self.epoll, socket, data, wanted)?;
-        } else {
-            epoll::modify(&self.epoll, socket, data, wanted)?;
-        }
-        source.watched = wanted;
-        Ok(())
-    }
 }
 
 impl Wake for Alarm {
@@ -299,6 +279,30 @@ impl Source {
         }
     }
 
+    /// Has the kernel watch a socket for more than it does so far.
+    fn watch(
+        &mut self,
+        epoll: &OwnedFd,
+        key: u32,
+        socket: impl AsFd,
+        direction: u8,
+    ) -> io::Result<()> {
+        let input = EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
+        let wanted = if direction == WRITE { input | EventFlags::OUT } else { input };
+        if self.watched.contains(wanted) {
+            return Ok(());
+        }
+        let data = EventData::new_u64(key.into());
+        // The kernel tells at once what is ready already.
+        if self.watched.is_empty() {
+            epoll::add(epoll, socket, data, wanted)?;
+        } else {
+            epoll::modify(epoll, socket, data, wanted)?;
+        }
+        self.watched = wanted;
+        Ok(())
+    }
+
     fn waiting(&mut self, direction: u8) -> &mut Option<Waker> {
         if direction == WRITE { &mut self.writer } else { &mut self.reader }
     }
@@ -336,15 +340,22 @@ impl Place {
         self.with(|source| source.ready &= !bits);
     }
 
-    /// Keeps the waker of the polling task for the next event of `direction`.
+    /// Keeps the waker of the polling task for the next event of `direction`, which the kernel
+    /// watches from the first time on.
     fn wait(&self, context: &Context<'_>, direction: u8, socket: impl AsFd) -> io::Result<()> {
-        with(|reactor| reactor.watch(self.key as usize, socket, direction))
-            .ok_or_else(no_reactor)??;
-        self.with(|source| match source.waiting(direction) {
-            Some(waker) => waker.clone_from(context.waker()),
-            none => *none = Some(context.waker().clone()),
-        });
-        Ok(())
+        with(|reactor| {
+            let mut sources = reactor.sources.borrow_mut();
+            let source = sources.get_mut(self.key as usize);
+            let source = source.filter(|_| reactor.number == self.reactor);
+            let source = source.ok_or_else(no_reactor)?;
+            source.watch(&reactor.epoll, self.key, socket, direction)?;
+            match source.waiting(direction) {
+                Some(waker) => waker.clone_from(context.waker()),
+                none => *none = Some(context.waker().clone()),
+            }
+            Ok(())
+        })
+        .unwrap_or_else(|| Err(no_reactor()))
     }
 }
 

@@ -228,7 +228,8 @@ impl Side {
     }
 
     fn poll_flush(&mut self, context: &Context<'_>) {
-        if self.output == Output::Broken {
+        if self.output == Output::Broken || (!self.stream.is_tls() && self.is_flushed()) {
+            self.answers = 0;
             return;
         }
         match self.stream.poll_flush(context) {
@@ -567,10 +568,13 @@ impl Future for Relay {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ended> {
         let mut turn = 0;
+        // A direction that has nothing to move is woken when it has.
+        let mut goes_on = [true; 2];
         loop {
-            let moved = [0, 1].map(|from| self.pump(context, from));
+            let moved = [0, 1].map(|from| if goes_on[from] { self.pump(context, from) } else { 0 });
+            goes_on = moved.map(|moved| moved > 0);
             turn += moved[0].max(moved[1]);
-            if moved == [0, 0] {
+            if goes_on == [false; 2] {
                 break;
             }
             if turn >= limits::TURN {
