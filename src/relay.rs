@@ -135,7 +135,7 @@ pub struct Relay {
     /// Whether leg 1 is a user whose end cannot be told to the version 1 agent on leg 0.
     lingers: bool,
     started: Instant,
-    /// When bytes last moved, either way.
+    /// When bytes last moved, either way, or a direction ended.
     moved_at: Instant,
     timer: Timer,
     bytes: [u64; 2],
@@ -404,13 +404,16 @@ impl Relay {
         let read = match received {
             Poll::Pending => return 0,
             Poll::Ready(Ok(Received::Bytes(count))) => count.max(1),
+            // The silence that ends a session counts from here, however long it was silent before.
             Poll::Ready(Ok(Received::Ended)) => {
                 source.input = Input::Ended;
+                self.moved_at = now();
                 0
             }
             Poll::Ready(Err(_)) => {
                 source.input = Input::Broken;
                 source.output = Output::Broken;
+                self.moved_at = now();
                 0
             }
         };

@@ -27,6 +27,7 @@ in_both_modes!(
     answer_cut_in_a_pause_for_waiting_users_never_reaches_them,
     answer_arrives_whole_although_its_user_is_still_uploading,
     what_follows_a_wrong_token_never_reaches_the_user,
+    silence_before_an_end_does_not_count_towards_finwait,
     tunnel_amid_a_heartbeat_carries_no_session_before_it_is_whole,
     tunnel_older_than_the_wariness_is_given_after_its_quiet_time,
     places_given_back_together_let_in_as_many_newcomers,
@@ -256,6 +257,26 @@ fn what_follows_a_wrong_token_never_reaches_the_user(mode: Mode) {
         agent.send(right);
         user.expect(b"hello");
     }
+}
+
+fn silence_before_an_end_does_not_count_towards_finwait(mode: Mode) {
+    const FINWAIT: u64 = 1500;
+    let daemon = Daemon::builder(mode).set("finwait", FINWAIT).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut agent = tunnel_of_version_two(&daemon, &mapping);
+    let mut user = daemon.user(&mapping);
+    user.send(b"question");
+    expect_header(&mut agent);
+    agent.send(b"OPEN");
+    agent.expect(b"question");
+    // A session that is open both ways may be silent for as long as it likes.
+    thread::sleep(ms(FINWAIT + 300));
+    user.finish();
+    assert_eq!(agent.record(), Got::End);
+    agent.send(b"answer");
+    user.expect(b"answer");
+    agent.finish();
+    assert_eq!(user.record(), Got::End);
 }
 
 fn tunnel_amid_a_heartbeat_carries_no_session_before_it_is_whole(mode: Mode) {
