@@ -41,14 +41,15 @@ impl<'a> Keys<'a> {
         let mut keys =
             Keys { file, entries: Vec::new(), known: vec![], faults: vec![], warnings: vec![] };
         for (key, value) in all {
+            let name = shorten(&key.escape_debug().to_string());
             match keys.entries.iter().find(|(name, _)| *name == key) {
                 None => keys.entries.push((key, value)),
                 Some((_, first)) if *first == value => {
-                    keys.warn(&key, "is given twice with the same value; take one out.");
+                    keys.warn(&name, "is given twice with the same value; take one out.");
                 }
                 Some((_, first)) => {
                     let (first, second) = (shown(first), shown(&value));
-                    keys.fault(&key, &format!("is given twice, {first} and {second}; keep one."));
+                    keys.fault(&name, &format!("is given twice, {first} and {second}; keep one."));
                 }
             }
         }
@@ -145,9 +146,16 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
-/// A value as JSON, shortened to what fits a line.
+/// A value as JSON, shortened to what fits a line. JSON itself leaves DEL, the controls that some
+/// terminals obey (U+0080 to U+009F) and two line separators as they are.
 pub(super) fn shown(value: &Value) -> String {
-    shorten(&value.to_string())
+    let text = value.to_string();
+    let unfit = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    if !text.contains(unfit) {
+        return shorten(&text);
+    }
+    let escape = |c: char| if unfit(c) { c.escape_unicode().to_string() } else { c.into() };
+    shorten(&text.chars().map(escape).collect::<String>())
 }
 
 fn shorten(text: &str) -> String {

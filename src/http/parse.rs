@@ -41,10 +41,12 @@ pub(super) enum Length {
 pub(super) fn head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Fault> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS];
     let mut request = httparse::Request::new(&mut fields);
+    // What is beyond the limit is not looked at: whether it has come yet must change nothing.
+    let bytes = &bytes[..bytes.len().min(limits::HTTP_HEAD)];
     let end = match request.parse(bytes) {
-        Ok(httparse::Status::Complete(end)) if end <= limits::HTTP_HEAD => end,
+        Ok(httparse::Status::Complete(end)) => end,
         Ok(httparse::Status::Partial) if bytes.len() < limits::HTTP_HEAD => return Ok(None),
-        Ok(_) => return Err(too_large(bytes)),
+        Ok(httparse::Status::Partial) => return Err(too_large(bytes)),
         Err(httparse::Error::TooManyHeaders) => return Err(Fault::HeadTooLarge),
         Err(httparse::Error::Version) if names_http(bytes) => return Err(Fault::Version),
         Err(_) => return Err(Fault::Malformed("the head is not that of an HTTP/1.1 request")),
@@ -72,20 +74,22 @@ pub(super) fn head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Fault> {
     Ok(Some((head, end)))
 }
 
-/// Which limit a head of more than [`limits::HTTP_HEAD`] has broken: the first line alone, or the
-/// whole.
+/// Which limit a head that does not end in its first [`limits::HTTP_HEAD`] bytes has broken: the
+/// first line alone, or the whole.
 fn too_large(bytes: &[u8]) -> Fault {
-    let line = bytes.iter().skip_while(|byte| matches!(byte, b'\r' | b'\n'));
-    match line.take(limits::HTTP_HEAD).any(|&byte| byte == b'\n') {
+    let mut line = bytes.iter().skip_while(|byte| matches!(byte, b'\r' | b'\n'));
+    match line.any(|&byte| byte == b'\n') {
         true => Fault::HeadTooLarge,
         false => Fault::TargetTooLong,
     }
 }
 
-/// Whether the first line names a version of HTTP, so that 505 is the right answer to it.
+/// Whether the third word of the first line names a version of HTTP, so that 505 is the right
+/// answer to it. What follows has not always come yet when the answer is due.
 fn names_http(bytes: &[u8]) -> bool {
     let line = bytes.split(|&byte| byte == b'\n').find(|line| !line.trim_ascii().is_empty());
-    line.is_some_and(|line| line.windows(6).any(|part| part == b" HTTP/"))
+    let version = line.and_then(|line| line.split(|&byte| byte == b' ').nth(2));
+    version.is_some_and(|version| version.starts_with(b"HTTP/"))
 }
 
 /// The values of a field, in order. One that is not text (bytes above 127) is the empty string:
