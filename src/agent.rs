@@ -29,7 +29,7 @@ mod connector;
 mod listen;
 pub mod options;
 mod serve;
-mod tunnel;
+pub(crate) mod tunnel;
 
 /// The exit status of a start that the options forbid.
 const FAULTY: u8 = 2;

@@ -14,7 +14,7 @@
 //! - A stopping daemon answers 503 to changes.
 
 mod answer;
-mod call;
+pub(crate) mod call;
 mod gate;
 pub mod server;
 
@@ -70,7 +70,7 @@ pub struct Counters {
 
 /// Why a request was not done.
 #[derive(Debug)]
-enum ApiError {
+pub(crate) enum ApiError {
     /// A parameter is missing or wrong: its name, and the rest of a sentence about it.
     Parameter {
         name: &'static str,
@@ -253,7 +253,7 @@ impl ApiError {
     }
 
     /// The status code of the answer.
-    fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         match self {
             ApiError::Parameter { .. } => 400,
             ApiError::NotAllowed(_) | ApiError::StopFromAfar => 403,

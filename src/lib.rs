@@ -48,6 +48,8 @@ pub mod crowd;
 pub mod daemon;
 pub mod dial;
 pub mod direct;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod heartbeat;
 pub mod http;
 mod json;

@@ -7,7 +7,7 @@
 
 mod disk;
 mod error;
-mod format;
+pub(crate) mod format;
 
 use std::path::{Path, PathBuf};
 

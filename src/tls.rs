@@ -28,7 +28,7 @@ use crate::logging::Utc;
 pub use client::{client_config, explain_connector};
 
 mod client;
-mod der;
+pub(crate) mod der;
 mod make;
 
 /// The file with the certificate, then its chain.

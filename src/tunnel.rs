@@ -206,13 +206,13 @@ async fn prove(
 
 /// The first bytes of a connection, up to the end of what should be the passcode.
 #[derive(Default)]
-struct Offer {
+pub(crate) struct Offer {
     bytes: Vec<u8>,
 }
 
 impl Offer {
     /// Takes what belongs to the offer from `unit` and gives back the rest.
-    fn take<'a>(&mut self, unit: &'a [u8], passcode: &Passcode) -> &'a [u8] {
+    pub(crate) fn take<'a>(&mut self, unit: &'a [u8], passcode: &Passcode) -> &'a [u8] {
         for (at, byte) in unit.iter().enumerate() {
             if self.is_whole(passcode) {
                 return &unit[at..];
@@ -246,7 +246,7 @@ impl Offer {
     }
 
     /// `None` while it is not whole; else the version it proves the passcode by, if it does.
-    fn verdict(&self, passcode: &Passcode) -> Option<Option<Version>> {
+    pub(crate) fn verdict(&self, passcode: &Passcode) -> Option<Option<Version>> {
         let version = self.version().filter(|_| self.is_whole(passcode))?;
         let right = match version {
             Version::One => passcode.matches(&self.bytes),

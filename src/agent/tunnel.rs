@@ -159,7 +159,7 @@ impl Paired<'_> {
 
 /// Takes heartbeats' answers from the front of `input`, and the PROXY header if it is whole.
 /// `Err` if something else is there.
-fn understand(input: &mut Vec<u8>) -> Result<Option<Vec<u8>>, ()> {
+pub(crate) fn understand(input: &mut Vec<u8>) -> Result<Option<Vec<u8>>, ()> {
     let beats = input.chunks_exact(BEAT.len()).take_while(|token| token == BEAT).count();
     input.drain(..beats * BEAT.len());
     if BEAT.starts_with(input) {

@@ -15,7 +15,7 @@ use crate::mapping::{AgentLimits, NewPipe};
 
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Call {
+pub(crate) enum Call {
     AddMapping(NewPipe),
     RemoveMapping(Box<str>),
     /// `mappingid=all`.
@@ -35,7 +35,7 @@ pub(super) enum Call {
 
 /// What `commandline` can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(crate) enum Command {
     Status,
     Version,
     Help,
@@ -44,7 +44,7 @@ pub(super) enum Command {
 
 /// A passkey as a caller offered it.
 #[derive(PartialEq, Eq)]
-pub(super) struct Passkey(pub(super) Box<str>);
+pub(crate) struct Passkey(pub(crate) Box<str>);
 
 impl std::fmt::Debug for Passkey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -58,7 +58,7 @@ const LONGEST_THRESHOLD: u64 = i32::MAX as u64;
 
 impl Call {
     /// What `request` asks for. The error says what is wrong with it and what would be right.
-    pub(super) fn parse(request: &Request) -> Result<Call, ApiError> {
+    pub(crate) fn parse(request: &Request) -> Result<Call, ApiError> {
         // The original's server took a path with a slash at its end for the same path.
         let path = request.path.trim_end_matches('/');
         let get = matches!(&*request.method, "GET" | "HEAD");

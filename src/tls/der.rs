@@ -2,7 +2,7 @@
 
 /// A certificate's notBefore and notAfter as [`Utc`](crate::logging::Utc) shows times, so that
 /// they compare as text; `None` when it is no X.509 certificate.
-pub(super) fn validity(certificate: &[u8]) -> Option<[String; 2]> {
+pub(crate) fn validity(certificate: &[u8]) -> Option<[String; 2]> {
     let (certificate, _) = expect(SEQUENCE, certificate)?;
     let (mut rest, _) = expect(SEQUENCE, certificate)?;
     // Version (which version 1 leaves out), serial number, signature algorithm, issuer.

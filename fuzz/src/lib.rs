@@ -1,0 +1,12 @@
+//! What is fuzzed, and what must hold whatever comes in.
+//!
+//! A target is a function of bytes that panics when a promise is broken. The engine (`main.rs`,
+//! started by `fuzz/run`) calls it with inputs of its own making; `tests/replay.rs` calls it with
+//! those that are kept, without the engine.
+
+pub mod clock;
+mod input;
+mod memory;
+mod targets;
+
+pub use targets::{Check, TARGETS};

@@ -1,0 +1,429 @@
+//! Runs a session: its relay when it has been woken, its peers when the input says so.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use futures_rustls::TlsAcceptor;
+use futures_rustls::pki_types::ServerName;
+use futures_rustls::rustls::{ClientConfig, ClientConnection};
+use iofog_connector::relay::{Ended, Leg, Relay, Terms, Traffic, Voice};
+use iofog_connector::stream::Stream;
+use iofog_connector::tls::{CERTIFICATE, Identity, client_config};
+use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
+
+use super::peer::{ALL, Doing, Peer};
+use crate::clock;
+use crate::input::Choices;
+use crate::memory;
+
+/// What the relay of one session may hold (`src/limits.rs`, `READ_AHEAD`): in each direction what
+/// is read ahead, one read, and an unfinished record, in buffers that grow by doubling.
+const MEMORY: isize = 2 * 2 * (16 + 64 + 18) * 1024;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What all sessions of a thread share.
+pub(super) struct Stage {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    client: Arc<ClientConfig>,
+    connections: Cell<u32>,
+}
+
+impl Stage {
+    pub(super) fn new() -> Self {
+        let thread = format!("{:?}", std::thread::current().id()).replace(['(', ')'], "");
+        let dir = format!("fuzz-session-{}-{thread}", std::process::id());
+        let dir = std::env::temp_dir().join(dir);
+        std::fs::create_dir_all(&dir).expect("a folder");
+        let identity = Identity::load_or_make(&dir, "localhost").expect("a certificate");
+        let client = client_config(Some(&dir.join(CERTIFICATE))).expect("trust");
+        std::fs::remove_dir_all(&dir).expect("its removal");
+        super::warm_up();
+        Stage {
+            listener: TcpListener::bind("0.0.0.0:0").expect("a port"),
+            acceptor: identity.tunnel_config().expect("settings").into(),
+            client,
+            connections: Cell::new(0),
+        }
+    }
+
+    /// A connection: the peer's end and the connector's. A narrow one is soon full.
+    fn connect(&self, narrow: bool) -> (TcpStream, TcpStream) {
+        let number = self.connections.get();
+        self.connections.set(number.wrapping_add(1));
+        // Ports of closed connections are not free at once: other addresses have others.
+        let [low, high, ..] = number.to_le_bytes();
+        let port = self.listener.local_addr().expect("an address").port();
+        let address = SocketAddr::from((Ipv4Addr::new(127, 1, high, low.clamp(1, 254)), port));
+        let client = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        if narrow {
+            sockopt::set_socket_recv_buffer_size(&client, 64 * 1024).expect("SO_RCVBUF");
+        }
+        connect(&client, &address).expect("a connection");
+        let client = TcpStream::from(client);
+        let (server, _) = self.listener.accept().expect("its other end");
+        if narrow {
+            sockopt::set_socket_send_buffer_size(&server, 64 * 1024).expect("SO_SNDBUF");
+        }
+        for socket in [&client, &server] {
+            socket.set_nodelay(true).expect("TCP_NODELAY");
+            socket.set_nonblocking(true).expect("O_NONBLOCK");
+        }
+        (client, server)
+    }
+
+    /// A peer, and the connector's stream to it.
+    async fn leg(&self, leg: usize, tls: bool, narrow: bool) -> (Peer, Stream) {
+        let (ours, theirs) = self.connect(narrow);
+        if !tls {
+            return (Peer::new(ours, None, leg), Stream::plain(theirs).expect("a stream"));
+        }
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut client = ClientConnection::new(self.client.clone(), name).expect("a client");
+        client.set_buffer_limit(None);
+        let mut peer = Peer::new(ours, Some(client.into()), leg);
+        let mut accepted = Driven::new(async { Stream::accept(theirs, &self.acceptor).await });
+        for _ in 0..1000 {
+            peer.push();
+            peer.receive(ALL);
+            turn().await;
+            accepted.poll();
+            if accepted.output.is_some() && !peer.is_handshaking() && peer.is_pushed() {
+                break;
+            }
+        }
+        (peer, accepted.output.take().expect("a handshake").expect("a good one"))
+    }
+}
+
+/// A future that is polled only when it has been woken: one that forgets to be is found.
+struct Driven<'a, T> {
+    future: Pin<Box<dyn Future<Output = T> + 'a>>,
+    woken: Arc<Woken>,
+    output: Option<T>,
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl<'a, T> Driven<'a, T> {
+    fn new(future: impl Future<Output = T> + 'a) -> Self {
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        Driven { future: Box::pin(future), woken, output: None }
+    }
+
+    /// Whether it wanted to be polled.
+    fn poll(&mut self) -> bool {
+        if self.output.is_some() || !self.woken.0.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        let waker = Waker::from(self.woken.clone());
+        if let Poll::Ready(output) = self.future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            self.output = Some(output);
+        }
+        true
+    }
+}
+
+/// Lets the event loop see what is ready and what time it is.
+async fn turn() {
+    let mut turned = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut turned, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// A session and what there is to know of it.
+pub(super) struct Session {
+    pub(super) peers: [Peer; 2],
+    pub(super) voices: [Voice; 2],
+    pub(super) fin_wait: Duration,
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) started: Instant,
+    /// The relay's verdict, and the time of it.
+    pub(super) ended: Rc<RefCell<Option<(Ended, Instant)>>>,
+    /// Whether users ever waited for a tunnel.
+    pub(super) was_wanted: bool,
+    /// Units that came before the session, by leg.
+    pub(super) held: [Vec<Vec<u8>>; 2],
+    /// Whether a peer ended while the other may have been sending: nothing more can be said to
+    /// the other then, not even an answer.
+    pub(super) ended_early: [bool; 2],
+    wanted: Arc<AtomicUsize>,
+    relay: Driven<'static, ()>,
+    memory: isize,
+    /// Which peers end by themselves when the input is used up; whether the relay is dropped.
+    last: u8,
+}
+
+impl Session {
+    pub(super) async fn begin(stage: &Stage, choices: &mut Choices<'_>) -> Self {
+        let threshold = [None, Some(5 * SECOND), Some(20 * SECOND), Some(200 * SECOND)]
+            [usize::from(choices.byte()) % 4];
+        let (one, two, raw) = (Voice::Version1 { threshold }, Voice::Version2, Voice::Raw);
+        let voices = [
+            [one, raw],
+            [two, raw],
+            [one, one],
+            [two, two],
+            [one, two],
+            [two, one],
+            [raw, raw],
+            [one, raw],
+        ][usize::from(choices.byte()) % 8];
+        let fin_wait = [SECOND, 10 * SECOND, 60 * SECOND][usize::from(choices.byte()) % 3];
+        let (how, last) = (choices.byte(), choices.byte());
+        let bit = |bit: u8| how >> bit & 1 == 1;
+        // A pipe speaks TLS on both ports or on none. Only the far end of a tunnel, of which
+        // nobody expects heartbeats, has a local connection without.
+        let tls = [bit(0), if voices == [raw, raw] { bit(1) } else { bit(0) }];
+        let (one, first) = stage.leg(0, tls[0], bit(2)).await;
+        let (two, second) = stage.leg(1, tls[1], bit(3)).await;
+        let mut peers = [one, two];
+        let held = [0, 1].map(|leg| {
+            // A version 1 tunnel of a private pipe may have some, and the end that carries a
+            // version 2 session what came with its header.
+            let public = voices[1] == Voice::Raw && voices[0] != Voice::Raw;
+            if !bit(4) || public || voices[leg] == Voice::Version2 {
+                return Vec::new();
+            }
+            [3, 4000].map(|length| peers[leg].pattern(length)).to_vec()
+        });
+        let wanted = Arc::new(AtomicUsize::new(0));
+        let traffic = Arc::new(Traffic::default());
+        let terms = Terms { fin_wait, wanted: wanted.clone(), traffic: traffic.clone() };
+        let legs =
+            [Leg { stream: first, voice: voices[0] }, Leg { stream: second, voice: voices[1] }];
+        let given = held.clone().map(|units| units.into_iter().map(Into::into).collect());
+        let ended = Rc::new(RefCell::new(None));
+        let verdict = ended.clone();
+        let before = memory::held();
+        let mut relay = Relay::new(legs, given, terms);
+        let memory = memory::held() - before;
+        let relay = Driven::new(async move {
+            let outcome = (&mut relay).await;
+            verdict.replace(Some((outcome, Instant::now())));
+            relay.part().await;
+        });
+        let started = Instant::now();
+        let mut session = Session {
+            peers,
+            voices,
+            fin_wait,
+            traffic,
+            started,
+            ended,
+            was_wanted: false,
+            held,
+            ended_early: [false; 2],
+            wanted,
+            relay,
+            memory,
+            last,
+        };
+        tell(|| format!("{voices:?} how {how:#b} finwait {fin_wait:?} last {last:#b}"));
+        session.work(1).await;
+        session
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.ended.borrow().is_some()
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.last & 0xf0 == 0xf0
+    }
+
+    /// One thing that a peer does, or time.
+    pub(super) async fn act(&mut self, choices: &mut Choices<'_>) {
+        let what = choices.byte();
+        let leg = usize::from(what >> 7);
+        let peer = &mut self.peers[leg];
+        match what & 0x1f {
+            0..=5 => {
+                // Up to 64, or up to what one record has at most.
+                let length = match usize::from(choices.byte()) {
+                    short @ 0..64 => short + 1,
+                    long => (256 * (long - 63)).min(16 * 1024),
+                };
+                let unit = peer.pattern(length);
+                peer.send(unit);
+            }
+            6 => {
+                for _ in 0..1 + choices.byte() % 24 {
+                    let unit = peer.pattern(16 * 1024);
+                    peer.send(unit);
+                }
+            }
+            7..=9 => peer.send(b"BEAT".to_vec()),
+            10 => peer.send(b"BEATBEAT".to_vec()),
+            11 => {
+                peer.send(b"BE".to_vec());
+                peer.send(b"AT".to_vec());
+            }
+            12..=13 => peer.send(b"OPEN".to_vec()),
+            14 => peer.send(if choices.byte() > 200 { b"FAIL" } else { b"OPEN" }.to_vec()),
+            15 => {
+                // A token and what follows it, parted anywhere.
+                let mut unit = b"OPEN".to_vec();
+                let length = usize::from(choices.byte());
+                unit.extend(peer.pattern(length));
+                let rest = unit.split_off(usize::from(choices.byte() % 6).min(unit.len()));
+                peer.send(unit);
+                peer.send(rest);
+            }
+            16 => self.end(leg, choices.byte() > 127),
+            17 if choices.byte() > 127 => peer.reset(),
+            18 if choices.byte() > 127 => peer.corrupt(),
+            19..=22 => {
+                peer.receive(1 + 64 * usize::from(choices.byte()));
+            }
+            23..=24 => while peer.receive(ALL) {},
+            25..=27 => {
+                let steps = [1, 20, 80, 100, 500, 1000, 5000, 10_000, 60_000, 200_000];
+                let step = steps[usize::from(choices.byte()) % steps.len()];
+                clock::advance(Duration::from_millis(step));
+            }
+            28 => {
+                let wanted = usize::from(choices.byte() % 2);
+                self.wanted.store(wanted, Ordering::Relaxed);
+                self.was_wanted |= wanted > 0;
+            }
+            _ => {}
+        }
+        let peer = &self.peers[leg];
+        tell(|| format!("leg {leg}: {what:#04x} sent {} {:?}", peer.sent.len(), peer.doing));
+        // Without a turn, several things reach the relay at once.
+        if what & 0x20 == 0 {
+            self.work(if what & 0x40 == 0 { 64 } else { 1 }).await;
+        }
+    }
+
+    /// A peer ends its direction.
+    fn end(&mut self, leg: usize, cut: bool) {
+        let over = self.is_over();
+        let peer = &mut self.peers[leg];
+        if peer.doing == Doing::Sending && !over {
+            peer.ended_at = Instant::now();
+        }
+        peer.finish(cut);
+    }
+
+    /// Lets peers send and the relay work, so many times or until there is nothing to do;
+    /// whether there was anything.
+    async fn work(&mut self, most: usize) -> bool {
+        let mut busy = false;
+        for _ in 0..most {
+            let pushed = self.peers.each_mut().map(Peer::push).contains(&true);
+            turn().await;
+            let before = memory::held();
+            let polled = self.relay.poll();
+            if !self.is_over() {
+                self.memory += memory::held() - before;
+                assert!(self.memory <= MEMORY, "the relay holds {} bytes", self.memory);
+            }
+            if !pushed && !polled {
+                break;
+            }
+            busy = true;
+        }
+        busy
+    }
+
+    /// Reads and works until `done`, or until nothing has happened for so many milliseconds.
+    async fn settle(&mut self, patience: u32, done: impl Fn(&Self) -> bool) -> bool {
+        let mut idle = 0;
+        while !done(self) {
+            let mut busy = self.work(64).await;
+            for peer in &mut self.peers {
+                while peer.receive(ALL) {
+                    busy = true;
+                }
+            }
+            if busy {
+                idle = 0;
+            } else if idle > patience {
+                return false;
+            } else {
+                if idle > 0 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                idle += 1;
+            }
+        }
+        true
+    }
+
+    /// The input is used up: peers end, or are silent for ever; the relay must come to an end,
+    /// and for a good reason.
+    pub(super) async fn finish(mut self) {
+        self.settle(0, Self::is_over).await;
+        self.ended_early = self.peers.each_ref().map(|peer| peer.doing != Doing::Sending);
+        let ends = if self.last & 3 == 0 { 3 } else { self.last };
+        for leg in [0, 1] {
+            if ends >> leg & 1 == 1 {
+                tell(|| format!("leg {leg} ends at last"));
+                self.end(leg, false);
+            }
+        }
+        // Where nothing is left to wait for, nobody waits.
+        let at_once = self.must_end_now();
+        let over = self.settle(if at_once { 5000 } else { 0 }, Self::is_over).await;
+        assert!(over || !at_once, "both have ended, and the session goes on");
+        let mut waited = Duration::ZERO;
+        // Longer than once: the kernel acknowledges in its own time, and what is not acknowledged
+        // yet looks like bytes on their way.
+        let longest = 4 * self.fin_wait.max(20 * SECOND) + 2 * SECOND;
+        while !self.is_over() {
+            assert!(waited <= longest, "the session never ends");
+            let step = if waited < 2 * SECOND { SECOND / 20 } else { SECOND };
+            clock::advance(step);
+            waited += step;
+            self.settle(u32::from(waited > 60 * SECOND), Self::is_over).await;
+        }
+        // What is on its way arrives, and the connections are closed.
+        let parted = |session: &Self| session.relay.output.is_some();
+        let mut waited = Duration::ZERO;
+        while !self.settle(0, parted).await {
+            assert!(waited < 32 * SECOND, "the connections are never closed");
+            clock::advance(SECOND / 20);
+            waited += SECOND / 20;
+        }
+        let closed = |session: &Self| {
+            session.peers.iter().all(|peer| peer.end.is_some() || peer.is_broken())
+        };
+        assert!(self.settle(5000, closed).await, "a connection is left open");
+        self.judge();
+    }
+
+    /// Whether both peers have ended, and no time need pass for the session to end.
+    fn must_end_now(&self) -> bool {
+        let done = |peer: &Peer| peer.doing != Doing::Sending;
+        self.peers.iter().all(done) && !self.voices.contains(&Voice::Version2)
+    }
+}
+
+/// What happens, for who looks into a finding with `STORY` set.
+pub(super) fn tell(what: impl FnOnce() -> String) {
+    if std::env::var_os("STORY").is_some() {
+        eprintln!("{}", what());
+    }
+}

@@ -1,0 +1,240 @@
+//! What must hold of a session that is over.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use iofog_connector::limits;
+use iofog_connector::relay::{Ended, Ending, Voice};
+
+use super::driver::{Session, tell};
+use super::peer::{Doing, End};
+
+const BEAT: &[u8] = b"BEAT";
+
+/// What one leg's peer has sent, as the protocol page has it taken.
+struct Taken {
+    /// The units for the other leg. In plain TCP a heartbeat may be among them: whether it was
+    /// one depends on where the reads ended.
+    units: Vec<Vec<u8>>,
+    /// Heartbeats, where that does not depend on the reads.
+    heartbeats: Option<usize>,
+    /// What a version 2 agent has answered, if anything: whether that was `OPEN`.
+    answer: Option<bool>,
+}
+
+impl Taken {
+    fn length(&self) -> usize {
+        self.units.iter().map(Vec::len).sum()
+    }
+}
+
+impl Session {
+    pub(super) fn judge(&self) {
+        let ended = self.ended.borrow();
+        let (ended, at) = ended.as_ref().expect("it has ended");
+        tell(|| {
+            let ends = self.peers.each_ref().map(|peer| peer.end);
+            format!("{:?} {:?}, peers saw {ends:?}", ended.ending, ended.bytes)
+        });
+        let taken = [0, 1].map(|leg| self.taken(leg));
+        self.judge_reason(ended, *at, &taken);
+        for from in [0, 1] {
+            let counted = self.traffic.bytes[from].load(Ordering::Relaxed);
+            assert_eq!(counted, ended.bytes[from], "bytes are counted while they move");
+            self.judge_direction(ended, &taken, from);
+            // Who has said and heard all has no reason to see anything but an orderly end.
+            if ended.ending == Ending::Complete && self.is_read(from) {
+                assert_eq!(self.peers[from].end, Some(End::Orderly), "leg {from}");
+            }
+        }
+    }
+
+    fn speaks_one(&self, leg: usize) -> bool {
+        matches!(self.voices[leg], Voice::Version1 { .. })
+    }
+
+    /// What is taken of what `leg`'s peer has sent.
+    fn taken(&self, leg: usize) -> Taken {
+        let peer = &self.peers[leg];
+        let mut taken = Taken { units: self.held[leg].clone(), heartbeats: None, answer: None };
+        match self.voices[leg] {
+            Voice::Version1 { .. } if peer.is_tls() => {
+                let (beats, rest): (Vec<_>, Vec<_>) =
+                    peer.sent.iter().cloned().partition(|unit| unit == BEAT);
+                taken.heartbeats = Some(beats.len());
+                taken.units.extend(rest);
+            }
+            Voice::Raw | Voice::Version1 { .. } => taken.units.extend(peer.sent.iter().cloned()),
+            Voice::Version2 => {
+                // Tokens of four bytes each, until the answer.
+                let all = peer.sent.concat();
+                let answer = all.chunks_exact(4).position(|token| token != BEAT);
+                taken.answer = answer.map(|at| &all[4 * at..][..4] == b"OPEN");
+                let mut tokens = match answer {
+                    Some(at) if taken.answer == Some(true) => 4 * at + 4,
+                    _ => all.len(),
+                };
+                for unit in &peer.sent {
+                    let (_, rest) = unit.split_at(tokens.min(unit.len()));
+                    tokens -= unit.len() - rest.len();
+                    if !rest.is_empty() {
+                        taken.units.push(rest.to_vec());
+                    }
+                }
+            }
+        }
+        taken
+    }
+
+    fn judge_reason(&self, ended: &Ended, at: Instant, taken: &[Taken; 2]) {
+        let silent = self.peers.each_ref().map(|peer| at.duration_since(peer.sent_at));
+        // Heartbeats do not keep a session.
+        let [agent, user] = &self.peers;
+        let unspoken = at.duration_since(agent.spoke_at.max(user.spoke_at).max(user.ended_at));
+        let unmoved = unspoken.min(at.duration_since(agent.ended_at));
+        let done = self.peers.each_ref().map(|peer| peer.doing != Doing::Sending);
+        let broken = self.peers.each_ref().map(|peer| peer.is_broken());
+        match ended.ending {
+            // A peer that is gone ends both directions.
+            Ending::Complete => assert!(done == [true; 2] || broken.contains(&true)),
+            Ending::Broken(leg) => assert!(broken[leg], "leg {leg} is whole"),
+            Ending::Lingered => {
+                assert!(matches!(self.voices, [Voice::Version1 { .. }, Voice::Raw]) && done[1]);
+                let least = if self.was_wanted { limits::LINGER_WANTED } else { limits::LINGER };
+                assert!(unspoken >= least, "somebody spoke {unspoken:?} before");
+            }
+            Ending::Silent => {
+                assert!(done.contains(&true));
+                assert!(unmoved >= self.fin_wait, "silent for {unmoved:?} only");
+            }
+            Ending::Absent(leg) => {
+                let Voice::Version1 { threshold: Some(threshold) } = self.voices[leg] else {
+                    panic!("{:?} owes no heartbeats", self.voices[leg]);
+                };
+                assert!(silent[leg] >= threshold, "silent for {:?} only", silent[leg]);
+            }
+            Ending::Failed(leg) => {
+                assert_eq!(self.voices[leg], Voice::Version2);
+                let unanswered = taken[leg].answer.is_none() && done[leg];
+                assert!(taken[leg].answer == Some(false) || unanswered || broken[leg]);
+            }
+            Ending::Mute(leg) => {
+                assert_eq!(self.voices[leg], Voice::Version2);
+                assert!(at.duration_since(self.started) >= limits::OPEN);
+            }
+            Ending::Stalled(leg) => panic!("leg {leg}: the kernel acknowledges everything here"),
+        }
+        assert!(ended.lasted <= at.duration_since(self.started) + Duration::from_millis(1));
+    }
+
+    /// What `from`'s peer has sent, against what the other has got.
+    fn judge_direction(&self, ended: &Ended, taken: &[Taken; 2], from: usize) {
+        let to = 1 - from;
+        let (source, sink) = (&self.peers[from], &self.peers[to]);
+        let counted = ended.bytes[from] as usize;
+        let length = taken[from].length();
+        let exact = !self.speaks_one(from) || source.is_tls();
+        assert!(counted <= length, "{counted} of {length} bytes");
+        if self.is_whole(ended, from) {
+            // What is missing was heartbeats.
+            assert!(length == counted || (!exact && (length - counted) % 4 == 0), "bytes are lost");
+        }
+        if self.speaks_one(to) && !sink.is_tls() {
+            return self.judge_letters(ended, taken, from);
+        }
+        // Answers to `to`'s own heartbeats come among the other's bytes, as records.
+        let (answers, data): (Vec<_>, Vec<_>) =
+            sink.got.iter().cloned().partition(|got| self.speaks_one(to) && got == BEAT);
+        if let Some(heartbeats) = taken[to].heartbeats {
+            assert!(answers.len() <= heartbeats);
+            if self.is_delivered(ended, from) && self.are_answered(ended, to) {
+                assert_eq!(answers.len(), heartbeats, "an answer is missing");
+            }
+        }
+        if self.speaks_one(to) && !self.speaks_one(from) {
+            // The agent would swallow it.
+            assert!(!data.iter().any(|record| record == b"BEATBEAT"));
+        }
+        let (sent, got) = (taken[from].units.concat(), data.concat());
+        if exact {
+            assert!(sent.starts_with(&got), "leg {to} got other bytes than were sent");
+        } else {
+            let (sent, got) = (without_letters(&sent), without_letters(&got));
+            assert!(sent.starts_with(&got), "leg {to} got other bytes than were sent");
+        }
+        if source.is_tls() && sink.is_tls() {
+            let parted = self.speaks_one(to) && !self.speaks_one(from);
+            let records = taken[from].units.iter().flat_map(|unit| match unit.as_slice() {
+                b"BEAT" | b"BEATBEAT" if parted => vec![&unit[..2], &unit[2..]],
+                _ => vec![&unit[..]],
+            });
+            for (got, sent) in data.iter().zip(records) {
+                assert!(got == sent, "a record of {} bytes for {}", got.len(), sent.len());
+            }
+        }
+        assert!(got.len() <= counted, "more than was counted");
+        if self.is_delivered(ended, from) {
+            assert_eq!(got.len(), counted, "leg {to} has not got all that was taken for it");
+        }
+    }
+
+    /// To a version 1 agent without TLS, where nothing tells an answer from the same bytes.
+    fn judge_letters(&self, ended: &Ended, taken: &[Taken; 2], from: usize) {
+        let to = 1 - from;
+        let got = self.peers[to].stream();
+        let (data, received) =
+            (without_letters(&taken[from].units.concat()), without_letters(&got));
+        assert!(data.starts_with(&received), "leg {to} got other bytes than were sent");
+        let counted = ended.bytes[from] as usize;
+        assert!(got.len() <= counted + taken[to].length(), "more than was counted and answered");
+        if self.is_delivered(ended, from) {
+            assert!(got.len() >= counted, "leg {to} has not got all that was taken for it");
+            if self.is_whole(ended, from) {
+                assert_eq!(data.len(), received.len(), "bytes of leg {from} are lost");
+            }
+            if self.are_answered(ended, to) {
+                // What of its own bytes was not passed on was answered, byte for byte.
+                let answered = taken[to].length() - ended.bytes[to] as usize;
+                assert_eq!(got.len(), counted + answered, "an answer is missing");
+            }
+        }
+    }
+
+    /// Whether the other leg's peer must have got everything that was taken from `from`.
+    fn is_delivered(&self, ended: &Ended, from: usize) -> bool {
+        !self.peers[1 - from].is_broken()
+            && match ended.ending {
+                Ending::Complete | Ending::Lingered => true,
+                Ending::Broken(leg) => leg == from,
+                _ => false,
+            }
+    }
+
+    /// Whether everything that `from`'s peer has sent must have been taken.
+    fn is_whole(&self, ended: &Ended, from: usize) -> bool {
+        self.is_read(from)
+            && match ended.ending {
+                Ending::Complete => !self.peers[1 - from].is_broken(),
+                Ending::Lingered => from == 1,
+                _ => false,
+            }
+    }
+
+    /// Whether all heartbeats of this peer must have been answered.
+    fn are_answered(&self, ended: &Ended, leg: usize) -> bool {
+        self.is_whole(ended, leg) && !self.ended_early[1 - leg]
+    }
+
+    /// Whether nothing that this peer has sent can have been lost before it was read.
+    fn is_read(&self, leg: usize) -> bool {
+        self.peers[leg].doing == Doing::Finished
+    }
+}
+
+/// What is left without the letters of heartbeats, which the patterns do not have.
+fn without_letters(bytes: &[u8]) -> Vec<u8> {
+    // A table, since the engine takes note of each comparison.
+    let mut keeps = [true; 256];
+    BEAT.iter().for_each(|letter| keeps[usize::from(*letter)] = false);
+    bytes.iter().copied().filter(|byte| keeps[usize::from(*byte)]).collect()
+}

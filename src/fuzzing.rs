@@ -1,0 +1,85 @@
+//! The parsers that nobody outside this crate may use, for the targets in `fuzz/`. Built with
+//! the feature `fuzzing` alone, which no package has.
+
+use crate::http::Request;
+use crate::mapping::{Mapping, NewPipe, Passcode};
+use crate::tunnel::Version;
+use crate::{agent, api, store, tls, tunnel};
+
+/// What a request to the API asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The kind of call.
+    pub call: &'static str,
+    /// Its parameters, in the order of the protocol page.
+    pub values: Vec<String>,
+    /// The pipe of `mapping/add`.
+    pub pipe: Option<NewPipe>,
+}
+
+/// What `request` asks for, or the status code and text of the refusal.
+pub fn call(request: &Request) -> Result<Asked, (u16, String)> {
+    use api::call::{Call, Command};
+    let ask = |call, values| Asked { call, values, pipe: None };
+    let call = Call::parse(request).map_err(|error| (error.status(), error.to_string()))?;
+    Ok(match call {
+        Call::AddMapping(pipe) => {
+            Asked { call: "mapping/add", values: Vec::new(), pipe: Some(pipe) }
+        }
+        Call::RemoveMapping(id) => ask("mapping/remove", vec![id.into()]),
+        Call::StatusOfAll => ask("status", vec!["all".into()]),
+        Call::StatusOf(id) => ask("status", vec![id.into()]),
+        Call::Command(command) => {
+            let word = match command {
+                Command::Status => "status",
+                Command::Version => "version",
+                Command::Help => "help",
+                Command::Stop => "stop",
+            };
+            ask("commandline", vec![word.into()])
+        }
+        Call::AddDirect => ask("direct/add", Vec::new()),
+        Call::RemoveDirect(id) => ask("direct/remove", vec![id.into()]),
+        Call::MeetDirect { id, passkey, candidate } => {
+            let (ip, port) = (candidate.ip.to_string(), candidate.port.to_string());
+            let values = vec![id.into(), passkey.0.into(), ip, port, candidate.certificate.into()];
+            ask("direct", values)
+        }
+        Call::FullStatus => ask("GET status", Vec::new()),
+        Call::Metrics => ask("GET metrics", Vec::new()),
+    })
+}
+
+/// The mappings of a `configs.json`, or what is wrong with it.
+pub fn state(text: &[u8]) -> Result<Vec<Mapping>, Vec<String>> {
+    store::format::read(text)
+}
+
+/// The `configs.json` of these mappings.
+pub fn state_text(mappings: &[Mapping]) -> Vec<u8> {
+    store::format::write(mappings)
+}
+
+/// What an agent's first bytes, in these pieces, prove: `None` while they are too few, else the
+/// version of the tunnel if the passcode was right; and what follows them.
+pub fn offer<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    passcode: &Passcode,
+) -> (Option<Option<Version>>, Vec<u8>) {
+    let mut offer = tunnel::Offer::default();
+    let mut rest = Vec::new();
+    for piece in pieces {
+        rest.extend_from_slice(offer.take(piece, passcode));
+    }
+    (offer.verdict(passcode), rest)
+}
+
+/// What an agent of version 2 makes of a waiting tunnel's `input`.
+pub fn understand(input: &mut Vec<u8>) -> Result<Option<Vec<u8>>, ()> {
+    agent::tunnel::understand(input)
+}
+
+/// A certificate's notBefore and notAfter.
+pub fn validity(certificate: &[u8]) -> Option<[String; 2]> {
+    tls::der::validity(certificate)
+}
