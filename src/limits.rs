@@ -148,6 +148,10 @@ pub const PROBE_IDLE: Duration = Duration::from_secs(1);
 /// A peer that has acknowledged nothing for so long while bytes wait for it is gone (section 6).
 pub const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 
+/// A peer that keeps its window shut is asked after it by the kernel now and then; this many
+/// questions without an answer count as silence.
+pub const PROBES_LOST: u8 = 2;
+
 /// How long a closed session's connection is kept for the last bytes to arrive, at most, and
 /// how often it is looked at.
 pub const FAREWELL: Duration = Duration::from_secs(30);

@@ -421,7 +421,8 @@ impl Stream {
         }
         let now = now();
         let acknowledged = now.checked_sub(tcp.silent_for).unwrap_or(now);
-        now.saturating_duration_since(since.max(acknowledged)) >= limits::UNACKNOWLEDGED
+        tcp.is_owed()
+            && now.saturating_duration_since(since.max(acknowledged)) >= limits::UNACKNOWLEDGED
     }
 
     /// Whether bytes wait in the kernel for a slow peer that has acknowledged some since last

@@ -7,6 +7,8 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use crate::limits;
+
 /// Bytes on their way to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unacknowledged {
@@ -16,11 +18,25 @@ pub struct Unacknowledged {
     pub silent_for: Duration,
     /// Bytes acknowledged since the connection began.
     pub acknowledged: u64,
+    /// Whether any of the packets are on their way, not only kept back by a shut window.
+    pub in_flight: bool,
+    /// Questions after a shut window that had no answer since the last one that had.
+    pub probes: u8,
+}
+
+impl Unacknowledged {
+    /// Whether the peer owes an acknowledgement. While its window is shut it is asked in times
+    /// that double up to two minutes, and its silence between them says nothing; a single question
+    /// may get lost.
+    pub fn is_owed(&self) -> bool {
+        self.in_flight || self.probes >= limits::PROBES_LOST
+    }
 }
 
 /// The part of the kernel's `struct tcp_info` (linux/tcp.h) up to `tcpi_notsent_bytes`; the
 /// layout is an interface of the kernel and the same on every processor.
 const SIZE: usize = 148;
+const PROBES: usize = 3;
 const UNACKED: usize = 24;
 const LAST_ACK_RECV: usize = 56;
 const ROUND_TRIP: usize = 68;
@@ -43,6 +59,8 @@ pub fn ask(socket: &TcpStream) -> io::Result<Unacknowledged> {
         packets: u64::from(word(UNACKED)) + u64::from(word(NOTSENT_BYTES)),
         silent_for: Duration::from_millis(word(LAST_ACK_RECV).into()),
         acknowledged: high << 32 | low,
+        in_flight: word(UNACKED) > 0,
+        probes: info[PROBES],
     })
 }
 
@@ -80,6 +98,22 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::net::TcpListener;
+
+    #[test]
+    fn silence_between_questions_after_a_shut_window_is_not_held_against_the_peer() {
+        let tcp = |in_flight, probes| Unacknowledged {
+            packets: 1,
+            silent_for: Duration::from_secs(90),
+            acknowledged: 0,
+            in_flight,
+            probes,
+        };
+        let owed = [(false, 0), (false, 1), (false, 2), (true, 0)];
+        assert_eq!(
+            owed.map(|(on_way, lost)| tcp(on_way, lost).is_owed()),
+            [false, false, true, true]
+        );
+    }
 
     #[test]
     fn unread_bytes_are_not_unacknowledged_ones_until_the_window_is_shut() {
