@@ -8,6 +8,10 @@ use std::time::Duration;
 /// A TLS handshake that takes longer is closed (protocol page, section 6).
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// Handshakes that a worker is given at one time, for each of which its sessions may have to wait:
+/// some ms, where thousands of agents that come back at once would take seconds.
+pub const HANDSHAKES: usize = 4;
+
 /// A connection that has not proved its passcode by then is closed (section 6). The time
 /// starts at accept and includes the TLS handshake.
 pub const PASSCODE: Duration = Duration::from_secs(10);

@@ -361,6 +361,7 @@ impl Pipe {
             Secured::Tunnel => configs.tunnel.clone(),
             Secured::User => configs.user.clone(),
         });
+        let turn = self.shared.workers.handshake().await;
         let (answered, told) = smol::channel::bounded(1);
         let handshake = |load: Load| async move {
             let mut accepted = pin!(Stream::accept(socket, &acceptor));
@@ -377,8 +378,10 @@ impl Pipe {
             drop(load);
             stream
         };
-        let listening = async {
+        let listening = async move {
+            let mut turn = Some(turn);
             while told.recv().await.is_ok() {
+                turn.take();
                 stranger.answered();
             }
             std::future::pending().await

@@ -6,14 +6,17 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use smol::lock::{Semaphore, SemaphoreGuard};
 use smol::{Executor, Task};
 
+use crate::limits;
 use crate::reactor;
 
 /// Worker threads, each with an executor and a reactor of its own: what begins on one stays
 /// there, so that its sockets need no lock. They live as long as the process.
 pub struct Workers {
     workers: Vec<Arc<Worker>>,
+    handshakes: Semaphore,
 }
 
 struct Worker {
@@ -42,7 +45,13 @@ impl Workers {
                 }
             })?;
         }
-        Ok(Workers { workers })
+        Ok(Workers { workers, handshakes: Semaphore::new(limits::HANDSHAKES * count) })
+    }
+
+    /// Waits for its turn to give a worker a handshake. To be dropped when the handshake's hard
+    /// part is done: what waits for the other end holds nobody up.
+    pub async fn handshake(&self) -> SemaphoreGuard<'_> {
+        self.handshakes.acquire().await
     }
 
     /// Runs `work` on the worker that has least to do. Dropping the task ends it there soon.

@@ -31,6 +31,7 @@ in_both_modes!(
     reset_connections_leave_nothing,
     sixty_agents_with_a_wrong_passcode_are_held,
     users_faster_than_tunnels_are_served_or_closed,
+    all_tunnels_return_at_once_after_a_restart,
 );
 
 const NEVER: u64 = 200_000;
@@ -428,4 +429,97 @@ fn users_faster_than_tunnels_are_served_or_closed(mode: Mode) {
     until("the agent has all its tunnels", || daemon.control().idle(&mapping) == 3);
     base.expect_again(&daemon, REMAINS);
     agent.expect_no_strays();
+}
+
+// Mass return
+
+/// One tunnel on its way back, or there.
+struct Returning {
+    link: Option<Link>,
+    back: bool,
+}
+
+impl Returning {
+    /// Dials, as the field's agents do when their tunnel was closed.
+    fn dial(&mut self, daemon: &Daemon, mapping: &Mapping) {
+        let mut link = Link::plain(at(mapping.port1)).expect("the kernel accepts");
+        if daemon.mode == Mode::Tls {
+            link.begin_tls(&daemon.trust());
+        }
+        // In TLS it waits for the end of the handshake.
+        link.queue(mapping.passcode1.as_bytes()).expect("queue");
+        self.link = Some(link);
+    }
+
+    /// Takes what there is to take; false if it must dial again.
+    fn go_on(&mut self) -> bool {
+        let Some(link) = &mut self.link else { return false };
+        let _ = link.push();
+        match link.read_now(64) {
+            Some(Got::Bytes(bytes)) => {
+                assert_eq!(bytes, b"AUTHORIZED");
+                self.back = true;
+                true
+            }
+            Some(_) => false,
+            None => link.push().is_ok(),
+        }
+    }
+}
+
+/// Brings all these tunnels to their mappings, with many at it at the same time; gives how long
+/// it took.
+fn all_return(daemon: &Daemon, mappings: &[Mapping], tunnels: &mut [Returning]) -> Duration {
+    const THREADS: usize = 4;
+    let start = Instant::now();
+    let most = tunnels.len().div_ceil(THREADS);
+    thread::scope(|scope| {
+        for (share, tunnels) in tunnels.chunks_mut(most).enumerate() {
+            scope.spawn(move || {
+                let mapping = |number: usize| &mappings[(share * most + number) / 60];
+                for (number, tunnel) in tunnels.iter_mut().enumerate() {
+                    tunnel.back = false;
+                    tunnel.dial(daemon, mapping(number));
+                }
+                while tunnels.iter().any(|tunnel| !tunnel.back) {
+                    let away = tunnels.iter_mut().enumerate().filter(|(_, one)| !one.back);
+                    for (number, tunnel) in away {
+                        if !tunnel.go_on() {
+                            tunnel.dial(daemon, mapping(number));
+                        }
+                    }
+                    assert!(start.elapsed() < 4 * PATIENCE, "not all tunnels came back");
+                    thread::sleep(ms(1));
+                }
+            });
+        }
+    });
+    start.elapsed()
+}
+
+fn all_tunnels_return_at_once_after_a_restart(mode: Mode) {
+    raise_files();
+    let tunnels = size(600, 3000);
+    let mut daemon = Daemon::builder(mode).ports(150).start();
+    let mappings: Vec<Mapping> =
+        (0..tunnels / 60).map(|_| daemon.api().add_public(60, NEVER)).collect();
+    let other = daemon.api().add_public(60, NEVER);
+    let mut away: Vec<_> = (0..tunnels).map(|_| Returning { link: None, back: false }).collect();
+    all_return(&daemon, &mappings, &mut away);
+    daemon.restart();
+    let mover = Mover::start(&daemon, &other);
+    let took = all_return(&daemon, &mappings, &mut away);
+    figure(mode, "tunnels, and the time until all are back", (tunnels, took));
+    let (_, longest) = mover.stop();
+    figure(mode, "longest round of a session meanwhile", longest);
+    // Sessions do not stand still until all handshakes are done.
+    let most = ms(250).max(took / 2);
+    assert!(longest < most, "a session stood still for {longest:?} of {took:?}");
+    let idle: u64 = mappings.iter().map(|mapping| daemon.control().idle(mapping)).sum();
+    assert_eq!(idle, tunnels as u64);
+    // Once what the handshakes have freed is given back.
+    thread::sleep(ms(6000));
+    let (steady, peak) = (daemon.resident(), daemon.peak());
+    figure(mode, "KiB resident, and the most there were", (steady, peak));
+    assert!(peak < 2 * steady, "{peak} KiB at most, {steady} KiB in the end");
 }

@@ -478,9 +478,18 @@ impl Daemon {
 
     /// Resident memory in KiB.
     pub fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that was ever resident, in KiB.
+    pub fn peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, what: &str) -> u64 {
         let status = format!("/proc/{}/status", self.pid().as_raw_nonzero());
         let status = fs::read_to_string(status).expect("/proc");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        let line = status.lines().find(|line| line.starts_with(what)).expect("the line is there");
         line.split_whitespace().nth(1).expect("number").parse().expect("number")
     }
 

@@ -72,10 +72,7 @@ impl Link {
 
     /// The TLS handshake over a connection that is still plain.
     pub fn upgrade(mut self, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
-        let name = ServerName::try_from(name.to_owned()).expect("server name");
-        let mut tls = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
-        tls.set_buffer_limit(None);
-        self.tls = Some(Box::new(tls));
+        self.begin(config, name)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let flushed = self.push()?;
@@ -100,6 +97,19 @@ impl Link {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Begins a handshake that [`push`](Self::push) and [`read_now`](Self::read_now) go on with.
+    pub fn begin_tls(&mut self, config: &Arc<ClientConfig>) {
+        self.begin(config, "localhost").expect("TLS");
+    }
+
+    fn begin(&mut self, config: &Arc<ClientConfig>, name: &str) -> io::Result<()> {
+        let name = ServerName::try_from(name.to_owned()).expect("server name");
+        let mut tls = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
+        tls.set_buffer_limit(None);
+        self.tls = Some(Box::new(tls));
+        Ok(())
     }
 
     /// The certificate that the server showed.
