@@ -4,6 +4,7 @@
 //! gateway would miss those megabytes until the next restart.
 
 use std::ops::Range;
+use std::thread;
 
 /// Makes all threads share one heap. To be called before there are threads.
 pub fn share_heap() {
@@ -11,7 +12,8 @@ pub fn share_heap() {
     glibc::share_heap();
 }
 
-/// Whether the free memory has changed much since [`give_back`].
+/// Whether much memory may be given back since [`give_back`] has done so: there is more or less
+/// that is free, or other parts of it have been in use meanwhile.
 pub fn has_changed() -> bool {
     #[cfg(target_env = "gnu")]
     return glibc::has_changed();
@@ -28,18 +30,17 @@ pub fn give_back() {
 /// Lets this thread part with the small pieces that it has freed: glibc keeps up to
 /// [`tidy::PIECES`] of each size for every thread, and each keeps the page that it lies in.
 ///
-/// There is no call for that. A piece that is taken, grown beyond the sizes that are kept, and
-/// freed again is joined with what is free around it.
+/// There is no call for that, but a thread that ends keeps nothing: the pieces are taken, and
+/// freed by a thread that does only this.
 pub fn tidy() {
     const WORD: usize = size_of::<usize>();
-    for size in (0..tidy::SIZES).map(|number| (3 + 2 * number) * WORD) {
-        let mut pieces: [Vec<u8>; tidy::PIECES] = std::array::from_fn(|_| Vec::with_capacity(size));
-        // From the highest on: each grows into the one that has just been freed.
-        pieces.sort_unstable_by_key(|piece| std::cmp::Reverse(piece.as_ptr()));
-        for mut piece in pieces {
-            piece.reserve_exact((3 + 2 * tidy::SIZES) * WORD);
-            std::hint::black_box(&piece);
-        }
+    let sizes = (0..tidy::SIZES).map(|number| (3 + 2 * number) * WORD);
+    let piece = |size| (0..tidy::PIECES).map(move |_| Vec::<u8>::with_capacity(size));
+    let pieces: Vec<_> = sizes.flat_map(piece).collect();
+    let thread = thread::Builder::new().name("tidy".into()).stack_size(tidy::STACK);
+    // Without a thread they are freed here, and kept as they were.
+    if let Ok(thread) = thread.spawn(move || drop(pieces)) {
+        let _ = thread.join();
     }
 }
 
@@ -48,6 +49,8 @@ mod tidy {
     pub(super) const SIZES: usize = 64;
     /// Pieces kept of each.
     pub(super) const PIECES: usize = 7;
+    /// Stack of the thread that frees them, in bytes.
+    pub(super) const STACK: usize = 64 * 1024;
 }
 
 /// Lets go of the pages of program and libraries that only the start has used: they stay in the
@@ -102,13 +105,21 @@ fn let_go(mapping: Range<usize>) {
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "the allocator's own functions, which no safe wrapper offers")]
 mod glibc {
+    use std::fs;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// A change of the free memory that is worth looking at, in bytes.
     const MUCH: usize = 64 * 1024;
 
+    /// Growth of the memory in use that is worth looking at, in pages of mostly 4 KiB.
+    const PAGES: usize = 16;
+
     /// Free memory after the last time, in bytes. What was given back still counts as free.
     static FREE: AtomicUsize = AtomicUsize::new(0);
+
+    /// The process's own pages after the last time. Changes of mappings that leave as much free as
+    /// before touch ever other parts of it: without this, all would come to be used in the end.
+    static USED: AtomicUsize = AtomicUsize::new(0);
 
     pub(super) fn share_heap() {
         // SAFETY: it sets a number.
@@ -117,15 +128,26 @@ mod glibc {
 
     pub(super) fn has_changed() -> bool {
         free().abs_diff(FREE.load(Ordering::Relaxed)) >= MUCH
+            || used() >= USED.load(Ordering::Relaxed) + PAGES
     }
 
     pub(super) fn give_back() {
         // SAFETY: it takes the allocator's lock and touches only what is free.
         unsafe { libc::malloc_trim(0) };
         FREE.store(free(), Ordering::Relaxed);
+        USED.store(used(), Ordering::Relaxed);
     }
 
-    fn free() -> usize {
+    /// The process's own pages in memory, those of no file; 0 without /proc.
+    fn used() -> usize {
+        let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let mut pages = statm.split(' ').skip(1).map_while(|pages| pages.parse::<usize>().ok());
+        let (resident, shared) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+        resident.saturating_sub(shared)
+    }
+
+    /// Free memory, in bytes. What a thread keeps does not count.
+    pub(super) fn free() -> usize {
         // SAFETY: it reads the allocator's counters. They are ints that may wrap around beyond
         // 2 GiB, which makes the comparison wrong and nothing else.
         let info = unsafe { libc::mallinfo() };
@@ -180,5 +202,37 @@ mod tests {
         tidy();
         give_back();
         assert!(kept.iter().enumerate().all(|(n, piece)| *piece == vec![7; n]));
+    }
+
+    /// In a process of its own, where no other test takes and frees memory.
+    #[cfg(target_env = "gnu")]
+    #[test]
+    fn small_pieces_that_a_thread_has_freed_are_free_for_all() {
+        const CHILD: &str = "IOFOG_TEST_TIDY";
+        if std::env::var_os(CHILD).is_none() {
+            let name = "memory::tests::small_pieces_that_a_thread_has_freed_are_free_for_all";
+            let child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([name, "--exact", "--test-threads=1"])
+                .env(CHILD, "1")
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&child.stdout).into_owned();
+            assert!(child.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        share_heap();
+        let size = |number: usize| (3 + 2 * (number % tidy::SIZES)) * size_of::<usize>();
+        let number = tidy::SIZES * tidy::PIECES;
+        // Those that are freed lie between others that are not.
+        let mut pieces: Vec<Vec<u8>> =
+            (0..2 * number).map(|n| Vec::with_capacity(size(n / 2))).collect();
+        let kept: Vec<_> = (0..number).map(|n| std::mem::take(&mut pieces[2 * n])).collect();
+        let all: usize = (0..number).map(size).sum();
+        drop(pieces);
+        let before = glibc::free();
+        tidy();
+        let gained = glibc::free().saturating_sub(before);
+        assert!(gained > all / 2, "{gained} of {all} bytes");
+        drop(kept);
     }
 }
