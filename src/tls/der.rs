@@ -1,5 +1,4 @@
-//! As much of a certificate's encoding (RFC 5280, section 4.1) as it takes to make one and to read
-//! one's dates.
+//! As much of a certificate's encoding (RFC 5280, section 4.1) as it takes to read its dates.
 
 /// A certificate's notBefore and notAfter as [`Utc`](crate::logging::Utc) shows times, so that
 /// they compare as text; `None` when it is no X.509 certificate.
@@ -19,40 +18,10 @@ pub(crate) fn validity(certificate: &[u8]) -> Option<[String; 2]> {
     Some([not_before, not_after])
 }
 
-/// The element with this tag and content, which is shorter than 64 KiB.
-pub(super) fn element(tag: u8, parts: &[impl AsRef<[u8]>]) -> Vec<u8> {
-    let content: Vec<u8> = parts.iter().flat_map(AsRef::as_ref).copied().collect();
-    let mut element = vec![tag];
-    match content.len() {
-        short @ 0..=0x7f => element.push(short as u8),
-        middle @ 0x80..=0xff => element.extend([0x81, middle as u8]),
-        long => element.extend([0x82, (long >> 8) as u8, long as u8]),
-    }
-    element.extend(content);
-    element
-}
-
-/// A sequence of elements.
-pub(super) fn sequence(elements: &[&[u8]]) -> Vec<u8> {
-    element(SEQUENCE, elements)
-}
-
-/// A bit string of whole bytes.
-pub(super) fn bits(content: &[u8]) -> Vec<u8> {
-    element(BITS, &[&[0], content])
-}
-
-pub(super) const INTEGER: u8 = 0x02;
-const BITS: u8 = 0x03;
-pub(super) const OCTETS: u8 = 0x04;
-pub(super) const UTF8: u8 = 0x0c;
-pub(super) const SEQUENCE: u8 = 0x30;
-pub(super) const SET: u8 = 0x31;
-pub(super) const DNS_NAME: u8 = 0x82;
-pub(super) const IP_ADDRESS: u8 = 0x87;
-pub(super) const EXTENSIONS: u8 = 0xa3;
+const INTEGER: u8 = 0x02;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
+const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 
 /// The content of the element at the front, which must have this tag, and what follows it.
