@@ -393,7 +393,7 @@ impl Session {
         let at_once = self.must_end_now();
         let over = self.settle(if at_once { 5000 } else { 0 }, Self::is_over).await;
         assert!(over || !at_once, "both have ended, and the session goes on");
-        let mut waited = Duration::ZERO;
+        let (mut waited, mut delays) = (Duration::ZERO, 0);
         // Longer than once: the kernel acknowledges in its own time, and what is not acknowledged
         // yet looks like bytes on their way.
         let longest = 4 * self.fin_wait.max(20 * SECOND) + 2 * SECOND;
@@ -403,7 +403,12 @@ impl Session {
                 let pushed = |session: &Self| session.peers.iter().all(Peer::is_pushed);
                 self.settle(300, |session| session.is_over() || pushed(session)).await;
             }
-            assert!(waited <= longest, "the session never ends");
+            if waited > longest {
+                // On a busy machine even loopback takes its time to deliver.
+                assert!(delays < 20, "the session never ends");
+                std::thread::sleep(SECOND / 10);
+                (waited, delays) = (Duration::ZERO, delays + 1);
+            }
             let step = if waited < 2 * SECOND { SECOND / 20 } else { SECOND };
             clock::advance(step);
             waited += step;
