@@ -24,7 +24,7 @@ const USERS: usize = 12;
 const TUNNELS: usize = 10;
 
 /// One in so many sessions of the second mapping is reset by its user in mid-answer.
-const ABORTED: usize = 20;
+const ABORTED: usize = 4;
 
 /// The bytes that a session consists of, again and again.
 const TAG: usize = 16;
@@ -76,8 +76,8 @@ fn tagged_bytes_reach_their_own_session_alone(mode: Mode, sessions: usize) {
                             return;
                         }
                         // Those of the wary mapping take longer.
-                        let second = number % 16 == 0;
-                        let abort = second && number % (16 * ABORTED) == 0;
+                        let second = number % 64 == 0;
+                        let abort = second && number % (64 * ABORTED) == 0;
                         let mapping = &mappings[usize::from(second)];
                         let tag = format!("session{number:08}\n");
                         assert_eq!(tag.len(), TAG);
