@@ -159,7 +159,8 @@ impl Stuck {
         // With the small window the network itself would be slow.
         sockopt::set_socket_recv_buffer_size(self.user.socket(), 4 << 20).expect("SO_RCVBUF");
         let mut read = 0;
-        let deadline = Instant::now() + 2 * PATIENCE;
+        // A window that was shut for long may be asked after once in two minutes only.
+        let deadline = Instant::now() + period(60_000, 300_000);
         while read < self.sent {
             let flushed = self.agent.push().expect("the agent is still connected");
             match self.user.read_now(64 * 1024) {
