@@ -24,9 +24,9 @@ const SEALED_PER_SECOND: f64 = 0.8e9;
 /// How often the measuring thread looks whether something has run out.
 const LOOK: Duration = Duration::from_millis(2);
 
-#[derive(Default)]
 struct Shared {
-    bytes: AtomicU64,
+    /// What has arrived, by session.
+    bytes: Vec<AtomicU64>,
     over: AtomicBool,
 }
 
@@ -51,7 +51,8 @@ pub(crate) fn run(arguments: &Arguments) {
     };
     let (users, tunnels) = connect(arguments).unwrap_or_else(|error| die(error));
     let (sending, receiving) = if up { (users, tunnels) } else { (tunnels, users) };
-    let shared = Arc::new(Shared::default());
+    let bytes = receiving.iter().map(|_| AtomicU64::new(0)).collect();
+    let shared = Arc::new(Shared { bytes, over: AtomicBool::new(false) });
     // Sealing takes about as long as sending, so that each session does it on its own thread.
     let sealing: Vec<_> =
         sending.into_iter().map(|end| thread::spawn(move || Sender::new(end, sealed))).collect();
@@ -66,9 +67,9 @@ pub(crate) fn run(arguments: &Arguments) {
         let shared = shared.clone();
         thread::spawn(move || sender.send(&shared));
     }
-    for end in receiving {
+    for (number, end) in receiving.into_iter().enumerate() {
         let shared = shared.clone();
-        thread::spawn(move || receive(&end, &shared));
+        thread::spawn(move || receive(&end, number, &shared));
     }
     thread::sleep(Duration::from_secs_f64(warmup));
     println!("READY");
@@ -80,19 +81,25 @@ pub(crate) fn run(arguments: &Arguments) {
 
 fn measure(arguments: &Arguments, seconds: f64, shared: &Shared) {
     let (cost, own) = (Cost::begin(arguments), Cost::of(std::process::id()));
-    let (bytes, began) = (shared.bytes.load(Relaxed), sys::now());
+    let (before, began) = (shared.bytes(), sys::now());
     let until = began + (seconds * 1e9) as u64;
     while sys::now() < until && !shared.over.load(Relaxed) {
         thread::sleep(LOOK);
     }
-    let gigabytes = (shared.bytes.load(Relaxed) - bytes) as f64 / 1e9;
+    let moved: Vec<u64> =
+        shared.bytes().iter().zip(before).map(|(after, before)| after - before).collect();
     let elapsed = (sys::now() - began) as f64 / 1e9;
+    let gigabytes = moved.iter().sum::<u64>() as f64 / 1e9;
     let mut record = Record::new("saturate");
     record.number("gbit_s", gigabytes * 8.0 / elapsed);
     let spent = cost.end();
     spent.record(&mut record, "cpu_s_per_gb", gigabytes);
     spent.record_workers(&mut record, elapsed);
     own.end().record(&mut record, "load_cores", elapsed);
+    let (least, most) = (moved.iter().min(), moved.iter().max());
+    if let (Some(least), Some(most)) = (least, most) {
+        record.number("least_session", *least as f64 / *most as f64);
+    }
     record.number("elapsed_s", elapsed);
     shared.over.store(true, Relaxed);
     record.print();
@@ -128,6 +135,12 @@ fn connect(arguments: &Arguments) -> io::Result<(Vec<User>, Vec<User>)> {
     Ok((users, tunnels))
 }
 
+impl Shared {
+    fn bytes(&self) -> Vec<u64> {
+        self.bytes.iter().map(|bytes| bytes.load(Relaxed)).collect()
+    }
+}
+
 impl Sender {
     fn new(mut end: User, sealed: usize) -> io::Result<Self> {
         let pattern = pattern();
@@ -157,10 +170,10 @@ impl Sender {
     }
 }
 
-fn receive(end: &User, shared: &Shared) {
+fn receive(end: &User, number: usize, shared: &Shared) {
     while !shared.over.load(Relaxed) {
         match sys::discard(end.fd(), 4 * CHUNK) {
-            Ok(count) if count > 0 => shared.bytes.fetch_add(count as u64, Relaxed),
+            Ok(count) if count > 0 => shared.bytes[number].fetch_add(count as u64, Relaxed),
             _ if shared.over.load(Relaxed) => return,
             _ => die("saturate: a session has ended"),
         };
