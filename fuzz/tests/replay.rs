@@ -3,6 +3,7 @@
 use std::fs;
 use std::panic::catch_unwind;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 /// The files of `folder` for a target, in order.
 fn inputs(folder: &str, target: &str) -> Vec<(String, Vec<u8>)> {
@@ -19,6 +20,9 @@ fn inputs(folder: &str, target: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 fn replay(target: &str) {
+    // One at a time: targets count the open files.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let (_, check) = fuzz::TARGETS.iter().find(|(name, _)| *name == target).expect("a target");
     let kept = inputs("corpus", target);
     assert!(!kept.is_empty(), "no corpus for {target}");
