@@ -334,12 +334,11 @@ async fn watchdog(shared: Rc<Shared>, notifier: Rc<Notifier>, interval: Duration
 /// Writes summaries of repeated log lines, gives memory back, and complains of its own
 /// lateness.
 async fn housekeeping(shared: Rc<Shared>, logging: Logging) {
-    sleep(limits::STARTED).await;
+    sleep_watchfully(limits::STARTED).await;
     memory::give_back();
     memory::forget_start();
     loop {
-        let due = Instant::now() + limits::HOUSEKEEPING;
-        sleep(limits::HOUSEKEEPING).await;
+        sleep_watchfully(limits::HOUSEKEEPING).await;
         logging.tick();
         if memory::has_changed() {
             memory::tidy();
@@ -348,9 +347,15 @@ async fn housekeeping(shared: Rc<Shared>, logging: Logging) {
             smol::unblock(memory::tidy).await;
             memory::give_back();
         }
-        let late = due.elapsed();
-        if late > limits::LATE {
-            log::warn!("the control thread was held up for {} ms", late.as_millis());
-        }
+    }
+}
+
+/// Sleeps, and complains when the thread was held up meanwhile.
+async fn sleep_watchfully(time: Duration) {
+    let due = Instant::now() + time;
+    sleep(time).await;
+    let late = due.elapsed();
+    if late > limits::LATE {
+        log::warn!("the control thread was held up for {} ms", late.as_millis());
     }
 }
