@@ -343,8 +343,6 @@ async fn housekeeping(shared: Rc<Shared>, logging: Logging) {
         if memory::has_changed() {
             memory::tidy();
             shared.workers.each(memory::tidy).await;
-            // The thread that writes the state.
-            smol::unblock(memory::tidy).await;
             memory::give_back();
         }
     }

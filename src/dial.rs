@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::ports::set_up;
 use crate::reactor::{Io, until};
+use crate::workers::aside;
 
 /// A host, by name or address, and a port. An IPv6 address stands in brackets before the port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +81,7 @@ async fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
         return Ok(vec![SocketAddr::new(ip, address.port)]);
     }
     let Address { host, port } = address.clone();
-    smol::unblock(move || Ok((host.as_str(), port).to_socket_addrs()?.collect())).await
+    aside(move || Ok((host.as_str(), port).to_socket_addrs()?.collect())).await
 }
 
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {

@@ -12,6 +12,9 @@ pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 /// some ms, where thousands of agents that come back at once would take seconds.
 pub const HANDSHAKES: usize = 4;
 
+/// Threads at one time for what may block: names that are looked up, a change of the state.
+pub const ASIDE: usize = 8;
+
 /// A connection that has not proved its passcode by then is closed (section 6). The time
 /// starts at accept and includes the TLS handshake.
 pub const PASSCODE: Duration = Duration::from_secs(10);

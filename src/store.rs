@@ -16,6 +16,7 @@ use smol::channel::{Receiver, Sender, bounded};
 pub use self::error::StoreError;
 use crate::limits;
 use crate::mapping::{Id, Mapping};
+use crate::workers::aside;
 
 /// The state file's name in the configuration directory.
 pub const FILE: &str = "configs.json";
@@ -153,10 +154,10 @@ impl Writer {
         }
     }
 
-    /// Writes on a thread for blocking work, since a flash card may take seconds.
+    /// Writes on a thread of its own, since a flash card may take seconds.
     async fn replace(&self, next: Vec<Mapping>) -> (Result<(), disk::Failure>, Vec<Mapping>) {
         let file = self.file.clone();
-        smol::unblock(move || (disk::replace(&file, &format::write(&next)), next)).await
+        aside(move || (disk::replace(&file, &format::write(&next)), next)).await
     }
 }
 

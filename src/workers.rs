@@ -3,8 +3,9 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use smol::lock::{Semaphore, SemaphoreGuard};
 use smol::{Executor, Task};
@@ -37,7 +38,7 @@ impl Workers {
         for number in 1..=count {
             let worker = Arc::new(Worker { executor: Executor::new(), load: AtomicUsize::new(0) });
             workers.push(worker.clone());
-            std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 let forever = std::future::pending::<()>();
                 if let Err(error) = reactor::block_on(worker.executor.run(forever)) {
                     log::error!("a worker thread cannot wait for events: {error}; the daemon ends");
@@ -77,6 +78,34 @@ impl Workers {
         for worker in &self.workers {
             worker.executor.spawn(async move { work() }).await;
         }
+    }
+}
+
+/// Does `work`, which may block, on a thread of its own that ends with it: what is so rare needs
+/// no pool, whose idle threads would wake up now and then (`blocking` 1.7: twice a second, for
+/// ever). [`limits::ASIDE`] at one time; where the system grants no thread, this one does it.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    static PLACES: Semaphore = Semaphore::new(limits::ASIDE);
+    let _place = PLACES.acquire().await;
+    let (tell, told) = smol::channel::bounded(1);
+    let work = Arc::new(Mutex::new(Some(work)));
+    let take = |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let there = work.clone();
+    let thread = thread::Builder::new().name("aside".into());
+    let begun = thread.spawn(move || {
+        if let Some(work) = take(&there) {
+            let _ = tell.try_send(work());
+        }
+    });
+    if begun.is_err() {
+        if let Some(work) = take(&work) {
+            return work();
+        }
+    }
+    match told.recv().await {
+        Ok(done) => done,
+        // Only a panic ends the work early, and the process with it.
+        Err(_) => std::future::pending().await,
     }
 }
 
