@@ -228,8 +228,7 @@ impl Side {
     }
 
     fn poll_flush(&mut self, context: &Context<'_>) {
-        if self.output == Output::Broken || (!self.stream.is_tls() && self.is_flushed()) {
-            self.answers = 0;
+        if self.output == Output::Broken {
             return;
         }
         match self.stream.poll_flush(context) {
