@@ -3,7 +3,6 @@
 //! glibc keeps what is freed, and a heap of its own for each thread: after a burst of sessions a
 //! gateway would miss those megabytes until the next restart.
 
-use std::ops::Range;
 use std::thread;
 
 /// Makes all threads share one heap. To be called before there are threads.
@@ -57,48 +56,68 @@ mod tidy {
 /// kernel's file cache, where they may give way to the gateway's own files, and what is used
 /// again is mapped again from there.
 pub fn forget_start() {
-    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-    unwritten(&smaps).into_iter().for_each(let_go);
+    program::unwritten().into_iter().for_each(program::let_go);
 }
 
-/// The addresses of what is mapped from files and holds nothing but what they hold: nobody may
-/// write there, and nobody has. `smaps` has the form of proc_pid_smaps(5).
-fn unwritten(smaps: &str) -> Vec<Range<usize>> {
-    /// What counts the pages that differ from the file.
-    const OWN: [&str; 2] = ["Anonymous:", "Swap:"];
-    let mut found = Vec::new();
-    let mut mapping = None;
-    let mut none = 0;
-    for line in smaps.lines() {
-        let words: Vec<_> = line.split_ascii_whitespace().collect();
-        match words[..] {
-            [name, "0", "kB"] if OWN.contains(&name) => none += 1,
-            [addresses, rights, _, _, inode, _] if !addresses.ends_with(':') => {
-                let may_be = !rights.contains('w') && inode != "0";
-                mapping = range(addresses).filter(|_| may_be);
-                none = 0;
-            }
-            // The last line of each mapping.
-            ["VmFlags:", ..] => found.extend(mapping.take().filter(|_| none == OWN.len())),
-            _ => {}
-        }
+#[expect(unsafe_code, reason = "no safe wrapper knows what the loader has mapped")]
+mod program {
+    use std::ffi::{CStr, c_int, c_void};
+    use std::ops::Range;
+    use std::slice;
+
+    use rustix::param::page_size;
+
+    /// The addresses of what holds nothing but what the files of program and libraries hold: the
+    /// segments that were never writable. What the loader relocates lies in the others, even if
+    /// it is protected afterwards, so that /proc/self/maps could not tell.
+    pub(super) fn unwritten() -> Vec<Range<usize>> {
+        let mut found: Vec<Range<usize>> = Vec::new();
+        // SAFETY: `collect` is called on this thread, before this returns, and given `found`.
+        unsafe { libc::dl_iterate_phdr(Some(collect), (&raw mut found).cast()) };
+        found
     }
-    found
-}
 
-/// Two addresses, as in `7f00-8f00`.
-fn range(addresses: &str) -> Option<Range<usize>> {
-    let (start, end) = addresses.split_once('-')?;
-    let address = |text| usize::from_str_radix(text, 16).ok();
-    Some(address(start)?..address(end)?)
-}
+    /// Adds the segments of one file.
+    ///
+    /// # Safety
+    /// `found` points to a `Vec` of address ranges that nobody else uses, the rest is as
+    /// dl_iterate_phdr(3) says.
+    unsafe extern "C" fn collect(
+        file: *mut libc::dl_phdr_info,
+        _size: usize,
+        found: *mut c_void,
+    ) -> c_int {
+        // SAFETY: the loader gives a table of so many headers and a name that live as long as
+        // the file is mapped; `found` is what `unwritten` has passed.
+        let (base, segments, name, found) = unsafe {
+            let file = &*file;
+            (
+                file.dlpi_addr as usize,
+                slice::from_raw_parts(file.dlpi_phdr, file.dlpi_phnum.into()),
+                CStr::from_ptr(file.dlpi_name).to_bytes(),
+                &mut *found.cast::<Vec<Range<usize>>>(),
+            )
+        };
+        // The program has no name, libraries have a path; the kernel's vDSO is no file.
+        if name.first().is_none_or(|&first| first == b'/') {
+            let read_only = segments
+                .iter()
+                .filter(|s| s.p_type == libc::PT_LOAD && s.p_flags & libc::PF_W == 0);
+            found.extend(read_only.map(|segment| {
+                let start = base.wrapping_add(segment.p_vaddr as usize);
+                let end = start.wrapping_add(segment.p_filesz as usize);
+                start / page_size() * page_size()..end
+            }));
+        }
+        0
+    }
 
-#[expect(unsafe_code, reason = "no safe wrapper knows what lies in memory")]
-fn let_go(mapping: Range<usize>) {
-    // SAFETY: what was mapped from a file and not changed is mapped again when it is used. What
-    // the kernel cannot let go, it leaves.
-    unsafe {
-        libc::madvise(mapping.start as *mut libc::c_void, mapping.len(), libc::MADV_DONTNEED);
+    pub(super) fn let_go(segment: Range<usize>) {
+        // SAFETY: what was mapped from a file and not changed is mapped again when it is used.
+        // What the kernel cannot let go, it leaves.
+        unsafe {
+            libc::madvise(segment.start as *mut c_void, segment.len(), libc::MADV_DONTNEED);
+        }
     }
 }
 
@@ -161,38 +180,23 @@ mod tests {
 
     #[test]
     fn only_what_the_files_hold_is_let_go() {
-        let mapping = |head: &str, anonymous, swap| {
-            format!(
-                "{head}\nSize: 8 kB\nRss: 8 kB\nAnonymous: {anonymous} kB\nSwap: {swap} kB\n\
-                 VmFlags: rd mr mw me\n"
-            )
-        };
-        for (head, anonymous, swap, goes) in [
-            ("1000-3000 r-xp 00000000 fe:00 1234 /usr/bin/program", 0, 0, true),
-            ("1000-3000 r--p 00000000 fe:00 1234 /usr/bin/program", 0, 0, true),
-            ("1000-3000 r--p 00000000 fe:00 1234 /usr/bin/relocated", 8, 0, false),
-            ("1000-3000 r--p 00000000 fe:00 1234 /usr/bin/relocated", 0, 8, false),
-            ("1000-3000 rw-p 00000000 fe:00 1234 /usr/bin/program", 0, 0, false),
-            ("1000-3000 rw-p 00000000 00:00 0 [heap]", 0, 0, false),
-            ("1000-3000 r-xp 00000000 00:00 0 [vdso]", 0, 0, false),
-            ("1000-3000 r-xp 00000000 00:00 0", 0, 0, false),
-            ("1000-3000 r-xp 00000000 fe:00 1234 /tmp/gone (deleted)", 0, 0, false),
-        ] {
-            let text = mapping("4000-5000 rw-p 00000000 00:00 0", 4, 0)
-                + &mapping(head, anonymous, swap)
-                + &mapping("6000-7000 rw-p 00000000 00:00 0", 4, 0);
-            let expected = goes.then_some(0x1000..0x3000);
-            assert_eq!(unwritten(&text).pop(), expected, "{head} {anonymous} {swap}");
-        }
-        assert_eq!(unwritten("1000-3000 r-xp 00000000 fe:00 1 /x\nVmFlags: rd\n"), vec![]);
+        /// Addresses, which the loader writes.
+        static RELOCATED: [&str; 2] = ["one", "two"];
+        let segments = program::unwritten();
+        let holds = |address: usize| segments.iter().any(|segment| segment.contains(&address));
+        assert!(holds(forget_start as fn() as usize), "code");
+        assert!(holds(RELOCATED[1].as_ptr() as usize), "constants");
+        assert!(!holds(std::hint::black_box(&RELOCATED).as_ptr() as usize), "relocated");
+        assert!(!holds(&raw const segments as usize), "the stack");
     }
 
     #[test]
     fn the_program_runs_on_without_its_pages() {
-        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        assert!(!unwritten(&smaps).is_empty());
+        assert!(!program::unwritten().is_empty());
         forget_start();
-        assert!(std::fs::read_to_string("/proc/self/smaps").is_ok());
+        // What needs relocated addresses, of program and loader.
+        let thread = thread::spawn(|| format!("{:?}", std::fs::metadata("/proc/self/smaps")));
+        assert!(thread.join().unwrap().starts_with("Ok"));
     }
 
     #[test]
