@@ -87,6 +87,9 @@ pub trait Handler {
 
     /// The answer to what is no request.
     fn refuse(&self, fault: Fault) -> Response;
+
+    /// Told how many bytes of an answer are held until the client takes them, 0 once it has.
+    fn holds(&self, _bytes: usize) {}
 }
 
 /// How long each wait for the client may take.
@@ -144,9 +147,10 @@ where
             Err(End::Fault(fault)) => (to_bytes(&handler.refuse(fault), None, false), true),
             Err(End::Unwanted(response)) => (to_bytes(&response, None, false), true),
         };
+        handler.holds(response.len());
         let write = async { Ok(connection.write(&response).await?) };
         match within(Instant::now() + patience.idle, write).await {
-            Ok(()) => {}
+            Ok(()) => handler.holds(0),
             Err(End::Io(error)) => return Err(error),
             Err(_) => return Err(io::ErrorKind::TimedOut.into()),
         }

@@ -212,13 +212,18 @@ pub const HTTP_REQUEST: Duration = Duration::from_secs(10);
 /// Longest time a kept-alive API connection may be silent between requests.
 pub const HTTP_IDLE: Duration = Duration::from_secs(60);
 /// API connections at one time; at the limit the one idle longest makes room. With
-/// [`HTTP_BODY`] and [`HTTP_HEAD`] this bounds what callers can make the API hold: 18 MiB, and
-/// that only callers that `controllers` allows, as nobody else's body is read.
+/// [`HTTP_BODY`] and [`HTTP_HEAD`] this bounds what callers can make the API hold of requests:
+/// 18 MiB, and that only callers that `controllers` allows, as nobody else's body is read.
 pub const HTTP_CONNECTIONS: usize = 256;
 /// Bytes of answers that the kernel may keep for an API caller that does not read, twice as many
 /// with its own. Left to itself it keeps up to 4 MiB, and pipelined requests would be answered until
 /// they are full.
 pub const HTTP_UNREAD: usize = 32 * 1024;
+/// Bytes of answers that are held for all API callers together: beyond it, who has been taking its
+/// answer for the longest time is closed. One answer alone may be longer.
+pub const HTTP_HELD: usize = 8 * 1024 * 1024;
+/// Bytes of an answer that TLS may have encrypted before the kernel takes them: one record.
+pub const HTTP_ENCRYPTED: usize = 16 * 1024;
 /// How long an API connection that is closed from here may take to be closed from there too.
 pub const HTTP_LINGER: Duration = Duration::from_secs(2);
 /// Bytes of an unwanted request that are read over meanwhile, so that its sender reads the

@@ -4,7 +4,8 @@
 //! At that limit, and when no file can be opened, the connection that has waited longest for a
 //! whole request makes room, those of callers that are not allowed first. So sockets that say
 //! nothing cannot keep a good call out. A connection whose request is being answered stays: a
-//! change once begun is made or not made, never half.
+//! change once begun is made or not made, never half. Those that do not take their answers make
+//! room, too, when these come to more than [`limits::HTTP_HELD`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -137,13 +138,18 @@ impl<S: Service> Server<S> {
         let state = Rc::new(State {
             known: self.service.knows(peer),
             answering: Cell::new(false),
+            held: Cell::new(0),
             since: Cell::new(Instant::now()),
         });
         let place =
             Place { number: self.connections.number(), all: self.connections.clone(), _file: file };
         let number = place.number;
-        let handler = Connection { service: self.service.clone(), peer, state: state.clone() };
-        let serve = serve(handler);
+        let serve = serve(Connection {
+            service: self.service.clone(),
+            peer,
+            state: state.clone(),
+            all: self.connections.clone(),
+        });
         let task = self.executor.spawn(async move {
             let _place = place;
             serve.await;
@@ -219,7 +225,10 @@ impl Handshake {
             Err(io::ErrorKind::TimedOut.into())
         };
         match future::or(self.acceptor.accept(stream), late).await {
-            Ok(stream) => plain(stream, handler).await,
+            Ok(mut stream) => {
+                stream.get_mut().1.set_buffer_limit(Some(limits::HTTP_ENCRYPTED));
+                plain(stream, handler).await;
+            }
             Err(error) => {
                 let failures = &self.counters.handshake_failures;
                 failures.set(failures.get() + 1);
@@ -252,6 +261,8 @@ struct State {
     known: bool,
     /// A request is being answered.
     answering: Cell<bool>,
+    /// Bytes of an answer that the caller has not taken yet.
+    held: Cell<usize>,
     /// When the connection began, or had its last request answered.
     since: Cell<Instant>,
 }
@@ -284,6 +295,22 @@ impl Connections {
             .map(|(number, _)| *number)?;
         open.remove(&idlest)
     }
+
+    /// Closes those that have been taking their answers for the longest time, but for `own`,
+    /// until all answers together are at most `limit` bytes.
+    fn bound_held(&self, own: &Rc<State>, limit: usize) {
+        let mut open = self.open.borrow_mut();
+        let mut all: usize = open.values().map(|open| open.state.held.get()).sum();
+        while all > limit {
+            let slowest = open
+                .iter()
+                .filter(|(_, open)| open.state.held.get() > 0 && !Rc::ptr_eq(&open.state, own))
+                .min_by_key(|(_, open)| open.state.since.get())
+                .map(|(number, _)| *number);
+            let Some(slowest) = slowest.and_then(|number| open.remove(&number)) else { return };
+            all -= slowest.state.held.get();
+        }
+    }
 }
 
 /// A connection's place among the others, given back when its task ends however it ends.
@@ -308,6 +335,7 @@ struct Connection<S> {
     service: Rc<S>,
     peer: Peer,
     state: Rc<State>,
+    all: Rc<Connections>,
 }
 
 impl<S: Service> Handler for Connection<S> {
@@ -325,6 +353,13 @@ impl<S: Service> Handler for Connection<S> {
 
     fn refuse(&self, fault: Fault) -> Response {
         self.service.refuse(fault)
+    }
+
+    fn holds(&self, bytes: usize) {
+        self.state.held.set(bytes);
+        if bytes > 0 {
+            self.all.bound_held(&self.state, limits::HTTP_HELD);
+        }
     }
 }
 

@@ -12,7 +12,10 @@ use super::*;
 
 const CAPACITY: usize = 8;
 
-/// Answers `/slow` after a while, and says when it begins and when it has.
+/// The length of the answer to `/long`: three are more than may be held.
+const LONG: usize = limits::HTTP_HELD * 2 / 5;
+
+/// Answers `/slow` after a while, and says when it begins and when it has; `/long` at length.
 struct Slow {
     story: mpsc::Sender<&'static str>,
 }
@@ -35,6 +38,9 @@ impl Service for Slow {
             self.story.send("begun").expect("the test waits");
             Timer::after(Duration::from_millis(300)).await;
             self.story.send("done").expect("the test waits");
+        }
+        if &*request.path == "/long" {
+            return text(200, &"x".repeat(LONG));
         }
         text(200, &format!("{peer:?}"))
     }
@@ -132,6 +138,28 @@ fn mute_connections_make_room_for_good_ones() {
     // The oldest is closed, the youngest is still served.
     assert_eq!((&mute[0]).read(&mut [0]).expect("closed in order"), 0);
     assert!(ask(&mute[mute.len() - 1], "/").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn who_does_not_take_its_answer_makes_room_for_others() {
+    let server = start(None);
+    // Who comes once it has begun to accept finds the small buffers that it asks the kernel for.
+    ask(server.connect(), "/");
+    let mut waiting: Vec<TcpStream> = (0..3).map(|_| server.connect()).collect();
+    for stream in &mut waiting {
+        // Left to itself the kernel takes the whole answer.
+        sockopt::set_socket_recv_buffer_size(&*stream, 1 << 18).expect("set");
+        stream.write_all(b"GET /long HTTP/1.1\r\nConnection: close\r\n\r\n").expect("written");
+        // The first byte of an answer tells that it is held.
+        assert_eq!(stream.peek(&mut [0]).expect("an answer"), 1);
+    }
+    assert!(ask(server.connect(), "/long").len() > LONG, "who takes it has all of it");
+    let got = waiting.into_iter().map(|mut stream| {
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        answer.len() > LONG
+    });
+    assert_eq!(got.collect::<Vec<_>>(), [false, false, true]);
 }
 
 #[test]
