@@ -65,8 +65,6 @@ mod program {
     use std::ops::Range;
     use std::slice;
 
-    use rustix::param::page_size;
-
     /// The addresses of what holds nothing but what the files of program and libraries hold: the
     /// segments that were never writable. What the loader relocates lies in the others, even if
     /// it is protected afterwards, so that /proc/self/maps could not tell.
@@ -74,7 +72,11 @@ mod program {
         let mut found: Vec<Range<usize>> = Vec::new();
         // SAFETY: `collect` is called on this thread, before this returns, and given `found`.
         unsafe { libc::dl_iterate_phdr(Some(collect), (&raw mut found).cast()) };
-        found
+        // SAFETY: it returns a number.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        let Ok(page @ 1..) = usize::try_from(page) else { return Vec::new() };
+        // Segments begin anywhere, mappings with a page.
+        found.into_iter().map(|segment| segment.start / page * page..segment.end).collect()
     }
 
     /// Adds the segments of one file.
@@ -105,8 +107,7 @@ mod program {
                 .filter(|s| s.p_type == libc::PT_LOAD && s.p_flags & libc::PF_W == 0);
             found.extend(read_only.map(|segment| {
                 let start = base.wrapping_add(segment.p_vaddr as usize);
-                let end = start.wrapping_add(segment.p_filesz as usize);
-                start / page_size() * page_size()..end
+                start..start.wrapping_add(segment.p_filesz as usize)
             }));
         }
         0
