@@ -88,9 +88,13 @@ impl Session {
 
     fn judge_reason(&self, ended: &Ended, at: Instant, taken: &[Taken; 2]) {
         let silent = self.peers.each_ref().map(|peer| at.duration_since(peer.sent_at));
-        // Heartbeats do not keep a session.
+        // Heartbeats do not keep a session, nor do a version 2 agent's tokens before its bytes.
+        let spoke_at = [0, 1].map(|leg| {
+            let tokens = self.voices[leg] == Voice::Version2 && taken[leg].length() == 0;
+            if tokens { self.started } else { self.peers[leg].spoke_at }
+        });
         let [agent, user] = &self.peers;
-        let unspoken = at.duration_since(agent.spoke_at.max(user.spoke_at).max(user.ended_at));
+        let unspoken = at.duration_since(spoke_at[0].max(spoke_at[1]).max(user.ended_at));
         let unmoved = unspoken.min(at.duration_since(agent.ended_at));
         let done = self.peers.each_ref().map(|peer| peer.doing != Doing::Sending);
         let broken = self.peers.each_ref().map(|peer| peer.is_broken());
