@@ -305,11 +305,16 @@ impl Stream {
     ///
     /// # Errors
     /// What the socket says: nothing can be sent any more.
+    #[inline]
     pub fn poll_flush(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
         // TLS has bytes of its own to send, which nobody has queued.
         if self.state.queued == 0 && !self.is_tls() {
             return Poll::Ready(Ok(()));
         }
+        self.poll_send_queued(context)
+    }
+
+    fn poll_send_queued(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(context))?;
         let State { tls, rest, sent, queued, .. } = &mut self.state;
         if let Some(tls) = tls {
