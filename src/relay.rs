@@ -385,10 +385,12 @@ impl Relay {
             // The time during which it was not read does not count as its silence.
             source.heard_at = now();
         }
-        if source.input != Input::Open || sink.output == Output::Broken {
+        if source.input != Input::Open {
             return 0;
         }
-        if sink.stream.waiting() >= limits::READ_AHEAD || source.answers >= limits::ANSWERS_WAITING
+        if sink.output == Output::Broken
+            || sink.stream.waiting() >= limits::READ_AHEAD
+            || source.answers >= limits::ANSWERS_WAITING
         {
             source.paused = true;
             return 0;

@@ -34,6 +34,7 @@ in_both_modes!(
     users_that_say_nothing_keep_nobody_out,
     full_tunnel_of_a_private_pipe_is_never_overdue,
     silence_counts_anew_after_a_pause_in_reading,
+    agent_slow_to_take_what_a_broken_user_sent_is_not_absent,
     api_answers_while_an_agent_floods_heartbeats,
     three_hundred_agents_returning_at_once_are_all_authorised,
 );
@@ -431,6 +432,27 @@ fn silence_counts_anew_after_a_pause_in_reading(mode: Mode) {
     let waited = start.elapsed();
     assert!(waited >= ms(THRESHOLD - 100), "absent {waited:?} after it was read again");
     user.rest();
+}
+
+fn agent_slow_to_take_what_a_broken_user_sent_is_not_absent(mode: Mode) {
+    const THRESHOLD: u64 = 1000;
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, THRESHOLD);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    agent.shrink();
+    user.fill(&flood(6));
+    user.reset();
+    // It shows that nobody is there any more to read for.
+    agent.send(b"answer");
+    let start = Instant::now();
+    while start.elapsed() < ms(THRESHOLD * 3) {
+        agent.beat();
+        assert_eq!(daemon.control().in_use(&mapping), 1, "after {:?}", start.elapsed());
+        thread::sleep(ms(100));
+    }
+    let (bytes, _) = agent.rest();
+    assert!(bytes.len() > 64 * 1024, "{} bytes", bytes.len());
+    until("its place is free", || daemon.control().in_use(&mapping) == 0);
 }
 
 fn api_answers_while_an_agent_floods_heartbeats(mode: Mode) {
