@@ -495,7 +495,16 @@ impl Daemon {
 
     /// Processor time used, in clock ticks (10 ms each).
     pub fn ticks(&self) -> u64 {
-        let stat = format!("/proc/{}/stat", self.pid().as_raw_nonzero());
+        self.ticks_in("stat")
+    }
+
+    /// Of these, those of the control thread.
+    pub fn control_ticks(&self) -> u64 {
+        self.ticks_in(&format!("task/{}/stat", self.pid().as_raw_nonzero()))
+    }
+
+    fn ticks_in(&self, file: &str) -> u64 {
+        let stat = format!("/proc/{}/{file}", self.pid().as_raw_nonzero());
         let stat = fs::read_to_string(stat).expect("/proc");
         let fields: Vec<&str> = stat[stat.rfind(')').expect("name")..].split(' ').collect();
         fields[12].parse::<u64>().expect("utime") + fields[13].parse::<u64>().expect("stime")

@@ -96,8 +96,10 @@ pub fn open(links: &mut [Link]) -> usize {
 /// What the daemon holds at rest.
 #[derive(Clone, Copy, Debug)]
 pub struct Base {
-    files: usize,
-    resident: u64,
+    /// Open files.
+    pub files: usize,
+    /// Resident memory, in KiB.
+    pub resident: u64,
 }
 
 impl Base {
