@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -182,7 +182,7 @@ impl Site {
     pub fn check_state(&self) -> Result<usize, String> {
         let mut expected: Vec<Mapping> = self.fixed.iter().flatten().cloned().collect();
         for mine in &self.changing {
-            expected.extend(mine.lock().expect("mappings").iter().cloned());
+            expected.extend(held(mine).iter().cloned());
         }
         let file = self.daemon.state_file();
         let stored = file["mappings"].as_array().cloned().unwrap_or_default();
@@ -218,7 +218,7 @@ impl Site {
             let _ = thread.join();
         }
         for mine in &self.changing {
-            for mapping in mine.lock().expect("mappings").drain(..) {
+            for mapping in held(mine).drain(..) {
                 self.daemon.control().remove(&mapping);
             }
         }
@@ -428,7 +428,7 @@ impl Beginner {
 /// One change of this Controller's mappings, which holds when it is acknowledged.
 fn change(daemon: &Daemon, tally: &Tally, mine: &Mutex<Vec<Mapping>>) {
     let api = daemon.api();
-    let mut mine = mine.lock().expect("mappings");
+    let mut mine = held(mine);
     if mine.len() < 3 || mine.len() < 8 && fastrand::bool() {
         let mapping =
             if fastrand::bool() { api.add_public(4, 200_000) } else { api.add_private(4, 200_000) };
@@ -541,6 +541,11 @@ impl Reloads {
 fn pair(authority: &Authority) -> (String, String) {
     let identity = authority.sign(&["localhost", "127.0.0.1"]);
     (identity.pem() + &authority.pem(), identity.key_pem())
+}
+
+/// What one of several changes has failed over is still what was acknowledged.
+fn held(mine: &Mutex<Vec<Mapping>>) -> MutexGuard<'_, Vec<Mapping>> {
+    mine.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn find<'a>(mappings: &'a [Value], id: &str) -> Option<&'a Value> {
