@@ -2,10 +2,11 @@
 //! task each, at most [`limits::HTTP_CONNECTIONS`] in all.
 //!
 //! At that limit, and when no file can be opened, the connection that has waited longest for a
-//! whole request makes room, those of callers that are not allowed first. So sockets that say
-//! nothing cannot keep a good call out. A connection whose request is being answered stays: a
-//! change once begun is made or not made, never half. Those that do not take their answers make
-//! room, too, when these come to more than [`limits::HTTP_HELD`].
+//! whole request makes room, those of callers that are not allowed first, those over the Unix
+//! socket last. So sockets that say nothing cannot keep a good call out, nor the command line. A
+//! connection whose request is being answered stays: a change once begun is made or not made, never
+//! half. Those that do not take their answers make room, too, when these come to more than
+//! [`limits::HTTP_HELD`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -136,6 +137,7 @@ impl<S: Service> Server<S> {
     ) {
         let file = self.room().await;
         let state = Rc::new(State {
+            local: peer == Peer::Local,
             known: self.service.knows(peer),
             answering: Cell::new(false),
             held: Cell::new(0),
@@ -258,6 +260,7 @@ struct Open {
 
 /// What decides which connection makes room.
 struct State {
+    local: bool,
     known: bool,
     /// A request is being answered.
     answering: Cell<bool>,
@@ -291,7 +294,7 @@ impl Connections {
         let idlest = open
             .iter()
             .filter(|(_, open)| !open.state.answering.get())
-            .min_by_key(|(_, open)| (open.state.known, open.state.since.get()))
+            .min_by_key(|(_, open)| (open.state.local, open.state.known, open.state.since.get()))
             .map(|(number, _)| *number)?;
         open.remove(&idlest)
     }

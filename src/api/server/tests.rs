@@ -195,6 +195,18 @@ fn kept_connections_give_way_in_the_order_of_their_last_use() {
 }
 
 #[test]
+fn remote_callers_make_room_before_local_ones() {
+    let server = start(None);
+    let mut local = std::os::unix::net::UnixStream::connect(&server.socket).expect("connected");
+    local.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("written");
+    assert!(local.read(&mut [0; 512]).expect("an answer") > 0);
+    let mute: Vec<TcpStream> = (0..4 * CAPACITY).map(|_| server.connect()).collect();
+    assert!(ask(server.connect(), "/").ends_with("Remote(127.0.0.1)"));
+    assert!(ask(local, "/").ends_with("Local"), "longest idle of all, and not closed");
+    drop(mute);
+}
+
+#[test]
 fn an_answer_once_begun_is_made() {
     let server = start(None);
     for _ in 0..2 {
