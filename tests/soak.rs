@@ -124,7 +124,7 @@ fn judge(site: &Site, samples: &[Sample], length: Duration, emptied: &Sample) ->
         }
     }
     if length >= LONG {
-        let memory = Line::through(second_part(samples), |sample| sample.resident);
+        let memory = Line::through(second_part(samples), |sample| sample.own);
         if memory.slope - 2.0 * memory.error > SLOPE {
             faults.push(format!("memory climbs by {memory} KiB an hour"));
         }
@@ -178,13 +178,13 @@ fn table(mode: &str, site: &Site, samples: &[Sample], emptied: &Sample) -> Strin
     let tally = &site.tally;
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let mut text = format!("{mode} mode, {:.1} min\n", samples[samples.len() - 1].hours * 60.0);
-    text.push_str("   min  files  RSS KiB  PSS KiB  threads  processor s  log KiB\n");
+    text.push_str("   min  files  RSS KiB  own KiB  threads  processor s  log KiB\n");
     for sample in samples.iter().step_by((samples.len() / 12).max(1)).chain([emptied]) {
         text.push_str(&sample.row());
     }
     text.push_str("(the last row: minutes since the end of the load, everybody gone)\n");
     let second = second_part(samples);
-    let memory = Line::through(second, |sample| sample.resident);
+    let memory = Line::through(second, |sample| sample.own);
     let files = Line::through(second, |sample| sample.files as f64);
     text.push_str(&format!(
         "slope over the last {:.0} min: memory {memory} KiB/h, descriptors {files} per hour\n",

@@ -308,7 +308,7 @@ impl Connections {
             let slowest = open
                 .iter()
                 .filter(|(_, open)| open.state.held.get() > 0 && !Rc::ptr_eq(&open.state, own))
-                .min_by_key(|(_, open)| open.state.since.get())
+                .min_by_key(|(_, open)| (open.state.local, open.state.since.get()))
                 .map(|(number, _)| *number);
             let Some(slowest) = slowest.and_then(|number| open.remove(&number)) else { return };
             all -= slowest.state.held.get();

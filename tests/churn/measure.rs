@@ -15,8 +15,9 @@ pub struct Sample {
     pub files: usize,
     /// Resident memory in KiB.
     pub resident: f64,
-    /// The same without what it shares with others.
-    pub proportional: f64,
+    /// Of it, what the program has written. The rest is pages of files, of which there are ever
+    /// more the more of the program has been used, up to its size.
+    pub own: f64,
     /// Threads.
     pub threads: usize,
     /// Processor time used since its start, in seconds.
@@ -50,7 +51,7 @@ impl Sample {
             hours: start.elapsed().as_secs_f64() / 3600.0,
             files: site.files(),
             resident: kib("Rss:"),
-            proportional: kib("Pss:"),
+            own: kib("Anonymous:"),
             threads: fs::read_dir(format!("{folder}/task")).expect("/proc").count(),
             processor: daemon.ticks() as f64 / 100.0,
             log: size(daemon.log_file())
@@ -64,7 +65,7 @@ impl Sample {
         Sample {
             files: self.files.min(other.files),
             resident: self.resident.min(other.resident),
-            proportional: self.proportional.min(other.proportional),
+            own: self.own.min(other.own),
             ..self
         }
     }
@@ -76,7 +77,7 @@ impl Sample {
             self.hours * 60.0,
             self.files,
             self.resident,
-            self.proportional,
+            self.own,
             self.threads,
             self.processor,
             self.log / 1024
@@ -113,17 +114,17 @@ fn a_line_is_found_with_the_uncertainty_of_its_slope() {
         hours: f64::from(minute) / 60.0,
         files: 100,
         // 120 KiB an hour, with a swing of 1 KiB.
-        resident: 4000.0 + 2.0 * f64::from(minute) + f64::from(minute % 2),
-        proportional: 0.0,
+        resident: 4000.0,
+        own: 1000.0 + 2.0 * f64::from(minute) + f64::from(minute % 2),
         threads: 5,
         processor: 0.0,
         log: 0,
     };
     let samples: Vec<_> = (0..60).map(sample).collect();
-    let memory = Line::through(&samples, |sample| sample.resident);
+    let memory = Line::through(&samples, |sample| sample.own);
     assert!((memory.slope - 120.0).abs() < 1.0, "{memory}");
     assert!((0.1..1.0).contains(&memory.error), "{memory}");
     let files = Line::through(&samples, |sample| sample.files as f64);
     assert_eq!((files.slope, files.error), (0.0, 0.0));
-    assert!(Line::through(&samples[..2], |sample| sample.resident).error.is_infinite());
+    assert!(Line::through(&samples[..2], |sample| sample.own).error.is_infinite());
 }
