@@ -26,6 +26,7 @@ use options::{Options, Work};
 use serve::Serving;
 
 mod connector;
+mod counted;
 mod listen;
 pub mod options;
 mod serve;

@@ -10,7 +10,8 @@ use pico_args::Arguments;
 
 use crate::agent::options as tunnel;
 use crate::config::nearest;
-use crate::{agent, daemon, logging};
+use crate::options::Options;
+use crate::{agent, daemon};
 
 use mapping::{Add, Request};
 
@@ -87,30 +88,6 @@ const MAPPING_OPTIONS: &[&str] = &["connections", "heartbeat-threshold", "dir", 
 
 /// The command line or the settings have a fault.
 const BAD: u8 = 2;
-
-/// The folders that all commands share.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Settings, certificates and `configs.json`.
-    pub config_dir: PathBuf,
-    /// The lock and the control socket.
-    pub run_dir: PathBuf,
-    /// The log file.
-    pub log_dir: PathBuf,
-    /// The socket on which syslog listens; [`logging::NO_SYSLOG`] for no syslog.
-    pub syslog: PathBuf,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            config_dir: "/etc/iofog-connector".into(),
-            run_dir: "/run/iofog-connector".into(),
-            log_dir: "/var/log/iofog-connector".into(),
-            syslog: logging::SYSLOG.into(),
-        }
-    }
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Command {

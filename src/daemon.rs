@@ -17,7 +17,6 @@ use smol::channel::{Receiver, Sender};
 
 use crate::api::server::{Acceptor, Server};
 use crate::api::{Api, Host};
-use crate::cli::Options;
 use crate::conduit;
 use crate::config::Config;
 use crate::control;
@@ -25,6 +24,7 @@ use crate::limits;
 use crate::logging::Logging;
 use crate::mapping::Mapping;
 use crate::memory;
+use crate::options::Options;
 use crate::pipe::Shared;
 use crate::ports::{self, Pool};
 use crate::process::{self, Ask, Files, Instance, Notifier, Signals};

@@ -33,8 +33,9 @@
 //! shares relay, TLS and log with the daemon.
 //!
 //! One thread, the control thread, holds all state without locks; handshakes and relays, which
-//! hold none of it, run on the [`workers`]. Every bound stands in [`limits`]; signals, the service
-//! manager and the budget of open files in [`process`], freed memory in [`memory`].
+//! hold none of it, run on the [`workers`]. Every bound stands in [`limits`], the folders in
+//! [`options`]; signals, the service manager and the budget of open files in [`process`], freed
+//! memory in [`memory`].
 
 #![allow(rustdoc::private_intra_doc_links, reason = "these pages are for readers of the source")]
 
@@ -57,6 +58,7 @@ pub mod limits;
 pub mod logging;
 pub mod mapping;
 pub mod memory;
+pub mod options;
 pub mod pairing;
 pub mod pipe;
 pub mod ports;

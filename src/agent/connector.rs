@@ -9,6 +9,7 @@ use event_listener::Event;
 use futures_rustls::TlsConnector;
 use futures_rustls::pki_types::ServerName;
 
+use super::counted::Counted;
 use super::options::Options;
 use super::tunnel::Tunnel;
 use crate::dial::{Address, dial};
@@ -67,26 +68,6 @@ pub(super) enum Failure {
     Unreachable(String),
     /// It closed the connection in answer to the passcode.
     Refused,
-}
-
-/// Counts one more while it lives, and tells when it is over.
-pub(super) struct Counted<'a> {
-    count: &'a Cell<usize>,
-    changed: &'a Event,
-}
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a Cell<usize>, changed: &'a Event) -> Self {
-        count.set(count.get() + 1);
-        Counted { count, changed }
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.count.set(self.count.get() - 1);
-        self.changed.notify(usize::MAX);
-    }
 }
 
 impl Connector {

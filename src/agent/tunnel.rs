@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ppp::v2::{Header, ParseError};
 
-use super::connector::Counted;
+use super::counted::Counted;
 use crate::heartbeat::BEAT;
 use crate::limits;
 use crate::reactor::{Timer, now};

@@ -10,10 +10,11 @@ use std::process::ExitCode;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Options, complain, print};
+use super::{complain, print};
 use crate::config::Config;
 use crate::control;
 use crate::mapping::Passcode;
+use crate::options::Options;
 use crate::report::Report;
 use crate::tls;
 

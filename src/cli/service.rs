@@ -4,9 +4,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::{Options, complain, print};
+use super::{complain, print};
 use crate::config::Config;
 use crate::control::{self, ControlError};
+use crate::options::Options;
 use crate::process::Instance;
 use crate::report::{self, Report};
 
