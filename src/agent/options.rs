@@ -186,7 +186,13 @@ fn passcode(
     warnings: &mut Vec<String>,
 ) -> Result<Passcode, String> {
     if let Some(path) = given.get("passcode-file").map(Path::new) {
-        let (text, mode) = read(path)?;
+        let (text, mode) = read(path).map_err(|fault| match path.components().count() {
+            // The passcode itself, taken for its file's name, is not repeated.
+            1 if !path.exists() => "--passcode-file: there is no such file here; the path of the \
+                                    file that holds the passcode is expected"
+                .into(),
+            _ => fault,
+        })?;
         if mode & 0o004 != 0 {
             let path = path.display();
             warnings.push(format!(
@@ -248,11 +254,16 @@ fn read_options(path: &Path) -> Result<(Given, Option<Passcode>), String> {
         }
         let mut all = VALUES.iter().chain(FLAGS).map(|option| option.0).filter(|n| *n != "from");
         let Some(known) = all.clone().find(|known| *known == name) else {
-            let hint = match nearest(name, &all.by_ref().collect::<Vec<_>>()) {
+            // What stands there may be a secret, in a form that was not expected or in a file that
+            // was not meant: it is not repeated.
+            let near = nearest(name, &all.by_ref().collect::<Vec<_>>());
+            let hint = match near.filter(|_| line.contains('=')) {
                 Some(near) => format!("did you mean {near}?"),
-                None => "the options are those of the command line, without dashes".into(),
+                None => "NAME=VALUE is expected, named as on the command line, without \
+                         dashes; or passcode=VALUE"
+                    .into(),
             };
-            return Err(format!("{place}: unknown option {name:?}: {hint}"));
+            return Err(format!("{place}: unknown option: {hint}"));
         };
         if value.is_empty() && !FLAGS.iter().any(|flag| flag.0 == known) {
             return Err(format!("{place}: {name} needs a value after a `=`"));
@@ -377,8 +388,8 @@ mod tests {
     #[test]
     fn faults_in_an_options_file_name_the_line() {
         for (text, mode, fault) in [
-            ("\nconector=c:1\n", 0o600, "line 2: unknown option \"conector\": did you mean"),
-            ("from=x\n", 0o600, "line 1: unknown option \"from\""),
+            ("\nconector=c:1\n", 0o600, "line 2: unknown option: did you mean connector?"),
+            ("from=x\n", 0o600, "line 1: unknown option"),
             ("connector\n", 0o600, "line 1: connector needs a value"),
             ("passcode=p\n", 0o644, "line 1: everybody on this machine can read the passcode"),
             ("passcode=\n", 0o600, "line 1: the passcode is empty"),
@@ -386,6 +397,25 @@ mod tests {
             let file = TempFile::new(text, mode);
             let error = options(&[("from", file.path())]).unwrap_err();
             assert!(error.contains(fault), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_never_repeated() {
+        for text in [
+            "passcode: SECRET\n",
+            "passcode SECRET\n",
+            "passcode:SECRET=SECRET\n",
+            "SECRET\n",
+            "SECRET=\n",
+            "passcode-file=SECRET\n",
+            "connector=c:1\nSECRET and=more\n",
+        ] {
+            let file = TempFile::new(text, 0o600);
+            let pairs = [("from", file.path()), ("connector", "c:1"), ("target", "t:1")];
+            let error = options(&pairs).unwrap_err();
+            assert!(!error.contains("SECRET"), "{text:?}: {error}");
+            assert!(error.contains(": line ") || error.contains("--passcode-file"), "{error}");
         }
     }
 }
