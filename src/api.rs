@@ -16,6 +16,7 @@
 mod answer;
 pub(crate) mod call;
 mod gate;
+mod origin;
 pub mod server;
 
 use std::cell::Cell;
@@ -24,12 +25,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 
 use crate::direct::{self, Meetings};
-use crate::http::{Fault, Request, Response};
+use crate::http::{Fault, Request, Response, Source};
 use crate::limits;
 use crate::registry::{ChangeError, Registry};
 use crate::status::Status;
 use call::{Call, Command};
 use gate::Gate;
+pub use origin::Door;
+use origin::Foreign;
 
 /// What the API needs of the daemon around it. Asked anew for every request, so that settings
 /// read again are in force at once.
@@ -39,6 +42,9 @@ pub trait Host {
 
     /// Whether the settings' `controllers` allow this address, IPv4 in its own form.
     fn admits(&self, peer: IpAddr) -> bool;
+
+    /// Whether a host name, in any case and without a dot at its end, is one of this connector's.
+    fn is_called(&self, name: &str) -> bool;
 
     /// Log messages that could not be delivered.
     fn log_lost(&self) -> u64;
@@ -77,6 +83,7 @@ pub(crate) enum ApiError {
         fault: String,
     },
     NotAllowed(IpAddr),
+    Foreign(Foreign),
     StopFromAfar,
     UnknownPath(Box<str>),
     /// Nothing of the kind asked for has this id.
@@ -199,15 +206,20 @@ impl server::Service for Api {
         }
     }
 
-    fn admit(&self, peer: Peer) -> Result<(), Response> {
-        match peer {
-            Peer::Remote(ip) if !self.host.admits(ip) => {
-                let error = ApiError::NotAllowed(ip);
-                self.refused(peer, &error);
-                Err(answer::failed(&error))
+    fn admit(&self, peer: Peer, door: Door, source: &Source) -> Result<(), Response> {
+        let error = match peer {
+            // Its file's mode guards the Unix socket, which no browser opens.
+            Peer::Local => return Ok(()),
+            Peer::Remote(ip) if !self.host.admits(ip) => ApiError::NotAllowed(ip),
+            Peer::Remote(_) => {
+                match origin::check(door, source, |name| self.host.is_called(name)) {
+                    Ok(()) => return Ok(()),
+                    Err(foreign) => ApiError::Foreign(foreign),
+                }
             }
-            _ => Ok(()),
-        }
+        };
+        self.refused(peer, &error);
+        Err(answer::failed(&error))
     }
 
     async fn answer(&self, peer: Peer, request: Request) -> Response {
@@ -256,7 +268,7 @@ impl ApiError {
     pub(crate) fn status(&self) -> u16 {
         match self {
             ApiError::Parameter { .. } => 400,
-            ApiError::NotAllowed(_) | ApiError::StopFromAfar => 403,
+            ApiError::NotAllowed(_) | ApiError::Foreign(_) | ApiError::StopFromAfar => 403,
             ApiError::UnknownPath(_) | ApiError::Unknown(_) | ApiError::UnknownDirect(_) => 404,
             ApiError::Method { .. } => 405,
             ApiError::ContentType(_) => 415,
@@ -275,6 +287,7 @@ impl fmt::Display for ApiError {
             ApiError::NotAllowed(ip) => {
                 write!(f, "{ip} is not an allowed controller; the setting controllers decides")
             }
+            ApiError::Foreign(why) => write!(f, "{why}"),
             ApiError::StopFromAfar => f.write_str(
                 "the connector can only be stopped on its own machine: iofog-connector stop",
             ),

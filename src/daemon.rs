@@ -280,6 +280,13 @@ impl Host for Daemon {
         }
     }
 
+    fn is_called(&self, name: &str) -> bool {
+        let machine = rustix::system::uname();
+        let own = [Ok("localhost"), machine.nodename().to_str()];
+        own.into_iter().flatten().any(|own| own.eq_ignore_ascii_case(name))
+            || self.shared.config.borrow().address.eq_ignore_ascii_case(name)
+    }
+
     fn log_lost(&self) -> u64 {
         self.logging.lost()
     }

@@ -8,7 +8,8 @@
 //! - `Content-Length` twice, or beside `Transfer-Encoding`, is 400 and the connection closes.
 //! - The only transfer coding is `chunked`; others are 501. An `Expect` other than
 //!   `100-continue` is 417. A request line beyond the head's limit is 414, a head 431.
-//! - A missing `Host` is tolerated; the query is ignored; the target may be an absolute URL.
+//! - A missing `Host` is tolerated, one given twice is 400; the query is ignored; the target may be an
+//!   absolute URL, whose host counts.
 //! - A client that sent nothing at all is not told that it was too slow; it is closed.
 
 mod parse;
@@ -38,6 +39,18 @@ pub struct Request {
     pub content_type: Option<Box<str>>,
     /// The body, at most [`limits::HTTP_BODY`] bytes.
     pub body: Vec<u8>,
+}
+
+/// What a request's head says of where it comes from. Browsers tell it of web pages; other clients
+/// can say what they like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// The host that the client means to speak to, with its port: of the target, or `Host`.
+    pub host: Option<Box<str>>,
+    /// `Origin`: the scheme, host and port of the page that makes a browser send the request.
+    pub origin: Option<Box<str>>,
+    /// `Sec-Fetch-Site`: how that page and this server are related.
+    pub fetch_site: Option<Box<str>>,
 }
 
 /// An answer. Its `Debug` hides the body, which may hold secrets.
@@ -80,7 +93,7 @@ pub enum Fault {
 pub trait Handler {
     /// Whether this caller is heard at all; asked once a request's head is complete, before its
     /// body is read. The error is the answer, and the connection's last.
-    fn admit(&self) -> Result<(), Response>;
+    fn admit(&self, source: &Source) -> Result<(), Response>;
 
     /// Answers one request. Runs to its end even when the client goes away meanwhile.
     fn answer(&self, request: Request) -> impl Future<Output = Response>;
@@ -219,7 +232,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         };
         self.unread.drain(..end);
-        handler.admit().map_err(End::Unwanted)?;
+        handler.admit(&head.source).map_err(End::Unwanted)?;
         if head.expects_continue && self.unread.is_empty() && head.length != Length::Known(0) {
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }

@@ -301,7 +301,7 @@ fn start_at_a_wrong_clock_serves(mode: Mode) {
 fn is_answered(daemon: &Daemon, config: Arc<ClientConfig>) -> bool {
     let api = Controller::tcp(daemon.api_address(), Some(config));
     let Ok(mut connection) = api.try_connect() else { return false };
-    let request = format!("GET {STATUS} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let request = format!("GET {STATUS} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let sent = connection.link.try_send(request.as_bytes());
     sent.is_ok() && matches!(connection.link.record(), Got::Bytes(_))
 }

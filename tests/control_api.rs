@@ -30,6 +30,7 @@ in_both_modes!(
     ports_listen_when_add_answers,
     get_status_shows_tunnels_users_and_bytes,
     metrics_are_prometheus_text_with_live_counters,
+    what_a_page_of_another_site_makes_a_browser_send_is_403,
 );
 
 const NEVER: u64 = 200_000;
@@ -516,7 +517,7 @@ fn unknown_paths_are_404_and_wrong_methods_405_with_allow() {
     answer.failed(405);
     assert!(answer.header("allow").unwrap().split(", ").any(|method| method == "GET"));
     let mut connection = api.connect();
-    connection.send(b"DELETE /api/v2/status HTTP/1.1\r\nHost: x\r\n\r\n");
+    connection.send(b"DELETE /api/v2/status HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let answer = connection.response();
     answer.failed(405);
     let allow: Vec<&str> = answer.header("allow").unwrap().split(", ").collect();
@@ -533,7 +534,7 @@ fn content_types_other_than_a_form_are_415_and_none_is_a_form() {
         let mut connection = api.connect();
         connection.send(
             format!(
-                "POST {STATUS} HTTP/1.1\r\nHost: x\r\n{kind}Content-Length: {}\r\n\r\n{body}",
+                "POST {STATUS} HTTP/1.1\r\nHost: localhost\r\n{kind}Content-Length: {}\r\n\r\n{body}",
                 body.len()
             )
             .as_bytes(),
@@ -566,23 +567,25 @@ fn limits_of_head_body_and_target_have_their_codes() {
     let body = format!("mappingid=all&x={}", "x".repeat(64 * 1024 - 16));
     assert_eq!(body.len(), 64 * 1024);
     send(&post(STATUS, &body)).ok();
-    let head = format!("POST {STATUS} HTTP/1.1\r\nHost: x\r\n");
+    let head = format!("POST {STATUS} HTTP/1.1\r\nHost: localhost\r\n");
     send(format!("{head}Content-Length: 65537\r\n\r\n").as_bytes()).failed(413);
     send(format!("{head}Content-Length: 99999999999999999999999\r\n\r\n").as_bytes());
     let chunk = format!("8000\r\n{}\r\n", "x".repeat(0x8000));
     let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n{}", chunk.repeat(3));
     send(chunked.as_bytes()).failed(413);
     // Without any length: in HTTP/1.1 that is an empty body, in HTTP/1.0 nothing is known.
-    send(format!("POST {ADD} HTTP/1.0\r\nHost: x\r\n\r\n").as_bytes()).failed(411);
-    send(format!("POST {ADD} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).failed(400);
+    send(format!("POST {ADD} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes()).failed(411);
+    send(format!("POST {ADD} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).failed(400);
     // Long targets and heads.
-    send(format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(9000)).as_bytes()).failed(414);
+    send(format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(9000)).as_bytes())
+        .failed(414);
     send(format!("GET {STATUS} HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(9000)).as_bytes())
         .failed(431);
     let many: String = (0..2000).map(|number| format!("X{number}: y\r\n")).collect();
     send(format!("GET {STATUS} HTTP/1.1\r\n{many}\r\n").as_bytes()).failed(431);
     // A head well within the limit.
-    let large = format!("GET {STATUS} HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(7000));
+    let large =
+        format!("GET {STATUS} HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(7000));
     send(large.as_bytes()).ok();
     assert_eq!(api.status("all")["mappings"], 0);
 }
@@ -628,7 +631,7 @@ fn keep_alive_carries_many_requests(mode: Mode) {
         connection.post(STATUS, "mappingid=unknown").failed(404);
         connection.get("/unknown").failed(404);
     }
-    connection.send(b"GET /api/v2/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    connection.send(b"GET /api/v2/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     connection.response().ok();
     connection.expect_closed();
     let mut old = daemon.api().connect();
@@ -670,7 +673,7 @@ fn expect_100_continue_is_answered() {
     let mut connection = daemon.api().connect();
     let head = |length: usize| {
         format!(
-            "POST {STATUS} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\
+            "POST {STATUS} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\
              Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n\r\n"
         )
     };
@@ -695,7 +698,8 @@ fn expect_100_continue_is_answered() {
 fn chunked_bodies_are_accepted() {
     let daemon = Daemon::new(Mode::Plain);
     let mut connection = daemon.api().connect();
-    let head = format!("POST {STATUS} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let head =
+        format!("POST {STATUS} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
     for body in [
         "d\r\nmappingid=all\r\n0\r\n\r\n",
         "1\r\nm\r\n00C;extension=1\r\nappingid=all\r\n0\r\nTrailer: x\r\n\r\n",
@@ -804,6 +808,74 @@ fn only_controllers_may_call() {
     }
 }
 
+fn what_a_page_of_another_site_makes_a_browser_send_is_403(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let api = daemon.api();
+    let (scheme, other) = if mode == Mode::Tls { ("https", "http") } else { ("http", "https") };
+    let own = daemon.api_address();
+    let body = form(&[("mapping", PUBLIC)]);
+    let sent = |caller: &Controller, fields: &str| {
+        let mut connection = caller.connect();
+        // The body would never come: what is refused is so by its head.
+        let length = body.len();
+        let head = format!("POST {ADD} HTTP/1.1\r\n{fields}Content-Length: {length}\r\n\r\n");
+        connection.send(head.as_bytes());
+        connection
+    };
+    for (fields, named) in [
+        ("Origin: http://page.example\r\n".to_owned(), "http://page.example"),
+        ("Origin: null\r\n".to_owned(), "null"),
+        (format!("Origin: {other}://{own}\r\nHost: {own}\r\n"), other),
+        (format!("Origin: {scheme}://{own}\r\nHost: localhost\r\n"), scheme),
+        (format!("Host: {own}\r\nSec-Fetch-Site: cross-site\r\n"), "cross-site"),
+        (format!("Host: {own}\r\nSec-Fetch-Site: same-site\r\n"), "same-site"),
+        ("Host: rebound.example:8080\r\n".to_owned(), "rebound.example"),
+        (
+            "Host: rebound.example\r\nOrigin: http://rebound.example\r\nSec-Fetch-Site: same-origin\r\n"
+                .to_owned(),
+            "rebound.example",
+        ),
+    ] {
+        let mut connection = sent(&api, &fields);
+        let message = connection.response().failed(403);
+        assert!(message.contains(named), "{fields}: {message}");
+        assert!(message.contains("call "), "no remedy: {message}");
+        connection.expect_closed();
+    }
+    assert_eq!(api.status("all")["mappings"], 0);
+    assert_eq!(api.state()["apiRefused"], 8);
+    // What this API's own page sends, a browser's address line, and programs.
+    let machine = rustix::system::uname();
+    for fields in [
+        format!("Host: {own}\r\nOrigin: {scheme}://{own}\r\nSec-Fetch-Site: same-origin\r\n"),
+        format!("Host: {own}\r\nSec-Fetch-Site: none\r\n"),
+        format!("Host: {}:1\r\n", machine.nodename().to_str().unwrap()),
+        "Host: LOCALHOST.\r\n".to_owned(),
+        "Host: [::1]:80\r\n".to_owned(),
+        String::new(),
+    ] {
+        let mut connection = sent(&api, &fields);
+        connection.send(body.as_bytes());
+        api.remove(&connection.response().mapping());
+    }
+    // The command line's socket is guarded by its mode, and no browser opens it.
+    let mut connection = sent(&daemon.control(), "Host: x\r\nOrigin: http://page.example\r\n");
+    connection.send(body.as_bytes());
+    connection.response().mapping();
+}
+
+#[test]
+fn the_name_in_address_is_one_of_the_apis() {
+    let daemon = Daemon::builder(Mode::Plain).set("address", "Connector.Example").start();
+    let get = |host: &str| {
+        let mut connection = daemon.api().connect();
+        connection.send(format!("GET {STATUS} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+        connection.response()
+    };
+    get("connector.example:8080").ok();
+    get("connector.example.example:8080").failed(403);
+}
+
 #[test]
 fn controllers_are_known_on_a_dual_stack_socket_too() {
     if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
@@ -831,7 +903,7 @@ fn controllerca_lets_only_its_own_certificates_in() {
     let call = |config| {
         let api = Controller::tcp(daemon.api_address(), Some(config));
         let mut connection = api.try_connect().ok()?;
-        let request = format!("GET {STATUS} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let request = format!("GET {STATUS} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         connection.link.try_send(request.as_bytes()).ok()?;
         match connection.link.record() {
             Got::Bytes(bytes) => Some(bytes),

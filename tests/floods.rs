@@ -117,12 +117,12 @@ fn connections_that_stall_after_their_first_bytes_hold_up_no_agent(mode: Mode) {
 const CALLERS: usize = 200;
 
 fn slow_heads_hold_up_no_call(mode: Mode) {
-    let head = b"GET /api/v2/status HTTP/1.1\r\nHost: connector\r\n";
+    let head = b"GET /api/v2/status HTTP/1.1\r\nHost: localhost\r\n";
     slow_callers(mode, head, |link| link.try_send(b"X-Slow: 1\r\n").is_ok());
 }
 
 fn slow_bodies_hold_up_no_call(mode: Mode) {
-    let head = b"POST /api/v2/status HTTP/1.1\r\nHost: connector\r\nContent-Length: 60000\r\n\r\n";
+    let head = b"POST /api/v2/status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n";
     slow_callers(mode, head, |link| link.try_send(b"mappingid=all&").is_ok());
 }
 

@@ -27,8 +27,8 @@ use smol::io::{AsyncRead, AsyncWrite};
 use smol::{LocalExecutor, Task, Timer, future};
 
 use super::gate::Gate;
-use super::{Counters, Peer};
-use crate::http::{self, Fault, Handler, Patience, Request, Response};
+use super::{Counters, Door, Peer};
+use crate::http::{self, Fault, Handler, Patience, Request, Response, Source};
 use crate::limits;
 use crate::process::{FileGuard, Files, For};
 use crate::tls;
@@ -39,7 +39,7 @@ pub trait Service: 'static {
     fn knows(&self, peer: Peer) -> bool;
 
     /// Refuses a caller that may not call; see [`Handler::admit`].
-    fn admit(&self, peer: Peer) -> Result<(), Response>;
+    fn admit(&self, peer: Peer, door: Door, source: &Source) -> Result<(), Response>;
 
     /// Answers one request; see [`Handler::answer`].
     fn answer(&self, peer: Peer, request: Request) -> impl Future<Output = Response>;
@@ -99,8 +99,13 @@ impl<S: Service> Server<S> {
                     if let Err(error) = stream.set_nodelay(true) {
                         log::debug!("API: no TCP_NODELAY for {}: {error}", address.ip());
                     }
+                    let local = stream.local_addr().map(|local| local.ip().to_canonical());
+                    let door = Door {
+                        secure: tls.is_some(),
+                        loopback: local.is_ok_and(|local| local.is_loopback()),
+                    };
                     match &tls {
-                        None => self.spawn(peer, move |handler| plain(stream, handler)).await,
+                        None => self.spawn(peer, door, move |handler| plain(stream, handler)).await,
                         Some(acceptor) => {
                             let handshake = Handshake {
                                 acceptor: acceptor(),
@@ -108,7 +113,8 @@ impl<S: Service> Server<S> {
                                 errors: self.handshake_errors.clone(),
                                 ip: address.ip().to_canonical(),
                             };
-                            self.spawn(peer, move |handler| handshake.serve(stream, handler)).await;
+                            let serve = move |handler| handshake.serve(stream, handler);
+                            self.spawn(peer, door, serve).await;
                         }
                     }
                 }
@@ -122,7 +128,8 @@ impl<S: Service> Server<S> {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    self.spawn(Peer::Local, move |handler| plain(stream, handler)).await;
+                    let door = Door { secure: false, loopback: false };
+                    self.spawn(Peer::Local, door, move |handler| plain(stream, handler)).await;
                 }
                 Err(error) => self.accept_failed(&error).await,
             }
@@ -133,6 +140,7 @@ impl<S: Service> Server<S> {
     async fn spawn<F: Future<Output = ()> + 'static>(
         &self,
         peer: Peer,
+        door: Door,
         serve: impl FnOnce(Connection<S>) -> F,
     ) {
         let file = self.room().await;
@@ -149,6 +157,7 @@ impl<S: Service> Server<S> {
         let serve = serve(Connection {
             service: self.service.clone(),
             peer,
+            door,
             state: state.clone(),
             all: self.connections.clone(),
         });
@@ -337,13 +346,14 @@ impl Drop for Place {
 struct Connection<S> {
     service: Rc<S>,
     peer: Peer,
+    door: Door,
     state: Rc<State>,
     all: Rc<Connections>,
 }
 
 impl<S: Service> Handler for Connection<S> {
-    fn admit(&self) -> Result<(), Response> {
-        self.service.admit(self.peer)
+    fn admit(&self, source: &Source) -> Result<(), Response> {
+        self.service.admit(self.peer, self.door, source)
     }
 
     async fn answer(&self, request: Request) -> Response {

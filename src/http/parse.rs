@@ -7,7 +7,7 @@
 
 use crate::limits;
 
-use super::Fault;
+use super::{Fault, Source};
 
 /// Fields a head may have. The head's own limit of 8 KiB would allow thousands of empty ones.
 const FIELDS: usize = 64;
@@ -22,6 +22,7 @@ pub(super) struct Head {
     /// Without scheme, authority, query and fragment.
     pub(super) path: Box<str>,
     pub(super) content_type: Option<Box<str>>,
+    pub(super) source: Source,
     pub(super) length: Length,
     /// The client waits for `100 Continue` before it sends the body.
     pub(super) expects_continue: bool,
@@ -62,9 +63,18 @@ pub(super) fn head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Fault> {
             .flat_map(|value| value.split(','))
             .any(|word| word.trim().eq_ignore_ascii_case(option))
     };
+    let (authority, path) = target_parts(target)?;
+    if values(request.headers, "host").nth(1).is_some() {
+        return Err(Fault::Malformed("Host is given twice"));
+    }
     let head = Head {
         method: method.into(),
-        path: path(target)?.into(),
+        path: path.into(),
+        source: Source {
+            host: authority.or(values(request.headers, "host").next()).map(Into::into),
+            origin: only(request.headers, "origin"),
+            fetch_site: only(request.headers, "sec-fetch-site"),
+        },
         content_type: values(request.headers, "content-type").next().map(Into::into),
         length: length(request.headers, method, old)?,
         expects_continue: expects_continue(request.headers, old)?,
@@ -104,18 +114,28 @@ fn values<'a>(
         .map(|field| std::str::from_utf8(field.value).unwrap_or("").trim())
 }
 
-/// The path of a target in origin form (`/x?q`), absolute form (`http://host/x?q`) or `*`.
-fn path(target: &str) -> Result<&str, Fault> {
+/// The value of a field; given more than once it has none that means anything, the empty one.
+fn only(fields: &[httparse::Header<'_>], name: &'static str) -> Option<Box<str>> {
+    let mut values = values(fields, name);
+    let first = values.next()?;
+    Some(if values.next().is_none() { first.into() } else { "".into() })
+}
+
+/// The authority and the path of a target in origin form (`/x?q`), absolute form
+/// (`http://host/x?q`, whose authority counts, and not the field `Host`: RFC 9112, section 3.2.2)
+/// or `*`.
+fn target_parts(target: &str) -> Result<(Option<&str>, &str), Fault> {
     let end = target.find(['?', '#']).unwrap_or(target.len());
     let target = &target[..end];
     if target.starts_with('/') || target == "*" {
-        return Ok(target);
+        return Ok((None, target));
     }
     match target.split_once("://") {
         Some((scheme, rest))
             if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") =>
         {
-            Ok(rest.find('/').map_or("/", |slash| &rest[slash..]))
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            Ok((Some(authority), if path.is_empty() { "/" } else { path }))
         }
         _ => Err(Fault::Malformed("the target is neither a path nor an http address")),
     }
@@ -306,8 +326,25 @@ mod tests {
             ("a/b", None),
         ];
         for (target, expected) in cases {
-            assert_eq!(path(target).ok(), expected, "{target}");
+            assert_eq!(target_parts(target).ok().map(|(_, path)| path), expected, "{target}");
         }
+    }
+
+    #[test]
+    fn where_a_request_says_it_comes_from() {
+        let source = |target: &str, fields: &str| {
+            let head = head(format!("GET {target} HTTP/1.1\r\n{fields}\r\n").as_bytes());
+            let Source { host, origin, fetch_site } = head.expect("good").expect("whole").0.source;
+            [host, origin, fetch_site].map(|value| value.map(String::from))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(source("/", ""), [None, None, None]);
+        let fields = "HOST: a:1\r\nOrigin: http://b\r\nsec-fetch-SITE:  none \r\n";
+        assert_eq!(source("/", fields), [some("a:1"), some("http://b"), some("none")]);
+        assert_eq!(source("http://c:2/x", fields)[0], some("c:2"));
+        // Of two, neither counts.
+        assert_eq!(source("/", "Origin: http://a\r\nOrigin: http://a\r\n")[1], some(""));
+        assert_eq!(fault(post("Host: a\r\nHost: a\r\n").as_bytes()), 400);
     }
 
     #[test]

@@ -68,7 +68,7 @@ fn text(status: u16, body: String) -> Response {
 }
 
 impl Handler for Echo {
-    fn admit(&self) -> Result<(), Response> {
+    fn admit(&self, _: &Source) -> Result<(), Response> {
         if self.admits { Ok(()) } else { Err(text(403, "no".into())) }
     }
 

@@ -5,7 +5,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use iofog_connector::http::{Fault, Handler, Patience, Request, Response, serve_connection};
+use iofog_connector::http::{
+    Fault, Handler, Patience, Request, Response, Source, serve_connection,
+};
 use iofog_connector::limits;
 use smol::future::block_on;
 use smol::io::{AsyncRead, AsyncWrite};
@@ -50,7 +52,7 @@ struct Outcome {
 struct Recorder(RefCell<Outcome>);
 
 impl Handler for Recorder {
-    fn admit(&self) -> Result<(), Response> {
+    fn admit(&self, _: &Source) -> Result<(), Response> {
         Ok(())
     }
 

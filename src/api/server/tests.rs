@@ -29,7 +29,7 @@ impl Service for Slow {
         true
     }
 
-    fn admit(&self, _: Peer) -> Result<(), Response> {
+    fn admit(&self, _: Peer, _: Door, _: &Source) -> Result<(), Response> {
         Ok(())
     }
 
