@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 use crate::limits;
@@ -108,6 +109,14 @@ impl Drop for Conduit {
             pool.idle.extend(ends);
         });
     }
+}
+
+/// Whether the error is that of a kernel or a sandbox that does not move bytes this way, and says
+/// nothing of the socket.
+pub fn is_refused(error: &io::Error) -> bool {
+    const REFUSALS: [Errno; 6] =
+        [Errno::INVAL, Errno::NOSYS, Errno::PERM, Errno::ACCESS, Errno::NOMEM, Errno::INTR];
+    REFUSALS.iter().any(|refusal| error.raw_os_error() == Some(refusal.raw_os_error()))
 }
 
 fn make() -> Option<(OwnedFd, OwnedFd)> {

@@ -10,12 +10,12 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use smol::future::zip;
 
-use crate::conduit::Conduit;
+use crate::conduit::{self, Conduit};
 use crate::heartbeat::{self, BEAT, beats};
 use crate::limits;
 use crate::reactor::{Timer, now, yield_turn};
@@ -294,14 +294,16 @@ impl Side {
         let Some(mut conduit) = Conduit::take() else {
             return self.pump_units(context, sink, bytes);
         };
-        let count = match ready!(self.stream.poll_fill(context, &mut conduit)) {
-            Ok(0) => return Poll::Ready(Ok(Received::Ended)),
-            Ok(count) => count,
-            // A kernel or a sandbox without splice: the next read tells what is wrong, if anything.
-            Err(_) => {
-                self.bulk = false;
+        let count = match self.stream.try_fill(&mut conduit) {
+            Ok(count @ 1..) => count,
+            // Asking has taken the error from the socket, where no read finds it again.
+            Err(error) if !conduit::is_refused(&error) => return Poll::Ready(Err(error)),
+            // Nothing now, the end, urgent data, or no splice here: a read tells.
+            nothing => {
                 drop(conduit);
-                return self.pump_units(context, sink, bytes);
+                let received = self.pump_units(context, sink, bytes);
+                self.bulk |= nothing.is_ok() && received.is_pending();
+                return received;
             }
         };
         if count >= limits::BULK {

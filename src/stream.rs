@@ -198,18 +198,20 @@ impl Stream {
         })
     }
 
-    /// Reads through a kernel pipe; 0 is the end of the stream. Plain connections only.
+    /// Reads through a kernel pipe what can be read that way now. 0 says nothing of the stream:
+    /// `splice(2)` also stops before urgent data, for ever and as if the end had come, which
+    /// [`Stream::poll_receive`] goes on with. Plain connections only.
     ///
     /// # Errors
-    /// What the socket says.
-    pub fn poll_fill(
-        &mut self,
-        context: &Context<'_>,
-        conduit: &mut Conduit,
-    ) -> Poll<io::Result<usize>> {
-        let filled = self.socket.poll_read_with(context, |socket| conduit.fill(socket));
-        self.state.ended |= matches!(filled, Poll::Ready(Ok(0)));
-        filled
+    /// What the socket says, or a kernel or a sandbox without `splice(2)`.
+    pub fn try_fill(&mut self, conduit: &mut Conduit) -> io::Result<usize> {
+        if !self.socket.maybe_readable() {
+            return Ok(0);
+        }
+        match conduit.fill(self.socket.get_ref()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            filled => filled,
+        }
     }
 
     /// Takes what `conduit` holds for the peer. Plain connections only, when nothing waits.

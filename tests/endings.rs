@@ -15,7 +15,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::*;
-use rustix::net::SendFlags;
 use rustix::process::Signal;
 
 in_both_modes!(
@@ -37,6 +36,7 @@ in_both_modes!(
     agent_slow_to_take_what_a_broken_user_sent_is_not_absent,
     api_answers_while_an_agent_floods_heartbeats,
     three_hundred_agents_returning_at_once_are_all_authorised,
+    urgent_data_keeps_its_place_in_the_stream,
 );
 
 /// Long enough that no test reaches it.
@@ -529,19 +529,52 @@ fn three_hundred_agents_returning_at_once_are_all_authorised(mode: Mode) {
     });
 }
 
-#[test]
-fn bytes_around_urgent_data_are_exact() {
-    let daemon = Daemon::new(Mode::Plain);
+fn urgent_data_keeps_its_place_in_the_stream(mode: Mode) {
+    let daemon = Daemon::new(mode);
     let mapping = daemon.api().add_public(60, NEVER);
+    // In TLS it is some of the records' bytes that are urgent for the kernel.
     let (mut user, mut agent) = daemon.session(&mapping);
     for _ in 0..2 {
-        // Stopped, so that all of it is there when it is read.
-        daemon.signal(Signal::STOP);
-        user.send(b"abc");
-        rustix::net::send(user.socket(), b"!", SendFlags::OOB).expect("urgent data");
-        user.send(b"defgh");
-        daemon.signal(Signal::CONT);
-        agent.expect(b"abcdefgh");
+        for in_one_read in [true, false] {
+            // Stopped, all of it is there when it is read.
+            if in_one_read {
+                daemon.signal(Signal::STOP);
+            }
+            user.send(b"abc");
+            user.send_urgent(b"\xff\xf2");
+            user.send(b"defgh");
+            if in_one_read {
+                daemon.signal(Signal::CONT);
+            }
+            agent.expect(b"abc\xff\xf2defgh");
+        }
         std::mem::swap(&mut user, &mut agent.link);
+    }
+}
+
+#[test]
+fn urgent_data_in_bulk_neither_stalls_nor_ends_what_follows() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(60, NEVER);
+    for ends in [false, true] {
+        let (mut user, mut agent) = daemon.session(&mapping);
+        let bulk = noise(7, 4 << 20);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    user.send(&bulk);
+                    user.send_urgent(b"urgent");
+                }
+                user.send(&bulk);
+                if ends {
+                    user.finish();
+                }
+            });
+            for _ in 0..3 {
+                assert_same(&agent.exactly(bulk.len()), &bulk, "before urgent data");
+                agent.expect(b"urgent");
+            }
+            assert_same(&agent.exactly(bulk.len()), &bulk, "after urgent data");
+        });
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt;
+use rustix::net::{SendFlags, sockopt};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
@@ -155,6 +155,26 @@ impl Link {
     pub fn send(&mut self, bytes: &[u8]) {
         if let Err(error) = self.try_send(bytes) {
             panic!("sending {} bytes: {error}", bytes.len());
+        }
+    }
+
+    /// Sends `bytes` at once, the last one of what goes over the wire as urgent data.
+    #[track_caller]
+    pub fn send_urgent(&mut self, bytes: &[u8]) {
+        let mut wire = bytes.to_vec();
+        if let Some(tls) = &mut self.tls {
+            tls.writer().write_all(bytes).expect("queue");
+            wire.clear();
+            tls.write_tls(&mut wire).expect("records");
+        }
+        while !wire.is_empty() {
+            match rustix::net::send(&self.socket, &wire, SendFlags::OOB) {
+                Ok(sent) => drop(wire.drain(..sent)),
+                Err(rustix::io::Errno::AGAIN) => {
+                    assert!(self.wait(false, true, Instant::now() + PATIENCE), "no room");
+                }
+                Err(error) => panic!("urgent data: {error}"),
+            }
         }
     }
 
