@@ -17,7 +17,7 @@ use smol::future::or;
 
 use crate::conduit;
 use crate::limits;
-use crate::logging::Logging;
+use crate::logging::{ALWAYS, Logging};
 use crate::process::{self, Ask, Notifier, Signals};
 use crate::reactor::{self, sleep, until};
 use connector::Connector;
@@ -54,12 +54,12 @@ pub fn run(given: options::Given) -> ExitCode {
     logging.install(log::LevelFilter::Info);
     process::abort_on_panic(&logging);
     for warning in prepared.warning.iter().chain(&options.warnings) {
-        log::warn!("{warning}");
+        log::warn!(target: ALWAYS, "{warning}");
     }
     match reactor::block_on(live(&options, &connector, &logging)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) | Err(error) => {
-            log::error!("the tunnel cannot go on: {error}");
+            log::error!(target: ALWAYS, "the tunnel cannot go on: {error}");
             ExitCode::FAILURE
         }
     }
@@ -71,12 +71,12 @@ async fn live(options: &Options, connector: &Connector, logging: &Logging) -> io
     let job = match &options.work {
         Work::Serve { target, connections, proxy_protocol } => {
             let serving = Serving::new(connector, target.clone(), *connections, *proxy_protocol);
-            log::info!("serving {target} through {}", connector.address);
+            log::info!(target: ALWAYS, "serving {target} through {}", connector.address);
             Job::Serving(serving)
         }
         Work::Listen(address) => {
             let listening = Listening::new(connector, *address)?;
-            log::info!("listening on {address} for {}", connector.address);
+            log::info!(target: ALWAYS, "listening on {address} for {}", connector.address);
             Job::Listening(listening)
         }
     };
@@ -101,7 +101,7 @@ async fn live(options: &Options, connector: &Connector, logging: &Logging) -> io
             stop.close();
             connector.notifier().stopping();
             let patience = options.drain.as_millis();
-            log::info!("stopping: {} sessions have {patience} ms to finish", connector.sessions());
+            log::info!(target: ALWAYS, "stopping: {} sessions have {patience} ms to finish", connector.sessions());
             let finished = async {
                 while connector.sessions() > 0 {
                     let changed = connector.changed.listen();

@@ -21,7 +21,7 @@ use crate::conduit;
 use crate::config::Config;
 use crate::control;
 use crate::limits;
-use crate::logging::Logging;
+use crate::logging::{ALWAYS, Logging};
 use crate::mapping::Mapping;
 use crate::memory;
 use crate::options::Options;
@@ -53,13 +53,13 @@ pub fn run(options: &Options) -> ExitCode {
     logging.install(config.log_level);
     process::abort_on_panic(&logging);
     if let Some(warning) = warning {
-        log::warn!("{warning}");
+        log::warn!(target: ALWAYS, "{warning}");
     }
     let started = start(options, config, file_limit, &logging);
     let parts = match started {
         Ok(parts) => parts,
         Err((status, why)) => {
-            log::error!("{why}");
+            log::error!(target: ALWAYS, "{why}");
             if !logging.is_on_stderr() {
                 eprintln!("{why}");
             }
@@ -67,12 +67,12 @@ pub fn run(options: &Options) -> ExitCode {
         }
     };
     for warning in warnings {
-        log::warn!("{warning}");
+        log::warn!(target: ALWAYS, "{warning}");
     }
     match reactor::block_on(serve(options, parts, &logging)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) | Err(error) => {
-            log::error!("the daemon cannot go on: {error}");
+            log::error!(target: ALWAYS, "the daemon cannot go on: {error}");
             ExitCode::FAILURE
         }
     }
@@ -153,7 +153,7 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
         executor.spawn(watchdog(shared.clone(), notifier.clone(), interval)).detach();
     }
     log::info!(
-        "iofog-connector {} serves {mappings} mappings; the limit of {file_limit} open files \
+        target: ALWAYS, "iofog-connector {} serves {mappings} mappings; the limit of {file_limit} open files \
          carries about {} sessions",
         env!("CARGO_PKG_VERSION"),
         file_limit.saturating_sub(limits::FILES_RESERVED) / 2
@@ -174,14 +174,14 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
             }
             notifier.stopping();
             let patience = shared.config.borrow().drain;
-            log::info!("stopping: sessions have {} ms to finish", patience.as_millis());
+            log::info!(target: ALWAYS, "stopping: sessions have {} ms to finish", patience.as_millis());
             // The API's port closes at once; the command line may go on asking.
             api_task.cancel().await;
             registry.drain(patience).await;
             control_task.cancel().await;
         })
         .await;
-    log::info!("stopped");
+    log::info!(target: ALWAYS, "stopped");
     logging.tick();
     Ok(())
 }
@@ -202,29 +202,29 @@ fn reload(options: &Options, shared: &Shared, logging: &Logging) {
         Ok(loaded) => loaded,
         Err(faults) => {
             for fault in faults.sentences() {
-                log::error!("{fault}");
+                log::error!(target: ALWAYS, "{fault}");
             }
-            return log::error!("the old settings stay in force");
+            return log::error!(target: ALWAYS, "the old settings stay in force");
         }
     };
     for warning in warnings {
-        log::warn!("{warning}");
+        log::warn!(target: ALWAYS, "{warning}");
     }
     let old = shared.config.borrow().clone();
     for key in old.needs_restart(&new) {
-        log::warn!("{key} has changed, which a restart alone puts in force");
+        log::warn!(target: ALWAYS, "{key} has changed, which a restart alone puts in force");
     }
     (new.dev, new.api, new.listen, new.threads) = (old.dev, old.api, old.listen, old.threads);
     if let Some(tls) = &shared.tls {
         let ca = new.controller_ca.as_deref();
         if let Err(error) = tls.reload(&options.config_dir, &new.address, ca) {
-            log::error!("{error}; the old certificates stay in force");
+            log::error!(target: ALWAYS, "{error}; the old certificates stay in force");
         }
     }
     shared.pool.replace(&new.ports);
     logging.set_level(new.log_level);
     shared.config.replace(Rc::new(new));
-    log::info!("settings read again");
+    log::info!(target: ALWAYS, "settings read again");
 }
 
 /// Answers the API on TCP. An address that is not there yet, or is taken, is tried again: the
@@ -242,7 +242,7 @@ async fn serve_api(
             Ok(listener) => break listener,
             Err(error) => {
                 let why = format!("the API cannot listen on {address}: {error}; it is tried again");
-                log::error!("{why}");
+                log::error!(target: ALWAYS, "{why}");
                 fault.replace(Some(why));
             }
         }
@@ -255,7 +255,7 @@ async fn serve_api(
         .tls
         .clone()
         .map(|tls| -> Acceptor { Rc::new(move || TlsAcceptor::from(tls.current().api.clone())) });
-    log::info!("the API listens on {address}{}", if acceptor.is_some() { " (TLS)" } else { "" });
+    log::info!(target: ALWAYS, "the API listens on {address}{}", if acceptor.is_some() { " (TLS)" } else { "" });
     server.serve_tcp(listener, acceptor).await;
 }
 

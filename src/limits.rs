@@ -249,3 +249,21 @@ pub const CHANGES_WAITING: usize = 256;
 
 /// Size at which the log file is put aside (one old file is kept).
 pub const LOG_FILE: u64 = 1024 * 1024;
+
+/// Bytes that peers can make the log write at once, all together, and per hour. The first lines of
+/// each kind may use all of it, further ones half. So in any hour (64 + 256) KiB at most, and
+/// 22 KiB of "last message repeated" every 10 s: the two files of [`LOG_FILE`] hold three hours of
+/// the worst flood at least.
+pub const LOG_BYTES: f64 = 64.0 * 1024.0;
+/// See [`LOG_BYTES`].
+pub const LOG_BYTES_HOUR: f64 = 256.0 * 1024.0;
+
+/// Lines of one kind that peers can make the log write at once; then one for each
+/// [`LOG_KIND_EVERY`], which tells how many were left out.
+pub const LOG_KIND_LINES: f64 = 10.0;
+/// See [`LOG_KIND_LINES`]: 70 lines of a kind in any hour.
+pub const LOG_KIND_EVERY: Duration = Duration::from_secs(60);
+
+/// Kinds of log lines that are told apart at one time, beyond which what was left out is told as
+/// one: 1,024 of at most 500 bytes.
+pub const LOG_KINDS: usize = 1024;

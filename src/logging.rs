@@ -1,7 +1,18 @@
 //! The daemon's log: the `log` facade to syslog or the journal, to a file and to stderr.
 //!
 //! Owns the level, the escaping, the summary of repeated lines and the count of lost messages;
-//! [`sink`] owns the ways out. It knows nothing of what is logged.
+//! [`sink`] owns the ways out, [`budget`] how much peers may make it write. It knows nothing of
+//! what is logged.
+//!
+//! # Lines that peers can cause
+//! Every line at `info` or above is bounded by its kind: the place in the source that logs it, and
+//! its target. So whoever logs something about a mapping names it, `log::warn!(target: id, …)`, and
+//! each mapping has lines of its own; a function that logs for its callers is `#[track_caller]`,
+//! so that each of them is a kind. What is left out is counted and told within minutes. Nobody has
+//! to think of a bound when a line is added, whatever a peer may put in it.
+//!
+//! Two sorts of lines are not bounded: those with the target [`ALWAYS`], of the daemon's own life
+//! and of what its operator asked for, which no stranger can cause; and those at `debug` and `trace`.
 //!
 //! A message is written in the thread that logs it: to syslog and stderr without ever waiting,
 //! to the file by one small write into the kernel's cache, with no sync. Nothing that goes wrong
@@ -16,9 +27,11 @@ use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use budget::{Budget, Kind};
 use sink::Counted;
 pub use utc::Utc;
 
+mod budget;
 mod sink;
 mod utc;
 
@@ -30,6 +43,10 @@ pub const NO_SYSLOG: &str = "none";
 
 /// The log file's name in its folder; the old one has `.1` behind it.
 pub const FILE: &str = "iofog-connector.log";
+
+/// The target of lines that are written however many there are: no stranger can cause them, or the
+/// operator has asked for them (`connectionlog`).
+pub const ALWAYS: &str = "always";
 
 /// Longest message in bytes, after escaping; the rest is cut off and "…" says so. Syslog
 /// receivers take at least 2,048 bytes (RFC 5424, section 6.1), of which the head takes some.
@@ -52,6 +69,7 @@ struct Shared {
 struct State {
     sinks: Vec<Counted>,
     last: Option<Last>,
+    budget: Budget,
 }
 
 /// The line written last, and how often it came since.
@@ -61,6 +79,7 @@ struct Last {
     seen: Instant,
     repeats: u64,
     first_repeat: Instant,
+    bounded: bool,
 }
 
 impl Logging {
@@ -87,7 +106,7 @@ impl Logging {
     }
 
     fn with(sinks: Vec<Counted>, on_stderr: bool) -> Self {
-        let state = Mutex::new(State { sinks, last: None });
+        let state = Mutex::new(State { sinks, last: None, budget: Budget::new(Instant::now()) });
         Logging(Arc::new(Shared { state, lost: AtomicU64::new(0), on_stderr }))
     }
 
@@ -115,7 +134,7 @@ impl Logging {
         }
     }
 
-    /// Writes a due summary of repeated lines. The daemon calls it every few seconds; it is
+    /// Writes due summaries of lines that were repeated or left out. The daemon calls it every few seconds; it is
     /// cheap when there is nothing to write.
     pub fn tick(&self) {
         self.tick_at(Instant::now());
@@ -142,7 +161,7 @@ impl Logging {
 
     fn log_at(&self, state: &mut State, level: Level, message: &str) {
         let message = escape(format_args!("{message}"));
-        self.add_lost(state.log(level, message, Instant::now()));
+        self.add_lost(state.log(None, level, message, Instant::now()));
     }
 
     fn tick_at(&self, now: Instant) {
@@ -150,6 +169,10 @@ impl Logging {
         let due = |last: &Last| last.repeats > 0 && now >= last.first_repeat + REPEAT;
         if state.last.as_ref().is_some_and(due) {
             self.add_lost(state.summarise());
+        }
+        while let Some((level, line)) = state.budget.summary(now) {
+            self.add_lost(state.summarise() + state.write(level, &line));
+            state.last = None;
         }
     }
 
@@ -172,21 +195,28 @@ impl Log for Logging {
         if self.enabled(record.metadata()) {
             // Formatted before the lock is taken: a value's own Display may log.
             let message = escape(*record.args());
-            let lost = self.lock().log(record.level(), message, Instant::now());
+            let bounded = record.level() <= Level::Info && record.target() != ALWAYS;
+            let kind = bounded.then(|| Kind::of(record));
+            let lost = self.lock().log(kind, record.level(), message, Instant::now());
             self.add_lost(lost);
         }
     }
 
-    /// Writes a summary of repeated lines now, before the process ends.
+    /// Writes summaries of what was repeated or left out now, before the process ends.
     fn flush(&self) {
-        let lost = self.lock().summarise();
+        let mut state = self.lock();
+        let mut lost = state.summarise();
+        for (level, line) in state.budget.last_summaries() {
+            lost += state.write(level, &line);
+        }
         self.add_lost(lost);
     }
 }
 
 impl State {
-    /// Writes or counts a message; returns how many were lost on the way.
-    fn log(&mut self, level: Level, message: String, now: Instant) -> u64 {
+    /// Writes or counts a message, which is bounded if it has a kind; returns how many were lost on
+    /// the way.
+    fn log(&mut self, kind: Option<Kind>, level: Level, message: String, now: Instant) -> u64 {
         if let Some(last) = &mut self.last {
             let soon = now < last.seen + REPEAT;
             if soon && last.level == level && last.message == message {
@@ -198,8 +228,13 @@ impl State {
                 return 0;
             }
         }
+        let bounded = kind.is_some();
+        if !kind.is_none_or(|kind| self.budget.admit(kind, level, &message, now)) {
+            return 0;
+        }
         let lost = self.summarise() + self.write(level, &message);
-        self.last = Some(Last { level, message, seen: now, repeats: 0, first_repeat: now });
+        self.last =
+            Some(Last { level, message, seen: now, repeats: 0, first_repeat: now, bounded });
         lost
     }
 
@@ -208,9 +243,13 @@ impl State {
         let level = last.level;
         let summary = match std::mem::take(&mut last.repeats) {
             0 => return 0,
-            1 => last.message.clone(),
+            1 if !last.bounded => last.message.clone(),
+            1 => "last message repeated once".to_owned(),
             repeats => format!("last message repeated {repeats} times"),
         };
+        if last.bounded {
+            self.budget.charge(summary.len());
+        }
         self.write(level, &summary)
     }
 
@@ -298,7 +337,7 @@ mod tests {
 
     fn say(logging: &Logging, message: &str, now: Instant) {
         let message = escape(format_args!("{message}"));
-        let lost = logging.lock().log(Level::Info, message, now);
+        let lost = logging.lock().log(None, Level::Info, message, now);
         logging.add_lost(lost);
     }
 
@@ -349,6 +388,32 @@ mod tests {
         assert_eq!(folder.messages()[5..], ["last message repeated 2 times"]);
         say(&logging, "third", at(40));
         assert_eq!(folder.messages()[6..], ["third"], "after a while it is news again");
+    }
+
+    #[test]
+    fn floods_leave_room_for_the_daemons_own_lines() {
+        let folder = Folder::new();
+        let logging = folder.logging();
+        let log = |target: &str, message: fmt::Arguments<'_>| {
+            let mut record = Record::builder();
+            record.level(Level::Info).file_static(Some("a.rs")).line(Some(1));
+            logging.log(&record.target(target).args(message).build());
+        };
+        log::set_max_level(LevelFilter::Info);
+        for number in 0..2000 {
+            let mapping = ["m1", "m2"][number % 2];
+            log(mapping, format_args!("{mapping}: agent 10.0.0.{number} refused"));
+            if number % 100 == 0 {
+                log(ALWAYS, format_args!("mapping {number} added"));
+            }
+        }
+        let messages = folder.messages();
+        let count = |what: &str| messages.iter().filter(|line| line.contains(what)).count();
+        assert_eq!((count("m1: "), count("m2: "), count(" added")), (10, 10, 20), "{messages:?}");
+        logging.flush();
+        let messages = folder.messages();
+        let end = "m1: agent 10.0.0.1998 refused (and 989 more like it, left out)";
+        assert!(messages.iter().any(|line| line == end), "{messages:?}");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use smol::{LocalExecutor, Task};
 use crate::config::Config;
 use crate::crowd::{Crowd, Member};
 use crate::limits;
+use crate::logging::ALWAYS;
 use crate::mapping::{self, AgentPort, Mapping};
 use crate::pairing::{Pairing, Partner};
 use crate::ports::{Lease, Pool};
@@ -522,6 +523,7 @@ impl Pipe {
         let level =
             if self.settings().connection_log { log::Level::Info } else { log::Level::Debug };
         log::log!(
+            target: ALWAYS,
             level,
             "{}: session of {agent} and {partner} ended after {:.1} s, {} bytes from port1, {} from port2: {}",
             self.id(),
@@ -545,23 +547,30 @@ impl Pipe {
             }
             Alone::Absent => {
                 self.count(|counts| counts.tunnels_absent += 1);
-                log::info!("{}: tunnel of {peer} closed: its heartbeat is absent", self.id());
+                log::info!(target: self.id(), "{}: tunnel of {peer} closed: its heartbeat is absent", self.id());
                 stream.part();
             }
             Alone::Stalled => {
-                log::info!("{}: tunnel of {peer} closed: it acknowledges nothing", self.id());
+                log::info!(target: self.id(), "{}: tunnel of {peer} closed: it acknowledges nothing", self.id());
             }
             Alone::Left => log::debug!("{}: tunnel of {peer} was closed by its agent", self.id()),
         }
         drop(file);
     }
 
-    /// Lets a refused agent go.
-    pub async fn refuse_agent(&self, stream: Stream, side: usize, peer: SocketAddr, why: &str) {
+    /// Lets a refused agent go. Counts and logs at once; the rest takes its time.
+    #[track_caller]
+    pub fn refuse_agent(
+        &self,
+        stream: Stream,
+        side: usize,
+        peer: SocketAddr,
+        why: &str,
+    ) -> impl Future<Output = ()> {
         self.count(|counts| counts.agents_refused += 1);
         let port = self.agent_port(side).port;
         self.fault(&format!("agent {} refused on port {port}: {why}", peer.ip()));
-        self.shared.refusals.refuse(stream, peer.ip()).await;
+        self.shared.refusals.refuse(stream, peer.ip())
     }
 
     /// A user is closed without a tunnel.
@@ -579,12 +588,14 @@ impl Pipe {
     fn connection(&self, what: std::fmt::Arguments<'_>) {
         let level =
             if self.settings().connection_log { log::Level::Info } else { log::Level::Debug };
-        log::log!(level, "{}: {what}", self.id());
+        log::log!(target: ALWAYS, level, "{}: {what}", self.id());
     }
 
-    /// Something an operator should know of this mapping.
+    /// Something an operator should know of this mapping. Each caller is a kind of its own for the
+    /// log's bounds.
+    #[track_caller]
     fn fault(&self, what: &str) {
-        log::warn!("{}: {what}", self.id());
+        log::warn!(target: self.id(), "{}: {what}", self.id());
         self.last_error.replace(Some(what.to_owned()));
     }
 

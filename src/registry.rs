@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use smol::{LocalExecutor, Task};
 
 use crate::limits;
+use crate::logging::ALWAYS;
 use crate::mapping::{self, AgentPort, Mapping, NewPipe, Passcode, random_id};
 use crate::pipe::{Pipe, Shared};
 use crate::ports::Lease;
@@ -126,7 +127,7 @@ impl Registry {
         let mapping = Mapping { id: random_id(), pipe };
         self.store(Change::Add(mapping.clone())).await?;
         self.run(mapping.clone(), leases.map(Some));
-        log::info!("mapping {} added: ports {one} and {two}", mapping.id);
+        log::info!(target: ALWAYS, "mapping {} added: ports {one} and {two}", mapping.id);
         Ok(mapping)
     }
 
@@ -140,7 +141,7 @@ impl Registry {
         let mapping = Mapping { id: random_id(), pipe: mapping::Pipe::Direct { passkey } };
         self.store(Change::Add(mapping.clone())).await?;
         self.direct.borrow_mut().push(mapping.clone());
-        log::info!("direct connection {} added", mapping.id);
+        log::info!(target: ALWAYS, "direct connection {} added", mapping.id);
         Ok(mapping)
     }
 
@@ -165,7 +166,7 @@ impl Registry {
             let counts = pipe.status().counts.without_gauges();
             self.removed.set(self.removed.get().plus(counts));
         }
-        log::info!("mapping {id} removed");
+        log::info!(target: ALWAYS, "mapping {id} removed");
         Ok(())
     }
 
@@ -180,7 +181,7 @@ impl Registry {
         }
         self.store(Change::Remove(id.into())).await?;
         self.direct.borrow_mut().retain(|mapping| &*mapping.id != id);
-        log::info!("direct connection {id} removed");
+        log::info!(target: ALWAYS, "direct connection {id} removed");
         Ok(())
     }
 
@@ -198,7 +199,7 @@ impl Registry {
             StoreError::Unknown(_) => ChangeError::Unknown,
             StoreError::Stopped => ChangeError::Stopping,
             StoreError::Unreadable(_) | StoreError::Unwritable(_) | StoreError::Taken(_) => {
-                log::error!("a change was not made: {error}");
+                log::error!(target: ALWAYS, "a change was not made: {error}");
                 ChangeError::Store(error.to_string())
             }
         })
@@ -251,7 +252,7 @@ impl Registry {
         let left = sessions();
         if left > 0 {
             log::warn!(
-                "{left} sessions were still on after {} ms and are cut",
+                target: ALWAYS, "{left} sessions were still on after {} ms and are cut",
                 patience.as_millis()
             );
         }

@@ -15,6 +15,7 @@ use smol::channel::{Receiver, Sender, bounded};
 
 pub use self::error::StoreError;
 use crate::limits;
+use crate::logging::ALWAYS;
 use crate::mapping::{Id, Mapping};
 use crate::workers::aside;
 
@@ -147,7 +148,7 @@ impl Writer {
         if let (Err(failure), _) = self.replace(self.committed.clone()).await {
             let error = failure.error;
             log::error!(
-                "{} could not be put back after a failed change: {error}; the next change that \
+                target: ALWAYS, "{} could not be put back after a failed change: {error}; the next change that \
                  succeeds repairs it",
                 self.file.display()
             );

@@ -23,7 +23,7 @@ use futures_rustls::rustls::{
     ServerConfig,
 };
 
-use crate::logging::Utc;
+use crate::logging::{ALWAYS, Utc};
 
 pub use client::{client_config, explain_connector};
 
@@ -259,9 +259,9 @@ impl Configs {
             api: identity.api_config(ca)?,
         };
         let made = if identity.made { "made self-signed certificate" } else { "certificate" };
-        log::info!("{made}, SHA-256 fingerprint {}", identity.fingerprint);
+        log::info!(target: ALWAYS, "{made}, SHA-256 fingerprint {}", identity.fingerprint);
         for warning in &identity.warnings {
-            log::warn!("{warning}");
+            log::warn!(target: ALWAYS, "{warning}");
         }
         Ok(configs)
     }

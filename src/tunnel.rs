@@ -99,7 +99,7 @@ pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr
         }
         (Err(why), Some(tunnel)) => Box::pin(pipe.tunnel_ended(tunnel, why)).await,
         (Ok(Verdict::Replaced), _) => {
-            log::info!("{}: the overdue tunnel of {peer} makes room for a new one", pipe.id());
+            log::info!(target: pipe.id(), "{}: the overdue tunnel of {peer} makes room for a new one", pipe.id());
         }
         // The other side's task has it.
         _ => {}

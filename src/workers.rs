@@ -11,6 +11,7 @@ use smol::lock::{Semaphore, SemaphoreGuard};
 use smol::{Executor, Task};
 
 use crate::limits;
+use crate::logging::ALWAYS;
 use crate::reactor;
 
 /// Worker threads, each with an executor and a reactor of its own: what begins on one stays
@@ -41,7 +42,7 @@ impl Workers {
             thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 let forever = std::future::pending::<()>();
                 if let Err(error) = reactor::block_on(worker.executor.run(forever)) {
-                    log::error!("a worker thread cannot wait for events: {error}; the daemon ends");
+                    log::error!(target: ALWAYS, "a worker thread cannot wait for events: {error}; the daemon ends");
                     std::process::abort();
                 }
             })?;

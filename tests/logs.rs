@@ -277,3 +277,32 @@ fn storm_of_refusals_does_not_flood_the_log() {
     let lines = daemon.log_text().lines().count() - before;
     assert!(lines < 50, "{lines} lines for 500 refusals");
 }
+
+#[test]
+fn storms_on_two_mappings_in_turn_leave_the_logs_history_alone() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mappings = [daemon.api().add_public(60, NEVER), daemon.api().add_public(60, NEVER)];
+    let wrong = "x".repeat(mappings[0].passcode1.len());
+    let storm = || {
+        let refuse = |number: usize| {
+            let mut agent = daemon.agent(mappings[number % 2].port1);
+            agent.send(wrong.as_bytes());
+            agent
+        };
+        (0..400).map(refuse).collect::<Vec<_>>().iter_mut().for_each(|agent| agent.expect_closed());
+    };
+    storm();
+    // What the daemon itself does is told in the midst of it, and so is what is new.
+    let added = daemon.api().add_public(60, NEVER);
+    let mut first = daemon.agent(added.port1);
+    first.send(wrong.as_bytes());
+    first.expect_closed();
+    storm();
+    let count = |what: &str| daemon.log_text().lines().filter(|line| line.contains(what)).count();
+    for mapping in &mappings {
+        let lines = count(&format!("{}: agent", mapping.id));
+        assert!((1..=20).contains(&lines), "{lines} lines for 400 refusals");
+    }
+    assert_eq!(count(&format!("mapping {} added", added.id)), 1);
+    assert_eq!(count(&format!("{}: agent", added.id)), 1);
+}
