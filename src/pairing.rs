@@ -3,7 +3,8 @@
 //!
 //! Each of them has a [`Seat`] here and a task of its own that listens to it while it waits.
 //! [`Pairing::pair`] joins the ones that fit: it takes the partner off its seat and puts it on
-//! the tunnel's, whose task goes on with both. Nothing can fail between.
+//! the tunnel's, whose task goes on with both. Nothing can fail between. Who is next is the
+//! [`order`]'s to say.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,13 +18,17 @@ use crate::limits;
 use crate::reactor::now;
 use crate::tunnel::{Tunnel, Version};
 use crate::user::User;
+use order::{Number, Order, Pair, Standing};
+
+mod order;
 
 /// The waiting of one mapping.
 pub struct Pairing {
     public: bool,
-    next: Cell<u64>,
-    tunnels: [Queue<Box<Tunnel>, Verdict>; 2],
-    users: Queue<Box<User>, Fate>,
+    next: Cell<Number>,
+    tunnels: [Seats<Box<Tunnel>, Verdict>; 2],
+    users: Seats<Box<User>, Fate>,
+    order: RefCell<Order>,
     /// Until when version 1 tunnels must be quiet for a while before a user gets them.
     wary_until: Cell<Option<Instant>>,
     /// Users that have spoken and wait: relays end their lingering sooner for them.
@@ -31,7 +36,16 @@ pub struct Pairing {
     closed: Cell<bool>,
 }
 
-type Queue<T, V> = RefCell<BTreeMap<u64, Rc<Seat<T, V>>>>;
+type Seats<T, V> = RefCell<BTreeMap<Number, Rc<Seat<T, V>>>>;
+
+/// Whose seat it is.
+#[derive(Clone, Copy)]
+enum Whose {
+    /// A tunnel's, of this side.
+    Tunnel(usize),
+    /// A user's.
+    User,
+}
 
 /// What becomes of a waiting tunnel.
 pub enum Verdict {
@@ -67,10 +81,12 @@ pub struct Seat<T, V> {
     waker: RefCell<Option<Waker>>,
 }
 
-/// A seat in a queue, left when dropped.
+/// A seat that is taken, left when dropped.
 pub struct Waiting<'a, T, V> {
-    queue: &'a Queue<T, V>,
-    number: u64,
+    pairing: &'a Pairing,
+    seats: &'a Seats<T, V>,
+    whose: Whose,
+    number: Number,
     seat: Rc<Seat<T, V>>,
 }
 
@@ -110,7 +126,15 @@ impl<T, V> std::ops::Deref for Waiting<'_, T, V> {
 
 impl<T, V> Drop for Waiting<'_, T, V> {
     fn drop(&mut self) {
-        self.queue.borrow_mut().remove(&self.number);
+        self.seats.borrow_mut().remove(&self.number);
+        let mut order = self.pairing.order.borrow_mut();
+        match self.whose {
+            Whose::Tunnel(side) => order.tunnel_left(side, self.number),
+            Whose::User => {
+                order.user_left(self.number);
+                self.pairing.tell_wanted(&order);
+            }
+        }
     }
 }
 
@@ -121,14 +145,20 @@ impl Pairing {
             public,
             next: Cell::new(0),
             tunnels: Default::default(),
-            users: Queue::default(),
+            users: Seats::default(),
+            order: RefCell::new(Order::new(public)),
             wary_until: Cell::new(None),
             wanted,
             closed: Cell::new(false),
         }
     }
 
-    fn sit<'a, T, V>(&self, queue: &'a Queue<T, V>, occupant: T) -> Waiting<'a, T, V> {
+    fn sit<'a, T, V>(
+        &'a self,
+        seats: &'a Seats<T, V>,
+        whose: Whose,
+        occupant: T,
+    ) -> Waiting<'a, T, V> {
         let number = self.next.get();
         self.next.set(number + 1);
         let seat = Rc::new(Seat {
@@ -136,13 +166,14 @@ impl Pairing {
             verdict: RefCell::new(None),
             waker: RefCell::new(None),
         });
-        queue.borrow_mut().insert(number, seat.clone());
-        Waiting { queue, number, seat }
+        seats.borrow_mut().insert(number, seat.clone());
+        Waiting { pairing: self, seats, whose, number, seat }
     }
 
-    /// A tunnel of port1 (side 0) or port2 (side 1) begins to wait.
+    /// A tunnel of port1 (side 0) or port2 (side 1) begins to wait. It is joined with nobody
+    /// before its first [`offer`](Self::offer).
     pub fn tunnel(&self, side: usize, tunnel: Box<Tunnel>) -> Waiting<'_, Box<Tunnel>, Verdict> {
-        self.sit(&self.tunnels[side], tunnel)
+        self.sit(&self.tunnels[side], Whose::Tunnel(side), tunnel)
     }
 
     /// A user begins to wait; given back when `limit` do already, no tunnel is there for it at
@@ -154,32 +185,55 @@ impl Pairing {
         limit: usize,
         mute_in_vain: bool,
     ) -> Result<Waiting<'_, Box<User>, Fate>, Box<User>> {
-        let full = self.users.borrow().len() >= limit;
-        let served = || {
-            let tunnels = self.tunnels[0].borrow();
-            tunnels.values().any(|seat| self.fits(seat, Some(user.has_spoken)))
-        };
+        let full = self.waiting_users() >= limit;
+        let spoken = user.has_spoken;
+        let served =
+            || self.order.borrow_mut().serves(spoken, &mut |side, number| self.look(side, number));
         let room = || !full || served() || (mute_in_vain && self.replace_mute());
         if self.closed.get() || !room() {
             return Err(user);
         }
-        Ok(self.sit(&self.users, user))
+        let waiting = self.sit(&self.users, Whose::User, user);
+        self.order_user(waiting.number, spoken);
+        Ok(waiting)
+    }
+
+    /// The waiting user has sent something: any tunnel can serve it now.
+    pub fn spoke(&self, waiting: &Waiting<'_, Box<User>, Fate>) {
+        if let Some(user) = waiting.occupant.borrow_mut().as_mut() {
+            user.has_spoken = true;
+            self.order_user(waiting.number, true);
+        }
+        self.pair();
+    }
+
+    fn order_user(&self, number: Number, spoken: bool) {
+        let mut order = self.order.borrow_mut();
+        order.user(number, spoken);
+        self.tell_wanted(&order);
+    }
+
+    fn tell_wanted(&self, order: &Order) {
+        self.wanted.store(order.spoken(), Ordering::Relaxed);
     }
 
     /// Takes the place of the user that waits longest of those that have sent nothing; `false`
     /// if all have.
     fn replace_mute(&self) -> bool {
-        let mut users = self.users.borrow_mut();
-        let is_mute = |seat: &Seat<Box<User>, Fate>| {
-            seat.occupant.borrow().as_ref().is_some_and(|user| !user.has_spoken)
-        };
-        let mute = users.iter().find(|(_, seat)| is_mute(seat)).map(|(number, _)| *number);
-        let Some(seat) = mute.and_then(|number| users.remove(&number)) else { return false };
+        let mute = self.order.borrow().first_mute();
+        let Some(seat) = mute.and_then(|number| self.unseat_user(number)) else { return false };
         if let Some(user) = seat.occupant.take() {
             user.stream.part();
         }
         seat.settle(Fate::Replaced);
         true
+    }
+
+    fn unseat_user(&self, number: Number) -> Option<Rc<Seat<Box<User>, Fate>>> {
+        let mut order = self.order.borrow_mut();
+        order.user_left(number);
+        self.tell_wanted(&order);
+        self.users.borrow_mut().remove(&number)
     }
 
     /// Nobody is paired from now on: the daemon is stopping.
@@ -217,16 +271,9 @@ impl Pairing {
 
     /// Takes the place of the tunnel of `side` that is most overdue; `false` if none is.
     pub fn replace_overdue(&self, side: usize) -> bool {
-        let mut queue = self.tunnels[side].borrow_mut();
-        let now = now();
-        let most = queue
-            .iter()
-            .filter_map(|(number, seat)| {
-                let by = seat.occupant.borrow().as_ref()?.overdue_by(now)?;
-                Some((by, *number))
-            })
-            .max();
-        let Some(seat) = most.and_then(|(_, number)| queue.remove(&number)) else { return false };
+        let Some(number) = self.order.borrow().most_overdue(side, now()) else { return false };
+        self.order.borrow_mut().tunnel_left(side, number);
+        let Some(seat) = self.tunnels[side].borrow_mut().remove(&number) else { return false };
         seat.settle(Verdict::Replaced);
         // Its place is free at once, so that one newcomer takes one place.
         if let Some(tunnel) = seat.occupant.take() {
@@ -238,20 +285,29 @@ impl Pairing {
     /// Has the machines of the tunnels that wait on a side asked whether they still know of them,
     /// those that were asked within the last second excepted.
     pub fn probe(&self, side: usize) {
-        for seat in self.tunnels[side].borrow().values() {
-            if let Some(tunnel) = seat.occupant.borrow_mut().as_mut() {
-                if tunnel.probe() {
-                    // Its task ends the asking.
-                    seat.wake();
-                }
+        let mut order = self.order.borrow_mut();
+        for number in order.unasked(side) {
+            let seat = self.tunnels[side].borrow().get(&number).cloned();
+            let asked = seat.as_ref().is_some_and(|seat| {
+                seat.occupant.borrow_mut().as_mut().is_some_and(|tunnel| tunnel.probe())
+            });
+            if let Some(standing) = self.look(side, number) {
+                order.tunnel(side, number, standing);
+            }
+            if let Some(seat) = seat.filter(|_| asked) {
+                // Its task ends the asking.
+                seat.wake();
             }
         }
     }
 
-    /// Joins what fits if the tunnel on `seat` is fit itself; else it has changed nothing, and
-    /// a thousand waiting tunnels need not all look at each other.
-    pub fn offer(&self, seat: &Seat<Box<Tunnel>, Verdict>) {
-        if self.fits(seat, None) {
+    /// The task of a waiting tunnel has looked at it: if it is fit, what fits is joined. Called
+    /// whenever anything may have changed about it.
+    pub fn offer(&self, waiting: &Waiting<'_, Box<Tunnel>, Verdict>) {
+        let Whose::Tunnel(side) = waiting.whose else { return };
+        let Some(standing) = self.standing(waiting) else { return };
+        self.order.borrow_mut().tunnel(side, waiting.number, standing);
+        if standing.fit {
             self.pair();
         }
     }
@@ -261,61 +317,33 @@ impl Pairing {
         if self.closed.get() {
             return;
         }
-        if self.public {
-            self.pair_users()
-        } else {
-            self.pair_sides()
+        while let Some(pair) = self.next() {
+            if self.public { self.join_user(pair) } else { self.join_sides(pair) }
         }
-        let users = self.users.borrow();
-        let spoken = |seat: &&Rc<Seat<Box<User>, Fate>>| {
-            seat.occupant.borrow().as_ref().is_some_and(|user| user.has_spoken)
-        };
-        self.wanted.store(users.values().filter(spoken).count(), Ordering::Relaxed);
     }
 
-    /// Users in order of arrival, each with the tunnel that has been idle longest.
-    fn pair_users(&self) {
-        let mut users = self.users.borrow_mut();
-        let mut tunnels = self.tunnels[0].borrow_mut();
-        if users.is_empty() || tunnels.is_empty() {
-            return;
-        }
-        // Whether a mute user, and one that has spoken, may still find a tunnel.
-        let mut hopeful = [true; 2];
-        users.retain(|_, waiting| {
-            let Some(spoken) = waiting.occupant.borrow().as_ref().map(|user| user.has_spoken)
-            else {
-                return false;
-            };
-            if !hopeful[usize::from(spoken)] {
-                return true;
+    fn next(&self) -> Option<Pair> {
+        let mut order = self.order.borrow_mut();
+        let next = order.next(&mut |side, number| self.look(side, number));
+        self.tell_wanted(&order);
+        next
+    }
+
+    fn join_user(&self, Pair { tunnel, partner }: Pair) {
+        let tunnel = self.tunnels[0].borrow_mut().remove(&tunnel);
+        let user = self.users.borrow_mut().remove(&partner);
+        if let (Some(tunnel), Some(waiting)) = (tunnel, user) {
+            if let Some(user) = waiting.occupant.take() {
+                tunnel.settle(Verdict::Paired(Partner::User(user)));
+                waiting.settle(Fate::Served);
             }
-            let free = tunnels.iter().find(|(_, seat)| self.fits(seat, Some(spoken)));
-            let Some(number) = free.map(|(number, _)| *number) else {
-                hopeful[usize::from(spoken)] = false;
-                return true;
-            };
-            let (Some(tunnel), Some(user)) = (tunnels.remove(&number), waiting.occupant.take())
-            else {
-                return true;
-            };
-            tunnel.settle(Verdict::Paired(Partner::User(user)));
-            waiting.settle(Fate::Served);
-            false
-        });
+        }
     }
 
-    /// The tunnel waiting longest on port1 with the one waiting longest on port2.
-    fn pair_sides(&self) {
+    fn join_sides(&self, Pair { tunnel, partner }: Pair) {
         let [one, two] = &self.tunnels;
-        let (mut one, mut two) = (one.borrow_mut(), two.borrow_mut());
-        loop {
-            let first = one.iter().find(|(_, seat)| self.fits(seat, None));
-            let second = two.iter().find(|(_, seat)| self.fits(seat, None));
-            let (Some((&first, _)), Some((&second, _))) = (first, second) else { return };
-            let (Some(first), Some(second)) = (one.remove(&first), two.remove(&second)) else {
-                return;
-            };
+        let (first, second) = (one.borrow_mut().remove(&tunnel), two.borrow_mut().remove(&partner));
+        if let (Some(first), Some(second)) = (first, second) {
             if let Some(tunnel) = second.occupant.take() {
                 second.settle(Verdict::Taken);
                 first.settle(Verdict::Paired(Partner::Tunnel(tunnel)));
@@ -323,16 +351,22 @@ impl Pairing {
         }
     }
 
-    /// Whether the tunnel on `seat` can carry a session now, for a user that has spoken or not.
-    fn fits(&self, seat: &Seat<Box<Tunnel>, Verdict>, spoken: Option<bool>) -> bool {
+    fn look(&self, side: usize, number: Number) -> Option<Standing> {
+        self.standing(self.tunnels[side].borrow().get(&number)?)
+    }
+
+    /// What the tunnel on `seat` is now.
+    fn standing(&self, seat: &Seat<Box<Tunnel>, Verdict>) -> Option<Standing> {
         let occupant = seat.occupant.borrow();
-        let Some(tunnel) = occupant.as_ref() else { return false };
+        let tunnel = occupant.as_ref()?;
+        let overdue_at = tunnel.overdue_at();
         // What came in and nobody has looked at yet may be its end, or the rest of an old
-        // answer: its task looks at it first and calls `pair` again.
-        !tunnel.is_unheard()
-            && tunnel.overdue_by(now()).is_none()
-            && (spoken != Some(false) || tunnel.version == Version::Two)
+        // answer: its task looks at it first and offers it again.
+        let fit = !tunnel.is_unheard()
+            && overdue_at.is_none_or(|at| now() <= at)
             && self.quiet_at(tunnel).is_none()
-            && !(tunnel.is_amid_heartbeat() && (self.public || tunnel.version == Version::Two))
+            && !(tunnel.is_amid_heartbeat() && (self.public || tunnel.version == Version::Two));
+        let (version, asked) = (tunnel.version, tunnel.is_probed());
+        Some(Standing { version, fit, used_last: false, overdue_at, asked })
     }
 }

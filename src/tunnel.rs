@@ -305,9 +305,14 @@ impl Tunnel {
         self.stream.maybe_readable() && !self.is_full() && !self.ended
     }
 
-    /// How long it is overdue; one that is not read cannot be heard, and is not.
-    pub fn overdue_by(&self, now: Instant) -> Option<std::time::Duration> {
-        if self.is_full() || self.ended { None } else { self.rhythm.overdue_by(now) }
+    /// When it is overdue; one that is not read cannot be heard, and never is.
+    pub fn overdue_at(&self) -> Option<Instant> {
+        if self.is_full() || self.ended { None } else { self.rhythm.overdue_at() }
+    }
+
+    /// Whether its machine is being asked whether it still knows of it.
+    pub fn is_probed(&self) -> bool {
+        self.probed.is_some()
     }
 
     /// Has the agent's machine asked at once, by TCP's keepalive, whether it still knows of this

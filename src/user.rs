@@ -124,10 +124,7 @@ async fn wait(pipe: &Pipe, waiting: &Waiting<'_, Box<User>, Fate>, deadline: Ins
         };
         match listened {
             Poll::Ready(Ok(true)) => {
-                if let Some(user) = waiting.occupant.borrow_mut().as_mut() {
-                    user.has_spoken = true;
-                }
-                pipe.pairing.pair();
+                pipe.pairing.spoke(waiting);
                 // Paired or not, the next poll listens for its end.
                 context.waker().wake_by_ref();
             }

@@ -1,0 +1,178 @@
+use std::time::Duration;
+
+use super::*;
+
+/// Those that wait, as they are: every question looks at all of them.
+struct Model {
+    public: bool,
+    sides: [BTreeMap<Number, Standing>; 2],
+    users: BTreeMap<Number, bool>,
+}
+
+impl Model {
+    fn new(public: bool) -> Self {
+        Model { public, sides: Default::default(), users: BTreeMap::new() }
+    }
+
+    fn fittest(&self, side: usize, mute: bool) -> Option<Number> {
+        let fits =
+            |standing: &Standing| standing.fit && (!mute || standing.version == Version::Two);
+        let fit = self.sides[side].iter().filter(|(_, standing)| fits(standing));
+        fit.map(|(number, standing)| standing.rank(*number)).min().map(|(_, number)| number)
+    }
+
+    fn next(&mut self) -> Option<Pair> {
+        if !self.public {
+            let pair = Pair { tunnel: self.fittest(0, false)?, partner: self.fittest(1, false)? };
+            self.sides[0].remove(&pair.tunnel);
+            self.sides[1].remove(&pair.partner);
+            return Some(pair);
+        }
+        let pair = self.users.iter().find_map(|(user, spoken)| {
+            Some(Pair { tunnel: self.fittest(0, !spoken)?, partner: *user })
+        })?;
+        self.sides[0].remove(&pair.tunnel);
+        self.users.remove(&pair.partner);
+        Some(pair)
+    }
+
+    fn most_overdue(&self, side: usize, now: Instant) -> Option<Number> {
+        let overdue = self.sides[side].iter().filter_map(|(number, standing)| {
+            Some((standing.overdue_at.filter(|at| *at < now)?, *number))
+        });
+        overdue.min().map(|(_, number)| number)
+    }
+
+    /// Has `order` and the model join all that fit, and compares what they do.
+    fn settle(&mut self, order: &mut Order) -> usize {
+        let mut joined = 0;
+        loop {
+            let look = &mut |side: usize, number| self.sides[side].get(&number).copied();
+            let decided = order.next(look);
+            assert_eq!(decided, self.next());
+            if decided.is_none() {
+                return joined;
+            }
+            joined += 1;
+        }
+    }
+}
+
+fn standing(version: Version, fit: bool) -> Standing {
+    Standing { version, fit, used_last: false, overdue_at: None, asked: false }
+}
+
+fn some(random: &mut fastrand::Rng, numbers: impl Iterator<Item = Number>) -> Option<Number> {
+    let numbers: Vec<Number> = numbers.collect();
+    random.choice(numbers).or(None)
+}
+
+/// What happens by itself (a tunnel gets unfit) is told to nobody; what its task sees is.
+#[test]
+fn whatever_happens_the_same_are_joined_as_by_looking_at_all() {
+    for seed in 0..300 {
+        let random = &mut fastrand::Rng::with_seed(seed);
+        let public = random.bool();
+        let (mut model, mut order) = (Model::new(public), Order::new(public));
+        let (start, mut joined) = (Instant::now(), 0);
+        for number in 0..400 {
+            let side = if public { 0 } else { random.usize(0..2) };
+            let draw = |random: &mut fastrand::Rng| Standing {
+                version: if random.bool() { Version::One } else { Version::Two },
+                fit: random.u8(0..3) > 0,
+                used_last: random.u8(0..4) == 0,
+                overdue_at: random.bool().then(|| start + Duration::from_secs(random.u64(0..20))),
+                asked: random.bool(),
+            };
+            let tunnel = some(random, model.sides[side].keys().copied());
+            let user = some(random, model.users.keys().copied());
+            match (random.u8(0..8), tunnel, user) {
+                (0 | 1, ..) => {
+                    let standing = draw(random);
+                    model.sides[side].insert(number, standing);
+                    order.tunnel(side, number, standing);
+                }
+                (2, ..) if public => {
+                    let spoken = random.bool();
+                    model.users.insert(number, spoken);
+                    order.user(number, spoken);
+                }
+                (3, Some(tunnel), _) => {
+                    let version = model.sides[side][&tunnel].version;
+                    let standing = Standing { version, ..draw(random) };
+                    model.sides[side].insert(tunnel, standing);
+                    order.tunnel(side, tunnel, standing);
+                }
+                (4, Some(tunnel), _) => {
+                    model.sides[side].get_mut(&tunnel).unwrap().fit = false;
+                }
+                (5, Some(tunnel), _) => {
+                    model.sides[side].remove(&tunnel);
+                    order.tunnel_left(side, tunnel);
+                }
+                (6, _, Some(user)) => {
+                    model.users.insert(user, true);
+                    order.user(user, true);
+                }
+                (7, _, Some(user)) => {
+                    model.users.remove(&user);
+                    order.user_left(user);
+                }
+                _ => {}
+            }
+            joined += model.settle(&mut order);
+            let now = start + Duration::from_secs(random.u64(0..20));
+            assert_eq!(order.most_overdue(side, now), model.most_overdue(side, now));
+            assert_eq!(order.spoken(), model.users.values().filter(|spoken| **spoken).count());
+            let mute = model.users.iter().find(|(_, spoken)| !**spoken).map(|(user, _)| *user);
+            assert_eq!(order.first_mute(), mute);
+            let unasked = model.sides[side].iter().filter(|(_, standing)| !standing.asked);
+            assert_eq!(order.unasked(side), unasked.map(|(number, _)| *number).collect::<Vec<_>>());
+        }
+        assert!(joined > 10, "seed {seed}: {joined} were joined");
+    }
+}
+
+/// One mute user, and version 1 tunnels, of which none can serve it: a heartbeat of each.
+#[test]
+fn a_heartbeat_looks_at_no_other_tunnel() {
+    const TUNNELS: u64 = 16_000;
+    let mut order = Order::new(true);
+    order.user(TUNNELS, false);
+    for number in (0..TUNNELS).chain(0..TUNNELS) {
+        order.tunnel(0, number, standing(Version::One, true));
+        assert_eq!(order.next(&mut |_, _| panic!("tunnel {number} looks at others")), None);
+    }
+}
+
+/// Users come while everything that has come in from the tunnels has yet to be looked at.
+#[test]
+fn a_tunnel_is_looked_at_in_vain_once_for_each_time_it_was_listed() {
+    const TUNNELS: u64 = 16_000;
+    let mut order = Order::new(true);
+    for number in 0..TUNNELS {
+        order.tunnel(0, number, standing(Version::One, true));
+    }
+    let mut looks = 0;
+    for number in TUNNELS..2 * TUNNELS {
+        order.user(number, true);
+        let mut look = |_, _| {
+            looks += 1;
+            Some(standing(Version::One, false))
+        };
+        assert_eq!(order.next(&mut look), None);
+    }
+    assert_eq!(looks, TUNNELS);
+    for number in 0..TUNNELS {
+        order.tunnel(0, number, standing(Version::One, true));
+        let mut look = |_, _| {
+            looks += 1;
+            Some(standing(Version::One, true))
+        };
+        let pair = Pair { tunnel: number, partner: number + TUNNELS };
+        assert_eq!(order.next(&mut look), Some(pair));
+        assert_eq!(order.next(&mut look), None);
+    }
+    assert_eq!(looks, 2 * TUNNELS);
+    assert_eq!(order.spoken(), 0);
+}
