@@ -14,6 +14,7 @@ use async_net::unix::UnixListener;
 use futures_rustls::TlsAcceptor;
 use smol::LocalExecutor;
 use smol::channel::{Receiver, Sender};
+use smol::future::or;
 
 use crate::api::server::{Acceptor, Server};
 use crate::api::{Api, Host};
@@ -159,28 +160,27 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
         file_limit.saturating_sub(limits::FILES_RESERVED) / 2
     );
     notifier.ready("serving");
-    executor
-        .run(async {
-            loop {
-                match next_ask(&asked, &stopped).await {
-                    Ask::Stop => break,
-                    Ask::Reload => {
-                        notifier.reloading();
-                        logging.reopen();
-                        reload(options, &shared, logging);
-                        notifier.ready("serving");
-                    }
+    let asked_to_stop = async {
+        loop {
+            match next_ask(&asked, &stopped).await {
+                Ask::Stop => break,
+                Ask::Reload => {
+                    notifier.reloading();
+                    logging.reopen();
+                    reload(options, &shared, logging);
+                    notifier.ready("serving");
                 }
             }
-            notifier.stopping();
-            let patience = shared.config.borrow().drain;
-            log::info!(target: ALWAYS, "stopping: sessions have {} ms to finish", patience.as_millis());
-            // The API's port closes at once; the command line may go on asking.
-            api_task.cancel().await;
-            registry.drain(patience).await;
-            control_task.cancel().await;
-        })
-        .await;
+        }
+        notifier.stopping();
+        let patience = shared.config.borrow().drain;
+        log::info!(target: ALWAYS, "stopping: sessions have {} ms to finish", patience.as_millis());
+        // The API's port closes at once; the command line may go on asking.
+        api_task.cancel().await;
+        registry.drain(patience).await;
+        control_task.cancel().await;
+    };
+    or(asked_to_stop, reactor::run(|| executor.tick())).await;
     log::info!(target: ALWAYS, "stopped");
     logging.tick();
     Ok(())
@@ -192,7 +192,7 @@ async fn next_ask(asked: &Receiver<Ask>, stopped: &Receiver<()>) -> Ask {
         let _ = stopped.recv().await;
         Ask::Stop
     };
-    smol::future::or(asked, stopped).await
+    or(asked, stopped).await
 }
 
 /// Puts the settings and certificates in force that the files hold now, as far as that goes

@@ -51,6 +51,7 @@ pub mod dial;
 pub mod direct;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod handshake;
 pub mod heartbeat;
 pub mod http;
 mod json;
@@ -74,6 +75,7 @@ pub mod store;
 pub mod stream;
 pub mod tls;
 pub mod tunnel;
+pub mod turn;
 pub mod unacknowledged;
 pub mod user;
 pub mod workers;

@@ -6,7 +6,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::pin::pin;
@@ -15,13 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use futures_rustls::TlsAcceptor;
 use smol::channel::{Receiver, Sender};
 use smol::future::{or, yield_now, zip};
 use smol::{LocalExecutor, Task};
 
 use crate::config::Config;
 use crate::crowd::{Crowd, Member};
+use crate::handshake::{self, Progress};
 use crate::limits;
 use crate::logging::ALWAYS;
 use crate::mapping::{self, AgentPort, Mapping};
@@ -29,7 +28,7 @@ use crate::pairing::{Pairing, Partner};
 use crate::ports::{Lease, Pool};
 use crate::process::{FileGuard, Files, For};
 use crate::proxy;
-use crate::reactor::{Io, sleep, until};
+use crate::reactor::{self, Io, sleep, until};
 use crate::refusals::Refusals;
 use crate::relay::{Ended, Ending, Leg, Relay, Terms, Traffic, Voice};
 use crate::status::{Counts, MappingStatus, SideStatus, Tunnels};
@@ -37,7 +36,7 @@ use crate::stream::{Loose, Stream};
 use crate::tls::Tls;
 use crate::tunnel::{self, Alone, Tunnel, Version};
 use crate::user::{self, User};
-use crate::workers::{Load, Workers};
+use crate::workers::Workers;
 
 /// What all pipes of the daemon share. The control thread owns it.
 pub struct Shared {
@@ -227,7 +226,7 @@ impl Pipe {
             }
             std::future::pending::<()>().await;
         });
-        or(served, run(&handlers)).await;
+        or(served, reactor::run(|| handlers.tick())).await;
     }
 
     /// Closes the ports and pairs nobody any more; sessions go on.
@@ -350,44 +349,18 @@ impl Pipe {
         stranger: &Member<'_>,
     ) -> io::Result<Stream> {
         let Some(tls) = &self.shared.tls else { return Stream::plain(socket) };
-        // Who says nothing costs no worker anything.
-        let listened = Io::new(socket)?;
-        if !poll_fn(|context| listened.poll_peek(context)).await? {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        stranger.spoke();
-        let socket = listened.into_inner();
-        let configs = tls.current();
-        let acceptor = TlsAcceptor::from(match whose {
-            Secured::Tunnel => configs.tunnel.clone(),
-            Secured::User => configs.user.clone(),
-        });
-        let turn = self.shared.workers.handshake().await;
-        let (answered, told) = smol::channel::bounded(1);
-        let handshake = |load: Load| async move {
-            let mut accepted = pin!(Stream::accept(socket, &acceptor));
-            let stream = poll_fn(|context| {
-                let polled = accepted.as_mut().poll(context);
-                if polled.is_pending() {
-                    // What has come is answered; that an answer before is not told of yet is as
-                    // good.
-                    let _ = answered.try_send(());
-                }
-                polled
-            });
-            let stream = stream.await.map(Stream::loosen);
-            drop(load);
-            stream
-        };
-        let listening = async move {
-            let mut turn = Some(turn);
-            while told.recv().await.is_ok() {
-                turn.take();
-                stranger.answered();
+        let config = || {
+            let configs = tls.current();
+            match whose {
+                Secured::Tunnel => configs.tunnel.clone(),
+                Secured::User => configs.user.clone(),
             }
-            std::future::pending().await
         };
-        or(self.shared.workers.spawn(handshake), listening).await?.fasten()
+        let progress = |progress| match progress {
+            Progress::Spoke => stranger.spoke(),
+            Progress::Answered => stranger.answered(),
+        };
+        handshake::secure(&self.shared.workers, socket, config, progress).await
     }
 
     /// A place for one more tunnel of `side`; at the limit that of the most overdue one, or one
@@ -454,7 +427,8 @@ impl Pipe {
                 (leg, held, Some(taken), file)
             }
             Partner::User(user) => {
-                let User { stream, file, .. } = *user;
+                let User { mut stream, file, .. } = *user;
+                stream.trust();
                 let leg = Leg { stream: stream.loosen(), voice: Voice::Raw };
                 (leg, Vec::new(), None, file)
             }
@@ -672,18 +646,5 @@ impl Pipe {
             counts,
             last_error: self.last_error.borrow().clone(),
         }
-    }
-}
-
-/// Runs what is spawned on `handlers`. [`LocalExecutor::run`] does the same with a queue of 8 KiB
-/// for other threads to take from, which every mapping would have.
-async fn run(handlers: &LocalExecutor<'_>) {
-    /// Tasks run before everybody else on this thread has a turn.
-    const TASKS: usize = 200;
-    loop {
-        for _ in 0..TASKS {
-            handlers.tick().await;
-        }
-        yield_now().await;
     }
 }

@@ -60,7 +60,7 @@ impl Refusals {
 
 /// What is counted as one stranger: an IPv4 address, also where a dual-stack socket reports it as
 /// an IPv6 one; of an IPv6 address the first 64 bits.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             Ipv6Addr::from_bits(address.to_bits() & (u128::from(u64::MAX) << 64)).into()

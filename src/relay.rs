@@ -1,8 +1,8 @@
 //! Two streams in, bytes both ways, an ending out (protocol page, section 6).
 //!
 //! One future moves both directions of a session. It holds no buffer while nothing waits for a
-//! slow side, lets other sessions have a turn after [`limits::TURN`] bytes, and keeps at most
-//! what [`limits::READ_AHEAD`] states. It has never heard of mappings.
+//! slow side, keeps to each peer's [turn](crate::turn), and keeps at most what
+//! [`limits::READ_AHEAD`] states. It has never heard of mappings.
 
 use std::fmt;
 use std::future::Future;
@@ -18,7 +18,7 @@ use smol::future::zip;
 use crate::conduit::{self, Conduit};
 use crate::heartbeat::{self, BEAT, beats};
 use crate::limits;
-use crate::reactor::{Timer, now, yield_turn};
+use crate::reactor::{Timer, now};
 use crate::stream::{Loose, Received, Stream};
 
 /// Who speaks on a leg, and by which rules.
@@ -378,8 +378,8 @@ impl Relay {
         }
     }
 
-    /// Moves what can be moved from one side to the other now; gives the bytes read.
-    fn pump(&mut self, context: &Context<'_>, from: usize) -> usize {
+    /// Moves what one read gives from one side to the other; whether there may be more to move.
+    fn pump(&mut self, context: &Context<'_>, from: usize) -> bool {
         let [first, second] = &mut self.sides;
         let (source, sink) = if from == 0 { (first, second) } else { (second, first) };
         sink.poll_flush(context);
@@ -388,14 +388,14 @@ impl Relay {
             source.heard_at = now();
         }
         if source.input != Input::Open {
-            return 0;
+            return false;
         }
         if sink.output == Output::Broken
             || sink.stream.waiting() >= limits::READ_AHEAD
             || source.answers >= limits::ANSWERS_WAITING
         {
             source.paused = true;
-            return 0;
+            return false;
         }
         let before = self.bytes[from];
         // What goes out in TLS has to be sealed first, which the kernel does not do.
@@ -404,20 +404,20 @@ impl Relay {
         } else {
             source.pump_units(context, sink, &mut self.bytes[from])
         };
-        let read = match received {
-            Poll::Pending => return 0,
-            Poll::Ready(Ok(Received::Bytes(count))) => count.max(1),
+        let goes_on = match received {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(Received::Bytes(_))) => true,
             // The silence that ends a session counts from here, however long it was silent before.
             Poll::Ready(Ok(Received::Ended)) => {
                 source.input = Input::Ended;
                 self.moved_at = now();
-                0
+                false
             }
             Poll::Ready(Err(_)) => {
                 source.input = Input::Broken;
                 source.output = Output::Broken;
                 self.moved_at = now();
-                0
+                false
             }
         };
         let now = now();
@@ -430,7 +430,7 @@ impl Relay {
             self.moved_at = now;
             self.terms.traffic.bytes[from].fetch_add(moved, Ordering::Relaxed);
         }
-        read
+        goes_on
     }
 
     /// Passes the end of `from`'s direction on once all its bytes are sent.
@@ -573,20 +573,11 @@ impl Future for Relay {
     type Output = Ended;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ended> {
-        let mut turn = 0;
-        // A direction that has nothing to move is woken when it has.
+        // A direction that has nothing to move is woken when it has, and one whose turn is over when
+        // it has another: deadlines are looked at in either case.
         let mut goes_on = [true; 2];
-        loop {
-            let moved = [0, 1].map(|from| if goes_on[from] { self.pump(context, from) } else { 0 });
-            goes_on = moved.map(|moved| moved > 0);
-            turn += moved[0].max(moved[1]);
-            if goes_on == [false; 2] {
-                break;
-            }
-            if turn >= limits::TURN {
-                yield_turn(context);
-                return Poll::Pending;
-            }
+        while goes_on != [false; 2] {
+            goes_on = [0, 1].map(|from| goes_on[from] && self.pump(context, from));
         }
         for from in [0, 1] {
             self.pass_end_on(context, from);

@@ -5,19 +5,25 @@
 //! file knows nothing of heartbeats, tunnels or mappings.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::future::poll_fn;
-use std::io::{self, BufRead, IoSlice, Write};
+use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
+use futures_rustls::TlsConnector;
 use futures_rustls::pki_types::ServerName;
-use futures_rustls::rustls::Connection;
-use futures_rustls::{TlsAcceptor, TlsConnector};
+use futures_rustls::rustls::{Connection, ServerConfig, ServerConnection};
+
+use smol::io::{AsyncRead, AsyncWrite};
 
 use crate::conduit::Conduit;
 use crate::limits;
 use crate::reactor::{Io, Timer, now, yield_turn};
+use crate::turn::Turn;
 use crate::unacknowledged;
 
 thread_local! {
@@ -30,6 +36,8 @@ thread_local! {
 pub struct Stream {
     socket: Io<TcpStream>,
     state: State,
+    /// What the peer may still cause before the kernel is looked at.
+    turn: Turn,
 }
 
 /// A connection on its way from one thread to another.
@@ -59,6 +67,13 @@ struct State {
 
 struct Tls {
     connection: Connection,
+    /// What has been received of records beyond the turn in which it came, from `begun` on; empty
+    /// and without memory while a turn is enough.
+    unopened: Vec<u8>,
+    begun: usize,
+    framing: Framing,
+    /// Bytes that a stranger may still send; `usize::MAX` for who has proved itself.
+    allowance: usize,
     /// Whether the connection may hold opened bytes that nobody has been given.
     opened: bool,
     /// Whether the peer has ended its direction (close_notify, or the socket's end).
@@ -88,17 +103,50 @@ impl Stream {
     /// # Errors
     /// As [`Io::new`].
     pub fn plain(socket: TcpStream) -> io::Result<Self> {
-        Ok(Stream { socket: Io::new(socket)?, state: State::new(None) })
+        Ok(Stream { socket: Io::new(socket)?, state: State::new(None), turn: Turn::default() })
     }
 
-    /// Shakes hands as the server. The caller sets the deadline.
+    /// Shakes hands as the server, with a stranger. The caller sets the deadline.
     ///
     /// # Errors
-    /// What rustls or the socket says.
-    pub async fn accept(socket: TcpStream, acceptor: &TlsAcceptor) -> io::Result<Self> {
-        let stream = acceptor.accept(Io::new(socket)?).await?;
-        let (socket, connection) = stream.into_inner();
-        Ok(Stream::tls(socket, Connection::Server(connection)))
+    /// What rustls or the socket says; an alert for the peer has been sent then.
+    pub async fn accept(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
+        let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+        let connection = Connection::Server(connection);
+        let mut stream = Stream::tls(Io::new(socket)?, connection, limits::STRANGER_BYTES);
+        poll_fn(|context| stream.poll_handshake(context)).await?;
+        // The handshake's last bytes may never have arrived.
+        stream.state.waiting_since = Some(now());
+        Ok(stream)
+    }
+
+    /// Goes on with the handshake, one step a turn: a step may be as dear as ten thousand bytes of
+    /// a session, or a million.
+    fn poll_handshake(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_send_queued(context))?;
+            let Some(tls) = &self.state.tls else { return Poll::Ready(Ok(())) };
+            if !tls.connection.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            }
+            if tls.ended {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            let step = ready!(self.poll_open(context, true, &mut |_| {}));
+            self.turn.end();
+            if step.is_err() {
+                // The alert: what the socket does not take at once is lost.
+                let _ = self.poll_send_queued(context);
+            }
+            step?;
+        }
+    }
+
+    /// It has proved itself: what it sends is not counted any more.
+    pub fn trust(&mut self) {
+        if let Some(tls) = &mut self.state.tls {
+            tls.allowance = usize::MAX;
+        }
     }
 
     /// Shakes hands as the client, with the server of this name. The caller sets the deadline.
@@ -112,19 +160,27 @@ impl Stream {
     ) -> io::Result<Self> {
         let stream = connector.connect(name, Io::new(socket)?).await?;
         let (socket, connection) = stream.into_inner();
-        Ok(Stream::tls(socket, Connection::Client(connection)))
+        Ok(Stream::tls(socket, Connection::Client(connection), usize::MAX))
     }
 
-    /// A TLS connection whose handshake is done.
-    pub fn tls(socket: Io<TcpStream>, mut connection: Connection) -> Self {
+    /// A TLS connection, with so many bytes for a stranger.
+    fn tls(socket: Io<TcpStream>, mut connection: Connection, allowance: usize) -> Self {
         // What waits in it is bounded by its user, who queues a unit only while little waits;
         // a bound inside would split a record.
         connection.set_buffer_limit(None);
-        let tls = Tls { connection, opened: true, ended: false };
+        let tls = Tls {
+            connection,
+            unopened: Vec::new(),
+            begun: 0,
+            framing: Framing::default(),
+            allowance,
+            opened: true,
+            ended: false,
+        };
         let mut state = State::new(Some(Box::new(tls)));
         // The handshake's last bytes may never have arrived.
         state.waiting_since = Some(now());
-        Stream { socket, state }
+        Stream { socket, state, turn: Turn::default() }
     }
 
     /// Takes it off this thread.
@@ -144,7 +200,8 @@ impl Stream {
 
     /// Whether something may have come in that nobody has been given.
     pub fn maybe_readable(&self) -> bool {
-        self.socket.maybe_readable() || self.state.tls.as_ref().is_some_and(|tls| tls.opened)
+        let held = |tls: &Tls| tls.opened || !tls.unopened.is_empty();
+        self.socket.maybe_readable() || self.state.tls.as_deref().is_some_and(held)
     }
 
     /// Reads once from the socket and gives `unit` each whole unit that came with it.
@@ -157,8 +214,10 @@ impl Stream {
         unit: &mut dyn FnMut(&[u8]),
     ) -> Poll<io::Result<Received>> {
         let Some(tls) = &mut self.state.tls else {
+            ready!(self.turn.poll(context));
             return INCOMING.with_borrow_mut(|buffer| {
                 let count = ready!(self.socket.poll_recv(context, buffer))?;
+                self.turn.charge(count.max(limits::RECORD));
                 if count == 0 {
                     self.state.ended = true;
                     return Poll::Ready(Ok(Received::Ended));
@@ -179,22 +238,49 @@ impl Stream {
         if tls.ended {
             return Poll::Ready(Ok(Received::Ended));
         }
-        let socket = &self.socket;
+        self.poll_open(context, false, unit)
+    }
+
+    /// Opens the records of one read, or of the rest of one, as far as the turn goes, and gives
+    /// `unit` each; with `held` they stay in the connection instead, and nothing is opened behind
+    /// the first.
+    fn poll_open(
+        &mut self,
+        context: &Context<'_>,
+        held: bool,
+        unit: &mut dyn FnMut(&[u8]),
+    ) -> Poll<io::Result<Received>> {
+        ready!(self.turn.poll(context));
+        let State { tls: Some(tls), ended, .. } = &mut self.state else {
+            return Poll::Ready(Ok(Received::Ended));
+        };
+        if !tls.unopened.is_empty() {
+            let unopened = std::mem::take(&mut tls.unopened);
+            let rest = &unopened[tls.begun..];
+            let (total, opened) = tls.open(rest, held, &mut self.turn, unit)?;
+            if opened < rest.len() && !tls.ended {
+                tls.begun += opened;
+                tls.unopened = unopened;
+            }
+            return Poll::Ready(Ok(tls.received(total)));
+        }
         INCOMING.with_borrow_mut(|buffer| {
-            let count = ready!(socket.poll_recv(context, &mut buffer[..limits::TLS_READ]))?;
-            self.state.ended = count == 0;
+            let room = limits::TLS_READ.min(tls.allowance);
+            if room == 0 {
+                return Poll::Ready(Err(io::Error::other(TooMuch)));
+            }
+            let count = ready!(self.socket.poll_recv(context, &mut buffer[..room]))?;
+            if tls.allowance != usize::MAX {
+                tls.allowance -= count;
+            }
+            *ended = count == 0;
             tls.ended = count == 0;
-            let mut records = &buffer[..count];
-            let mut total = 0;
-            while !records.is_empty() && !tls.ended {
-                tls.connection.read_tls(&mut records)?;
-                tls.process()?;
-                total += tls.hand_out(unit);
+            let (total, opened) = tls.open(&buffer[..count], held, &mut self.turn, unit)?;
+            if opened < count && !tls.ended {
+                tls.unopened = buffer[opened..count].to_vec();
+                tls.begun = 0;
             }
-            if total == 0 && tls.ended {
-                return Poll::Ready(Ok(Received::Ended));
-            }
-            Poll::Ready(Ok(Received::Bytes(total)))
+            Poll::Ready(Ok(tls.received(total)))
         })
     }
 
@@ -205,12 +291,15 @@ impl Stream {
     /// # Errors
     /// What the socket says, or a kernel or a sandbox without `splice(2)`.
     pub fn try_fill(&mut self, conduit: &mut Conduit) -> io::Result<usize> {
-        if !self.socket.maybe_readable() {
+        if !self.socket.maybe_readable() || self.turn.is_over() {
             return Ok(0);
         }
         match conduit.fill(self.socket.get_ref()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            filled => filled,
+            filled => {
+                self.turn.charge(filled.as_ref().map_or(0, |count| *count));
+                filled
+            }
         }
     }
 
@@ -257,17 +346,14 @@ impl Stream {
         };
         tls.opened = true;
         loop {
+            let Some(tls) = &mut self.state.tls else { return Poll::Ready(Ok(false)) };
             if tls.process()? > 0 {
                 return Poll::Ready(Ok(true));
             }
             if tls.ended {
                 return Poll::Ready(Ok(false));
             }
-            let connection = &mut tls.connection;
-            let count = ready!(
-                self.socket.poll_read_with(context, |mut socket| connection.read_tls(&mut socket))
-            )?;
-            tls.ended |= count == 0;
+            ready!(self.poll_open(context, true, &mut |_| {}))?;
         }
     }
 
@@ -453,13 +539,66 @@ impl Stream {
     }
 }
 
+/// For who reads bytes and not units: the API's HTTP. A turn ends here, too.
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let stream = &mut *self;
+        loop {
+            let Some(tls) = &mut stream.state.tls else {
+                ready!(stream.turn.poll(context));
+                let count = ready!(stream.socket.poll_recv(context, buffer))?;
+                stream.turn.charge(count.max(limits::RECORD));
+                stream.state.ended = count == 0;
+                return Poll::Ready(Ok(count));
+            };
+            if tls.process()? > 0 {
+                return Poll::Ready(tls.connection.reader().read(buffer));
+            }
+            if tls.ended {
+                return Poll::Ready(Ok(0));
+            }
+            ready!(stream.poll_open(context, true, &mut |_| {}))?;
+        }
+    }
+}
+
+/// At most one record is taken that the kernel does not take yet.
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let stream = &mut *self;
+        ready!(stream.poll_send_queued(context))?;
+        let count = bytes.len().min(limits::HTTP_ENCRYPTED);
+        stream.queue(&bytes[..count])?;
+        if let Poll::Ready(Err(error)) = stream.poll_send_queued(context) {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_send_queued(context)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_finish(context)
+    }
+}
+
 impl Loose {
     /// Puts it on this thread.
     ///
     /// # Errors
     /// As [`Io::new`].
     pub fn fasten(self) -> io::Result<Stream> {
-        Ok(Stream { socket: Io::new(self.socket)?, state: self.state })
+        Ok(Stream { socket: Io::new(self.socket)?, state: self.state, turn: Turn::default() })
     }
 }
 
@@ -480,6 +619,41 @@ impl State {
 }
 
 impl Tls {
+    /// Opens whole records at the front of `bytes` until the turn is over, or with `held` until
+    /// something can be handed out. Gives the bytes handed out, and those opened.
+    fn open(
+        &mut self,
+        bytes: &[u8],
+        held: bool,
+        turn: &mut Turn,
+        unit: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<(usize, usize)> {
+        let (mut total, mut opened) = (0, 0);
+        while opened < bytes.len() && !self.ended && !turn.is_over() {
+            let (length, records) = self.framing.take(&bytes[opened..]);
+            let mut piece = &bytes[opened..opened + length];
+            opened += length;
+            let mut given = 0;
+            while !piece.is_empty() && !self.ended {
+                self.connection.read_tls(&mut piece)?;
+                let waiting = self.process()?;
+                given += if held { waiting } else { self.hand_out(unit) };
+            }
+            total += given;
+            // Those that carry nothing change keys, which takes longer than to open a few bytes.
+            let each = if given == 0 { limits::EMPTY_RECORD } else { limits::RECORD };
+            turn.charge(length + records * each);
+            if held && given > 0 {
+                break;
+            }
+        }
+        Ok((total, opened))
+    }
+
+    fn received(&self, total: usize) -> Received {
+        if total == 0 && self.ended { Received::Ended } else { Received::Bytes(total) }
+    }
+
     /// Opens what has been read; gives the number of bytes that can be handed out.
     fn process(&mut self) -> io::Result<usize> {
         let state = self
@@ -508,6 +682,58 @@ impl Tls {
         total
     }
 }
+
+/// Where records begin and end among the bytes received.
+#[derive(Default)]
+struct Framing {
+    /// Of a record's header, as much as has come.
+    header: [u8; 5],
+    come: u8,
+    /// Bytes of the record's body that are still to come.
+    body: u16,
+}
+
+impl Framing {
+    /// The length of at most [`limits::RECORDS`] records at the front of `bytes`, or of all of it,
+    /// and how many begin there.
+    fn take(&mut self, bytes: &[u8]) -> (usize, usize) {
+        let (mut at, mut records) = (0, 0);
+        while at < bytes.len() {
+            if self.body > 0 {
+                let rest = usize::from(self.body).min(bytes.len() - at);
+                self.body -= rest as u16;
+                at += rest;
+                continue;
+            }
+            if self.come == 0 {
+                if records == limits::RECORDS {
+                    break;
+                }
+                records += 1;
+            }
+            self.header[usize::from(self.come)] = bytes[at];
+            self.come += 1;
+            at += 1;
+            if self.come == 5 {
+                self.come = 0;
+                self.body = u16::from_be_bytes([self.header[3], self.header[4]]);
+            }
+        }
+        (at, records)
+    }
+}
+
+/// A stranger has sent more than anybody needs to prove itself.
+#[derive(Debug)]
+struct TooMuch;
+
+impl fmt::Display for TooMuch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "it sent {} KiB and nothing that counts", limits::STRANGER_BYTES / 1024)
+    }
+}
+
+impl std::error::Error for TooMuch {}
 
 /// Lets rustls send several records with one system call.
 struct Gather<'a>(&'a TcpStream);

@@ -17,15 +17,12 @@ use crate::mapping::Passcode;
 use crate::pairing::{Verdict, Waiting};
 use crate::pipe::{Pipe, Place, Secured};
 use crate::process::FileGuard;
-use crate::reactor::{Timer, now, until, yield_turn};
+use crate::reactor::{Timer, now, until};
 use crate::stream::{Received, Stream};
 use crate::unacknowledged;
 
 /// What an agent of version 2 writes before its passcode (section 5).
 const VERSION_TWO: &[u8] = b"IOFOG/2 ";
-
-/// Reads of one agent in one go, so that a flood of heartbeats does not hold up the others.
-const READS: usize = 4;
 
 /// The rules a tunnel speaks by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +185,10 @@ async fn prove(
             Ok(received) => {
                 stranger.spoke();
                 match offer.verdict(passcode) {
-                    Some(Some(version)) => return Ok((stream, version, early)),
+                    Some(Some(version)) => {
+                        stream.trust();
+                        return Ok((stream, version, early));
+                    }
                     Some(None) => return Err(Unproven::Wrong(stream)),
                     // What has ended short of the passcode is wrong, too.
                     None if received == Received::Ended && !offer.bytes.is_empty() => {
@@ -387,7 +387,7 @@ impl Tunnel {
 
     /// Listens to the waiting agent; ready when its wait is over without a partner.
     fn poll_alone(&mut self, context: &Context<'_>, public: bool) -> Poll<Alone> {
-        for _ in 0..READS {
+        loop {
             match self.stream.poll_flush(context) {
                 Poll::Ready(Ok(())) => self.answers = 0,
                 Poll::Ready(Err(_)) => return Poll::Ready(Alone::Left),
@@ -421,8 +421,6 @@ impl Tunnel {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        yield_turn(context);
-        Poll::Pending
     }
 }
 

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use smol::lock::{Semaphore, SemaphoreGuard};
+use smol::lock::Semaphore;
 use smol::{Executor, Task};
 
+use crate::handshake::Line;
 use crate::limits;
 use crate::logging::ALWAYS;
 use crate::reactor;
@@ -18,7 +19,8 @@ use crate::reactor;
 /// there, so that its sockets need no lock. They live as long as the process.
 pub struct Workers {
     workers: Vec<Arc<Worker>>,
-    handshakes: Semaphore,
+    /// Those that wait to shake hands on one of them.
+    pub line: Line,
 }
 
 struct Worker {
@@ -40,20 +42,14 @@ impl Workers {
             let worker = Arc::new(Worker { executor: Executor::new(), load: AtomicUsize::new(0) });
             workers.push(worker.clone());
             thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                let forever = std::future::pending::<()>();
-                if let Err(error) = reactor::block_on(worker.executor.run(forever)) {
+                let forever = reactor::run::<()>(|| worker.executor.tick());
+                if let Err(error) = reactor::block_on(forever) {
                     log::error!(target: ALWAYS, "a worker thread cannot wait for events: {error}; the daemon ends");
                     std::process::abort();
                 }
             })?;
         }
-        Ok(Workers { workers, handshakes: Semaphore::new(limits::HANDSHAKES * count) })
-    }
-
-    /// Waits for its turn to give a worker a handshake. To be dropped when the handshake's hard
-    /// part is done: what waits for the other end holds nobody up.
-    pub async fn handshake(&self) -> SemaphoreGuard<'_> {
-        self.handshakes.acquire().await
+        Ok(Workers { workers, line: Line::new(limits::HANDSHAKES * count) })
     }
 
     /// Runs `work` on the worker that has least to do. Dropping the task ends it there soon.

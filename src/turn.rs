@@ -1,0 +1,86 @@
+//! The budget of a turn: what one peer may cause between two looks at the kernel.
+//!
+//! Everything done for a peer is charged: its bytes as they come off the wire, and each record,
+//! read, heartbeat and step of a handshake by itself, whether or not it carries anything. Once it
+//! is spent the peer's task waits until the reactor has looked at the kernel, so that timers,
+//! deadlines and other peers have their turn however much one of them sends (protocol page,
+//! section 6).
+
+use std::task::{Context, Poll};
+
+use crate::limits;
+use crate::reactor::{looks, yield_turn};
+
+/// One peer's budget.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// The look at the kernel after which it began.
+    look: u32,
+    spent: u32,
+}
+
+impl Turn {
+    /// Ready while the turn goes on; else the polling task is woken when the next one begins.
+    #[inline]
+    pub fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
+        if (self.spent as usize) < limits::TURN {
+            return Poll::Ready(());
+        }
+        self.poll_next(context)
+    }
+
+    fn poll_next(&mut self, context: &Context<'_>) -> Poll<()> {
+        if self.look != looks() {
+            self.spent = 0;
+            return Poll::Ready(());
+        }
+        yield_turn(context);
+        Poll::Pending
+    }
+
+    /// Whether the turn is over.
+    pub fn is_over(&self) -> bool {
+        self.spent as usize >= limits::TURN && self.look == looks()
+    }
+
+    /// Charges so many bytes, or what counts as much.
+    #[inline]
+    pub fn charge(&mut self, cost: usize) {
+        let look = looks();
+        if self.look != look {
+            (self.look, self.spent) = (look, 0);
+        }
+        self.spent = self.spent.saturating_add(u32::try_from(cost).unwrap_or(u32::MAX));
+    }
+
+    /// Ends the turn, after something that is as much as a peer may cause at one time.
+    pub fn end(&mut self) {
+        self.charge(limits::TURN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::block_on;
+    use std::future::poll_fn;
+
+    #[test]
+    fn a_turn_that_is_spent_goes_on_after_a_look_at_the_kernel() {
+        block_on(async {
+            let mut turn = Turn::default();
+            let mut looks = 0;
+            poll_fn(|context| {
+                for _ in 0..2 {
+                    assert!(turn.poll(context).is_ready(), "a new turn");
+                    turn.charge(limits::TURN / 2);
+                }
+                assert!(turn.is_over() && turn.poll(context).is_pending());
+                looks += 1;
+                if looks == 3 { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        })
+        .unwrap();
+    }
+}
