@@ -1,10 +1,10 @@
 //! `iofog-connector tunnel`: the agent's side of a pipe (protocol page, section 5), for people
 //! without ioFog's own agent.
 //!
-//! One thread does everything. [`connector`] knows how the connector is and when it may be asked
-//! for a tunnel; [`tunnel`] is one such tunnel until its session; [`serve`] carries sessions to a
-//! service, [`listen`] carries local connections into a private pipe. Relay, TLS, log and process
-//! are the daemon's.
+//! One thread does everything. [`connector`] knows how the connector is, [`pace`] when it may be
+//! asked for a tunnel; [`tunnel`] is one such tunnel until its session; [`serve`] carries sessions
+//! to a service, [`listen`] carries local connections into a private pipe. Relay, TLS, log and
+//! process are the daemon's.
 
 use std::io;
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ use smol::future::or;
 use crate::conduit;
 use crate::limits;
 use crate::logging::{ALWAYS, Logging};
-use crate::process::{self, Ask, Notifier, Signals};
+use crate::process::{self, Ask, Files, Notifier, Signals};
 use crate::reactor::{self, sleep, until};
 use connector::Connector;
 use listen::Listening;
@@ -29,8 +29,12 @@ mod connector;
 mod counted;
 mod listen;
 pub mod options;
+mod pace;
 mod serve;
 pub(crate) mod tunnel;
+
+/// Files that the event loop, the signals and the service manager take: 7.
+const OWN_FILES: usize = 8;
 
 /// The exit status of a start that the options forbid.
 const FAULTY: u8 = 2;
@@ -38,9 +42,10 @@ const FAULTY: u8 = 2;
 /// Runs in the foreground until SIGTERM or SIGINT.
 pub fn run(given: options::Given) -> ExitCode {
     let prepared = process::prepare();
-    conduit::allow(1, prepared.files);
+    let conduits = conduit::allow(1, prepared.files);
     let started = Options::new(given, std::env::var_os(options::PASSCODE)).and_then(|options| {
-        let connector = Connector::new(&options)?;
+        let files = Files::new(prepared.files.saturating_sub(conduits + OWN_FILES));
+        let connector = Connector::new(&options, files)?;
         Ok((options, connector))
     });
     let (options, connector) = match started {
@@ -70,13 +75,15 @@ async fn live(options: &Options, connector: &Connector, logging: &Logging) -> io
     let signals = Signals::new()?;
     let job = match &options.work {
         Work::Serve { target, connections, proxy_protocol } => {
-            let serving = Serving::new(connector, target.clone(), *connections, *proxy_protocol);
-            log::info!(target: ALWAYS, "serving {target} through {}", connector.address);
+            let most = options.sessions;
+            let serving =
+                Serving::new(connector, target.clone(), *connections, most, *proxy_protocol);
+            log::info!(target: ALWAYS, "serving {target} through {}", connector.address());
             Job::Serving(serving)
         }
-        Work::Listen(address) => {
-            let listening = Listening::new(connector, *address)?;
-            log::info!(target: ALWAYS, "listening on {address} for {}", connector.address);
+        Work::Listen { address, pending } => {
+            let listening = Listening::new(connector, *address, *pending, options.sessions)?;
+            log::info!(target: ALWAYS, "listening on {address} for {}", connector.address());
             Job::Listening(listening)
         }
     };
@@ -97,7 +104,7 @@ async fn live(options: &Options, connector: &Connector, logging: &Logging) -> io
                     Job::Listening(listening) => listening.run(&tasks, stopped.clone()).await,
                 }
             };
-            or(working, asked_to_stop(&asked)).await;
+            or(working, asked_to_stop(connector, &asked)).await;
             stop.close();
             connector.notifier().stopping();
             let patience = options.drain.as_millis();
@@ -112,7 +119,7 @@ async fn live(options: &Options, connector: &Connector, logging: &Logging) -> io
             };
             // Who asks twice does not want to wait.
             let drained = until(Instant::now() + options.drain, finished);
-            or(async { drained.await.unwrap_or_default() }, asked_to_stop(&asked)).await;
+            or(async { drained.await.unwrap_or_default() }, asked_to_stop(connector, &asked)).await;
         })
         .await;
     logging.flush();
@@ -125,9 +132,11 @@ enum Job<'a> {
     Listening(Listening<'a>),
 }
 
-/// Returns at SIGTERM or SIGINT. There is nothing that SIGHUP could read again.
-async fn asked_to_stop(asked: &Receiver<Ask>) {
-    while asked.recv().await == Ok(Ask::Reload) {}
+/// Returns at SIGTERM or SIGINT; at SIGHUP certificates and passcode are read again.
+async fn asked_to_stop(connector: &Connector, asked: &Receiver<Ask>) {
+    while asked.recv().await == Ok(Ask::Reload) {
+        connector.reload();
+    }
 }
 
 /// Tells the init system that this thread still takes its turn.

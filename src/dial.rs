@@ -1,17 +1,26 @@
 //! From `HOST:PORT` to a connected socket: what a `tunnel` does and the daemon never needs.
 
+use std::cell::Cell;
+use std::collections::VecDeque;
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::pin::Pin;
 use std::str::FromStr;
-use std::time::Instant;
+use std::sync::Arc;
+use std::task::Poll;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use smol::lock::Semaphore;
 
+use crate::limits;
 use crate::ports::set_up;
-use crate::reactor::{Io, until};
-use crate::workers::aside;
+use crate::process::{Files, For};
+use crate::reactor::{Io, Timer, now, until};
 
 /// A host, by name or address, and a port. An IPv6 address stands in brackets before the port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,33 +64,159 @@ impl fmt::Display for Address {
     }
 }
 
-/// Connects to the first of the host's addresses that answers, by `deadline`.
-///
-/// # Errors
-/// What the resolver says, or the last of the addresses tried.
-pub async fn dial(address: &Address, deadline: Instant) -> io::Result<TcpStream> {
-    let late = || io::Error::from(io::ErrorKind::TimedOut);
-    let addresses = until(deadline, resolve(address)).await.ok_or_else(late)??;
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for (tried, one) in addresses.iter().enumerate() {
-        // Each address has its share of what is left, so that a dead one does not hide the next.
-        let left = deadline.saturating_duration_since(Instant::now());
-        let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-        match until(Instant::now() + share, connect(*one)).await {
-            Some(Ok(socket)) => return Ok(socket),
-            Some(Err(error)) => last = error,
-            None => last = late(),
-        }
-    }
-    Err(last)
+/// The way to one host. Its name is looked up apart from others' names, so that a resolver that is
+/// silent about one holds up no other, and the address that worked last is tried first.
+pub struct Dialler {
+    address: Address,
+    lookup: Lookup,
+    /// A place for each lookup, until its thread has really ended.
+    places: Arc<Semaphore>,
+    worked: Cell<Option<SocketAddr>>,
+    files: Arc<Files>,
 }
 
-async fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
-    if let Ok(ip) = address.host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(ip, address.port)]);
+/// Gives the addresses of a name, and blocks until it has them.
+type Lookup = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
+
+impl Dialler {
+    /// A way that nobody has gone yet. One file of each dial is its caller's; those of further
+    /// addresses tried at the same time are taken from `files`.
+    pub fn new(address: Address, files: Arc<Files>) -> Self {
+        Self::with(address, files, |host, port| Ok((host, port).to_socket_addrs()?.collect()))
     }
-    let Address { host, port } = address.clone();
-    aside(move || Ok((host.as_str(), port).to_socket_addrs()?.collect())).await
+
+    fn with(address: Address, files: Arc<Files>, lookup: Lookup) -> Self {
+        let places = Arc::new(Semaphore::new(limits::LOOKUPS));
+        Dialler { address, lookup, places, worked: Cell::new(None), files }
+    }
+
+    /// Where it leads.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Connects to one of the host's addresses by `deadline`, as RFC 8305 has it: when one has not
+    /// answered for a while the next is tried beside it, and the first that answers is taken.
+    ///
+    /// # Errors
+    /// What the resolver says, or the last of the addresses that failed.
+    pub async fn dial(&self, deadline: Instant) -> io::Result<TcpStream> {
+        let silent = || {
+            let what = "the resolver has not given its address in time";
+            io::Error::new(io::ErrorKind::TimedOut, what)
+        };
+        let found = until(deadline, self.resolve()).await.ok_or_else(silent)??;
+        let addresses = order(&found, self.worked.get());
+        let room = || self.files.try_take(For::Dial);
+        let connected = race(&addresses, deadline, room, connect).await;
+        self.worked.set(connected.as_ref().ok().map(|(address, _)| *address));
+        connected.map(|(_, socket)| socket)
+    }
+
+    async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(ip) = self.address.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, self.address.port)]);
+        }
+        let place = self.places.acquire_arc().await;
+        let (Address { host, port }, lookup) = (self.address.clone(), self.lookup);
+        let (tell, told) = smol::channel::bounded(1);
+        // Rare enough for a thread of its own. Who waits may give up; the thread goes on until the
+        // resolver answers, and keeps its place.
+        thread::Builder::new().name("lookup".into()).spawn(move || {
+            let found = lookup(&host, port);
+            drop(place);
+            let _ = tell.try_send(found);
+        })?;
+        told.recv().await.map_err(io::Error::other)?
+    }
+}
+
+/// The order in which a name's addresses are tried (RFC 8305, section 4): the one that worked last,
+/// then as the resolver gave them, but the families in turn.
+fn order(found: &[SocketAddr], worked: Option<SocketAddr>) -> Vec<SocketAddr> {
+    let first = worked.filter(|worked| found.contains(worked)).or(found.first().copied());
+    let Some(first) = first else { return Vec::new() };
+    let mut ordered = vec![first];
+    let [mut same, mut other] = [true, false].map(|same| {
+        found.iter().filter(move |one| **one != first && (one.is_ipv4() == first.is_ipv4()) == same)
+    });
+    loop {
+        let next = [other.next(), same.next()];
+        if next == [None, None] {
+            return ordered;
+        }
+        for one in next.into_iter().flatten() {
+            if !ordered.contains(one) {
+                ordered.push(*one);
+            }
+        }
+    }
+}
+
+/// How long one of `count` addresses has before the next is tried beside it, with so much time
+/// `left` for all: shorter where they are so many that the last would not be reached.
+fn pause(count: usize, left: Duration) -> Duration {
+    let share = left / 2 / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
+    share.clamp(limits::DIAL_PAUSE[0], limits::DIAL_PAUSE[1])
+}
+
+/// Connects to the first of `addresses` that answers by `deadline`. `room` gives a place for one
+/// more that is tried beside others; without, and beyond [`limits::DIALS_TOGETHER`], the one tried
+/// longest makes room.
+async fn race<T, F: Future<Output = io::Result<T>>, R>(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+    room: impl Fn() -> Option<R>,
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<(SocketAddr, T)> {
+    let pause = pause(addresses.len(), deadline.saturating_duration_since(now()));
+    let mut rest = addresses.iter().copied();
+    let mut tried: VecDeque<(SocketAddr, Pin<Box<F>>, Option<R>)> = VecDeque::new();
+    let mut next = now();
+    let mut timer = Timer::new();
+    let mut fault = None;
+    std::future::poll_fn(|context| {
+        loop {
+            let mut index = 0;
+            while let Some((address, attempt, _)) = tried.get_mut(index) {
+                match attempt.as_mut().poll(context) {
+                    Poll::Ready(Ok(socket)) => return Poll::Ready(Ok((*address, socket))),
+                    Poll::Ready(Err(error)) => {
+                        fault = Some(error);
+                        tried.remove(index);
+                        next = now();
+                    }
+                    Poll::Pending => index += 1,
+                }
+            }
+            let late = now() >= deadline || (rest.len() == 0 && tried.is_empty());
+            if late {
+                let none = if addresses.is_empty() {
+                    io::Error::new(io::ErrorKind::NotFound, "the name has no address")
+                } else {
+                    io::ErrorKind::TimedOut.into()
+                };
+                return Poll::Ready(Err(fault.take().unwrap_or(none)));
+            }
+            if now() >= next {
+                if let Some(address) = rest.next() {
+                    let may_be_beside = (1..limits::DIALS_TOGETHER).contains(&tried.len());
+                    let place = match Some(()).filter(|()| may_be_beside).and_then(|()| room()) {
+                        Some(place) => Some(place),
+                        None => tried.pop_front().and_then(|(_, _, place)| place),
+                    };
+                    tried.push_back((address, Box::pin(connect(address)), place));
+                    next += pause;
+                    continue;
+                }
+            }
+            let due = if rest.len() > 0 { next.min(deadline) } else { deadline };
+            if timer.poll_at(context, due).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
 }
 
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
@@ -152,19 +287,121 @@ mod tests {
         Instant::now() + Duration::from_secs(5)
     }
 
+    fn way(host: &str, port: u16) -> Dialler {
+        Dialler::new(Address { host: host.into(), port }, Files::new(1000))
+    }
+
     #[test]
     fn dials_names_and_addresses() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         for host in ["127.0.0.1", "localhost"] {
-            let address = Address { host: host.into(), port };
-            let socket = block_on(dial(&address, soon())).unwrap().unwrap();
-            assert_eq!(socket.peer_addr().unwrap().port(), port);
-            assert!(socket.nodelay().unwrap());
+            let way = way(host, port);
+            for _ in 0..2 {
+                let socket = block_on(way.dial(soon())).unwrap().unwrap();
+                assert_eq!(socket.peer_addr().unwrap().port(), port);
+                assert!(socket.nodelay().unwrap());
+            }
+            assert_eq!(way.worked.get(), Some(SocketAddr::from(([127, 0, 0, 1], port))));
         }
         drop(listener);
-        let address = Address { host: "localhost".into(), port };
-        let error = block_on(dial(&address, soon())).unwrap().unwrap_err();
+        let error = block_on(way("localhost", port).dial(soon())).unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 1)).collect()
+    }
+
+    #[test]
+    fn families_take_turns_and_what_worked_comes_first() {
+        let found = addresses(&["::1", "::2", "::3", "10.0.0.1", "10.0.0.2", "::1"]);
+        let turns = addresses(&["::1", "10.0.0.1", "::2", "10.0.0.2", "::3"]);
+        assert_eq!(order(&found, None), turns);
+        let worked = addresses(&["10.0.0.2"])[0];
+        let turns = addresses(&["10.0.0.2", "::1", "10.0.0.1", "::2", "::3"]);
+        assert_eq!(order(&found, Some(worked)), turns);
+        let gone = addresses(&["10.0.0.9"])[0];
+        assert_eq!(order(&found[..2], Some(gone)), found[..2], "it is no address any more");
+        assert!(order(&[], Some(gone)).is_empty());
+    }
+
+    #[test]
+    fn the_next_address_has_its_turn_after_a_quarter_of_a_second_or_sooner_where_they_are_many() {
+        let left = Duration::from_secs(8);
+        assert_eq!(pause(1, left), Duration::from_millis(250));
+        assert_eq!(pause(16, left), Duration::from_millis(250));
+        assert_eq!(pause(400, left), Duration::from_millis(10));
+        assert!(24 * pause(24, left) <= left / 2, "all are reached in half of the time");
+    }
+
+    /// Dead addresses end in 1, slow ones in 2, closed ones in 3; any other answers at once.
+    async fn connect_as_told(address: SocketAddr) -> io::Result<u8> {
+        let IpAddr::V4(ip) = address.ip() else { unreachable!() };
+        match ip.octets()[3] {
+            1 => std::future::pending().await,
+            2 => crate::reactor::sleep(Duration::from_millis(400)).await,
+            3 => return Err(io::ErrorKind::ConnectionRefused.into()),
+            _ => {}
+        }
+        Ok(ip.octets()[2])
+    }
+
+    fn raced(addresses: &[SocketAddr], left: Duration, room: bool) -> io::Result<u8> {
+        let room = || room.then_some(());
+        let race = race(addresses, Instant::now() + left, room, connect_as_told);
+        block_on(race).unwrap().map(|(_, which)| which)
+    }
+
+    #[test]
+    fn the_first_address_that_answers_is_taken() {
+        let (start, long) = (Instant::now(), Duration::from_secs(60));
+        let slow: Vec<_> = (0..24).map(|n| SocketAddr::from(([10, 0, n, 2], 1))).collect();
+        let dead: Vec<_> = (0..12).map(|n| SocketAddr::from(([10, 0, n, 1], 1))).collect();
+        for room in [true, false] {
+            let and = |more: &[&str]| [&dead[..1], &addresses(more)].concat();
+            assert_eq!(raced(&and(&["10.0.7.9"]), long, room).unwrap(), 7, "the first is dead");
+            assert_eq!(raced(&and(&["10.0.7.3", "10.0.8.9"]), long, room).unwrap(), 8);
+            let many = [&dead[..], &addresses(&["10.0.99.9"])].concat();
+            assert_eq!(raced(&many, long, room).unwrap(), 99, "all are reached");
+        }
+        assert_eq!(raced(&slow, Duration::from_secs(8), true).unwrap(), 0, "all are slow");
+        assert!(start.elapsed() < long, "nobody waits for the dead");
+        let error = raced(&addresses(&["10.0.0.3"]), long, true).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        let error = raced(&dead, Duration::from_millis(300), true).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(raced(&[], long, true).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_lookup_that_is_given_up_keeps_its_place_until_it_has_ended() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        use std::sync::mpsc::{Receiver, channel};
+        static RUNNING: AtomicUsize = AtomicUsize::new(0);
+        static END: std::sync::Mutex<Option<Receiver<()>>> = std::sync::Mutex::new(None);
+        let (end, ends) = channel();
+        *END.lock().unwrap() = Some(ends);
+        let silent = |_: &str, port| {
+            RUNNING.fetch_add(1, Ordering::SeqCst);
+            let _ = END.lock().unwrap().as_ref().map(Receiver::recv);
+            RUNNING.fetch_sub(1, Ordering::SeqCst);
+            Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))])
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let address = Address { host: "silent.example".into(), port };
+        let way = Dialler::with(address, Files::new(1000), silent);
+        for _ in 0..3 * limits::LOOKUPS {
+            let soon = Instant::now() + Duration::from_millis(20);
+            let error = block_on(way.dial(soon)).unwrap().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        }
+        assert!(RUNNING.load(Ordering::SeqCst) <= limits::LOOKUPS);
+        assert!(way.places.try_acquire_arc().is_none(), "each still has its place");
+        // It answers again: each place comes back, and the next dial is served.
+        drop(end);
+        let late = Instant::now() + Duration::from_secs(30);
+        block_on(way.dial(late)).unwrap().unwrap();
     }
 }

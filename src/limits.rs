@@ -12,8 +12,12 @@ pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 /// some ms, where thousands of agents that come back at once would take seconds.
 pub const HANDSHAKES: usize = 4;
 
-/// Threads at one time for what may block: names that are looked up, a change of the state.
+/// Threads at one time for a change of the state, which may block.
 pub const ASIDE: usize = 8;
+
+/// The agent's side: lookups of one name at one time, each on a thread. A resolver that is silent
+/// keeps one for up to half a minute; what waits longer than [`DIAL`] for a place has failed.
+pub const LOOKUPS: usize = 4;
 
 /// A connection that has not proved its passcode by then is closed (section 6). The time
 /// starts at accept and includes the TLS handshake.
@@ -113,6 +117,13 @@ pub const OPEN: Duration = Duration::from_secs(10);
 /// a pairing is then in time for [`OPEN`].
 pub const DIAL: Duration = Duration::from_secs(8);
 
+/// The agent's side: the shortest and the longest time that one address of a name has before the
+/// next is tried beside it (RFC 8305, section 8: 10 ms and, recommended, 250 ms).
+pub const DIAL_PAUSE: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(250)];
+
+/// The agent's side: addresses of a name that are tried at one time, a file each.
+pub const DIALS_TOGETHER: usize = 8;
+
 /// The agent's side: how long the connector may take to answer a passcode. It holds a refusal
 /// for [`REFUSAL_HOLD`] after it has waited [`PLACE_WAIT`] for a place.
 pub const AUTHORIZED: Duration = Duration::from_secs(10);
@@ -128,14 +139,32 @@ pub const REFUSED_AGAIN: Duration = Duration::from_secs(30);
 /// new failure, not the last one again.
 pub const PROVEN: Duration = Duration::from_secs(5);
 
+/// The agent's side: tunnels that are dialled at one time, each a handshake of the one thread.
+pub const DIALING: usize = 128;
+
+/// The agent's side: a session that ends sooner, with nothing carried one way, was in vain.
+pub const VAIN: Duration = Duration::from_secs(1);
+
+/// The agent's side: sessions in vain, one after the other, before dials are slowed down: a
+/// burst of users that only look in.
+pub const VAIN_SESSIONS: u32 = 32;
+
+/// The agent's side: sessions in vain that come no faster are no burst.
+pub const VAIN_FORGOTTEN: Duration = Duration::from_secs(2);
+
+/// The agent's side: the first and the longest time between dials while all sessions are in vain:
+/// 4 a second, where it would be thousands.
+pub const HASTE: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(250)];
+
+/// The agent's side: certificates and passcode that a connector refuses, or that refuse it, are
+/// read again no sooner than this.
+pub const READ_AGAIN: Duration = Duration::from_secs(3);
+
 /// The agent's side: longest PROXY header taken; the connector's have at most 52 bytes.
 pub const PROXY_HEADER: usize = 4 * 1024;
 
 /// The agent's side: how long a local connection waits for the pipe's other side.
 pub const LOCAL_WAIT: Duration = Duration::from_secs(15);
-
-/// The agent's side: local connections that wait for the pipe's other side at one time.
-pub const LOCALS_WAITING: usize = 128;
 
 /// The agent's side: silence after one direction of a session has ended that ends it.
 pub const AGENT_FIN_WAIT: Duration = Duration::from_secs(60);

@@ -263,6 +263,8 @@ pub enum For {
     /// A connection to the API or the control socket: leaves 4 files free, for the state file,
     /// its folder, the log and a reload.
     Api,
+    /// One more address of a name that is tried beside others: leaves 4 files free, too.
+    Dial,
 }
 
 /// One file taken from [`Files`]; dropping it gives it back.
@@ -289,7 +291,7 @@ impl Files {
     fn most(&self, who: For) -> usize {
         let leave = match who {
             For::Pipe => limits::FILES_RESERVED,
-            For::Api => 4,
+            For::Api | For::Dial => 4,
         };
         self.limit.saturating_sub(leave)
     }

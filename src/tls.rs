@@ -25,7 +25,7 @@ use futures_rustls::rustls::{
 
 use crate::logging::{ALWAYS, Utc};
 
-pub use client::{client_config, explain_connector};
+pub use client::{client_config, explain_connector, is_distrust};
 
 mod client;
 pub(crate) mod der;

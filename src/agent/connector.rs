@@ -1,21 +1,26 @@
-//! The connector as this side sees it: whether it answers, when it may be asked again, and how
-//! many tunnels it allows.
+//! The connector as this side sees it: whether it answers and keeps what it accepts, and what is
+//! said of that.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_listener::Event;
 use futures_rustls::TlsConnector;
 use futures_rustls::pki_types::ServerName;
+use smol::lock::Mutex;
 
 use super::counted::Counted;
-use super::options::Options;
-use super::tunnel::Tunnel;
-use crate::dial::{Address, dial};
+use super::options::{Options, Source};
+use super::pace::{Pace, Refusal};
+use super::tunnel::{Lost, Tunnel};
+use crate::dial::{Address, Dialler};
 use crate::limits;
+use crate::logging::ALWAYS;
 use crate::mapping::Passcode;
-use crate::process::Notifier;
+use crate::process::{FileGuard, Files, For, Notifier};
 use crate::reactor::until;
 use crate::stream::{Received, Stream};
 use crate::tls;
@@ -28,29 +33,52 @@ const TLS_ALERT: u8 = 0x15;
 
 /// The connector.
 pub(super) struct Connector {
-    /// Where it is.
-    pub(super) address: Address,
     /// Time between heartbeats of an idle tunnel.
     pub(super) heartbeat: Duration,
-    /// Notified whenever something changes that a task may wait for.
+    /// Notified whenever something changes that a task may wait for. Few ever do: one that wants
+    /// a tunnel, one that accepts, one that waits for the end.
     pub(super) changed: Event,
-    passcode: Passcode,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    way: Dialler,
+    /// Whose turn it is to wait for a place.
+    turn: Mutex<()>,
+    proof: RefCell<Proof>,
+    source: Source,
+    ca: Option<PathBuf>,
+    /// When certificates and passcode were read last, and whether that is a reason for a failure.
+    read: Cell<(Instant, bool)>,
     /// Authorized tunnels, idle and in use.
     open: Cell<usize>,
     sessions: Cell<usize>,
     dialing: Cell<usize>,
-    /// The last try failed, or a tunnel was lost since: one try at a time.
-    failing: Cell<bool>,
-    not_before: Cell<Instant>,
-    delay: Cell<Duration>,
-    refusals: Cell<u32>,
-    /// Whether the passcode was ever accepted.
-    accepted: Cell<bool>,
-    /// Tunnels the mapping seems to allow, and when to try for one more.
-    ceiling: Cell<Option<(usize, Instant)>>,
+    pace: RefCell<Pace>,
+    files: Arc<Files>,
+    /// Whether it has been said that files are short.
+    short: Cell<bool>,
+    /// Losses of tunnels that had not shown yet that they work, since one did.
+    unproven: Cell<u32>,
+    /// What is wrong with tunnels that the connector accepts.
+    doubt: RefCell<Option<String>>,
     health: RefCell<Health>,
     notifier: Notifier,
+}
+
+/// What both sides prove themselves with.
+struct Proof {
+    passcode: Passcode,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+/// The right to try for one more tunnel, and the files that it and its session need.
+pub(super) struct Place<'a> {
+    files: Vec<FileGuard>,
+    dialing: Counted<'a>,
+}
+
+/// An open tunnel's place, given back when dropped.
+pub(super) struct Open<'a> {
+    // In this order: who learns that a place is free finds files for it.
+    _files: Vec<FileGuard>,
+    _open: Counted<'a>,
 }
 
 /// What was last said of the connector.
@@ -58,12 +86,14 @@ pub(super) struct Connector {
 enum Health {
     Unknown,
     Open,
+    /// It accepts the passcode, and then does not do what is due.
+    Unsteady(String),
     Unreachable(String),
-    Refused,
+    Refused(bool),
 }
 
 /// Why a try gave no tunnel.
-pub(super) enum Failure {
+enum Failure {
     /// A sentence about what is in the way.
     Unreachable(String),
     /// It closed the connection in answer to the passcode.
@@ -75,7 +105,7 @@ impl Connector {
     ///
     /// # Errors
     /// A sentence about the certificates to trust, or the name.
-    pub(super) fn new(options: &Options) -> Result<Self, String> {
+    pub(super) fn new(options: &Options, files: Arc<Files>) -> Result<Self, String> {
         let address = options.connector.clone();
         let tls = if options.plain {
             None
@@ -85,24 +115,32 @@ impl Connector {
                 .map_err(|_| format!("--connector: {:?} is no name of a host", address.host))?;
             Some((TlsConnector::from(config), name))
         };
+        let now = Instant::now();
         Ok(Connector {
-            address,
             heartbeat: options.heartbeat,
             changed: Event::new(),
-            passcode: options.passcode.clone(),
-            tls,
+            way: Dialler::new(address, files.clone()),
+            turn: Mutex::new(()),
+            proof: RefCell::new(Proof { passcode: options.passcode.clone(), tls }),
+            source: options.source.clone(),
+            ca: options.ca.clone(),
+            read: Cell::new((now, false)),
             open: Cell::new(0),
             sessions: Cell::new(0),
             dialing: Cell::new(0),
-            failing: Cell::new(true),
-            not_before: Cell::new(Instant::now()),
-            delay: Cell::new(limits::REDIAL[0]),
-            refusals: Cell::new(0),
-            accepted: Cell::new(false),
-            ceiling: Cell::new(None),
+            pace: RefCell::new(Pace::new(now)),
+            files,
+            short: Cell::new(false),
+            unproven: Cell::new(0),
+            doubt: RefCell::new(None),
             health: RefCell::new(Health::Unknown),
             notifier: Notifier::from_env(),
         })
+    }
+
+    /// Where it is.
+    pub(super) fn address(&self) -> &Address {
+        self.way.address()
     }
 
     /// The service manager that watches this process.
@@ -110,88 +148,187 @@ impl Connector {
         &self.notifier
     }
 
+    /// The files that connections may take.
+    pub(super) fn files(&self) -> &Arc<Files> {
+        &self.files
+    }
+
     /// Sessions that are on.
     pub(super) fn sessions(&self) -> usize {
         self.sessions.get()
     }
 
-    /// A session begins, until the guard is dropped. So the connector is all right.
+    /// A session begins, until the guard is dropped.
     pub(super) fn session(&self) -> Counted<'_> {
-        self.delay.set(limits::REDIAL[0]);
         Counted::new(&self.sessions, &self.changed)
     }
 
-    /// Opens one tunnel, once the connector may be asked for it. Says what is in the way when
-    /// that changes; the caller simply tries again.
-    ///
-    /// # Errors
-    /// When this try failed.
-    pub(super) async fn open(&self) -> Result<Tunnel<'_>, ()> {
+    /// A session has ended; `useful` when it lasted or carried bytes both ways.
+    pub(super) fn session_ended(&self, useful: bool) {
+        if useful {
+            self.steady();
+        }
+        if self.pace.borrow_mut().session_ended(Instant::now(), useful) {
+            log::warn!(
+                "sessions of {} end at once, one after the other; tunnels are opened more slowly \
+                 until one is used",
+                self.address()
+            );
+        }
+    }
+
+    /// Waits until one more tunnel may be asked for, and takes the `files` that it needs with its
+    /// session. First come, first served.
+    pub(super) async fn place(&self, files: usize) -> Place<'_> {
+        let _turn = self.turn.lock().await;
         loop {
             let changed = self.changed.listen();
-            match self.may_open(Instant::now()) {
-                Ok(()) => break,
+            let now = Instant::now();
+            let may = self.pace.borrow().may_open(now, self.open.get(), self.dialing.get());
+            match may {
+                Ok(()) => {
+                    if let Some(files) = self.take_files(files) {
+                        self.pace.borrow_mut().dialled(now);
+                        return Place {
+                            files,
+                            dialing: Counted::new(&self.dialing, &self.changed),
+                        };
+                    }
+                    changed.await;
+                }
                 Err(None) => changed.await,
                 Err(Some(time)) => drop(until(time, changed).await),
             }
         }
-        let dialing = Counted::new(&self.dialing, &self.changed);
+    }
+
+    /// So many files, or none and a line about it.
+    pub(super) fn take_files(&self, count: usize) -> Option<Vec<FileGuard>> {
+        let taken: Option<Vec<_>> = (0..count).map(|_| self.files.try_take(For::Pipe)).collect();
+        if taken.is_none() && !self.short.replace(true) {
+            log::warn!(
+                "{} files may be open, which is enough for {} tunnels now; raise the limit \
+                 (LimitNOFILE= of the unit, or ulimit -n) for more",
+                self.files.limit(),
+                self.open.get() + self.dialing.get()
+            );
+        }
+        taken
+    }
+
+    /// Opens one tunnel. Says what is in the way when that changes; the caller simply asks for a
+    /// place again.
+    ///
+    /// # Errors
+    /// When this try failed.
+    pub(super) async fn open<'a>(&'a self, place: Place<'a>) -> Result<Tunnel<'a>, ()> {
+        let Place { files, dialing } = place;
         let opened = self.attempt().await;
-        drop(dialing);
         match opened {
             Ok((stream, rest)) => {
+                let open = Counted::new(&self.open, &self.changed);
                 self.succeeded();
-                let place = Counted::new(&self.open, &self.changed);
-                Ok(Tunnel::new(stream, rest, place, self.heartbeat))
+                drop(dialing);
+                let place = Open { _files: files, _open: open };
+                Ok(Tunnel::new(stream, rest, place, self))
             }
             Err(failure) => {
                 self.failed(failure);
-                self.changed.notify(usize::MAX);
                 Err(())
             }
         }
     }
 
-    /// An idle tunnel of this age has ended by itself.
-    pub(super) fn lost(&self, age: Duration, why: &str) {
-        log::debug!("a tunnel to {} ended: {why}", self.address);
-        if age >= limits::PROVEN {
-            self.delay.set(limits::REDIAL[0]);
+    /// An idle tunnel has ended by itself.
+    pub(super) fn lost(&self, tunnel: &Tunnel<'_>, why: &Lost) {
+        log::debug!("a tunnel to {} ended: {why}", self.address());
+        let counts = self.pace.borrow_mut().lost(Instant::now(), tunnel.age());
+        if tunnel.is_proven() {
+            return;
         }
-        self.back_off();
+        self.unproven.set(self.unproven.get().saturating_add(u32::from(counts)));
+        // A connector that is just ending closes what it has just accepted, once.
+        if !why.is_ending() || self.unproven.get() > 1 {
+            self.doubt.replace(Some(why.to_string()));
+            self.tell(Health::Unsteady(why.to_string()));
+        }
     }
 
-    /// Whether a tunnel may be opened now; else when to ask again, at a change or a time.
-    fn may_open(&self, now: Instant) -> Result<(), Option<Instant>> {
-        if now < self.not_before.get() {
-            return Err(Some(self.not_before.get()));
+    /// A tunnel has shown that the connector does what it should.
+    pub(super) fn steady(&self) {
+        self.unproven.set(0);
+        if self.doubt.take().is_some() {
+            self.tell(Health::Open);
         }
-        if self.failing.get() && self.dialing.get() > 0 {
-            return Err(None);
+    }
+
+    /// When an idle tunnel's first heartbeat is due: soon, where a tunnel has yet to show that the
+    /// connector is all right.
+    pub(super) fn first_heartbeat(&self) -> Duration {
+        match *self.doubt.borrow() {
+            Some(_) => self.heartbeat.min(limits::PROVEN),
+            None => self.heartbeat,
         }
-        match self.ceiling.get() {
-            Some((allowed, again)) if self.open.get() + self.dialing.get() >= allowed => {
-                match self.dialing.get() {
-                    0 if now >= again => Ok(()),
-                    0 => Err(Some(again)),
-                    _ => Err(None),
+    }
+
+    /// Reads certificates and passcode again, and tries at once (SIGHUP).
+    pub(super) fn reload(&self) {
+        if self.read_again() {
+            log::info!(target: ALWAYS, "certificates and passcode read again");
+        }
+        self.pace.borrow_mut().try_now(Instant::now());
+        self.changed.notify(usize::MAX);
+    }
+
+    /// Reads certificates and passcode again; what cannot be read stays as it was. `true` when all
+    /// was read.
+    fn read_again(&self) -> bool {
+        self.read.set((Instant::now(), false));
+        let proof = &mut *self.proof.borrow_mut();
+        let mut all = true;
+        if let Some((connector, _)) = &mut proof.tls {
+            match tls::client_config(self.ca.as_deref()) {
+                Ok(config) => *connector = TlsConnector::from(config),
+                Err(fault) => {
+                    log::warn!("{fault}; the certificates read before stay in force");
+                    all = false;
                 }
             }
-            _ => Ok(()),
         }
+        match self.source.read_again() {
+            Ok(Some(passcode)) => proof.passcode = passcode,
+            Ok(None) => {}
+            Err(fault) => {
+                log::warn!("{fault}; the passcode read before stays in force");
+                all = false;
+            }
+        }
+        all
     }
 
     async fn attempt(&self) -> Result<(Stream, Vec<u8>), Failure> {
+        let (read, is_the_reason) = self.read.get();
+        if is_the_reason && read.elapsed() >= limits::READ_AGAIN {
+            self.read_again();
+        }
         let deadline = Instant::now() + limits::DIAL;
         let unreachable = |error: std::io::Error| Failure::Unreachable(error.to_string());
-        let socket = dial(&self.address, deadline).await.map_err(unreachable)?;
-        let mut stream = match &self.tls {
+        let socket = self.way.dial(deadline).await.map_err(unreachable)?;
+        let (passcode, tls) = {
+            let proof = self.proof.borrow();
+            (proof.passcode.clone(), proof.tls.clone())
+        };
+        let is_plain = tls.is_none();
+        let mut stream = match tls {
             None => Stream::plain(socket).map_err(unreachable)?,
             Some((connector, name)) => {
                 let deadline = Instant::now() + limits::TLS_HANDSHAKE;
-                match until(deadline, Stream::connect(socket, connector, name.clone())).await {
+                match until(deadline, Stream::connect(socket, &connector, name)).await {
                     Some(Ok(stream)) => stream,
                     Some(Err(error)) => {
+                        if tls::is_distrust(&error) {
+                            self.read.set((self.read.get().0, true));
+                        }
                         return Err(Failure::Unreachable(tls::explain_connector(&error)));
                     }
                     None => {
@@ -203,88 +340,38 @@ impl Connector {
             }
         };
         let deadline = Instant::now() + limits::AUTHORIZED;
-        match until(deadline, self.prove(&mut stream)).await {
+        match until(deadline, prove(&mut stream, &passcode, is_plain)).await {
             Some(proven) => proven.map(|rest| (stream, rest)),
             None => Err(Failure::Unreachable("it does not answer the passcode".into())),
         }
     }
 
-    /// Says the passcode and reads the answer; gives what came with it.
-    async fn prove(&self, stream: &mut Stream) -> Result<Vec<u8>, Failure> {
-        let broke = |error| Failure::Unreachable(format!("the connection broke: {error}"));
-        let offer = ["IOFOG/2 ", self.passcode.reveal(), "\n"].concat();
-        stream.queue(offer.as_bytes()).map_err(broke)?;
-        stream.flush().await.map_err(broke)?;
-        let mut answer = Vec::new();
-        loop {
-            let received = poll_fn(|context| {
-                stream.poll_receive(context, &mut |unit| answer.extend_from_slice(unit))
-            });
-            let received = received.await.map_err(broke)?;
-            let common = answer.len().min(AUTHORIZED.len());
-            if answer[..common] != AUTHORIZED[..common] {
-                let why = match answer[0] {
-                    TLS_ALERT if self.tls.is_none() => "it speaks TLS; leave --plain out",
-                    _ => "what answers there is no ioFog Connector's port for tunnels of version 2",
-                };
-                return Err(Failure::Unreachable(why.into()));
-            }
-            if let Some(rest) = answer.strip_prefix(AUTHORIZED) {
-                return Ok(rest.to_vec());
-            }
-            if received == Received::Ended {
-                return Err(Failure::Refused);
-            }
-        }
-    }
-
     fn succeeded(&self) {
-        self.failing.set(false);
-        self.accepted.set(true);
-        self.refusals.set(0);
-        if let Some((allowed, again)) = self.ceiling.get() {
-            self.ceiling.set(Some((allowed.max(self.open.get() + 1), again)));
-        }
-        self.tell(Health::Open);
+        self.pace.borrow_mut().authorized(self.open.get());
+        let doubt = self.doubt.borrow().clone();
+        self.tell(doubt.map_or(Health::Open, Health::Unsteady));
     }
 
     fn failed(&self, failure: Failure) {
+        let now = Instant::now();
         match failure {
             Failure::Unreachable(why) => {
-                self.back_off();
+                self.pace.borrow_mut().unreachable(now);
                 self.tell(Health::Unreachable(why));
             }
-            // The passcode is right, so it was one tunnel too many.
-            Failure::Refused if self.open.get() > 0 => {
-                log::debug!("{} allows {} tunnels", self.address, self.open.get());
-                let again = Instant::now() + limits::REFUSED_AGAIN;
-                self.ceiling.set(Some((self.open.get(), again)));
-            }
             Failure::Refused => {
-                self.refusals.set(self.refusals.get().saturating_add(1));
-                // A connector that is just ending closes, too: a first time is no proof.
-                if self.accepted.get() || self.refusals.get() == 1 {
-                    self.back_off();
-                } else {
-                    self.failing.set(true);
-                    self.not_before.set(Instant::now() + limits::REFUSED_AGAIN);
+                let refusal = self.pace.borrow_mut().refused(now, self.open.get());
+                match refusal {
+                    Refusal::OneTooMany => {
+                        log::debug!("{} allows {} tunnels", self.address(), self.open.get());
+                    }
+                    Refusal::NotAnyMore | Refusal::Never => {
+                        self.read.set((self.read.get().0, true));
+                        self.tell(Health::Refused(refusal == Refusal::NotAnyMore));
+                    }
                 }
-                self.tell(Health::Refused);
             }
         }
-    }
-
-    /// Lets time pass before the next try, twice as much each time. What fails together counts
-    /// once.
-    fn back_off(&self) {
-        self.failing.set(true);
-        let now = Instant::now();
-        if now < self.not_before.get() {
-            return;
-        }
-        let delay = self.delay.get();
-        self.not_before.set(now + delay.mul_f32(0.5 + 0.5 * fastrand::f32()));
-        self.delay.set((2 * delay).min(limits::REDIAL[1]));
     }
 
     /// One line for each change of state, none for each try.
@@ -292,18 +379,22 @@ impl Connector {
         if *self.health.borrow() == health {
             return;
         }
-        let address = &self.address;
+        let address = self.address();
         let what = match &health {
             Health::Unknown => String::new(),
             Health::Open => format!("connected to {address}"),
+            Health::Unsteady(why) => format!(
+                "connector {address} accepts the passcode, but {why} (tried again until it keeps \
+                 a tunnel)"
+            ),
             Health::Unreachable(why) => {
                 format!("connector {address}: {why} (tried again until it answers)")
             }
-            Health::Refused if self.accepted.get() => format!(
+            Health::Refused(true) => format!(
                 "connector {address} does not accept the passcode any more: was the mapping \
                  removed, or are all its tunnels open elsewhere? It is tried again"
             ),
-            Health::Refused => format!(
+            Health::Refused(false) => format!(
                 "connector {address} does not accept the passcode: it is wrong, or not the one of \
                  this port, or all the mapping's tunnels are open elsewhere. It is tried again \
                  every {} s",
@@ -312,10 +403,43 @@ impl Connector {
         };
         match &health {
             Health::Open | Health::Unknown => log::info!("{what}"),
-            Health::Unreachable(_) => log::warn!("{what}"),
-            Health::Refused => log::error!("{what}"),
+            Health::Unreachable(_) | Health::Unsteady(_) => log::warn!("{what}"),
+            Health::Refused(_) => log::error!("{what}"),
         }
         self.notifier.status(&what);
         self.health.replace(health);
+    }
+}
+
+/// Says the passcode and reads the answer; gives what came with it.
+async fn prove(
+    stream: &mut Stream,
+    passcode: &Passcode,
+    is_plain: bool,
+) -> Result<Vec<u8>, Failure> {
+    let broke = |error| Failure::Unreachable(format!("the connection broke: {error}"));
+    let offer = ["IOFOG/2 ", passcode.reveal(), "\n"].concat();
+    stream.queue(offer.as_bytes()).map_err(broke)?;
+    stream.flush().await.map_err(broke)?;
+    let mut answer = Vec::new();
+    loop {
+        let received = poll_fn(|context| {
+            stream.poll_receive(context, &mut |unit| answer.extend_from_slice(unit))
+        });
+        let received = received.await.map_err(broke)?;
+        let common = answer.len().min(AUTHORIZED.len());
+        if answer[..common] != AUTHORIZED[..common] {
+            let why = match answer[0] {
+                TLS_ALERT if is_plain => "it speaks TLS; leave --plain out",
+                _ => "what answers there is no ioFog Connector's port for tunnels of version 2",
+            };
+            return Err(Failure::Unreachable(why.into()));
+        }
+        if let Some(rest) = answer.strip_prefix(AUTHORIZED) {
+            return Ok(rest.to_vec());
+        }
+        if received == Received::Ended {
+            return Err(Failure::Refused);
+        }
     }
 }

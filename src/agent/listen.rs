@@ -1,34 +1,48 @@
 //! Listening: each local connection is carried into a private pipe, by a tunnel of its own.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
+use std::task::Poll;
 use std::time::Instant;
 
+use event_listener::Event;
 use smol::LocalExecutor;
 use smol::channel::Receiver;
 use smol::future::or;
 
 use super::connector::Connector;
+use super::counted::Counted;
 use super::serve::closed;
 use super::tunnel::Paired;
 use crate::limits;
 use crate::ports;
+use crate::process::FileGuard;
 use crate::reactor::{Io, sleep, until};
 use crate::stream::Stream;
+
+/// Files of a local connection and of its tunnel.
+const FILES: usize = 2;
 
 /// Carries local connections into a private pipe.
 pub(super) struct Listening<'a> {
     connector: &'a Connector,
     listener: Io<TcpListener>,
-    /// Local connections that wait for the other side.
+    /// Local connections that wait for the other side, and how many may.
     waiting: Cell<usize>,
+    pending: usize,
+    /// Sessions at one time, with those that wait for one.
+    most: usize,
+    /// Asks one that waits, and has ended without a word, to make room.
+    make_room: Event,
 }
 
-/// How a local connection's wait ended.
-enum Wait<'a> {
-    Paired(Paired<'a>),
-    Left,
+/// A local connection that was accepted.
+struct Local<'a> {
+    stream: Stream,
+    waiting: Counted<'a>,
+    _files: Vec<FileGuard>,
 }
 
 impl<'a> Listening<'a> {
@@ -36,24 +50,31 @@ impl<'a> Listening<'a> {
     ///
     /// # Errors
     /// As `bind(2)`.
-    pub(super) fn new(connector: &'a Connector, address: SocketAddr) -> io::Result<Self> {
+    pub(super) fn new(
+        connector: &'a Connector,
+        address: SocketAddr,
+        pending: usize,
+        most: usize,
+    ) -> io::Result<Self> {
         let listener = ports::open_listener(address)
             .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
-        Ok(Listening { connector, listener: Io::new(listener)?, waiting: Cell::new(0) })
+        let listener = Io::new(listener)?;
+        let (waiting, make_room) = (Cell::new(0), Event::new());
+        Ok(Listening { connector, listener, waiting, pending, most, make_room })
     }
 
     /// Serves until `stopped` is closed; sessions that are on go on as tasks of `tasks`.
     pub(super) async fn run<'t>(&'t self, tasks: &LocalExecutor<'t>, stopped: Receiver<()>) {
         let accepting = async {
             loop {
+                let files = self.room().await;
                 match self.listener.accept().await {
-                    Ok((socket, _)) if self.waiting.get() < limits::LOCALS_WAITING => {
-                        tasks.spawn(self.connection(socket, stopped.clone())).detach();
+                    Ok((socket, _)) => {
+                        let waiting = Counted::new(&self.waiting, &self.connector.changed);
+                        let Ok(stream) = Stream::plain(socket) else { continue };
+                        let local = Local { stream, waiting, _files: files };
+                        tasks.spawn(self.connection(local, stopped.clone())).detach();
                     }
-                    Ok(_) => log::warn!(
-                        "a local connection is closed: {} wait for the pipe's other side already",
-                        limits::LOCALS_WAITING
-                    ),
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                     Err(error) => {
                         log::warn!("local connections wait, accepting failed: {error}");
@@ -65,46 +86,87 @@ impl<'a> Listening<'a> {
         or(accepting, closed(&stopped)).await;
     }
 
+    /// Waits until one more local connection may be accepted; until then newcomers wait in the
+    /// kernel's backlog.
+    async fn room(&self) -> Vec<FileGuard> {
+        loop {
+            let changed = self.connector.changed.listen();
+            if !self.is_full() {
+                if let Some(files) = self.connector.take_files(FILES) {
+                    return files;
+                }
+            }
+            self.make_room.notify(1);
+            changed.await;
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        let waiting = self.waiting.get();
+        waiting >= self.pending || waiting + self.connector.sessions() >= self.most
+    }
+
     /// One local connection, to the end of its session.
-    async fn connection(&self, socket: TcpStream, stopped: Receiver<()>) {
-        let Ok(local) = Stream::plain(socket) else { return };
-        self.waiting.set(self.waiting.get() + 1);
+    async fn connection(&self, local: Local<'_>, stopped: Receiver<()>) {
+        let Local { mut stream, waiting, _files } = local;
         let waited = until(Instant::now() + limits::LOCAL_WAIT, async {
-            let left = async {
-                std::future::poll_fn(|context| local.poll_gone(context)).await;
-                Wait::Left
+            let no_more = async {
+                or(self.left(&mut stream), closed(&stopped)).await;
+                None
             };
-            let stop = async {
-                closed(&stopped).await;
-                Wait::Left
-            };
-            or(self.pair(), or(left, stop)).await
+            or(async { Some(self.pair().await) }, no_more).await
         })
         .await;
-        self.waiting.set(self.waiting.get() - 1);
         match waited {
-            Some(Wait::Paired(paired)) => {
+            Some(Some(paired)) => {
                 let _session = self.connector.session();
-                paired.carry(local).await;
+                drop(waiting);
+                let useful = paired.carry(stream).await;
+                self.connector.session_ended(useful);
             }
-            Some(Wait::Left) => local.part(),
+            Some(None) => stream.part(),
             None => {
                 log::warn!(
                     "a local connection is closed: the pipe's other side has not come within {} s",
                     limits::LOCAL_WAIT.as_secs()
                 );
-                local.part();
+                stream.part();
             }
         }
     }
 
-    async fn pair(&self) -> Wait<'_> {
+    /// Returns when a local connection that waits is gone; at the limit, also when it has ended
+    /// without a word.
+    async fn left(&self, local: &mut Stream) {
+        poll_fn(|context| match local.poll_gone(context) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => match local.poll_spoken(context) {
+                Poll::Ready(Ok(true)) | Poll::Pending => Poll::Pending,
+                Poll::Ready(Ok(false) | Err(_)) => Poll::Ready(()),
+            },
+        })
+        .await;
+        // It may still want to hear something: only who needs the place takes it.
+        let gone = poll_fn(|context| local.poll_gone(context));
+        let asked = async {
+            loop {
+                self.make_room.listen().await;
+                if self.is_full() {
+                    return;
+                }
+            }
+        };
+        or(gone, asked).await;
+    }
+
+    async fn pair(&self) -> Paired<'_> {
         loop {
-            let Ok(mut tunnel) = self.connector.open().await else { continue };
+            let place = self.connector.place(0).await;
+            let Ok(mut tunnel) = self.connector.open(place).await else { continue };
             match tunnel.session().await {
-                Ok(header) => return Wait::Paired(tunnel.pair(header)),
+                Ok(header) => return tunnel.pair(header),
                 Err(why) => {
-                    self.connector.lost(tunnel.age(), &why);
+                    self.connector.lost(&tunnel, &why);
                     tunnel.part();
                 }
             }

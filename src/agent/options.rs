@@ -22,6 +22,8 @@ pub const VALUES: &[(&str, &str)] = &[
     ("listen", "--listen"),
     ("ca", "--ca"),
     ("connections", "--connections"),
+    ("sessions", "--sessions"),
+    ("pending", "--pending"),
     ("heartbeat", "--heartbeat"),
     ("drain", "--drain"),
     ("from", "--from"),
@@ -39,6 +41,9 @@ const PASSCODE_KEY: &str = "passcode";
 /// Bytes read of an options or passcode file at most.
 const FILE: u64 = 64 * 1024;
 
+/// Sessions at one time, unless told otherwise: two files each.
+const SESSIONS: u64 = 1000;
+
 /// Longest passcode in bytes; the connector's own have 36.
 const LONGEST_PASSCODE: usize = 1024;
 
@@ -50,8 +55,12 @@ pub type Given = BTreeMap<&'static str, OsString>;
 pub struct Options {
     /// Where the connector takes this side's tunnels.
     pub connector: Address,
-    /// This side's passcode.
+    /// This side's passcode, as it was read.
     pub passcode: Passcode,
+    /// Where it stands.
+    pub source: Source,
+    /// Sessions at one time at most.
+    pub sessions: usize,
     /// What sessions are joined with.
     pub work: Work,
     /// Authorities or certificates that are trusted; the system's authorities when `None`.
@@ -79,7 +88,40 @@ pub enum Work {
         proxy_protocol: bool,
     },
     /// Each local connection is carried into the pipe.
-    Listen(SocketAddr),
+    Listen {
+        /// Where they are taken.
+        address: SocketAddr,
+        /// Those that may wait for the pipe's other side at one time.
+        pending: usize,
+    },
+}
+
+/// Where the passcode stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// In a file of its own.
+    File(PathBuf),
+    /// Among the options of this file.
+    Options(PathBuf),
+    /// In the environment, which does not change.
+    Environment,
+}
+
+impl Source {
+    /// Reads the passcode again; `None` where it cannot have changed.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn read_again(&self) -> Result<Option<Passcode>, String> {
+        match self {
+            Source::File(path) => {
+                let (text, _) = read(path)?;
+                proper(&text, &path.display().to_string()).map(Some)
+            }
+            Source::Options(path) => read_options(path).map(|(_, passcode)| passcode),
+            Source::Environment => Ok(None),
+        }
+    }
 }
 
 impl Options {
@@ -93,7 +135,7 @@ impl Options {
         let mut in_file = None;
         if let Some(path) = given.remove("from").map(PathBuf::from) {
             let (from_file, passcode) = read_options(&path)?;
-            in_file = passcode;
+            in_file = passcode.map(|passcode| (passcode, Source::Options(path)));
             for (name, value) in from_file {
                 given.entry(name).or_insert(value);
             }
@@ -110,14 +152,30 @@ impl Options {
             "--connector HOST:PORT is missing: the connector and the port that takes this side's \
              tunnels",
         )?;
+        let work = work(&given)?;
+        let ready = match &work {
+            Work::Serve { connections, .. } => *connections as u64,
+            Work::Listen { .. } => 1,
+        };
+        // Each idle tunnel may become a session at any time.
+        let sessions = number(&given, "sessions", SESSIONS.max(ready), 1..=1_000_000)?;
+        if sessions < ready {
+            return Err(format!(
+                "--sessions: {sessions} is less than --connections, {ready}: each tunnel may become \
+                 a session"
+            ));
+        }
+        let (passcode, source) = passcode(&given, in_file, environment, &mut warnings)?;
         Ok(Options {
             connector: address("connector", connector)?,
-            work: work(&given)?,
+            work,
+            sessions: sessions as usize,
             ca,
             plain,
             heartbeat: Duration::from_millis(number(&given, "heartbeat", 20_000, 100..=3_600_000)?),
             drain: Duration::from_millis(number(&given, "drain", 5000, 0..=86_400_000)?),
-            passcode: passcode(&given, in_file, environment, &mut warnings)?,
+            passcode,
+            source,
             warnings,
         })
     }
@@ -126,6 +184,9 @@ impl Options {
 fn work(given: &Given) -> Result<Work, String> {
     let proxy_protocol = flag(given, "proxy-protocol")?;
     match (given.get("target"), given.get("listen")) {
+        (Some(_), None) if given.contains_key("pending") => {
+            Err("--pending belongs to --listen".into())
+        }
         (Some(target), None) => Ok(Work::Serve {
             target: address("target", target)?,
             connections: number(given, "connections", 8, 1..=65_535)? as usize,
@@ -141,7 +202,8 @@ fn work(given: &Given) -> Result<Work, String> {
             let address = text.parse().map_err(|_| {
                 format!("--listen: {text:?} is no IP:PORT, as 127.0.0.1:8022 or [::1]:8022")
             })?;
-            Ok(Work::Listen(address))
+            let pending = number(given, "pending", 128, 1..=65_535)? as usize;
+            Ok(Work::Listen { address, pending })
         }
         (Some(_), Some(_)) => {
             Err("--target and --listen exclude each other; run one `tunnel` for each".into())
@@ -181,10 +243,10 @@ fn flag(given: &Given, name: &str) -> Result<bool, String> {
 
 fn passcode(
     given: &Given,
-    in_file: Option<Passcode>,
+    in_file: Option<(Passcode, Source)>,
     environment: Option<OsString>,
     warnings: &mut Vec<String>,
-) -> Result<Passcode, String> {
+) -> Result<(Passcode, Source), String> {
     if let Some(path) = given.get("passcode-file").map(Path::new) {
         let (text, mode) = read(path).map_err(|fault| match path.components().count() {
             // The passcode itself, taken for its file's name, is not repeated.
@@ -199,13 +261,14 @@ fn passcode(
                 "{path}: everybody on this machine can read the passcode (chmod 600 {path})"
             ));
         }
-        return proper(&text, &path.display().to_string());
+        let passcode = proper(&text, &path.display().to_string())?;
+        return Ok((passcode, Source::File(path.to_owned())));
     }
-    if let Some(passcode) = in_file {
-        return Ok(passcode);
+    if let Some(in_file) = in_file {
+        return Ok(in_file);
     }
     match environment {
-        Some(text) => proper(&text.to_string_lossy(), PASSCODE),
+        Some(text) => Ok((proper(&text.to_string_lossy(), PASSCODE)?, Source::Environment)),
         None => Err(format!(
             "the passcode is missing: name the file that holds it with --passcode-file, or set \
              {PASSCODE} in the environment"
@@ -323,14 +386,19 @@ mod tests {
 
     #[test]
     fn defaults() {
-        let options = options(&[("connector", "c:1"), ("target", "[::1]:22")]).unwrap();
+        let found = options(&[("connector", "c:1"), ("target", "[::1]:22")]).unwrap();
         let target = Address { host: "::1".into(), port: 22 };
-        assert_eq!(options.work, Work::Serve { target, connections: 8, proxy_protocol: false });
-        assert_eq!(options.heartbeat, Duration::from_secs(20));
-        assert_eq!(options.drain, Duration::from_secs(5));
-        assert_eq!(options.passcode.reveal(), "secret");
-        assert!(!options.plain);
-        assert!(!format!("{options:?}").contains("secret"));
+        assert_eq!(found.work, Work::Serve { target, connections: 8, proxy_protocol: false });
+        assert_eq!(found.heartbeat, Duration::from_secs(20));
+        assert_eq!(found.drain, Duration::from_secs(5));
+        assert_eq!((found.sessions, &found.source), (1000, &Source::Environment));
+        let with = |name, value| options(&[("connector", "c:1"), ("target", "t:1"), (name, value)]);
+        assert_eq!(with("connections", "5000").unwrap().sessions, 5000);
+        let listening = options(&[("connector", "c:1"), ("listen", "127.0.0.1:1")]);
+        assert!(matches!(listening.unwrap().work, Work::Listen { pending: 128, .. }));
+        assert_eq!(found.passcode.reveal(), "secret");
+        assert!(!found.plain);
+        assert!(!format!("{found:?}").contains("secret"));
     }
 
     #[test]
@@ -346,6 +414,11 @@ mod tests {
             (&[("connector", "c"), target], "--connector: \"c\" has no port"),
             (&[connector, ("target", "t:x")], "--target: \"t:x\" has no port from 1"),
             (&[connector, target, ("connections", "0")], "--connections: \"0\" is no number"),
+            (
+                &[connector, target, ("sessions", "7")],
+                "--sessions: 7 is less than --connections, 8",
+            ),
+            (&[connector, target, ("pending", "7")], "--pending belongs to --listen"),
             (&[connector, target, ("heartbeat", "5s")], "--heartbeat: \"5s\" is no number"),
             (&[connector, target, ("plain", "true"), ("ca", "x")], "--plain and --ca exclude"),
             (&[connector, target, ("passcode-file", "/nonexistent")], "/nonexistent: No such"),

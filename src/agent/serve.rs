@@ -7,18 +7,24 @@ use smol::LocalExecutor;
 use smol::channel::Receiver;
 use smol::future::or;
 
-use super::connector::Connector;
+use super::connector::{Connector, Place};
+use super::counted::Counted;
 use super::tunnel::Paired;
-use crate::dial::{Address, dial};
+use crate::dial::{Address, Dialler};
 use crate::limits;
 use crate::stream::Stream;
+
+/// Files of a tunnel and of its session's connection to the target.
+const FILES: usize = 2;
 
 /// Carries sessions to a service.
 pub(super) struct Serving<'a> {
     connector: &'a Connector,
-    target: Address,
+    target: Dialler,
     /// Idle tunnels kept ready.
     connections: usize,
+    /// Sessions at one time, with the idle tunnels of which each may become one.
+    most: usize,
     /// Whether the service is sent the PROXY header first.
     proxy_protocol: bool,
     /// Idle tunnels, and those on their way to be.
@@ -31,55 +37,68 @@ impl<'a> Serving<'a> {
         connector: &'a Connector,
         target: Address,
         connections: usize,
+        most: usize,
         proxy_protocol: bool,
     ) -> Self {
+        let target = Dialler::new(target, connector.files().clone());
         let ready = Cell::new(0);
         let reachable = Cell::new(true);
-        Serving { connector, target, connections, proxy_protocol, ready, reachable }
+        Serving { connector, target, connections, most, proxy_protocol, ready, reachable }
     }
 
     /// Serves until `stopped` is closed; sessions that are on go on as tasks of `tasks`.
     pub(super) async fn run<'t>(&'t self, tasks: &LocalExecutor<'t>, stopped: Receiver<()>) {
-        while !stopped.is_closed() {
-            let changed = self.connector.changed.listen();
-            if self.ready.get() < self.connections {
-                self.ready.set(self.ready.get() + 1);
-                tasks.spawn(self.tunnel(stopped.clone())).detach();
-                continue;
+        let opening = async {
+            loop {
+                let changed = self.connector.changed.listen();
+                if !self.wants_more() {
+                    changed.await;
+                    continue;
+                }
+                // A task for each tunnel that may be opened, none for those that may not.
+                let place = self.connector.place(FILES).await;
+                let ready = Counted::new(&self.ready, &self.connector.changed);
+                tasks.spawn(self.tunnel(place, ready, stopped.clone())).detach();
             }
-            or(changed, closed(&stopped)).await;
-        }
+        };
+        or(opening, closed(&stopped)).await;
+    }
+
+    fn wants_more(&self) -> bool {
+        let (ready, sessions) = (self.ready.get(), self.connector.sessions());
+        ready < self.connections && ready + sessions < self.most
     }
 
     /// One tunnel, from nothing to the end of its session.
-    async fn tunnel(&self, stopped: Receiver<()>) {
-        let paired = or(self.pair(), async {
+    async fn tunnel(&self, place: Place<'_>, ready: Counted<'_>, stopped: Receiver<()>) {
+        let paired = or(self.pair(place), async {
             closed(&stopped).await;
             None
         })
         .await;
-        self.ready.set(self.ready.get() - 1);
-        self.connector.changed.notify(usize::MAX);
         if let Some(paired) = paired {
             let _session = self.connector.session();
-            self.session(paired).await;
+            drop(ready);
+            let useful = self.session(paired).await;
+            self.connector.session_ended(useful);
         }
     }
 
-    async fn pair(&self) -> Option<Paired<'_>> {
-        let mut tunnel = self.connector.open().await.ok()?;
+    async fn pair<'p>(&'p self, place: Place<'p>) -> Option<Paired<'p>> {
+        let mut tunnel = self.connector.open(place).await.ok()?;
         match tunnel.session().await {
             Ok(header) => Some(tunnel.pair(header)),
             Err(why) => {
-                self.connector.lost(tunnel.age(), &why);
+                self.connector.lost(&tunnel, &why);
                 tunnel.part();
                 None
             }
         }
     }
 
-    async fn session(&self, paired: Paired<'_>) {
-        let local = match dial(&self.target, Instant::now() + limits::DIAL).await {
+    /// Gives whether the session was of use.
+    async fn session(&self, paired: Paired<'_>) -> bool {
+        let local = match self.target.dial(Instant::now() + limits::DIAL).await {
             Ok(socket) => Stream::plain(socket),
             Err(error) => Err(error),
         };
@@ -89,20 +108,22 @@ impl<'a> Serving<'a> {
                 if self.reachable.replace(false) {
                     log::warn!(
                         "the target {} cannot be reached: {error}; users are closed until it can",
-                        self.target
+                        self.target.address()
                     );
                 }
-                return paired.fail();
+                paired.fail();
+                return false;
             }
         };
         if !self.reachable.replace(true) {
-            log::info!("the target {} can be reached again", self.target);
+            log::info!("the target {} can be reached again", self.target.address());
         }
         // A target that is gone by now shows that to the relay.
         if self.proxy_protocol && local.queue(&paired.header).is_err() {
-            return paired.fail();
+            paired.fail();
+            return false;
         }
-        paired.carry(local).await;
+        paired.carry(local).await
     }
 }
 

@@ -1,14 +1,16 @@
 //! One authorized tunnel, until its session begins (protocol page, sections 5.2 to 5.4), and the
 //! session itself.
 
+use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ppp::v2::{Header, ParseError};
 
-use super::counted::Counted;
+use super::connector::{Connector, Open};
 use crate::heartbeat::BEAT;
 use crate::limits;
 use crate::reactor::{Timer, now};
@@ -23,9 +25,21 @@ pub(super) struct Tunnel<'a> {
     stream: Stream,
     /// What came in and is not understood yet.
     input: Vec<u8>,
-    place: Counted<'a>,
-    heartbeat: Duration,
+    place: Open<'a>,
+    connector: &'a Connector,
     since: Instant,
+    /// Whether a heartbeat has been answered by a tunnel that has lived for a while.
+    proven: bool,
+}
+
+/// Why a tunnel will have no session.
+pub(super) enum Lost {
+    Closed,
+    Broken(io::Error),
+    /// No heartbeat was answered.
+    Mute,
+    /// What came is no tunnel's.
+    Garbled,
 }
 
 /// A tunnel whose session has begun and waits for this side's `OPEN` or `FAIL`.
@@ -35,7 +49,27 @@ pub(super) struct Paired<'a> {
     pub(super) header: Vec<u8>,
     /// The first bytes of the session.
     rest: Vec<u8>,
-    place: Counted<'a>,
+    place: Open<'a>,
+}
+
+impl Lost {
+    /// Whether it is how a connector that stops ends its tunnels.
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self, Lost::Closed | Lost::Broken(_))
+    }
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lost::Closed => f.write_str("closes the tunnel then"),
+            Lost::Broken(error) => write!(f, "the tunnel breaks then: {error}"),
+            Lost::Mute => write!(f, "has answered no heartbeat for {INTERVALS} intervals"),
+            Lost::Garbled => {
+                f.write_str("sends what is neither a heartbeat nor a session's beginning")
+            }
+        }
+    }
 }
 
 impl<'a> Tunnel<'a> {
@@ -43,10 +77,10 @@ impl<'a> Tunnel<'a> {
     pub(super) fn new(
         stream: Stream,
         rest: Vec<u8>,
-        place: Counted<'a>,
-        heartbeat: Duration,
+        place: Open<'a>,
+        connector: &'a Connector,
     ) -> Self {
-        Tunnel { stream, input: rest, place, heartbeat, since: Instant::now() }
+        Tunnel { stream, input: rest, place, connector, since: Instant::now(), proven: false }
     }
 
     /// For how long it has been open.
@@ -54,54 +88,58 @@ impl<'a> Tunnel<'a> {
         self.since.elapsed()
     }
 
+    /// Whether it has shown that the connector keeps it and answers.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven
+    }
+
     /// Waits for the session's beginning, with a heartbeat each interval. May be dropped and
     /// called again.
     ///
     /// # Errors
     /// Why there will be none.
-    pub(super) async fn session(&mut self) -> Result<Vec<u8>, String> {
+    pub(super) async fn session(&mut self) -> Result<Vec<u8>, Lost> {
+        let heartbeat = self.connector.heartbeat;
         let mut timer = Timer::new();
-        let mut next = now() + self.heartbeat;
+        let mut next = now() + self.connector.first_heartbeat();
         let mut unanswered: Option<Instant> = None;
         poll_fn(|context| {
             loop {
                 match understand(&mut self.input) {
                     Ok(Some(header)) => return Poll::Ready(Ok(header)),
                     Ok(None) => {}
-                    Err(()) => {
-                        let why = "it sent what is neither a heartbeat nor a session's beginning";
-                        return Poll::Ready(Err(why.into()));
-                    }
+                    Err(()) => return Poll::Ready(Err(Lost::Garbled)),
                 }
                 if let Poll::Ready(Err(error)) = self.stream.poll_flush(context) {
-                    return Poll::Ready(Err(error.to_string()));
+                    return Poll::Ready(Err(Lost::Broken(error)));
                 }
                 let input = &mut self.input;
                 let received =
                     self.stream.poll_receive(context, &mut |unit| input.extend_from_slice(unit));
                 match received {
-                    Poll::Ready(Ok(Received::Bytes(_))) => {
-                        unanswered = None;
+                    Poll::Ready(Ok(Received::Bytes(count))) => {
+                        let answered = count > 0 && unanswered.take().is_some();
+                        if answered && !self.proven && self.age() >= limits::PROVEN {
+                            self.proven = true;
+                            self.connector.steady();
+                        }
                         continue;
                     }
-                    Poll::Ready(Ok(Received::Ended)) => {
-                        return Poll::Ready(Err("the connector closed it".into()));
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.to_string())),
+                    Poll::Ready(Ok(Received::Ended)) => return Poll::Ready(Err(Lost::Closed)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Lost::Broken(error))),
                     Poll::Pending => {}
                 }
                 let now = now();
-                let gone = unanswered.map(|since| since + INTERVALS * self.heartbeat);
+                let gone = unanswered.map(|since| since + INTERVALS * heartbeat);
                 if gone.is_some_and(|gone| gone <= now) {
-                    let why = format!("no heartbeat was answered for {INTERVALS} intervals");
-                    return Poll::Ready(Err(why));
+                    return Poll::Ready(Err(Lost::Mute));
                 }
                 if next <= now {
                     if let Err(error) = self.stream.queue(BEAT) {
-                        return Poll::Ready(Err(error.to_string()));
+                        return Poll::Ready(Err(Lost::Broken(error)));
                     }
                     unanswered.get_or_insert(now);
-                    next = now + self.heartbeat;
+                    next = now + heartbeat;
                     continue;
                 }
                 let due = gone.map_or(next, |gone| gone.min(next));
@@ -132,10 +170,11 @@ impl Paired<'_> {
         self.stream.part();
     }
 
-    /// Carries the session with the local connection to its end.
-    pub(super) async fn carry(mut self, local: Stream) {
+    /// Carries the session with the local connection to its end; gives whether it was of use: it
+    /// has lasted, or carried bytes both ways.
+    pub(super) async fn carry(mut self, local: Stream) -> bool {
         if self.stream.queue(b"OPEN").is_err() {
-            return;
+            return false;
         }
         let terms = Terms {
             fin_wait: limits::AGENT_FIN_WAIT,
@@ -154,6 +193,7 @@ impl Paired<'_> {
             ended.bytes[0],
             ended.bytes[1]
         );
+        ended.lasted >= limits::VAIN || ended.bytes.iter().all(|count| *count > 0)
     }
 }
 

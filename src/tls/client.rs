@@ -18,7 +18,7 @@ use futures_rustls::rustls::{
     RootCertStore, SignatureScheme,
 };
 
-use super::{TlsError, certificates, fingerprint, has_aes, provider};
+use super::{TlsError, certificates, der, fingerprint, has_aes, provider};
 use crate::logging::Utc;
 
 /// Where systems keep the authorities that they trust.
@@ -44,8 +44,10 @@ pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
         None => Vec::new(),
     };
     let mut roots = RootCertStore::empty();
-    // What is no authority in its form may still be pinned.
-    roots.add_parsable_certificates(pinned.iter().cloned());
+    // What is no authority is pinned alone: what it has signed is not trusted. The system's are
+    // what the system takes them for.
+    let is_root = |root: &&CertificateDer<'_>| ca.is_none() || der::is_authority(root);
+    roots.add_parsable_certificates(pinned.iter().filter(is_root).cloned());
     let authorities = if roots.is_empty() {
         None
     } else {
@@ -195,6 +197,12 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+/// Whether a handshake failed because of the certificates that are trusted.
+pub fn is_distrust(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    matches!(error, Some(Error::InvalidCertificate(_)))
+}
 
 /// Why a handshake with a connector failed, as a sentence with the remedy. `error` is what
 /// connecting returned.

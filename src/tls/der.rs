@@ -1,8 +1,49 @@
-//! As much of a certificate's encoding (RFC 5280, section 4.1) as it takes to read its dates.
+//! As much of a certificate's encoding (RFC 5280, section 4) as it takes to read its dates, and
+//! whether it may sign others.
 
 /// A certificate's notBefore and notAfter as [`Utc`](crate::logging::Utc) shows times, so that
 /// they compare as text; `None` when it is no X.509 certificate.
 pub(crate) fn validity(certificate: &[u8]) -> Option<[String; 2]> {
+    let (validity, _) = expect(SEQUENCE, from_validity(certificate)?)?;
+    let (not_before, rest) = time(validity)?;
+    let (not_after, _) = time(rest)?;
+    Some([not_before, not_after])
+}
+
+/// Whether a certificate says of itself that it is an authority (RFC 5280, section 4.2.1.9).
+pub(crate) fn is_authority(certificate: &[u8]) -> bool {
+    basic_constraints(certificate).is_some_and(|value| {
+        let constraints = expect(SEQUENCE, value).and_then(|(all, _)| expect(BOOLEAN, all));
+        constraints.is_some_and(|(ca, _)| ca.iter().any(|byte| *byte != 0))
+    })
+}
+
+/// The value of the extension, where there is one.
+fn basic_constraints(certificate: &[u8]) -> Option<&[u8]> {
+    let mut rest = from_validity(certificate)?;
+    // Validity, subject, key, and two numbers that nobody uses.
+    for tag in [SEQUENCE, SEQUENCE, SEQUENCE] {
+        (_, rest) = expect(tag, rest)?;
+    }
+    for tag in UNIQUE_IDS {
+        rest = expect(tag, rest).map_or(rest, |(_, after)| after);
+    }
+    let (extensions, _) = expect(EXTENSIONS, rest)?;
+    let (mut extensions, _) = expect(SEQUENCE, extensions)?;
+    while let Some((extension, after)) = expect(SEQUENCE, extensions) {
+        extensions = after;
+        let (name, mut rest) = expect(NAME, extension)?;
+        // Whether it is critical may be left out.
+        rest = expect(BOOLEAN, rest).map_or(rest, |(_, after)| after);
+        if name == BASIC_CONSTRAINTS {
+            return expect(OCTETS, rest).map(|(value, _)| value);
+        }
+    }
+    None
+}
+
+/// The certificate from its dates on.
+fn from_validity(certificate: &[u8]) -> Option<&[u8]> {
     let (certificate, _) = expect(SEQUENCE, certificate)?;
     let (mut rest, _) = expect(SEQUENCE, certificate)?;
     // Version (which version 1 leaves out), serial number, signature algorithm, issuer.
@@ -12,12 +53,16 @@ pub(crate) fn validity(certificate: &[u8]) -> Option<[String; 2]> {
     for tag in [INTEGER, SEQUENCE, SEQUENCE] {
         (_, rest) = expect(tag, rest)?;
     }
-    let (validity, _) = expect(SEQUENCE, rest)?;
-    let (not_before, rest) = time(validity)?;
-    let (not_after, _) = time(rest)?;
-    Some([not_before, not_after])
+    Some(rest)
 }
 
+const BOOLEAN: u8 = 0x01;
+const OCTETS: u8 = 0x04;
+const NAME: u8 = 0x06;
+const UNIQUE_IDS: [u8; 2] = [0x81, 0x82];
+const EXTENSIONS: u8 = 0xa3;
+/// 2.5.29.19.
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 const INTEGER: u8 = 0x02;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;

@@ -1,0 +1,273 @@
+//! When the connector may be asked for one more tunnel: policy as a value, without sockets.
+
+use std::time::{Duration, Instant};
+
+use crate::limits;
+
+/// What has been learnt of the connector, and what follows for the next try.
+pub(super) struct Pace {
+    /// The last try failed, or a tunnel was lost since: one try at a time.
+    failing: bool,
+    not_before: Instant,
+    delay: Duration,
+    refusals: u32,
+    /// Whether the passcode was ever accepted.
+    accepted: bool,
+    /// Tunnels the mapping seems to allow, and when to try for one more.
+    ceiling: Option<(usize, Instant)>,
+    /// Sessions one after another that were in vain, and when the last of them ended.
+    vain: (u32, Instant),
+    /// After a session in vain the next try has to wait for this.
+    hasty_until: Instant,
+}
+
+/// What a refusal means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The mapping allows no more tunnels.
+    OneTooMany,
+    /// The passcode was accepted before.
+    NotAnyMore,
+    /// The passcode has never been accepted.
+    Never,
+}
+
+impl Pace {
+    pub(super) fn new(now: Instant) -> Self {
+        Pace {
+            failing: true,
+            not_before: now,
+            delay: limits::REDIAL[0],
+            refusals: 0,
+            accepted: false,
+            ceiling: None,
+            vain: (0, now),
+            hasty_until: now,
+        }
+    }
+
+    /// Whether one more tunnel may be opened now, beside those that are open and those that are
+    /// being dialled; else when to ask again: at a change or at this time.
+    pub(super) fn may_open(
+        &self,
+        now: Instant,
+        open: usize,
+        dialing: usize,
+    ) -> Result<(), Option<Instant>> {
+        let not_before = self.not_before.max(self.hasty_until);
+        if now < not_before {
+            return Err(Some(not_before));
+        }
+        if dialing >= limits::DIALING || (self.failing && dialing > 0) {
+            return Err(None);
+        }
+        match self.ceiling {
+            Some((allowed, again)) if open + dialing >= allowed => match dialing {
+                0 if now >= again => Ok(()),
+                0 => Err(Some(again)),
+                _ => Err(None),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// A try begins. While sessions end in vain, each lets the next one wait.
+    pub(super) fn dialled(&mut self, now: Instant) {
+        self.hasty_until = now + haste(self.vain.0);
+    }
+
+    /// The passcode was accepted, with so many tunnels open now.
+    pub(super) fn authorized(&mut self, open: usize) {
+        self.failing = false;
+        self.accepted = true;
+        self.refusals = 0;
+        if let Some((allowed, _)) = &mut self.ceiling {
+            *allowed = open.max(*allowed);
+        }
+    }
+
+    /// There was no answer, or a wrong one.
+    pub(super) fn unreachable(&mut self, now: Instant) {
+        self.back_off(now);
+    }
+
+    /// The passcode was answered by closing, with so many tunnels open.
+    pub(super) fn refused(&mut self, now: Instant, open: usize) -> Refusal {
+        // The passcode is right, so it was one tunnel too many.
+        if open > 0 {
+            self.ceiling = Some((open, now + limits::REFUSED_AGAIN));
+            return Refusal::OneTooMany;
+        }
+        self.refusals = self.refusals.saturating_add(1);
+        // A connector that is just ending closes, too: a first time is no proof.
+        if self.accepted || self.refusals == 1 {
+            self.back_off(now);
+        } else {
+            self.failing = true;
+            self.not_before = now + limits::REFUSED_AGAIN;
+        }
+        if self.accepted { Refusal::NotAnyMore } else { Refusal::Never }
+    }
+
+    /// What was in the way may be mended: the next try need not wait.
+    pub(super) fn try_now(&mut self, now: Instant) {
+        self.not_before = now;
+        self.delay = limits::REDIAL[0];
+    }
+
+    /// An idle tunnel of this age has ended by itself; `false` when it was lost together with
+    /// others, which counts once.
+    pub(super) fn lost(&mut self, now: Instant, age: Duration) -> bool {
+        if age >= limits::PROVEN {
+            self.delay = limits::REDIAL[0];
+        }
+        self.back_off(now)
+    }
+
+    /// A session has ended. One that lasted, or carried bytes both ways, shows that all is well;
+    /// any other may be one of many that only make this side dial. Gives `true` when sessions in
+    /// vain begin to be slowed down.
+    pub(super) fn session_ended(&mut self, now: Instant, useful: bool) -> bool {
+        let (count, last) = self.vain;
+        if useful {
+            self.delay = limits::REDIAL[0];
+            self.vain.0 = count / 2;
+            return false;
+        }
+        let count = if now >= last + limits::VAIN_FORGOTTEN { 0 } else { count };
+        self.vain = ((count + 1).min(2 * limits::VAIN_SESSIONS), now);
+        count + 1 == limits::VAIN_SESSIONS + 1
+    }
+
+    /// Lets time pass before the next try, twice as much each time. What fails together counts
+    /// once; `true` when this one counts.
+    fn back_off(&mut self, now: Instant) -> bool {
+        self.failing = true;
+        if now < self.not_before {
+            return false;
+        }
+        self.not_before = now + self.delay.mul_f32(0.5 + 0.5 * fastrand::f32());
+        self.delay = (2 * self.delay).min(limits::REDIAL[1]);
+        true
+    }
+}
+
+/// How long a try has to wait for the last one after so many sessions in vain.
+fn haste(vain: u32) -> Duration {
+    let [first, longest] = limits::HASTE;
+    match vain.checked_sub(limits::VAIN_SESSIONS + 1) {
+        None => Duration::ZERO,
+        Some(more) => first.saturating_mul(1 << more.min(16)).min(longest),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    /// Tries in the `time` after a beginning, when what each leads to is told by `becomes`.
+    fn tries(pace: &mut Pace, time: Duration, mut becomes: impl FnMut(&mut Pace, Instant)) -> u32 {
+        let start = Instant::now();
+        let (mut now, mut count) = (start, 0);
+        while now < start + time {
+            match pace.may_open(now, 0, 0) {
+                Ok(()) => {
+                    count += 1;
+                    pace.dialled(now);
+                    becomes(pace, now);
+                    now += ms(1);
+                }
+                Err(again) => now = again.unwrap().max(now),
+            }
+        }
+        count
+    }
+
+    #[test]
+    fn who_does_not_answer_is_asked_less_and_less_often() {
+        let mut pace = Pace::new(Instant::now());
+        let count = tries(&mut pace, Duration::from_secs(600), Pace::unreachable);
+        assert!((20..=50).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn who_accepts_and_closes_is_asked_less_and_less_often() {
+        let mut pace = Pace::new(Instant::now());
+        let count = tries(&mut pace, Duration::from_secs(600), |pace, now| {
+            pace.authorized(1);
+            pace.lost(now, ms(0));
+        });
+        assert!((20..=50).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn sessions_that_end_at_once_are_slowed_down_and_those_that_carry_bytes_are_not() {
+        let minute = Duration::from_secs(60);
+        let mut pace = Pace::new(Instant::now());
+        let vain = tries(&mut pace, minute, |pace, now| {
+            pace.authorized(1);
+            pace.session_ended(now, false);
+        });
+        assert!((100..=400).contains(&vain), "{vain}");
+        let mut pace = Pace::new(Instant::now());
+        let useful = tries(&mut pace, minute, |pace, now| {
+            pace.authorized(1);
+            pace.session_ended(now, true);
+        });
+        assert_eq!(useful, 60_000);
+        let (mut pace, mut number) = (Pace::new(Instant::now()), 0);
+        let mixed = tries(&mut pace, minute, |pace, now| {
+            number += 1;
+            pace.authorized(1);
+            pace.session_ended(now, number % 8 == 0);
+        });
+        assert_eq!(mixed, 60_000, "users that only look in among others slow nobody down");
+        let mut now = Instant::now();
+        for _ in 0..100 {
+            pace.session_ended(now, false);
+            now += limits::VAIN_FORGOTTEN;
+            pace.dialled(now);
+            assert_eq!(pace.may_open(now, 0, 0), Ok(()), "a look now and then is no haste");
+        }
+    }
+
+    #[test]
+    fn slowing_down_is_said_once() {
+        let (mut pace, now) = (Pace::new(Instant::now()), Instant::now());
+        let said = (0..1000).filter(|_| pace.session_ended(now, false)).count();
+        assert_eq!(said, 1);
+    }
+
+    #[test]
+    fn a_refusal_beside_open_tunnels_is_a_ceiling_and_alone_a_wrong_passcode() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        pace.authorized(1);
+        assert_eq!(pace.refused(now, 2), Refusal::OneTooMany);
+        assert_eq!(pace.may_open(now, 2, 0), Err(Some(now + limits::REFUSED_AGAIN)));
+        assert_eq!(pace.may_open(now, 1, 0), Ok(()), "one has gone");
+        assert_eq!(pace.may_open(now, 1, 1), Err(None));
+        assert_eq!(pace.may_open(now + limits::REFUSED_AGAIN, 2, 0), Ok(()));
+        let mut pace = Pace::new(now);
+        assert_eq!(pace.refused(now, 0), Refusal::Never);
+        assert!(pace.may_open(now + limits::REDIAL[0], 0, 0).is_ok(), "a first time is no proof");
+        assert_eq!(pace.refused(now, 0), Refusal::Never);
+        assert_eq!(pace.may_open(now, 0, 0), Err(Some(now + limits::REFUSED_AGAIN)));
+        pace.authorized(0);
+        assert_eq!(pace.refused(now + limits::REFUSED_AGAIN, 0), Refusal::NotAnyMore);
+    }
+
+    #[test]
+    fn tries_at_one_time_are_bounded_and_while_they_fail_there_is_one() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        assert_eq!(pace.may_open(now, 0, 1), Err(None));
+        pace.authorized(0);
+        assert_eq!(pace.may_open(now, 0, limits::DIALING - 1), Ok(()));
+        assert_eq!(pace.may_open(now, 0, limits::DIALING), Err(None));
+    }
+}
