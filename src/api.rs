@@ -172,7 +172,10 @@ impl Api {
                 }
                 Peer::Remote(_) => Err(ApiError::StopFromAfar),
             },
-            Call::Command(Command::Status) => Ok(answer::said("Connector is up and running.")),
+            Call::Command(Command::Status) => Ok(answer::said(match self.registry.draining() {
+                None => "Connector is up and running.",
+                Some(_) => "Connector is stopping.",
+            })),
             Call::Command(Command::Version) => Ok(answer::said(VERSION)),
             Call::Command(Command::Help) => Ok(answer::said(HELP)),
         }

@@ -31,14 +31,15 @@ pub enum ControlError {
 }
 
 /// Sends one request to the daemon that runs in the run directory `run`; returns the status code
-/// and the body. `body` is a form; an empty one is none. Waits at most [`limits::CONTROL_WAIT`].
+/// and the body. `body` is a form; an empty one is none. Waits at most `wait`.
 pub fn call(
+    wait: Duration,
     run: &Path,
     method: &str,
     path: &str,
     body: &str,
 ) -> Result<(u16, String), ControlError> {
-    call_within(limits::CONTROL_WAIT, &run.join(SOCKET), method, path, body)
+    call_within(wait, &run.join(SOCKET), method, path, body)
 }
 
 fn call_within(
@@ -208,7 +209,7 @@ mod tests {
             &folder,
             &["HTTP/1.1 40", "4 Not Found\r\ncontent-length: 7\r\n\r", "\n{\"a\":", "1}more"],
         );
-        let answer = call(&folder.0, "POST", "/x", "a=b").expect("an answer");
+        let answer = call(limits::CONTROL_WAIT, &folder.0, "POST", "/x", "a=b").expect("an answer");
         assert_eq!(answer, (404, "{\"a\":1}".into()));
         let request = daemon.join().expect("the daemon");
         assert!(request.starts_with("POST /x HTTP/1.1\r\n"), "{request}");
@@ -226,7 +227,8 @@ mod tests {
         ] {
             let folder = Folder::new();
             let daemon = answering(&folder, pieces);
-            let error = call(&folder.0, "GET", "/", "").expect_err("no answer");
+            let error =
+                call(limits::CONTROL_WAIT, &folder.0, "GET", "/", "").expect_err("no answer");
             assert!(matches!(error, ControlError::BadAnswer(_)), "{pieces:?}: {error}");
             daemon.join().expect("the daemon");
         }
@@ -235,13 +237,13 @@ mod tests {
     #[test]
     fn absent_daemons() {
         let folder = Folder::new();
-        let ask = || call(&folder.0, "GET", "/", "").expect_err("no daemon");
+        let ask = || call(limits::CONTROL_WAIT, &folder.0, "GET", "/", "").expect_err("no daemon");
         assert!(matches!(ask(), ControlError::NotRunning(_)));
         // The socket file of a daemon that was killed.
         drop(UnixListener::bind(folder.0.join(SOCKET)).expect("a socket"));
         assert!(matches!(ask(), ControlError::NotRunning(_)));
         let long = folder.0.join("x".repeat(200));
-        let error = call(&long, "GET", "/", "").expect_err("too long");
+        let error = call(limits::CONTROL_WAIT, &long, "GET", "/", "").expect_err("too long");
         assert!(matches!(error, ControlError::Io(..)), "{error}");
     }
 

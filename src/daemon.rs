@@ -161,23 +161,24 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
     );
     notifier.ready("serving");
     let asked_to_stop = async {
-        loop {
+        let by_signal = loop {
             match next_ask(&asked, &stopped).await {
-                Ask::Stop => break,
-                Ask::Reload => {
+                (Ask::Stop, by_signal) => break by_signal,
+                (Ask::Reload, _) => {
                     notifier.reloading();
                     logging.reopen();
                     reload(options, &shared, logging);
                     notifier.ready("serving");
                 }
             }
-        }
+        };
         notifier.stopping();
         let patience = shared.config.borrow().drain;
         log::info!(target: ALWAYS, "stopping: sessions have {} ms to finish", patience.as_millis());
         // The API's port closes at once; the command line may go on asking.
         api_task.cancel().await;
-        registry.drain(patience).await;
+        let again = asked_again(&asked, by_signal, &registry, logging);
+        or(or(registry.drain(patience), again), tell(&notifier, &registry)).await;
         control_task.cancel().await;
     };
     or(asked_to_stop, reactor::run(|| executor.tick())).await;
@@ -186,13 +187,48 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
     Ok(())
 }
 
-async fn next_ask(asked: &Receiver<Ask>, stopped: &Receiver<()>) -> Ask {
-    let asked = async { asked.recv().await.unwrap_or(Ask::Stop) };
+/// What is asked for, and whether by a signal.
+async fn next_ask(asked: &Receiver<Ask>, stopped: &Receiver<()>) -> (Ask, bool) {
+    let asked = async { (asked.recv().await.unwrap_or(Ask::Stop), true) };
     let stopped = async {
         let _ = stopped.recv().await;
-        Ask::Stop
+        (Ask::Stop, false)
     };
     or(asked, stopped).await
+}
+
+/// Returns when a second signal asks a draining daemon to stop. The service manager's may be the
+/// first one, after `stop` on the command line.
+async fn asked_again(
+    asked: &Receiver<Ask>,
+    mut by_signal: bool,
+    registry: &Registry,
+    logging: &Logging,
+) {
+    loop {
+        match asked.recv().await {
+            Ok(Ask::Reload) => logging.reopen(),
+            Ok(Ask::Stop) if by_signal => break,
+            Ok(Ask::Stop) => {
+                by_signal = true;
+                log::info!(target: ALWAYS, "it is stopping already; one more signal ends it at once");
+            }
+            // The signals' task lives as long as the process.
+            Err(_) => std::future::pending().await,
+        }
+    }
+    let who = registry.draining().map(|left| left.who()).unwrap_or_default();
+    log::warn!(target: ALWAYS, "asked to stop a second time: {who} cut");
+}
+
+/// Tells systemd what a stopping daemon still waits for. Never ends.
+async fn tell(notifier: &Notifier, registry: &Registry) {
+    loop {
+        if let Some(left) = registry.draining() {
+            notifier.status(&left.to_string());
+        }
+        sleep(limits::DRAIN_TOLD).await;
+    }
 }
 
 /// Puts the settings and certificates in force that the files hold now, as far as that goes

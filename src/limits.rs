@@ -237,6 +237,11 @@ pub const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// A control thread that is later than this is complained of.
 pub const LATE: Duration = Duration::from_millis(250);
 
+/// A stopping daemon does not wait for a private pipe in which nothing has moved for so long (its
+/// two ends may be joined for months), nor for users that have sent nothing for so long after the
+/// stop (section 7).
+pub const STILL: Duration = Duration::from_secs(1);
+
 /// How often a stopping daemon looks whether sessions are left.
 pub const DRAIN_CHECK: Duration = Duration::from_millis(10);
 
@@ -289,6 +294,12 @@ pub const DIRECT_CERTIFICATE: usize = 16 * 1024;
 pub const CONTROL_ANSWER: usize = 64 * 1024 * 1024;
 /// Longest time the command line waits for the daemon's answer.
 pub const CONTROL_WAIT: Duration = Duration::from_secs(30);
+/// The same for `status`, which changes nothing: monitors ask for it, and a daemon that hangs is
+/// what they want to know of.
+pub const STATUS_WAIT: Duration = Duration::from_secs(5);
+
+/// How often systemd and `stop` are told what a stopping daemon still waits for.
+pub const DRAIN_TOLD: Duration = Duration::from_secs(1);
 
 /// State changes that may wait for the disk at one time; the API waits beyond it.
 pub const CHANGES_WAITING: usize = 256;

@@ -71,6 +71,8 @@ pub enum Fate {
     Served,
     /// A newcomer has its place.
     Replaced,
+    /// The daemon stops, and no tunnel is left for it.
+    Stopping,
 }
 
 /// A place to wait at. Whoever waits sits on it, and is gone from it once there is a verdict.
@@ -189,8 +191,11 @@ impl Pairing {
         let spoken = user.has_spoken;
         let served =
             || self.order.borrow_mut().serves(spoken, &mut |side, number| self.look(side, number));
-        let room = || !full || served() || (mute_in_vain && self.replace_mute());
-        if self.closed.get() || !room() {
+        let room = || match self.closed.get() {
+            true => served(),
+            false => !full || served() || (mute_in_vain && self.replace_mute()),
+        };
+        if !room() {
             return Err(user);
         }
         let waiting = self.sit(&self.users, Whose::User, user);
@@ -236,12 +241,31 @@ impl Pairing {
         self.users.borrow_mut().remove(&number)
     }
 
-    /// Nobody is paired from now on: the daemon is stopping.
+    /// The daemon is stopping: tunnels of a private pipe are not paired from now on, and users only
+    /// as long as tunnels wait.
     pub fn close(&self) {
         self.closed.set(true);
+        self.pair();
     }
 
-    /// Whether nobody is paired any more.
+    /// Closes the users that wait, those that have sent something only with `all`.
+    pub fn dismiss(&self, all: bool) {
+        let is_mute = |seat: &Seat<Box<User>, Fate>| {
+            seat.occupant.borrow().as_ref().is_none_or(|user| !user.has_spoken)
+        };
+        let users = self.users.borrow();
+        let goes = users.iter().filter(|(_, seat)| all || is_mute(seat));
+        let goes: Vec<_> = goes.map(|(number, _)| *number).collect();
+        drop(users);
+        for seat in goes.into_iter().filter_map(|number| self.unseat_user(number)) {
+            if let Some(user) = seat.occupant.take() {
+                user.stream.part();
+            }
+            seat.settle(Fate::Stopping);
+        }
+    }
+
+    /// Whether the daemon is stopping.
     pub fn is_closed(&self) -> bool {
         self.closed.get()
     }
@@ -314,11 +338,14 @@ impl Pairing {
 
     /// Joins all that fit. Called whenever somebody comes, or becomes fit.
     pub fn pair(&self) {
-        if self.closed.get() {
+        if self.closed.get() && !self.public {
             return;
         }
         while let Some(pair) = self.next() {
             if self.public { self.join_user(pair) } else { self.join_sides(pair) }
+        }
+        if self.closed.get() && self.idle(0) == 0 {
+            self.dismiss(true);
         }
     }
 

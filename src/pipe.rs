@@ -229,7 +229,8 @@ impl Pipe {
         or(served, reactor::run(|| handlers.tick())).await;
     }
 
-    /// Closes the ports and pairs nobody any more; sessions go on.
+    /// Closes the ports. Sessions go on, and users that wait are given tunnels as long as some
+    /// wait, too.
     pub fn stop(&self) {
         self.stop.1.close();
         self.pairing.close();
@@ -612,9 +613,16 @@ impl Pipe {
         self.sides[0].places.version_two.get() > 0
     }
 
-    /// Sessions that are on.
-    pub fn sessions(&self) -> u64 {
-        self.counts.get().sessions
+    /// The sessions that a stopping daemon waits for: those of a private pipe while bytes move.
+    pub fn sessions_left(&self) -> u64 {
+        if self.is_public() || !self.traffic.is_still() { self.counts.get().sessions } else { 0 }
+    }
+
+    /// The users that a stopping daemon waits for: those that are given tunnels now, and those in
+    /// their handshake for whom there is one.
+    pub fn users_left(&self) -> u64 {
+        let shaking_hands = if self.pairing.idle(0) > 0 { self.handshakes.len() } else { 0 };
+        (self.pairing.waiting_users() + shaking_hands) as u64
     }
 
     /// What an operator is shown.
@@ -622,7 +630,10 @@ impl Pipe {
         let public = self.is_public();
         let side = |side: usize| {
             let Side { port, fault, .. } = &self.sides[side];
-            let fault = fault.borrow().clone();
+            let fault = match self.pairing.is_closed() {
+                true => Some("the port is closed: the connector is stopping".to_owned()),
+                false => fault.borrow().clone(),
+            };
             let tunnels = (side == 0 || !public).then(|| Tunnels {
                 idle: self.pairing.idle(side),
                 in_use: self.sides[side].in_use.get(),

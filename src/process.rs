@@ -363,7 +363,7 @@ impl Notifier {
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
     }
 
-    /// The daemon drains and ends.
+    /// The daemon drains and ends; [`status`](Self::status) says how far it is.
     pub fn stopping(&self) {
         self.send("STOPPING=1\nSTATUS=stopping");
     }

@@ -17,7 +17,7 @@ use crate::mapping::{self, AgentPort, Mapping, NewPipe, Passcode, random_id};
 use crate::pipe::{Pipe, Shared};
 use crate::ports::Lease;
 use crate::reactor::sleep;
-use crate::status::{Counts, MappingStatus, Status};
+use crate::status::{Counts, Draining, MappingStatus, Status};
 use crate::store::{Change, Store, StoreError};
 
 /// Why a change was not made.
@@ -53,7 +53,8 @@ pub struct Registry {
     /// What the connections of removed mappings have done.
     removed: Cell<Counts>,
     store_fault: RefCell<Option<String>>,
-    stopping: Cell<bool>,
+    /// Until when sessions have time to end, once the daemon is stopping.
+    draining: Cell<Option<Instant>>,
     started: Instant,
 }
 
@@ -80,7 +81,7 @@ impl Registry {
             direct: RefCell::default(),
             removed: Cell::default(),
             store_fault: RefCell::new(None),
-            stopping: Cell::new(false),
+            draining: Cell::new(None),
             started: Instant::now(),
         });
         for mapping in stored {
@@ -186,7 +187,7 @@ impl Registry {
     }
 
     fn check_running(&self) -> Result<(), ChangeError> {
-        if self.stopping.get() { Err(ChangeError::Stopping) } else { Ok(()) }
+        if self.draining.get().is_some() { Err(ChangeError::Stopping) } else { Ok(()) }
     }
 
     async fn store(&self, change: Change) -> Result<(), ChangeError> {
@@ -216,6 +217,7 @@ impl Registry {
         let config = self.shared.config.borrow();
         Status {
             uptime: self.started.elapsed(),
+            draining: self.draining(),
             available_ports: self.shared.pool.available(),
             warnings: config
                 .open_api_warning()
@@ -235,26 +237,42 @@ impl Registry {
         running.iter().find(|running| running.pipe.id() == id).map(|running| running.pipe.status())
     }
 
-    /// Closes all ports, and returns when no session is left or after `patience`. Waiting
+    /// What a stopping daemon still waits for.
+    pub fn draining(&self) -> Option<Draining> {
+        let deadline = self.draining.get()?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let running = self.running.borrow();
+        Some(Draining {
+            sessions: running.iter().map(|running| running.pipe.sessions_left()).sum(),
+            users_waiting: running.iter().map(|running| running.pipe.users_left()).sum(),
+            milliseconds_left: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    /// Closes all ports, and returns when nobody is left to wait for or after `patience`. Waiting
     /// tunnels stay connected until the process ends, so that their agents come back to the next
     /// one at once instead of backing off meanwhile.
     pub async fn drain(&self, patience: Duration) {
-        self.stopping.set(true);
-        for running in self.running.borrow().iter() {
-            running.pipe.stop();
-        }
-        let deadline = Instant::now() + patience;
-        let sessions =
-            || -> u64 { self.running.borrow().iter().map(|running| running.pipe.sessions()).sum() };
-        while sessions() > 0 && Instant::now() < deadline {
+        let begun = Instant::now();
+        self.draining.set(Some(begun + patience));
+        let each = |what: fn(&Pipe)| {
+            self.running.borrow().iter().for_each(|running| what(&running.pipe));
+        };
+        each(Pipe::stop);
+        let mut mute_may_speak = true;
+        while let Some(left) = self.draining().filter(|left| !left.is_over()) {
+            if left.milliseconds_left == 0 {
+                return log::warn!(
+                    target: ALWAYS, "{} were still there after {} ms and are cut",
+                    left.who(),
+                    patience.as_millis()
+                );
+            }
+            if mute_may_speak && begun.elapsed() >= limits::STILL {
+                mute_may_speak = false;
+                each(|pipe| pipe.pairing.dismiss(false));
+            }
             sleep(limits::DRAIN_CHECK).await;
-        }
-        let left = sessions();
-        if left > 0 {
-            log::warn!(
-                target: ALWAYS, "{left} sessions were still on after {} ms and are cut",
-                patience.as_millis()
-            );
         }
     }
 }

@@ -64,11 +64,70 @@ pub struct Terms {
     pub traffic: Arc<Traffic>,
 }
 
-/// Bytes moved so far, counted while they move.
-#[derive(Debug, Default)]
+/// Bytes that a mapping's sessions have moved so far, counted while they move.
+#[derive(Debug)]
 pub struct Traffic {
     /// From the first leg to the second, then from the second to the first.
     pub bytes: [AtomicU64; 2],
+    since: Instant,
+    /// When bytes last moved, in milliseconds from `since` on.
+    moved: AtomicU64,
+    /// Sessions with bytes that wait for a slow side.
+    stuck: AtomicUsize,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Traffic {
+            bytes: Default::default(),
+            since: Instant::now(),
+            moved: AtomicU64::new(0),
+            stuck: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Traffic {
+    fn count(&self, from: usize, bytes: u64) {
+        self.bytes[from].fetch_add(bytes, Ordering::Relaxed);
+        self.moves();
+    }
+
+    fn moves(&self) {
+        let at = now().saturating_duration_since(self.since).as_millis() as u64;
+        self.moved.store(at, Ordering::Relaxed);
+    }
+
+    /// Whether nothing has moved in any session for [`limits::STILL`]. What waits for a slow side
+    /// is looked at every [`limits::STALL_CHECK`] only, and moves while the peer takes any of it.
+    pub fn is_still(&self) -> bool {
+        let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
+        let quiet = now().saturating_duration_since(self.since).saturating_sub(moved);
+        let stuck = self.stuck.load(Ordering::Relaxed) > 0;
+        quiet >= if stuck { limits::STILL + limits::STALL_CHECK } else { limits::STILL }
+    }
+}
+
+/// Counts a session among those that are stuck, while it is.
+struct Stuck {
+    traffic: Arc<Traffic>,
+    is: bool,
+}
+
+impl Stuck {
+    fn set(&mut self, is: bool) {
+        match (std::mem::replace(&mut self.is, is), is) {
+            (false, true) => _ = self.traffic.stuck.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = self.traffic.stuck.fetch_sub(1, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        self.set(false);
+    }
 }
 
 /// How a session ended.
@@ -139,6 +198,7 @@ pub struct Relay {
     moved_at: Instant,
     timer: Timer,
     bytes: [u64; 2],
+    stuck: Stuck,
 }
 
 struct Side {
@@ -336,6 +396,7 @@ impl Relay {
         let lingers = matches!(first.voice, Voice::Version1 { .. }) && second.voice == Voice::Raw;
         let mut relay = Relay {
             sides: [Side::new(first), Side::new(second)],
+            stuck: Stuck { traffic: terms.traffic.clone(), is: false },
             terms,
             lingers,
             started: now(),
@@ -373,7 +434,7 @@ impl Relay {
         for unit in units {
             let bytes = unit.len() as u64;
             self.bytes[from] += bytes;
-            self.terms.traffic.bytes[from].fetch_add(bytes, Ordering::Relaxed);
+            self.terms.traffic.count(from, bytes);
             self.sides[1 - from].send(&unit, voice);
         }
     }
@@ -428,7 +489,7 @@ impl Relay {
         if moved > 0 {
             source.spoke_at = now;
             self.moved_at = now;
-            self.terms.traffic.bytes[from].fetch_add(moved, Ordering::Relaxed);
+            self.terms.traffic.count(from, moved);
         }
         goes_on
     }
@@ -513,6 +574,10 @@ impl Relay {
                         return Ok(Ending::Stalled(index));
                     }
                     side.stall_check = None;
+                    if !side.is_flushed() && side.stream.is_draining() {
+                        self.moved_at = now;
+                        self.terms.traffic.moves();
+                    }
                     if side.stream.may_stall() {
                         let again = now + limits::STALL_CHECK;
                         side.stall_check = Some(again);
@@ -585,6 +650,8 @@ impl Future for Relay {
         match self.ending() {
             Ok(ending) => Poll::Ready(self.ended(ending)),
             Err(next) => {
+                let stuck = !self.is_settled();
+                self.stuck.set(stuck);
                 if next.is_some_and(|next| self.timer.poll_at(context, next).is_ready()) {
                     context.waker().wake_by_ref();
                 }

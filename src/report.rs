@@ -15,7 +15,7 @@ pub use table::table;
 /// What `GET /api/v2/status` answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// `running`.
+    /// `running`, or `draining` once the daemon is stopping.
     pub status: String,
     /// The daemon's version.
     pub version: String,
@@ -41,7 +41,7 @@ impl Report {
     /// The report of a state at `timestamp`, in milliseconds since the epoch.
     pub fn of(state: Status, timestamp: u64) -> Self {
         Report {
-            status: "running".into(),
+            status: state.condition().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             timestamp,
             totals: Totals { tunnels: state.tunnels(), counts: state.counts() },

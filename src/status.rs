@@ -2,6 +2,7 @@
 //! [`registry`](crate::registry), shown by [`report`](crate::report) as JSON, as Prometheus text
 //! and as a table. The JSON names are the fields' names in camel case; `uptime` is in seconds.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -15,6 +16,8 @@ pub struct Status {
     /// Time since the daemon started.
     #[serde(serialize_with = "to_seconds", deserialize_with = "from_seconds")]
     pub uptime: Duration,
+    /// What the daemon still waits for, once it is stopping.
+    pub draining: Option<Draining>,
     /// Ports in the pool that no mapping holds.
     pub available_ports: usize,
     /// Things an operator should know (an API open to everybody, state that cannot be stored).
@@ -32,6 +35,18 @@ pub struct Status {
     pub api_handshake_failures: u64,
     /// See `api_handshake_failures`.
     pub api_refused: u64,
+}
+
+/// What a stopping daemon still waits for. `Display` is a sentence about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Draining {
+    /// Sessions, without those of private pipes in which nothing moves.
+    pub sessions: u64,
+    /// Users that may still be given a tunnel.
+    pub users_waiting: u64,
+    /// Time that is left for them, at most.
+    pub milliseconds_left: u64,
 }
 
 /// One mapping at one moment.
@@ -109,6 +124,31 @@ pub struct Counts {
     pub tunnels_absent: u64,
 }
 
+impl Draining {
+    /// Whether nobody is left to wait for.
+    pub fn is_over(&self) -> bool {
+        self.sessions == 0 && self.users_waiting == 0
+    }
+
+    /// Who is left.
+    pub fn who(&self) -> String {
+        let counted =
+            |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let sessions = counted(self.sessions, "session");
+        match self.users_waiting {
+            0 => sessions,
+            users => format!("{sessions} and {}", counted(users, "waiting user")),
+        }
+    }
+}
+
+impl fmt::Display for Draining {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.milliseconds_left.div_ceil(1000);
+        write!(f, "draining: {} left, for {seconds} s at most", self.who())
+    }
+}
+
 impl MappingStatus {
     /// `Active` in the API's sense: its port is open.
     pub fn active(&self, side: usize) -> bool {
@@ -117,6 +157,11 @@ impl MappingStatus {
 }
 
 impl Status {
+    /// `running`, or `draining` once the daemon is stopping.
+    pub fn condition(&self) -> &'static str {
+        if self.draining.is_some() { "draining" } else { "running" }
+    }
+
     /// The tunnels of all mappings.
     pub fn tunnels(&self) -> Tunnels {
         let mut total = Tunnels::default();

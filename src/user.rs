@@ -34,6 +34,8 @@ enum Wait {
     Served,
     /// A newcomer has its place.
     Replaced,
+    /// The daemon stops, and no tunnel is left for it.
+    Stopping,
     /// It left, or broke.
     Left,
     /// Nobody was free in time.
@@ -45,9 +47,12 @@ impl From<Fate> for Wait {
         match fate {
             Fate::Served => Wait::Served,
             Fate::Replaced => Wait::Replaced,
+            Fate::Stopping => Wait::Stopping,
         }
     }
 }
+
+const STOPPING: &str = "the connector is stopping";
 
 /// Serves one user, from accepted socket until a tunnel has it or it is closed.
 pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileGuard) {
@@ -83,7 +88,7 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
         Ok(waiting) => waiting,
         Err(user) => {
             let stopping = pipe.pairing.is_closed();
-            let why = if stopping { "the connector is stopping" } else { "too many users wait" };
+            let why = if stopping { STOPPING } else { "too many users wait" };
             pipe.user_refused(peer, why);
             return user.stream.part();
         }
@@ -94,6 +99,7 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
         Wait::Replaced => {
             pipe.user_refused(peer, "it had sent nothing and others wanted its place")
         }
+        Wait::Stopping => pipe.user_refused(peer, STOPPING),
         Wait::Left => pipe.user_refused(peer, "it left before a tunnel was free"),
         Wait::TimedOut => {
             pipe.user_refused(peer, "no tunnel was free in time");

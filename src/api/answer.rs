@@ -129,7 +129,7 @@ pub(super) fn status_of_all(status: &Status) -> Response {
     ok(&All {
         id: "all",
         timestamp: timestamp(),
-        status: "running",
+        status: status.condition(),
         mappings: status.mappings.len(),
         version: env!("CARGO_PKG_VERSION"),
         available_ports: status.available_ports,

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::{complain, print};
 use crate::config::Config;
 use crate::control;
+use crate::limits;
 use crate::mapping::Passcode;
 use crate::options::Options;
 use crate::report::Report;
@@ -218,7 +219,7 @@ fn form(name: &str, value: &str) -> String {
 /// Asks the daemon; a sentence when it says no or nothing.
 fn call(options: &Options, method: &str, path: &str, body: &str) -> Result<String, String> {
     let path = format!("/api/v2/{path}");
-    match control::call(&options.run_dir, method, &path, body) {
+    match control::call(limits::CONTROL_WAIT, &options.run_dir, method, &path, body) {
         Ok((200, answer)) => Ok(answer),
         Ok((status, answer)) => Err(match serde_json::from_str::<Failed>(&answer) {
             Ok(failed) => failed.errormessage,

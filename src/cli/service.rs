@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use super::{complain, print};
 use crate::config::Config;
 use crate::control::{self, ControlError};
+use crate::limits;
 use crate::options::Options;
 use crate::process::Instance;
 use crate::report::{self, Report};
+use crate::status::Draining;
 
 /// `status`: the daemon does not run (the init scripts' convention).
 const NOT_RUNNING: u8 = 3;
@@ -36,7 +38,7 @@ enum Asked {
 
 /// Shows the daemon's state as a table, or as the JSON that the API answers.
 pub(super) fn status(run: &Path, json: bool) -> ExitCode {
-    let state = match ask(run, "GET", "/api/v2/status", "") {
+    let state = match ask(limits::STATUS_WAIT, run, "GET", "/api/v2/status", "") {
         Asked::Answered(state) => state,
         Asked::NotRunning => {
             print(NOT_RUNNING_TEXT);
@@ -59,31 +61,55 @@ pub(super) fn status(run: &Path, json: bool) -> ExitCode {
     }
 }
 
-/// Asks the daemon to stop and waits until it has ended. That none runs is what was wanted.
+/// Asks the daemon to stop and waits until it has ended, as long as its sessions have time. That
+/// none runs is what was wanted.
 pub(super) fn stop(options: &Options) -> ExitCode {
-    match ask(&options.run_dir, "POST", "/api/v2/commandline", "command=stop") {
+    match ask(limits::CONTROL_WAIT, &options.run_dir, "POST", "/api/v2/commandline", "command=stop")
+    {
         Asked::Answered(_) => {}
         Asked::NotRunning => return print(NOT_RUNNING_TEXT),
         Asked::Failed => return UNKNOWN.into(),
     }
     let drain = Config::load(&options.config_dir).map_or(DRAIN, |(config, _)| config.drain);
-    let wait = drain + GRACE;
-    let deadline = Instant::now() + wait;
+    let begun = Instant::now();
+    let mut deadline = begun + drain + GRACE;
+    let mut told = false;
+    let mut ask_at = begun + limits::DRAIN_TOLD;
     while let Some(process) = running(&options.run_dir) {
-        if Instant::now() >= deadline {
-            let seconds = wait.as_secs();
+        let now = Instant::now();
+        if now >= deadline {
+            let seconds = begun.elapsed().as_secs();
             complain(format_args!("{process} has not ended within {seconds} s; `kill` ends it"));
             return ExitCode::FAILURE;
+        }
+        if now >= ask_at {
+            // What it says counts; these settings may be another's, or have changed.
+            if let Some(left) = draining(&options.run_dir) {
+                deadline = Instant::now() + Duration::from_millis(left.milliseconds_left) + GRACE;
+                if !std::mem::replace(&mut told, true) {
+                    complain(format_args!(
+                        "{process} is {left}; a second SIGTERM ends them at once"
+                    ));
+                }
+            }
+            ask_at = Instant::now() + limits::DRAIN_TOLD;
         }
         std::thread::sleep(LOOK);
     }
     ExitCode::SUCCESS
 }
 
+/// What a stopping daemon still waits for, if it says so.
+fn draining(run: &Path) -> Option<Draining> {
+    let answer = control::call(limits::STATUS_WAIT, run, "GET", "/api/v2/status", "");
+    let (_, state) = answer.ok()?;
+    serde_json::from_str::<Report>(&state).ok()?.state.draining
+}
+
 const NOT_RUNNING_TEXT: &str = "iofog-connector is not running\n";
 
-fn ask(run: &Path, method: &str, path: &str, body: &str) -> Asked {
-    match control::call(run, method, path, body) {
+fn ask(wait: Duration, run: &Path, method: &str, path: &str, body: &str) -> Asked {
+    match control::call(wait, run, method, path, body) {
         Ok((200, answer)) => return Asked::Answered(answer),
         Ok((status, answer)) => {
             complain(format_args!("it answers {status}: {}", answer.trim_end()))

@@ -27,6 +27,9 @@ pub fn table(report: &Report) -> String {
         safe(&report.version),
         duration(state.uptime)
     );
+    if let Some(draining) = &state.draining {
+        line(&mut text, &format!("{draining}; a second SIGTERM ends them at once"));
+    }
     for warning in &state.warnings {
         line(&mut text, &format!("warning: {}", safe(warning)));
     }
@@ -42,7 +45,9 @@ pub fn table(report: &Report) -> String {
             line(&mut text, &aligned(row, &widths));
             // The first row is the heading and the last one the totals.
             let mapping = number.checked_sub(1).and_then(|number| state.mappings.get(number));
-            for fault in mapping.map(faults).unwrap_or_default() {
+            // That ports are closed is said once, above.
+            let closed = state.draining.is_none();
+            for fault in mapping.map(|mapping| faults(mapping, closed)).unwrap_or_default() {
                 line(&mut text, &format!("    {fault}"));
             }
         }
@@ -126,11 +131,11 @@ fn state(one: &SideStatus, two: &SideStatus) -> &'static str {
     }
 }
 
-fn faults(mapping: &MappingStatus) -> Vec<String> {
+fn faults(mapping: &MappingStatus, closed: bool) -> Vec<String> {
     let mut faults: Vec<String> = mapping
         .sides
         .iter()
-        .filter(|side| !side.open)
+        .filter(|side| closed && !side.open)
         .map(|side| {
             let fault = side.fault.as_deref().unwrap_or("not open");
             format!("port {}: {}", side.port, safe(fault))

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::status::{MappingStatus, SideStatus};
+use crate::status::{Draining, MappingStatus, SideStatus};
 
 fn side(port: u16, fault: Option<&str>, tunnels: Option<Tunnels>) -> SideStatus {
     SideStatus { port, open: fault.is_none(), fault: fault.map(Into::into), tunnels }
@@ -45,6 +45,7 @@ fn sample() -> Report {
     };
     let state = Status {
         uptime: Duration::from_secs(93_784),
+        draining: None,
         available_ports: 996,
         warnings: vec!["the API is open to everybody; set controllers".into()],
         mappings: vec![public, private],
@@ -95,6 +96,28 @@ fn table_at_a_glance() {
     assert_eq!(table(&sample()), expected);
     let empty = table(&Report::of(Status::default(), 0));
     assert!(empty.contains("\nno mappings\n"), "{empty}");
+}
+
+#[test]
+fn a_stopping_daemon_says_what_is_left() {
+    let mut report = sample();
+    let left = Draining { sessions: 1, users_waiting: 2, milliseconds_left: 4_001 };
+    report.state.draining = Some(left);
+    let report = Report::of(report.state, 0);
+    let json = serde_json::to_value(&report).expect("JSON");
+    assert_eq!(json["status"], "draining");
+    assert_eq!(
+        json["draining"],
+        serde_json::json!({"sessions": 1, "usersWaiting": 2, "millisecondsLeft": 4001})
+    );
+    let table = table(&report);
+    let second = table.lines().nth(1).expect("a second line");
+    let expected =
+        "draining: 1 session and 2 waiting users left, for 5 s at most; a second SIGTERM";
+    assert!(second.starts_with(expected), "{second}");
+    assert!(!table.contains("port 6003:"), "closed ports are said twice:\n{table}");
+    assert_eq!(Draining { sessions: 2, users_waiting: 0, ..left }.who(), "2 sessions");
+    assert!(!left.is_over() && Draining { sessions: 0, users_waiting: 0, ..left }.is_over());
 }
 
 #[test]

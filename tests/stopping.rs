@@ -1,0 +1,279 @@
+//! How a daemon stops: whom it waits for, what it says meanwhile, and how it is hurried (protocol
+//! page, section 7).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test a panic is a report"
+)]
+
+mod common;
+
+use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use common::*;
+use rustix::process::Signal;
+
+in_both_modes!(
+    idle_private_session_does_not_hold_up_the_stop,
+    private_session_in_which_bytes_move_is_waited_for,
+    users_without_a_tunnel_are_closed_at_once,
+);
+
+const NEVER: u64 = 200_000;
+
+/// A time for sessions to drain that no test waits for.
+const LONG: u64 = 600_000;
+
+/// Tells a thread to end, when the test has come to its end or has failed.
+struct Until<'a>(&'a AtomicBool);
+
+impl Drop for Until<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+fn ports_are_closed(daemon: &Daemon, mapping: &Mapping) {
+    until("the ports are closed", || {
+        [at(mapping.port1), at(mapping.port2), daemon.api_address()]
+            .iter()
+            .all(|port| Link::plain(*port).is_err())
+    });
+}
+
+fn idle_private_session_does_not_hold_up_the_stop(mode: Mode) {
+    let mut daemon = Daemon::builder(mode).set("drain", LONG).start();
+    let mapping = daemon.api().add_private(1, NEVER);
+    let (mut one, mut two) = daemon.pair(&mapping);
+    assert_eq!(daemon.stop().status.code(), Some(0));
+    one.link.expect_closed();
+    two.link.expect_closed();
+}
+
+fn private_session_in_which_bytes_move_is_waited_for(mode: Mode) {
+    let mut daemon = Daemon::builder(mode).set("drain", LONG).start();
+    let mapping = daemon.api().add_private(1, NEVER);
+    let (mut one, mut two) = daemon.pair(&mapping);
+    let moving = AtomicBool::new(true);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while moving.load(Ordering::Relaxed) {
+                one.send(b"on and on");
+                two.expect_record(b"on and on");
+            }
+        });
+        let _until = Until(&moving);
+        daemon.signal(Signal::TERM);
+        ports_are_closed(&daemon, &mapping);
+        let start = Instant::now();
+        while start.elapsed() < ms(2500) {
+            assert_eq!(daemon.control().state()["draining"]["sessions"], 1);
+            assert!(daemon.is_running());
+        }
+    });
+    // Nobody leaves; it is quiet now.
+    assert_eq!(daemon.wait().status.code(), Some(0));
+}
+
+#[test]
+fn private_session_whose_reader_is_slow_is_waited_for() {
+    let mut daemon = Daemon::builder(Mode::Plain).set("drain", LONG).start();
+    let mapping = daemon.api().add_private(1, NEVER);
+    let (mut one, mut two) = daemon.pair(&mapping);
+    two.link.shrink();
+    let reading = AtomicBool::new(true);
+    let bytes = flood(1);
+    one.link.fill(&bytes);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while reading.load(Ordering::Relaxed) {
+                let _ = two.link.read_now(2048);
+                thread::sleep(ms(20));
+            }
+        });
+        let _until = Until(&reading);
+        daemon.signal(Signal::TERM);
+        ports_are_closed(&daemon, &mapping);
+        let start = Instant::now();
+        while start.elapsed() < ms(9000) {
+            assert!(daemon.is_running(), "after {:?}", start.elapsed());
+            thread::sleep(ms(50));
+        }
+    });
+    // Who reads nothing more is not waited for.
+    assert_eq!(daemon.wait().status.code(), Some(0));
+}
+
+fn users_without_a_tunnel_are_closed_at_once(mode: Mode) {
+    let mut daemon = Daemon::builder(mode).set("drain", LONG).set("userwait", LONG).start();
+    let (none, idle) = (daemon.api().add_public(60, NEVER), daemon.api().add_public(60, NEVER));
+    let mut speaking = daemon.user(&none);
+    speaking.send(b"question");
+    // A version 1 agent would do nothing with one that says nothing.
+    let mut mute = daemon.user(&idle);
+    let _tunnel = daemon.tunnel(&idle);
+    until("both wait", || {
+        daemon.api().users_waiting(&none) == 1 && daemon.api().users_waiting(&idle) == 1
+    });
+    assert_eq!(daemon.stop().status.code(), Some(0));
+    speaking.expect_closed();
+    mute.expect_closed();
+}
+
+#[test]
+fn users_that_wait_are_given_the_tunnels_that_are_there() {
+    let mut daemon = Daemon::builder(Mode::Plain).set("drain", LONG).set("userwait", LONG).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    // Nobody is paired with a tunnel in the middle of a heartbeat.
+    let mut agent = daemon.tunnel(&mapping);
+    agent.send(b"BE");
+    thread::sleep(ms(50));
+    let mut users = [daemon.user(&mapping), daemon.user(&mapping)];
+    for (number, user) in (1..).zip(&mut users) {
+        user.send(b"question");
+        until("it waits", || daemon.api().users_waiting(&mapping) == number);
+    }
+    daemon.signal(Signal::TERM);
+    ports_are_closed(&daemon, &mapping);
+    let control = daemon.control();
+    assert_eq!(control.state()["draining"]["usersWaiting"], 2);
+    agent.send(b"AT");
+    agent.expect(b"BEATquestion");
+    let [mut first, mut second] = users;
+    second.expect_closed();
+    until("one is left", || control.state()["draining"]["sessions"] == 1);
+    assert_eq!(control.state()["draining"]["usersWaiting"], 0);
+    agent.send(b"answer");
+    first.expect(b"answer");
+    assert!(daemon.is_running());
+    first.finish();
+    agent.finish();
+    assert_eq!(daemon.wait().status.code(), Some(0));
+}
+
+#[test]
+fn second_signal_ends_a_draining_daemon_at_once() {
+    for signals in [[Signal::TERM, Signal::INT], [Signal::TERM, Signal::TERM]] {
+        let mut daemon = Daemon::builder(Mode::Plain).set("drain", LONG).start();
+        let mapping = daemon.api().add_public(60, NEVER);
+        let (mut user, mut agent) = daemon.session(&mapping);
+        // What the command line asks for is no signal: the service manager's comes after it.
+        daemon.control().post("/api/v2/commandline", "command=stop").ok();
+        ports_are_closed(&daemon, &mapping);
+        daemon.signal(Signal::HUP);
+        daemon.signal(signals[0]);
+        until("the first signal is answered", || {
+            daemon.log_text().contains("one more signal ends it at once")
+        });
+        assert!(daemon.is_running());
+        daemon.signal(signals[1]);
+        assert_eq!(daemon.wait().status.code(), Some(0));
+        assert!(daemon.log_text().contains("1 session cut"), "{}", daemon.log_text());
+        user.expect_closed();
+        agent.link.expect_closed();
+        daemon.start();
+        daemon.session(&mapping);
+    }
+}
+
+#[test]
+fn status_says_draining_what_is_left_and_how_long() {
+    let folder = Daemon::builder(Mode::Plain).prepare();
+    let path = folder.folder().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut daemon = Daemon::builder(Mode::Plain)
+        .set("drain", LONG)
+        .environment("NOTIFY_SOCKET", path.to_str().unwrap())
+        .start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let state = daemon.control().state();
+    assert_eq!(state["status"], "running");
+    assert_eq!(state["draining"], serde_json::Value::Null);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    daemon.signal(Signal::TERM);
+    ports_are_closed(&daemon, &mapping);
+    let control = daemon.control();
+    let state = control.state();
+    assert_eq!(state["status"], "draining");
+    assert_eq!(state["draining"]["sessions"], 1);
+    assert_eq!(state["draining"]["usersWaiting"], 0);
+    let left = state["draining"]["millisecondsLeft"].as_u64().unwrap();
+    assert!((LONG - 120_000..=LONG).contains(&left), "{left}");
+    for side in [0, 1] {
+        let side = &state["mappings"][0]["sides"][side];
+        assert_eq!(side["open"], false);
+        assert!(side["fault"].as_str().unwrap().contains("the connector is stopping"));
+    }
+    assert_eq!(control.status("all")["status"], "draining");
+    assert_eq!(control.status(&mapping.id)["public"], "Inactive");
+    assert_eq!(control.status(&mapping.id)["private"], "Inactive");
+    let answer = control.post("/api/v2/commandline", "command=status").ok();
+    assert!(answer["response"].as_str().unwrap().contains("stopping"), "{answer}");
+    let table = daemon.cli(&["status"]);
+    assert_eq!(table.status.code(), Some(0));
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    let line = table.lines().nth(1).unwrap();
+    assert!(line.starts_with("draining: 1 session left, for "), "{table}");
+    assert!(line.contains("a second SIGTERM"), "{table}");
+    assert!(table.contains("inactive"), "{table}");
+    let mut buffer = [0; 4096];
+    loop {
+        let count = socket.recv(&mut buffer).expect("systemd is told");
+        let message = String::from_utf8_lossy(&buffer[..count]).into_owned();
+        if message.starts_with("STATUS=draining: 1 session left, for ") {
+            break;
+        }
+    }
+    agent.send(b"answer");
+    user.expect(b"answer");
+    user.finish();
+    agent.finish();
+    assert_eq!(daemon.wait().status.code(), Some(0));
+}
+
+#[test]
+fn stop_waits_as_long_as_the_running_daemon_drains() {
+    let mut daemon = Daemon::builder(Mode::Plain).set("drain", LONG).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    // Not read by the daemon: with it alone `stop` would give up after 10 s.
+    daemon.set("drain", 0);
+    thread::scope(|scope| {
+        let stop = scope.spawn(|| daemon.cli(&["stop"]));
+        ports_are_closed(&daemon, &mapping);
+        let start = Instant::now();
+        while start.elapsed() < ms(11_500) {
+            assert!(!stop.is_finished(), "after {:?}", start.elapsed());
+            thread::sleep(ms(50));
+        }
+        user.finish();
+        agent.finish();
+        let output = stop.join().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("is draining: 1 session left, for "), "{said}");
+    });
+    assert_eq!(daemon.wait().status.code(), Some(0));
+}
+
+#[test]
+fn status_of_a_daemon_that_hangs_is_4_within_seconds() {
+    let daemon = Daemon::new(Mode::Plain);
+    daemon.signal(Signal::STOP);
+    let start = Instant::now();
+    for arguments in [&["status"][..], &["status", "--json"]] {
+        let output = daemon.cli(arguments);
+        assert_eq!(output.status.code(), Some(4));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("did not answer within 5 s"), "{said}");
+    }
+    // Twice 5 s; other commands take 30 s each.
+    assert!(start.elapsed() < ms(29_000), "after {:?}", start.elapsed());
+    daemon.signal(Signal::CONT);
+}
