@@ -96,32 +96,31 @@ async fn live(options: &Options, connector: &Connector, logging: &Logging) -> io
         tasks.spawn(watchdog(connector.notifier(), interval)).detach();
     }
     connector.notifier().ready("connecting");
-    tasks
-        .run(async {
-            let working = async {
-                match &job {
-                    Job::Serving(serving) => serving.run(&tasks, stopped.clone()).await,
-                    Job::Listening(listening) => listening.run(&tasks, stopped.clone()).await,
+    let work = async {
+        let working = async {
+            match &job {
+                Job::Serving(serving) => serving.run(&tasks, stopped.clone()).await,
+                Job::Listening(listening) => listening.run(&tasks, stopped.clone()).await,
+            }
+        };
+        or(working, asked_to_stop(connector, &asked)).await;
+        stop.close();
+        connector.notifier().stopping();
+        let patience = options.drain.as_millis();
+        log::info!(target: ALWAYS, "stopping: {} sessions have {patience} ms to finish", connector.sessions());
+        let finished = async {
+            while connector.sessions() > 0 {
+                let changed = connector.changed.listen();
+                if connector.sessions() > 0 {
+                    changed.await;
                 }
-            };
-            or(working, asked_to_stop(connector, &asked)).await;
-            stop.close();
-            connector.notifier().stopping();
-            let patience = options.drain.as_millis();
-            log::info!(target: ALWAYS, "stopping: {} sessions have {patience} ms to finish", connector.sessions());
-            let finished = async {
-                while connector.sessions() > 0 {
-                    let changed = connector.changed.listen();
-                    if connector.sessions() > 0 {
-                        changed.await;
-                    }
-                }
-            };
-            // Who asks twice does not want to wait.
-            let drained = until(Instant::now() + options.drain, finished);
-            or(async { drained.await.unwrap_or_default() }, asked_to_stop(connector, &asked)).await;
-        })
-        .await;
+            }
+        };
+        // Who asks twice does not want to wait.
+        let drained = until(Instant::now() + options.drain, finished);
+        or(async { drained.await.unwrap_or_default() }, asked_to_stop(connector, &asked)).await;
+    };
+    or(work, reactor::run(|| tasks.tick())).await;
     logging.flush();
     Ok(())
 }

@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
-use futures_rustls::TlsConnector;
 use futures_rustls::pki_types::ServerName;
-use futures_rustls::rustls::{Connection, ServerConfig, ServerConnection};
-
+use futures_rustls::rustls::{
+    ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection,
+};
 use smol::io::{AsyncRead, AsyncWrite};
 
 use crate::conduit::Conduit;
@@ -112,12 +112,7 @@ impl Stream {
     /// What rustls or the socket says; an alert for the peer has been sent then.
     pub async fn accept(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
         let connection = ServerConnection::new(config).map_err(io::Error::other)?;
-        let connection = Connection::Server(connection);
-        let mut stream = Stream::tls(Io::new(socket)?, connection, limits::STRANGER_BYTES);
-        poll_fn(|context| stream.poll_handshake(context)).await?;
-        // The handshake's last bytes may never have arrived.
-        stream.state.waiting_since = Some(now());
-        Ok(stream)
+        Self::shake_hands(socket, Connection::Server(connection)).await
     }
 
     /// Goes on with the handshake, one step a turn: a step may be as dear as ten thousand bytes of
@@ -142,6 +137,13 @@ impl Stream {
         }
     }
 
+    /// A stranger, or one with nothing to say now, may send as much as at first.
+    pub fn allow(&mut self) {
+        if let Some(tls) = &mut self.state.tls {
+            tls.allowance = limits::STRANGER_BYTES;
+        }
+    }
+
     /// It has proved itself: what it sends is not counted any more.
     pub fn trust(&mut self) {
         if let Some(tls) = &mut self.state.tls {
@@ -149,18 +151,26 @@ impl Stream {
         }
     }
 
-    /// Shakes hands as the client, with the server of this name. The caller sets the deadline.
+    /// Shakes hands as the client, with the server of this name, a stranger. The caller sets the
+    /// deadline.
     ///
     /// # Errors
-    /// What rustls or the socket says.
+    /// What rustls or the socket says; an alert for the peer has been sent then.
     pub async fn connect(
         socket: TcpStream,
-        connector: &TlsConnector,
+        config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> io::Result<Self> {
-        let stream = connector.connect(name, Io::new(socket)?).await?;
-        let (socket, connection) = stream.into_inner();
-        Ok(Stream::tls(socket, Connection::Client(connection), usize::MAX))
+        let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        Self::shake_hands(socket, Connection::Client(connection)).await
+    }
+
+    async fn shake_hands(socket: TcpStream, connection: Connection) -> io::Result<Self> {
+        let mut stream = Stream::tls(Io::new(socket)?, connection, limits::STRANGER_BYTES);
+        poll_fn(|context| stream.poll_handshake(context)).await?;
+        // The handshake's last bytes may never have arrived.
+        stream.state.waiting_since = Some(now());
+        Ok(stream)
     }
 
     /// A TLS connection, with so many bytes for a stranger.

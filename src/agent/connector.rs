@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_listener::Event;
-use futures_rustls::TlsConnector;
 use futures_rustls::pki_types::ServerName;
+use futures_rustls::rustls::ClientConfig;
 use smol::lock::Mutex;
 
 use super::counted::Counted;
@@ -65,7 +65,7 @@ pub(super) struct Connector {
 /// What both sides prove themselves with.
 struct Proof {
     passcode: Passcode,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
 /// The right to try for one more tunnel, and the files that it and its session need.
@@ -113,7 +113,7 @@ impl Connector {
             let config = tls::client_config(options.ca.as_deref()).map_err(|e| e.to_string())?;
             let name = ServerName::try_from(address.host.clone())
                 .map_err(|_| format!("--connector: {:?} is no name of a host", address.host))?;
-            Some((TlsConnector::from(config), name))
+            Some((config, name))
         };
         let now = Instant::now();
         Ok(Connector {
@@ -207,9 +207,8 @@ impl Connector {
         let taken: Option<Vec<_>> = (0..count).map(|_| self.files.try_take(For::Pipe)).collect();
         if taken.is_none() && !self.short.replace(true) {
             log::warn!(
-                "{} files may be open, which is enough for {} tunnels now; raise the limit \
+                "the limit of open files is enough for {} tunnels and their sessions now; raise it \
                  (LimitNOFILE= of the unit, or ulimit -n) for more",
-                self.files.limit(),
                 self.open.get() + self.dialing.get()
             );
         }
@@ -286,9 +285,9 @@ impl Connector {
         self.read.set((Instant::now(), false));
         let proof = &mut *self.proof.borrow_mut();
         let mut all = true;
-        if let Some((connector, _)) = &mut proof.tls {
+        if let Some((trusted, _)) = &mut proof.tls {
             match tls::client_config(self.ca.as_deref()) {
-                Ok(config) => *connector = TlsConnector::from(config),
+                Ok(config) => *trusted = config,
                 Err(fault) => {
                     log::warn!("{fault}; the certificates read before stay in force");
                     all = false;
@@ -321,9 +320,9 @@ impl Connector {
         let is_plain = tls.is_none();
         let mut stream = match tls {
             None => Stream::plain(socket).map_err(unreachable)?,
-            Some((connector, name)) => {
+            Some((config, name)) => {
                 let deadline = Instant::now() + limits::TLS_HANDSHAKE;
-                match until(deadline, Stream::connect(socket, &connector, name)).await {
+                match until(deadline, Stream::connect(socket, config, name)).await {
                     Some(Ok(stream)) => stream,
                     Some(Err(error)) => {
                         if tls::is_distrust(&error) {

@@ -40,6 +40,8 @@ pub(super) enum Lost {
     Mute,
     /// What came is no tunnel's.
     Garbled,
+    /// It sends heartbeats that nobody has asked for.
+    Flooding,
 }
 
 /// A tunnel whose session has begun and waits for this side's `OPEN` or `FAIL`.
@@ -65,6 +67,7 @@ impl fmt::Display for Lost {
             Lost::Closed => f.write_str("closes the tunnel then"),
             Lost::Broken(error) => write!(f, "the tunnel breaks then: {error}"),
             Lost::Mute => write!(f, "has answered no heartbeat for {INTERVALS} intervals"),
+            Lost::Flooding => f.write_str("sends heartbeats without end that nobody has asked for"),
             Lost::Garbled => {
                 f.write_str("sends what is neither a heartbeat nor a session's beginning")
             }
@@ -103,10 +106,16 @@ impl<'a> Tunnel<'a> {
         let mut timer = Timer::new();
         let mut next = now() + self.connector.first_heartbeat();
         let mut unanswered: Option<Instant> = None;
+        // What came since the last heartbeat: little more than its answer is due.
+        let mut unasked = 0;
+        self.stream.allow();
         poll_fn(|context| {
             loop {
                 match understand(&mut self.input) {
                     Ok(Some(header)) => return Poll::Ready(Ok(header)),
+                    Ok(None) if unasked > limits::STRANGER_BYTES => {
+                        return Poll::Ready(Err(Lost::Flooding));
+                    }
                     Ok(None) => {}
                     Err(()) => return Poll::Ready(Err(Lost::Garbled)),
                 }
@@ -118,6 +127,7 @@ impl<'a> Tunnel<'a> {
                     self.stream.poll_receive(context, &mut |unit| input.extend_from_slice(unit));
                 match received {
                     Poll::Ready(Ok(Received::Bytes(count))) => {
+                        unasked += count;
                         let answered = count > 0 && unanswered.take().is_some();
                         if answered && !self.proven && self.age() >= limits::PROVEN {
                             self.proven = true;
@@ -140,6 +150,8 @@ impl<'a> Tunnel<'a> {
                     }
                     unanswered.get_or_insert(now);
                     next = now + heartbeat;
+                    unasked = 0;
+                    self.stream.allow();
                     continue;
                 }
                 let due = gone.map_or(next, |gone| gone.min(next));
@@ -152,7 +164,8 @@ impl<'a> Tunnel<'a> {
     }
 
     /// Goes on to the session that begins with this header.
-    pub(super) fn pair(self, header: Vec<u8>) -> Paired<'a> {
+    pub(super) fn pair(mut self, header: Vec<u8>) -> Paired<'a> {
+        self.stream.trust();
         Paired { stream: self.stream, header, rest: self.input, place: self.place }
     }
 

@@ -129,6 +129,19 @@ impl Identity {
         pem("CERTIFICATE", self.certificate.der())
     }
 
+    /// A server that shows it.
+    pub fn serving(&self) -> Arc<rustls::ServerConfig> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(rustls::ALL_VERSIONS)
+            .expect("protocol versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![self.certificate.der().clone()], key)
+            .expect("server certificate");
+        Arc::new(config)
+    }
+
     /// The key as PKCS#8 PEM.
     pub fn key_pem(&self) -> String {
         pem("PRIVATE KEY", &self.key.serialize_der())

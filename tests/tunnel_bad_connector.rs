@@ -1,0 +1,538 @@
+//! `iofog-connector tunnel` against connectors that are broken, overloaded or mean harm, written
+//! from the protocol page, section 5.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test a panic is a report"
+)]
+
+mod common;
+
+use std::fs::{self, File, Permissions};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::*;
+use rustix::process::{Pid, Signal, kill_process};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+/// A connection that a connector has accepted, authorised or not.
+type Tls = StreamOwned<ServerConnection, TcpStream>;
+
+const PASSCODE: &str = "the-passcode";
+
+/// The beginning of a private pipe's session: a PROXY header of version 2, LOCAL.
+const SESSION: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+
+/// A running `tunnel` in a folder of its own; both end when this is dropped.
+struct Tunnel {
+    child: Child,
+    folder: PathBuf,
+    manager: UnixDatagram,
+}
+
+impl Tunnel {
+    /// With a heartbeat of 300 ms, and a service manager that watches it.
+    fn start(connector: SocketAddr, more: &[&str]) -> Self {
+        Self::with_limit(connector, None, more)
+    }
+
+    /// The same, with so many files.
+    fn with_limit(connector: SocketAddr, files: Option<usize>, more: &[&str]) -> Self {
+        let folder = folder();
+        let passcode = folder.join("passcode");
+        fs::write(&passcode, PASSCODE).unwrap();
+        fs::set_permissions(&passcode, Permissions::from_mode(0o600)).unwrap();
+        let manager = UnixDatagram::bind(folder.join("notify")).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let mut command = binary();
+        if let Some(files) = files {
+            let limit = ["prlimit".into(), format!("--nofile={files}").into()];
+            command = [&limit[..], &command].concat();
+        }
+        // A name, so that certificates fit.
+        let address = format!("localhost:{}", connector.port());
+        let child = Command::new(&command[0])
+            .args(&command[1..])
+            .args(["tunnel", "--connector", &address, "--heartbeat", "300", "--passcode-file"])
+            .arg(&passcode)
+            .args(more)
+            .env("NOTIFY_SOCKET", folder.join("notify"))
+            .env("WATCHDOG_USEC", "200000")
+            .env_remove("WATCHDOG_PID")
+            .env_remove("JOURNAL_STREAM")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(folder.join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        Tunnel { child, folder, manager }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap()
+    }
+
+    /// What it has told the service manager since this was last asked.
+    fn told(&self) -> Vec<String> {
+        let mut buffer = [0; 4096];
+        std::iter::from_fn(|| {
+            let length = self.manager.recv(&mut buffer).ok()?;
+            Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        })
+        .collect()
+    }
+
+    #[track_caller]
+    fn until_said(&self, what: &str) {
+        eventually(what, || self.log().contains(what).then_some(()));
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    #[track_caller]
+    fn ends_at_sigterm(&mut self) {
+        self.signal(Signal::TERM);
+        let status = eventually("it ends", || self.child.try_wait().unwrap());
+        assert_eq!(status.code(), Some(0), "{}", self.log());
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- the tunnel's log\n{}", self.log());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn folder() -> PathBuf {
+    let path = std::env::temp_dir().join(format!("bad-connector-{:016x}", fastrand::u64(..)));
+    fs::create_dir(&path).unwrap();
+    path
+}
+
+/// Reads the passcode and accepts it.
+fn authorise(socket: &mut (impl Read + Write)) -> std::io::Result<()> {
+    let mut line = vec![0; "IOFOG/2 \n".len() + PASSCODE.len()];
+    socket.read_exact(&mut line)?;
+    assert_eq!(line, format!("IOFOG/2 {PASSCODE}\n").as_bytes());
+    socket.write_all(b"IOFOG/2 AUTHORIZED\n")
+}
+
+/// Answers heartbeats until `begin`; then the session begins, and this returns once the agent has
+/// answered it.
+fn begin(socket: &mut (impl Read + Write), when: impl Fn() -> bool) -> std::io::Result<[u8; 4]> {
+    let mut token = [0; 4];
+    while !when() {
+        socket.read_exact(&mut token)?;
+        assert_eq!(&token, b"BEAT");
+        socket.write_all(b"BEAT")?;
+    }
+    socket.write_all(SESSION)?;
+    loop {
+        socket.read_exact(&mut token)?;
+        if &token != b"BEAT" {
+            return Ok(token);
+        }
+    }
+}
+
+/// A connector in TLS, and the options with which it is trusted.
+fn tls_connector(serve: impl Fn(Tls, usize) + Send + Sync + 'static) -> (Service, Authority) {
+    let authority = Authority::new("the authority");
+    let config = authority.sign(&["localhost"]).serving();
+    let service = service_in_tls(move || config.clone(), serve);
+    (service, authority)
+}
+
+/// A connector that shakes hands with what `config` gives, and serves each connection by its number.
+fn service_in_tls(
+    config: impl Fn() -> Arc<ServerConfig> + Send + Sync + 'static,
+    serve: impl Fn(Tls, usize) + Send + Sync + 'static,
+) -> Service {
+    let count = AtomicUsize::new(0);
+    Service::new(move |socket| {
+        let mut connection = ServerConnection::new(config()).unwrap();
+        connection.set_buffer_limit(None);
+        socket.set_nodelay(true).unwrap();
+        serve(StreamOwned::new(connection, socket), count.fetch_add(1, Ordering::SeqCst));
+    })
+}
+
+/// A file of the test's own with this text.
+fn file(text: &str) -> PathBuf {
+    let path = folder().join("file");
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// Sends records that change the keys, with single bytes between them, until it fails.
+fn flood_with_keys(socket: &mut Tls, sent: &AtomicUsize) {
+    loop {
+        for _ in 0..64 {
+            if socket.conn.refresh_traffic_keys().is_err() {
+                return;
+            }
+            let _ = socket.conn.writer().write_all(b"x");
+        }
+        while socket.conn.wants_write() {
+            match socket.conn.write_tls(&mut socket.sock) {
+                Ok(count @ 1..) => sent.fetch_add(count, Ordering::SeqCst),
+                _ => return,
+            };
+        }
+    }
+}
+
+#[test]
+fn one_flooded_tunnel_stops_neither_the_others_nor_the_watchdog_nor_sigterm() {
+    let flooded = Arc::new(AtomicUsize::new(0));
+    let rounds = Arc::new(AtomicUsize::new(0));
+    let (sent, done) = (flooded.clone(), rounds.clone());
+    let (connector, authority) = tls_connector(move |mut socket, number| {
+        if authorise(&mut socket).is_err() {
+            return;
+        }
+        match number {
+            0 => {
+                let token = begin(&mut socket, || true).unwrap();
+                assert_eq!(&token, b"OPEN");
+                flood_with_keys(&mut socket, &sent);
+            }
+            1 => {
+                let when = || sent.load(Ordering::SeqCst) > 1 << 20;
+                assert_eq!(&begin(&mut socket, when).unwrap(), b"OPEN");
+                let mut answer = [0; 100];
+                while socket
+                    .write_all(&[7; 100])
+                    .and_then(|()| socket.read_exact(&mut answer))
+                    .is_ok()
+                {
+                    done.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            _ => while socket.read(&mut [0; 64]).is_ok_and(|count| count > 0) {},
+        }
+    });
+    // It takes what it is sent, so that the flood never has to wait.
+    let target = Service::new(|mut socket| {
+        let mut first = [0];
+        if socket.read_exact(&mut first).is_err() {
+            return;
+        }
+        if first == *b"x" {
+            let _ = std::io::copy(&mut socket, &mut std::io::sink());
+        } else if socket.write_all(&first).is_ok() {
+            let mut writer = socket.try_clone().unwrap();
+            let _ = std::io::copy(&mut socket, &mut writer);
+        }
+    });
+    let ca = file(&authority.pem());
+    let target = target.address.to_string();
+    let more = ["--ca", ca.to_str().unwrap(), "--target", &target, "--connections", "2"];
+    let mut tunnel = Tunnel::start(connector.address, &[&more[..], &["--drain", "0"]].concat());
+    until("the other session goes on", || rounds.load(Ordering::SeqCst) > 0);
+    tunnel.told();
+    let (rounds_before, sent_before) =
+        (rounds.load(Ordering::SeqCst), flooded.load(Ordering::SeqCst));
+    let mut pings = 0;
+    until("the watchdog is fed and the other session goes on", || {
+        pings += tunnel.told().iter().filter(|said| *said == "WATCHDOG=1").count();
+        pings > 5 && rounds.load(Ordering::SeqCst) > rounds_before + 20
+    });
+    until("the flood goes on", || flooded.load(Ordering::SeqCst) > sent_before + (1 << 20));
+    tunnel.ends_at_sigterm();
+}
+
+#[test]
+fn what_comes_before_the_authorization_is_bounded() {
+    let authority = Authority::new("the authority");
+    let mut config = ServerConfig::clone(&authority.sign(&["localhost"]).serving());
+    // Each is a record that says nothing.
+    config.send_tls13_tickets = 3000;
+    let config = Arc::new(config);
+    let connector = service_in_tls(
+        move || config.clone(),
+        |mut socket, _| {
+            let _ = authorise(&mut socket);
+            let _ = begin(&mut socket, || false);
+        },
+    );
+    let ca = file(&authority.pem());
+    let more = ["--ca", ca.to_str().unwrap(), "--target", "127.0.0.1:1"];
+    let mut tunnel = Tunnel::start(connector.address, &more);
+    tunnel.until_said("it sent 64 KiB and nothing that counts");
+    tunnel.ends_at_sigterm();
+}
+
+/// Starts a tunnel to a connector in plain TCP whose connections are served so; a target that
+/// answers is there.
+fn against(serve: impl Fn(TcpStream) + Send + Sync + 'static, more: &[&str]) -> (Service, Tunnel) {
+    let connector = Service::new(move |socket| {
+        let _ = socket.set_nodelay(true);
+        serve(socket);
+    });
+    let target = Service::echo().address.to_string();
+    let work: &[&str] = if more.contains(&"--listen") { &[] } else { &["--target", &target] };
+    let tunnel = Tunnel::start(connector.address, &[&["--plain"], work, more].concat());
+    (connector, tunnel)
+}
+
+/// Waits until the service manager is told that this is the state.
+#[track_caller]
+fn until_told(tunnel: &Tunnel, state: &str) {
+    until(state, || tunnel.told().iter().any(|s| s.starts_with("STATUS=") && s.contains(state)));
+}
+
+#[test]
+fn connector_that_accepts_and_closes_is_said_to_and_not_hammered() {
+    let (connector, tunnel) = against(|mut socket| drop(authorise(&mut socket)), &[]);
+    tunnel.until_said("accepts the passcode, but closes the tunnel then");
+    until_told(&tunnel, "but closes the tunnel then");
+    thread::sleep(ms(3000));
+    let told = tunnel.told();
+    assert!(told.iter().all(|told| told == "WATCHDOG=1"), "nothing has changed: {told:?}");
+    assert!(connector.connections() < 40, "{} dials", connector.connections());
+    assert!(tunnel.log().lines().count() < 10, "{}", tunnel.log());
+}
+
+#[test]
+fn connector_that_is_mute_or_talks_garbage_is_said_to() {
+    for (words, sentence) in [
+        (&b""[..], "but has answered no heartbeat for 2 intervals"),
+        (b"HTTP/1.1 200 OK\r\n", "but sends what is neither a heartbeat nor a session's beginning"),
+        (b"BEATBEATX", "but sends what is neither a heartbeat nor a session's beginning"),
+    ] {
+        let (_connector, tunnel) = against(
+            move |mut socket| {
+                let _ = authorise(&mut socket).and_then(|()| socket.write_all(words));
+                let _ = std::io::copy(&mut socket, &mut std::io::sink());
+            },
+            &[],
+        );
+        tunnel.until_said(sentence);
+        until_told(&tunnel, sentence);
+    }
+}
+
+#[test]
+fn heartbeats_that_nobody_has_asked_for_end_the_tunnel() {
+    let (_connector, tunnel) = against(
+        |mut socket| {
+            let beats = BEAT.repeat(16 * 1024);
+            let _ = authorise(&mut socket);
+            while socket.write_all(&beats).is_ok() {}
+        },
+        &[],
+    );
+    tunnel.until_said("sends heartbeats without end that nobody has asked for");
+}
+
+#[test]
+fn connector_that_recovers_is_said_to_be_connected() {
+    let bad = Arc::new(AtomicBool::new(true));
+    let is_bad = bad.clone();
+    let (_connector, tunnel) = against(
+        move |mut socket| {
+            let _ = authorise(&mut socket);
+            if !is_bad.load(Ordering::SeqCst) {
+                let _ = begin(&mut socket, || false);
+            }
+        },
+        &[],
+    );
+    tunnel.until_said("but closes the tunnel then");
+    let before = tunnel.log().matches("connected to").count();
+    bad.store(false, Ordering::SeqCst);
+    until("it is connected", || tunnel.log().matches("connected to").count() > before);
+    until_told(&tunnel, "connected to");
+}
+
+#[test]
+fn sessions_that_end_at_once_are_dialled_more_and_more_slowly() {
+    let (connector, tunnel) = against(
+        |mut socket| {
+            let _ = authorise(&mut socket).and_then(|()| socket.write_all(SESSION));
+            let _ = socket.read(&mut [0; 4]);
+        },
+        &[],
+    );
+    tunnel.until_said("end at once, one after the other");
+    let start = (Instant::now(), connector.connections());
+    thread::sleep(ms(4000));
+    let dials = connector.connections() - start.1;
+    let seconds = start.0.elapsed().as_secs_f32();
+    // Some tries that wait longer and longer, then four a second.
+    assert!((dials as f32) < 20.0 + 5.0 * seconds, "{dials} dials in {seconds} s");
+    assert!(tunnel.log().lines().count() < 10, "{}", tunnel.log());
+}
+
+#[test]
+fn sessions_at_one_time_are_bounded() {
+    let open = Arc::new(AtomicUsize::new(0));
+    let count = open.clone();
+    let (connector, tunnel) = against(
+        move |mut socket| {
+            let _ = authorise(&mut socket);
+            if begin(&mut socket, || true).is_ok_and(|token| &token == b"OPEN") {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+            let _ = std::io::copy(&mut socket, &mut std::io::sink());
+        },
+        &["--sessions", "20"],
+    );
+    until("all sessions are on", || open.load(Ordering::SeqCst) == 20);
+    thread::sleep(ms(1000));
+    assert_eq!(connector.connections(), 20, "{}", tunnel.log());
+}
+
+#[test]
+fn tunnels_never_take_the_files_of_their_targets() {
+    if Command::new("prlimit").arg("--version").output().is_err() {
+        println!("not run: there is no prlimit here");
+        return;
+    }
+    let begun = Arc::new(AtomicBool::new(false));
+    let tokens = Arc::new(Mutex::new(Vec::new()));
+    let (when, answers) = (begun.clone(), tokens.clone());
+    let connector = Service::new(move |mut socket| {
+        let _ = authorise(&mut socket);
+        let Ok(token) = begin(&mut socket, || when.load(Ordering::SeqCst)) else { return };
+        answers.lock().unwrap().push(token);
+        let _ = std::io::copy(&mut socket, &mut std::io::sink());
+    });
+    let target = Service::echo().address.to_string();
+    let more = ["--plain", "--target", &target, "--connections", "200"];
+    let tunnel = Tunnel::with_limit(connector.address, Some(64), &more);
+    tunnel.until_said("the limit of open files is enough for");
+    let log = tunnel.log();
+    let words: Vec<_> = log.split_whitespace().collect();
+    let place = words.iter().position(|word| *word == "tunnels").unwrap();
+    let tunnels = words[place - 1].parse().unwrap();
+    assert!((8..32).contains(&tunnels), "{log}");
+    until("they are there", || connector.connections() == tunnels);
+    begun.store(true, Ordering::SeqCst);
+    until("all sessions are answered", || tokens.lock().unwrap().len() == tunnels);
+    assert!(tokens.lock().unwrap().iter().all(|token| token == b"OPEN"), "{:?}", tokens.lock());
+    assert_eq!(tunnel.log().matches("limit of open files").count(), 1, "{}", tunnel.log());
+}
+
+#[test]
+fn a_new_certificate_is_taken_after_a_refused_handshake_or_at_sighup() {
+    let first = Authority::new("the first");
+    let shown = Arc::new(Mutex::new(first.sign(&["localhost"]).serving()));
+    let config = shown.clone();
+    let connector = service_in_tls(
+        move || config.lock().unwrap().clone(),
+        |mut socket, _| {
+            let _ = authorise(&mut socket);
+            let _ = begin(&mut socket, || false);
+        },
+    );
+    let ca = file(&first.pem());
+    let more = ["--ca", ca.to_str().unwrap(), "--target", "127.0.0.1:1", "--connections", "1"];
+    let tunnel = Tunnel::start(connector.address, &more);
+    tunnel.until_said("connected to");
+    // The connector's certificate changes first, its copy here when that has been noticed.
+    let second = Authority::new("the second");
+    *shown.lock().unwrap() = second.sign(&["localhost"]).serving();
+    tunnel.signal(Signal::HUP);
+    tunnel.until_said("read again");
+    drop(tunnel);
+    let tunnel = Tunnel::start(connector.address, &more);
+    tunnel.until_said("nor signed by one of them");
+    fs::write(&ca, second.pem()).unwrap();
+    tunnel.until_said("connected to");
+    drop(tunnel);
+    fs::write(&ca, first.pem()).unwrap();
+    let tunnel = Tunnel::start(connector.address, &more);
+    tunnel.until_said("nor signed by one of them");
+    fs::write(&ca, second.pem()).unwrap();
+    tunnel.signal(Signal::HUP);
+    tunnel.until_said("connected to");
+    // What cannot be read changes nothing.
+    fs::write(&ca, "no certificate").unwrap();
+    tunnel.signal(Signal::HUP);
+    tunnel.until_said("the certificates read before stay in force");
+}
+
+/// Opens `count` local connections at once, and gives what each was sent to its end.
+fn at_once(address: SocketAddr, count: usize) -> Vec<Vec<u8>> {
+    let threads: Vec<_> = (0..count)
+        .map(|_| {
+            thread::spawn(move || {
+                let mut socket = eventually("it listens", || TcpStream::connect(address).ok());
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                socket.write_all(b"ask").unwrap();
+                socket.shutdown(Shutdown::Write).unwrap();
+                let mut answer = Vec::new();
+                socket.read_to_end(&mut answer).unwrap();
+                answer
+            })
+        })
+        .collect();
+    threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+}
+
+fn free_address() -> SocketAddr {
+    // Nobody else takes it in the moment until it is opened again, as ports are handed out in turn.
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+#[test]
+fn more_local_connections_than_may_wait_are_served_all_the_same() {
+    let listen = free_address();
+    let (_connector, _tunnel) = against(
+        |mut socket| {
+            let _ = authorise(&mut socket);
+            if begin(&mut socket, || true).is_ok_and(|token| &token == b"OPEN") {
+                let _ = socket.write_all(b"answer");
+            }
+        },
+        &["--listen", &listen.to_string(), "--pending", "4"],
+    );
+    let answers = at_once(listen, 150);
+    assert_eq!(answers.iter().filter(|answer| *answer == b"answer").count(), 150);
+}
+
+#[test]
+fn local_connections_that_have_left_make_room_for_others() {
+    let (listen, begun) = (free_address(), Arc::new(AtomicBool::new(false)));
+    let when = begun.clone();
+    let (connector, _tunnel) = against(
+        move |mut socket| {
+            let _ = authorise(&mut socket);
+            let _ = begin(&mut socket, || when.load(Ordering::SeqCst));
+            let _ = socket.write_all(b"answer");
+        },
+        &["--listen", &listen.to_string(), "--pending", "2"],
+    );
+    let mute = || eventually("it listens", || TcpStream::connect(listen).ok());
+    let (first, second) = (mute(), mute());
+    until("both have tunnels", || connector.connections() == 2);
+    drop((first, second));
+    let mut third = mute();
+    third.set_read_timeout(Some(Duration::from_secs(12))).unwrap();
+    third.write_all(b"ask").unwrap();
+    until("the third has one", || connector.connections() == 3);
+    begun.store(true, Ordering::SeqCst);
+    let mut answer = [0; 6];
+    third.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"answer");
+}
