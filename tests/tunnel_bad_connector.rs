@@ -424,7 +424,7 @@ fn tunnels_never_take_the_files_of_their_targets() {
     let log = tunnel.log();
     let words: Vec<_> = log.split_whitespace().collect();
     let place = words.iter().position(|word| *word == "tunnels").unwrap();
-    let tunnels = words[place - 1].parse().unwrap();
+    let tunnels: usize = words[place - 1].parse().unwrap();
     assert!((8..32).contains(&tunnels), "{log}");
     until("they are there", || connector.connections() == tunnels);
     begun.store(true, Ordering::SeqCst);
