@@ -32,7 +32,7 @@ use crate::reactor::{self, Io, sleep, until};
 use crate::refusals::Refusals;
 use crate::relay::{Ended, Ending, Leg, Relay, Terms, Traffic, Voice};
 use crate::status::{Counts, MappingStatus, SideStatus, Tunnels};
-use crate::stream::{Loose, Stream};
+use crate::stream::{Loose, Stream, is_too_much};
 use crate::tls::Tls;
 use crate::tunnel::{self, Alone, Tunnel, Version};
 use crate::user::{self, User};
@@ -546,6 +546,13 @@ impl Pipe {
         let port = self.agent_port(side).port;
         self.fault(&format!("agent {} refused on port {port}: {why}", peer.ip()));
         self.shared.refusals.refuse(stream, peer.ip())
+    }
+
+    /// An agent's connection broke or ended before its passcode; one that had to be closed for what
+    /// it sent counts as refused.
+    pub fn agent_unproven(&self, peer: SocketAddr, error: &io::Error) {
+        self.count(|counts| counts.agents_refused += u64::from(is_too_much(error)));
+        log::debug!("{}: agent {peer} sent no passcode: {error}", self.id());
     }
 
     /// A user is closed without a tunnel.

@@ -203,6 +203,11 @@ impl Stream {
         self.socket.get_ref()
     }
 
+    /// What the peer has caused in this turn.
+    pub fn spent(&self) -> usize {
+        self.turn.spent()
+    }
+
     /// Whether it speaks TLS.
     pub fn is_tls(&self) -> bool {
         self.state.tls.is_some()
@@ -744,6 +749,12 @@ impl fmt::Display for TooMuch {
 }
 
 impl std::error::Error for TooMuch {}
+
+/// Whether a connection was given up because a stranger has sent more than
+/// [`limits::STRANGER_BYTES`].
+pub fn is_too_much(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<TooMuch>())
+}
 
 /// Lets rustls send several records with one system call.
 struct Gather<'a>(&'a TcpStream);

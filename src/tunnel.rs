@@ -19,6 +19,7 @@ use crate::pipe::{Pipe, Place, Secured};
 use crate::process::FileGuard;
 use crate::reactor::{Timer, now, until};
 use crate::stream::{Received, Stream};
+use crate::turn::Pace;
 use crate::unacknowledged;
 
 /// What an agent of version 2 writes before its passcode (section 5).
@@ -54,6 +55,7 @@ pub struct Tunnel {
     begun: Vec<u8>,
     held_bytes: usize,
     answers: usize,
+    pace: Pace,
     ended: bool,
     /// When its machine was asked whether it still knows of it, until that is over.
     probed: Option<Instant>,
@@ -137,7 +139,7 @@ async fn admit(
             return None;
         }
         Some(Err(Unproven::Gone(error))) => {
-            log::debug!("{}: agent {peer} sent no passcode: {error}", pipe.id());
+            pipe.agent_unproven(peer, &error);
             return None;
         }
         None if is_secured.get() => {
@@ -281,6 +283,7 @@ impl Tunnel {
             begun: Vec::new(),
             held_bytes: 0,
             answers: 0,
+            pace: Pace::new(now),
             ended: false,
             probed: None,
         }
@@ -343,6 +346,11 @@ impl Tunnel {
         self.held_bytes >= limits::HELD || self.answers >= limits::ANSWERS_WAITING
     }
 
+    /// When an agent that beats without a pause is read again. What is held is bounded anyway.
+    fn resumes_at(&self, now: Instant) -> Option<Instant> {
+        self.pace.resumes_at(now).filter(|_| self.held.is_empty())
+    }
+
     /// What the partner is to be sent first: the units held, and a heartbeat's beginning that
     /// turned out to be none.
     pub fn take_held(&mut self) -> Vec<Box<[u8]>> {
@@ -400,11 +408,12 @@ impl Tunnel {
                 // What it sent before is still to be delivered, unless it is gone altogether.
                 return self.stream.poll_gone(context).map(|()| Alone::Left);
             }
-            if self.is_full() {
+            if self.is_full() || self.resumes_at(now()).is_some() {
                 // Who is not read cannot be heard.
                 self.rhythm.heard(now());
                 return Poll::Pending;
             }
+            let before = self.stream.spent();
             let mut units: Vec<Box<[u8]>> = Vec::new();
             match self.stream.poll_receive(context, &mut |unit| units.push(unit.into())) {
                 Poll::Ready(Ok(Received::Bytes(_))) => {
@@ -412,6 +421,7 @@ impl Tunnel {
                     if heard.is_err() {
                         return Poll::Ready(Alone::Left);
                     }
+                    self.pace.charge(self.stream.spent().saturating_sub(before), now());
                 }
                 Poll::Ready(Ok(Received::Ended)) if self.held.is_empty() => {
                     return Poll::Ready(Alone::Left);
@@ -467,7 +477,8 @@ async fn wait(
             }
             // The mapping may become wary while it waits.
             let quiet = Some(tunnel.quiet_since() + limits::QUIET).filter(|at| *at > now);
-            [absent, stall_check, quiet, probe_over.filter(|at| *at > now)]
+            let resumes = tunnel.resumes_at(now);
+            [absent, stall_check, quiet, probe_over.filter(|at| *at > now), resumes]
                 .into_iter()
                 .flatten()
                 .min()

@@ -7,6 +7,7 @@
 //! section 6).
 
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use crate::limits;
 use crate::reactor::{looks, yield_turn};
@@ -38,9 +39,14 @@ impl Turn {
         Poll::Pending
     }
 
+    /// What this turn has been charged so far.
+    pub fn spent(&self) -> usize {
+        if self.look == looks() { self.spent as usize } else { 0 }
+    }
+
     /// Whether the turn is over.
     pub fn is_over(&self) -> bool {
-        self.spent as usize >= limits::TURN && self.look == looks()
+        self.spent() >= limits::TURN
     }
 
     /// Charges so many bytes, or what counts as much.
@@ -59,11 +65,54 @@ impl Turn {
     }
 }
 
+/// How much of a peer that has hardly anything to say is heard: what comes to one turn within
+/// [`limits::PACE`]. One that says more is read again when that is over, so that sixty that never
+/// stop leave the thread to others.
+#[derive(Debug)]
+pub struct Pace {
+    since: Instant,
+    spent: usize,
+}
+
+impl Pace {
+    /// Nothing was said yet.
+    pub fn new(now: Instant) -> Self {
+        Pace { since: now, spent: 0 }
+    }
+
+    /// It has said so much more.
+    pub fn charge(&mut self, cost: usize, now: Instant) {
+        if now.saturating_duration_since(self.since) >= limits::PACE {
+            *self = Pace::new(now);
+        }
+        self.spent = self.spent.saturating_add(cost);
+    }
+
+    /// When it is read again, if that is not now.
+    pub fn resumes_at(&self, now: Instant) -> Option<Instant> {
+        let next = self.since + limits::PACE;
+        (self.spent >= limits::TURN && now < next).then_some(next)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::reactor::block_on;
     use std::future::poll_fn;
+
+    #[test]
+    fn who_says_more_than_a_turn_holds_is_read_again_a_little_later() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        pace.charge(limits::TURN - 1, start);
+        assert_eq!(pace.resumes_at(start), None);
+        pace.charge(1, start);
+        assert_eq!(pace.resumes_at(start), Some(start + limits::PACE));
+        assert_eq!(pace.resumes_at(start + limits::PACE), None);
+        pace.charge(1, start + limits::PACE);
+        assert_eq!(pace.resumes_at(start + limits::PACE), None, "a new beginning");
+    }
 
     #[test]
     fn a_turn_that_is_spent_goes_on_after_a_look_at_the_kernel() {

@@ -16,12 +16,15 @@
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use common::*;
 use rustix::net::sockopt;
+use rustix::process::Signal;
 
 in_both_modes!(
     mute_connections_on_every_port_hold_up_nobody,
@@ -109,6 +112,266 @@ fn connections_that_stall_after_their_first_bytes_hold_up_no_agent(mode: Mode) {
     figure(mode, "longest round of a session", worst);
     until("all stalled connections are closed", || open(&mut stalling) == 0);
     base.expect_again(&daemon, REMAINS);
+}
+
+// What one peer sends without a pause, in TLS
+
+/// What a peer sends without a pause: about so many bytes of it, made anew each time.
+type Make = fn(&mut Forger, usize) -> Vec<u8>;
+
+fn key_updates(forger: &mut Forger, length: usize) -> Vec<u8> {
+    forger.key_updates(length)
+}
+
+fn empty_records(forger: &mut Forger, length: usize) -> Vec<u8> {
+    forger.empty_records(length)
+}
+
+fn records_of_one_byte(forger: &mut Forger, length: usize) -> Vec<u8> {
+    forger.data(&vec![7; length / 23], 1)
+}
+
+fn heartbeats(forger: &mut Forger, length: usize) -> Vec<u8> {
+    forger.data(&b"BEAT".repeat(length / 26), 4)
+}
+
+/// More than the sockets on the way can hold.
+const BLAST: usize = 8 << 20;
+
+/// [`BLAST`] bytes of one peer, made before they are sent, so that they come faster than anybody
+/// can open them.
+struct Blast {
+    sent: Arc<AtomicUsize>,
+    thread: JoinHandle<bool>,
+}
+
+impl Blast {
+    /// Sends them on a thread of its own, and returns when the connector is at it, or has closed.
+    fn start(mut forger: Forger, make: Make) -> Self {
+        let wire = make(&mut forger, BLAST);
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = sent.clone();
+        let thread = thread::spawn(move || {
+            let mut pieces = wire.chunks(16 * 1024);
+            pieces.all(|piece| {
+                count.fetch_add(piece.len(), Ordering::Relaxed);
+                forger.send(piece).is_ok()
+            })
+        });
+        let blast = Blast { sent, thread };
+        until("the blast has begun", || blast.is_over() || blast.sent() > BLAST / 16);
+        blast
+    }
+
+    fn sent(&self) -> usize {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Whether all was taken.
+    fn was_taken(self) -> bool {
+        self.thread.join().unwrap()
+    }
+}
+
+/// Peers that send without a pause, each on a thread of its own, until dropped, and for 20 s at
+/// most.
+#[derive(Default)]
+struct Flood {
+    ended: Arc<AtomicBool>,
+    bytes: Arc<AtomicUsize>,
+    read: Arc<AtomicUsize>,
+}
+
+impl Flood {
+    /// Begins with these peers, and returns when they are at it.
+    fn start(peers: Vec<Forger>, make: Make) -> Self {
+        let flood = Flood::default();
+        let latest = Instant::now() + ms(20_000);
+        for mut peer in peers {
+            let Flood { ended, bytes, read } = &flood;
+            let (ended, bytes, read) = (ended.clone(), bytes.clone(), read.clone());
+            thread::spawn(move || {
+                let mut wire = Vec::new();
+                while !ended.load(Ordering::Relaxed) && Instant::now() < latest {
+                    if wire.is_empty() {
+                        wire = make(&mut peer, 8 * 1024);
+                    }
+                    let Ok(sent) = peer.push(&wire) else { break };
+                    wire.drain(..sent);
+                    bytes.fetch_add(sent, Ordering::Relaxed);
+                    while let Some(Got::Bytes(bytes)) = peer.link.read_now(64 * 1024) {
+                        read.fetch_add(bytes.len(), Ordering::Relaxed);
+                    }
+                    peer.link.wait(true, true, Instant::now() + ms(100));
+                }
+            });
+        }
+        until("the flood has begun", || flood.bytes.load(Ordering::Relaxed) > 1 << 17);
+        flood
+    }
+
+    /// Bytes that came back.
+    fn read(&self) -> usize {
+        self.read.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A daemon whose sessions share one worker, with two mappings.
+fn on_one_thread() -> (Daemon, [Mapping; 2]) {
+    let daemon = Daemon::builder(Mode::Tls).set("threads", 1).start();
+    let mappings = [(); 2].map(|()| daemon.api().add_public(60, NEVER));
+    (daemon, mappings)
+}
+
+fn forger(daemon: &Daemon, port: u16) -> Forger {
+    Forger::connect(at(port), &daemon.config().join("server-cert.pem")).expect("connected")
+}
+
+/// A user of `mapping` in a session whose agent takes everything and answers nothing.
+fn in_session(daemon: &Daemon, mapping: &Mapping) -> Forger {
+    let mut agent = daemon.tunnel(mapping);
+    let mut user = forger(daemon, mapping.port2);
+    let question = user.data(b"question", 8);
+    user.send(&question).unwrap();
+    agent.expect(b"question");
+    thread::spawn(move || {
+        while matches!(agent.link.read_now(64 * 1024), None | Some(Got::Bytes(_))) {
+            agent.link.wait(true, false, Instant::now() + PATIENCE);
+        }
+    });
+    user
+}
+
+#[test]
+fn strangers_that_send_records_without_bytes_hold_up_nobody_and_are_closed() {
+    let (daemon, [mapping, target]) = on_one_thread();
+    let mover = Mover::start(&daemon, &mapping);
+    for (port, make) in [
+        (target.port1, key_updates as Make),
+        (target.port2, key_updates),
+        (target.port1, empty_records),
+        (target.port2, empty_records),
+    ] {
+        let blast = Blast::start(forger(&daemon, port), make);
+        good_peers(&daemon, &mapping);
+        assert!(!blast.was_taken(), "{BLAST} bytes of a stranger were taken");
+    }
+    // That of key updates: rustls ends a connection for 32 empty records in a row.
+    until("it is counted", || daemon.control().number(&target, "counts.agentsRefused") == 1);
+    let (_, worst) = mover.stop();
+    assert!(worst < SOON, "a session stood still for {worst:?}");
+}
+
+#[test]
+fn key_updates_in_a_session_hold_up_no_other_on_its_thread() {
+    let (daemon, [mapping, target]) = on_one_thread();
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let blast = Blast::start(in_session(&daemon, &target), key_updates);
+    let mut rounds = 0;
+    while !blast.is_over() {
+        user.send(b"?");
+        agent.expect(b"?");
+        rounds += 1;
+    }
+    // 65,536 of them were one turn once, which is a fifth of them all.
+    figure(Mode::Tls, "rounds of a session meanwhile", rounds);
+    assert!(rounds > 50, "{rounds} rounds of a session in {BLAST} bytes of another");
+    assert!(blast.was_taken(), "it was closed for it");
+}
+
+#[test]
+fn records_of_one_byte_are_counted_as_what_they_cost() {
+    /// Of a turn of 64 KiB in which each record counts its byte alone, less than a third.
+    const FEW: usize = 20_000;
+    let (daemon, [mapping, target]) = on_one_thread();
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let users = (0..8).map(|_| in_session(&daemon, &target)).collect();
+    let _flood = Flood::start(users, records_of_one_byte);
+    let before = daemon.control().bytes_up(&target);
+    let (start, mut rounds, mut records) = (Instant::now(), 0, 0);
+    while rounds < 100 && start.elapsed() < SOON {
+        user.send(b"?");
+        agent.expect(b"?");
+        rounds += 1;
+        records = (daemon.control().bytes_up(&target) - before) as usize;
+    }
+    figure(Mode::Tls, "rounds of a session, and others' records meanwhile", (rounds, records));
+    assert!(records / rounds < FEW, "{records} records in {rounds} rounds");
+}
+
+#[test]
+fn sixty_tunnels_that_beat_without_a_pause_are_answered_a_little_at_a_time() {
+    /// Heartbeats of one tunnel that are answered within 250 ms, and one piece of a read more.
+    const AT_ONCE: usize = 64 + 8;
+    let (daemon, [mapping, target]) = on_one_thread();
+    let start = Instant::now();
+    let agents = (0..60).map(|_| {
+        let mut agent = forger(&daemon, target.port1);
+        // No more is made than the daemon takes.
+        sockopt::set_socket_send_buffer_size(agent.link.socket(), 16 * 1024).expect("SO_SNDBUF");
+        let proof = agent.data(target.passcode1.as_bytes(), 64);
+        agent.send(&proof).unwrap();
+        agent.link.expect(b"AUTHORIZED");
+        agent
+    });
+    let flood = Flood::start(agents.collect(), heartbeats);
+    let (before, mut worst) = (start.elapsed(), Duration::ZERO);
+    while start.elapsed() < before + ms(1500) {
+        worst = worst.max(good_peers(&daemon, &mapping));
+        thread::sleep(ms(50));
+    }
+    let (beats, took) = (flood.read() / 4, start.elapsed());
+    figure(Mode::Tls, "longest wait of a good peer", worst);
+    figure(Mode::Tls, "heartbeats answered, and in what time", (beats, took));
+    assert!(worst < SOON, "a good peer waited {worst:?}");
+    let quarters = took.as_millis() as usize / 250 + 1;
+    assert!(beats <= 60 * AT_ONCE * quarters, "{beats} heartbeats in {took:?}");
+    assert!(beats > 60, "they are answered");
+}
+
+#[test]
+fn the_watchdog_is_fed_and_a_stop_begins_while_key_updates_come() {
+    let folder = Daemon::builder(Mode::Tls).prepare();
+    let path = folder.folder().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let receive = |what: &str| {
+        let mut buffer = [0; 4096];
+        loop {
+            let count = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{what}: {error}"));
+            if buffer[..count].starts_with(what.as_bytes()) {
+                return;
+            }
+        }
+    };
+    let mut daemon = Daemon::builder(Mode::Tls)
+        .set("threads", 1)
+        .environment("NOTIFY_SOCKET", path.to_str().unwrap())
+        .environment("WATCHDOG_USEC", "400000")
+        .start();
+    let target = daemon.api().add_public(60, NEVER);
+    let blast = Blast::start(forger(&daemon, target.port1), key_updates);
+    // Those that were sent before.
+    socket.set_nonblocking(true).unwrap();
+    while socket.recv(&mut [0; 4096]).is_ok() {}
+    socket.set_nonblocking(false).unwrap();
+    receive("WATCHDOG=1");
+    assert!(!blast.was_taken(), "not before all of a stranger's bytes were taken");
+    let blast = Blast::start(forger(&daemon, target.port1), key_updates);
+    daemon.signal(Signal::TERM);
+    receive("STOPPING=1");
+    assert!(!blast.was_taken(), "not before all of a stranger's bytes were taken");
+    assert_eq!(daemon.wait().status.code(), Some(0));
 }
 
 // Slow callers of the API: the four ways of slowhttptest

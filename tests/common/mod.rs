@@ -19,6 +19,7 @@ mod agent;
 mod controller;
 mod daemon;
 mod field;
+mod forge;
 mod link;
 mod load;
 mod ports;
@@ -29,6 +30,7 @@ pub use agent::{Agent, BEAT};
 pub use controller::{Connection, Controller, Mapping, Response, form, now, post};
 pub use daemon::{Builder, Daemon, Exit, at, binary, run_cli};
 pub use field::{FieldAgent, FieldOptions};
+pub use forge::Forger;
 pub use link::{Got, Link};
 pub use load::{
     Base, Mover, client_hello, figure, full, open, period, raise_files, size, stalled, timed,

@@ -38,6 +38,20 @@ pub fn trusting_version(
     Arc::new(without_sessions(config))
 }
 
+/// The same for TLS 1.3 with AES-128-GCM alone, whose secrets are told to `log`.
+pub fn forging(pem: &Path, log: Arc<dyn rustls::KeyLog>) -> ClientConfig {
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider.cipher_suites = vec![rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256];
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("protocol version")
+        .with_root_certificates(roots(pem))
+        .with_no_client_auth();
+    let mut config = without_sessions(config);
+    config.key_log = log;
+    config
+}
+
 fn builder(pem: &Path) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     ClientConfig::builder_with_provider(provider)
