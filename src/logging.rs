@@ -41,7 +41,7 @@ pub const SYSLOG: &str = "/dev/log";
 /// Given as `--syslog`: there is none, and none is missed.
 pub const NO_SYSLOG: &str = "none";
 
-/// The log file's name in its folder; the old one has `.1` behind it.
+/// The log file's name in its folder; the old one has `.old` behind it. `.1` is logrotate's.
 pub const FILE: &str = "iofog-connector.log";
 
 /// The target of lines that are written however many there are: no stranger can cause them, or the
@@ -490,6 +490,41 @@ mod tests {
         assert_eq!(received.len(), 2, "{received:?}");
         assert!(received[0].ends_with(" messages lost"), "{received:?}");
         assert!(received[1].ends_with("message 2006"), "{received:?}");
+    }
+
+    #[test]
+    fn syslog_that_takes_streams_gets_whole_messages_and_blocks_nobody() {
+        use std::io::Read;
+        use std::os::unix::net::UnixListener;
+
+        let folder = Folder::new();
+        let path = folder.0.join("log");
+        let syslogd = UnixListener::bind(&path).unwrap();
+        let logging = Logging::with(vec![Counted::new(sink::Syslog::new(&path))], false);
+        let head = format!("<30>iofog-connector[{}]: ", std::process::id());
+        say(&logging, "one", Instant::now());
+        say(&logging, "two", Instant::now());
+        let (mut first, _) = syslogd.accept().unwrap();
+        let mut text = vec![0; 2 * (head.len() + 4)];
+        first.read_exact(&mut text).unwrap();
+        assert_eq!(String::from_utf8(text).unwrap(), format!("{head}one\0{head}two\0"));
+
+        for number in 0..5000 {
+            say(&logging, &format!("message {number} {}", "x".repeat(100)), Instant::now());
+        }
+        assert!(logging.lost() > 1000, "a stopped syslogd's queue fills up: {}", logging.lost());
+        // It is restarted: what was cut there is whole on the new connection.
+        drop(first);
+        say(&logging, "after", Instant::now());
+        let (mut second, _) = syslogd.accept().unwrap();
+        say(&logging, "last", Instant::now());
+        drop(logging);
+        let mut text = String::new();
+        second.read_to_string(&mut text).unwrap();
+        let messages: Vec<_> = text.split_terminator('\0').collect();
+        assert!(messages.iter().all(|message| message.starts_with('<')), "{messages:?}");
+        assert!(messages[0].ends_with(" messages lost"), "{messages:?}");
+        assert_eq!(messages[1..], [format!("{head}after"), format!("{head}last")]);
     }
 
     #[test]

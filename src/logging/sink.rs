@@ -3,14 +3,18 @@
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 
 use log::Level;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
-use rustix::net::{SendFlags, send};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with,
+};
 use syslog::{Facility, LogFormat, Severity};
 
 use super::Utc;
@@ -63,11 +67,11 @@ impl Counted {
 
 /// Syslog, by the `syslog` crate's logger over a socket of our own: the crate's blocks when the
 /// receiver is slow and never connects again after the receiver was restarted.
-pub(super) struct Syslog(syslog::Logger<Datagram, Unstamped>);
+pub(super) struct Syslog(syslog::Logger<Socket, Unstamped>);
 
 impl Syslog {
     pub(super) fn new(path: &Path) -> Self {
-        let backend = Datagram { path: path.to_owned(), socket: None };
+        let backend = Socket { path: path.to_owned(), open: None };
         let formatter = Unstamped { facility: Facility::LOG_DAEMON, pid: std::process::id() };
         Syslog(syslog::Logger::new(backend, formatter))
     }
@@ -95,45 +99,87 @@ struct Unstamped {
 impl LogFormat<&str> for Unstamped {
     fn format<W: Write>(&self, w: &mut W, severity: Severity, message: &str) -> syslog::Result<()> {
         let priority = self.facility as u8 | severity as u8;
-        // One write, because one write is one datagram.
+        // One write, because one write is one message.
         let line = format!("<{priority}>{}[{}]: {message}", env!("CARGO_PKG_NAME"), self.pid);
         w.write_all(line.as_bytes()).map_err(syslog::Error::Write)
     }
 }
 
-/// A datagram socket that never blocks and connects again by itself.
-struct Datagram {
+/// A socket to syslog that never blocks and connects again by itself: of datagrams, or a stream
+/// where syslog listens for those.
+struct Socket {
     path: PathBuf,
-    socket: Option<UnixDatagram>,
+    open: Option<Connected>,
 }
 
-impl Datagram {
-    fn connect(&self) -> io::Result<UnixDatagram> {
+enum Connected {
+    Datagrams(UnixDatagram),
+    /// With what it did not take of the last message; that goes first.
+    Stream(UnixStream, Vec<u8>),
+}
+
+impl Connected {
+    fn new(path: &Path) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        socket.connect(&self.path)?;
-        Ok(socket)
+        match socket.connect(path) {
+            Ok(()) => Ok(Connected::Datagrams(socket)),
+            Err(error) if error.raw_os_error() == Some(Errno::PROTOTYPE.raw_os_error()) => {
+                // Non-blocking from its beginning: connecting waits while many others do.
+                let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+                let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+                connect(&socket, &SocketAddrUnix::new(path)?)?;
+                Ok(Connected::Stream(socket.into(), Vec::new()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        match self {
+            Connected::Datagrams(socket) => socket.send(message).map(drop),
+            Connected::Stream(socket, rest) => {
+                // The end of a message is a NUL, as the C library sends it.
+                send_line(&*socket, rest, &[message, b"\0"].concat())
+            }
+        }
     }
 }
 
-impl Write for Datagram {
+impl Write for Socket {
     fn write(&mut self, message: &[u8]) -> io::Result<usize> {
-        if let Some(socket) = &self.socket {
-            match socket.send(message) {
-                Ok(sent) => return Ok(sent),
+        if let Some(open) = &mut self.open {
+            match open.send(message) {
+                Ok(()) => return Ok(message.len()),
                 // Its queue is full: it is there, and slow.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
                 // It was restarted; the socket would fail for ever.
-                Err(_) => self.socket = None,
+                Err(_) => self.open = None,
             }
         }
-        let socket = self.socket.insert(self.connect()?);
-        socket.send(message)
+        let open = self.open.insert(Connected::new(&self.path)?);
+        open.send(message).map(|()| message.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Sends what a stream socket takes now; what it leaves of a line begun is kept in `rest`, which
+/// goes before the next one.
+fn send_line(socket: impl AsFd, rest: &mut Vec<u8>, line: &[u8]) -> io::Result<()> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    if !rest.is_empty() {
+        let sent = send(&socket, rest, flags)?;
+        rest.drain(..sent);
+        if !rest.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+    }
+    let sent = send(&socket, line, flags)?;
+    rest.extend(line.iter().skip(sent));
+    Ok(())
 }
 
 /// Stderr, when somebody reads it.
@@ -177,21 +223,6 @@ impl Stderr {
     pub(super) fn is_journal(&self) -> bool {
         self.kind == Kind::Journal
     }
-
-    /// Sends what the journal's socket takes now; what it leaves of a line begun is kept.
-    fn send(&mut self, line: &[u8]) -> io::Result<()> {
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        if !self.rest.is_empty() {
-            let sent = send(io::stderr(), &self.rest, flags)?;
-            self.rest.drain(..sent);
-            if !self.rest.is_empty() {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-        }
-        let sent = send(io::stderr(), line, flags)?;
-        self.rest.extend(line.iter().skip(sent));
-        Ok(())
-    }
 }
 
 impl Sink for Stderr {
@@ -204,7 +235,8 @@ impl Sink for Stderr {
                     Level::Info => Severity::LOG_INFO,
                     Level::Debug | Level::Trace => Severity::LOG_DEBUG,
                 };
-                self.send(format!("<{}>{message}\n", severity as u8).as_bytes())
+                let line = format!("<{}>{message}\n", severity as u8);
+                send_line(io::stderr(), &mut self.rest, line.as_bytes())
             }
             Kind::Plain => {
                 // The descriptor is shared with other programs, so it cannot be made
@@ -260,7 +292,7 @@ impl File {
 
     fn put_aside(&self) -> io::Result<()> {
         let mut old = self.path.clone().into_os_string();
-        old.push(".1");
+        old.push(".old");
         fs::rename(&self.path, old)
     }
 }
@@ -282,7 +314,9 @@ impl Sink for File {
     }
 
     fn reopen(&mut self) {
-        self.open = None;
+        // At once: who has moved the old one away waits for the new one. Where it cannot be opened,
+        // the next message tries again.
+        self.open = self.open().ok();
     }
 }
 
@@ -312,7 +346,7 @@ mod tests {
     fn the_file_is_capped_and_one_old_one_kept() {
         let dir = std::env::temp_dir().join(format!("sink-{}", uuid::Uuid::new_v4()));
         let path = dir.join("log");
-        let old = dir.join("log.1");
+        let old = dir.join("log.old");
         let mut file = File::new(&path);
         let message = "x".repeat(1000);
         for _ in 0..2500 {
@@ -326,6 +360,7 @@ mod tests {
 
         fs::rename(&path, dir.join("moved")).unwrap();
         file.reopen();
+        assert!(path.exists(), "the new file is there at once");
         file.write(Level::Info, "after").unwrap();
         assert!(fs::read_to_string(&path).unwrap().ends_with("after\n"));
         fs::remove_dir_all(&dir).unwrap();
