@@ -18,6 +18,7 @@ use mapping::{Add, Request};
 mod check;
 mod mapping;
 mod service;
+mod user;
 
 /// What `version` prints first.
 pub const VERSION: &str = concat!("iofog-connector ", env!("CARGO_PKG_VERSION"));
@@ -33,7 +34,8 @@ Commands:
              certificates again and reopens the log file.
   stop       Stop the running connector and wait until it has ended.
   status     Show the mappings and what their connections do; --json for scripts.
-  check      Validate settings, certificates and configs.json without starting.
+  check      Validate settings, certificates and configs.json without starting, with the
+             eyes of the service's user when root asks; --user NAME for another one.
   mapping    add public|private, list, remove ID: open and close pipes without a
              Controller. `add` takes --connections N [60], --heartbeat-threshold MS
              [60000], and --dir DIR [.] for the passcodes' files, or --show.
@@ -47,6 +49,7 @@ Options:
   --log DIR        Folder of the log file             [/var/log/iofog-connector]
   --syslog PATH    Syslog's socket, or `none`         [/dev/log]
   --json           status: print the whole state as JSON
+  --user NAME      check: whose rights to read the files count
 
 Exit codes:
   0  done; status: running; stop: not running any more, or never was
@@ -85,7 +88,7 @@ machine and carries each into a private pipe, to the service at its other side.
 /// Commands and options, for the nearest one to a mistyped word.
 const COMMANDS: &[&str] =
     &["start", "stop", "status", "check", "mapping", "tunnel", "version", "help"];
-const OPTIONS: &[&str] = &["config", "run", "log", "syslog", "json", "help", "version"];
+const OPTIONS: &[&str] = &["config", "run", "log", "syslog", "json", "user", "help", "version"];
 const MAPPING_OPTIONS: &[&str] = &["connections", "heartbeat-threshold", "dir", "show", "run"];
 
 /// The command line or the settings have a fault.
@@ -96,7 +99,7 @@ enum Command {
     Start,
     Stop,
     Status { json: bool },
-    Check,
+    Check { user: Option<String> },
     Mapping(Request),
     Tunnel(tunnel::Given),
     TunnelHelp,
@@ -120,7 +123,7 @@ fn run(command: Command, options: &Options) -> ExitCode {
         Command::Start => daemon::run(options),
         Command::Stop => service::stop(options),
         Command::Status { json } => service::status(&options.run_dir, json),
-        Command::Check => check::check(&options.config_dir),
+        Command::Check { user } => check::check(&options.config_dir, user.as_deref()),
         Command::Mapping(request) => mapping::run(&request, options),
         Command::Tunnel(given) => agent::run(given),
         Command::TunnelHelp => print(TUNNEL_HELP),
@@ -154,12 +157,16 @@ fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), String> {
         }
     }
     let json = arguments.contains("--json");
+    let user = match value(&mut arguments, "--user", "a user's name")? {
+        Some(user) => Some(user.into_string().map_err(|_| "--user: not UTF-8 text".to_owned())?),
+        None => None,
+    };
     let command = match arguments.subcommand() {
         Ok(Some(name)) if name == "tunnel" => return parse_tunnel(arguments),
         Ok(Some(name)) if name == "mapping" => {
             return Ok((Command::Mapping(parse_mapping(arguments)?), options));
         }
-        Ok(Some(name)) => command(&name, json)?,
+        Ok(Some(name)) => command(&name, json, user.clone())?,
         // What is in its place is an option that nobody knows, or nothing.
         Ok(None) => {
             let missing = || format!("no command given; one of {}", COMMANDS.join(", "));
@@ -172,16 +179,19 @@ fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), String> {
         None if json && command != (Command::Status { json }) => {
             Err("--json is an option of `status` only".into())
         }
+        None if user.is_some() && !matches!(command, Command::Check { .. }) => {
+            Err("--user is an option of `check` only".into())
+        }
         None => Ok((command, options)),
     }
 }
 
-fn command(name: &str, json: bool) -> Result<Command, String> {
+fn command(name: &str, json: bool, user: Option<String>) -> Result<Command, String> {
     Ok(match name {
         "start" => Command::Start,
         "stop" => Command::Stop,
         "status" => Command::Status { json },
-        "check" => Command::Check,
+        "check" => Command::Check { user },
         "version" => Command::Version,
         "help" => Command::Help,
         _ => {
@@ -336,7 +346,7 @@ mod tests {
             ("status", Command::Status { json: false }),
             ("status --json", Command::Status { json: true }),
             ("--json status", Command::Status { json: true }),
-            ("check", Command::Check),
+            ("check", Command::Check { user: None }),
             ("version", Command::Version),
             ("-v", Command::Version),
             ("--version", Command::Version),

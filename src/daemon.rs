@@ -28,7 +28,7 @@ use crate::memory;
 use crate::options::Options;
 use crate::pipe::Shared;
 use crate::ports::{self, Pool};
-use crate::process::{self, Ask, Files, Instance, Notifier, Signals};
+use crate::process::{self, Ask, Files, Instance, Notifier, Ownership, Signals};
 use crate::reactor::{self, sleep};
 use crate::refusals::Refusals;
 use crate::registry::Registry;
@@ -86,7 +86,7 @@ struct Parts {
     state: (Store, Writer, Vec<Mapping>),
     file_limit: usize,
     /// Given up last.
-    _instance: Instance,
+    _instance: (Instance, Option<Ownership>),
 }
 
 fn start(
@@ -97,6 +97,8 @@ fn start(
 ) -> Result<Parts, (u8, String)> {
     let faulty = |error: &dyn Display| (FAULTY, error.to_string());
     let instance = Instance::take(&options.run_dir).map_err(|error| (1, error.to_string()))?;
+    let ownership = Ownership::take(&options.config_dir, &options.run_dir);
+    let ownership = ownership.map_err(|error| (1, error.to_string()))?;
     let state = store::open(&options.config_dir).map_err(|error| faulty(&error))?;
     let tls = if config.dev {
         None
@@ -106,7 +108,7 @@ fn start(
         Some(Arc::new(tls.map_err(|error| faulty(&error))?))
     };
     logging.tick();
-    Ok(Parts { config, tls, state, file_limit, _instance: instance })
+    Ok(Parts { config, tls, state, file_limit, _instance: (instance, ownership) })
 }
 
 /// Serves until asked to stop, then drains.

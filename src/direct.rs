@@ -2,8 +2,8 @@
 //! caller waits, the second is told where the first one is, and tries to reach it by itself.
 //!
 //! As in the original, telling ends the waiting: the third caller of the same connection is a
-//! first one again. Other than there, a first caller that repeats itself (the same address, port
-//! and certificate) is told to wait again, where the original handed it its own address; a
+//! first one again. Other than there, a first caller that repeats itself (the same addresses and
+//! port, with the same certificate or a new one) is told to wait again, where the original handed it its own address; a
 //! caller waits [`limits::DIRECT_WAIT`] at most, and at most [`limits::DIRECT_WAITING`] wait.
 //! Nothing of this is stored.
 
@@ -35,6 +35,15 @@ pub struct Caller {
     pub remote_ip: IpAddr,
 }
 
+impl Caller {
+    /// Whether both are one party, which may have a new certificate by now.
+    fn is_same(&self, other: &Caller) -> bool {
+        let place =
+            |caller: &Caller| (caller.remote_ip, caller.candidate.ip, caller.candidate.port);
+        place(self) == place(other)
+    }
+}
+
 /// The first callers that wait for a second one.
 #[derive(Debug, Default)]
 pub struct Meetings {
@@ -63,7 +72,7 @@ impl Meetings {
         let mut waiting = self.waiting.borrow_mut();
         waiting.retain(|_, one| now.duration_since(one.since) < limits::DIRECT_WAIT);
         match waiting.remove(id) {
-            Some(first) if first.caller != caller => return Some(first.caller),
+            Some(first) if !first.caller.is_same(&caller) => return Some(first.caller),
             _ => {}
         }
         if waiting.len() >= limits::DIRECT_WAITING {
@@ -105,6 +114,16 @@ mod tests {
         assert_eq!(meetings.meet("a", caller(1)), None);
         assert_eq!(meetings.meet("a", caller(1)), None);
         assert_eq!(meetings.meet("a", caller(2)), Some(caller(1)));
+    }
+
+    #[test]
+    fn first_caller_with_a_new_certificate_takes_its_own_place() {
+        let meetings = Meetings::default();
+        let mut renewed = caller(1);
+        renewed.candidate.certificate = "another PEM".into();
+        assert_eq!(meetings.meet("a", caller(1)), None);
+        assert_eq!(meetings.meet("a", renewed.clone()), None);
+        assert_eq!(meetings.meet("a", caller(2)), Some(renewed));
     }
 
     #[test]

@@ -58,6 +58,7 @@ mod json;
 pub mod limits;
 pub mod logging;
 pub mod mapping;
+mod mark;
 pub mod memory;
 pub mod options;
 pub mod pairing;

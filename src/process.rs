@@ -6,7 +6,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,6 +47,15 @@ pub enum ProcessError {
         /// The other one's process id, where it can be told.
         pid: Option<u32>,
     },
+    /// Another one keeps its mappings in the same configuration folder.
+    Shared {
+        /// The configuration folder.
+        config: PathBuf,
+        /// This one's run folder, which the other one does not use.
+        run: PathBuf,
+        /// The other one's process id, where it can be told.
+        pid: Option<u32>,
+    },
     /// A file or folder cannot be made or used.
     File {
         /// Which.
@@ -65,6 +74,19 @@ impl fmt::Display for ProcessError {
                     write!(f, " (process {pid})")?;
                 }
                 f.write_str("; stop that one with `iofog-connector stop`, or name another folder with --run DIR")
+            }
+            ProcessError::Shared { config, run, pid } => {
+                write!(f, "another iofog-connector")?;
+                if let Some(pid) = pid {
+                    write!(f, " (process {pid})")?;
+                }
+                write!(
+                    f,
+                    ", whose run folder is not {}, keeps its mappings in {}; stop that one, or name \
+                     another folder with --config DIR",
+                    run.display(),
+                    config.display()
+                )
             }
             ProcessError::File { path, error } => write!(
                 f,
@@ -101,20 +123,12 @@ impl Instance {
             .mode(0o644)
             .open(&path)
             .map_err(failed(&path))?;
-        let mut tries = 0;
-        loop {
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) if tries < LOCK_TRIES => {
-                    tries += 1;
-                    std::thread::sleep(LOCK_RETRY);
-                }
-                Err(Errno::WOULDBLOCK) => {
-                    return Err(ProcessError::Running { run: run.to_owned(), pid: pid(&mut lock) });
-                }
-                Err(error) => return Err(failed(&path)(error.into())),
+        match take_lock(&lock) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Err(ProcessError::Running { run: run.to_owned(), pid: pid(&mut lock) });
             }
+            Err(error) => return Err(failed(&path)(error.into())),
         }
         // The lock is what counts; where a full disk keeps the process id out, messages lack it.
         let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
@@ -143,6 +157,54 @@ impl Drop for Instance {
         // Only tidiness: a process id without a lock is not believed.
         let _ = self.lock.set_len(0);
     }
+}
+
+/// The right to change the mappings in a configuration folder: its lock, which is the folder's own,
+/// so that nothing is written there. Dropping it gives it up.
+#[derive(Debug)]
+pub struct Ownership(#[expect(dead_code, reason = "held for its lock")] File);
+
+impl Ownership {
+    /// Takes the lock of the folder `config`; `run` is the run folder, for the message. `None` where
+    /// the folder cannot be locked (one that may not be listed, some network file systems).
+    pub fn take(config: &Path, run: &Path) -> Result<Option<Self>, ProcessError> {
+        let Ok(folder) = File::open(config) else { return Ok(None) };
+        match take_lock(&folder) {
+            Ok(()) => Ok(Some(Ownership(folder))),
+            Err(Errno::WOULDBLOCK) => Err(ProcessError::Shared {
+                config: config.to_owned(),
+                run: run.to_owned(),
+                pid: holder(&folder),
+            }),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+/// Takes a lock, waiting for a moment; `WOULDBLOCK` when another process keeps it.
+fn take_lock(file: &File) -> Result<(), Errno> {
+    let mut tries = 0;
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) if tries < LOCK_TRIES => {
+                tries += 1;
+                std::thread::sleep(LOCK_RETRY);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// The process that has locked a file, where the kernel's list of locks can be read:
+/// `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF`.
+fn holder(file: &File) -> Option<u32> {
+    let inode = format!(":{}", file.metadata().ok()?.ino());
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find_map(|words| {
+        let held = words.get(1) == Some(&"FLOCK") && words.get(5)?.ends_with(&inode);
+        held.then(|| words.get(4)?.parse().ok())?
+    })
 }
 
 fn pid(lock: &mut File) -> Option<u32> {

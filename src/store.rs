@@ -9,10 +9,12 @@ mod disk;
 mod error;
 pub(crate) mod format;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use smol::channel::{Receiver, Sender, bounded};
 
+use self::disk::{Failure, Replaced};
 pub use self::error::StoreError;
 use crate::limits;
 use crate::logging::ALWAYS;
@@ -31,20 +33,60 @@ pub enum Change {
     Remove(Id),
 }
 
-/// Reads the state file of a configuration directory and removes the temporary file that a
-/// power failure may have left. A missing file is an empty list.
+/// Reads the state file of a configuration directory, ends the change that a power failure may
+/// have cut short, and takes the file from others' eyes. A missing file is an empty list.
 ///
 /// Returns what changes go into, what writes them, and the mappings in the file's order. Blocks;
 /// for the start of the daemon.
 ///
 /// # Errors
-/// A file that cannot be read or does not hold what it should. It is left as it is.
+/// A file that cannot be read or does not hold what it should, which is left as it is; or one that
+/// another daemon writes.
 pub fn open(dir: &Path) -> Result<(Store, Writer, Vec<Mapping>), StoreError> {
-    let mappings = check(dir)?;
     let file = dir.join(FILE);
-    disk::remove_left_over(&file);
+    let lock = disk::lock(&file).map_err(|_| error::shared(&file))?;
+    let mappings = check(dir)?;
+    if let Err(error) = disk::finish_left_over(&file) {
+        log::warn!(
+            target: ALWAYS,
+            "{}: a change that was cut short could not be finished: {error}; it counts, and is \
+             tried again with the next change",
+            file.display()
+        );
+    }
+    if let Some(mode) = disk::too_open(&file) {
+        let name = file.display();
+        match disk::tighten(&file) {
+            Ok(()) => log::warn!(
+                target: ALWAYS,
+                "{name}: others than its owner could read the passcodes in it (mode {mode:04o}); \
+                 it has mode 0600 now"
+            ),
+            Err(error) => log::warn!(
+                target: ALWAYS,
+                "{name}: others than its owner can read the passcodes in it (mode {mode:04o}), and \
+                 that could not be changed: {error}; as its owner or root: chmod 600 {name}"
+            ),
+        }
+    }
     let (changes, queue) = bounded(limits::CHANGES_WAITING);
-    Ok((Store { changes }, Writer { file, committed: mappings.clone(), queue }, mappings))
+    Ok((Store { changes }, Writer { file, lock, committed: mappings.clone(), queue }, mappings))
+}
+
+/// What probably is not meant about the state file, for the `check` command: sentences.
+pub fn doubts(dir: &Path) -> Vec<String> {
+    let file = dir.join(FILE);
+    let open = disk::too_open(&file).map(|mode| {
+        format!(
+            "{}: others than its owner can read the passcodes in it (mode {mode:04o}); `start` \
+             makes that 0600",
+            file.display()
+        )
+    });
+    let unwritable = disk::unwritable(&file).map(|error| {
+        format!("mappings cannot be added or removed: {}", error::unwritable(&file, &error))
+    });
+    open.into_iter().chain(unwritable).collect()
 }
 
 /// Reads and validates the state file as [`open`] does, and changes nothing.
@@ -55,7 +97,7 @@ pub fn check(dir: &Path) -> Result<Vec<Mapping>, StoreError> {
     let file = dir.join(FILE);
     match disk::read(&file).map_err(|error| error::unreadable(&file, &error))? {
         None => Ok(Vec::new()),
-        Some(text) => format::read(&text).map_err(|faults| error::invalid(&file, faults)),
+        Some((place, text)) => format::read(&text).map_err(|faults| error::invalid(&place, faults)),
     }
 }
 
@@ -94,6 +136,8 @@ impl Store {
 #[derive(Debug)]
 pub struct Writer {
     file: PathBuf,
+    /// The file that is there now, locked.
+    lock: Option<File>,
     /// What the file holds.
     committed: Vec<Mapping>,
     queue: Receiver<Box<Request>>,
@@ -126,8 +170,9 @@ impl Writer {
         }
         let (outcome, next) = self.replace(next).await;
         let outcome = match outcome {
-            Ok(()) => {
+            Ok(replaced) => {
                 self.committed = next;
+                self.hold(replaced);
                 Ok(())
             }
             Err(failure) => {
@@ -144,19 +189,27 @@ impl Writer {
 
     /// Undoes a replacement that is there but not known to be durable: its callers are told that
     /// it failed, so that it must not come to life at the next start.
-    async fn put_back(&self) {
-        if let (Err(failure), _) = self.replace(self.committed.clone()).await {
-            let error = failure.error;
-            log::error!(
-                target: ALWAYS, "{} could not be put back after a failed change: {error}; the next change that \
+    async fn put_back(&mut self) {
+        match self.replace(self.committed.clone()).await.0 {
+            Ok(replaced) => self.hold(replaced),
+            Err(Failure { error, .. }) => log::error!(
+                target: ALWAYS,
+                "{} could not be put back after a failed change: {error}; the next change that \
                  succeeds repairs it",
                 self.file.display()
-            );
+            ),
+        }
+    }
+
+    /// Keeps the lock of the file that is there now.
+    fn hold(&mut self, replaced: Replaced) {
+        if let Replaced::New(lock) = replaced {
+            self.lock = lock;
         }
     }
 
     /// Writes on a thread of its own, since a flash card may take seconds.
-    async fn replace(&self, next: Vec<Mapping>) -> (Result<(), disk::Failure>, Vec<Mapping>) {
+    async fn replace(&self, next: Vec<Mapping>) -> (Result<Replaced, Failure>, Vec<Mapping>) {
         let file = self.file.clone();
         aside(move || (disk::replace(&file, &format::write(&next)), next)).await
     }

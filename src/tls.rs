@@ -24,12 +24,14 @@ use futures_rustls::rustls::{
 };
 
 use crate::logging::{ALWAYS, Utc};
+use crate::mark;
 
 pub use client::{client_config, explain_connector, is_distrust};
 
 mod client;
 pub(crate) mod der;
 mod make;
+mod words;
 
 /// The file with the certificate, then its chain.
 pub const CERTIFICATE: &str = "server-cert.pem";
@@ -85,6 +87,14 @@ impl TlsError {
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            TlsError::File { path, error } if error.kind() == io::ErrorKind::PermissionDenied => {
+                write!(
+                    f,
+                    "{}: may not be read by this user; give it to the service's user (chown, or \
+                     chgrp and chmod 640), with every folder on the way",
+                    path.display()
+                )
+            }
             TlsError::File { path, error } => write!(f, "{}: {error}", path.display()),
             TlsError::Content { path, fault } => write!(f, "{}: {fault}", path.display()),
             TlsError::Missing { path, other } => write!(
@@ -329,14 +339,30 @@ fn explain(error: &Error) -> String {
             | AlertDescription::BadCertificate
             | AlertDescription::CertificateUnknown
             | AlertDescription::CertificateExpired,
-        ) => format!("the peer does not accept this connector's certificate ({error})"),
-        error => error.to_string(),
+        ) => "the peer does not accept this connector's certificate; give it a copy of \
+              server-cert.pem, or have that signed by an authority that it trusts"
+            .into(),
+        error => words::handshake(error),
     }
 }
 
-/// Whether a file is there; an error when that cannot be told.
+/// Whether a file is there; an error when that cannot be told, or when there is a link that leads
+/// nowhere: its file may be in a place that is not mounted yet, and must not be taken for missing.
 fn there(path: &Path) -> Result<bool, TlsError> {
-    path.try_exists().map_err(TlsError::file(path))
+    if path.try_exists().map_err(TlsError::file(path))? {
+        return Ok(true);
+    }
+    match std::fs::read_link(path) {
+        Err(_) => Ok(false),
+        Ok(target) => {
+            let target = target.display();
+            let fault = format!(
+                "it is a link to {target}, which does not exist; mount or make that, or remove the \
+                 link"
+            );
+            Err(TlsError::content(path, fault))
+        }
+    }
 }
 
 /// Gives the file `name` its name, where a first start was interrupted before it could and the
@@ -360,13 +386,14 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     if text.len() as u64 > PEM_FILE {
         return Err(TlsError::content(path, "larger than 1 MiB, so no file of certificates"));
     }
-    Ok(text)
+    Ok(mark::skip(&text).to_vec())
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
-        .collect::<Result<_, _>>()
-        .map_err(|error| TlsError::content(path, format!("not a PEM file: {error}")))?;
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<_, _>>().map_err(
+            |error| TlsError::content(path, format!("not a PEM file: {}", words::file(&error))),
+        )?;
     if chain.is_empty() {
         let fault = "holds no certificate; a line -----BEGIN CERTIFICATE----- is expected";
         return Err(TlsError::content(path, fault));
@@ -376,18 +403,33 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 
 fn signing_key(path: &Path) -> Result<Arc<dyn futures_rustls::rustls::sign::SigningKey>, TlsError> {
     let text = read(path)?;
-    let fault = |kinds: &str, error: &dyn fmt::Display| {
+    let fault = |kinds: &str, what: &str| {
         // PKCS#8 says it in its label; the older form, in a header, keeps the key's own.
         if text.windows(9).any(|at| at == b"ENCRYPTED") {
             return TlsError::content(path, ENCRYPTED);
         }
-        TlsError::content(path, format!("holds no key that can be used ({kinds}): {error}"))
+        TlsError::content(path, format!("holds no key that can be used ({kinds}): {what}"))
     };
-    let key = PrivateKeyDer::from_pem_slice(&text)
-        .map_err(|error| fault("PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY", &error))?;
-    ring::sign::any_supported_type(&key)
-        .map_err(|error| fault("RSA of 2048 to 8192 bits, ECDSA P-256 or P-384, Ed25519", &error))
+    let key = PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
+        fault("PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY", &words::file(&error))
+    })?;
+    ring::sign::any_supported_type(&key).map_err(|_| {
+        let what = match der::key(key.secret_der()) {
+            // Both were taken by the Java connector.
+            Some(der::Key::Rsa { bits }) if bits < 2048 => {
+                format!("it is an RSA key of {bits} bits, too short for TLS today; {NEW_PAIR}")
+            }
+            Some(der::Key::P521) => {
+                format!("it is an ECDSA key on the curve P-521, which is not supported; {NEW_PAIR}")
+            }
+            _ => format!("it is damaged, or of another kind; {NEW_PAIR}"),
+        };
+        fault("RSA of 2048 to 8192 bits, ECDSA P-256 or P-384, Ed25519", &what)
+    })
 }
+
+const NEW_PAIR: &str = "make a new key and certificate, or move both files away to have a \
+                        self-signed pair made, and give agents and users the new certificate";
 
 const ENCRYPTED: &str = "the key is encrypted, and nobody is there to give its password when the \
                          daemon starts; store it without one (openssl pkey -in OLD -out NEW)";
@@ -406,9 +448,8 @@ fn roots(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
 /// Why the TLS library refuses a certificate from our own files, which it calls a peer's.
 fn unusable(error: &Error) -> String {
     match error {
-        Error::InvalidCertificate(CertificateError::BadEncoding) => "it is damaged".into(),
-        Error::InvalidCertificate(fault) => fault.to_string(),
-        error => error.to_string(),
+        Error::InvalidCertificate(fault) => words::certificate(fault),
+        error => words::handshake(error),
     }
 }
 

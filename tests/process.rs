@@ -492,3 +492,41 @@ fn two_daemons_live_side_by_side() {
     two.session(&second);
     assert_eq!(one.api().status("all")["mappings"], 1);
 }
+
+#[test]
+fn one_configuration_folder_has_one_daemon() {
+    let first = Daemon::new(Mode::Plain);
+    let config = first.config();
+    let other = Daemon::builder(Mode::Plain).prepare();
+    // Another run folder and other ports, as a second container would have.
+    let run = other.run();
+    let arguments = ["--config", config.to_str().unwrap(), "--run", run.to_str().unwrap()];
+    let log = ["--log", run.to_str().unwrap(), "--syslog", "none", "start"];
+    let output = run_cli(&[&arguments[..], &log[..]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let pid = first.pid().as_raw_nonzero().to_string();
+    for named in [config.to_str().unwrap(), run.to_str().unwrap(), &format!("process {pid}")] {
+        assert!(said.contains(named), "{named}: {said}");
+    }
+    // The first one goes on, and so does the second when the first has ended.
+    let mapping = first.api().add_public(60, 200_000);
+    first.session(&mapping);
+}
+
+#[test]
+fn read_only_configuration_folder_does_not_keep_it_from_starting() {
+    let allowed = Command::new("unshare").args(["--mount", "true"]).output();
+    if !allowed.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no mount namespace");
+        return;
+    }
+    let mount = r#"config=$(echo "$*" | sed 's/.*--config \([^ ]*\).*/\1/')
+        mount --bind "$config" "$config" && mount -o remount,bind,ro "$config" && exec "$@""#;
+    let wrapper = ["unshare", "--mount", "sh", "-c", mount, "sh"];
+    let daemon = Daemon::builder(Mode::Plain).wrapper(&wrapper).start();
+    let add = r#"{"type":"public","maxconnections":60,"heartbeatabsencethreshold":0}"#;
+    let refused = daemon.api().post("/api/v2/mapping/add", &form(&[("mapping", add)]));
+    let message = refused.failed(500);
+    assert!(message.contains("read-only"), "{message}");
+}

@@ -355,3 +355,202 @@ fn bad_controllerca_is_refused() {
     assert_eq!(exit.status.code(), Some(2), "{}", exit.stderr);
     assert!(exit.stderr.contains("nowhere.pem"), "{}", exit.stderr);
 }
+
+#[test]
+fn links_that_lead_nowhere_are_named_and_nothing_is_made() {
+    for names in [&["server-cert.pem", "server-key.pem"][..], &["server-key.pem"]] {
+        let builder = Daemon::builder(Mode::Tls);
+        let daemon = builder.prepare();
+        for name in names {
+            std::os::unix::fs::symlink("/not/mounted/file.pem", daemon.config().join(name))
+                .unwrap();
+        }
+        let before = names_in(&daemon);
+        let start = run_cli(&[
+            "--config".as_ref(),
+            daemon.config().as_os_str(),
+            "--run".as_ref(),
+            daemon.run().as_os_str(),
+            "--log".as_ref(),
+            daemon.log().as_os_str(),
+            "--syslog".as_ref(),
+            "none".as_ref(),
+            "start".as_ref(),
+        ]);
+        let check = daemon.cli(&["check"]);
+        for output in [start, check] {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(2), "{said}");
+            assert!(said.contains(names[0]), "{said}");
+            assert!(said.contains("it is a link to /not/mounted/file.pem, which does not exist"));
+        }
+        assert_eq!(names_in(&daemon), before);
+    }
+}
+
+fn names_in(daemon: &Daemon) -> Vec<String> {
+    let entries = fs::read_dir(daemon.config()).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn unknown_key_is_named_beside_a_fault() {
+    let stderr = refused(Daemon::builder(Mode::Plain).set("broker", 0).set("user_wait", 5));
+    assert!(stderr.contains("broker: 0"), "{stderr}");
+    assert!(stderr.contains("user_wait: is not a known key"), "{stderr}");
+    assert!(stderr.contains("did you mean userwait?"), "{stderr}");
+}
+
+#[test]
+fn byte_order_marks_are_skipped_in_every_file() {
+    let mut daemon = Daemon::new(Mode::Tls);
+    let mapping = daemon.api().add_public(60, NEVER);
+    daemon.stop();
+    for name in ["iofog-connector.conf", "configs.json", "server-cert.pem", "server-key.pem"] {
+        daemon.write(name, &format!("\u{feff}{}", daemon.read(name)));
+    }
+    let check = daemon.cli(&["check"]);
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+    daemon.start();
+    daemon.session(&mapping);
+}
+
+/// Runs openssl in the daemon's configuration folder; `None`, with the reason printed, without it.
+fn openssl(daemon: &Daemon) -> Option<impl Fn(&str)> {
+    if Command::new("openssl").arg("version").output().is_err() {
+        println!("skipped: no openssl to make keys with");
+        return None;
+    }
+    let folder = daemon.config();
+    Some(move |arguments: &str| {
+        let command =
+            Command::new("openssl").args(arguments.split(' ')).current_dir(&folder).output();
+        let output = command.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    })
+}
+
+/// What start and check both say of the files; neither may let debug text through.
+#[track_caller]
+fn faults(daemon: &Daemon) -> String {
+    let check = daemon.cli(&["check"]);
+    assert_eq!(check.status.code(), Some(2), "{check:?}");
+    let said = String::from_utf8_lossy(&check.stderr).into_owned();
+    for debug in ["Error", "Unsupported", "UsedAs", "[45", "::", "Some("] {
+        assert!(!said.contains(debug), "{said}");
+    }
+    said
+}
+
+#[test]
+fn keys_that_the_java_connector_took_are_named_with_the_remedy() {
+    for (make, kind) in [
+        ("genrsa -out server-key.pem 1024", "an RSA key of 1024 bits"),
+        ("genrsa -traditional -out server-key.pem 1024", "an RSA key of 1024 bits"),
+        ("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-521 -out server-key.pem", "P-521"),
+        ("ecparam -name secp521r1 -genkey -noout -out server-key.pem", "P-521"),
+    ] {
+        let daemon = Daemon::builder(Mode::Tls).prepare();
+        let Some(openssl) = openssl(&daemon) else { return };
+        openssl(make);
+        openssl("req -x509 -key server-key.pem -out server-cert.pem -days 30 -subj /CN=x");
+        let said = faults(&daemon);
+        assert!(said.contains("server-key.pem") && said.contains(kind), "{said}");
+        assert!(said.contains("make a new key and certificate"), "{said}");
+    }
+}
+
+#[test]
+fn faults_of_certificates_are_sentences_with_a_remedy() {
+    let daemon = Daemon::builder(Mode::Tls).prepare();
+    let Some(openssl) = openssl(&daemon) else { return };
+    openssl("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out server-key.pem");
+    // Without extensions openssl makes version 1.
+    openssl("req -new -key server-key.pem -subj /CN=v1 -out request.pem");
+    openssl("x509 -req -in request.pem -signkey server-key.pem -days 30 -out server-cert.pem");
+    let said = faults(&daemon);
+    assert!(said.contains("X.509 certificate of version 1"), "{said}");
+    openssl("req -x509 -key server-key.pem -out server-cert.pem -days 30 -subj /CN=x");
+    let whole = daemon.read("server-cert.pem");
+    let lines = |count| whole.lines().take(count).collect::<Vec<_>>().join("\n") + "\n";
+    daemon.write("server-cert.pem", &lines(4));
+    assert!(faults(&daemon).contains("the file is cut off"));
+    daemon.write("server-cert.pem", &whole.replace("MII", "M!!"));
+    assert!(faults(&daemon).contains("damaged"));
+}
+
+#[test]
+fn check_sees_with_the_eyes_of_the_services_user() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: not root, so that nobody else's eyes can be had");
+        return;
+    }
+    let mut daemon = Daemon::builder(Mode::Tls).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    daemon.stop();
+    let check = |user: &str| {
+        let output = daemon.cli(&["check", "--user", user]);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (status, said) = check("root");
+    assert_eq!(status, Some(0), "{said}");
+    // Root's files, as certificate tools and restored backups leave them.
+    let open = |name: &str, mode| {
+        let path = daemon.config().join(name);
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    fs::set_permissions(daemon.folder(), fs::Permissions::from_mode(0o755)).unwrap();
+    open("", 0o755);
+    for (name, mode) in [("iofog-connector.conf", 0o644), ("server-key.pem", 0o600)] {
+        open(name, mode);
+    }
+    let (status, said) = check("65534");
+    assert_eq!(status, Some(2), "{said}");
+    for named in ["server-key.pem", "configs.json", "may not be read", "with the eyes of"] {
+        assert!(said.contains(named), "{named}: {said}");
+    }
+    assert!(!said.contains(&mapping.passcode1));
+    open("server-key.pem", 0o644);
+    open("configs.json", 0o644);
+    let (status, said) = check("65534");
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("mappings cannot be added or removed"), "{said}");
+    let (status, said) = check("nobody-of-this-name");
+    assert!(status == Some(2) && said.contains("there is no user"), "{said}");
+}
+
+#[test]
+fn passcode_file_that_a_full_disk_cut_short_is_not_in_the_way() {
+    let daemon = Daemon::new(Mode::Plain);
+    let full = daemon.folder().join("full");
+    fs::create_dir(&full).unwrap();
+    let mount = "mount -t tmpfs -o size=4k none \"$0\" && head -c 4096 /dev/zero > \"$0/x\" && \
+                 \"$@\"; status=$?; ls -A \"$0\"; exit $status";
+    let binary = binary();
+    let run = daemon.run();
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", mount])
+        .arg(&full)
+        .args(&binary)
+        .args(["mapping", "add", "public", "--run"])
+        .arg(&run)
+        .arg("--dir")
+        .arg(&full)
+        .output();
+    let Ok(output) = output else {
+        println!("skipped: no unshare");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if said.contains("unshare") || said.contains("mount:") {
+        println!("skipped: no mount namespace: {said}");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the mapping is removed again"), "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "x\n", "what is in the folder");
+    assert_eq!(daemon.control().state()["mappings"], json!([]));
+}

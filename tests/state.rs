@@ -610,3 +610,41 @@ fn heartbeats_and_sessions_write_nothing() {
     }
     assert_eq!((stamp(), daemon.log_text()), before);
 }
+
+#[test]
+fn state_file_that_is_a_mount_is_written_in_place() {
+    let allowed = Command::new("unshare").args(["--mount", "true"]).output();
+    if !allowed.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no mount namespace");
+        return;
+    }
+    // As containers bind single files: a rename over it fails with EBUSY.
+    let volume = std::env::temp_dir().join(format!("iofog-volume-{}.json", std::process::id()));
+    let text = r#"{"mappings":[]}"#;
+    fs::write(&volume, text).unwrap();
+    let mount = format!(
+        r#"config=$(echo "$*" | sed 's/.*--config \([^ ]*\).*/\1/')
+        mount --bind {} "$config/configs.json" && exec "$@""#,
+        volume.display()
+    );
+    let wrapper = ["unshare", "--mount", "sh", "-c", &mount, "sh"];
+    let mut daemon =
+        Daemon::builder(Mode::Plain).wrapper(&wrapper).file("configs.json", text).start();
+    let stored = || {
+        let state: serde_json::Value = serde_json::from_slice(&fs::read(&volume).unwrap()).unwrap();
+        let mappings = state["mappings"].as_array().expect("mappings");
+        mappings.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>()
+    };
+    let mappings: Vec<_> = (0..5).map(|_| daemon.api().add_public(60, NEVER)).collect();
+    assert_eq!(stored(), running(&daemon));
+    assert_eq!(stored().len(), 5);
+    // Shorter again: nothing of the longer one stays behind it.
+    mappings[1..].iter().for_each(|mapping| daemon.api().remove(mapping));
+    daemon.kill();
+    daemon.start();
+    assert_eq!(running(&daemon), BTreeSet::from([mappings[0].id.clone()]));
+    assert_eq!(stored(), running(&daemon));
+    assert_eq!(daemon.read("configs.json"), text, "the file below the mount");
+    assert!(!daemon.config().join(".configs.json.journal").exists());
+    fs::remove_file(&volume).unwrap();
+}

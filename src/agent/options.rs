@@ -345,6 +345,9 @@ fn read(path: &Path) -> Result<(String, u32), String> {
     if text.len() as u64 > FILE {
         return Err(format!("{}: larger than {FILE} bytes", path.display()));
     }
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
     Ok((text, mode))
 }
 

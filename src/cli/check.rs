@@ -3,15 +3,29 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::user::User;
 use super::{BAD, complain, print};
 use crate::config::Config;
 use crate::mapping::Mapping;
 use crate::{store, tls};
 
-/// Validates settings, certificates and `configs.json` in `dir`. Warnings and faults go to
-/// stderr, all in one run; "ok" to stdout.
-pub(super) fn check(dir: &Path) -> ExitCode {
-    let (warnings, faults) = findings(dir);
+/// Validates settings, certificates and `configs.json` in `dir`, as [`User::choose`] says with whose
+/// eyes. Warnings and faults go to stderr, all in one run; "ok" to stdout.
+pub(super) fn check(dir: &Path, user: Option<&str>) -> ExitCode {
+    let seen = User::choose(user).and_then(|user| match user {
+        None => Ok((findings(dir), None)),
+        Some(user) => user.see(|| findings(dir)).map(|findings| (findings, Some(user))),
+    });
+    let ((warnings, faults), user) = match seen {
+        Ok(seen) => seen,
+        Err(fault) => {
+            complain(fault);
+            return BAD.into();
+        }
+    };
+    if let Some(user) = user.filter(|_| !faults.is_empty()) {
+        complain(format_args!("checked with the eyes of {user}, the user that runs the service"));
+    }
     for warning in warnings {
         complain(format_args!("warning: {warning}"));
     }
@@ -46,6 +60,7 @@ fn findings(dir: &Path) -> (Vec<String>, Vec<String>) {
         // Which the settings' fault says already.
         return (warnings, faults);
     }
+    warnings.extend(store::doubts(dir));
     match store::check(dir) {
         Ok(mappings) => {
             if let Some(settings) = &settings {

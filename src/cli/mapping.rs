@@ -125,7 +125,12 @@ fn open(add: &Add, options: &Options) -> Result<String, String> {
 fn keep(dir: &Path, port: u16, passcode: &Passcode) -> Result<PathBuf, String> {
     let path = dir.join(format!("iofog-{port}.passcode"));
     let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-    let written = written.and_then(|mut file| writeln!(file, "{}", passcode.reveal()));
+    let written = written.and_then(|mut file| {
+        writeln!(file, "{}", passcode.reveal()).inspect_err(|_| {
+            // An empty file would be in the way of the next one.
+            let _ = fs::remove_file(&path);
+        })
+    });
     match written {
         Ok(()) => Ok(path),
         Err(error) => Err(format!(

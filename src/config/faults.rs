@@ -9,9 +9,10 @@ use std::path::Path;
 pub struct Faults(Vec<String>);
 
 impl Faults {
-    /// The sentences of several faults of one file; `None` when there are none.
-    pub(super) fn of(sentences: Vec<String>) -> Option<Self> {
-        (!sentences.is_empty()).then_some(Faults(sentences))
+    /// The sentences of several faults of one file, one at least; warnings after them begin with
+    /// "warning: ".
+    pub(super) fn all(sentences: Vec<String>) -> Self {
+        Faults(sentences)
     }
 
     /// One fault of the file as a whole.

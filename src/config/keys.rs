@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::Faults;
-use crate::json;
+use crate::{json, mark};
 
 /// What a value's reader found wrong: the place below the key (`[1]`, or nothing) and half a
 /// sentence, for each fault.
@@ -34,9 +34,7 @@ impl<'a> Keys<'a> {
     /// Reads JSON text that must be one object. A key given twice with different values is a
     /// fault, with the same value a warning.
     pub(super) fn read(text: &[u8], file: &'a Path) -> Result<Self, Faults> {
-        // Editors on Windows put a byte order mark first, which JSON does not know.
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        let Entries(all) = serde_json::from_slice(text)
+        let Entries(all) = serde_json::from_slice(mark::skip(text))
             .map_err(|error| Faults::one(file, &format!("{}.", json::explain(&error))))?;
         let mut keys =
             Keys { file, entries: Vec::new(), known: vec![], faults: vec![], warnings: vec![] };
@@ -101,7 +99,7 @@ impl<'a> Keys<'a> {
         self.warnings.push(format!("{}: {key}: {why}", self.file.display()));
     }
 
-    /// The warnings, one for each key that nobody took; or the faults.
+    /// The warnings, one for each key that nobody took; or the faults and, after them, the warnings.
     pub(super) fn finish(mut self) -> Result<Vec<String>, Faults> {
         for (key, _) in std::mem::take(&mut self.entries) {
             let key = key.escape_debug().to_string();
@@ -114,10 +112,12 @@ impl<'a> Keys<'a> {
             };
             self.warn(&shorten(&key), &why);
         }
-        match Faults::of(self.faults) {
-            Some(faults) => Err(faults),
-            None => Ok(self.warnings),
+        if self.faults.is_empty() {
+            return Ok(self.warnings);
         }
+        // A key that is written wrong is often what the fault comes from.
+        self.faults.extend(self.warnings.iter().map(|warning| format!("warning: {warning}")));
+        Err(Faults::all(self.faults))
     }
 }
 

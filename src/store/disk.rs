@@ -1,11 +1,16 @@
 //! Reading a file, and replacing it so that a power failure leaves the old one or the new one,
 //! whole. Knows nothing of what is in it.
+//!
+//! A file that is a mount of its own, as containers bind single files, cannot be replaced by a
+//! rename: it is written in place, after its whole new content stands beside it as its *journal*.
+//! While there is a journal, that is what counts.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 /// The longest state file, 64 MiB: the 32,767 mappings that all ports together allow are about
@@ -16,8 +21,18 @@ const LONGEST: usize = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) error: io::Error,
-    /// Whether the new file is in its place all the same, but may not outlive a power failure.
+    /// Whether the new content may be in its place all the same, and may not outlive a power
+    /// failure.
     pub(super) renamed: bool,
+}
+
+/// How a file was replaced.
+#[derive(Debug)]
+pub(super) enum Replaced {
+    /// By a new one, with its lock as [`lock`] gives it.
+    New(Option<File>),
+    /// Its content alone; the lock is the one that it had.
+    InPlace,
 }
 
 impl From<io::Error> for Failure {
@@ -26,33 +41,41 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// The file's content; `None` when there is no file.
+/// What holds the file's content, its journal or itself, and the content; `None` when there is no
+/// file.
 ///
 /// # Errors
 /// Besides what reading meets: `NotFound` when not even the folder is there. A symbolic link
 /// into a file system that is not mounted must not be taken for an empty list.
-pub(super) fn read(file: &Path) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn read(file: &Path) -> io::Result<Option<(PathBuf, Vec<u8>)>> {
     let target = followed(file)?;
-    let opened = match File::open(&target) {
-        Ok(opened) => opened,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::metadata(folder(&target))?;
-            return Ok(None);
+    let journal = journal(&target);
+    for place in [journal, target.clone()] {
+        match File::open(&place) {
+            Ok(opened) => return content(opened).map(|content| Some((place, content))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
-        Err(error) => return Err(error),
-    };
+    }
+    fs::metadata(folder(&target))?;
+    Ok(None)
+}
+
+fn content(opened: File) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     opened.take(LONGEST as u64 + 1).read_to_end(&mut content)?;
     if content.len() > LONGEST {
         return Err(Errno::FBIG.into());
     }
-    Ok(Some(content))
+    Ok(content)
 }
 
 /// Puts `content` in the place of the file's content: a new file beside it (mode 0600), synced,
 /// renamed over it, and the folder synced. A symbolic link stays one; what it points to is
-/// replaced. Every failure removes the new file again.
-pub(super) fn replace(file: &Path, content: &[u8]) -> Result<(), Failure> {
+/// replaced. Every failure removes the new file again. Where the file is a mount it is written in
+/// place.
+///
+pub(super) fn replace(file: &Path, content: &[u8]) -> Result<Replaced, Failure> {
     if content.len() > LONGEST {
         return Err(io::Error::from(Errno::FBIG).into());
     }
@@ -60,37 +83,107 @@ pub(super) fn replace(file: &Path, content: &[u8]) -> Result<(), Failure> {
     // Opened first: after the rename, failing for want of a file descriptor would be too late.
     let folder = File::open(folder(&target))?;
     let temporary = temporary(&target);
-    write_new(&temporary, content).and_then(|()| fs::rename(&temporary, &target)).inspect_err(
-        |_| {
-            // What cannot be removed now is removed by the next change or the next start.
-            fs::remove_file(&temporary).ok();
-        },
-    )?;
+    let written =
+        write_new(&temporary, content).and_then(|new| match fs::rename(&temporary, &target) {
+            Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
+                fs::rename(&temporary, journal(&target)).map(|()| Replaced::InPlace)
+            }
+            renamed => renamed.map(|()| Replaced::New(new)),
+        });
+    let new = written.inspect_err(|_| {
+        // What cannot be removed now is removed by the next change or the next start.
+        fs::remove_file(&temporary).ok();
+    })?;
+    let doubtful = |error| Failure { error, renamed: true };
+    sync(&folder).map_err(doubtful)?;
+    if matches!(new, Replaced::InPlace) {
+        write_in_place(&target, &folder, content).map_err(doubtful)?;
+    }
+    Ok(new)
+}
+
+/// Writes the journal's `content` into the file itself; then the journal has done its work.
+fn write_in_place(target: &Path, folder: &File, content: &[u8]) -> io::Result<()> {
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(target)?;
+    file.write_all(content)?;
+    file.set_len(content.len() as u64)?;
+    file.sync_all()?;
+    // Left there, it says the same as the file, and the next change takes its place.
+    if fs::remove_file(journal(target)).is_ok() {
+        sync(folder).ok();
+    }
+    Ok(())
+}
+
+fn sync(folder: &File) -> io::Result<()> {
     match folder.sync_all() {
         // Some file systems (FUSE, CIFS) have no sync for folders and say so with EINVAL.
-        Err(error) if error.raw_os_error() != Some(Errno::INVAL.raw_os_error()) => {
-            Err(Failure { error, renamed: true })
-        }
-        _ => Ok(()),
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
+        synced => synced,
     }
 }
 
-/// Removes the new file of a replacement that a power failure or a kill cut short.
-pub(super) fn remove_left_over(file: &Path) {
-    if let Ok(target) = followed(file) {
-        // None there is the usual case; a read-only file system must not stop the start.
-        fs::remove_file(temporary(&target)).ok();
+/// Ends a replacement that a power failure or a kill cut short: writes what its journal holds into
+/// the file, removes what was no whole journal yet.
+///
+/// # Errors
+/// When the journal's content cannot be written. It stays and goes on counting.
+pub(super) fn finish_left_over(file: &Path) -> io::Result<()> {
+    let target = followed(file)?;
+    // None there is the usual case; a read-only file system must not stop the start.
+    fs::remove_file(temporary(&target)).ok();
+    let journal = match File::open(journal(&target)) {
+        Ok(journal) => content(journal)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    write_in_place(&target, &File::open(folder(&target))?, &journal)
+}
+
+/// Takes the file's lock, which goes with the open file: another daemon writes elsewhere, or not
+/// at all. `None` where there is no file yet, or no locks. It is open for reading alone: else its
+/// file system could not be made read-only.
+///
+/// # Errors
+/// [`WouldBlock`](io::ErrorKind::WouldBlock) when another process has it.
+pub(super) fn lock(file: &Path) -> io::Result<Option<File>> {
+    let Ok(opened) = followed(file).and_then(File::open) else { return Ok(None) };
+    match flock(&opened, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(Errno::WOULDBLOCK.into()),
+        locked => Ok(locked.is_ok().then_some(opened)),
     }
 }
 
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+/// The mode of a file that others than its owner may read or write.
+pub(super) fn too_open(file: &Path) -> Option<u32> {
+    let mode = fs::metadata(file).ok()?.mode() & 0o777;
+    (mode & 0o077 != 0).then_some(mode)
+}
+
+/// Why the file could not be replaced, as far as looking tells.
+pub(super) fn unwritable(file: &Path) -> Option<io::Error> {
+    let target = followed(file).ok()?;
+    rustix::fs::access(folder(&target), rustix::fs::Access::WRITE_OK).err().map(io::Error::from)
+}
+
+/// Leaves the file to its owner alone.
+pub(super) fn tighten(file: &Path) -> io::Result<()> {
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600))
+}
+
+/// Gives the new file's lock.
+fn write_new(path: &Path, content: &[u8]) -> io::Result<Option<File>> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     new.write_all(content)?;
-    new.sync_all()
+    new.sync_all()?;
+    // Nobody else knows the file yet, so that it can be locked; where there are no locks it goes
+    // without.
+    Ok(lock(path).unwrap_or_default())
 }
 
 /// Where the file really is: symbolic links are followed, the last of them also when it points
@@ -127,8 +220,17 @@ fn folder(file: &Path) -> &Path {
 /// The name of the new file until it takes the old one's: always the same, so that at most one
 /// can ever be left over. Only one daemon writes in a folder, one change at a time.
 fn temporary(target: &Path) -> PathBuf {
+    beside(target, ".new")
+}
+
+/// Where the whole new content of a file stands while it is written in place.
+fn journal(target: &Path) -> PathBuf {
+    beside(target, ".journal")
+}
+
+fn beside(target: &Path, end: &str) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(target.file_name().unwrap_or_default());
-    name.push(".new");
+    name.push(end);
     target.with_file_name(name)
 }

@@ -49,6 +49,15 @@ pub(super) fn unreadable(file: &Path, error: &io::Error) -> StoreError {
     StoreError::Unreadable(vec![format!("{}: cannot be read: {error}{remedy}.", file.display())])
 }
 
+/// Another process has the file's lock.
+pub(super) fn shared(file: &Path) -> StoreError {
+    StoreError::Unreadable(vec![format!(
+        "{}: another iofog-connector keeps its mappings in this file; stop that one, or let each \
+         have a file of its own.",
+        file.display()
+    )])
+}
+
 /// The file does not hold what it should; each fault is half a sentence.
 pub(super) fn invalid(file: &Path, faults: Vec<String>) -> StoreError {
     let sentence = |fault| format!("{}: {fault}.", file.display());
@@ -73,11 +82,15 @@ pub(super) fn unwritable(file: &Path, error: &io::Error) -> StoreError {
              (LimitFSIZE=, ulimit -f)"
                 .to_owned()
         }
-        ErrorKind::ReadOnlyFilesystem => "the file system is read-only; make it writable, or make \
-             the file a symbolic link to a place that is"
-            .to_owned(),
+        ErrorKind::ReadOnlyFilesystem => {
+            "its folder's file system is read-only; make it writable (mount the folder, not the \
+             file alone), or make the file a symbolic link to a place that is"
+                .to_owned()
+        }
         ErrorKind::PermissionDenied => {
-            "the service's user may not write in its folder; give it that folder (chown)".to_owned()
+            "the service's user may not write in its folder; give it that folder (chown), or, where \
+             the file alone is mounted, mount a folder"
+                .to_owned()
         }
         ErrorKind::NotFound => "its folder does not exist; mount or make it".to_owned(),
         _ => error.to_string(),
@@ -97,7 +110,7 @@ mod tests {
             (Errno::NOSPC, "the disk is full; free some space."),
             (Errno::DQUOT, "disk quota"),
             (Errno::FBIG, "file size limit"),
-            (Errno::ROFS, "read-only; make it writable, or make the file a symbolic link"),
+            (Errno::ROFS, "read-only; make it writable (mount the folder, not the file alone)"),
             (Errno::ACCESS, "may not write in its folder"),
             (Errno::PERM, "may not write in its folder"),
             (Errno::NOENT, "its folder does not exist"),

@@ -17,8 +17,8 @@ use std::time::Duration;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::json;
 use crate::mapping::{AgentLimits, AgentPort, Mapping, Passcode, Pipe};
+use crate::{json, mark};
 
 #[derive(Deserialize)]
 #[serde(expecting = "an object with the list \"mappings\"")]
@@ -53,6 +53,7 @@ struct Row<'a> {
 /// Where the text cannot be parsed (line, column, what), or every mapping that cannot be; half
 /// a sentence each, without passcodes.
 pub(crate) fn read(text: &[u8]) -> Result<Vec<Mapping>, Vec<String>> {
+    let text = mark::skip(text);
     let contents: Contents =
         serde_json::from_slice(text).map_err(|error| vec![json::explain(&error)])?;
     // Serde takes an array of the members for an object too; the original's parser did not.

@@ -206,3 +206,71 @@ fn writer_that_is_gone_is_told() {
     let outcome = smol::block_on(store.change(Change::Remove("a".into())));
     assert_eq!(outcome, Err(StoreError::Stopped));
 }
+
+#[test]
+fn a_change_in_place_that_was_cut_short_is_finished_from_its_journal() {
+    let folder = Folder::new();
+    let (file, journal) = (folder.0.join(FILE), folder.0.join(".configs.json.journal"));
+    let old = format::write(&[mapping("old", 1), mapping("older", 3), mapping("oldest", 5)]);
+    let new = format::write(&[mapping("new", 7)]);
+    // The power fails after any number of bytes, before and after the file is cut to its length.
+    for written in 0..=new.len() {
+        for cut in [false, true] {
+            let mut torn = new[..written].to_vec();
+            if !cut {
+                torn.extend(&old[written..]);
+            }
+            fs::write(&file, torn).expect("a file");
+            fs::write(&journal, &new).expect("a file");
+            assert_eq!(ids(&folder.0), ["new"], "check sees what counts");
+            drop(open(&folder.0).expect("a good folder"));
+            assert_eq!(fs::read(&file).expect("a file"), new);
+            assert!(!journal.exists());
+        }
+    }
+}
+
+#[test]
+fn a_state_file_that_others_can_read_is_tightened_at_start() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    let file = folder.0.join(FILE);
+    for mode in [0o644, 0o640, 0o666, 0o600, 0o400] {
+        fs::write(&file, "{}").expect("a file");
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("a mode");
+        let warned = doubts(&folder.0).iter().any(|doubt| doubt.contains("0600"));
+        assert_eq!(warned, mode & 0o077 != 0, "{mode:o}");
+        drop(open(&folder.0).expect("a good folder"));
+        let now = fs::metadata(&file).expect("a file").mode() & 0o777;
+        assert_eq!(now, if mode & 0o077 == 0 { mode } else { 0o600 });
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("a mode");
+    }
+}
+
+#[test]
+fn a_state_file_has_one_writer_whatever_leads_to_it() {
+    let [first, second] = [Folder::new(), Folder::new()];
+    fs::write(first.0.join(FILE), "{}").expect("a file");
+    symlink(first.0.join(FILE), second.0.join(FILE)).expect("a link");
+    let refused = |dir: &Path| match open(dir) {
+        Err(error) => error.to_string().contains("another iofog-connector"),
+        Ok(_) => false,
+    };
+    let dir = first.0.clone();
+    with_writer(&dir, |store| async move {
+        assert!(refused(&second.0));
+        // The file is a new one after each change.
+        store.change(Change::Add(mapping("a", 1))).await.expect("added");
+        assert!(refused(&second.0));
+    });
+    assert!(!refused(&first.0));
+}
+
+#[test]
+fn a_byte_order_mark_is_skipped() {
+    let folder = Folder::new();
+    let mut text = "\u{feff}".as_bytes().to_vec();
+    text.extend(format::write(&[mapping("a", 1)]));
+    fs::write(folder.0.join(FILE), text).expect("a file");
+    assert_eq!(ids(&folder.0), ["a"]);
+}

@@ -18,7 +18,7 @@ use futures_rustls::rustls::{
     RootCertStore, SignatureScheme,
 };
 
-use super::{TlsError, certificates, der, fingerprint, has_aes, provider};
+use super::{TlsError, certificates, der, fingerprint, has_aes, provider, words};
 use crate::logging::Utc;
 
 /// Where systems keep the authorities that they trust.
@@ -181,7 +181,10 @@ impl Trust {
                  the clock if that is wrong",
                 Utc::now()
             ),
-            fault => format!("the connector's certificate cannot be accepted ({fault}); {remedy}"),
+            fault => {
+                let what = words::certificate(fault);
+                format!("the connector's certificate cannot be accepted: {what}; or {remedy}")
+            }
         })
     }
 }
@@ -215,7 +218,7 @@ pub fn explain_connector(error: &io::Error) -> String {
         Some(Error::AlertReceived(AlertDescription::HandshakeFailure)) => {
             "it speaks no TLS version or cipher that is safe today".into()
         }
-        Some(error) => format!("the TLS handshake failed: {error}"),
+        Some(error) => format!("the TLS handshake failed: {}", words::handshake(error)),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             "it closed the connection during the TLS handshake; if it is a `dev` connector, use \
              --plain"

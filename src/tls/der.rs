@@ -56,6 +56,42 @@ fn from_validity(certificate: &[u8]) -> Option<&[u8]> {
     Some(rest)
 }
 
+/// What a private key is, as far as it may be refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// RSA.
+    Rsa {
+        /// Of the modulus.
+        bits: usize,
+    },
+    /// ECDSA on the curve P-521.
+    P521,
+}
+
+/// The kind of a private key in PKCS#8 (RFC 5208), PKCS#1 (RFC 8017, appendix A.1.2) or SEC1 form;
+/// `None` for others.
+pub(crate) fn key(der: &[u8]) -> Option<Key> {
+    /// secp521r1, 1.3.132.0.35.
+    const P521: [u8; 7] = [0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
+    if der.windows(P521.len()).any(|at| at == P521) {
+        return Some(Key::P521);
+    }
+    let (fields, _) = expect(SEQUENCE, der)?;
+    let (_, after_version) = expect(INTEGER, fields)?;
+    let modulus = match expect(SEQUENCE, after_version) {
+        Some((_, rest)) => {
+            let (key, _) = expect(OCTETS, rest)?;
+            let (fields, _) = expect(SEQUENCE, key)?;
+            let (_, rest) = expect(INTEGER, fields)?;
+            expect(INTEGER, rest)?.0
+        }
+        None => expect(INTEGER, after_version)?.0,
+    };
+    let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
+    let first = modulus.get(zeros)?;
+    Some(Key::Rsa { bits: (modulus.len() - zeros) * 8 - first.leading_zeros() as usize })
+}
+
 const BOOLEAN: u8 = 0x01;
 const OCTETS: u8 = 0x04;
 const NAME: u8 = 0x06;

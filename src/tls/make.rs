@@ -22,12 +22,20 @@ use super::{CERTIFICATE, KEY, TlsError};
 /// [`finish`] gives the second one its name at the next start.
 pub(super) fn make(dir: &Path, address: &str) -> Result<(), TlsError> {
     let (certificate, key) = pair(address)?;
-    for (name, pem, mode) in [(KEY, key, 0o600), (CERTIFICATE, certificate, 0o644)] {
-        let path = fresh(dir, name);
-        write(&path, &pem, mode).map_err(TlsError::file(&path))?;
-    }
-    sync(dir)?;
-    publish(dir, KEY)?;
+    let begun = || {
+        for (name, pem, mode) in [(KEY, &key, 0o600), (CERTIFICATE, &certificate, 0o644)] {
+            let path = fresh(dir, name);
+            write(&path, pem, mode).map_err(TlsError::file(&path))?;
+        }
+        sync(dir)?;
+        publish(dir, KEY)
+    };
+    begun().inspect_err(|_| {
+        for name in [KEY, CERTIFICATE] {
+            // What is not there was not made; the fault that is told is the first one.
+            let _ = fs::remove_file(fresh(dir, name));
+        }
+    })?;
     publish(dir, CERTIFICATE)?;
     sync(dir)
 }

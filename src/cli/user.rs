@@ -1,0 +1,115 @@
+//! Another user's eyes: what a file's owner, mode and place let the service's user see.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::thread;
+
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid, geteuid};
+use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
+
+/// The user that the package makes for the service.
+const SERVICE: &str = "iofog-connector";
+
+/// A user of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct User {
+    name: String,
+    id: u32,
+    group: u32,
+    /// All groups, the first one included.
+    groups: Vec<u32>,
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.name)
+    }
+}
+
+impl User {
+    /// Whose eyes count: the user of this name or number; by default the service's, where this is
+    /// root and there is one. `None` for the user that this is.
+    ///
+    /// # Errors
+    /// An unknown user, or another one without being root.
+    pub(super) fn choose(name: Option<&str>) -> Result<Option<Self>, String> {
+        let [users, groups] = ["/etc/passwd", "/etc/group"]
+            .map(|file| fs::read_to_string(Path::new(file)).unwrap_or_default());
+        let own = geteuid();
+        match name {
+            None if own.is_root() => Ok(User::find(SERVICE, &users, &groups)),
+            None => Ok(None),
+            Some(name) => match User::find(name, &users, &groups) {
+                None => Err(format!("--user: there is no user {name:?} in /etc/passwd")),
+                Some(user) if user.id == own.as_raw() => Ok(None),
+                Some(_) if !own.is_root() => {
+                    Err(format!("--user: only root can look with the eyes of {name}"))
+                }
+                user => Ok(user),
+            },
+        }
+    }
+
+    /// Looks a user up by name or number; `users` and `groups` are passwd(5) and group(5).
+    fn find(name: &str, users: &str, groups: &str) -> Option<Self> {
+        let fields = |line: &str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
+        let user = users
+            .lines()
+            .map(fields)
+            .find(|user| user.len() > 3 && (user[0] == name || user[2] == name))?;
+        let (id, group) = (user[2].parse().ok()?, user[3].parse().ok()?);
+        let member = |group: &Vec<String>| {
+            group.len() > 3 && group[3].split(',').any(|member| member == user[0])
+        };
+        let others = groups.lines().map(fields).filter(member);
+        let others = others.filter_map(|group| group[2].parse().ok()).filter(|id| *id != group);
+        let groups = std::iter::once(group).chain(others).collect();
+        Some(User { name: user[0].clone(), id, group, groups })
+    }
+
+    /// Runs `look` with this user's rights: in a thread of its own, which alone has them.
+    ///
+    /// # Errors
+    /// When the kernel does not let root become that user (some containers).
+    pub(super) fn see<T: Send>(&self, look: impl FnOnce() -> T + Send) -> Result<T, String> {
+        let become_user = || -> Result<(), Errno> {
+            let groups: Vec<_> = self.groups.iter().map(|id| Gid::from_raw(*id)).collect();
+            set_thread_groups(&groups)?;
+            set_thread_gid(Gid::from_raw(self.group))?;
+            // Last: with it, the right to do the others is gone.
+            set_thread_uid(Uid::from_raw(self.id))
+        };
+        thread::scope(|scope| {
+            let looking = scope.spawn(|| become_user().map(|()| look()));
+            match looking.join() {
+                Ok(Ok(seen)) => Ok(seen),
+                Ok(Err(error)) => Err(format!("cannot look with the eyes of {self}: {error}")),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USERS: &str = "root:x:0:0:root:/root:/bin/sh\nbroken\nservice:x:105:110::/:/bin/false\n";
+    const GROUPS: &str = "root:x:0:\nservice:x:110:\nssl-cert:x:112:service,www\nwww:x:33:www\n\
+                          adm:x:4:www,service\nservice2:x:7:service2\n";
+
+    #[test]
+    fn users_are_found_by_name_or_number_with_all_their_groups() {
+        let service = User::find("service", USERS, GROUPS);
+        let groups = vec![110, 112, 4];
+        let expected = User { name: "service".into(), id: 105, group: 110, groups };
+        assert_eq!(service, Some(expected));
+        assert_eq!(User::find("105", USERS, GROUPS), service);
+        assert_eq!(User::find("root", USERS, GROUPS).map(|user| user.groups), Some(vec![0]));
+        for nobody in ["x", "", "broken", "serv"] {
+            assert_eq!(User::find(nobody, USERS, GROUPS), None, "{nobody}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! What is wrong in TLS, in words with a remedy: the library's own texts are for programmers.
+
+use futures_rustls::pki_types::pem;
+use futures_rustls::rustls::{AlertDescription, CertificateError, Error, PeerMisbehaved};
+
+use crate::logging::Utc;
+
+/// What is wrong with a certificate: a sentence about "it", and what to do.
+pub(super) fn certificate(fault: &CertificateError) -> String {
+    use CertificateError as Fault;
+    let clock = || format!("this machine's clock says {}: is it set?", Utc::now());
+    match fault {
+        Fault::BadEncoding => "it is damaged".into(),
+        Fault::Expired | Fault::ExpiredContext { .. } => format!("it has expired; {}", clock()),
+        Fault::NotValidYet | Fault::NotValidYetContext { .. } => {
+            format!("it is not valid yet; {}", clock())
+        }
+        Fault::Revoked => "it has been revoked; a new one is needed".into(),
+        Fault::UnhandledCriticalExtension => {
+            "it holds a critical extension that is not understood here; have it made without".into()
+        }
+        Fault::UnknownIssuer => "it is not signed by an authority that is trusted here".into(),
+        Fault::BadSignature => {
+            "its signature is wrong: the authority that it names has not signed it".into()
+        }
+        Fault::UnsupportedSignatureAlgorithmContext { .. }
+        | Fault::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => signature(),
+        Fault::NotValidForName => "it is made out to another name".into(),
+        Fault::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+            "it is made out to no name at all; have it made with subject alternative names".into()
+        }
+        Fault::NotValidForNameContext { presented, .. } => {
+            format!("it is made out to {}", presented.join(", "))
+        }
+        Fault::InvalidPurpose | Fault::InvalidPurposeContext { .. } => {
+            "it is not made for this side of TLS; the extended key usage must name serverAuth for \
+             a server, clientAuth for a caller"
+                .into()
+        }
+        Fault::Other(other) => form(&other.to_string()),
+        fault => match spoken(&format!("{fault:?}")) {
+            what if what.starts_with("unsupported signature") => signature(),
+            what => format!("it cannot be accepted: {what}"),
+        },
+    }
+}
+
+fn signature() -> String {
+    "it is signed in a way, or has a key of a kind, that is not accepted here; SHA-256 or better is \
+     needed, with RSA of 2048 bits or more, ECDSA P-256 or P-384, or Ed25519"
+        .into()
+}
+
+/// The faults in a certificate's form, which the library passes on under the names that its
+/// checker of certificates has for them.
+fn form(name: &str) -> String {
+    match name {
+        "UnsupportedCertVersion" => {
+            "it is an X.509 certificate of version 1, which TLS clients do not accept; make one of \
+             version 3 (openssl req -x509 -key KEY -addext subjectAltName=DNS:NAME -days DAYS)"
+                .into()
+        }
+        "CaUsedAsEndEntity" => {
+            "it is the certificate of an authority (CA:TRUE), which cannot be a server's or a \
+             caller's own; have a certificate without that signed by it, or make one (openssl req \
+             -x509 -addext basicConstraints=critical,CA:FALSE)"
+                .into()
+        }
+        "EndEntityUsedAsCa" => {
+            "it is signed by a certificate that is no authority's (CA:FALSE); have it signed by an \
+             authority"
+                .into()
+        }
+        name => {
+            format!("its form is not what RFC 5280 asks for ({}); have it made anew", spoken(name))
+        }
+    }
+}
+
+/// Why a peer's handshake failed.
+pub(super) fn handshake(error: &Error) -> String {
+    let needed = "TLS 1.2 or 1.3 is needed, with a cipher that is safe today";
+    match error {
+        Error::InvalidCertificate(fault) => {
+            format!("the peer's certificate is refused: {}", certificate(fault))
+        }
+        Error::AlertReceived(
+            AlertDescription::HandshakeFailure | AlertDescription::ProtocolVersion,
+        ) => {
+            format!("the peer found nothing in common; {needed}")
+        }
+        Error::AlertReceived(alert) => {
+            format!("the peer ended the handshake ({})", spoken(&format!("{alert:?}")))
+        }
+        Error::PeerIncompatible(why) => {
+            format!("the peer has nothing in common ({}); {needed}", spoken(&format!("{why:?}")))
+        }
+        Error::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName) => {
+            "the peer asks for a server name (SNI) that cannot be a host's, which the TLS library \
+             refuses; let it ask for a host's name, an IP address or none"
+                .into()
+        }
+        Error::PeerMisbehaved(why) => {
+            format!("the peer does not keep to TLS ({})", spoken(&format!("{why:?}")))
+        }
+        Error::InvalidMessage(what) => {
+            format!("the peer sent what is no message of TLS ({})", spoken(&format!("{what:?}")))
+        }
+        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+            "the peer sent a message of TLS out of turn".into()
+        }
+        Error::DecryptError => {
+            "what the peer sent cannot be decrypted: it was changed on the way, or is no TLS".into()
+        }
+        Error::General(what) => what.clone(),
+        error => format!("TLS failed ({})", spoken(&format!("{error:?}"))),
+    }
+}
+
+/// Why a PEM file cannot be read. What stands in it, which may be a key, is not repeated.
+pub(super) fn file(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => {
+            "its last part has no end (-----END …-----): the file is cut off; copy it again".into()
+        }
+        pem::Error::IllegalSectionStart { .. } => {
+            "a line that begins with -----BEGIN does not end with -----; copy the file again".into()
+        }
+        pem::Error::Base64Decode(_) => {
+            "between -----BEGIN and -----END stands what is no base64: the file is damaged; copy it \
+             again"
+                .into()
+        }
+        pem::Error::NoItemsFound => "what is expected is not in it".into(),
+        error => spoken(&format!("{error:?}")),
+    }
+}
+
+/// A name from a program, without what stands in it: `NoCipherSuites(…)` is "no cipher suites".
+fn spoken(name: &str) -> String {
+    let name = name.split(|char: char| !char.is_ascii_alphanumeric()).next().unwrap_or_default();
+    let mut words = String::new();
+    let mut before = ' ';
+    for char in name.chars() {
+        if char.is_ascii_uppercase() && before.is_ascii_lowercase() {
+            words.push(' ');
+        }
+        words.push(char.to_ascii_lowercase());
+        before = char;
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_rustls::pki_types::UnixTime;
+    use futures_rustls::rustls::{InvalidMessage, OtherError, PeerIncompatible};
+
+    use super::*;
+
+    /// Names of variants, lists of bytes, the library's own vocabulary.
+    fn is_for_programmers(text: &str) -> bool {
+        let camel = text.split(|char: char| !char.is_alphanumeric()).any(|word| {
+            let upper = word.chars().skip(1).any(|char| char.is_ascii_uppercase());
+            let known = ["subjectAltName", "basicConstraints", "serverAuth", "clientAuth"];
+            upper && word.chars().any(|c| c.is_ascii_lowercase()) && !known.contains(&word)
+        });
+        camel || text.contains("::") || text.contains("[4") || text.contains('{')
+    }
+
+    #[test]
+    fn every_fault_is_a_sentence_without_debug_text() {
+        let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1));
+        let other =
+            |name: &'static str| CertificateError::Other(OtherError(Arc::from(Box::from(name))));
+        for fault in [
+            CertificateError::BadEncoding,
+            CertificateError::ExpiredContext { time, not_after: time },
+            CertificateError::NotValidYet,
+            CertificateError::Revoked,
+            CertificateError::UnhandledCriticalExtension,
+            CertificateError::UnknownIssuer,
+            CertificateError::BadSignature,
+            CertificateError::UnsupportedSignatureAlgorithmContext {
+                signature_algorithm_id: vec![42, 43],
+                supported_algorithms: vec![],
+            },
+            CertificateError::NotValidForName,
+            CertificateError::InvalidPurpose,
+            CertificateError::InvalidOcspResponse,
+            CertificateError::UnknownRevocationStatus,
+            CertificateError::ApplicationVerificationFailure,
+            other("UnsupportedCertVersion"),
+            other("CaUsedAsEndEntity"),
+            other("EndEntityUsedAsCa"),
+            other("MaximumPathBuildCallsExceeded"),
+            other("TrailingData(Certificate)"),
+        ] {
+            let said = certificate(&fault);
+            assert!(!is_for_programmers(&said), "{fault:?}: {said}");
+            let said = handshake(&Error::InvalidCertificate(fault));
+            assert!(said.starts_with("the peer's certificate is refused: it"), "{said}");
+        }
+        for error in [
+            Error::AlertReceived(AlertDescription::UnrecognisedName),
+            Error::AlertReceived(AlertDescription::HandshakeFailure),
+            Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon),
+            Error::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName),
+            Error::PeerMisbehaved(PeerMisbehaved::TooManyKeyUpdateRequests),
+            Error::InvalidMessage(InvalidMessage::MissingData("ClientHello")),
+            Error::InappropriateMessage { expect_types: vec![], got_type: 22.into() },
+            Error::DecryptError,
+            Error::PeerSentOversizedRecord,
+            Error::NoApplicationProtocol,
+            Error::HandshakeNotComplete,
+        ] {
+            let said = handshake(&error);
+            assert!(!is_for_programmers(&said), "{error:?}: {said}");
+        }
+        for error in [
+            pem::Error::MissingSectionEnd { end_marker: vec![45, 45] },
+            pem::Error::IllegalSectionStart { line: vec![45, 45] },
+            pem::Error::Base64Decode("InvalidByte(3, 4)".into()),
+            pem::Error::NoItemsFound,
+        ] {
+            let said = file(&error);
+            assert!(!is_for_programmers(&said), "{error:?}: {said}");
+        }
+    }
+}
