@@ -442,6 +442,8 @@ mod tests {
         };
         let found = with("from file\r\n", 0o600).unwrap();
         assert_eq!((found.passcode.reveal(), found.warnings.len()), ("from file", 0));
+        let found = with("\u{feff}from Windows\r\n", 0o600).unwrap();
+        assert_eq!(found.passcode.reveal(), "from Windows");
         let found = with("readable", 0o644).unwrap();
         assert!(found.warnings[0].contains("chmod 600"), "{:?}", found.warnings);
         assert!(with("\n", 0o600).unwrap_err().ends_with("the passcode is empty"));
@@ -452,7 +454,8 @@ mod tests {
     fn an_options_file_gives_what_the_command_line_does_not() {
         let text = "# a tunnel\n\nconnector = c:1\ntarget=t:1\nplain\nheartbeat=500\n\
                     passcode=in file\n";
-        let file = TempFile::new(text, 0o640);
+        let text = format!("\u{feff}{text}");
+        let file = TempFile::new(&text, 0o640);
         let options = options(&[("from", file.path()), ("target", "t:2")]).unwrap();
         assert_eq!(options.connector.to_string(), "c:1");
         assert!(matches!(options.work, Work::Serve { target, .. } if target.port == 2));
