@@ -170,8 +170,10 @@ pub const PROXY_HEADER: usize = 4 * 1024;
 /// The agent's side: how long a local connection waits for the pipe's other side.
 pub const LOCAL_WAIT: Duration = Duration::from_secs(15);
 
-/// The agent's side: silence after one direction of a session has ended that ends it.
-pub const AGENT_FIN_WAIT: Duration = Duration::from_secs(60);
+/// The agent's side: silence after one direction of a session has ended that ends it. The connector
+/// ends such sessions after its `finwait`, which this must never be shorter than: the longest that it
+/// takes, and a minute. A connector that is gone is known by TCP's own questions.
+pub const AGENT_FIN_WAIT: Duration = Duration::from_secs(86_400 + 60);
 
 /// How long a version 1 session goes on after its user has ended and its agent has fallen
 /// silent (section 6).

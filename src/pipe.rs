@@ -489,7 +489,11 @@ impl Pipe {
         }
         match ended.ending {
             Ending::Absent(_) => self.count(|counts| counts.tunnels_absent += 1),
-            Ending::Failed(side) | Ending::Mute(side) | Ending::Stalled(side) => {
+            Ending::Failed(side)
+            | Ending::Wrong(side)
+            | Ending::Unanswered(side)
+            | Ending::Mute(side)
+            | Ending::Stalled(side) => {
                 let who = if side == 0 { agent } else { partner };
                 self.fault(&format!("a session with {who} failed: {}", ended.ending));
             }

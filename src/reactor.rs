@@ -52,6 +52,8 @@ const WRITE: u8 = 2;
 const ENDED: u8 = 4;
 /// Both directions are gone (reset, or closed after an error).
 const GONE: u8 = 8;
+/// The connection has broken (reset, or timed out): what has come in can still be read.
+const BROKEN: u8 = 32;
 /// Urgent data has come: a read stops short of it, and says nothing about what follows.
 const URGENT: u8 = 16;
 
@@ -295,6 +297,9 @@ impl Source {
         if flags.intersects(EventFlags::ERR | EventFlags::HUP) {
             ready |= READ | WRITE | ENDED | GONE;
         }
+        if flags.contains(EventFlags::ERR) {
+            ready |= BROKEN;
+        }
         if flags.contains(EventFlags::RDHUP) {
             ready |= READ | ENDED;
         }
@@ -498,6 +503,14 @@ impl<T: AsFd> Io<T> {
                 result => return Poll::Ready(result),
             }
         }
+    }
+
+    /// Ready when the connection has broken, or cannot be watched, for who does not read now.
+    pub fn poll_broken(&self, context: &Context<'_>) -> Poll<()> {
+        if self.place.is(BROKEN) || self.place.wait(context, READ, &self.inner).is_err() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
     }
 
     /// Ready when both directions are gone, or cannot be watched, for who does not want to read.

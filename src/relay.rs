@@ -5,12 +5,12 @@
 //! [`limits::READ_AHEAD`] states. It has never heard of mappings.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use smol::future::zip;
@@ -18,7 +18,7 @@ use smol::future::zip;
 use crate::conduit::{self, Conduit};
 use crate::heartbeat::{self, BEAT, beats};
 use crate::limits;
-use crate::reactor::{Timer, now};
+use crate::reactor::{Timer, now, until};
 use crate::stream::{Loose, Received, Stream};
 
 /// Who speaks on a leg, and by which rules.
@@ -135,7 +135,8 @@ impl Drop for Stuck {
 pub enum Ending {
     /// Both directions have ended.
     Complete,
-    /// This leg (0 or 1) broke; what was on its way to the other was delivered.
+    /// This leg (0 or 1) broke: its connection was reset or timed out, its TLS was at fault, or its
+    /// agent's TLS ended without close_notify.
     Broken(usize),
     /// The user had finished and the version 1 agent had nothing more to say.
     Lingered,
@@ -147,6 +148,10 @@ pub enum Ending {
     Stalled(usize),
     /// The version 2 agent on this leg could not reach its service.
     Failed(usize),
+    /// The version 2 agent on this leg answered with something else than `OPEN` or `FAIL`.
+    Wrong(usize),
+    /// The version 2 agent on this leg ended or broke before it had answered.
+    Unanswered(usize),
     /// The version 2 agent on this leg answered neither `OPEN` nor `FAIL`.
     Mute(usize),
 }
@@ -164,6 +169,38 @@ pub struct Ended {
     pub lasted: Duration,
 }
 
+/// How a connection is closed when its session is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    /// As an end, once what was sent has arrived.
+    InOrder,
+    /// As a break, once what was sent has arrived.
+    Broken,
+    /// As a break, at once: nothing more arrives.
+    AtOnce,
+}
+
+impl Ending {
+    /// How `leg` is closed: what broke on one leg breaks on the other, and what is cut short here
+    /// is no end either (protocol page, section 6).
+    fn leaves(self, leg: usize) -> Leave {
+        match self {
+            Ending::Complete | Ending::Lingered => Leave::InOrder,
+            // It has said itself that this is all.
+            Ending::Failed(side) if side == leg => Leave::InOrder,
+            Ending::Broken(side) | Ending::Stalled(side) if side == leg => Leave::AtOnce,
+            Ending::Broken(_)
+            | Ending::Stalled(_)
+            | Ending::Silent
+            | Ending::Absent(_)
+            | Ending::Failed(_)
+            | Ending::Wrong(_)
+            | Ending::Unanswered(_)
+            | Ending::Mute(_) => Leave::Broken,
+        }
+    }
+}
+
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let port = |leg: &usize| leg + 1;
@@ -179,6 +216,12 @@ impl fmt::Display for Ending {
             Ending::Failed(leg) => {
                 write!(f, "the agent on port{} could not reach its service", port(leg))
             }
+            Ending::Wrong(leg) => {
+                write!(f, "the agent on port{} sent what is neither OPEN nor FAIL", port(leg))
+            }
+            Ending::Unanswered(leg) => {
+                write!(f, "the agent on port{} was gone before it had answered", port(leg))
+            }
             Ending::Mute(leg) => {
                 write!(f, "the agent on port{} answered neither OPEN nor FAIL", port(leg))
             }
@@ -193,6 +236,8 @@ pub struct Relay {
     terms: Terms,
     /// Whether leg 1 is a user whose end cannot be told to the version 1 agent on leg 0.
     lingers: bool,
+    /// How it has ended.
+    ending: Option<Ending>,
     started: Instant,
     /// When bytes last moved, either way, or a direction ended.
     moved_at: Instant,
@@ -213,6 +258,10 @@ struct Side {
     spoke_at: Instant,
     /// Whether the other side's slowness kept it from being read when last looked at.
     paused: bool,
+    /// Whether an end without close_notify is an end, as many users end TLS.
+    may_be_cut: bool,
+    /// Whether its connection is known to be gone, though what it sent may not all be read.
+    gone: bool,
     /// Whether its bytes come in such an amount that they go through a kernel pipe.
     bulk: bool,
     /// Heartbeats answered since its queue was last empty, in bytes.
@@ -254,6 +303,8 @@ impl Side {
             heard_at: now(),
             spoke_at: now(),
             paused: false,
+            may_be_cut: false,
+            gone: false,
             bulk: false,
             answers: 0,
             stall_check: None,
@@ -274,6 +325,16 @@ impl Side {
         let sent = if tail.is_empty() { sent } else { sent.and(self.stream.queue(tail)) };
         if sent.is_err() {
             self.output = Output::Broken;
+        }
+    }
+
+    async fn leave(mut self, how: Leave, deadline: Instant) {
+        match how {
+            Leave::InOrder if self.input != Input::Open => self.stream.part(),
+            Leave::InOrder => self.stream.farewell().await,
+            Leave::Broken => self.stream.break_off(deadline).await,
+            // The alert that says what was wrong with its TLS, if anything.
+            Leave::AtOnce => _ = self.stream.poll_flush(&Context::from_waker(Waker::noop())),
         }
     }
 
@@ -300,6 +361,17 @@ impl Side {
 
     fn is_flushed(&self) -> bool {
         self.stream.waiting() == 0
+    }
+
+    fn is_broken(&self) -> bool {
+        self.gone || self.input == Input::Broken || self.output == Output::Broken
+    }
+
+    /// Looks after a side that is not read now: nothing else would tell that it has broken.
+    fn poll_unread(&mut self, context: &Context<'_>) {
+        if self.paused || self.input != Input::Open {
+            self.gone |= self.stream.poll_broken(context).is_ready();
+        }
     }
 
     /// Reads once, and sends on what is not meant for the connector; counts it in `bytes`.
@@ -394,11 +466,17 @@ impl Relay {
     pub fn new(legs: [Leg; 2], held: [Vec<Box<[u8]>>; 2], terms: Terms) -> Self {
         let [first, second] = legs;
         let lingers = matches!(first.voice, Voice::Version1 { .. }) && second.voice == Voice::Raw;
+        let public = first.voice != Voice::Raw && second.voice == Voice::Raw;
+        let mut sides = [Side::new(first), Side::new(second)];
+        sides[1].may_be_cut = public;
+        // Whatever ends this session unasked, a kill included: neither end shall take it for whole.
+        sides.iter_mut().for_each(|side| side.stream.break_when_dropped());
         let mut relay = Relay {
-            sides: [Side::new(first), Side::new(second)],
+            sides,
             stuck: Stuck { traffic: terms.traffic.clone(), is: false },
             terms,
             lingers,
+            ending: None,
             started: now(),
             moved_at: now(),
             timer: Timer::new(),
@@ -410,17 +488,29 @@ impl Relay {
         relay
     }
 
-    /// Closes both connections: at once where nothing can be lost, else when what was sent has
-    /// arrived.
-    pub async fn part(self) {
-        let [first, second] = self.sides.map(|side| {
-            let ended = side.input != Input::Open;
-            async move { if ended { side.stream.part() } else { side.stream.farewell().await } }
-        });
-        zip(first, second).await;
+    /// Closes both connections as the session has ended: in order, or broken off. At once where
+    /// nothing can be lost, else when what was sent has arrived, for [`limits::FAREWELL`] at most.
+    pub async fn part(mut self) {
+        let Some(ending) = self.ending else { return };
+        let deadline = Instant::now() + limits::FAREWELL;
+        if let Ending::Broken(side) = ending {
+            until(deadline, poll_fn(|context| self.poll_rest(context, side))).await;
+        }
+        let [first, second] = [ending.leaves(0), ending.leaves(1)];
+        let [one, two] = self.sides;
+        zip(one.leave(first, deadline), two.leave(second, deadline)).await;
     }
 
-    fn ended(&self, ending: Ending) -> Ended {
+    /// Passes on what the broken side has left to be read.
+    fn poll_rest(&mut self, context: &Context<'_>, from: usize) -> Poll<()> {
+        while self.pump(context, from) {}
+        let over =
+            self.sides[from].input != Input::Open || self.sides[1 - from].output == Output::Broken;
+        if over { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn ended(&mut self, ending: Ending) -> Ended {
+        self.ending = Some(ending);
         Ended {
             ending,
             bytes: self.bytes,
@@ -469,12 +559,14 @@ impl Relay {
             Poll::Pending => return false,
             Poll::Ready(Ok(Received::Bytes(_))) => true,
             // The silence that ends a session counts from here, however long it was silent before.
-            Poll::Ready(Ok(Received::Ended)) => {
-                source.input = Input::Ended;
+            Poll::Ready(Ok(Received::Ended)) if !source.gone => {
+                let whole = source.may_be_cut || !source.stream.is_cut();
+                source.input = if whole { Input::Ended } else { Input::Broken };
                 self.moved_at = now();
                 false
             }
-            Poll::Ready(Err(_)) => {
+            // After a break whose error another call was told of, the end is only that of reading.
+            Poll::Ready(_) => {
                 source.input = Input::Broken;
                 source.output = Output::Broken;
                 self.moved_at = now();
@@ -494,10 +586,13 @@ impl Relay {
         goes_on
     }
 
-    /// Passes the end of `from`'s direction on once all its bytes are sent.
+    /// Passes the end of `from`'s direction on once all its bytes are sent. A break is no end, nor
+    /// is that of an agent that has not taken the session.
     fn pass_end_on(&mut self, context: &Context<'_>, from: usize) {
         let untold = self.lingers && from == 1 && self.sides[0].input == Input::Open;
-        if self.sides[from].input == Input::Open || untold {
+        let source = &self.sides[from];
+        let ended = source.input == Input::Ended && !source.is_broken();
+        if !ended || source.voice == Voice::Version2 || untold {
             return;
         }
         let sink = &mut self.sides[1 - from];
@@ -513,34 +608,40 @@ impl Relay {
     /// Whether nothing more can move from `from` to the other side.
     fn is_over(&self, from: usize) -> bool {
         let (source, sink) = (&self.sides[from], &self.sides[1 - from]);
-        sink.output == Output::Broken
+        sink.is_broken()
             || (source.input != Input::Open && sink.output == Output::Finished)
             // Its end cannot be told to the agent, and a broken user is not waited for.
             || (self.lingers
                 && from == 1
                 && source.input != Input::Open
-                && (source.input == Input::Broken || source.output == Output::Broken)
+                && source.is_broken()
                 && sink.is_flushed())
     }
 
     fn one_has_ended(&self) -> bool {
-        self.sides.iter().any(|side| side.input != Input::Open || side.output == Output::Broken)
+        self.sides.iter().any(|side| side.input != Input::Open || side.is_broken())
     }
 
     /// The ending, if it has come; else when to look again.
     fn ending(&mut self) -> Result<Ending, Option<Instant>> {
         for (side, other) in [(0, 1), (1, 0)] {
-            // One that ends without an answer has failed, too.
-            let unanswered = self.sides[side].voice == Voice::Version2;
-            if self.sides[side].token.failed
-                || (unanswered && self.sides[side].input != Input::Open)
-            {
-                return Ok(Ending::Failed(side));
+            let Side { token, voice, input, .. } = &self.sides[side];
+            if token.failed {
+                let said = &token.bytes;
+                return Ok(if said == b"FAIL" {
+                    Ending::Failed(side)
+                } else {
+                    Ending::Wrong(side)
+                });
             }
-            // A peer that broke leaves nothing to wait for but the delivery of its last bytes.
-            let broken = self.sides[side].input == Input::Broken
-                || self.sides[side].output == Output::Broken;
-            if broken && self.is_over(side) && self.is_over(other) {
+            let broken = self.sides[side].is_broken();
+            if *voice == Voice::Version2 && (*input != Input::Open || broken) {
+                return Ok(Ending::Unanswered(side));
+            }
+            // Nothing is left but the delivery of its last bytes, which needs no session. What a
+            // user has said, a version 1 agent is still given in its own time.
+            let at_once = !(self.lingers && side == 1);
+            if broken && (at_once || (self.is_over(side) && self.is_over(other))) {
                 return Ok(Ending::Broken(side));
             }
         }
@@ -629,7 +730,12 @@ impl Relay {
                 now().saturating_duration_since(spoke_at) < limits::LINGER
             }
             Ending::Silent | Ending::Stalled(_) => true,
-            Ending::Complete | Ending::Absent(_) | Ending::Failed(_) | Ending::Mute(_) => false,
+            Ending::Complete
+            | Ending::Absent(_)
+            | Ending::Failed(_)
+            | Ending::Wrong(_)
+            | Ending::Unanswered(_)
+            | Ending::Mute(_) => false,
         }
     }
 }
@@ -646,6 +752,7 @@ impl Future for Relay {
         }
         for from in [0, 1] {
             self.pass_end_on(context, from);
+            self.sides[from].poll_unread(context);
         }
         match self.ending() {
             Ok(ending) => Poll::Ready(self.ended(ending)),

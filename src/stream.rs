@@ -12,7 +12,7 @@ use std::net::{Shutdown, TcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_rustls::pki_types::ServerName;
 use futures_rustls::rustls::{
@@ -62,6 +62,8 @@ struct State {
     acknowledged: u64,
     /// Whether the peer's end has been read: nothing more comes.
     ended: bool,
+    /// Whether a drop resets the connection ([`Stream::break_when_dropped`]).
+    breaks: bool,
     output: Output,
 }
 
@@ -78,6 +80,8 @@ struct Tls {
     opened: bool,
     /// Whether the peer has ended its direction (close_notify, or the socket's end).
     ended: bool,
+    /// Whether that was close_notify.
+    closed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -186,6 +190,7 @@ impl Stream {
             allowance,
             opened: true,
             ended: false,
+            closed: false,
         };
         let mut state = State::new(Some(Box::new(tls)));
         // The handshake's last bytes may never have arrived.
@@ -217,6 +222,12 @@ impl Stream {
     pub fn maybe_readable(&self) -> bool {
         let held = |tls: &Tls| tls.opened || !tls.unopened.is_empty();
         self.socket.maybe_readable() || self.state.tls.as_deref().is_some_and(held)
+    }
+
+    /// Whether the peer's end was in TLS without close_notify: whoever ends that way may have been
+    /// killed in mid-answer (RFC 8446, section 6.1).
+    pub fn is_cut(&self) -> bool {
+        self.state.tls.as_ref().is_some_and(|tls| tls.ended && !tls.closed)
     }
 
     /// Reads once from the socket and gives `unit` each whole unit that came with it.
@@ -372,6 +383,11 @@ impl Stream {
         }
     }
 
+    /// Ready when the connection has broken, for who does not read now.
+    pub fn poll_broken(&self, context: &Context<'_>) -> Poll<()> {
+        self.socket.poll_broken(context)
+    }
+
     /// Ready when the connection is gone in both directions.
     pub fn poll_gone(&self, context: &Context<'_>) -> Poll<()> {
         self.socket.poll_gone(context)
@@ -453,19 +469,27 @@ impl Stream {
         ready!(self.poll_flush(context))?;
         if self.state.output == Output::Closing {
             self.state.output = Output::Finished;
-            match self.socket().shutdown(Shutdown::Write) {
-                // The peer has reset the connection: its direction is ended indeed.
-                Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
-                result => result?,
-            }
+            self.socket().shutdown(Shutdown::Write)?;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// From now on until [`Stream::part`] the kernel resets this connection when it is closed, also
+    /// when the process is killed: the peer must not take for whole what it has got so far.
+    pub fn break_when_dropped(&mut self) {
+        if !self.state.breaks {
+            // Where it cannot be set, there is nothing better than a close.
+            let linger = Some(Duration::ZERO);
+            self.state.breaks =
+                rustix::net::sockopt::set_socket_linger(self.socket(), linger).is_ok();
+        }
     }
 
     /// Says goodbye as far as that is possible without waiting: what the kernel takes at once of
     /// what is queued, close_notify, and FIN rather than a reset where the peer was still
     /// sending.
     pub fn part(mut self) {
+        self.close_in_order();
         let context = Context::from_waker(Waker::noop());
         let _ = self.poll_finish(&context);
         // Unread bytes turn a close into a reset, which destroys what the peer has not read yet.
@@ -483,11 +507,10 @@ impl Stream {
     /// with the reset that answers bytes to a closed socket. So this waits until it has all, or
     /// ends too, for [`limits::FAREWELL`] at most, and takes what it sends meanwhile.
     pub async fn farewell(mut self) {
-        let waits =
-            |stream: &Stream| unacknowledged::ask(stream.socket()).is_ok_and(|tcp| tcp.packets > 0);
-        if self.waiting() == 0 && !waits(&self) {
+        if self.waiting() == 0 && !self.is_unacknowledged() {
             return self.part();
         }
+        self.close_in_order();
         let deadline = Instant::now() + limits::FAREWELL;
         let mut timer = Timer::new();
         poll_fn(|context| {
@@ -500,7 +523,9 @@ impl Stream {
                     return Poll::Ready(());
                 }
                 (_, Poll::Ready(Ok(_))) => yield_turn(context),
-                (Poll::Ready(Ok(())), Poll::Pending) if !waits(&self) => return Poll::Ready(()),
+                (Poll::Ready(Ok(())), Poll::Pending) if !self.is_unacknowledged() => {
+                    return Poll::Ready(());
+                }
                 _ => {}
             }
             if now >= deadline {
@@ -511,6 +536,43 @@ impl Stream {
         .await;
     }
 
+    /// Breaks the connection off: with a reset, in TLS without close_notify, so that the peer does
+    /// not take for whole what it got. What it was sent arrives first, until `deadline` at the
+    /// latest; what it sends meanwhile is taken, since one that sends may not read.
+    pub async fn break_off(mut self, deadline: Instant) {
+        self.break_when_dropped();
+        let mut timer = Timer::new();
+        poll_fn(|context| {
+            let sent = self.poll_flush(context);
+            let now = now();
+            let arrived = sent.is_ready() && !self.is_unacknowledged();
+            if arrived || matches!(sent, Poll::Ready(Err(_))) || now >= deadline {
+                return Poll::Ready(());
+            }
+            if !self.state.ended {
+                match INCOMING.with_borrow_mut(|buffer| self.socket.poll_recv(context, buffer)) {
+                    Poll::Ready(Ok(1..)) => yield_turn(context),
+                    Poll::Ready(_) => self.state.ended = true,
+                    Poll::Pending => {}
+                }
+            }
+            timer.poll_at(context, deadline.min(now + limits::FAREWELL_CHECK))
+        })
+        .await;
+    }
+
+    /// Whether the kernel has bytes that the peer has not acknowledged.
+    fn is_unacknowledged(&self) -> bool {
+        unacknowledged::ask(self.socket()).is_ok_and(|tcp| tcp.packets > 0)
+    }
+
+    fn close_in_order(&mut self) {
+        if std::mem::take(&mut self.state.breaks) {
+            // The option was there when it was set.
+            let _ = rustix::net::sockopt::set_socket_linger(self.socket(), None);
+        }
+    }
+
     /// Whether [`Stream::is_stalled`] is worth asking.
     pub fn may_stall(&self) -> bool {
         self.state.waiting_since.is_some()
@@ -518,7 +580,7 @@ impl Stream {
 
     /// Has the kernel ask the peer whether it still knows of this connection once it has been
     /// silent for so long, which may be now. Only a courtesy: failing changes nothing.
-    pub fn keep_alive_after(&self, idle: std::time::Duration) {
+    pub fn keep_alive_after(&self, idle: Duration) {
         let _ = rustix::net::sockopt::set_tcp_keepidle(self.socket(), idle);
     }
 
@@ -628,6 +690,7 @@ impl State {
             waiting_since: None,
             acknowledged: 0,
             ended: false,
+            breaks: false,
             output: Output::Open,
         }
     }
@@ -675,7 +738,8 @@ impl Tls {
             .connection
             .process_new_packets()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        self.ended |= state.peer_has_closed();
+        self.closed = state.peer_has_closed();
+        self.ended |= self.closed;
         Ok(state.plaintext_bytes_to_read())
     }
 

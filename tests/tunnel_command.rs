@@ -27,6 +27,9 @@ use rustix::process::{Pid, Signal, kill_process};
 in_both_modes!(
     service_that_speaks_first_is_heard,
     half_close_goes_through_each_way,
+    service_that_resets_resets_its_user,
+    user_that_resets_resets_the_service,
+    killed_tunnel_is_no_end_for_its_user,
     bytes_are_exact_both_ways_at_once,
     proxy_header_is_handed_on,
     idle_tunnels_beat_and_are_replaced_when_taken,
@@ -195,6 +198,73 @@ fn half_close_goes_through_each_way(mode: Mode) {
     user.send(&noise(2, 300_000));
     user.finish();
     assert_eq!(heard.recv_timeout(PATIENCE), Ok(300_000));
+}
+
+/// A service whose connections the test has in hand.
+struct Bare(TcpListener);
+
+impl Bare {
+    fn new() -> Self {
+        Bare(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    #[track_caller]
+    fn accept(&self) -> TcpStream {
+        let (socket, _) = self.0.accept().unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+}
+
+fn service_that_resets_resets_its_user(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let service = Bare::new();
+    let _tunnel = Tunnel::serve(&daemon, &mapping, service.address(), &[]);
+    let answer = noise(5, 100_000);
+    let mut user = daemon.user(&mapping);
+    let mut there = service.accept();
+    there.write_all(&answer).unwrap();
+    until("all is read", || daemon.control().bytes_down(&mapping) == answer.len() as u64);
+    rustix::net::sockopt::set_socket_linger(&there, Some(ms(0))).unwrap();
+    drop(there);
+    let (got, end) = user.rest();
+    assert_same(&got, &answer, "the answer's beginning");
+    assert_eq!(end, Got::Reset);
+}
+
+fn user_that_resets_resets_the_service(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let service = Bare::new();
+    let _tunnel = Tunnel::serve(&daemon, &mapping, service.address(), &[]);
+    let upload = noise(6, 100_000);
+    let mut user = daemon.user(&mapping);
+    let mut there = service.accept();
+    user.send(&upload);
+    let mut got = vec![0; upload.len()];
+    there.read_exact(&mut got).unwrap();
+    assert_same(&got, &upload, "the upload's beginning");
+    user.reset();
+    let end = there.read(&mut got).map_err(|error| error.kind());
+    assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
+}
+
+fn killed_tunnel_is_no_end_for_its_user(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let service = Bare::new();
+    let tunnel = Tunnel::serve(&daemon, &mapping, service.address(), &[]);
+    let answer = noise(7, 100_000);
+    let mut user = daemon.user(&mapping);
+    let mut there = service.accept();
+    there.write_all(&answer).unwrap();
+    user.expect(&answer);
+    drop(tunnel);
+    assert_eq!(user.rest(), (Vec::new(), Got::Reset));
+    let end = there.read(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
 }
 
 fn bytes_are_exact_both_ways_at_once(mode: Mode) {

@@ -67,6 +67,13 @@ fn sample_file_is_safe_as_it_stands() {
 }
 
 #[test]
+fn agents_side_waits_longer_than_any_finwait() {
+    let longest = good(r#""finwait":86400000"#).fin_wait;
+    assert!(parse(&file_with(r#""finwait":86400001"#)).is_err(), "there is a longer one");
+    assert!(longest < crate::limits::AGENT_FIN_WAIT, "the agent would end it before its time");
+}
+
+#[test]
 fn every_optional_key_is_read() {
     let config = good(
         r#""api":"[::1]:9000","controllers":["10.0.0.0/8","::1"],"controllerca":"ca.pem",

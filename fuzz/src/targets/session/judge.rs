@@ -18,8 +18,15 @@ struct Taken {
     units: Vec<Vec<u8>>,
     /// Heartbeats, where that does not depend on the reads.
     heartbeats: Option<usize>,
-    /// What a version 2 agent has answered, if anything: whether that was `OPEN`.
-    answer: Option<bool>,
+    /// What a version 2 agent has answered, if anything.
+    answer: Option<Answer>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Open,
+    Fail,
+    Wrong,
 }
 
 impl Taken {
@@ -39,14 +46,49 @@ impl Session {
         let taken = [0, 1].map(|leg| self.taken(leg));
         self.judge_reason(ended, *at, &taken);
         for from in [0, 1] {
-            let counted = self.traffic.bytes[from].load(Ordering::Relaxed);
-            assert_eq!(counted, ended.bytes[from], "bytes are counted while they move");
+            let counted = self.counted(from) as u64;
+            // What was left of a broken leg is passed on when the session is over.
+            let rest = ended.ending == Ending::Broken(from);
+            assert!(counted == ended.bytes[from] || rest, "bytes are counted while they move");
             self.judge_direction(ended, &taken, from);
-            // Who has said and heard all has no reason to see anything but an orderly end.
-            if ended.ending == Ending::Complete && self.is_read(from) {
-                assert_eq!(self.peers[from].end, Some(End::Orderly), "leg {from}");
-            }
+            self.judge_end(ended, from);
         }
+    }
+
+    /// How `leg`'s peer must have seen its connection end.
+    fn judge_end(&self, ended: &Ended, leg: usize) {
+        let end = self.peers[leg].end;
+        match ended.ending {
+            // Who has said and heard all has no reason to see anything but an orderly end.
+            Ending::Complete if self.is_read(leg) => assert_eq!(end, Some(End::Orderly), "{leg}"),
+            // What is cut short is no end, unless that side's end had been told before.
+            Ending::Broken(side) if side != leg => {
+                let told = self.peers[side].has_ended && !self.is_torn(side);
+                assert!(end != Some(End::Orderly) || told, "leg {leg} takes a break for an end");
+            }
+            Ending::Failed(side) | Ending::Wrong(side) | Ending::Unanswered(side)
+                if side != leg =>
+            {
+                assert_ne!(end, Some(End::Orderly), "leg {leg} takes a failure for an end");
+            }
+            _ => {}
+        }
+    }
+
+    /// Bytes taken from `leg`.
+    fn counted(&self, leg: usize) -> usize {
+        self.traffic.bytes[leg].load(Ordering::Relaxed) as usize
+    }
+
+    /// Whether this peer's connection broke, as the session sees it.
+    fn broke(&self, leg: usize) -> bool {
+        self.peers[leg].is_broken() || self.is_torn(leg)
+    }
+
+    /// Whether this peer's end is none: without close_notify, and not a user's.
+    fn is_torn(&self, leg: usize) -> bool {
+        let user = leg == 1 && self.voices[1] == Voice::Raw && self.voices[0] != Voice::Raw;
+        self.peers[leg].is_cut && !user
     }
 
     fn speaks_one(&self, leg: usize) -> bool {
@@ -69,9 +111,13 @@ impl Session {
                 // Tokens of four bytes each, until the answer.
                 let all = peer.sent.concat();
                 let answer = all.chunks_exact(4).position(|token| token != BEAT);
-                taken.answer = answer.map(|at| &all[4 * at..][..4] == b"OPEN");
+                taken.answer = answer.map(|at| match &all[4 * at..][..4] {
+                    b"OPEN" => Answer::Open,
+                    b"FAIL" => Answer::Fail,
+                    _ => Answer::Wrong,
+                });
                 let mut tokens = match answer {
-                    Some(at) if taken.answer == Some(true) => 4 * at + 4,
+                    Some(at) if taken.answer == Some(Answer::Open) => 4 * at + 4,
                     _ => all.len(),
                 };
                 for unit in &peer.sent {
@@ -97,7 +143,7 @@ impl Session {
         let unspoken = at.duration_since(spoke_at[0].max(spoke_at[1]).max(user.ended_at));
         let unmoved = unspoken.min(at.duration_since(agent.ended_at));
         let done = self.peers.each_ref().map(|peer| peer.doing != Doing::Sending);
-        let broken = self.peers.each_ref().map(|peer| peer.is_broken());
+        let broken = [0, 1].map(|leg| self.broke(leg));
         match ended.ending {
             // A peer that is gone ends both directions.
             Ending::Complete => assert!(done == [true; 2] || broken.contains(&true)),
@@ -110,7 +156,7 @@ impl Session {
             Ending::Silent => {
                 assert!(done.contains(&true));
                 // What a full other side keeps from being read does not move.
-                let read = [0, 1].map(|leg| taken[leg].length() == ended.bytes[leg] as usize);
+                let read = [0, 1].map(|leg| taken[leg].length() == self.counted(leg));
                 assert!(
                     unmoved >= self.fin_wait || read != [true; 2],
                     "silent for {unmoved:?} only"
@@ -123,9 +169,20 @@ impl Session {
                 assert!(silent[leg] >= threshold, "silent for {:?} only", silent[leg]);
             }
             Ending::Failed(leg) => {
+                assert_eq!(
+                    (self.voices[leg], taken[leg].answer),
+                    (Voice::Version2, Some(Answer::Fail))
+                );
+            }
+            Ending::Wrong(leg) => {
+                assert_eq!(
+                    (self.voices[leg], taken[leg].answer),
+                    (Voice::Version2, Some(Answer::Wrong))
+                );
+            }
+            Ending::Unanswered(leg) => {
                 assert_eq!(self.voices[leg], Voice::Version2);
-                let unanswered = taken[leg].answer.is_none() && done[leg];
-                assert!(taken[leg].answer == Some(false) || unanswered || broken[leg]);
+                assert!((taken[leg].answer.is_none() && done[leg]) || broken[leg]);
             }
             Ending::Mute(leg) => {
                 assert_eq!(self.voices[leg], Voice::Version2);
@@ -140,7 +197,7 @@ impl Session {
     fn judge_direction(&self, ended: &Ended, taken: &[Taken; 2], from: usize) {
         let to = 1 - from;
         let (source, sink) = (&self.peers[from], &self.peers[to]);
-        let counted = ended.bytes[from] as usize;
+        let counted = self.counted(from);
         let length = taken[from].length();
         let exact = !self.speaks_one(from) || source.is_tls();
         assert!(counted <= length, "{counted} of {length} bytes");
@@ -194,7 +251,7 @@ impl Session {
         let (data, received) =
             (without_letters(&taken[from].units.concat()), without_letters(&got));
         assert!(data.starts_with(&received), "leg {to} got other bytes than were sent");
-        let counted = ended.bytes[from] as usize;
+        let counted = self.counted(from);
         assert!(got.len() <= counted + taken[to].length(), "more than was counted and answered");
         if self.is_delivered(ended, from) {
             assert!(got.len() >= counted, "leg {to} has not got all that was taken for it");
@@ -203,7 +260,7 @@ impl Session {
             }
             if self.are_answered(ended, to) {
                 // What of its own bytes was not passed on was answered, byte for byte.
-                let answered = taken[to].length() - ended.bytes[to] as usize;
+                let answered = taken[to].length() - self.counted(to);
                 assert_eq!(got.len(), counted + answered, "an answer is missing");
             }
         }

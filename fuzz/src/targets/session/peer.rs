@@ -49,6 +49,10 @@ pub(super) struct Peer {
     pub(super) got: Vec<Vec<u8>>,
     pub(super) end: Option<End>,
     pub(super) doing: Doing,
+    /// Whether it has ended its direction, or will, whatever came afterwards.
+    pub(super) has_ended: bool,
+    /// Whether that was in TLS and without close_notify.
+    pub(super) is_cut: bool,
     /// When it last sent anything.
     pub(super) sent_at: Instant,
     /// When it last sent anything but heartbeats.
@@ -71,6 +75,8 @@ impl Peer {
             got: Vec::new(),
             end: None,
             doing: Doing::Sending,
+            has_ended: false,
+            is_cut: false,
             sent_at: Instant::now(),
             spoke_at: Instant::now(),
             ended_at: Instant::now(),
@@ -143,6 +149,8 @@ impl Peer {
     pub(super) fn finish(&mut self, cut: bool) {
         if self.doing == Doing::Sending {
             self.doing = Doing::Finishing;
+            self.has_ended = true;
+            self.is_cut = cut && self.is_tls();
             if let (Some(tls), false) = (&mut self.tls, cut) {
                 tls.send_close_notify();
             }

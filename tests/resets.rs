@@ -1,0 +1,267 @@
+//! Endings are true (protocol page, section 6): a session that breaks on one side breaks on the
+//! other, after what was already delivered; what ends in order ends in order; and nobody who has
+//! gone keeps a place because he is not read.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test a panic is a report"
+)]
+
+mod common;
+
+use std::thread;
+
+use common::*;
+
+in_both_modes!(
+    agent_that_resets_resets_its_user_after_its_bytes,
+    user_that_resets_resets_its_agent_after_its_bytes,
+    side_that_resets_resets_the_other_after_its_bytes,
+    side_that_resets_unread_gives_its_place_back_at_once_and_loses_no_byte,
+    user_that_resets_after_its_end_ends_the_session_at_once,
+    absent_agent_is_no_end_for_its_user,
+    finwait_is_no_end_for_either_side,
+    session_that_was_not_answered_is_no_empty_answer,
+    removed_mapping_resets_its_sessions,
+    stopped_daemon_resets_its_sessions,
+    killed_daemon_resets_its_sessions,
+    both_ends_in_order_are_no_reset,
+);
+
+const NEVER: u64 = 200_000;
+
+/// A version 2 tunnel whose session has begun, its `OPEN` said.
+#[track_caller]
+fn session_of_version_two(daemon: &Daemon, mapping: &Mapping) -> (Link, Agent) {
+    let (user, mut agent) = pairing_of_version_two(daemon, mapping);
+    agent.send(b"OPEN");
+    (user, agent)
+}
+
+/// The same before the answer.
+#[track_caller]
+fn pairing_of_version_two(daemon: &Daemon, mapping: &Mapping) -> (Link, Agent) {
+    let mut agent = daemon.agent(mapping.port1);
+    agent.send(format!("IOFOG/2 {}\n", mapping.passcode1).as_bytes());
+    agent.expect(b"IOFOG/2 AUTHORIZED\n");
+    let mut user = daemon.user(mapping);
+    user.send(b"question");
+    let header = agent.exactly(16);
+    agent.exactly(u16::from_be_bytes([header[14], header[15]]).into());
+    agent.expect(b"question");
+    (user, agent)
+}
+
+/// A session of either version, and whether the agent has version 2.
+fn sessions<'a>(
+    daemon: &'a Daemon,
+    mapping: &'a Mapping,
+) -> impl Iterator<Item = (Link, Agent, bool)> + 'a {
+    [false, true].into_iter().map(move |two| {
+        let (user, agent) =
+            if two { session_of_version_two(daemon, mapping) } else { daemon.session(mapping) };
+        (user, agent, two)
+    })
+}
+
+/// Expects exactly these bytes and a reset behind them, which is no end in TLS either.
+#[track_caller]
+fn expect_reset_after(link: &mut Link, bytes: &[u8]) {
+    let (got, end) = link.rest();
+    assert_same(&got, bytes, "before the reset");
+    assert_eq!(end, Got::Reset, "a session that broke");
+}
+
+fn agent_that_resets_resets_its_user_after_its_bytes(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let answer = noise(1, 100_000);
+    for (mut user, mut agent, _) in sessions(&daemon, &mapping) {
+        let before = daemon.control().bytes_down(&mapping);
+        agent.send(&answer);
+        let all = before + answer.len() as u64;
+        until("all is read", || daemon.control().bytes_down(&mapping) == all);
+        agent.link.reset();
+        expect_reset_after(&mut user, &answer);
+    }
+    if mode == Mode::Tls {
+        // A process that is killed sends FIN, and no close_notify before it.
+        for (mut user, mut agent, _) in sessions(&daemon, &mapping) {
+            agent.send(&answer);
+            agent.fin();
+            expect_reset_after(&mut user, &answer);
+        }
+    }
+}
+
+fn user_that_resets_resets_its_agent_after_its_bytes(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let upload = noise(2, 100_000);
+    let (mut user, mut agent) = session_of_version_two(&daemon, &mapping);
+    let before = daemon.control().bytes_up(&mapping);
+    user.send(&upload);
+    let all = before + upload.len() as u64;
+    until("all is read", || daemon.control().bytes_up(&mapping) == all);
+    user.reset();
+    expect_reset_after(&mut agent, &upload);
+    // Many users end TLS without close_notify: that is an end.
+    let (mut user, mut agent) = session_of_version_two(&daemon, &mapping);
+    user.send(&upload);
+    user.fin();
+    assert_same(&agent.until_end(), &upload, "an upload");
+}
+
+fn side_that_resets_resets_the_other_after_its_bytes(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_private(1, NEVER);
+    let bytes = noise(3, 100_000);
+    for first in [true, false] {
+        let (one, two) = daemon.pair(&mapping);
+        let (mut one, mut two) = if first { (one, two) } else { (two, one) };
+        let moved = || {
+            let control = daemon.control();
+            control.bytes_down(&mapping) + control.bytes_up(&mapping)
+        };
+        let before = moved();
+        one.send(&bytes);
+        until("all is read", || moved() == before + bytes.len() as u64);
+        one.link.reset();
+        expect_reset_after(&mut two, &bytes);
+        until("no tunnel is left", || daemon.control().in_use(&mapping) == 0);
+    }
+}
+
+fn side_that_resets_unread_gives_its_place_back_at_once_and_loses_no_byte(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_private(1, NEVER);
+    let (mut one, mut two) = daemon.pair(&mapping);
+    two.shrink();
+    let bytes = flood(4);
+    one.fill(&bytes);
+    one.link.reset();
+    // The other side reads nothing, and the newcomer gets the place of the one that has gone.
+    let mut next = eventually("a free place", || {
+        let mut next = daemon.agent(mapping.port1);
+        next.is_accepted(&mapping.passcode1).then_some(next)
+    });
+    let (got, end) = two.rest();
+    assert_eq!(end, Got::Reset);
+    assert!(got.len() > 128 * 1024, "{} bytes", got.len());
+    assert_same(&got, &bytes[..got.len()], "what came before the reset");
+    let mut fresh = daemon.tunnel2(&mapping);
+    fresh.send(b"hello");
+    next.expect(b"hello");
+}
+
+fn user_that_resets_after_its_end_ends_the_session_at_once(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = session_of_version_two(&daemon, &mapping);
+    user.finish();
+    assert_eq!(agent.record(), Got::End);
+    user.reset();
+    // Nothing is sent to the user that could show that nobody is there; `finwait` is a minute.
+    until("its place is free", || daemon.control().in_use(&mapping) == 0);
+    until("the agent is told", || agent.try_send(b"answer").is_err());
+}
+
+fn absent_agent_is_no_end_for_its_user(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, 1000);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    agent.send(b"half an answer");
+    expect_reset_after(&mut user, b"half an answer");
+    expect_reset_after(&mut agent, b"");
+}
+
+fn finwait_is_no_end_for_either_side(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("finwait", 500).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = session_of_version_two(&daemon, &mapping);
+    agent.send(b"half an answer");
+    user.finish();
+    assert_eq!(agent.record(), Got::End);
+    expect_reset_after(&mut user, b"half an answer");
+}
+
+fn session_that_was_not_answered_is_no_empty_answer(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let why = || daemon.control().state_of(&mapping).unwrap()["lastError"].to_string();
+    for (answer, fault) in [
+        (&b"FAIL"[..], "could not reach its service"),
+        (b"HTTP", "neither OPEN nor FAIL"),
+        (b"", "was gone before it had answered"),
+    ] {
+        let (mut user, mut agent) = pairing_of_version_two(&daemon, &mapping);
+        agent.send(answer);
+        agent.finish();
+        expect_reset_after(&mut user, b"");
+        until("it is said", || why().contains(fault));
+    }
+    let (mut user, agent) = pairing_of_version_two(&daemon, &mapping);
+    agent.link.reset();
+    expect_reset_after(&mut user, b"");
+}
+
+fn removed_mapping_resets_its_sessions(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let sessions: Vec<_> = sessions(&daemon, &mapping).collect();
+    daemon.api().remove(&mapping);
+    for (mut user, mut agent, _) in sessions {
+        expect_reset_after(&mut user, b"");
+        expect_reset_after(&mut agent, b"");
+    }
+}
+
+fn stopped_daemon_resets_its_sessions(mode: Mode) {
+    let mut daemon = Daemon::builder(mode).set("drain", 0).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let sessions: Vec<_> = sessions(&daemon, &mapping).collect();
+    daemon.stop();
+    for (mut user, mut agent, _) in sessions {
+        expect_reset_after(&mut user, b"");
+        expect_reset_after(&mut agent, b"");
+    }
+}
+
+fn killed_daemon_resets_its_sessions(mode: Mode) {
+    let mut daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let sessions: Vec<_> = sessions(&daemon, &mapping).collect();
+    daemon.kill();
+    for (mut user, mut agent, _) in sessions {
+        expect_reset_after(&mut user, b"");
+        expect_reset_after(&mut agent, b"");
+    }
+}
+
+fn both_ends_in_order_are_no_reset(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let bytes = noise(5, 3 << 20);
+    for (mut user, mut agent, two) in sessions(&daemon, &mapping) {
+        user.shrink();
+        agent.shrink();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                agent.send(&bytes);
+                agent.finish();
+                if two {
+                    assert_same(&agent.until_end(), &bytes, "the upload");
+                }
+            });
+            scope.spawn(|| {
+                if two {
+                    user.send(&bytes);
+                }
+                user.finish();
+                assert_same(&user.until_end(), &bytes, "the answer");
+            });
+        });
+    }
+}
