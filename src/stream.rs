@@ -23,6 +23,7 @@ use smol::io::{AsyncRead, AsyncWrite};
 use crate::conduit::Conduit;
 use crate::limits;
 use crate::reactor::{Io, Timer, now, yield_turn};
+use crate::tls::sni::Greeting;
 use crate::turn::Turn;
 use crate::unacknowledged;
 
@@ -69,6 +70,8 @@ struct State {
 
 struct Tls {
     connection: Connection,
+    /// A client's first bytes, which may have to be shown otherwise.
+    greeting: Option<Box<Greeting>>,
     /// What has been received of records beyond the turn in which it came, from `begun` on; empty
     /// and without memory while a turn is enough.
     unopened: Vec<u8>,
@@ -182,8 +185,10 @@ impl Stream {
         // What waits in it is bounded by its user, who queues a unit only while little waits;
         // a bound inside would split a record.
         connection.set_buffer_limit(None);
+        let greeting = matches!(connection, Connection::Server(_)).then(Box::default);
         let tls = Tls {
             connection,
+            greeting,
             unopened: Vec::new(),
             begun: 0,
             framing: Framing::default(),
@@ -709,7 +714,15 @@ impl Tls {
         let (mut total, mut opened) = (0, 0);
         while opened < bytes.len() && !self.ended && !turn.is_over() {
             let (length, records) = self.framing.take(&bytes[opened..]);
+            let passed;
             let mut piece = &bytes[opened..opened + length];
+            if let Some(greeting) = &mut self.greeting {
+                passed = greeting.pass(piece);
+                piece = &passed;
+                if greeting.is_done() || !self.connection.is_handshaking() {
+                    self.greeting = None;
+                }
+            }
             opened += length;
             let mut given = 0;
             while !piece.is_empty() && !self.ended {
@@ -734,10 +747,12 @@ impl Tls {
 
     /// Opens what has been read; gives the number of bytes that can be handed out.
     fn process(&mut self) -> io::Result<usize> {
-        let state = self
-            .connection
-            .process_new_packets()
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let connection = &mut self.connection;
+        let processed = match &mut self.greeting {
+            Some(greeting) => greeting.show(|| connection.process_new_packets()),
+            None => connection.process_new_packets(),
+        };
+        let state = processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         self.closed = state.peer_has_closed();
         self.ended |= self.closed;
         Ok(state.plaintext_bytes_to_read())

@@ -31,6 +31,7 @@ pub use client::{client_config, explain_connector, is_distrust};
 mod client;
 pub(crate) mod der;
 mod make;
+pub(crate) mod sni;
 mod words;
 
 /// The file with the certificate, then its chain.
@@ -203,7 +204,9 @@ impl Identity {
 
     fn config(&self, client_ca: Option<&Path>) -> Result<ServerConfig, TlsError> {
         let aes = has_aes();
-        let provider = Arc::new(provider(aes));
+        let mut provider = provider(aes);
+        provider.cipher_suites = sni::honest(&provider.cipher_suites);
+        let provider = Arc::new(provider);
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Settings)?;

@@ -1,0 +1,361 @@
+//! Server names (SNI, RFC 6066, section 3) that name no host: `host:port`, `[::1]`, `*.x`.
+//!
+//! Clients send them and other servers take no notice, but rustls ends the handshake. The one
+//! certificate here is the same for every name, so such a name is no name: the library is shown the
+//! greeting (ClientHello) with the extension under a number that nobody knows, which it skips.
+//!
+//! Both ends hash every byte of the handshake (RFC 8446, section 4.4.1; RFC 5246, section 7.4.9), and
+//! the client's hash is of what it sent. So the library's hashes see the true bytes: [`Honest`] puts
+//! them back, on the thread and for the time in which the library is shown others ([`Greeting::show`]).
+//! What is hashed, signed and checked is what went over the wire.
+
+use std::cell::RefCell;
+use std::sync::OnceLock;
+
+use futures_rustls::pki_types::ServerName;
+use futures_rustls::rustls::crypto::hash::{Context, Hash, HashAlgorithm, Output};
+use futures_rustls::rustls::{
+    CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite,
+};
+
+/// What the extension is called for the library: no number of IANA's.
+const NOBODYS: [u8; 2] = [0xff, 0x5a];
+
+/// Longest greeting that is looked at; the library takes none that is longer.
+const LONGEST: usize = 64 * 1024;
+
+/// A record's header (RFC 8446, section 5.1), and its two types that matter here.
+const HEADER: usize = 5;
+const CHANGE_CIPHER_SPEC: u8 = 20;
+const HANDSHAKE: u8 = 22;
+
+thread_local! {
+    /// The beginnings of greetings as the library is shown them, with the place of the two bytes
+    /// that are others.
+    static SHOWN: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What a client sends first, on its way to the library.
+#[derive(Default)]
+pub(crate) struct Greeting {
+    /// What is held until the greeting is whole.
+    held: Vec<u8>,
+    /// The greetings that were changed, up to the last byte that is another one. After a request to
+    /// try again (HelloRetryRequest) there is a second one.
+    shown: Vec<Vec<u8>>,
+    over: bool,
+}
+
+impl Greeting {
+    /// Takes bytes from the client; gives those that go on to the library now.
+    pub(crate) fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.held.extend(bytes);
+        let mut on = Vec::new();
+        while !self.over {
+            match look(&self.held) {
+                Look::Unfinished => return on,
+                Look::Between(end) if !self.shown.is_empty() => on.extend(self.held.drain(..end)),
+                Look::Between(_) | Look::Other => self.over = true,
+                Look::Greeting(message, end) => {
+                    match nameless(&message) {
+                        Some(at) => self.change(&message, at),
+                        None => self.over = true,
+                    }
+                    on.extend(self.held.drain(..end));
+                }
+            }
+        }
+        on.append(&mut self.held);
+        on
+    }
+
+    /// Gives the extension at `at` of the message, which is the first one held, nobody's number.
+    fn change(&mut self, message: &[u8], at: usize) {
+        for (offset, byte) in NOBODYS.into_iter().enumerate() {
+            if let Some(place) = place(&self.held, at + offset) {
+                self.held[place] = byte;
+            }
+        }
+        let mut shown = message[..at].to_vec();
+        shown.extend(NOBODYS);
+        self.shown.push(shown);
+    }
+
+    /// Whether everything is passed on as it comes, and nothing was changed.
+    pub(crate) fn is_done(&self) -> bool {
+        self.over && self.shown.is_empty()
+    }
+
+    /// Runs what the library does with what it was shown.
+    pub(crate) fn show<T>(&mut self, library: impl FnOnce() -> T) -> T {
+        SHOWN.with_borrow_mut(|shown| std::mem::swap(shown, &mut self.shown));
+        let outcome = library();
+        SHOWN.with_borrow_mut(|shown| std::mem::swap(shown, &mut self.shown));
+        outcome
+    }
+}
+
+/// What stands at the front of what a client has sent.
+enum Look {
+    /// Too little to tell.
+    Unfinished,
+    /// A record that may stand before a second greeting, so long.
+    Between(usize),
+    /// A whole greeting: the message, and where its last record ends.
+    Greeting(Vec<u8>, usize),
+    /// Neither.
+    Other,
+}
+
+fn look(bytes: &[u8]) -> Look {
+    let mut message = Vec::new();
+    let mut rest = bytes;
+    loop {
+        let Some((&[kind, major, _, high, low], body)) = rest.split_first_chunk::<HEADER>() else {
+            // A few bytes tell that it is no TLS; the library should know at once.
+            let strange =
+                rest.first().is_some_and(|kind| ![HANDSHAKE, CHANGE_CIPHER_SPEC].contains(kind));
+            return if strange { Look::Other } else { Look::Unfinished };
+        };
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        if major != 3 || (kind != HANDSHAKE && (kind, length) != (CHANGE_CIPHER_SPEC, 1)) {
+            return Look::Other;
+        }
+        let Some((body, after)) = body.split_at_checked(length) else { return Look::Unfinished };
+        rest = after;
+        let end = bytes.len() - rest.len();
+        if kind == CHANGE_CIPHER_SPEC {
+            return if message.is_empty() { Look::Between(end) } else { Look::Other };
+        }
+        message.extend(body);
+        // ClientHello, and its length in three bytes.
+        match message[..] {
+            [kind, ..] if kind != 1 => return Look::Other,
+            [_, a, b, c, ..] => {
+                let whole = 4 + u32::from_be_bytes([0, a, b, c]) as usize;
+                if message.len() == whole {
+                    return Look::Greeting(message, end);
+                }
+                if message.len() > whole || whole > LONGEST {
+                    return Look::Other;
+                }
+            }
+            _ if body.is_empty() => return Look::Other,
+            _ => {}
+        }
+    }
+}
+
+/// Where among the records `bytes` the byte `offset` of their message stands.
+fn place(bytes: &[u8], mut offset: usize) -> Option<usize> {
+    let mut start = 0;
+    loop {
+        let length =
+            usize::from(u16::from_be_bytes([*bytes.get(start + 3)?, *bytes.get(start + 4)?]));
+        if offset < length {
+            return Some(start + HEADER + offset);
+        }
+        offset -= length;
+        start += HEADER + length;
+    }
+}
+
+/// Where the message's server name extension begins, if its name is none.
+fn nameless(message: &[u8]) -> Option<usize> {
+    // Type and length, version, random.
+    let rest = message.get(4 + 2 + 32..)?;
+    let (_session, rest) = counted::<1>(rest)?;
+    let (_suites, rest) = counted::<2>(rest)?;
+    let (_compression, rest) = counted::<1>(rest)?;
+    let (mut extensions, _) = counted::<2>(rest)?;
+    while !extensions.is_empty() {
+        let at = message.len() - rest.len() + 2 + (rest.len() - 2 - extensions.len());
+        let (number, after) = extensions.split_first_chunk::<2>()?;
+        let (content, after) = counted::<2>(after)?;
+        extensions = after;
+        if *number != [0, 0] {
+            continue;
+        }
+        // One name of a host; anything else the library may judge.
+        let (names, _) = counted::<2>(content)?;
+        let (&[0], name) = names.split_first_chunk::<1>()? else { return None };
+        let (name, more) = counted::<2>(name)?;
+        let is_name = ServerName::try_from(name).is_ok();
+        return (more.is_empty() && !is_name).then_some(at);
+    }
+    None
+}
+
+/// What stands behind a length of `N` bytes, and what follows it.
+fn counted<const N: usize>(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<N>()?;
+    rest.split_at_checked(length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)))
+}
+
+/// The suites with hashes that see the true bytes. They live as long as the process, as the
+/// library's do.
+pub(super) fn honest(suites: &[SupportedCipherSuite]) -> Vec<SupportedCipherSuite> {
+    static SUITES: OnceLock<Vec<SupportedCipherSuite>> = OnceLock::new();
+    let all = SUITES.get_or_init(|| {
+        let common = |common: &CipherSuiteCommon| CipherSuiteCommon {
+            hash_provider: Box::leak(Box::new(Honest(common.hash_provider))),
+            ..*common
+        };
+        let honest = |suite: &SupportedCipherSuite| match suite {
+            SupportedCipherSuite::Tls13(suite) => {
+                let suite = Tls13CipherSuite { common: common(&suite.common), ..**suite };
+                SupportedCipherSuite::Tls13(Box::leak(Box::new(suite)))
+            }
+            SupportedCipherSuite::Tls12(suite) => {
+                let suite = Tls12CipherSuite { common: common(&suite.common), ..**suite };
+                SupportedCipherSuite::Tls12(Box::leak(Box::new(suite)))
+            }
+        };
+        suites.iter().map(honest).collect()
+    });
+    all.clone()
+}
+
+/// A hash of the true bytes.
+struct Honest(&'static dyn Hash);
+
+impl Hash for Honest {
+    fn start(&self) -> Box<dyn Context> {
+        Box::new(Honestly(self.0.start()))
+    }
+
+    fn hash(&self, data: &[u8]) -> Output {
+        self.0.hash(data)
+    }
+
+    fn output_len(&self) -> usize {
+        self.0.output_len()
+    }
+
+    fn algorithm(&self) -> HashAlgorithm {
+        self.0.algorithm()
+    }
+
+    fn fips(&self) -> bool {
+        self.0.fips()
+    }
+}
+
+struct Honestly(Box<dyn Context>);
+
+impl Context for Honestly {
+    fn fork_finish(&self) -> Output {
+        self.0.fork_finish()
+    }
+
+    fn fork(&self) -> Box<dyn Context> {
+        Box::new(Honestly(self.0.fork()))
+    }
+
+    fn finish(self: Box<Self>) -> Output {
+        self.0.finish()
+    }
+
+    fn update(&mut self, data: &[u8]) {
+        let changed = SHOWN
+            .with_borrow(|shown| shown.iter().find(|shown| data.starts_with(shown)).map(Vec::len));
+        match changed {
+            None => self.0.update(data),
+            Some(end) => {
+                self.0.update(&data[..end - NOBODYS.len()]);
+                self.0.update(&[0, 0]);
+                self.0.update(&data[end..]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A greeting for `name`, in records of at most `record` bytes.
+    fn greeting(name: &[u8], record: usize) -> Vec<u8> {
+        let counted = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
+        let name = counted(&[&[0][..], &counted(name)].concat());
+        let extensions = [&[0, 23, 0, 0, 0, 0][..], &counted(&name), &[0, 43, 0, 1, 7]].concat();
+        let mut body = vec![3; 34];
+        body.extend([0, 0, 2, 0x13, 1, 1, 0]);
+        body.extend(counted(&extensions));
+        let mut message = vec![1, 0];
+        message.extend(counted(&body));
+        let records =
+            message.chunks(record).map(|part| [&[HANDSHAKE, 3, 1][..], &counted(part)].concat());
+        records.collect::<Vec<_>>().concat()
+    }
+
+    #[test]
+    fn names_of_hosts_and_addresses_pass_as_they_are() {
+        for name in ["example.org", "x", "a-b.c", "192.0.2.1"] {
+            let bytes = greeting(name.as_bytes(), 1000);
+            let mut passing = Greeting::default();
+            assert_eq!(passing.pass(&bytes), bytes, "{name}");
+            assert!(passing.is_done());
+        }
+    }
+
+    #[test]
+    fn names_of_nothing_get_nobodys_number_however_they_arrive() {
+        let long = "x".repeat(64);
+        for name in ["host:443", "[::1]", "*.example.org", "a..b", &long, "", "caf\u{e9}", " "] {
+            for record in [1, 7, 50, 1000] {
+                let bytes = greeting(name.as_bytes(), record);
+                for step in [1, 3, bytes.len()] {
+                    let mut passing = Greeting::default();
+                    let passed = bytes.chunks(step).flat_map(|part| passing.pass(part));
+                    let passed: Vec<u8> = passed.collect();
+                    let others = passed.iter().zip(&bytes).filter(|(one, other)| one != other);
+                    assert_eq!(passed.len(), bytes.len(), "{name}");
+                    assert_eq!(others.count(), 2, "{name}");
+                    assert!(!passing.is_done());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_greeting_passes_at_once() {
+        for bytes in
+            [&b"GET / HTTP/1.1\r\n"[..], b"x", b"\x16\x02\x00\x00\x05", b"\x15\x03\x03\x00\x02"]
+        {
+            let mut passing = Greeting::default();
+            assert_eq!(passing.pass(bytes), bytes);
+            assert!(passing.is_done());
+        }
+        let whole = greeting(b"a:1", 50);
+        for cut in 0..whole.len() {
+            // Never more than has come, never a panic.
+            let mut passing = Greeting::default();
+            assert!(passing.pass(&whole[..cut]).is_empty());
+            for at in [cut, cut / 2] {
+                let mut broken = whole.clone();
+                broken[at] ^= 0xff;
+                let _ = Greeting::default().pass(&broken);
+            }
+        }
+    }
+
+    #[test]
+    fn hashes_see_the_true_bytes() {
+        let suites = super::super::provider(true).cipher_suites;
+        let SupportedCipherSuite::Tls13(suite) = honest(&suites)[0] else { panic!("TLS 1.3") };
+        let (hash, plain) =
+            (suite.common.hash_provider, suites[0].tls13().unwrap().common.hash_provider);
+        let sent = greeting(b"host:443", 1000);
+        let mut passing = Greeting::default();
+        let shown = passing.pass(&sent);
+        let hashed = |hash: &dyn Hash, message: &[u8]| {
+            let mut context = hash.start();
+            context.update(&message[HEADER..]);
+            context.fork().finish().as_ref().to_vec()
+        };
+        let honest = passing.show(|| hashed(hash, &shown));
+        assert_eq!(honest, hashed(plain, &sent));
+        assert_ne!(hashed(hash, &shown), honest, "nothing is shown now");
+    }
+}
