@@ -200,8 +200,11 @@ fn flood_with_keys(socket: &mut Tls, sent: &AtomicUsize) {
     }
 }
 
+/// Tunnels that are flooded, so that the thread that has them all always finds more.
+const FLOODS: usize = 8;
+
 #[test]
-fn one_flooded_tunnel_stops_neither_the_others_nor_the_watchdog_nor_sigterm() {
+fn flooded_tunnels_stop_neither_others_nor_the_watchdog_nor_sigterm() {
     let flooded = Arc::new(AtomicUsize::new(0));
     let rounds = Arc::new(AtomicUsize::new(0));
     let (sent, done) = (flooded.clone(), rounds.clone());
@@ -210,12 +213,12 @@ fn one_flooded_tunnel_stops_neither_the_others_nor_the_watchdog_nor_sigterm() {
             return;
         }
         match number {
-            0 => {
+            0..FLOODS => {
                 let token = begin(&mut socket, || true).unwrap();
                 assert_eq!(&token, b"OPEN");
                 flood_with_keys(&mut socket, &sent);
             }
-            1 => {
+            FLOODS => {
                 let when = || sent.load(Ordering::SeqCst) > 1 << 20;
                 assert_eq!(&begin(&mut socket, when).unwrap(), b"OPEN");
                 let mut answer = [0; 100];
@@ -245,7 +248,7 @@ fn one_flooded_tunnel_stops_neither_the_others_nor_the_watchdog_nor_sigterm() {
     });
     let ca = file(&authority.pem());
     let target = target.address.to_string();
-    let more = ["--ca", ca.to_str().unwrap(), "--target", &target, "--connections", "2"];
+    let more = ["--ca", ca.to_str().unwrap(), "--target", &target, "--connections", "9"];
     let mut tunnel = Tunnel::start(connector.address, &[&more[..], &["--drain", "0"]].concat());
     until("the other session goes on", || rounds.load(Ordering::SeqCst) > 0);
     tunnel.told();
@@ -254,7 +257,7 @@ fn one_flooded_tunnel_stops_neither_the_others_nor_the_watchdog_nor_sigterm() {
     let mut pings = 0;
     until("the watchdog is fed and the other session goes on", || {
         pings += tunnel.told().iter().filter(|said| *said == "WATCHDOG=1").count();
-        pings > 5 && rounds.load(Ordering::SeqCst) > rounds_before + 20
+        pings > 5 && rounds.load(Ordering::SeqCst) > rounds_before + 40
     });
     until("the flood goes on", || flooded.load(Ordering::SeqCst) > sent_before + (1 << 20));
     tunnel.ends_at_sigterm();
@@ -535,4 +538,79 @@ fn local_connections_that_have_left_make_room_for_others() {
     let mut answer = [0; 6];
     third.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"answer");
+}
+
+/// Processor time that a process has used.
+fn used(tunnel: &Tunnel) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", tunnel.child.id())).unwrap();
+    let fields: Vec<u64> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .filter_map(|f| f.parse().ok())
+        .collect();
+    // User and system time, the 14th and 15th field of proc(5), in ticks of 10 ms.
+    ms(10 * (fields[10] + fields[11]))
+}
+
+/// Processor time of sessions with a connector that allows 20 tunnels.
+fn cost_of_sessions(connections: &str) -> Duration {
+    let (open, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let count = done.clone();
+    let (_connector, tunnel) = against(
+        move |mut socket| {
+            if open.fetch_add(1, Ordering::SeqCst) < 20 {
+                let _ = authorise(&mut socket);
+                if begin(&mut socket, || true).is_ok() && socket.write_all(b"ask").is_ok() {
+                    let _ = socket.read_exact(&mut [0; 3]);
+                }
+                count.fetch_add(1, Ordering::SeqCst);
+            } else {
+                let _ = socket.read(&mut [0; 100]);
+            }
+            open.fetch_sub(1, Ordering::SeqCst);
+        },
+        &["--connections", connections],
+    );
+    until("it has begun", || done.load(Ordering::SeqCst) > 50);
+    let before = used(&tunnel);
+    let start = done.load(Ordering::SeqCst);
+    until("sessions are over", || done.load(Ordering::SeqCst) > start + 1000);
+    used(&tunnel) - before
+}
+
+#[test]
+fn a_session_costs_no_more_where_more_tunnels_are_wanted_than_allowed() {
+    let (few, many) = (cost_of_sessions("20"), cost_of_sessions("20000"));
+    println!("{few:?} with 20 wanted, {many:?} with 20000");
+    assert!(many < 2 * few + ms(200), "{few:?} with 20 wanted, {many:?} with 20000");
+}
+
+#[test]
+fn a_new_passcode_is_taken_after_a_refusal() {
+    let (connector, tunnel) = against(
+        |mut socket| {
+            let expected = "IOFOG/2 the-passcode-2\n";
+            let mut line = Vec::new();
+            let mut byte = [0];
+            while socket.read(&mut byte).is_ok_and(|count| count == 1) {
+                line.push(byte[0]);
+                if byte == *b"\n" {
+                    break;
+                }
+            }
+            if line == expected.as_bytes() && socket.write_all(b"IOFOG/2 AUTHORIZED\n").is_ok() {
+                let _ = begin(&mut socket, || false);
+            }
+        },
+        &[],
+    );
+    tunnel.until_said("does not accept the passcode");
+    fs::write(tunnel.folder.join("passcode"), format!("{PASSCODE}-2")).unwrap();
+    // A passcode never accepted is tried again after half a minute; at SIGHUP at once.
+    tunnel.signal(Signal::HUP);
+    tunnel.until_said("connected to");
+    assert!(connector.connections() >= 2);
+    assert!(!tunnel.log().contains(PASSCODE), "{}", tunnel.log());
 }

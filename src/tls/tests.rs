@@ -304,3 +304,37 @@ fn only_users_are_sent_tickets() {
     assert!(identity.user_config().unwrap().ticketer.enabled());
     assert!(!identity.user_config().unwrap().session_storage.can_cache());
 }
+
+#[test]
+fn what_is_pinned_and_no_authority_vouches_for_itself_alone() {
+    let folder = Folder::new();
+    for (is_ca, name) in [
+        (rcgen::IsCa::NoCa, "alone"),
+        (rcgen::IsCa::ExplicitNoCa, "explicitly none"),
+        (rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained), "an authority"),
+        (rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0)), "an authority of one step"),
+    ] {
+        let is_authority = name.starts_with("an authority");
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".into()]).unwrap();
+        params.is_ca = is_ca;
+        let pinned = params.self_signed(&key).unwrap();
+        assert_eq!(der::is_authority(pinned.der()), is_authority, "{name}");
+        folder.write("pinned.pem", &pinned.pem());
+        let issuer = rcgen::Issuer::new(params, &key);
+        let signed_key = KeyPair::generate().unwrap();
+        let signed = CertificateParams::new(vec!["localhost".into()]).unwrap();
+        let signed = signed.signed_by(&signed_key, &issuer).unwrap();
+        for (certificate, key, accepted) in
+            [(pinned.pem(), &key, true), (signed.pem(), &signed_key, is_authority)]
+        {
+            folder.write(CERTIFICATE, &certificate);
+            folder.write(KEY, &key.serialize_pem());
+            let server = Identity::load(&folder.0, "localhost").unwrap().tunnel_config().unwrap();
+            let client = client_config(Some(&folder.0.join("pinned.pem"))).unwrap();
+            let result = handshake(server, ClientConfig::clone(&client), "localhost");
+            assert_eq!(result.is_ok(), accepted, "{name}: {:?}", result.err());
+        }
+    }
+    assert!(!der::is_authority(b"no certificate"));
+}
