@@ -496,6 +496,7 @@ fn two_daemons_live_side_by_side() {
 #[test]
 fn one_configuration_folder_has_one_daemon() {
     let first = Daemon::new(Mode::Plain);
+    let mapping = first.api().add_public(60, 200_000);
     let config = first.config();
     let other = Daemon::builder(Mode::Plain).prepare();
     // Another run folder and other ports, as a second container would have.
@@ -509,8 +510,6 @@ fn one_configuration_folder_has_one_daemon() {
     for named in [config.to_str().unwrap(), run.to_str().unwrap(), &format!("process {pid}")] {
         assert!(said.contains(named), "{named}: {said}");
     }
-    // The first one goes on, and so does the second when the first has ended.
-    let mapping = first.api().add_public(60, 200_000);
     first.session(&mapping);
 }
 

@@ -518,6 +518,11 @@ fn check_sees_with_the_eyes_of_the_services_user() {
     let (status, said) = check("65534");
     assert_eq!(status, Some(0), "{said}");
     assert!(said.contains("mappings cannot be added or removed"), "{said}");
+    // By default with the eyes of who owns the folder, where the package's user is not known.
+    open("server-key.pem", 0o600);
+    std::os::unix::fs::chown(daemon.config(), Some(65534), Some(65534)).unwrap();
+    assert_eq!(daemon.cli(&["check"]).status.code(), Some(2));
+    std::os::unix::fs::chown(daemon.config(), Some(0), Some(0)).unwrap();
     let (status, said) = check("nobody-of-this-name");
     assert!(status == Some(2) && said.contains("there is no user"), "{said}");
 }

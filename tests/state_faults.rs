@@ -29,6 +29,7 @@ const REMOVE: &str = "/api/v2/mapping/remove";
 const PUBLIC: &str = r#"{"type":"public","maxconnections":60,"heartbeatabsencethreshold":200000}"#;
 const STATE: &str = "configs.json";
 const TEMPORARY: &str = ".configs.json.new";
+const JOURNAL: &str = ".configs.json.journal";
 
 /// strace on the daemon that runs, taken off again when dropped.
 struct Strace(Child);
@@ -653,4 +654,68 @@ fn power_may_fail_after_every_step_of_a_change() {
 #[test]
 fn power_may_fail_after_every_step_of_a_change_behind_a_symbolic_link() {
     power_may_fail_after_every_step(true);
+}
+
+/// What a start would read of a state file that is a mount: its journal, where there is one.
+fn counts(daemon: &Daemon, volume: &Path) -> BTreeSet<String> {
+    let journal = daemon.config().join(JOURNAL);
+    let file = if journal.exists() { &journal } else { volume };
+    ids(&serde_json::from_slice(&fs::read(file).unwrap()).unwrap())
+}
+
+#[test]
+fn change_in_place_that_fails_at_any_step_is_undone_or_made() {
+    let allowed = Command::new("unshare").args(["--mount", "true"]).output();
+    if !allowed.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no mount namespace");
+        return;
+    }
+    let volume = std::env::temp_dir().join(format!("iofog-faulty-{}.json", std::process::id()));
+    fs::write(&volume, "{}").unwrap();
+    let mount = format!(
+        r#"config=$(echo "$*" | sed 's/.*--config \([^ ]*\).*/\1/')
+        mount --bind {} "$config/configs.json" && exec "$@""#,
+        volume.display()
+    );
+    let wrapper = ["unshare", "--mount", "sh", "-c", &mount, "sh"];
+    let mut daemon = Daemon::builder(Mode::Plain).wrapper(&wrapper).file(STATE, "{}").start();
+    let kept = daemon.api().add_public(60, NEVER);
+    for (calls, name, when, made) in [
+        // The first one, over the file itself, fails by itself.
+        ("?rename,?renameat,?renameat2", TEMPORARY, 2, false),
+        ("?open,?openat", STATE, 1, false),
+        ("write", STATE, 1, false),
+        ("?ftruncate,?ftruncate64", STATE, 1, false),
+        ("fsync", STATE, 1, false),
+        // The change is on disk by then; the journal says the same.
+        ("?unlink,?unlinkat", JOURNAL, 1, true),
+    ] {
+        for error in ["EIO", "ENOSPC"] {
+            let what = format!("{calls} of {name} fails with {error}");
+            let trace = daemon.folder().join("trace");
+            let path = daemon.config().join(name);
+            let inject = format!("inject={calls}:error={error}:when={when}");
+            let options = ["-o", trace.to_str().unwrap(), "-P", path.to_str().unwrap()];
+            let Some(strace) = Strace::attach(&daemon, &[&options[..], &["-e", &inject]].concat())
+            else {
+                return;
+            };
+            let answer = daemon.control().post(ADD, &form(&[("mapping", PUBLIC)]));
+            drop(strace);
+            let trace = fs::read_to_string(trace).unwrap();
+            assert!(trace.contains("(INJECTED)"), "{what}: the call was never made: {trace}");
+            assert_eq!(answer.status == 200, made, "{what}: {answer:?}");
+            assert_eq!(counts(&daemon, &volume), running(&daemon), "{what}");
+            let next = daemon.control().add_public(60, NEVER);
+            assert_eq!(counts(&daemon, &volume), running(&daemon), "{what}");
+            daemon.control().remove(&next);
+            let before = running(&daemon);
+            assert!(before.contains(&kept.id), "{what}");
+            daemon.kill();
+            daemon.start();
+            assert_eq!(running(&daemon), before, "{what}");
+            assert!(!daemon.config().join(JOURNAL).exists(), "{what}");
+        }
+    }
+    fs::remove_file(&volume).unwrap();
 }

@@ -12,7 +12,7 @@ use crate::{store, tls};
 /// Validates settings, certificates and `configs.json` in `dir`, as [`User::choose`] says with whose
 /// eyes. Warnings and faults go to stderr, all in one run; "ok" to stdout.
 pub(super) fn check(dir: &Path, user: Option<&str>) -> ExitCode {
-    let seen = User::choose(user).and_then(|user| match user {
+    let seen = User::choose(user, dir).and_then(|user| match user {
         None => Ok((findings(dir), None)),
         Some(user) => user.see(|| findings(dir)).map(|findings| (findings, Some(user))),
     });

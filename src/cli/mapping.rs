@@ -133,10 +133,13 @@ fn keep(dir: &Path, port: u16, passcode: &Passcode) -> Result<PathBuf, String> {
     });
     match written {
         Ok(()) => Ok(path),
-        Err(error) => Err(format!(
-            "{}: {error}; move it away, or name another folder with --dir",
-            path.display()
-        )),
+        Err(error) => {
+            let away = match error.kind() {
+                std::io::ErrorKind::AlreadyExists => "move it away, or ",
+                _ => "",
+            };
+            Err(format!("{}: {error}; {away}name another folder with --dir", path.display()))
+        }
     }
 }
 

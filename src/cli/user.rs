@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 
@@ -29,17 +30,21 @@ impl fmt::Display for User {
 }
 
 impl User {
-    /// Whose eyes count: the user of this name or number; by default the service's, where this is
-    /// root and there is one. `None` for the user that this is.
+    /// Whose eyes count: the user of this name or number; by default, where this is root, the
+    /// service's, or else the owner of the folder `dir`, in which the service must write. `None` for
+    /// the user that this is.
     ///
     /// # Errors
     /// An unknown user, or another one without being root.
-    pub(super) fn choose(name: Option<&str>) -> Result<Option<Self>, String> {
+    pub(super) fn choose(name: Option<&str>, dir: &Path) -> Result<Option<Self>, String> {
         let [users, groups] = ["/etc/passwd", "/etc/group"]
             .map(|file| fs::read_to_string(Path::new(file)).unwrap_or_default());
         let own = geteuid();
         match name {
-            None if own.is_root() => Ok(User::find(SERVICE, &users, &groups)),
+            None if own.is_root() => {
+                let service = User::find(SERVICE, &users, &groups);
+                Ok(service.or_else(|| User::owner(dir, &users, &groups)))
+            }
             None => Ok(None),
             Some(name) => match User::find(name, &users, &groups) {
                 None => Err(format!("--user: there is no user {name:?} in /etc/passwd")),
@@ -50,6 +55,17 @@ impl User {
                 user => Ok(user),
             },
         }
+    }
+
+    /// The owner of a folder; `None` for root.
+    fn owner(dir: &Path, users: &str, groups: &str) -> Option<Self> {
+        let folder = fs::metadata(dir).ok().filter(|folder| folder.uid() != 0)?;
+        let name = folder.uid().to_string();
+        let unnamed = || {
+            let group = folder.gid();
+            User { name: name.clone(), id: folder.uid(), group, groups: vec![group] }
+        };
+        Some(User::find(&name, users, groups).unwrap_or_else(unnamed))
     }
 
     /// Looks a user up by name or number; `users` and `groups` are passwd(5) and group(5).
