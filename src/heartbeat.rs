@@ -49,6 +49,11 @@ impl Rhythm {
         Rhythm { heard: now, beat: None, interval: None }
     }
 
+    /// The same agent, heard at this time, after a time in which its heartbeats were not noted.
+    pub fn resumed(self, heard: Instant) -> Self {
+        Rhythm { heard, beat: None, ..self }
+    }
+
     /// It has sent something.
     pub fn heard(&mut self, now: Instant) {
         self.heard = now;

@@ -49,6 +49,7 @@ pub mod crowd;
 pub mod daemon;
 pub mod dial;
 pub mod direct;
+pub mod drain;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod handshake;
@@ -71,6 +72,7 @@ pub mod refusals;
 pub mod registry;
 pub mod relay;
 pub mod report;
+pub mod residue;
 pub mod status;
 pub mod store;
 pub mod stream;

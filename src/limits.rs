@@ -186,15 +186,52 @@ pub const LINGER_WANTED: Duration = Duration::from_millis(100);
 /// How often a lingering session looks whether users wait for a tunnel now.
 pub const LINGER_CHECK: Duration = Duration::from_millis(20);
 
-/// The same while users wait for a tunnel and the agent has not answered yet.
-pub const LINGER_UNANSWERED: Duration = Duration::from_millis(250);
+/// After a version 1 tunnel broke on which an answer was still to come, its mapping is wary for so
+/// long: a fresh tunnel, which may be the same agent's with the rest of it, must first be quiet for
+/// [`QUIET_LATE`] (section 6).
+pub const WARY: Duration = Duration::from_secs(60);
 
-/// After a user left an agent that was still sending, a mapping is wary for so long (section 6).
-pub const WARY: Duration = Duration::from_secs(10);
+/// An answer of at most so many bytes is short: it comes at once, as one burst. One that takes
+/// [`PAUSE`] is none.
+pub const SHORT_ANSWER: u64 = 64 * 1024;
 
-/// While a mapping is wary, its version 1 tunnels must be quiet for so long before they are
-/// given to a user (section 6).
-pub const QUIET: Duration = Duration::from_millis(500);
+/// The silence after which a short answer is over when its user has left in order. To each of these
+/// come two round trips and twice the longest silence within the answer.
+pub const QUIET_IN_ORDER: Duration = Duration::from_millis(15);
+
+/// The same when the user has left by a FIN alone.
+pub const QUIET_FIN: Duration = Duration::from_millis(30);
+
+/// The same after a long answer whose user has left in order.
+pub const QUIET_LONG: Duration = Duration::from_millis(300);
+
+/// The silence after which an answer is over of which bytes came when its user was gone, or had not
+/// read them; twice the longest silence so far when that is longer. An answer that came steadily is
+/// known to be over within 1 s.
+pub const QUIET_LATE: Duration = Duration::from_millis(850);
+
+/// The same after a long answer whose user left otherwise than in order while nothing was coming:
+/// perhaps just as a pause began. Longer than pauses of 5 s, shorter than `userwait`'s default.
+pub const QUIET_UNSEEN: Duration = Duration::from_secs(7);
+
+/// A silence within an answer that is a pause, and not the network's or the machine's.
+pub const PAUSE: Duration = Duration::from_millis(200);
+
+/// So many silences of about the same length are a rhythm: then the next one is taken to be no
+/// longer than that and [`QUIET_LATE`].
+pub const PAUSES_ALIKE: u32 = 3;
+
+/// An answer that a user has left without a byte of it is waited for so long.
+pub const OWED: Duration = Duration::from_secs(60);
+
+/// A tunnel that was taken for clean and sent bytes after all teaches its mapping: for
+/// [`LESSON`], version 1 tunnels must be quiet for twice as long as it was, up to this.
+pub const LESSON_QUIET: Duration = Duration::from_secs(10);
+/// See [`LESSON_QUIET`].
+pub const LESSON: Duration = Duration::from_secs(300);
+
+/// How often the log is told of old answers that are read over, per mapping.
+pub const RESIDUE_TOLD: Duration = Duration::from_secs(60);
 
 /// A newcomer at the limit of tunnels waits so long for a place: the agent whose session has
 /// just ended redials before the end has been counted.

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::limits;
 use crate::reactor::now;
@@ -29,8 +29,11 @@ pub struct Pairing {
     tunnels: [Seats<Box<Tunnel>, Verdict>; 2],
     users: Seats<Box<User>, Fate>,
     order: RefCell<Order>,
-    /// Until when version 1 tunnels must be quiet for a while before a user gets them.
+    /// Until when fresh version 1 tunnels must be quiet for a while before a user gets them.
     wary_until: Cell<Option<Instant>>,
+    /// How long every version 1 tunnel must be quiet, and until when that holds: one was taken for
+    /// clean, and was not.
+    lesson: Cell<Option<(Duration, Instant)>>,
     /// Users that have spoken and wait: relays end their lingering sooner for them.
     wanted: Arc<AtomicUsize>,
     closed: Cell<bool>,
@@ -150,6 +153,7 @@ impl Pairing {
             users: Seats::default(),
             order: RefCell::new(Order::new(public)),
             wary_until: Cell::new(None),
+            lesson: Cell::new(None),
             wanted,
             closed: Cell::new(false),
         }
@@ -270,17 +274,31 @@ impl Pairing {
         self.closed.get()
     }
 
-    /// A user left an agent that was still sending: the rest of the answer may show itself on a
-    /// fresh tunnel.
+    /// A tunnel is gone on which an answer was still to come: the rest may show itself on a fresh
+    /// one.
     pub fn be_wary(&self) {
         self.wary_until.set(Some(now() + limits::WARY));
     }
 
+    /// A tunnel that was taken for clean has sent bytes after all, so long after the last ones.
+    pub fn learn(&self, late: Duration) {
+        let quiet = (2 * late).min(limits::LESSON_QUIET);
+        let known = self.lesson.get().filter(|(_, until)| now() < *until);
+        let quiet = known.map_or(quiet, |(known, _)| known.max(quiet));
+        self.lesson.set(Some((quiet, now() + limits::LESSON)));
+    }
+
     /// When `tunnel` has been quiet for long enough, if that matters now and is still to come.
     pub fn quiet_at(&self, tunnel: &Tunnel) -> Option<Instant> {
-        let wary = self.wary_until.get().is_some_and(|until| now() < until);
-        let quiet = tunnel.quiet_since() + limits::QUIET;
-        (wary && self.public && tunnel.version == Version::One && now() < quiet).then_some(quiet)
+        if !self.public || tunnel.version != Version::One {
+            return None;
+        }
+        let now = now();
+        let wary = tunnel.is_fresh() && self.wary_until.get().is_some_and(|until| now < until);
+        let wary = if wary { limits::QUIET_LATE } else { Duration::ZERO };
+        let lesson = self.lesson.get().filter(|(_, until)| now < *until);
+        let quiet = lesson.map_or(wary, |(quiet, _)| quiet.max(wary));
+        Some(tunnel.quiet_since() + quiet).filter(|at| now < *at)
     }
 
     /// Tunnels that wait on a side.
@@ -394,6 +412,7 @@ impl Pairing {
             && self.quiet_at(tunnel).is_none()
             && !(tunnel.is_amid_heartbeat() && (self.public || tunnel.version == Version::Two));
         let (version, asked) = (tunnel.version, tunnel.is_probed());
-        Some(Standing { version, fit, used_last: false, overdue_at, asked })
+        let used_last = tunnel.place.is_unanswered();
+        Some(Standing { version, fit, used_last, overdue_at, asked })
     }
 }

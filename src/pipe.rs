@@ -20,7 +20,9 @@ use smol::{LocalExecutor, Task};
 
 use crate::config::Config;
 use crate::crowd::{Crowd, Member};
+use crate::drain::{Drain, Drained, Outcome};
 use crate::handshake::{self, Progress};
+use crate::heartbeat::Rhythm;
 use crate::limits;
 use crate::logging::ALWAYS;
 use crate::mapping::{self, AgentPort, Mapping};
@@ -31,12 +33,13 @@ use crate::proxy;
 use crate::reactor::{self, Io, sleep, until};
 use crate::refusals::Refusals;
 use crate::relay::{Ended, Ending, Leg, Relay, Terms, Traffic, Voice};
+use crate::residue::Residue;
 use crate::status::{Counts, MappingStatus, SideStatus, Tunnels};
 use crate::stream::{Loose, Stream, is_too_much};
 use crate::tls::Tls;
 use crate::tunnel::{self, Alone, Tunnel, Version};
 use crate::user::{self, User};
-use crate::workers::Workers;
+use crate::workers::{Load, Workers};
 
 /// What all pipes of the daemon share. The control thread owns it.
 pub struct Shared {
@@ -80,6 +83,8 @@ pub struct Pipe {
     traffic: Arc<Traffic>,
     counts: Cell<Counts>,
     last_error: RefCell<Option<String>>,
+    /// When the log was last told of an old answer.
+    residue_told: Cell<Option<Instant>>,
     /// Closed when no new connection is to be taken.
     stop: (Sender<()>, Receiver<()>),
     /// Held by each relay on a worker: once all are gone, the receiver knows.
@@ -99,6 +104,7 @@ pub struct Side {
     fault: RefCell<Option<String>>,
     places: Rc<Places>,
     in_use: Cell<usize>,
+    draining: Cell<usize>,
 }
 
 /// The authenticated tunnels of one side.
@@ -106,6 +112,7 @@ pub struct Side {
 struct Places {
     taken: Cell<usize>,
     version_two: Cell<usize>,
+    unanswered: Cell<usize>,
     freed: event_listener::Event,
 }
 
@@ -113,6 +120,7 @@ struct Places {
 pub struct Place {
     places: Rc<Places>,
     version: Version,
+    unanswered: bool,
 }
 
 impl Place {
@@ -121,12 +129,26 @@ impl Place {
         if version == Version::Two {
             places.version_two.set(places.version_two.get() + 1);
         }
-        Place { places, version }
+        Place { places, version, unanswered: false }
+    }
+
+    /// Whether its agent has taken a user's bytes and answered nothing.
+    pub fn is_unanswered(&self) -> bool {
+        self.unanswered
+    }
+
+    /// Counts it among those of which that is so, or no longer.
+    fn set_unanswered(&mut self, unanswered: bool) {
+        let count = &self.places.unanswered;
+        let others = count.get() - usize::from(self.unanswered);
+        count.set(others + usize::from(unanswered));
+        self.unanswered = unanswered;
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.set_unanswered(false);
         self.places.taken.set(self.places.taken.get() - 1);
         if self.version == Version::Two {
             self.places.version_two.set(self.places.version_two.get() - 1);
@@ -151,14 +173,45 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// What a session takes of its agent's side, given back at its end.
-type Taken<'a> = (Place, Counted<'a>);
+/// What a session takes of its agent's side, given back at its end; and whose tunnel it is.
+struct Taken<'a> {
+    place: Place,
+    in_use: Counted<'a>,
+    agent: (SocketAddr, Rhythm),
+}
 
 /// Where a user comes from, and where it has come to.
 type UserAddresses = (SocketAddr, SocketAddr);
 
 /// A session that a worker carries: what it has taken, and its relay.
-type Begun<'a> = ((Taken<'a>, Option<Taken<'a>>), Task<io::Result<Ended>>);
+type Begun<'a> = ((Taken<'a>, Option<Taken<'a>>), Task<io::Result<(Ended, Option<Draining>)>>);
+
+/// A tunnel that a worker reads to nowhere.
+struct Draining {
+    is_owed: bool,
+    task: Task<(Drained, Option<(Loose, FileGuard)>)>,
+}
+
+impl Draining {
+    /// Goes on with `drain` on the worker that has begun it. `alive` is held meanwhile.
+    fn go_on(drain: Drain, file: FileGuard, alive: Option<Sender<()>>, load: Load) -> Self {
+        let is_owed = drain.is_owed();
+        let task = load.spawn(|load| async move {
+            let mut drain = drain;
+            let drained = (&mut drain).await;
+            let stream = drain.into_stream();
+            let rest = if drained.outcome.is_usable() {
+                Some((stream.loosen(), file))
+            } else {
+                stream.part();
+                None
+            };
+            drop((alive, load));
+            (drained, rest)
+        });
+        Draining { is_owed, task }
+    }
+}
 
 /// What a session is made of, on its way to a worker.
 struct Parts {
@@ -195,6 +248,7 @@ impl Pipe {
                 fault: RefCell::new(Some(format!("port {port} is not open yet"))),
                 places: Rc::default(),
                 in_use: Cell::new(0),
+                draining: Cell::new(0),
             }),
             pending: Crowd::default(),
             handshakes: Crowd::default(),
@@ -205,6 +259,7 @@ impl Pipe {
             traffic: Arc::default(),
             counts: Cell::default(),
             last_error: RefCell::new(None),
+            residue_told: Cell::new(None),
             stop: smol::channel::bounded(1),
             relays: (RefCell::new(Some(relay)), relays_gone),
         }))
@@ -387,8 +442,9 @@ impl Pipe {
         }
     }
 
-    /// Carries the session of port1's tunnel and its partner to its end.
-    pub async fn session(&self, tunnel: Box<Tunnel>, partner: Partner) {
+    /// Carries the session of port1's tunnel and its partner to its end. Gives the tunnel back if
+    /// it can carry another one, once nothing more comes of this one.
+    pub async fn session(&self, tunnel: Box<Tunnel>, partner: Partner) -> Option<Box<Tunnel>> {
         let peers = match &partner {
             Partner::User(user) => [tunnel.peer, user.peer],
             Partner::Tunnel(other) => [tunnel.peer, other.peer],
@@ -405,13 +461,109 @@ impl Pipe {
             counts.sessions_total += 1;
             counts.users_served += u64::from(self.is_public());
         });
-        let (guards, relay) = self.begin(tunnel, partner, user);
-        let ended = relay.await.ok();
+        let ((near, far), relay) = self.begin(tunnel, partner, user);
+        let (ended, draining) = relay.await.ok().unzip();
+        let Taken { place, in_use, agent } = near;
         // Before the agent can have redialled: the worker tells of the end, then closes.
-        drop(guards);
+        drop((far, in_use));
+        let kept = match draining.flatten() {
+            Some(draining) => Some((draining, Counted::new(&self.sides[0].draining), place)),
+            None => {
+                drop(place);
+                None
+            }
+        };
         self.count(|counts| counts.sessions -= 1);
         self.session_ended(ended, peers);
         self.pairing.pair();
+        let (draining, counted, place) = kept?;
+        let tunnel = self.drained(draining, place, agent).await;
+        drop(counted);
+        tunnel
+    }
+
+    /// Has a worker read a waiting version 1 tunnel to nowhere, on which bytes have come that no
+    /// user waits for. Gives it back once nothing more comes.
+    pub async fn drain_stray(&self, tunnel: Box<Tunnel>) -> Option<Box<Tunnel>> {
+        let late = (!tunnel.is_fresh()).then(|| tunnel.rhythm.last_heard() - tunnel.quiet_since());
+        match late {
+            // That it would come was known.
+            Some(_) if tunnel.place.is_unanswered() => {}
+            Some(late) => self.pairing.learn(late),
+            // It may not be the only one that its agent has dialled anew.
+            None => self.pairing.be_wary(),
+        }
+        if self.is_told_again() {
+            self.fault(&format!(
+                "tunnel of {} sends the rest of an answer whose user is gone: it is read over, \
+                 and the tunnel is used again after it",
+                tunnel.peer
+            ));
+        }
+        let Tunnel { stream, peer, rhythm, place, file, .. } = *tunnel;
+        let threshold = self.agent_port(0).limits.heartbeat_threshold;
+        let residue = Residue::stray(stream.round_trip(), late, rhythm.last_heard());
+        let stream = stream.loosen();
+        let alive = self.relays.0.borrow().clone();
+        let begun = self.shared.workers.spawn(|load| async move {
+            let stream = stream.fasten()?;
+            let drain = Drain::new(stream, threshold, residue, rhythm.last_heard());
+            io::Result::Ok(Draining::go_on(drain, file, alive, load))
+        });
+        let _counted = Counted::new(&self.sides[0].draining);
+        let draining = begun.await.ok()?;
+        self.drained(draining, place, (peer, rhythm)).await
+    }
+
+    /// Waits until a tunnel has been read to nowhere; gives it back if it can be used again.
+    async fn drained(
+        &self,
+        draining: Draining,
+        mut place: Place,
+        agent: (SocketAddr, Rhythm),
+    ) -> Option<Box<Tunnel>> {
+        place.set_unanswered(draining.is_owed);
+        let (drained, rest) = draining.task.await;
+        place.set_unanswered(drained.outcome == Outcome::Unanswered);
+        let (peer, _) = agent;
+        if drained.bytes > 0 && drained.lasted >= limits::QUIET_LATE && self.is_told_again() {
+            log::info!(
+                target: self.id(),
+                "{}: tunnel of {peer}: {} bytes for a user that had left were read over in {:.1} s",
+                self.id(),
+                drained.bytes,
+                drained.lasted.as_secs_f32()
+            );
+        }
+        match drained.outcome {
+            Outcome::Clean | Outcome::Unanswered => {
+                let (stream, file) = rest?;
+                let stream = stream.fasten().ok()?;
+                Some(Box::new(Tunnel::again(stream, agent, place, file, &drained)))
+            }
+            Outcome::Left | Outcome::Absent | Outcome::Stalled => {
+                if !drained.in_order {
+                    self.pairing.be_wary();
+                }
+                if drained.outcome == Outcome::Absent {
+                    self.count(|counts| counts.tunnels_absent += 1);
+                }
+                drop(place);
+                log::debug!("{}: tunnel of {peer} is gone: {:?}", self.id(), drained.outcome);
+                None
+            }
+        }
+    }
+
+    /// Whether the log may be told of old answers again.
+    fn is_told_again(&self) -> bool {
+        let now = Instant::now();
+        let last = self.residue_told.get();
+        let again = last.is_none_or(|last| now.duration_since(last) >= limits::RESIDUE_TOLD);
+        if again {
+            self.residue_told.set(Some(now));
+        }
+        again
     }
 
     /// Gives a worker the relay of a session; what is given back at its end stays here.
@@ -440,18 +592,27 @@ impl Pipe {
             traffic: self.traffic.clone(),
         };
         let alive = self.relays.0.borrow().clone();
-        let files = (near_file, far_file);
         // Boxed, so that the session's memory is the relay's and not that of its making, too.
         let parts = Box::new(Parts { legs: [near, far], held: [near_held, far_held], terms });
         let relay = self.shared.workers.spawn(|load| async move {
             let mut relay = parts.join()?;
             let ended = (&mut relay).await;
-            drop(alive);
-            load.go_on(|load| async move {
-                relay.part().await;
-                drop((files, load));
+            if !relay.keeps_tunnel() {
+                drop(alive);
+                load.go_on(|load| async move {
+                    relay.part().await;
+                    drop((near_file, far_file, load));
+                });
+                return Ok((ended, None));
+            }
+            let draining = relay.keep_tunnel().map(|(drain, user)| {
+                load.another().go_on(|load| async move {
+                    user.part().await;
+                    drop((far_file, load));
+                });
+                Draining::go_on(drain, near_file, alive, load)
             });
-            Ok(ended)
+            Ok((ended, draining))
         });
         ((taken, far_taken), relay)
     }
@@ -476,15 +637,17 @@ impl Pipe {
                 Voice::Version2
             }
         };
-        let taken = (tunnel.place, Counted::new(&self.sides[side].in_use));
-        (Leg { stream: tunnel.stream.loosen(), voice }, held, taken, tunnel.file)
+        let Tunnel { stream, peer, rhythm, place, file, .. } = *tunnel;
+        let in_use = Counted::new(&self.sides[side].in_use);
+        let taken = Taken { place, in_use, agent: (peer, rhythm) };
+        (Leg { stream: stream.loosen(), voice }, held, taken, file)
     }
 
     fn session_ended(&self, ended: Option<Ended>, [agent, partner]: [SocketAddr; 2]) {
         let Some(ended) = ended else {
             return self.fault("a session could not begin: the kernel watches no more sockets");
         };
-        if ended.cut_short {
+        if ended.torn {
             self.pairing.be_wary();
         }
         match ended.ending {
@@ -648,6 +811,8 @@ impl Pipe {
             let tunnels = (side == 0 || !public).then(|| Tunnels {
                 idle: self.pairing.idle(side),
                 in_use: self.sides[side].in_use.get(),
+                draining: self.sides[side].draining.get(),
+                unanswered: self.sides[side].places.unanswered.get(),
                 allowed: self.agent_port(side).limits.max_connections.into(),
             });
             SideStatus { port: *port, open: fault.is_none(), fault, tunnels }

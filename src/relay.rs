@@ -16,9 +16,11 @@ use std::time::{Duration, Instant};
 use smol::future::zip;
 
 use crate::conduit::{self, Conduit};
+use crate::drain::Drain;
 use crate::heartbeat::{self, BEAT, beats};
 use crate::limits;
 use crate::reactor::{Timer, now, until};
+use crate::residue::{Leaving, Residue, Verdict};
 use crate::stream::{Loose, Received, Stream};
 
 /// Who speaks on a leg, and by which rules.
@@ -162,9 +164,9 @@ pub struct Ended {
     pub ending: Ending,
     /// Bytes from leg 0 to leg 1, and back.
     pub bytes: [u64; 2],
-    /// Whether a version 1 agent on leg 0 may still have been sending to the user that left: the
-    /// rest would reach a fresh tunnel.
-    pub cut_short: bool,
+    /// Whether the version 1 tunnel on leg 0 broke with an answer still to come, which may then
+    /// come on a fresh one.
+    pub torn: bool,
     /// Time from pairing to end.
     pub lasted: Duration,
 }
@@ -234,8 +236,9 @@ impl fmt::Display for Ending {
 pub struct Relay {
     sides: [Side; 2],
     terms: Terms,
-    /// Whether leg 1 is a user whose end cannot be told to the version 1 agent on leg 0.
-    lingers: bool,
+    /// Whether leg 1 is a user whose end cannot be told to the version 1 agent on leg 0: what may
+    /// still come for it.
+    residue: Option<Residue>,
     /// How it has ended.
     ending: Option<Ending>,
     started: Instant,
@@ -244,6 +247,20 @@ pub struct Relay {
     timer: Timer,
     bytes: [u64; 2],
     stuck: Stuck,
+}
+
+/// A user's connection after its session, of which the tunnel was kept.
+pub struct Parting {
+    user: Side,
+    ending: Ending,
+}
+
+impl Parting {
+    /// Closes it as [`Relay::part`] does.
+    pub async fn part(self) {
+        let deadline = Instant::now() + limits::FAREWELL;
+        self.user.leave(self.ending.leaves(1), deadline).await;
+    }
 }
 
 struct Side {
@@ -466,6 +483,7 @@ impl Relay {
     pub fn new(legs: [Leg; 2], held: [Vec<Box<[u8]>>; 2], terms: Terms) -> Self {
         let [first, second] = legs;
         let lingers = matches!(first.voice, Voice::Version1 { .. }) && second.voice == Voice::Raw;
+        let residue = lingers.then(|| Residue::new(first.stream.round_trip(), now()));
         let public = first.voice != Voice::Raw && second.voice == Voice::Raw;
         let mut sides = [Side::new(first), Side::new(second)];
         sides[1].may_be_cut = public;
@@ -475,7 +493,7 @@ impl Relay {
             sides,
             stuck: Stuck { traffic: terms.traffic.clone(), is: false },
             terms,
-            lingers,
+            residue,
             ending: None,
             started: now(),
             moved_at: now(),
@@ -501,6 +519,39 @@ impl Relay {
         zip(one.leave(first, deadline), two.leave(second, deadline)).await;
     }
 
+    /// Whether the version 1 tunnel of a session that has ended can be kept: its user has left, and
+    /// its agent is there.
+    pub fn keeps_tunnel(&self) -> bool {
+        let user_left = match self.ending {
+            Some(Ending::Broken(side) | Ending::Stalled(side)) => side == 1,
+            Some(Ending::Lingered | Ending::Silent) => true,
+            _ => false,
+        };
+        let agent = &self.sides[0];
+        let lives = agent.input == Input::Open && agent.output == Output::Open && !agent.gone;
+        self.residue.is_some() && user_left && lives
+    }
+
+    /// Keeps the tunnel of a session that [allows it](Self::keeps_tunnel): once the old answer is
+    /// over, it can carry the next one. The user is to be parted with. `None` for other sessions,
+    /// which are broken off.
+    pub fn keep_tunnel(self) -> Option<(Drain, Parting)> {
+        let keeps = self.keeps_tunnel();
+        let Relay { sides: [agent, user], residue, ending, .. } = self;
+        match (residue, agent.voice, ending) {
+            (Some(mut residue), Voice::Version1 { threshold }, Some(ending)) if keeps => {
+                // A reset that a write has met first is read as an end.
+                if ending != Ending::Lingered {
+                    residue.left(Leaving::Torn, false, now());
+                }
+                residue.given_up(now());
+                let drain = Drain::new(agent.stream, threshold, residue, agent.heard_at);
+                Some((drain, Parting { user, ending }))
+            }
+            _ => None,
+        }
+    }
+
     /// Passes on what the broken side has left to be read.
     fn poll_rest(&mut self, context: &Context<'_>, from: usize) -> Poll<()> {
         while self.pump(context, from) {}
@@ -514,7 +565,7 @@ impl Relay {
         Ended {
             ending,
             bytes: self.bytes,
-            cut_short: self.lingers && self.cut_short(ending),
+            torn: self.is_torn(ending),
             lasted: now().saturating_duration_since(self.started),
         }
     }
@@ -537,6 +588,9 @@ impl Relay {
         if std::mem::take(&mut source.paused) {
             // The time during which it was not read does not count as its silence.
             source.heard_at = now();
+            if let Some(residue) = self.residue.as_mut().filter(|_| from == 0) {
+                residue.read_again(now());
+            }
         }
         if source.input != Input::Open {
             return false;
@@ -563,6 +617,11 @@ impl Relay {
                 let whole = source.may_be_cut || !source.stream.is_cut();
                 source.input = if whole { Input::Ended } else { Input::Broken };
                 self.moved_at = now();
+                if let Some(residue) = self.residue.as_mut().filter(|_| from == 1) {
+                    let goodbye = source.stream.has_said_goodbye();
+                    let leaving = if goodbye { Leaving::InOrder } else { Leaving::Fin };
+                    residue.left(leaving, source.stream.has_arrived(), now());
+                }
                 false
             }
             // After a break whose error another call was told of, the end is only that of reading.
@@ -581,6 +640,11 @@ impl Relay {
         if moved > 0 {
             source.spoke_at = now;
             self.moved_at = now;
+            match &mut self.residue {
+                Some(residue) if from == 0 => residue.heard(moved, now),
+                Some(residue) => residue.asked(),
+                None => {}
+            }
             self.terms.traffic.count(from, moved);
         }
         goes_on
@@ -589,7 +653,7 @@ impl Relay {
     /// Passes the end of `from`'s direction on once all its bytes are sent. A break is no end, nor
     /// is that of an agent that has not taken the session.
     fn pass_end_on(&mut self, context: &Context<'_>, from: usize) {
-        let untold = self.lingers && from == 1 && self.sides[0].input == Input::Open;
+        let untold = self.residue.is_some() && from == 1 && self.sides[0].input == Input::Open;
         let source = &self.sides[from];
         let ended = source.input == Input::Ended && !source.is_broken();
         if !ended || source.voice == Voice::Version2 || untold {
@@ -611,7 +675,7 @@ impl Relay {
         sink.is_broken()
             || (source.input != Input::Open && sink.output == Output::Finished)
             // Its end cannot be told to the agent, and a broken user is not waited for.
-            || (self.lingers
+            || (self.residue.is_some()
                 && from == 1
                 && source.input != Input::Open
                 && source.is_broken()
@@ -640,7 +704,7 @@ impl Relay {
             }
             // Nothing is left but the delivery of its last bytes, which needs no session. What a
             // user has said, a version 1 agent is still given in its own time.
-            let at_once = !(self.lingers && side == 1);
+            let at_once = !(self.residue.is_some() && side == 1);
             if broken && (at_once || (self.is_over(side) && self.is_over(other))) {
                 return Ok(Ending::Broken(side));
             }
@@ -695,21 +759,27 @@ impl Relay {
             self.moved_at = now;
             due(now + self.terms.fin_wait);
         }
-        if self.lingers && self.sides[1].input != Input::Open && self.is_settled() {
+        if let Some(residue) = &self.residue {
             let [agent, user] = &self.sides;
-            let silent_since = agent.spoke_at.max(user.spoke_at).max(user.heard_at);
-            let patience = if self.terms.wanted.load(Ordering::Relaxed) == 0 {
-                limits::LINGER
-            } else if agent.spoke_at > user.spoke_at {
-                limits::LINGER_WANTED
-            } else {
-                limits::LINGER_UNANSWERED
-            };
-            if due(silent_since + patience) {
-                return Ok(Ending::Lingered);
+            if user.input != Input::Open && self.is_settled() {
+                let silent_since = agent.spoke_at.max(user.spoke_at).max(user.heard_at);
+                // Where an answer is owed, others cannot have the tunnel sooner anyway.
+                let is_wanted = self.terms.wanted.load(Ordering::Relaxed) > 0;
+                let patience = match is_wanted && !residue.is_owed() {
+                    true => limits::LINGER_WANTED,
+                    false => limits::LINGER,
+                };
+                if due(silent_since + patience) {
+                    return Ok(Ending::Lingered);
+                }
+                // Who has left with its answer is not waited for, once that is known to be over.
+                let over_at = residue.over_at().filter(|_| residue.left_answered());
+                if over_at.is_some_and(&mut due) && user.stream.has_arrived() {
+                    return Ok(Ending::Lingered);
+                }
+                // Users may come to wait meanwhile.
+                due(now + limits::LINGER_CHECK);
             }
-            // Users may come to wait meanwhile.
-            due(now + limits::LINGER_CHECK);
         }
         Err(next)
     }
@@ -719,24 +789,13 @@ impl Relay {
         self.sides.iter().all(Side::is_flushed)
     }
 
-    /// Whether the agent on leg 0 may have had more to send when its user was gone.
-    fn cut_short(&self, ending: Ending) -> bool {
-        let [agent, user] = &self.sides;
-        match ending {
-            Ending::Broken(side) => side == 1 && agent.input == Input::Open,
-            // Cut for the sake of other users: its answer may only have paused.
-            Ending::Lingered => {
-                let spoke_at = agent.spoke_at.max(user.heard_at);
-                now().saturating_duration_since(spoke_at) < limits::LINGER
-            }
-            Ending::Silent | Ending::Stalled(_) => true,
-            Ending::Complete
-            | Ending::Absent(_)
-            | Ending::Failed(_)
-            | Ending::Wrong(_)
-            | Ending::Unanswered(_)
-            | Ending::Mute(_) => false,
-        }
+    /// Whether a version 1 tunnel broke while an answer was to come on it.
+    fn is_torn(&self, ending: Ending) -> bool {
+        let broke = matches!(ending, Ending::Broken(0) | Ending::Absent(0) | Ending::Stalled(0));
+        let Some(residue) = self.residue.as_ref().filter(|_| broke) else { return false };
+        let mut residue = residue.clone();
+        residue.given_up(now());
+        residue.verdict(now()) != Verdict::Clean
     }
 }
 

@@ -89,6 +89,12 @@ pub struct Tunnels {
     pub idle: usize,
     /// In a session.
     pub in_use: usize,
+    /// Of version 1, their user gone, read to nowhere until the old answer is over.
+    #[serde(default)]
+    pub draining: usize,
+    /// Idle or draining ones whose agent took a user's bytes and answered nothing.
+    #[serde(default)]
+    pub unanswered: usize,
     /// Authenticated tunnels allowed at one time.
     pub allowed: usize,
 }
@@ -169,6 +175,8 @@ impl Status {
             let tunnels = side.tunnels.unwrap_or_default();
             total.idle += tunnels.idle;
             total.in_use += tunnels.in_use;
+            total.draining += tunnels.draining;
+            total.unanswered += tunnels.unanswered;
             total.allowed += tunnels.allowed;
         }
         total

@@ -235,6 +235,21 @@ impl Stream {
         self.state.tls.as_ref().is_some_and(|tls| tls.ended && !tls.closed)
     }
 
+    /// Whether the peer's end was announced: close_notify in TLS. Plain TCP has nothing like it.
+    pub fn has_said_goodbye(&self) -> bool {
+        self.state.tls.as_ref().is_some_and(|tls| tls.closed)
+    }
+
+    /// The round trip to the peer as the kernel has measured it; zero where it cannot be told.
+    pub fn round_trip(&self) -> std::time::Duration {
+        unacknowledged::way(self.socket())
+    }
+
+    /// Whether the peer's machine has all that was sent to it.
+    pub fn has_arrived(&self) -> bool {
+        self.waiting() == 0 && unacknowledged::ask(self.socket()).is_ok_and(|tcp| tcp.packets == 0)
+    }
+
     /// Reads once from the socket and gives `unit` each whole unit that came with it.
     ///
     /// # Errors
@@ -571,7 +586,8 @@ impl Stream {
         unacknowledged::ask(self.socket()).is_ok_and(|tcp| tcp.packets > 0)
     }
 
-    fn close_in_order(&mut self) {
+    /// Undoes [`Stream::break_when_dropped`].
+    pub fn close_in_order(&mut self) {
         if std::mem::take(&mut self.state.breaks) {
             // The option was there when it was set.
             let _ = rustix::net::sockopt::set_socket_linger(self.socket(), None);

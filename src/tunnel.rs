@@ -11,6 +11,7 @@ use std::time::Instant;
 use smol::future::or;
 
 use crate::crowd::Member;
+use crate::drain::Drained;
 use crate::heartbeat::{self, BEAT, Rhythm, beats};
 use crate::limits;
 use crate::mapping::Passcode;
@@ -50,7 +51,10 @@ pub struct Tunnel {
     pub place: Place,
     /// Its share of the open files.
     pub file: FileGuard,
-    authorized: Instant,
+    /// Since when it has sent nothing but heartbeats.
+    quiet_since: Instant,
+    /// Whether it has carried no session yet.
+    fresh: bool,
     /// A heartbeat that has come in part; bytes of a stream only, never of records.
     begun: Vec<u8>,
     held_bytes: usize,
@@ -87,21 +91,27 @@ pub enum Alone {
 /// The stages before and after the wait are boxed: a waiting tunnel, of which there are many,
 /// has memory for its wait alone.
 pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr, file: FileGuard) {
-    let Some(tunnel) = Box::pin(admit(pipe, side, socket, peer, file)).await else { return };
-    let waiting = pipe.pairing.tunnel(side, tunnel);
-    let outcome = wait(pipe, side, &waiting).await;
-    let tunnel = waiting.occupant.take();
-    drop(waiting);
-    match (outcome, tunnel) {
-        (Ok(Verdict::Paired(partner)), Some(tunnel)) => {
-            Box::pin(pipe.session(tunnel, partner)).await;
+    let mut next = Box::pin(admit(pipe, side, socket, peer, file)).await;
+    while let Some(tunnel) = next.take() {
+        let waiting = pipe.pairing.tunnel(side, tunnel);
+        let outcome = wait(pipe, side, &waiting).await;
+        let tunnel = waiting.occupant.take();
+        drop(waiting);
+        match (outcome, tunnel) {
+            (Ok(Verdict::Paired(partner)), Some(tunnel)) => {
+                next = Box::pin(pipe.session(tunnel, partner)).await;
+            }
+            // The rest of an old answer: it is over at some time.
+            (Err(Alone::OutOfStep), Some(tunnel)) if tunnel.version == Version::One => {
+                next = Box::pin(pipe.drain_stray(tunnel)).await;
+            }
+            (Err(why), Some(tunnel)) => Box::pin(pipe.tunnel_ended(tunnel, why)).await,
+            (Ok(Verdict::Replaced), _) => {
+                log::info!(target: pipe.id(), "{}: the overdue tunnel of {peer} makes room for a new one", pipe.id());
+            }
+            // The other side's task has it.
+            _ => {}
         }
-        (Err(why), Some(tunnel)) => Box::pin(pipe.tunnel_ended(tunnel, why)).await,
-        (Ok(Verdict::Replaced), _) => {
-            log::info!(target: pipe.id(), "{}: the overdue tunnel of {peer} makes room for a new one", pipe.id());
-        }
-        // The other side's task has it.
-        _ => {}
     }
 }
 
@@ -279,7 +289,8 @@ impl Tunnel {
             peer,
             place,
             file,
-            authorized: now,
+            quiet_since: now,
+            fresh: true,
             begun: Vec::new(),
             held_bytes: 0,
             answers: 0,
@@ -298,9 +309,28 @@ impl Tunnel {
         early.iter().try_for_each(|unit| self.hear(unit))
     }
 
+    /// A tunnel of version 1 once more, after its session: its agent as it was known before, and
+    /// what was heard of it since.
+    pub fn again(
+        stream: Stream,
+        (peer, rhythm): (SocketAddr, Rhythm),
+        place: Place,
+        file: FileGuard,
+        drained: &Drained,
+    ) -> Self {
+        let again = Tunnel::new(stream, Version::One, peer, place, file);
+        let rhythm = rhythm.resumed(drained.heard_at);
+        Tunnel { rhythm, quiet_since: drained.spoke_at, fresh: false, ..again }
+    }
+
     /// Since when it has sent nothing but heartbeats: anything else would have ended its wait.
     pub fn quiet_since(&self) -> Instant {
-        self.authorized
+        self.quiet_since
+    }
+
+    /// Whether it has carried no session yet, nor the rest of one.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
     }
 
     /// Whether something may have come in that has not been looked at.
@@ -475,8 +505,11 @@ async fn wait(
             if probe_over.is_some_and(|at| at <= now) {
                 tunnel.end_probe();
             }
-            // The mapping may become wary while it waits.
-            let quiet = Some(tunnel.quiet_since() + limits::QUIET).filter(|at| *at > now);
+            // The mapping may become wary while a fresh one waits.
+            let quiet = pipe.pairing.quiet_at(tunnel).or_else(|| {
+                let quiet = tunnel.quiet_since() + limits::QUIET_LATE;
+                Some(quiet).filter(|at| tunnel.is_fresh() && *at > now)
+            });
             let resumes = tunnel.resumes_at(now);
             [absent, stall_check, quiet, probe_over.filter(|at| *at > now), resumes]
                 .into_iter()

@@ -114,8 +114,21 @@ impl Load {
 
     /// Goes on with `rest` on the same worker, whatever becomes of the task that says so.
     pub fn go_on<F: Future<Output = ()> + Send + 'static>(self, rest: impl FnOnce(Load) -> F) {
+        self.spawn(rest).detach();
+    }
+
+    /// The same for something that has an outcome. Dropping the task ends it there soon.
+    pub fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        self,
+        rest: impl FnOnce(Load) -> F,
+    ) -> Task<T> {
         let worker = self.0.clone();
-        worker.executor.spawn(rest(self)).detach();
+        worker.executor.spawn(rest(self))
+    }
+
+    /// One more piece of work on the same worker.
+    pub fn another(&self) -> Load {
+        Load::on(self.0.clone())
     }
 }
 

@@ -38,6 +38,8 @@ in_both_modes!(
     session_silent_for_finwait_after_one_end_is_closed,
     session_open_both_ways_has_no_time_limit,
     rest_of_an_old_answer_never_reaches_the_next_user,
+    clean_tunnel_is_used_again_with_its_connection,
+    tunnel_that_owes_an_answer_is_used_last_and_not_before_it_has_come,
     no_foreign_byte_in_many_sessions_with_aborting_users,
     slow_user_slows_its_own_session_alone,
     what_a_stuck_session_holds_is_bounded,
@@ -341,9 +343,11 @@ fn user_that_leaves_ends_the_session_after_its_bytes(mode: Mode) {
             });
             // Slow enough that the end arrives long before the last byte is read.
             thread::sleep(ms(200));
-            let (got, _) = agent.rest();
+            let got = agent.exactly(upload.len());
             assert_same(&got, &upload, "the upload before the end");
         });
+        until("the session is over", || daemon.control().in_use(&mapping) == 0);
+        assert!(agent.is_quiet(), "nothing but the upload is for the agent");
     }
 }
 
@@ -375,12 +379,13 @@ fn user_that_resets_ends_the_session(mode: Mode) {
     let mapping = daemon.api().add_public(60, NEVER);
     let (user, mut agent) = daemon.session(&mapping);
     user.reset();
-    agent.expect_closed();
+    until("the session is over", || daemon.control().in_use(&mapping) == 0);
+    agent.beat_and_answer();
     let (user, mut agent) = daemon.session(&mapping);
     agent.send(&noise(12, 100_000));
     user.reset();
-    agent.expect_closed();
-    until("no tunnel is left", || daemon.control().in_use(&mapping) == 0);
+    until("the session is over", || daemon.control().in_use(&mapping) == 0);
+    agent.beat_and_answer();
 }
 
 fn agent_that_resets_ends_the_session(mode: Mode) {
@@ -428,19 +433,18 @@ fn half_closed_user_is_closed_once_the_agent_is_silent(mode: Mode) {
     let (mut user, mut agent) = daemon.session(&mapping);
     user.finish();
     let start = Instant::now();
-    agent.expect_closed();
+    user.expect_closed();
     let lasted = start.elapsed();
     assert!(lasted >= ms(900), "the agent had only {lasted:?} for an answer");
-    user.expect_closed();
+    agent.beat_and_answer();
     // Heartbeats are no answer.
     let (mut user, mut agent) = daemon.session(&mapping);
     user.finish();
-    until("the tunnel is closed", || {
-        let _ = agent.try_send(BEAT);
+    until("the user is closed", || {
+        agent.beat_and_answer();
         thread::sleep(ms(50));
-        !matches!(agent.record_by(Instant::now()), Got::Bytes(_) | Got::Late)
+        !matches!(user.record_by(Instant::now()), Got::Bytes(_) | Got::Late)
     });
-    user.expect_closed();
 }
 
 fn half_closed_agent_still_gets_the_upload(mode: Mode) {
@@ -493,29 +497,76 @@ fn session_open_both_ways_has_no_time_limit(mode: Mode) {
 }
 
 fn rest_of_an_old_answer_never_reaches_the_next_user(mode: Mode) {
-    let daemon = Daemon::new(mode);
+    let daemon = Daemon::builder(mode).set("userwait", 20_000).start();
     let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
     for round in 0..3 {
-        let (mut user, mut agent) = daemon.session(&mapping);
         agent.send(&noise(round, 50_000));
         user.exactly(10_000);
         user.reset();
-        agent.rest();
-        // The field's agent redials at once and goes on with the old answer.
-        let mut redialled = daemon.tunnel(&mapping);
         let mut next = daemon.user(&mapping);
         next.send(b"question");
         thread::sleep(ms(100));
-        redialled.send(b"the rest of the old answer");
-        redialled.expect_closed();
-        let mut fresh = daemon.tunnel(&mapping);
-        fresh.expect(b"question");
-        fresh.send(b"the right answer");
+        // On its own tunnel, or as a fresh one after the agent has dialled again.
+        agent.send(b"the rest of the old answer");
+        if round == 1 {
+            agent.link.reset();
+            agent = daemon.tunnel(&mapping);
+            agent.send(b"more of the old answer");
+        }
+        agent.expect(b"question");
+        agent.send(b"the right answer");
         next.expect(b"the right answer");
-        next.finish();
-        fresh.finish();
-        next.until_end();
+        next.send(b"question");
+        agent.expect(b"question");
+        user = next;
     }
+}
+
+fn clean_tunnel_is_used_again_with_its_connection(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 20_000).start();
+    let mapping = daemon.api().add_public(1, NEVER);
+    let mut agent = daemon.tunnel(&mapping);
+    for round in 0..20_u8 {
+        let mut user = daemon.user(&mapping);
+        user.send(&[round; 9]);
+        agent.expect(&[round; 9]);
+        agent.send(&[round; 99]);
+        user.expect(&[round; 99]);
+        // In order, by a FIN alone, and not at all in order: once with nothing left to come.
+        match round % 4 {
+            0 => drop(user),
+            1 => user.fin(),
+            2 => user.reset(),
+            _ => user.finish(),
+        }
+        agent.beat_and_answer();
+    }
+    assert_eq!(daemon.control().number(&mapping, "counts.tunnelsTotal"), 1, "it was dialled anew");
+}
+
+fn tunnel_that_owes_an_answer_is_used_last_and_not_before_it_has_come(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 20_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let tunnels =
+        |what: &str| daemon.control().number(&mapping, &format!("sides.0.tunnels.{what}"));
+    let (mut user, mut owing) = daemon.session(&mapping);
+    user.finish();
+    user.expect_closed();
+    until("it is known that it owes", || tunnels("unanswered") == 1);
+    assert_eq!((tunnels("draining"), tunnels("idle")), (1, 0));
+    // Others serve meanwhile.
+    let (mut other, mut agent) = daemon.session(&mapping);
+    agent.send(b"answer");
+    other.expect(b"answer");
+    let mut next = daemon.user(&mapping);
+    next.send(b"the next question");
+    owing.expect_silence(ms(1500));
+    owing.send(b"the answer at last");
+    owing.expect(b"the next question");
+    assert_eq!((tunnels("draining"), tunnels("unanswered")), (0, 0));
+    owing.send(b"the right answer");
+    next.expect(b"the right answer");
 }
 
 fn no_foreign_byte_in_many_sessions_with_aborting_users(mode: Mode) {

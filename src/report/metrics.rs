@@ -31,6 +31,8 @@ pub fn metrics(report: &Report) -> String {
         ("api_refused_total", "counter", "API requests refused with 403.", state.api_refused),
         ("tunnels_idle", "gauge", IDLE, totals.tunnels.idle as u64),
         ("tunnels_in_use", "gauge", IN_USE, totals.tunnels.in_use as u64),
+        ("tunnels_draining", "gauge", DRAINING, totals.tunnels.draining as u64),
+        ("tunnels_unanswered", "gauge", UNANSWERED, totals.tunnels.unanswered as u64),
         ("tunnels_allowed", "gauge", ALLOWED, totals.tunnels.allowed as u64),
     ];
     for (name, kind, help, value) in one {
@@ -60,6 +62,8 @@ pub fn metrics(report: &Report) -> String {
 
 const IDLE: &str = "Authenticated tunnels waiting for a user or for the other side.";
 const IN_USE: &str = "Tunnels in a session.";
+const DRAINING: &str = "Tunnels whose user has left, until the old answer is over.";
+const UNANSWERED: &str = "Tunnels whose agent took a user's bytes and answered nothing.";
 const ALLOWED: &str = "Authenticated tunnels allowed at one time.";
 
 type Count = (&'static str, &'static str, &'static str, fn(&Counts) -> u64);
@@ -146,10 +150,12 @@ impl Page {
     /// What each port of each mapping shows.
     fn sides(&mut self, mappings: &[MappingStatus]) {
         type Value = fn(&crate::status::SideStatus) -> Option<usize>;
-        let families: [(&str, &str, Value); 4] = [
+        let families: [(&str, &str, Value); 6] = [
             ("mapping_port_open", "Whether the port is open.", |side| Some(side.open.into())),
             ("mapping_tunnels_idle", IDLE, |side| Some(side.tunnels?.idle)),
             ("mapping_tunnels_in_use", IN_USE, |side| Some(side.tunnels?.in_use)),
+            ("mapping_tunnels_draining", DRAINING, |side| Some(side.tunnels?.draining)),
+            ("mapping_tunnels_unanswered", UNANSWERED, |side| Some(side.tunnels?.unanswered)),
             ("mapping_tunnels_allowed", ALLOWED, |side| Some(side.tunnels?.allowed)),
         ];
         for (name, help, value) in families {

@@ -141,6 +141,20 @@ fn faults(mapping: &MappingStatus, closed: bool) -> Vec<String> {
             format!("port {}: {}", side.port, safe(fault))
         })
         .collect();
+    for tunnels in mapping.sides.iter().filter_map(|side| side.tunnels) {
+        if tunnels.draining > 0 {
+            faults.push(format!(
+                "tunnels draining, their user gone and the old answer not over: {}",
+                tunnels.draining
+            ));
+        }
+        if tunnels.unanswered > 0 {
+            faults.push(format!(
+                "tunnels whose agent took a user's bytes and answered nothing: {}",
+                tunnels.unanswered
+            ));
+        }
+    }
     if let Some(error) = &mapping.last_error {
         faults.push(format!("last error: {}", safe(error)));
     }

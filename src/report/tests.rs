@@ -22,8 +22,8 @@ fn sample() -> Report {
         tunnels_total: 11,
         tunnels_absent: 12,
     };
-    let tunnels = Tunnels { idle: 58, in_use: 2, allowed: 60 };
-    let one = Tunnels { idle: 1, in_use: 0, allowed: 1 };
+    let tunnels = Tunnels { idle: 58, in_use: 2, draining: 21, unanswered: 22, allowed: 60 };
+    let one = Tunnels { idle: 1, allowed: 1, ..Tunnels::default() };
     let public = MappingStatus {
         id: "a\"b\\c\n\u{1b}".into(),
         sides: [side(6000, None, Some(tunnels)), side(6001, None, None)],
@@ -71,6 +71,8 @@ fn json_is_read_back() {
     assert_eq!(value["mappings"][0]["counts"]["usersServed"], 2);
     assert_eq!(value["mappings"][0]["url"], "https://example.org:6001");
     assert_eq!(value["totals"]["counts"]["usersServed"], 42);
+    assert_eq!(value["mappings"][0]["sides"][0]["tunnels"]["draining"], 21);
+    assert_eq!(value["totals"]["tunnels"]["unanswered"], 22);
     assert_eq!(value["totals"]["tunnels"]["idle"], 60);
 }
 
@@ -82,6 +84,8 @@ fn table_at_a_glance() {
         "",
         "MAPPING                               KIND     PORTS      TUNNELS idle/in use/allowed  USERS waiting/served  UP       DOWN     STATE      PUBLIC URL",
         "a\"b\\c\\n\\u{1b}                         public   6000 6001  58/2/60                      1/2                   6.8 KiB  7.6 MiB  active     https://example.org:6001",
+        "    tunnels draining, their user gone and the old answer not over: 21",
+        "    tunnels whose agent took a user's bytes and answered nothing: 22",
         "    last error: agent 192.0.2.1: wrong passcode",
         "e2454159-ed8c-4d00-a885-fdd87de811de  private  6002 6003  1/0/1 1/0/1                  -                     0 B      0 B      half open  -",
         "    port 6003: address already in use; retried in 4 s",
@@ -129,6 +133,8 @@ fn metrics_are_what_prometheus_reads() {
         "iofog_connector_mapping_users_served_total{mapping=\"a\\\"b\\\\c\\n\u{1b}\",type=\"public\"} 2",
         "iofog_connector_mapping_tunnels_idle{mapping=\"e2454159-ed8c-4d00-a885-fdd87de811de\",type=\"private\",side=\"port2\",port=\"6003\"} 1",
         "iofog_connector_mapping_port_open{mapping=\"e2454159-ed8c-4d00-a885-fdd87de811de\",type=\"private\",side=\"port2\",port=\"6003\"} 0",
+        "iofog_connector_tunnels_draining 21",
+        "iofog_connector_mapping_tunnels_unanswered{mapping=\"a\\\"b\\\\c\\n\u{1b}\",type=\"public\",side=\"port1\",port=\"6000\"} 22",
         "iofog_connector_mappings{type=\"private\"} 1",
         "iofog_connector_uptime_seconds 93784",
         "iofog_connector_log_lost_total 13",
