@@ -519,7 +519,7 @@ fn more_local_connections_than_may_wait_are_served_all_the_same() {
 fn local_connections_that_have_left_make_room_for_others() {
     let (listen, begun) = (free_address(), Arc::new(AtomicBool::new(false)));
     let when = begun.clone();
-    let (connector, _tunnel) = against(
+    let (connector, tunnel) = against(
         move |mut socket| {
             let _ = authorise(&mut socket);
             let _ = begin(&mut socket, || when.load(Ordering::SeqCst));
@@ -535,6 +535,7 @@ fn local_connections_that_have_left_make_room_for_others() {
     third.set_read_timeout(Some(Duration::from_secs(12))).unwrap();
     third.write_all(b"ask").unwrap();
     until("the third has one", || connector.connections() == 3);
+    assert!(!tunnel.log().contains("has not come within"), "nobody's time was over");
     begun.store(true, Ordering::SeqCst);
     let mut answer = [0; 6];
     third.read_exact(&mut answer).unwrap();

@@ -150,10 +150,11 @@ impl<'a> Listening<'a> {
         let gone = poll_fn(|context| local.poll_gone(context));
         let asked = async {
             loop {
-                self.make_room.listen().await;
+                let asked = self.make_room.listen();
                 if self.is_full() {
                     return;
                 }
+                asked.await;
             }
         };
         or(gone, asked).await;
