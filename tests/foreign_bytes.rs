@@ -11,9 +11,12 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::*;
 
@@ -168,6 +171,205 @@ fn serve(daemon: &Daemon, mapping: &Mapping, name: &[u8], ended: &AtomicBool) {
             _ => return,
         }
     }
+}
+
+// The field's agent, which keeps its service's connection, and users that leave anyhow
+
+/// What a user asks of [`answering`]: pieces of so many tags, the first after `delay`, further ones
+/// after `pause`.
+struct Question {
+    tag: String,
+    pieces: usize,
+    tags: usize,
+    pause: Duration,
+    delay: Duration,
+}
+
+impl Question {
+    fn line(&self) -> String {
+        let Question { tag, pieces, tags, pause, delay } = self;
+        format!("{} {pieces} {tags} {} {}\n", tag.trim(), pause.as_millis(), delay.as_millis())
+    }
+}
+
+/// A service that answers every question whole, whoever has left meanwhile, and notes when the last
+/// piece of each answer was sent.
+fn answering(ended: impl Fn(Instant) + Send + Sync + 'static) -> Service {
+    Service::new(move |socket: TcpStream| {
+        let mut lines = BufReader::new(socket.try_clone().unwrap()).lines();
+        let mut socket = socket;
+        while let Some(Ok(line)) = lines.next() {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [tag, pieces, tags, pause, delay] = words[..] else { panic!("{line:?}") };
+            let number = |text: &str| text.parse::<u64>().unwrap();
+            let piece = format!("{tag}\n").repeat(number(tags) as usize);
+            thread::sleep(ms(number(delay)));
+            for at in 0..number(pieces) {
+                if at > 0 {
+                    thread::sleep(ms(number(pause)));
+                }
+                if socket.write_all(piece.as_bytes()).is_err() {
+                    return;
+                }
+            }
+            ended(Instant::now());
+        }
+    })
+}
+
+#[test]
+fn old_answers_of_the_fields_agent_reach_nobody_over_one_tunnel() {
+    old_answers_reach_nobody(Mode::Tls, 1, sessions(60));
+}
+
+#[test]
+fn old_answers_of_the_fields_agent_reach_nobody_over_four_tunnels() {
+    old_answers_reach_nobody(Mode::Tls, 4, sessions(250));
+}
+
+#[test]
+fn old_answers_of_the_fields_agent_reach_nobody_over_many_tunnels() {
+    old_answers_reach_nobody(Mode::Tls, 24, sessions(1500));
+}
+
+fn old_answers_reach_nobody(mode: Mode, tunnels: usize, sessions: usize) {
+    raise_files();
+    let daemon = Daemon::builder(mode).set("userwait", 600_000).set("pending", 1000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let service = answering(|_| {});
+    let agent = FieldAgent::start(&daemon, &mapping, tunnels, service.address);
+    agent.wait_authorized();
+    let (begun, left) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for user in 0..2 * tunnels {
+            let (daemon, mapping, begun, left) = (&daemon, &mapping, &begun, &left);
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(user as u64);
+                loop {
+                    let number = begun.fetch_add(1, Ordering::Relaxed);
+                    if number >= sessions {
+                        return;
+                    }
+                    if !ask_and_leave(daemon, mapping, number, &mut random) {
+                        left.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    figure(mode, "tunnels", tunnels);
+    figure(mode, "sessions, of which left in mid-answer", (sessions, left.into_inner()));
+    figure(mode, "in", start.elapsed());
+    figure(mode, "tunnels dialled", agent.accepted());
+    agent.expect_no_strays();
+}
+
+/// One user: asks for an answer drawn at random, reads some of it or all, and leaves anyhow; whether
+/// it has got the whole answer. What the page says cannot be known is not drawn: that a user leaves
+/// in a pause of a short answer, or before the first of a long one.
+fn ask_and_leave(
+    daemon: &Daemon,
+    mapping: &Mapping,
+    number: usize,
+    random: &mut fastrand::Rng,
+) -> bool {
+    let tag = format!("session{number:08}\n");
+    let none = Duration::ZERO;
+    let question =
+        |pieces, tags, pause, delay| Question { tag: tag.clone(), pieces, tags, pause, delay };
+    // The question, the pieces read before leaving, and whether it may leave in order.
+    let (question, read, in_order) = match random.usize(..40) {
+        // Answers that do not come, or too late.
+        0 => (question(1, 10, none, ms(random.u64(1..400))), 0.0, false),
+        // A long one that is left in the middle.
+        1..=3 => (question(60, 4000, none, none), random.f64() * 40.0, false),
+        // One with pauses, left just as one begins, the first included.
+        4 => {
+            let pause = ms(random.u64(200..1000));
+            (question(5, 6000, pause, none), random.usize(1..5) as f64, false)
+        }
+        // The same once it is known.
+        5 => {
+            let pause = ms(random.u64(200..500));
+            (question(5, 6000, pause, none), 2.0 + random.f64() * 2.0, false)
+        }
+        // A short one.
+        _ => (question(1, random.usize(1..200), none, none), 1.0, true),
+    };
+    let mut user = daemon.user(mapping);
+    user.send(question.line().as_bytes());
+    let tags = (read * question.tags as f64) as usize;
+    let answer = user.exactly(tags * TAG);
+    assert_same(&answer, tag.repeat(tags).as_bytes(), "one's own tag");
+    match random.u32(..3) {
+        0 if in_order => {
+            user.finish();
+            drop(user);
+        }
+        1 => {
+            user.fin();
+            drop(user);
+        }
+        2 => user.reset(),
+        _ => drop(user),
+    }
+    in_order
+}
+
+#[test]
+fn service_is_back_soon_after_an_old_answer_that_came_at_its_own_pace() {
+    back_soon(1, 100, ms(20));
+}
+
+#[test]
+fn service_is_back_soon_after_an_old_answer_that_came_at_full_speed() {
+    back_soon(4, 100, Duration::ZERO);
+}
+
+#[test]
+fn service_is_back_after_an_old_answer_with_pauses() {
+    back_soon(1, 12, ms(700));
+}
+
+/// Users leave long answers, of pieces of 200,000 bytes, on all tunnels. The next user is served
+/// when one of them is over, and not before; with nothing of it, and on a tunnel that was there.
+fn back_soon(tunnels: usize, pieces: usize, pause: Duration) {
+    let daemon = Daemon::builder(Mode::Tls).set("userwait", 600_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let ends = std::sync::Arc::new(Mutex::new(Vec::new()));
+    let noted = ends.clone();
+    let service = answering(move |at| noted.lock().unwrap().push(at));
+    let agent = FieldAgent::start(&daemon, &mapping, tunnels, service.address);
+    agent.wait_authorized();
+    for number in 0..tunnels {
+        let tag = format!("session{number:08}\n");
+        let question = Question { tag, pieces, tags: 12_500, pause, delay: Duration::ZERO };
+        let mut user = daemon.user(&mapping);
+        user.send(question.line().as_bytes());
+        user.exactly(200_000);
+        drop(user);
+    }
+    let mut user = daemon.user(&mapping);
+    let tag = "session99999999\n";
+    let question = Question {
+        tag: tag.into(),
+        pieces: 1,
+        tags: 1,
+        pause: Duration::ZERO,
+        delay: Duration::ZERO,
+    };
+    user.send(question.line().as_bytes());
+    assert_same(&user.exactly(TAG), tag.as_bytes(), "one's own tag");
+    let served = Instant::now();
+    let first = *ends.lock().unwrap().iter().min().expect("served before the old answer's end");
+    let after = served.saturating_duration_since(first);
+    figure(Mode::Tls, "service back after the old answer's end", after);
+    assert!(after < Duration::from_secs(15), "{after:?} after the old answer's end");
+    assert_eq!(agent.accepted(), tunnels, "tunnels were dialled anew");
+    let lines = daemon.log_text().lines().filter(|line| line.contains("read over")).count();
+    assert!(lines <= 1, "{lines} lines in the log");
+    agent.expect_no_strays();
 }
 
 fn text(bytes: &[u8]) -> String {
