@@ -48,6 +48,8 @@ pub(super) struct Peer {
     /// The records that came; in plain TCP all bytes in one.
     pub(super) got: Vec<Vec<u8>>,
     pub(super) end: Option<End>,
+    /// Whether sending has shown a reset.
+    was_reset: bool,
     pub(super) doing: Doing,
     /// Whether it has ended its direction, or will, whatever came afterwards.
     pub(super) has_ended: bool,
@@ -74,6 +76,7 @@ impl Peer {
             sent: Vec::new(),
             got: Vec::new(),
             end: None,
+            was_reset: false,
             doing: Doing::Sending,
             has_ended: false,
             is_cut: false,
@@ -183,7 +186,10 @@ impl Peer {
             while tls.wants_write() {
                 match tls.write_tls(&mut socket) {
                     Ok(_) => moved = true,
-                    Err(error) => return self.gone(error) | moved,
+                    Err(error) => {
+                        self.unsendable(error);
+                        return moved;
+                    }
                 }
             }
         }
@@ -193,7 +199,10 @@ impl Peer {
                     self.unsent.drain(..count);
                     moved = true;
                 }
-                Err(error) => return self.gone(error) | moved,
+                Err(error) => {
+                    self.unsendable(error);
+                    return moved;
+                }
             }
         }
         if self.doing == Doing::Finishing {
@@ -214,6 +223,10 @@ impl Peer {
             Ok(count) => count,
             Err(error) => return self.gone(error),
         };
+        if count == 0 && self.was_reset {
+            self.end = Some(End::Reset);
+            return true;
+        }
         let bytes = &self.buffer[..count];
         match &mut self.tls {
             Some(tls) => self.end = open(tls, bytes, &mut self.got),
@@ -231,13 +244,17 @@ impl Peer {
         if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) {
             return false;
         }
-        if error.kind() == ErrorKind::BrokenPipe && self.end.is_none() {
-            // Nobody takes the rest; what came before can still be read.
-            self.abandon();
-            return false;
-        }
         self.abandon();
         self.end.replace(End::Reset).is_none()
+    }
+
+    /// An error of sending: nobody takes the rest, but what came before can still be read.
+    fn unsendable(&mut self, error: io::Error) {
+        if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) {
+            // No read is told of a reset again.
+            self.was_reset |= error.kind() == ErrorKind::ConnectionReset;
+            self.abandon();
+        }
     }
 
     fn abandon(&mut self) {
