@@ -408,7 +408,7 @@ impl Pairing {
         // What came in and nobody has looked at yet may be its end, or the rest of an old
         // answer: its task looks at it first and offers it again.
         let fit = !tunnel.is_unheard()
-            && overdue_at.is_none_or(|at| now() <= at)
+            && (tunnel.has_ended() || overdue_at.is_none_or(|at| now() <= at))
             && self.quiet_at(tunnel).is_none()
             && !(tunnel.is_amid_heartbeat() && (self.public || tunnel.version == Version::Two));
         let (version, asked) = (tunnel.version, tunnel.is_probed());

@@ -513,6 +513,20 @@ impl<T: AsFd> Io<T> {
         Poll::Pending
     }
 
+    /// Ready when the peer has ended its direction or the connection is gone, or cannot be watched,
+    /// for who does not read now.
+    pub fn poll_ended(&self, context: &Context<'_>) -> Poll<()> {
+        if self.place.is(ENDED) || self.place.wait(context, READ, &self.inner).is_err() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// Whether the peer is known to have ended its direction, whatever is left to be read.
+    pub fn has_ended(&self) -> bool {
+        self.place.is(ENDED)
+    }
+
     /// Ready when both directions are gone, or cannot be watched, for who does not want to read.
     pub fn poll_gone(&self, context: &Context<'_>) -> Poll<()> {
         if self.place.is(GONE) || self.place.wait(context, READ, &self.inner).is_err() {

@@ -6,8 +6,11 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
+
+use smol::future::or;
 
 use crate::crowd::Crowd;
 use crate::limits;
@@ -28,7 +31,9 @@ impl Refusals {
         if self.count(address, Instant::now()) > limits::REFUSALS_AT_ONCE {
             let place = self.held.replace(limits::REFUSALS_HELD);
             let hold = reactor::sleep(limits::REFUSAL_HOLD);
-            smol::future::or(hold, place.replaced()).await;
+            // Who has gone needs no holding, and its file is free.
+            let gone = poll_fn(|context| stream.poll_ended(context));
+            or(hold, or(place.replaced(), gone)).await;
         }
         stream.part();
     }

@@ -408,6 +408,17 @@ impl Stream {
         self.socket.poll_broken(context)
     }
 
+    /// Ready when the peer has ended its direction or the connection is gone, for who does not read
+    /// now.
+    pub fn poll_ended(&self, context: &Context<'_>) -> Poll<()> {
+        self.socket.poll_ended(context)
+    }
+
+    /// Whether the peer is known to have ended its direction, whatever is left to be read.
+    pub fn has_ended(&self) -> bool {
+        self.socket.has_ended()
+    }
+
     /// Ready when the connection is gone in both directions.
     pub fn poll_gone(&self, context: &Context<'_>) -> Poll<()> {
         self.socket.poll_gone(context)

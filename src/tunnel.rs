@@ -161,7 +161,14 @@ async fn admit(
             return None;
         }
     };
-    let Some(place) = pipe.place(side, version).await else {
+    let placed = async { Some(pipe.place(side, version).await) };
+    let gone = async {
+        poll_fn(|context| stream.poll_gone(context)).await;
+        None
+    };
+    // One that has gone meanwhile wants no place.
+    let place = or(placed, gone).await?;
+    let Some(place) = place else {
         let allowed = port.limits.max_connections;
         let why = format!("{allowed} tunnels are open, all that are allowed");
         pipe.refuse_agent(stream, side, peer, &why).await;
@@ -338,9 +345,18 @@ impl Tunnel {
         self.stream.maybe_readable() && !self.is_full() && !self.ended
     }
 
-    /// When it is overdue; one that is not read cannot be heard, and never is.
+    /// When it is overdue. One that has ended, and waits only for what it sent to be delivered, is
+    /// so from then on; one that is not read cannot be heard, and never is.
     pub fn overdue_at(&self) -> Option<Instant> {
-        if self.is_full() || self.ended { None } else { self.rhythm.overdue_at() }
+        if self.has_ended() {
+            return Some(self.rhythm.last_heard());
+        }
+        if self.is_full() { None } else { self.rhythm.overdue_at() }
+    }
+
+    /// Whether the agent has ended its direction.
+    pub fn has_ended(&self) -> bool {
+        self.ended || self.stream.has_ended()
     }
 
     /// Whether its machine is being asked whether it still knows of it.
@@ -439,9 +455,13 @@ impl Tunnel {
                 return self.stream.poll_gone(context).map(|()| Alone::Left);
             }
             if self.is_full() || self.resumes_at(now()).is_some() {
-                // Who is not read cannot be heard.
-                self.rhythm.heard(now());
-                return Poll::Pending;
+                // Who is not read cannot be heard, but is known to have gone, or to have ended: from
+                // then on its silence counts.
+                let gone = self.stream.poll_gone(context);
+                if !self.stream.has_ended() {
+                    self.rhythm.heard(now());
+                }
+                return gone.map(|()| Alone::Left);
             }
             let before = self.stream.spent();
             let mut units: Vec<Box<[u8]>> = Vec::new();

@@ -28,6 +28,8 @@ in_both_modes!(
     stopped_daemon_resets_its_sessions,
     killed_daemon_resets_its_sessions,
     both_ends_in_order_are_no_reset,
+    full_tunnel_that_is_gone_leaves_its_place_to_its_successor,
+    full_tunnel_that_has_ended_makes_room_for_its_successor,
 );
 
 const NEVER: u64 = 200_000;
@@ -262,6 +264,78 @@ fn both_ends_in_order_are_no_reset(mode: Mode) {
                 user.finish();
                 assert_same(&user.until_end(), &bytes, "the answer");
             });
+        });
+    }
+}
+
+// Whoever has gone gives its place back
+
+/// More than is held of an agent before its pairing: the rest is not read.
+fn full_tunnel(daemon: &Daemon, mapping: &Mapping) -> Agent {
+    let mut agent = eventually("a free place", || {
+        let mut agent = daemon.agent(mapping.port1);
+        agent.is_accepted(&mapping.passcode1).then_some(agent)
+    });
+    agent.send(&noise(6, 60_000));
+    agent
+}
+
+fn full_tunnel_that_is_gone_leaves_its_place_to_its_successor(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_private(1, NEVER);
+    for _ in 0..2 {
+        let agent = full_tunnel(&daemon, &mapping);
+        until("it waits", || daemon.control().idle(&mapping) == 1);
+        agent.link.reset();
+        until("nobody waits", || daemon.control().idle(&mapping) == 0);
+    }
+}
+
+fn full_tunnel_that_has_ended_makes_room_for_its_successor(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_private(1, NEVER);
+    for _ in 0..2 {
+        let mut agent = full_tunnel(&daemon, &mapping);
+        agent.finish();
+    }
+    // The last one is still there, and what it sent is delivered.
+    let mut agent = full_tunnel(&daemon, &mapping);
+    agent.finish();
+    let mut two = daemon.tunnel2(&mapping);
+    assert_same(&two.until_end(), &noise(6, 60_000), "what was sent before the end");
+}
+
+#[test]
+fn held_refusal_that_is_gone_gives_its_file_back() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let wrong = || {
+        let mut agent = daemon.agent(mapping.port1);
+        agent.send(&[b'x'; 36]);
+        agent
+    };
+    // Three of an address are closed at once.
+    (0..3).for_each(|_| wrong().expect_closed());
+    for reset in [true, false] {
+        eventually("the file of one that is gone is free before another's hold is over", || {
+            let refused = || daemon.control().number(&mapping, "counts.agentsRefused");
+            let before = refused();
+            // The calls' own files are soon closed.
+            let least = || (0..20).map(|_| (thread::sleep(ms(5)), daemon.open_files()).1).min();
+            let files = least();
+            let (mut stays, goes) = (wrong(), wrong());
+            until("both are refused", || refused() == before + 2);
+            if least() != files.map(|files| files + 2) {
+                return None;
+            }
+            if reset {
+                goes.link.reset();
+            } else {
+                drop(goes);
+            }
+            until("a file is free", || least() <= files.map(|files| files + 1));
+            // On a slow machine both holds may be over: once more.
+            stays.is_quiet().then_some(())
         });
     }
 }

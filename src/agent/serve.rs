@@ -98,9 +98,16 @@ impl<'a> Serving<'a> {
 
     /// Gives whether the session was of use.
     async fn session(&self, paired: Paired<'_>) -> bool {
-        let local = match self.target.dial(Instant::now() + limits::DIAL).await {
-            Ok(socket) => Stream::plain(socket),
-            Err(error) => Err(error),
+        let dialled = async { Some(self.target.dial(Instant::now() + limits::DIAL).await) };
+        let gone = async {
+            paired.gone().await;
+            None
+        };
+        let local = match or(dialled, gone).await {
+            Some(Ok(socket)) => Stream::plain(socket),
+            Some(Err(error)) => Err(error),
+            // Nobody is left to serve: the place is for the next one.
+            None => return false,
         };
         let mut local = match local {
             Ok(local) => local,

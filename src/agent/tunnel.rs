@@ -176,6 +176,11 @@ impl<'a> Tunnel<'a> {
 }
 
 impl Paired<'_> {
+    /// Returns when the session has broken before it was answered.
+    pub(super) async fn gone(&self) {
+        poll_fn(|context| self.stream.poll_gone(context)).await;
+    }
+
     /// Tells the connector that the service cannot be reached.
     pub(super) fn fail(mut self) {
         // If that cannot be sent, the close says it.
