@@ -90,6 +90,10 @@ impl Registry {
             });
             registry.run(mapping, leases);
         }
+        // Their agents may have answers for the users of the daemon before.
+        for running in registry.running.borrow().iter() {
+            running.pipe.pairing.be_wary();
+        }
         registry
     }
 

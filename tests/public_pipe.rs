@@ -40,6 +40,7 @@ in_both_modes!(
     rest_of_an_old_answer_never_reaches_the_next_user,
     clean_tunnel_is_used_again_with_its_connection,
     tunnel_that_owes_an_answer_is_used_last_and_not_before_it_has_come,
+    old_answer_on_a_tunnel_dialled_after_a_restart_reaches_nobody,
     no_foreign_byte_in_many_sessions_with_aborting_users,
     slow_user_slows_its_own_session_alone,
     what_a_stuck_session_holds_is_bounded,
@@ -567,6 +568,26 @@ fn tunnel_that_owes_an_answer_is_used_last_and_not_before_it_has_come(mode: Mode
     assert_eq!((tunnels("draining"), tunnels("unanswered")), (0, 0));
     owing.send(b"the right answer");
     next.expect(b"the right answer");
+}
+
+fn old_answer_on_a_tunnel_dialled_after_a_restart_reaches_nobody(mode: Mode) {
+    let mut daemon = Daemon::builder(mode).set("userwait", 20_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    daemon.restart();
+    let mut user = daemon.user(&mapping);
+    user.send(b"question");
+    until("the user waits", || daemon.control().users_waiting(&mapping) == 1);
+    let start = Instant::now();
+    let mut agent = daemon.tunnel(&mapping);
+    // Another one has nothing to bring, which is not known at once either.
+    let mut other = daemon.tunnel(&mapping);
+    thread::sleep(ms(100));
+    agent.send(b"an answer for somebody else");
+    other.expect(b"question");
+    let waited = start.elapsed();
+    assert!(waited >= ms(840), "a fresh tunnel was given to a user after {waited:?}");
+    other.send(b"answer");
+    user.expect(b"answer");
 }
 
 fn no_foreign_byte_in_many_sessions_with_aborting_users(mode: Mode) {
