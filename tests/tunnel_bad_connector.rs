@@ -175,11 +175,25 @@ fn service_in_tls(
     })
 }
 
-/// A file of the test's own with this text.
-fn file(text: &str) -> PathBuf {
-    let path = folder().join("file");
-    fs::write(&path, text).unwrap();
-    path
+/// A file in a folder of its own; both are removed when this is dropped.
+struct Text(PathBuf);
+
+impl Text {
+    fn new(text: &str) -> Self {
+        let path = folder().join("file");
+        fs::write(&path, text).unwrap();
+        Text(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Text {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.0.parent().unwrap());
+    }
 }
 
 /// Sends records that change the keys, with single bytes between them, until it fails.
@@ -246,9 +260,9 @@ fn flooded_tunnels_stop_neither_others_nor_the_watchdog_nor_sigterm() {
             let _ = std::io::copy(&mut socket, &mut writer);
         }
     });
-    let ca = file(&authority.pem());
+    let ca = Text::new(&authority.pem());
     let target = target.address.to_string();
-    let more = ["--ca", ca.to_str().unwrap(), "--target", &target, "--connections", "9"];
+    let more = ["--ca", ca.path(), "--target", &target, "--connections", "9"];
     let mut tunnel = Tunnel::start(connector.address, &[&more[..], &["--drain", "0"]].concat());
     until("the other session goes on", || rounds.load(Ordering::SeqCst) > 0);
     tunnel.told();
@@ -277,8 +291,8 @@ fn what_comes_before_the_authorization_is_bounded() {
             let _ = begin(&mut socket, || false);
         },
     );
-    let ca = file(&authority.pem());
-    let more = ["--ca", ca.to_str().unwrap(), "--target", "127.0.0.1:1"];
+    let ca = Text::new(&authority.pem());
+    let more = ["--ca", ca.path(), "--target", "127.0.0.1:1"];
     let mut tunnel = Tunnel::start(connector.address, &more);
     tunnel.until_said("it sent 64 KiB and nothing that counts");
     tunnel.ends_at_sigterm();
@@ -448,8 +462,8 @@ fn a_new_certificate_is_taken_after_a_refused_handshake_or_at_sighup() {
             let _ = begin(&mut socket, || false);
         },
     );
-    let ca = file(&first.pem());
-    let more = ["--ca", ca.to_str().unwrap(), "--target", "127.0.0.1:1", "--connections", "1"];
+    let ca = Text::new(&first.pem());
+    let more = ["--ca", ca.path(), "--target", "127.0.0.1:1", "--connections", "1"];
     let tunnel = Tunnel::start(connector.address, &more);
     tunnel.until_said("connected to");
     // The connector's certificate changes first, its copy here when that has been noticed.
@@ -460,17 +474,17 @@ fn a_new_certificate_is_taken_after_a_refused_handshake_or_at_sighup() {
     drop(tunnel);
     let tunnel = Tunnel::start(connector.address, &more);
     tunnel.until_said("nor signed by one of them");
-    fs::write(&ca, second.pem()).unwrap();
+    fs::write(ca.path(), second.pem()).unwrap();
     tunnel.until_said("connected to");
     drop(tunnel);
-    fs::write(&ca, first.pem()).unwrap();
+    fs::write(ca.path(), first.pem()).unwrap();
     let tunnel = Tunnel::start(connector.address, &more);
     tunnel.until_said("nor signed by one of them");
-    fs::write(&ca, second.pem()).unwrap();
+    fs::write(ca.path(), second.pem()).unwrap();
     tunnel.signal(Signal::HUP);
     tunnel.until_said("connected to");
     // What cannot be read changes nothing.
-    fs::write(&ca, "no certificate").unwrap();
+    fs::write(ca.path(), "no certificate").unwrap();
     tunnel.signal(Signal::HUP);
     tunnel.until_said("the certificates read before stay in force");
 }
