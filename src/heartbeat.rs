@@ -23,6 +23,48 @@ pub fn beats(unit: &[u8], tls: bool) -> usize {
     }
 }
 
+/// A heartbeat that a read of a plain stream has cut: how many of its bytes have come. Reads of
+/// nothing but heartbeats are cut anywhere once there are many of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Begun {
+    length: usize,
+    /// Whether the last read was heartbeats, behind which the beginning of another may come alone.
+    behind_beats: bool,
+}
+
+/// What a read of a plain stream is, with what was [`Begun`] before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Nothing but so many whole heartbeats, and perhaps another's beginning, which is kept.
+    Beats(usize),
+    /// Bytes, and before them what was taken for a heartbeat's beginning.
+    Bytes(&'static [u8]),
+}
+
+impl Begun {
+    /// Takes a read. A beginning alone, with no heartbeat before it, is bytes.
+    pub fn take(&mut self, unit: &[u8]) -> Heard {
+        let Begun { length: begun, behind_beats } = std::mem::take(self);
+        let length = begun + unit.len();
+        let only = unit.iter().zip(begun..).all(|(byte, at)| *byte == BEAT[at % BEAT.len()]);
+        if !only || (!behind_beats && length < BEAT.len()) {
+            return Heard::Bytes(&BEAT[..begun]);
+        }
+        *self = Begun { length: length % BEAT.len(), behind_beats: true };
+        Heard::Beats(length / BEAT.len())
+    }
+
+    /// Whether there is any.
+    pub fn is_some(self) -> bool {
+        self.length > 0
+    }
+
+    /// Gives it up: its bytes.
+    pub fn release(&mut self) -> &'static [u8] {
+        &BEAT[..std::mem::take(self).length]
+    }
+}
+
 /// Answers so many heartbeats: in TLS each with a record of its own.
 ///
 /// # Errors
@@ -103,6 +145,32 @@ mod tests {
             assert_eq!(beats(unit, false), plain, "{unit:?}");
             assert_eq!(beats(unit, true), tls, "{unit:?}");
         }
+    }
+
+    #[test]
+    fn heartbeats_are_heard_wherever_the_reads_end() {
+        let all = BEAT.repeat(5);
+        for one in 4..all.len() {
+            for two in one..all.len() {
+                let mut begun = Begun::default();
+                let pieces = [&all[..one], &all[one..two], &all[two..]];
+                let beats = pieces.iter().filter(|piece| !piece.is_empty()).map(|piece| {
+                    let Heard::Beats(count) = begun.take(piece) else { panic!("{one} {two}") };
+                    count
+                });
+                assert_eq!(beats.sum::<usize>(), 5, "cut at {one} and {two}");
+                assert!(!begun.is_some());
+            }
+        }
+        let mut begun = Begun::default();
+        for bytes in [&b"B"[..], b"BEA", b"BEATX", b"BEATBEATA", b"XBEAT", b"beat"] {
+            assert_eq!(begun.take(bytes), Heard::Bytes(b""), "{bytes:?}");
+        }
+        assert_eq!(begun.take(b"BEATBE"), Heard::Beats(1));
+        assert_eq!(begun.take(b"E"), Heard::Bytes(b"BE"), "what was no heartbeat is bytes");
+        assert_eq!(begun.take(b"BEATB"), Heard::Beats(1));
+        assert_eq!(begun.release(), b"B");
+        assert!(!begun.is_some());
     }
 
     #[test]

@@ -86,6 +86,10 @@ pub const READ_AHEAD: usize = 16 * 1024;
 /// pauses: 1,024 answers.
 pub const ANSWERS_WAITING: usize = 4 * 1024;
 
+/// A version 1 agent in plain TCP has so long to send the rest of a heartbeat whose beginning came
+/// behind others; then it was bytes of the session.
+pub const BEAT_REST: Duration = Duration::from_millis(500);
+
 /// Bytes an agent may send on a private pipe before it is paired; then its reading pauses.
 /// One read beyond it may be held: 16 + 32 KiB in TLS.
 pub const HELD: usize = 16 * 1024;

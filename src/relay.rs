@@ -17,7 +17,7 @@ use smol::future::zip;
 
 use crate::conduit::{self, Conduit};
 use crate::drain::Drain;
-use crate::heartbeat::{self, BEAT, beats};
+use crate::heartbeat::{self, BEAT, Begun, Heard, beats};
 use crate::limits;
 use crate::reactor::{Timer, now, until};
 use crate::residue::{Leaving, Residue, Verdict};
@@ -281,6 +281,8 @@ struct Side {
     gone: bool,
     /// Whether its bytes come in such an amount that they go through a kernel pipe.
     bulk: bool,
+    /// A heartbeat that a read has cut, in plain TCP.
+    begun: Begun,
     /// Heartbeats answered since its queue was last empty, in bytes.
     answers: usize,
     stall_check: Option<Instant>,
@@ -323,6 +325,7 @@ impl Side {
             may_be_cut: false,
             gone: false,
             bulk: false,
+            begun: Begun::default(),
             answers: 0,
             stall_check: None,
         }
@@ -398,17 +401,30 @@ impl Side {
         sink: &mut Side,
         bytes: &mut u64,
     ) -> Poll<io::Result<Received>> {
-        let Side { stream, voice, token, .. } = self;
+        let Side { stream, voice, token, begun, .. } = self;
         let tls = stream.is_tls();
         let mut heartbeats = 0;
         let received = stream.poll_receive(context, &mut |unit| {
             let unit = match voice {
                 Voice::Raw => unit,
-                Voice::Version1 { .. } => {
+                Voice::Version1 { .. } if tls => {
                     let count = beats(unit, tls);
                     heartbeats += count;
                     if count > 0 { &[] } else { unit }
                 }
+                Voice::Version1 { .. } => match begun.take(unit) {
+                    Heard::Beats(count) => {
+                        heartbeats += count;
+                        &[]
+                    }
+                    Heard::Bytes(before) => {
+                        if !before.is_empty() {
+                            *bytes += before.len() as u64;
+                            sink.send(before, *voice);
+                        }
+                        unit
+                    }
+                },
                 Voice::Version2 => {
                     let rest = token.take(unit);
                     if token.opened() {
@@ -429,17 +445,23 @@ impl Side {
         // Much at once, and nothing in it to look for: the kernel can move the next bytes.
         self.bulk = !tls
             && matches!(received, Poll::Ready(Ok(Received::Bytes(limits::READ..))))
-            && self.voice != Voice::Version2;
+            && self.voice != Voice::Version2
+            && heartbeats == 0;
         received
     }
 
-    /// The same through a kernel pipe, for what is too long to be heartbeats.
+    /// The same through a kernel pipe, for what does not begin as heartbeats do.
     fn pump_bulk(
         &mut self,
         context: &Context<'_>,
         sink: &mut Side,
         bytes: &mut u64,
     ) -> Poll<io::Result<Received>> {
+        let may_beat = matches!(self.voice, Voice::Version1 { .. });
+        if may_beat && (self.begun.is_some() || self.stream.begins_with(BEAT)?) {
+            // Only a read can tell whether anything else follows.
+            return self.pump_units(context, sink, bytes);
+        }
         let Some(mut conduit) = Conduit::take() else {
             return self.pump_units(context, sink, bytes);
         };
@@ -463,15 +485,8 @@ impl Side {
         } else {
             self.bulk = false;
             let unit = conduit.empty()?;
-            let heartbeats = match self.voice {
-                Voice::Version1 { .. } => beats(&unit, false),
-                Voice::Raw | Voice::Version2 => 0,
-            };
-            if heartbeats == 0 {
-                *bytes += count as u64;
-                sink.send(&unit, self.voice);
-            }
-            self.answer(heartbeats);
+            *bytes += count as u64;
+            sink.send(&unit, self.voice);
         }
         Poll::Ready(Ok(Received::Bytes(count)))
     }
@@ -650,6 +665,19 @@ impl Relay {
         goes_on
     }
 
+    /// Passes on what was taken for a heartbeat's beginning, and has not become one in time.
+    fn give_up_begun(&mut self, from: usize) {
+        let source = &mut self.sides[from];
+        let late = source.input != Input::Open || now() >= source.heard_at + limits::BEAT_REST;
+        if source.begun.is_some() && late {
+            let (bytes, voice) = (source.begun.release(), source.voice);
+            let count = bytes.len() as u64;
+            self.bytes[from] += count;
+            self.terms.traffic.bytes[from].fetch_add(count, Ordering::Relaxed);
+            self.sides[1 - from].send(bytes, voice);
+        }
+    }
+
     /// Passes the end of `from`'s direction on once all its bytes are sent. A break is no end, nor
     /// is that of an agent that has not taken the session.
     fn pass_end_on(&mut self, context: &Context<'_>, from: usize) {
@@ -728,6 +756,9 @@ impl Relay {
                 if side.input == Input::Open && due(side.heard_at + threshold) {
                     return Ok(Ending::Absent(index));
                 }
+            }
+            if side.begun.is_some() {
+                due(side.heard_at + limits::BEAT_REST);
             }
             if side.voice == Voice::Version2 && due(self.started + limits::OPEN) {
                 return Ok(Ending::Mute(index));
@@ -810,6 +841,7 @@ impl Future for Relay {
             goes_on = [0, 1].map(|from| goes_on[from] && self.pump(context, from));
         }
         for from in [0, 1] {
+            self.give_up_begun(from);
             self.pass_end_on(context, from);
             self.sides[from].poll_unread(context);
         }

@@ -18,6 +18,8 @@ use futures_rustls::pki_types::ServerName;
 use futures_rustls::rustls::{
     ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection,
 };
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use smol::io::{AsyncRead, AsyncWrite};
 
 use crate::conduit::Conduit;
@@ -346,6 +348,19 @@ impl Stream {
                 self.turn.charge(filled.as_ref().map_or(0, |count| *count));
                 filled
             }
+        }
+    }
+
+    /// Whether the next bytes that have come are these, or too few to tell. Plain connections only.
+    ///
+    /// # Errors
+    /// What the socket says, which no read is told again.
+    pub fn begins_with(&self, bytes: &[u8; 4]) -> io::Result<bool> {
+        let mut next = [0; 4];
+        match rustix::net::recv(self.socket(), &mut next, RecvFlags::PEEK) {
+            Ok((count, _)) => Ok(bytes.starts_with(&next[..count])),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(true),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -612,3 +612,27 @@ fn urgent_data_in_bulk_neither_stalls_nor_ends_what_follows() {
         });
     }
 }
+
+#[test]
+fn heartbeats_of_any_number_at_once_are_answered_and_none_is_relayed() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let answers = BEAT.repeat(128 * 1024);
+    for count in [1, 16 * 1024, 64 * 1024, 128 * 1024] {
+        let beats = &answers[..4 * count];
+        assert_same(&agent.exchange(beats, beats.len()), beats, "the answers");
+        // So much that the kernel moves it, and heartbeats again behind it.
+        let bulk = noise(8, 4 << 20);
+        thread::scope(|scope| {
+            scope.spawn(|| agent.send(&bulk));
+            assert_same(&user.exactly(bulk.len()), &bulk, "the bytes between");
+        });
+    }
+    // What only looks like the beginning of another is bytes in the end.
+    agent.send(b"BEATBE");
+    agent.expect(BEAT);
+    user.expect(b"BE");
+    agent.finish();
+    assert!(user.until_end().is_empty());
+}
