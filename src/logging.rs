@@ -500,6 +500,8 @@ mod tests {
         let folder = Folder::new();
         let path = folder.0.join("log");
         let syslogd = UnixListener::bind(&path).unwrap();
+        // Who should have connected has by the time it is looked for.
+        syslogd.set_nonblocking(true).unwrap();
         let logging = Logging::with(vec![Counted::new(sink::Syslog::new(&path))], false);
         let head = format!("<30>iofog-connector[{}]: ", std::process::id());
         say(&logging, "one", Instant::now());

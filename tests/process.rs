@@ -503,7 +503,10 @@ fn one_configuration_folder_has_one_daemon() {
     let run = other.run();
     let arguments = ["--config", config.to_str().unwrap(), "--run", run.to_str().unwrap()];
     let log = ["--log", run.to_str().unwrap(), "--syslog", "none", "start"];
-    let output = run_cli(&[&arguments[..], &log[..]].concat());
+    // One that starts all the same must not run for ever.
+    let mut second = Command::new("timeout");
+    second.arg("20").args(binary()).args([&arguments[..], &log[..]].concat());
+    let output = second.output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let pid = first.pid().as_raw_nonzero().to_string();
