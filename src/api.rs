@@ -28,7 +28,8 @@ use crate::direct::{self, Meetings};
 use crate::http::{Fault, Request, Response, Source};
 use crate::limits;
 use crate::registry::{ChangeError, Registry};
-use crate::status::Status;
+use crate::status::{Limit, Status};
+use crate::workers::aside;
 use call::{Call, Command};
 use gate::Gate;
 pub use origin::Door;
@@ -72,6 +73,8 @@ pub struct Counters {
     pub handshake_failures: Cell<u64>,
     /// Requests refused with 403.
     pub refused: Cell<u64>,
+    /// Connections that found all places taken.
+    pub full: Limit,
 }
 
 /// Why a request was not done.
@@ -163,8 +166,8 @@ impl Api {
                 Some(mapping) => Ok(answer::status_of(&mapping)),
                 None => Err(ApiError::Unknown(id)),
             },
-            Call::FullStatus => Ok(answer::full_status(self.status())),
-            Call::Metrics => Ok(answer::metrics(self.status())),
+            Call::FullStatus => Ok(made(answer::full_status, self.status()).await),
+            Call::Metrics => Ok(made(answer::metrics, self.status()).await),
             Call::Command(Command::Stop) => match peer {
                 Peer::Local => {
                     self.host.stop();
@@ -184,7 +187,12 @@ impl Api {
     fn status(&self) -> Status {
         let mut status = self.registry.status();
         status.warnings.extend(self.host.warnings());
+        let full = self
+            .counters
+            .full
+            .reached(|| format!("{} API connections at one time", limits::HTTP_CONNECTIONS));
         Status {
+            limits_reached: full.into_iter().collect(),
             api_handshake_failures: self.counters.handshake_failures.get(),
             api_refused: self.counters.refused.get(),
             log_lost: self.host.log_lost(),
@@ -198,6 +206,16 @@ impl Api {
         if let (Peer::Remote(ip), true) = (peer, self.refusals.open()) {
             log::warn!("API: refused a request from {ip}: {error}");
         }
+    }
+}
+
+/// Makes a long answer on a thread of its own: megabytes take a while, in which nobody else would
+/// be served.
+async fn made(make: fn(Status) -> Response, status: Status) -> Response {
+    if status.mappings.len() > limits::MADE_AT_ONCE {
+        aside(move || make(status)).await
+    } else {
+        make(status)
     }
 }
 

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_net::unix::UnixListener;
-use futures_rustls::TlsAcceptor;
 use smol::LocalExecutor;
 use smol::channel::{Receiver, Sender};
 use smol::future::or;
@@ -118,7 +117,7 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
     let (ask, asked) = smol::channel::bounded(1);
     executor.spawn(Signals::new()?.pass_on(ask)).detach();
     let notifier = Rc::new(Notifier::from_env());
-    let workers = Workers::start(config.threads)?;
+    let workers = Rc::new(Workers::start(config.threads)?);
     // Their event loops are among the open files that are counted below.
     workers.answer().await;
     let conduits = conduit::allow(config.threads, file_limit);
@@ -143,8 +142,14 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
         stop,
     });
     let api = Rc::new(Api::new(registry.clone(), host));
-    let server =
-        Rc::new(Server::new(api.clone(), executor.clone(), api.counters(), shared.files.clone()));
+    let server = Server::new(
+        api.clone(),
+        executor.clone(),
+        api.counters(),
+        shared.files.clone(),
+        shared.workers.clone(),
+    );
+    let server = Rc::new(server);
     let control_task = executor.spawn({
         let (server, listener) = (server.clone(), control.listener.clone());
         async move { server.serve_unix(listener).await }
@@ -276,7 +281,7 @@ async fn serve_api(
     let address = shared.config.borrow().api;
     let [mut pause, longest] = limits::PORT_RETRY;
     let listener = loop {
-        match opened.and_then(async_net::TcpListener::try_from) {
+        match opened {
             Ok(listener) => break listener,
             Err(error) => {
                 let why = format!("the API cannot listen on {address}: {error}; it is tried again");
@@ -289,12 +294,13 @@ async fn serve_api(
         opened = ports::open_listener(address);
     };
     fault.replace(None);
-    let acceptor = shared
-        .tls
-        .clone()
-        .map(|tls| -> Acceptor { Rc::new(move || TlsAcceptor::from(tls.current().api.clone())) });
+    let acceptor =
+        shared.tls.clone().map(|tls| -> Acceptor { Rc::new(move || tls.current().api.clone()) });
     log::info!(target: ALWAYS, "the API listens on {address}{}", if acceptor.is_some() { " (TLS)" } else { "" });
-    server.serve_tcp(listener, acceptor).await;
+    match server.serve_tcp(&listener, acceptor).await {
+        Ok(never) => match never {},
+        Err(error) => log::error!(target: ALWAYS, "the API cannot be served: {error}"),
+    }
 }
 
 /// What the API asks of the daemon.

@@ -23,6 +23,7 @@ use smol::future;
 use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::limits;
+use crate::reactor::{self, sleep};
 use parse::{Chunks, Head, Length};
 
 /// Bytes read at once. Requests are some hundred bytes; a connection that waits costs no more.
@@ -89,6 +90,19 @@ pub enum Fault {
     Version,
 }
 
+/// What requests come from and answers go to.
+pub trait Wire: AsyncRead + AsyncWrite + Unpin {
+    /// From now on takes at most so many bytes from the other end, all that carries nothing
+    /// included, and fails beyond.
+    fn bound(&mut self, bytes: usize);
+
+    /// Has the kernel keep about so many bytes that the other end has not acknowledged.
+    fn keep(&mut self, bytes: usize);
+
+    /// Whether the other end has acknowledged all that was written.
+    fn is_taken(&self) -> bool;
+}
+
 /// What answers a connection's requests.
 pub trait Handler {
     /// Whether this caller is heard at all; asked once a request's head is complete, before its
@@ -129,17 +143,20 @@ impl Default for Patience {
 /// Serves one connection until the client or a fault ends it: requests one after the other,
 /// those that come together too, each answered before the next is looked at.
 ///
+/// Until its head is whole a request may take [`limits::STRANGER_BYTES`] of the wire. (What came
+/// before the first one, as in TLS, is for the caller to bound together with it.)
+///
 /// Errors: what the stream reports; most often that the client has gone.
 pub async fn serve_connection<S, H>(stream: S, handler: &H, patience: Patience) -> io::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wire,
     H: Handler,
 {
     let mut connection = Connection { stream, unread: Vec::new(), begun: false };
     let mut until = Instant::now() + patience.request;
     loop {
         let read = async { connection.read_request(handler).await };
-        let (response, last) = match within(until, read).await {
+        let (answer, last) = match within(until, read).await {
             Ok((head, body)) => {
                 let request = Request {
                     method: head.method,
@@ -150,26 +167,39 @@ where
                 let bodiless = &*request.method == "HEAD";
                 let response = handler.answer(request).await;
                 let kept = head.keep_alive.then_some(head.old);
-                let bytes = to_bytes(&response, kept, bodiless);
-                (bytes, !head.keep_alive)
+                (Answer::new(response, kept, bodiless), !head.keep_alive)
             }
             Err(End::Closed) => return Ok(()),
             Err(End::Late) if !connection.begun => return Ok(()),
             Err(End::Io(error)) => return Err(error),
-            Err(End::Late) => (to_bytes(&handler.refuse(Fault::TooSlow), None, false), true),
-            Err(End::Fault(fault)) => (to_bytes(&handler.refuse(fault), None, false), true),
-            Err(End::Unwanted(response)) => (to_bytes(&response, None, false), true),
+            Err(End::Late) => (Answer::new(handler.refuse(Fault::TooSlow), None, false), true),
+            Err(End::Fault(fault)) => (Answer::new(handler.refuse(fault), None, false), true),
+            Err(End::Unwanted(response)) => (Answer::new(response, None, false), true),
         };
-        handler.holds(response.len());
-        let write = async { Ok(connection.write(&response).await?) };
-        match within(Instant::now() + patience.idle, write).await {
-            Ok(()) => handler.holds(0),
+        handler.holds(answer.len());
+        let taken_by = Instant::now() + patience.idle;
+        let write = async { Ok(connection.answer(&answer).await?) };
+        match within(taken_by, write).await {
+            Ok(()) => {}
             Err(End::Io(error)) => return Err(error),
             Err(_) => return Err(io::ErrorKind::TimedOut.into()),
         }
         if last {
-            return connection.close(patience.linger).await;
+            connection.close(patience.linger).await?;
         }
+        if answer.is_long() {
+            // The kernel still keeps much of it, which counts as held until it is taken.
+            drop(answer);
+            match reactor::until(taken_by, connection.taken()).await {
+                Some(()) => connection.stream.keep(limits::HTTP_UNREAD),
+                None => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+        handler.holds(0);
+        if last {
+            return Ok(());
+        }
+        connection.stream.bound(limits::STRANGER_BYTES);
         // A client that sends its requests in one go must not hold up everybody else.
         future::yield_now().await;
         until = connection.next_request(patience).await?;
@@ -206,7 +236,32 @@ struct Connection<S> {
     begun: bool,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+/// An answer as sent: the head, with the body behind it where that is short.
+struct Answer {
+    front: Vec<u8>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    /// As [`to_bytes`]; a long body is not copied.
+    fn new(mut response: Response, kept: Option<bool>, bodiless: bool) -> Self {
+        let long = response.body.len() > limits::HTTP_UNREAD && !bodiless;
+        let front = to_bytes(&response, kept, bodiless || long);
+        let body = if long { std::mem::take(&mut response.body) } else { Vec::new() };
+        Answer { front, body }
+    }
+
+    fn len(&self) -> usize {
+        self.front.len() + self.body.len()
+    }
+
+    /// Whether it is longer than the kernel keeps for one that does not read.
+    fn is_long(&self) -> bool {
+        !self.body.is_empty()
+    }
+}
+
+impl<S: Wire> Connection<S> {
     /// Waits for a kept connection's next request to begin; returns when it must be complete.
     /// An end or a silence is left for [`Connection::read_request`] to find.
     async fn next_request(&mut self, patience: Patience) -> io::Result<Instant> {
@@ -233,6 +288,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         self.unread.drain(..end);
         handler.admit(&head.source).map_err(End::Unwanted)?;
+        self.stream.bound(usize::MAX);
         if head.expects_continue && self.unread.is_empty() && head.length != Length::Known(0) {
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
@@ -289,6 +345,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
+    /// Sends an answer. A small buffer of the kernel's would have a long one wait for the delayed
+    /// acknowledgements of its pieces, 40 ms each.
+    async fn answer(&mut self, answer: &Answer) -> io::Result<()> {
+        if answer.is_long() {
+            self.stream.keep(limits::HTTP_FLIGHT);
+        }
+        self.stream.write_all(&answer.front).await?;
+        self.write(&answer.body).await
+    }
+
+    /// Waits until the client has acknowledged everything.
+    async fn taken(&self) {
+        let mut pause = limits::HTTP_TAKEN;
+        while !self.stream.is_taken() {
+            sleep(pause).await;
+            pause = (2 * pause).min(limits::FAREWELL_CHECK);
+        }
+    }
+
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes).await?;
         // Over TLS the last record may otherwise stay in the encoder.
@@ -320,12 +395,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 const BODY_CUT: Fault = Fault::Malformed("the connection ended within the body");
 
 async fn within<T>(until: Instant, work: impl Future<Output = Result<T, End>>) -> Result<T, End> {
-    // The work is asked first, so that what has already arrived counts even at the last moment.
-    future::or(work, async {
-        smol::Timer::at(until).await;
-        Err(End::Late)
-    })
-    .await
+    reactor::until(until, work).await.unwrap_or(Err(End::Late))
 }
 
 /// The answer as sent. `kept`: `None` when the connection ends with it, otherwise whether the

@@ -309,6 +309,10 @@ pub const HTTP_BODY: usize = 64 * 1024;
 pub const HTTP_REQUEST: Duration = Duration::from_secs(10);
 /// Longest time a kept-alive API connection may be silent between requests.
 pub const HTTP_IDLE: Duration = Duration::from_secs(60);
+/// At the limit of API connections one keeps its place for so long, and [`STRANGER_WAYS`] round
+/// trips, after it could go on; newcomers wait in the kernel's backlog. With [`HTTP_CONNECTIONS`]
+/// this lets 1,280 that say nothing pass in a second.
+pub const HTTP_TURN: Duration = Duration::from_millis(200);
 /// API connections at one time; at the limit the one idle longest makes room. With
 /// [`HTTP_BODY`] and [`HTTP_HEAD`] this bounds what callers can make the API hold of requests:
 /// 18 MiB, and that only callers that `controllers` allows, as nobody else's body is read.
@@ -317,6 +321,15 @@ pub const HTTP_CONNECTIONS: usize = 256;
 /// with its own. Left to itself it keeps up to 4 MiB, and pipelined requests would be answered until
 /// they are full.
 pub const HTTP_UNREAD: usize = 32 * 1024;
+/// The same while an answer that is longer than that is taken, which then counts in [`HTTP_HELD`]
+/// until it has been acknowledged: enough for 5 MB/s to somebody 100 ms away.
+pub const HTTP_FLIGHT: usize = 256 * 1024;
+/// The state of so many mappings is written down on the control thread, in about 1 ms; that of
+/// more on a thread of its own.
+pub const MADE_AT_ONCE: usize = 128;
+/// How soon it is looked whether such an answer has been taken, and with twice the pause each time
+/// after, up to [`FAREWELL_CHECK`].
+pub const HTTP_TAKEN: Duration = Duration::from_millis(1);
 /// Bytes of answers that are held for all API callers together: beyond it, who has been taking its
 /// answer for the longest time is closed. One answer alone may be longer.
 pub const HTTP_HELD: usize = 8 * 1024 * 1024;

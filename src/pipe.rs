@@ -48,7 +48,7 @@ pub struct Shared {
     /// How TLS is spoken; `None` when `dev`.
     pub tls: Option<Arc<Tls>>,
     /// The threads for handshakes and relays.
-    pub workers: Workers,
+    pub workers: Rc<Workers>,
     /// The ports.
     pub pool: Pool,
     /// The agents refused lately.

@@ -2,8 +2,9 @@
 //! [`registry`](crate::registry), shown by [`report`](crate::report) as JSON, as Prometheus text
 //! and as a table. The JSON names are the fields' names in camel case; `uptime` is in seconds.
 
+use std::cell::Cell;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -16,6 +17,8 @@ pub struct Status {
     /// Time since the daemon started.
     #[serde(serialize_with = "to_seconds", deserialize_with = "from_seconds")]
     pub uptime: Duration,
+    /// The daemon's own bounds that were reached since it started.
+    pub limits_reached: Vec<Reached>,
     /// What the daemon still waits for, once it is stopping.
     pub draining: Option<Draining>,
     /// Ports in the pool that no mapping holds.
@@ -35,6 +38,45 @@ pub struct Status {
     pub api_handshake_failures: u64,
     /// See `api_handshake_failures`.
     pub api_refused: u64,
+}
+
+/// A bound that was reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reached {
+    /// Which, as a sentence's subject.
+    pub limit: String,
+    /// How often, one for each newcomer that found it reached.
+    pub times: u64,
+    /// When last, in milliseconds since the epoch.
+    pub last: u64,
+}
+
+/// Counts how often a bound is reached.
+#[derive(Debug, Default)]
+pub struct Limit {
+    times: Cell<u64>,
+    last: Cell<u64>,
+}
+
+impl Limit {
+    /// It is reached now.
+    pub fn reach(&self) {
+        self.times.set(self.times.get() + 1);
+        self.last.set(timestamp());
+    }
+
+    /// What there is to say of it under this name, if it ever was.
+    pub fn reached(&self, limit: impl FnOnce() -> String) -> Option<Reached> {
+        let (times, last) = (self.times.get(), self.last.get());
+        (times > 0).then(|| Reached { limit: limit(), times, last })
+    }
+}
+
+/// Milliseconds since the epoch; 0 while the clock stands before it.
+pub fn timestamp() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What a stopping daemon still waits for. `Display` is a sentence about it.

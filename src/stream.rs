@@ -155,8 +155,14 @@ impl Stream {
 
     /// It has proved itself: what it sends is not counted any more.
     pub fn trust(&mut self) {
+        self.take_at_most(usize::MAX);
+    }
+
+    /// From now on takes so many bytes from the other end in TLS, handshakes and records that carry
+    /// nothing included, and fails beyond.
+    pub fn take_at_most(&mut self, bytes: usize) {
         if let Some(tls) = &mut self.state.tls {
-            tls.allowance = usize::MAX;
+            tls.allowance = bytes;
         }
     }
 

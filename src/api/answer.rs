@@ -2,7 +2,6 @@
 //! page, section 3). Pure, but for the clock that stamps them.
 
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -11,7 +10,7 @@ use crate::direct;
 use crate::http::Response;
 use crate::mapping::{Mapping, Pipe};
 use crate::report::{self, Report};
-use crate::status::{MappingStatus, Status};
+use crate::status::{MappingStatus, Status, timestamp};
 
 pub(super) fn failed(error: &ApiError) -> Response {
     #[derive(Serialize)]
@@ -180,12 +179,6 @@ pub(super) fn metrics(status: Status) -> Response {
         allow: None,
         body: report::metrics(&Report::of(status, timestamp())).into_bytes(),
     }
-}
-
-/// Milliseconds since the epoch; 0 while the clock stands before it.
-fn timestamp() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn answer(status: u16, body: &impl Serialize) -> Response {

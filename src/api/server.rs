@@ -1,37 +1,43 @@
 //! The API's connections: accepted over TCP (with or without TLS) and over the Unix socket, a
-//! task each, at most [`limits::HTTP_CONNECTIONS`] in all.
+//! task each, at most [`limits::HTTP_CONNECTIONS`] in all. TLS handshakes are [`handshake`]'s.
 //!
-//! At that limit, and when no file can be opened, the connection that has waited longest for a
-//! whole request makes room, those of callers that are not allowed first, those over the Unix
-//! socket last. So sockets that say nothing cannot keep a good call out, nor the command line. A
-//! connection whose request is being answered stays: a change once begun is made or not made, never
-//! half. Those that do not take their answers make room, too, when these come to more than
-//! [`limits::HTTP_HELD`].
+//! At that limit, and when no file can be opened, newcomers wait in the kernel's backlog until
+//! somebody has had its turn ([`limits::HTTP_TURN`]) without a whole request: it makes room, callers
+//! that are not allowed first, those over the Unix socket last; for better callers at once. So
+//! sockets that say nothing cannot keep a good call out, nor push one out whose bytes are on their
+//! way, nor the command line. A connection whose request is being answered stays: a change once
+//! begun is made or not made, never half. Those that do not take their answers make room, too, when
+//! these come to more than [`limits::HTTP_HELD`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt::Display;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use async_net::TcpListener;
-use async_net::unix::UnixListener;
-use futures_rustls::TlsAcceptor;
+use async_net::unix::{UnixListener, UnixStream};
+use event_listener::Event;
+use futures_rustls::rustls::ServerConfig;
 use rustix::io::Errno;
 use rustix::net::sockopt;
-use smol::io::{AsyncRead, AsyncWrite};
-use smol::{LocalExecutor, Task, Timer, future};
+use smol::{LocalExecutor, Task};
 
 use super::gate::Gate;
 use super::{Counters, Door, Peer};
-use crate::http::{self, Fault, Handler, Patience, Request, Response, Source};
+use crate::handshake::{self, Progress};
+use crate::http::{self, Fault, Handler, Patience, Request, Response, Source, Wire};
 use crate::limits;
 use crate::process::{FileGuard, Files, For};
+use crate::reactor::{Io, look, sleep, until};
+use crate::stream::Stream;
 use crate::tls;
+use crate::unacknowledged;
+use crate::workers::Workers;
 
 /// What answers requests, whichever connection they come on.
 pub trait Service: 'static {
@@ -50,7 +56,7 @@ pub trait Service: 'static {
 
 /// Gives the TLS settings in force: asked for every connection, so that new certificates serve
 /// the next one.
-pub type Acceptor = Rc<dyn Fn() -> TlsAcceptor>;
+pub type Acceptor = Rc<dyn Fn() -> Arc<ServerConfig>>;
 
 /// The accept loops and the connections they have begun.
 pub struct Server<S> {
@@ -58,6 +64,7 @@ pub struct Server<S> {
     executor: Rc<LocalExecutor<'static>>,
     counters: Rc<Counters>,
     files: Arc<Files>,
+    workers: Rc<Workers>,
     connections: Rc<Connections>,
     capacity: usize,
     accept_errors: Gate,
@@ -65,19 +72,21 @@ pub struct Server<S> {
 }
 
 impl<S: Service> Server<S> {
-    /// A server whose connections run on `executor`, count their failures in `counters` and take
-    /// their files from `files`.
+    /// A server whose connections run on `executor`, count their failures in `counters`, take
+    /// their files from `files` and shake hands on `workers`.
     pub fn new(
         service: Rc<S>,
         executor: Rc<LocalExecutor<'static>>,
         counters: Rc<Counters>,
         files: Arc<Files>,
+        workers: Rc<Workers>,
     ) -> Self {
         Server {
             service,
             executor,
             counters,
             files,
+            workers,
             connections: Rc::default(),
             capacity: limits::HTTP_CONNECTIONS,
             accept_errors: Gate::new(limits::COMPLAINT),
@@ -86,38 +95,47 @@ impl<S: Service> Server<S> {
     }
 
     /// Accepts callers on `listener`, with TLS if there is an acceptor. Never ends.
-    pub async fn serve_tcp(&self, listener: TcpListener, tls: Option<Acceptor>) {
+    ///
+    /// # Errors
+    /// As [`Io::new`].
+    pub async fn serve_tcp(
+        &self,
+        listener: &TcpListener,
+        tls: Option<Acceptor>,
+    ) -> io::Result<Infallible> {
         // Connections inherit it.
-        if let Err(error) = sockopt::set_socket_send_buffer_size(&listener, limits::HTTP_UNREAD) {
+        if let Err(error) = sockopt::set_socket_send_buffer_size(listener, limits::HTTP_UNREAD) {
             log::debug!("API: the kernel keeps as much as it likes for its callers: {error}");
         }
+        let listener = Io::listening(listener)?;
         loop {
             match listener.accept().await {
-                Ok((stream, address)) => {
-                    let peer = Peer::Remote(address.ip().to_canonical());
-                    // Answers are written whole; without this they wait for acknowledgements.
-                    if let Err(error) = stream.set_nodelay(true) {
-                        log::debug!("API: no TCP_NODELAY for {}: {error}", address.ip());
-                    }
-                    let local = stream.local_addr().map(|local| local.ip().to_canonical());
+                Ok((socket, address)) => {
+                    let ip = address.ip().to_canonical();
+                    let local = socket.local_addr().map(|local| local.ip().to_canonical());
                     let door = Door {
                         secure: tls.is_some(),
                         loopback: local.is_ok_and(|local| local.is_loopback()),
                     };
+                    let way = unacknowledged::way(&socket);
+                    let caller = Caller { peer: Peer::Remote(ip), door, way };
                     match &tls {
-                        None => self.spawn(peer, door, move |handler| plain(stream, handler)).await,
+                        None => self.spawn(caller, move |handler| plain(socket, handler)).await,
                         Some(acceptor) => {
                             let handshake = Handshake {
-                                acceptor: acceptor(),
+                                acceptor: acceptor.clone(),
+                                workers: self.workers.clone(),
                                 counters: self.counters.clone(),
                                 errors: self.handshake_errors.clone(),
-                                ip: address.ip().to_canonical(),
+                                ip,
                             };
-                            let serve = move |handler| handshake.serve(stream, handler);
-                            self.spawn(peer, door, serve).await;
+                            let serve = move |handler| handshake.serve(socket, handler);
+                            self.spawn(caller, serve).await;
                         }
                     }
                 }
+                // The connection was gone before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => self.accept_failed(&error).await,
             }
         }
@@ -129,7 +147,8 @@ impl<S: Service> Server<S> {
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let door = Door { secure: false, loopback: false };
-                    self.spawn(Peer::Local, door, move |handler| plain(stream, handler)).await;
+                    let caller = Caller { peer: Peer::Local, door, way: Duration::ZERO };
+                    self.spawn(caller, move |handler| serve(stream, handler)).await;
                 }
                 Err(error) => self.accept_failed(&error).await,
             }
@@ -139,18 +158,17 @@ impl<S: Service> Server<S> {
     /// Makes room for one connection and begins to serve it.
     async fn spawn<F: Future<Output = ()> + 'static>(
         &self,
-        peer: Peer,
-        door: Door,
+        caller: Caller,
         serve: impl FnOnce(Connection<S>) -> F,
     ) {
-        let file = self.room().await;
-        let state = Rc::new(State {
-            local: peer == Peer::Local,
-            known: self.service.knows(peer),
-            answering: Cell::new(false),
-            held: Cell::new(0),
-            since: Cell::new(Instant::now()),
-        });
+        let Caller { peer, door, way } = caller;
+        let rank = match peer {
+            Peer::Local => Rank::Local,
+            Peer::Remote(_) if self.service.knows(peer) => Rank::Known,
+            Peer::Remote(_) => Rank::Stranger,
+        };
+        let file = self.room(rank).await;
+        let state = Rc::new(State::new(rank, way));
         let place =
             Place { number: self.connections.number(), all: self.connections.clone(), _file: file };
         let number = place.number;
@@ -168,18 +186,32 @@ impl<S: Service> Server<S> {
         self.connections.open.borrow_mut().insert(number, Open { state, task });
     }
 
-    /// Waits until there is room for one more connection, closing others for it.
-    async fn room(&self) -> FileGuard {
+    /// Waits until there is room for one more connection of `rank`, closing others for it.
+    async fn room(&self, rank: Rank) -> FileGuard {
+        if self.connections.open.borrow().len() >= self.capacity {
+            self.counters.full.reach();
+        }
         loop {
+            let changed = self.connections.changed.listen();
             if self.connections.open.borrow().len() < self.capacity {
                 match self.files.try_take(For::Api) {
                     Some(file) => return file,
                     None => self.complain("all open files are in use", true),
                 }
             }
-            if !self.connections.close_idlest().await {
-                // All are being answered, which ends soon.
-                Timer::after(limits::ACCEPT_PAUSE).await;
+            match self.connections.first_to_go(rank) {
+                (Some(_), _) => {
+                    // What has come before its turn ended counts, however late it is looked at.
+                    look().await;
+                    if let (Some(number), _) = self.connections.first_to_go(rank) {
+                        self.connections.close(number).await;
+                    }
+                }
+                // Others may have files that become free without a word.
+                (None, due) => {
+                    let look = Instant::now() + limits::ACCEPT_PAUSE;
+                    until(due.map_or(look, |due| due.min(look)), changed).await;
+                }
             }
         }
     }
@@ -187,11 +219,13 @@ impl<S: Service> Server<S> {
     /// What to do when no connection could be accepted: never spin, never flood the log.
     async fn accept_failed(&self, error: &io::Error) {
         let out_of_files = is_out_of_files(error);
-        if out_of_files {
-            self.connections.close_idlest().await;
+        if let (true, (Some(number), _)) =
+            (out_of_files, self.connections.first_to_go(Rank::Stranger))
+        {
+            self.connections.close(number).await;
         }
         self.complain(error, out_of_files);
-        Timer::after(limits::ACCEPT_PAUSE).await;
+        sleep(limits::ACCEPT_PAUSE).await;
     }
 
     fn complain(&self, why: impl Display, out_of_files: bool) {
@@ -206,39 +240,75 @@ fn is_out_of_files(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-async fn plain<T, S>(stream: T, handler: Connection<S>)
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-    S: Service,
-{
+/// Serves a connection without TLS.
+async fn plain<S: Service>(socket: TcpStream, handler: Connection<S>) {
+    match Stream::plain(socket) {
+        Ok(stream) => serve(stream, handler).await,
+        Err(error) => log::debug!("API: a connection could not begin: {error}"),
+    }
+}
+
+async fn serve<S: Service>(stream: impl Wire, handler: Connection<S>) {
     if let Err(error) = http::serve_connection(stream, &handler, Patience::default()).await {
         // Callers come and go; only whoever looks for a fault wants to know how.
         log::debug!("API: a connection ended: {error}");
     }
 }
 
+impl Wire for Stream {
+    fn bound(&mut self, bytes: usize) {
+        self.take_at_most(bytes);
+    }
+
+    fn keep(&mut self, bytes: usize) {
+        if let Err(error) = sockopt::set_socket_send_buffer_size(self.socket(), bytes) {
+            log::debug!("API: the kernel keeps as much as it likes for a caller: {error}");
+        }
+    }
+
+    fn is_taken(&self) -> bool {
+        // Who cannot be asked about is gone.
+        unacknowledged::ask(self.socket()).map_or(true, |tcp| tcp.packets == 0)
+    }
+}
+
+/// Its other end is on this machine, and its buffers are small.
+impl Wire for UnixStream {
+    fn bound(&mut self, _: usize) {}
+
+    fn keep(&mut self, _: usize) {}
+
+    fn is_taken(&self) -> bool {
+        true
+    }
+}
+
 /// What a TLS connection needs before it can be served.
 struct Handshake {
-    acceptor: TlsAcceptor,
+    acceptor: Acceptor,
+    workers: Rc<Workers>,
     counters: Rc<Counters>,
     errors: Rc<Gate>,
     ip: IpAddr,
 }
 
 impl Handshake {
-    async fn serve<T, S>(self, stream: T, handler: Connection<S>)
-    where
-        T: AsyncRead + AsyncWrite + Unpin,
-        S: Service,
-    {
-        let late = async {
-            Timer::after(limits::TLS_HANDSHAKE).await;
-            Err(io::ErrorKind::TimedOut.into())
+    async fn serve<S: Service>(self, socket: TcpStream, handler: Connection<S>) {
+        let has_spoken = Cell::new(false);
+        let progress = |progress| {
+            has_spoken.set(true);
+            handler.state.shakes_hands(progress);
         };
-        match future::or(self.acceptor.accept(stream), late).await {
-            Ok(mut stream) => {
-                stream.get_mut().1.set_buffer_limit(Some(limits::HTTP_ENCRYPTED));
-                plain(stream, handler).await;
+        let secured = handshake::secure(&self.workers, socket, || (self.acceptor)(), progress);
+        let secured = until(Instant::now() + limits::TLS_HANDSHAKE, Box::pin(secured)).await;
+        match secured.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => {
+                handler.state.begin_turn();
+                serve(stream, handler).await;
+            }
+            // A port that is looked at for whether it is open, as health checks do.
+            Err(error) if !has_spoken.get() => {
+                log::debug!("API: {} connected and said nothing: {error}", self.ip);
             }
             Err(error) => {
                 let failures = &self.counters.handshake_failures;
@@ -255,11 +325,32 @@ impl Handshake {
     }
 }
 
+/// Who has connected, and how.
+struct Caller {
+    peer: Peer,
+    door: Door,
+    /// The round trip.
+    way: Duration,
+}
+
+/// Who outlasts whom when places are short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// May not call.
+    Stranger,
+    /// May call.
+    Known,
+    /// Is on this machine, on the Unix socket.
+    Local,
+}
+
 /// The connections at this moment.
 #[derive(Default)]
 struct Connections {
     open: RefCell<HashMap<u64, Open>>,
     begun: Cell<u64>,
+    /// One has ended, or has its request answered.
+    changed: Event,
 }
 
 struct Open {
@@ -269,14 +360,45 @@ struct Open {
 
 /// What decides which connection makes room.
 struct State {
-    local: bool,
-    known: bool,
+    rank: Rank,
     /// A request is being answered.
     answering: Cell<bool>,
     /// Bytes of an answer that the caller has not taken yet.
     held: Cell<usize>,
     /// When the connection began, or had its last request answered.
     since: Cell<Instant>,
+    /// How long it may take to go on.
+    turn: Duration,
+    turn_ends: Cell<Instant>,
+}
+
+impl State {
+    fn new(rank: Rank, way: Duration) -> Self {
+        let now = Instant::now();
+        // However far away it says that it is.
+        let turn = (limits::HTTP_TURN + limits::STRANGER_WAYS * way).min(limits::SLOW_TURN);
+        State {
+            rank,
+            answering: Cell::new(false),
+            held: Cell::new(0),
+            since: Cell::new(now),
+            turn,
+            turn_ends: Cell::new(now + turn),
+        }
+    }
+
+    fn begin_turn(&self) {
+        self.turn_ends.set(Instant::now() + self.turn);
+    }
+
+    /// The connector's own slowness counts for [`limits::SLOW_TURN`] at most.
+    fn shakes_hands(&self, progress: Progress) {
+        let longest = self.since.get() + limits::SLOW_TURN;
+        self.turn_ends.set(match progress {
+            Progress::Spoke => longest,
+            Progress::Answered => longest.min(Instant::now() + self.turn),
+        });
+    }
 }
 
 impl Connections {
@@ -286,26 +408,29 @@ impl Connections {
         number
     }
 
-    /// Closes the connection that has waited longest for a whole request, and returns when its
-    /// file is free; `false` when all are being answered.
-    async fn close_idlest(&self) -> bool {
-        match self.take_idlest() {
-            Some(open) => {
-                open.task.cancel().await;
-                true
-            }
-            None => false,
+    /// The connection that makes room now for a newcomer of `rank`, if one does: of those of the
+    /// lowest rank the one whose turn ends first, once it has, or at once for a higher rank. Else
+    /// when to look again.
+    fn first_to_go(&self, rank: Rank) -> (Option<u64>, Option<Instant>) {
+        let open = self.open.borrow();
+        let first = open
+            .iter()
+            .filter(|(_, open)| !open.state.answering.get())
+            .map(|(number, open)| (open.state.rank, open.state.turn_ends.get(), *number))
+            .min();
+        match first {
+            Some((of, due, number)) if of < rank || due <= Instant::now() => (Some(number), None),
+            Some((_, due, _)) => (None, Some(due)),
+            None => (None, None),
         }
     }
 
-    fn take_idlest(&self) -> Option<Open> {
-        let mut open = self.open.borrow_mut();
-        let idlest = open
-            .iter()
-            .filter(|(_, open)| !open.state.answering.get())
-            .min_by_key(|(_, open)| (open.state.local, open.state.known, open.state.since.get()))
-            .map(|(number, _)| *number)?;
-        open.remove(&idlest)
+    /// Closes a connection, and returns when its file is free.
+    async fn close(&self, number: u64) {
+        let open = self.open.borrow_mut().remove(&number);
+        if let Some(open) = open {
+            open.task.cancel().await;
+        }
     }
 
     /// Closes those that have been taking their answers for the longest time, but for `own`,
@@ -317,7 +442,7 @@ impl Connections {
             let slowest = open
                 .iter()
                 .filter(|(_, open)| open.state.held.get() > 0 && !Rc::ptr_eq(&open.state, own))
-                .min_by_key(|(_, open)| (open.state.local, open.state.since.get()))
+                .min_by_key(|(_, open)| (open.state.rank == Rank::Local, open.state.since.get()))
                 .map(|(number, _)| *number);
             let Some(slowest) = slowest.and_then(|number| open.remove(&number)) else { return };
             all -= slowest.state.held.get();
@@ -335,6 +460,7 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let open = self.all.open.borrow_mut().remove(&self.number);
+        self.all.changed.notify(usize::MAX);
         if let Some(open) = open {
             // It is the running task's own handle, whose drop would cancel it.
             open.task.detach();
@@ -361,6 +487,8 @@ impl<S: Service> Handler for Connection<S> {
         let response = self.service.answer(self.peer, request).await;
         self.state.answering.set(false);
         self.state.since.set(Instant::now());
+        self.state.begin_turn();
+        self.all.changed.notify(usize::MAX);
         response
     }
 
@@ -370,7 +498,9 @@ impl<S: Service> Handler for Connection<S> {
 
     fn holds(&self, bytes: usize) {
         self.state.held.set(bytes);
-        if bytes > 0 {
+        if bytes == 0 {
+            self.state.begin_turn();
+        } else {
             self.all.bound_held(&self.state, limits::HTTP_HELD);
         }
     }

@@ -58,6 +58,16 @@ impl AsyncWrite for Client {
     }
 }
 
+impl Wire for Client {
+    fn bound(&mut self, _: usize) {}
+
+    fn keep(&mut self, _: usize) {}
+
+    fn is_taken(&self) -> bool {
+        true
+    }
+}
+
 /// Answers with what it was asked.
 struct Echo {
     admits: bool,
@@ -90,7 +100,9 @@ fn talk_with(pieces: &[&[u8]], ends: bool, admits: bool) -> String {
     let got = Rc::new(RefCell::new(Vec::new()));
     let pieces = pieces.iter().map(|piece| piece.to_vec()).collect();
     let client = Client { pieces, ends, got: got.clone() };
-    smol::block_on(serve_connection(client, &Echo { admits }, QUICK)).expect("served");
+    reactor::block_on(serve_connection(client, &Echo { admits }, QUICK))
+        .expect("an event loop")
+        .expect("served");
     let got = got.borrow();
     String::from_utf8_lossy(&got).into_owned()
 }

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::Report;
-use crate::status::{Counts, MappingStatus, SideStatus, Tunnels};
+use crate::logging::Utc;
+use crate::status::{Counts, MappingStatus, Reached, SideStatus, Tunnels};
 
 const COLUMNS: [&str; 9] = [
     "MAPPING",
@@ -76,6 +77,11 @@ pub fn table(report: &Report) -> String {
     );
     if state.log_lost > 0 {
         line(&mut text, &format!("log messages lost {}", state.log_lost));
+    }
+    for Reached { limit, times, last } in &state.limits_reached {
+        let times = if *times == 1 { "once".into() } else { format!("{times} times") };
+        let last = Utc(last / 1000);
+        line(&mut text, &format!("limit reached: {}, {times}, last at {last}", safe(limit)));
     }
     text
 }

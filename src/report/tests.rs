@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::status::{Draining, MappingStatus, SideStatus};
+use crate::status::{Draining, MappingStatus, Reached, SideStatus};
 
 fn side(port: u16, fault: Option<&str>, tunnels: Option<Tunnels>) -> SideStatus {
     SideStatus { port, open: fault.is_none(), fault: fault.map(Into::into), tunnels }
@@ -46,6 +46,11 @@ fn sample() -> Report {
     let state = Status {
         uptime: Duration::from_secs(93_784),
         draining: None,
+        limits_reached: vec![Reached {
+            limit: "256 API connections at one time".into(),
+            times: 3,
+            last: 1_542_719_018_000,
+        }],
         available_ports: 996,
         warnings: vec!["the API is open to everybody; set controllers".into()],
         mappings: vec![public, private],
@@ -94,6 +99,7 @@ fn table_at_a_glance() {
         "sessions 4 now, 5 in all; refused: 3 users, 10 agents; connections without passcode yet 6",
         "free ports 996; direct connections 1; API: 15 requests refused, 14 TLS handshakes failed",
         "log messages lost 13",
+        "limit reached: 256 API connections at one time, 3 times, last at 2018-11-20T13:03:38Z",
         "",
     ];
     let expected = expected.join("\n").replace("VERSION", env!("CARGO_PKG_VERSION"));

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use iofog_connector::http::{
-    Fault, Handler, Patience, Request, Response, Source, serve_connection,
+    self, Fault, Handler, Patience, Request, Response, Source, serve_connection,
 };
 use iofog_connector::limits;
 use smol::future::block_on;
@@ -144,5 +144,15 @@ impl AsyncWrite for Wire<'_> {
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+impl http::Wire for Wire<'_> {
+    fn bound(&mut self, _: usize) {}
+
+    fn keep(&mut self, _: usize) {}
+
+    fn is_taken(&self) -> bool {
+        true
     }
 }

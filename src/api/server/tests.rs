@@ -6,9 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use futures_rustls::pki_types::{PrivateKeyDer, ServerName};
-use futures_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Stream};
+use futures_rustls::rustls::{self, ClientConfig, ClientConnection, RootCertStore, ServerConfig};
+use smol::future;
 
 use super::*;
+use crate::reactor;
 
 const CAPACITY: usize = 8;
 
@@ -36,7 +38,7 @@ impl Service for Slow {
     async fn answer(&self, peer: Peer, request: Request) -> Response {
         if &*request.path == "/slow" {
             self.story.send("begun").expect("the test waits");
-            Timer::after(Duration::from_millis(300)).await;
+            sleep(Duration::from_millis(300)).await;
             self.story.send("done").expect("the test waits");
         }
         if &*request.path == "/long" {
@@ -75,20 +77,21 @@ fn start_with(tls: Option<Arc<ServerConfig>>, files: Arc<Files>) -> Running {
         let executor = Rc::new(LocalExecutor::new());
         let counters = Rc::new(Counters::default());
         let service = Rc::new(Slow { story: told });
-        let mut server = Server::new(service, executor.clone(), counters.clone(), files);
+        let workers = Rc::new(Workers::start(1).expect("a thread"));
+        let mut server = Server::new(service, executor.clone(), counters.clone(), files, workers);
         server.capacity = CAPACITY;
         let work = async {
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            listener.set_nonblocking(true).expect("set");
             let unix = UnixListener::bind(&path).expect("a socket");
             ready.send(listener.local_addr().expect("an address")).expect("the test waits");
-            let tls =
-                tls.map(|config| Rc::new(move || TlsAcceptor::from(config.clone())) as Acceptor);
-            let both = future::zip(server.serve_tcp(listener, tls), server.serve_unix(unix));
-            let ends = async { both.await.0 };
+            let tls = tls.map(|config| Rc::new(move || config.clone()) as Acceptor);
+            let both = future::zip(server.serve_tcp(&listener, tls), server.serve_unix(unix));
+            let ends = async { _ = both.await };
             let told = async { stopped.recv().await.expect("the test says so") };
             future::or(ends, told).await;
         };
-        smol::block_on(executor.run(work));
+        reactor::block_on(executor.run(work)).expect("an event loop");
         count.send(counters.handshake_failures.get()).expect("the test waits");
     });
     let address = started.recv().expect("started");
@@ -134,7 +137,8 @@ fn mute_connections_make_room_for_good_ones() {
         let answer = ask(server.connect(), "/");
         assert!(answer.ends_with("Remote(127.0.0.1)"), "{answer}");
     }
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    // Each of those before it has its turn, eight at a time.
+    assert!(begun.elapsed() < Duration::from_secs(5));
     // The oldest is closed, the youngest is still served.
     assert_eq!((&mute[0]).read(&mut [0]).expect("closed in order"), 0);
     assert!(ask(&mute[mute.len() - 1], "/").starts_with("HTTP/1.1 200"));
@@ -207,6 +211,47 @@ fn remote_callers_make_room_before_local_ones() {
 }
 
 #[test]
+fn nobody_makes_room_in_its_turn_but_for_better_callers() {
+    let executor = LocalExecutor::new();
+    let connections = Connections::default();
+    let join = |rank, turn: i64| {
+        let state = Rc::new(State::new(rank, Duration::ZERO));
+        let now = Instant::now();
+        state.turn_ends.set(match turn {
+            0.. => now + Duration::from_secs(turn.unsigned_abs()),
+            _ => now - Duration::from_millis(turn.unsigned_abs()),
+        });
+        let (number, task) = (connections.number(), executor.spawn(async {}));
+        connections.open.borrow_mut().insert(number, Open { state: state.clone(), task });
+        (number, state)
+    };
+    let goes = |rank| connections.first_to_go(rank).0;
+    let (local, _) = join(Rank::Local, -3);
+    assert_eq!(goes(Rank::Stranger), Some(local), "it has had its turn");
+    let (known, known_state) = join(Rank::Known, 60);
+    assert_eq!(goes(Rank::Known), None, "the first of the lower rank has not");
+    assert!(connections.first_to_go(Rank::Known).1.is_some_and(|due| due > Instant::now()));
+    assert_eq!(goes(Rank::Local), Some(known), "for a better one it need not");
+    let (second, _) = join(Rank::Known, -1);
+    let (first, first_state) = join(Rank::Known, -2);
+    assert_eq!(goes(Rank::Known), Some(first));
+    first_state.answering.set(true);
+    assert_eq!(goes(Rank::Known), Some(second), "an answer once begun is made");
+    let (stranger, stranger_state) = join(Rank::Stranger, 50);
+    assert_eq!((goes(Rank::Stranger), goes(Rank::Known)), (None, Some(stranger)));
+    // A turn begins anew with each answer.
+    stranger_state.turn_ends.set(Instant::now() - Duration::from_millis(5));
+    assert_eq!(goes(Rank::Stranger), Some(stranger));
+    stranger_state.begin_turn();
+    known_state.begin_turn();
+    assert_eq!(goes(Rank::Stranger), None);
+    // However far away somebody says that it is.
+    let far = State::new(Rank::Known, Duration::from_secs(3600));
+    assert!(far.turn <= limits::SLOW_TURN);
+    assert!(State::new(Rank::Known, Duration::from_millis(150)).turn > Duration::from_millis(600));
+}
+
+#[test]
 fn an_answer_once_begun_is_made() {
     let server = start(None);
     for _ in 0..2 {
@@ -272,18 +317,21 @@ fn tls_callers() {
 
     let server = start(Some(Arc::new(config)));
     let mute: Vec<TcpStream> = (0..2 * CAPACITY).map(|_| server.connect()).collect();
-    for _ in 0..2 {
+    let call = || {
         let name = ServerName::try_from("localhost").expect("a name");
         let mut session = ClientConnection::new(client.clone(), name).expect("a session");
         let mut stream = server.connect();
-        let answer = ask(Stream::new(&mut session, &mut stream), "/");
+        let answer = ask(rustls::Stream::new(&mut session, &mut stream), "/");
         assert!(answer.ends_with("Remote(127.0.0.1)"), "{answer}");
-    }
+    };
+    call();
     let mut plain = server.connect();
     plain.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("written");
     let mut rest = Vec::new();
     let _ = plain.read_to_end(&mut rest);
     assert!(!rest.starts_with(b"HTTP"));
+    // The worker closes the connection, and only then tells of the failure.
+    call();
     drop(mute);
     server.stop.try_send(()).expect("stopping");
     assert!(server.failures.recv().expect("the end") >= 1);
