@@ -129,29 +129,25 @@ fn users_without_a_tunnel_are_closed_at_once(mode: Mode) {
 fn users_that_wait_are_given_the_tunnels_that_are_there() {
     let mut daemon = Daemon::builder(Mode::Plain).set("drain", LONG).set("userwait", LONG).start();
     let mapping = daemon.api().add_public(60, NEVER);
-    // Nobody is paired with a tunnel in the middle of a heartbeat.
     let mut agent = daemon.tunnel(&mapping);
-    agent.send(b"BE");
-    thread::sleep(ms(50));
-    let mut users = [daemon.user(&mapping), daemon.user(&mapping)];
-    for (number, user) in (1..).zip(&mut users) {
-        user.send(b"question");
-        until("it waits", || daemon.api().users_waiting(&mapping) == number);
-    }
+    // Before it has said something it is given no version 1 tunnel.
+    let mut user = daemon.user(&mapping);
+    until("it waits", || daemon.api().users_waiting(&mapping) == 1);
+    let start = Instant::now();
     daemon.signal(Signal::TERM);
-    ports_are_closed(&daemon, &mapping);
-    let control = daemon.control();
-    assert_eq!(control.state()["draining"]["usersWaiting"], 2);
-    agent.send(b"AT");
-    agent.expect(b"BEATquestion");
-    let [mut first, mut second] = users;
-    second.expect_closed();
-    until("one is left", || control.state()["draining"]["sessions"] == 1);
-    assert_eq!(control.state()["draining"]["usersWaiting"], 0);
+    until("the port is closed", || Link::plain(at(mapping.port2)).is_err());
+    let sent = user.try_send(b"question");
+    if start.elapsed() > ms(700) {
+        println!("skipped: this machine is too busy to send within 1 s");
+        return;
+    }
+    sent.expect("it is still there");
+    agent.expect(b"question");
+    until("one is left", || daemon.control().state()["draining"]["sessions"] == 1);
     agent.send(b"answer");
-    first.expect(b"answer");
+    user.expect(b"answer");
     assert!(daemon.is_running());
-    first.finish();
+    user.finish();
     agent.finish();
     assert_eq!(daemon.wait().status.code(), Some(0));
 }
@@ -276,4 +272,22 @@ fn status_of_a_daemon_that_hangs_is_4_within_seconds() {
     // Twice 5 s; other commands take 30 s each.
     assert!(start.elapsed() < ms(29_000), "after {:?}", start.elapsed());
     daemon.signal(Signal::CONT);
+}
+
+#[test]
+fn commands_of_a_mapping_beat_within_its_threshold_and_are_4_when_nobody_answers() {
+    let daemon = Daemon::new(Mode::Plain);
+    for (threshold, beat) in [("5000", Some("--heartbeat 1666")), ("60000", None), ("0", None)] {
+        let add = ["mapping", "add", "public", "--show", "--heartbeat-threshold", threshold];
+        let output = daemon.cli(&add);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        match beat {
+            Some(beat) => assert!(said.contains(beat), "{said}"),
+            None => assert!(!said.contains("--heartbeat"), "{said}"),
+        }
+    }
+    daemon.signal(Signal::STOP);
+    let list = daemon.cli(&["mapping", "list"]);
+    daemon.signal(Signal::CONT);
+    assert_eq!(list.status.code(), Some(4));
 }

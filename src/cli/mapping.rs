@@ -10,9 +10,10 @@ use std::process::ExitCode;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::service::UNKNOWN;
 use super::{complain, print};
 use crate::config::Config;
-use crate::control;
+use crate::control::{self, ControlError};
 use crate::limits;
 use crate::mapping::Passcode;
 use crate::options::Options;
@@ -71,14 +72,33 @@ pub(super) fn run(request: &Request, options: &Options) -> ExitCode {
     };
     match outcome {
         Ok(text) => print(&text),
-        Err(fault) => {
-            complain(fault);
-            ExitCode::FAILURE
+        Err(Fault { code, text }) => {
+            complain(text);
+            code.into()
         }
     }
 }
 
-fn open(add: &Add, options: &Options) -> Result<String, String> {
+/// Why it was not done, and the exit status that says so.
+struct Fault {
+    code: u8,
+    text: String,
+}
+
+impl From<String> for Fault {
+    fn from(text: String) -> Self {
+        Fault { code: 1, text }
+    }
+}
+
+impl From<ControlError> for Fault {
+    fn from(error: ControlError) -> Self {
+        let code = if matches!(error, ControlError::NotRunning(_)) { 1 } else { UNKNOWN };
+        Fault { code, text: error.to_string() }
+    }
+}
+
+fn open(add: &Add, options: &Options) -> Result<String, Fault> {
     let Add { connections, threshold, .. } = add;
     let mapping = if add.public {
         json!({"type": "public", "maxconnections": connections,
@@ -114,7 +134,7 @@ fn open(add: &Add, options: &Options) -> Result<String, String> {
                 }
                 // A mapping whose passcodes nobody has is of no use.
                 remove(&added.id, options)?;
-                return Err(format!("{fault}; the mapping is removed again"));
+                return Err(format!("{fault}; the mapping is removed again").into());
             }
         }
     }
@@ -161,6 +181,11 @@ fn instructions(
         true => "--plain".to_owned(),
         false => format!("--ca {}", quoted(&certificate)),
     };
+    // Three within the threshold, as with the defaults: 20 s and 60 s.
+    let beat = match add.threshold {
+        threshold @ 1..60_000 => format!(" --heartbeat {}", (threshold / 3).max(100)),
+        _ => String::new(),
+    };
     let mut text = format!("mapping {}\n", added.id);
     if add.public {
         let url = config.map(|config| config.public_url(added.port2));
@@ -182,7 +207,7 @@ fn instructions(
         };
         text.push_str(&format!(
             "\n{what} (port {port}):\n  iofog-connector tunnel --connector {host}:{port} {secret} \
-             {trust} {work}\n"
+             {trust} {work}{beat}\n"
         ));
     }
     let mut files = Vec::new();
@@ -201,7 +226,7 @@ fn instructions(
     text
 }
 
-fn list(options: &Options) -> Result<String, String> {
+fn list(options: &Options) -> Result<String, Fault> {
     let report: Report = understand(&call(options, "GET", "status", "")?)?;
     let mut text = String::new();
     for mapping in &report.state.mappings {
@@ -216,7 +241,7 @@ fn list(options: &Options) -> Result<String, String> {
     Ok(text)
 }
 
-fn remove(id: &str, options: &Options) -> Result<(), String> {
+fn remove(id: &str, options: &Options) -> Result<(), Fault> {
     call(options, "POST", "mapping/remove", &form("mappingid", id)).map(drop)
 }
 
@@ -225,15 +250,16 @@ fn form(name: &str, value: &str) -> String {
 }
 
 /// Asks the daemon; a sentence when it says no or nothing.
-fn call(options: &Options, method: &str, path: &str, body: &str) -> Result<String, String> {
+fn call(options: &Options, method: &str, path: &str, body: &str) -> Result<String, Fault> {
     let path = format!("/api/v2/{path}");
     match control::call(limits::CONTROL_WAIT, &options.run_dir, method, &path, body) {
         Ok((200, answer)) => Ok(answer),
         Ok((status, answer)) => Err(match serde_json::from_str::<Failed>(&answer) {
             Ok(failed) => failed.errormessage,
             Err(_) => format!("the connector answers {status}"),
-        }),
-        Err(error) => Err(error.to_string()),
+        }
+        .into()),
+        Err(error) => Err(error.into()),
     }
 }
 

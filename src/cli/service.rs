@@ -17,7 +17,7 @@ use crate::status::Draining;
 const NOT_RUNNING: u8 = 3;
 
 /// `status` and `stop`: it runs, but may not or cannot be asked.
-const UNKNOWN: u8 = 4;
+pub(super) const UNKNOWN: u8 = 4;
 
 /// How long the sessions of a daemon may drain whose settings cannot be read.
 const DRAIN: Duration = Duration::from_secs(5);
