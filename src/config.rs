@@ -181,6 +181,18 @@ impl Config {
         })
     }
 
+    /// A warning when this machine does not have the address of `listen` now.
+    pub fn listen_warning(&self) -> Option<String> {
+        let ip = self.listen?;
+        let error = std::net::TcpListener::bind((ip, 0)).err()?;
+        (error.kind() == io::ErrorKind::AddrNotAvailable).then(|| {
+            format!(
+                "This machine does not have the address {ip}, the setting listen in {FILE}, so that \
+                 no mapping's port can be opened; correct it, or leave it out for all addresses."
+            )
+        })
+    }
+
     /// Whether mappings may use the very port that the API listens on.
     fn api_in_pool(&self) -> bool {
         let everywhere = |ip: IpAddr| ip.is_unspecified();

@@ -49,6 +49,7 @@ pub fn run(options: &Options) -> ExitCode {
             return ExitCode::from(FAULTY);
         }
     };
+    let listen_warning = config.listen_warning();
     let logging = Logging::new(&options.log_dir, &options.syslog);
     logging.install(config.log_level);
     process::abort_on_panic(&logging);
@@ -66,7 +67,7 @@ pub fn run(options: &Options) -> ExitCode {
             return ExitCode::from(status);
         }
     };
-    for warning in warnings {
+    for warning in warnings.into_iter().chain(listen_warning) {
         log::warn!(target: ALWAYS, "{warning}");
     }
     match reactor::block_on(serve(options, parts, &logging)) {
@@ -336,7 +337,8 @@ impl Host for Daemon {
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.api_fault.borrow().clone().into_iter().collect()
+        let listen = self.shared.config.borrow().listen_warning();
+        self.api_fault.borrow().clone().into_iter().chain(listen).collect()
     }
 
     fn stop(&self) {

@@ -114,11 +114,10 @@ impl Registry {
     /// [`ChangeError`]; nothing is kept then.
     pub async fn add(&self, pipe: NewPipe) -> Result<Mapping, ChangeError> {
         self.check_running()?;
-        let leases = self
-            .shared
-            .pool
-            .lease_pair()
-            .map_err(|error| ChangeError::NoPorts(error.to_string()))?;
+        let leases = self.shared.pool.lease_pair().map_err(|error| {
+            let listen = self.shared.config.borrow().listen_warning();
+            ChangeError::NoPorts(listen.unwrap_or_else(|| error.to_string()))
+        })?;
         let [one, two] = leases.each_ref().map(Lease::port);
         let agent = |port, limits| AgentPort { port, passcode: Passcode::random(), limits };
         let pipe = match pipe {

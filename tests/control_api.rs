@@ -950,3 +950,14 @@ fn api_open_to_others_without_a_guard_is_warned_of() {
     let state = guarded.api().state().to_string();
     assert!(!state.contains("controllers"), "a needless warning in {state}");
 }
+
+#[test]
+fn listen_that_is_not_this_machines_is_named_by_status_check_log_and_add() {
+    let daemon = Daemon::builder(Mode::Plain).set("listen", "192.0.2.77").start();
+    let message = daemon.api().post(ADD, &form(&[("mapping", PUBLIC)])).failed(507);
+    let check = daemon.cli(&["check"]);
+    let check = String::from_utf8_lossy(&check.stderr).into_owned();
+    for said in [message, daemon.api().state()["warnings"].to_string(), check, daemon.log_text()] {
+        assert!(said.contains("does not have the address 192.0.2.77"), "{said}");
+    }
+}

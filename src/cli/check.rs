@@ -43,6 +43,7 @@ fn findings(dir: &Path) -> (Vec<String>, Vec<String>) {
     let settings = match Config::load(dir) {
         Ok((settings, doubts)) => {
             warnings.extend(doubts);
+            warnings.extend(settings.listen_warning());
             Some(settings)
         }
         Err(errors) => {
