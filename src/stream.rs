@@ -4,7 +4,7 @@
 //! it (protocol page, section 4), so nothing here ever joins two records or splits one. This
 //! file knows nothing of heartbeats, tunnels or mappings.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, BufRead, IoSlice, Read, Write};
@@ -24,7 +24,7 @@ use smol::io::{AsyncRead, AsyncWrite};
 
 use crate::conduit::Conduit;
 use crate::limits;
-use crate::reactor::{Io, Timer, now, yield_turn};
+use crate::reactor::{Io, Timer, looks, now, yield_turn};
 use crate::tls::sni::Greeting;
 use crate::turn::Turn;
 use crate::unacknowledged;
@@ -33,6 +33,8 @@ thread_local! {
     /// What this thread is reading right now. Nothing stays in it between two polls, so that all
     /// sessions of a thread share it and an idle one holds no buffer.
     static INCOMING: RefCell<Box<[u8]>> = RefCell::new(vec![0; limits::READ].into());
+    /// The look at the kernel after which this thread last took a step of a handshake.
+    static STEPPED: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
 /// A connection that takes and gives units, registered on the thread that polls it.
@@ -124,8 +126,8 @@ impl Stream {
         Self::shake_hands(socket, Connection::Server(connection)).await
     }
 
-    /// Goes on with the handshake, one step a turn: a step may be as dear as ten thousand bytes of
-    /// a session, or a million.
+    /// Goes on with the handshake, one step a turn, and one of all handshakes of the thread: with a
+    /// hard certificate a step takes as long as a MiB of a session, or ten.
     fn poll_handshake(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.poll_send_queued(context))?;
@@ -136,8 +138,15 @@ impl Stream {
             if tls.ended {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
+            // One that has nothing to open takes no step.
+            let has_more = self.socket.maybe_readable() || !tls.unopened.is_empty();
+            if has_more && STEPPED.get() == Some(looks()) {
+                yield_turn(context);
+                return Poll::Pending;
+            }
             let step = ready!(self.poll_open(context, true, &mut |_| {}));
             self.turn.end();
+            STEPPED.set(Some(looks()));
             if step.is_err() {
                 // The alert: what the socket does not take at once is lost.
                 let _ = self.poll_send_queued(context);
