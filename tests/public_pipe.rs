@@ -41,6 +41,8 @@ in_both_modes!(
     clean_tunnel_is_used_again_with_its_connection,
     tunnel_that_owes_an_answer_is_used_last_and_not_before_it_has_come,
     old_answer_on_a_tunnel_dialled_after_a_restart_reaches_nobody,
+    tunnel_taken_for_clean_too_soon_teaches_its_mapping,
+    tunnel_that_is_read_to_nowhere_keeps_its_heartbeats_and_its_threshold,
     no_foreign_byte_in_many_sessions_with_aborting_users,
     slow_user_slows_its_own_session_alone,
     what_a_stuck_session_holds_is_bounded,
@@ -588,6 +590,51 @@ fn old_answer_on_a_tunnel_dialled_after_a_restart_reaches_nobody(mode: Mode) {
     assert!(waited >= ms(840), "a fresh tunnel was given to a user after {waited:?}");
     other.send(b"answer");
     user.expect(b"answer");
+}
+
+fn tunnel_taken_for_clean_too_soon_teaches_its_mapping(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 20_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut agent = daemon.tunnel(&mapping);
+    let exchange = |agent: &mut Agent| {
+        let mut user = daemon.user(&mapping);
+        user.send(b"question");
+        agent.expect(b"question");
+        agent.send(b"answer");
+        let answered = Instant::now();
+        user.expect(b"answer");
+        user.finish();
+        answered
+    };
+    exchange(&mut agent);
+    until("it is clean", || daemon.control().idle(&mapping) == 1);
+    thread::sleep(ms(900));
+    agent.send(b"the second event of a stream");
+    // Nobody is given it before it has been quiet for twice as long as it was late; and from now on
+    // none of the mapping's is given sooner after an answer.
+    let mut last = Instant::now();
+    for _ in 0..2 {
+        let answered = exchange(&mut agent);
+        let waited = answered - last;
+        assert!(waited >= ms(1790), "used again after {waited:?}");
+        last = answered;
+    }
+}
+
+fn tunnel_that_is_read_to_nowhere_keeps_its_heartbeats_and_its_threshold(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, 1500);
+    let (user, mut agent) = daemon.session(&mapping);
+    user.reset();
+    let draining = || daemon.control().number(&mapping, "sides.0.tunnels.draining");
+    until("the session is over", || draining() == 1);
+    let start = Instant::now();
+    while start.elapsed() < ms(3000) {
+        agent.beat_and_answer();
+        thread::sleep(ms(50));
+    }
+    agent.expect_closed();
+    until("its place is free", || draining() == 0);
 }
 
 fn no_foreign_byte_in_many_sessions_with_aborting_users(mode: Mode) {
