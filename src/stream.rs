@@ -770,7 +770,9 @@ impl Tls {
     ) -> io::Result<(usize, usize)> {
         let (mut total, mut opened) = (0, 0);
         while opened < bytes.len() && !self.ended && !turn.is_over() {
-            let (length, records) = self.framing.take(&bytes[opened..]);
+            // The library holds one record for whom takes bytes when it likes, and refuses a second.
+            let most = if held { 1 } else { limits::RECORDS };
+            let (length, records) = self.framing.take(&bytes[opened..], most);
             let passed;
             let mut piece = &bytes[opened..opened + length];
             if let Some(greeting) = &mut self.greeting {
@@ -845,32 +847,27 @@ struct Framing {
 }
 
 impl Framing {
-    /// The length of at most [`limits::RECORDS`] records at the front of `bytes`, or of all of it,
-    /// and how many begin there.
-    fn take(&mut self, bytes: &[u8]) -> (usize, usize) {
-        let (mut at, mut records) = (0, 0);
-        while at < bytes.len() {
-            if self.body > 0 {
-                let rest = usize::from(self.body).min(bytes.len() - at);
-                self.body -= rest as u16;
-                at += rest;
-                continue;
-            }
-            if self.come == 0 {
-                if records == limits::RECORDS {
-                    break;
+    /// The length of `bytes` up to the end of the `most`th record that ends there, or of all of it,
+    /// and how many records end in it.
+    fn take(&mut self, bytes: &[u8], most: usize) -> (usize, usize) {
+        let (mut at, mut ended) = (0, 0);
+        while at < bytes.len() && ended < most {
+            if self.body == 0 {
+                self.header[usize::from(self.come)] = bytes[at];
+                self.come += 1;
+                at += 1;
+                if usize::from(self.come) < self.header.len() {
+                    continue;
                 }
-                records += 1;
-            }
-            self.header[usize::from(self.come)] = bytes[at];
-            self.come += 1;
-            at += 1;
-            if self.come == 5 {
                 self.come = 0;
                 self.body = u16::from_be_bytes([self.header[3], self.header[4]]);
             }
+            let rest = usize::from(self.body).min(bytes.len() - at);
+            self.body -= rest as u16;
+            at += rest;
+            ended += usize::from(self.body == 0);
         }
-        (at, records)
+        (at, ended)
     }
 }
 
