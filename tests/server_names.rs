@@ -86,3 +86,28 @@ fn session_begun_with_such_a_name_is_resumed() {
         assert_eq!(said.contains("Reused, TLSv1.3"), resumed, "{said}");
     }
 }
+
+#[test]
+fn call_of_the_api_with_such_a_name_is_answered() {
+    if !has_openssl() {
+        return;
+    }
+    let daemon = Daemon::new(Mode::Tls);
+    for options in [&["-tls1_3"][..], &["-tls1_2"], &["-tls1_3", "-groups", "P-521:P-256"]] {
+        let mut client = Command::new("openssl")
+            .args(["s_client", "-ign_eof", "-connect", &daemon.api_address().to_string()])
+            .args(["-servername", "host:443"])
+            .args(options)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("openssl");
+        let mut input = client.stdin.take().unwrap();
+        // One that is refused takes nothing.
+        let _ = input.write_all(b"GET /api/v2/status HTTP/1.1\r\nConnection: close\r\n\r\n");
+        let output = client.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("HTTP/1.1 200"), "{options:?}: {said}");
+    }
+}
