@@ -18,6 +18,8 @@ pub(crate) fn check(data: &[u8]) -> bool {
             assert!(!faults.sentences().is_empty());
             for sentence in faults.sentences() {
                 assert_sentence(sentence);
+                // Warnings follow the faults.
+                let sentence = sentence.strip_prefix("warning: ").unwrap_or(sentence);
                 assert!(sentence.starts_with("/x/iofog-connector.conf: "), "{sentence}");
             }
         }
