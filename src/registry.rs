@@ -220,6 +220,8 @@ impl Registry {
         let config = self.shared.config.borrow();
         Status {
             uptime: self.started.elapsed(),
+            address: config.address.clone(),
+            dev: self.shared.tls.is_none(),
             draining: self.draining(),
             available_ports: self.shared.pool.available(),
             warnings: config

@@ -17,6 +17,12 @@ pub struct Status {
     /// Time since the daemon started.
     #[serde(serialize_with = "to_seconds", deserialize_with = "from_seconds")]
     pub uptime: Duration,
+    /// The host in public pipes' URLs, under which agents find the connector: the setting in force.
+    #[serde(default)]
+    pub address: String,
+    /// Whether ports speak plain TCP instead of TLS.
+    #[serde(default)]
+    pub dev: bool,
     /// The daemon's own bounds that were reached since it started.
     pub limits_reached: Vec<Reached>,
     /// What the daemon still waits for, once it is stopping.

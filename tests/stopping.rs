@@ -291,3 +291,17 @@ fn commands_of_a_mapping_beat_within_its_threshold_and_are_4_when_nobody_answers
     daemon.signal(Signal::CONT);
     assert_eq!(list.status.code(), Some(4));
 }
+
+#[test]
+fn commands_of_a_mapping_are_of_what_the_daemon_runs_with() {
+    let daemon = Daemon::builder(Mode::Plain).set("address", "running.example").start();
+    // Settings that nobody has told it to read.
+    daemon.set("address", "elsewhere.example");
+    daemon.set("dev", false);
+    let output = daemon.cli(&["mapping", "add", "public", "--show"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("users connect to http://running.example:"), "{said}");
+    assert!(said.contains("--connector running.example:"), "{said}");
+    assert!(said.contains("--plain"), "{said}");
+    assert!(!said.contains("elsewhere"), "{said}");
+}

@@ -12,12 +12,12 @@ use serde_json::json;
 
 use super::service::UNKNOWN;
 use super::{complain, print};
-use crate::config::Config;
 use crate::control::{self, ControlError};
 use crate::limits;
 use crate::mapping::Passcode;
 use crate::options::Options;
 use crate::report::Report;
+use crate::status::Status;
 use crate::tls;
 
 /// What to do with mappings.
@@ -111,6 +111,9 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
     };
     // The commands name the files by their whole paths, to work from everywhere.
     let dir = fs::canonicalize(&add.dir).map_err(|e| format!("{}: {e}", add.dir.display()))?;
+    // What the daemon runs with counts, whatever the settings on disk say. Asked first: when it
+    // does not answer, nothing has been opened.
+    let report: Report = understand(&call(options, "GET", "status", "")?)?;
     let answer = call(options, "POST", "mapping/add", &form("mapping", &mapping.to_string()))?;
     let added: Added = understand(&answer)?;
     let mut sides = vec![(added.port1, &added.passcode1)];
@@ -138,7 +141,7 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
             }
         }
     }
-    Ok(instructions(add, &added, &places, options))
+    Ok(instructions(add, &added, &places, options, &report.state))
 }
 
 /// Writes a passcode to a new file that only this user can read.
@@ -169,15 +172,18 @@ fn instructions(
     added: &Added,
     places: &[(u16, &str, Option<PathBuf>)],
     options: &Options,
+    daemon: &Status,
 ) -> String {
-    let config = Config::load(&options.config_dir).ok().map(|(config, _)| config);
-    let host = config.as_ref().map_or("CONNECTOR", |config| config.address.as_str());
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let dev = config.as_ref().is_some_and(|config| config.dev);
+    let host = match daemon.address.as_str() {
+        // A daemon of before an upgrade does not say it.
+        "" => "CONNECTOR".to_owned(),
+        host if host.contains(':') => format!("[{host}]"),
+        host => host.to_owned(),
+    };
     let certificate = fs::canonicalize(&options.config_dir)
         .unwrap_or_else(|_| options.config_dir.clone())
         .join(tls::CERTIFICATE);
-    let trust = match dev {
+    let trust = match daemon.dev {
         true => "--plain".to_owned(),
         false => format!("--ca {}", quoted(&certificate)),
     };
@@ -188,9 +194,8 @@ fn instructions(
     };
     let mut text = format!("mapping {}\n", added.id);
     if add.public {
-        let url = config.map(|config| config.public_url(added.port2));
-        let url = url.unwrap_or_else(|| format!("port {} of the connector", added.port2));
-        text.push_str(&format!("users connect to {url}\n"));
+        let scheme = if daemon.dev { "http" } else { "https" };
+        text.push_str(&format!("users connect to {scheme}://{host}:{}\n", added.port2));
     }
     for (index, (port, passcode, place)) in places.iter().enumerate() {
         let (what, work) = match (add.public, index) {
@@ -214,7 +219,7 @@ fn instructions(
     if !add.show {
         files.push("the passcode's file (mode 0600)");
     }
-    if !dev {
+    if !daemon.dev {
         files.push("the connector's certificate");
     }
     if !files.is_empty() {

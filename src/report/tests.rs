@@ -45,6 +45,8 @@ fn sample() -> Report {
     };
     let state = Status {
         uptime: Duration::from_secs(93_784),
+        address: "example.org".into(),
+        dev: false,
         draining: None,
         limits_reached: vec![Reached {
             limit: "256 API connections at one time".into(),
