@@ -8,9 +8,9 @@ use std::time::Duration;
 /// A TLS handshake that takes longer is closed (protocol page, section 6).
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Handshakes that a worker is given at one time, for each of which its sessions may have to wait:
-/// some ms, where thousands of agents that come back at once would take seconds.
-pub const HANDSHAKES: usize = 4;
+/// Handshakes that a worker is given at one time: the next is there when one is answered, and those
+/// that wait have their turns by port and address, not by arrival.
+pub const HANDSHAKES: usize = 2;
 
 /// Threads at one time for a change of the state, which may block.
 pub const ASIDE: usize = 8;

@@ -34,7 +34,7 @@ thread_local! {
     /// sessions of a thread share it and an idle one holds no buffer.
     static INCOMING: RefCell<Box<[u8]>> = RefCell::new(vec![0; limits::READ].into());
     /// The look at the kernel after which this thread last took a step of a handshake.
-    static STEPPED: Cell<Option<u32>> = const { Cell::new(None) };
+    static STEPPED: Cell<u32> = const { Cell::new(0) };
 }
 
 /// A connection that takes and gives units, registered on the thread that polls it.
@@ -127,8 +127,14 @@ impl Stream {
     }
 
     /// Goes on with the handshake, one step a turn, and one of all handshakes of the thread: with a
-    /// hard certificate a step takes as long as a MiB of a session, or ten.
-    fn poll_handshake(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
+    /// hard certificate a step takes as long as a MiB of a session, or ten. So before a step the
+    /// kernel is looked at, and all that is ready has its turn, `queued` being the look after which
+    /// this one has queued up: it goes on behind those that became ready in the last step.
+    fn poll_handshake(
+        &mut self,
+        context: &Context<'_>,
+        queued: &mut Option<u32>,
+    ) -> Poll<io::Result<()>> {
         loop {
             ready!(self.poll_send_queued(context))?;
             let Some(tls) = &self.state.tls else { return Poll::Ready(Ok(())) };
@@ -140,13 +146,20 @@ impl Stream {
             }
             // One that has nothing to open takes no step.
             let has_more = self.socket.maybe_readable() || !tls.unopened.is_empty();
-            if has_more && STEPPED.get() == Some(looks()) {
+            // What is hard is done with the agreement on keys; what is left takes little.
+            let is_hard = tls.connection.negotiated_key_exchange_group().is_none();
+            let is_behind = queued
+                .is_some_and(|look| look != looks() && look.wrapping_sub(STEPPED.get()) as i32 > 0);
+            if has_more && is_hard && !is_behind {
+                *queued = Some(looks());
                 yield_turn(context);
                 return Poll::Pending;
             }
             let step = ready!(self.poll_open(context, true, &mut |_| {}));
             self.turn.end();
-            STEPPED.set(Some(looks()));
+            if is_hard {
+                STEPPED.set(looks());
+            }
             if step.is_err() {
                 // The alert: what the socket does not take at once is lost.
                 let _ = self.poll_send_queued(context);
@@ -191,7 +204,8 @@ impl Stream {
 
     async fn shake_hands(socket: TcpStream, connection: Connection) -> io::Result<Self> {
         let mut stream = Stream::tls(Io::new(socket)?, connection, limits::STRANGER_BYTES);
-        poll_fn(|context| stream.poll_handshake(context)).await?;
+        let mut queued = None;
+        poll_fn(|context| stream.poll_handshake(context, &mut queued)).await?;
         // The handshake's last bytes may never have arrived.
         stream.state.waiting_since = Some(now());
         Ok(stream)
