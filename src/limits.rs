@@ -32,9 +32,15 @@ pub const STRANGER_TURN: Duration = Duration::from_millis(100);
 /// See [`STRANGER_TURN`]: as many as a handshake of TLS 1.2 takes, and one for a lost packet.
 pub const STRANGER_WAYS: u32 = 4;
 
-/// The same from its beginning, for one of [`SLOW_SHARE`]: a small processor with many tunnels
-/// takes its time over their handshakes, and would never get one done if all were pushed out. Also
-/// the longest time for which the connector's own slowness counts for somebody.
+/// While others get through, one that has sent nothing keeps its place for so much longer: there is
+/// room soon anyway, and hundreds of good peers that come at once from one busy machine take their
+/// time.
+pub const MUTE_PATIENCE: Duration = Duration::from_millis(400);
+
+/// The longest time, without the connector's own, that one that has sent something keeps its place
+/// while others get through; and the time from its beginning for one of [`SLOW_SHARE`] in any case:
+/// a small processor with many tunnels takes its time over their handshakes, and would never get
+/// one done if all were pushed out.
 pub const SLOW_TURN: Duration = Duration::from_secs(2);
 
 /// One in so many may be slow.
@@ -268,9 +274,11 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// See [`KEEPALIVE_IDLE`].
 pub const KEEPALIVE_TRIES: u32 = 3;
 
-/// Connections the kernel may keep ready on a pipe's port: a mapping's 60 agents come back all
-/// at once after a restart.
-pub const BACKLOG: i32 = 1024;
+/// Connections the kernel may keep ready on a port: a mapping's agents come back all at once after
+/// a restart, and users beyond `pending` wait there. Linux allows 4,096 at most unless told
+/// otherwise (`net.core.somaxconn`); who finds them all taken is heard again by the kernel after
+/// 1 s, 3 s, ….
+pub const BACKLOG: i32 = 4096;
 
 /// Accepting pauses for so long when no file can be opened.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
