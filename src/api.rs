@@ -19,7 +19,7 @@ mod gate;
 mod origin;
 pub mod server;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
@@ -28,7 +28,8 @@ use crate::direct::{self, Meetings};
 use crate::http::{Fault, Request, Response, Source};
 use crate::limits;
 use crate::registry::{ChangeError, Registry};
-use crate::status::{Limit, Status};
+use crate::status::Status;
+use crate::status::reached::LimitsReached;
 use crate::workers::aside;
 use call::{Call, Command};
 use gate::Gate;
@@ -73,8 +74,8 @@ pub struct Counters {
     pub handshake_failures: Cell<u64>,
     /// Requests refused with 403.
     pub refused: Cell<u64>,
-    /// Connections that found all places taken.
-    pub full: Limit,
+    /// Its limits that were reached.
+    pub limits_reached: RefCell<LimitsReached>,
 }
 
 /// Why a request was not done.
@@ -187,12 +188,8 @@ impl Api {
     fn status(&self) -> Status {
         let mut status = self.registry.status();
         status.warnings.extend(self.host.warnings());
-        let full = self
-            .counters
-            .full
-            .reached(|| format!("{} API connections at one time", limits::HTTP_CONNECTIONS));
         Status {
-            limits_reached: full.into_iter().collect(),
+            limits_reached: self.counters.limits_reached.borrow().clone(),
             api_handshake_failures: self.counters.handshake_failures.get(),
             api_refused: self.counters.refused.get(),
             log_lost: self.host.log_lost(),

@@ -123,12 +123,13 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
     workers.answer().await;
     let conduits = conduit::allow(config.threads, file_limit);
     let control = Control::listen(&options.run_dir)?;
+    let files = Files::new(file_limit.saturating_sub(conduits));
     let shared = Rc::new(Shared {
         tls,
         workers,
-        pool: Pool::new(&config.ports, config.listen),
+        pool: Pool::new(&config.ports, config.listen, files.clone()),
         refusals: Refusals::default(),
-        files: Files::new(file_limit.saturating_sub(conduits)),
+        files,
         config: RefCell::new(Rc::new(config)),
     });
     executor.spawn(writer.run()).detach();

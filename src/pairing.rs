@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
+use event_listener::{Event, EventListener};
+
 use crate::limits;
 use crate::reactor::now;
 use crate::tunnel::{Tunnel, Version};
@@ -37,6 +39,22 @@ pub struct Pairing {
     /// Users that have spoken and wait: relays end their lingering sooner for them.
     wanted: Arc<AtomicUsize>,
     closed: Cell<bool>,
+    /// Users for whom there is no seat, in line for one.
+    in_line: Cell<usize>,
+    /// For the first of those in line: a user has left, or a tunnel is there that no user on a
+    /// seat can have.
+    moved_on: Event,
+    /// The same for who accepts users.
+    room: Event,
+}
+
+/// A user's place in the line for a seat, given back when dropped.
+pub struct InLine<'a>(&'a Cell<usize>);
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 type Seats<T, V> = RefCell<BTreeMap<Number, Rc<Seat<T, V>>>>;
@@ -138,6 +156,8 @@ impl<T, V> Drop for Waiting<'_, T, V> {
             Whose::User => {
                 order.user_left(self.number);
                 self.pairing.tell_wanted(&order);
+                self.pairing.moved_on.notify_additional(1);
+                self.pairing.room.notify(1);
             }
         }
     }
@@ -156,6 +176,9 @@ impl Pairing {
             lesson: Cell::new(None),
             wanted,
             closed: Cell::new(false),
+            in_line: Cell::new(0),
+            moved_on: Event::new(),
+            room: Event::new(),
         }
     }
 
@@ -184,20 +207,21 @@ impl Pairing {
 
     /// A user begins to wait; given back when `limit` do already, no tunnel is there for it at
     /// once, and none of those that wait makes room. With `mute_in_vain` the one that waits longest
-    /// of those that have sent nothing does, for a newcomer that has sent something.
+    /// of those that have sent nothing does, for a newcomer that has sent something. A user that
+    /// is not `first` in line is treated as if the limit were reached while others are in line.
     pub fn user(
         &self,
         user: Box<User>,
         limit: usize,
         mute_in_vain: bool,
+        first: bool,
     ) -> Result<Waiting<'_, Box<User>, Fate>, Box<User>> {
-        let full = self.waiting_users() >= limit;
+        let full = self.waiting_users() >= limit || (!first && self.in_line.get() > 0);
         let spoken = user.has_spoken;
-        let served =
-            || self.order.borrow_mut().serves(spoken, &mut |side, number| self.look(side, number));
+        let makes_room = || mute_in_vain && spoken && self.replace_mute();
         let room = || match self.closed.get() {
-            true => served(),
-            false => !full || served() || (mute_in_vain && self.replace_mute()),
+            true => self.serves(spoken),
+            false => !full || self.serves(spoken) || makes_room(),
         };
         if !room() {
             return Err(user);
@@ -205,6 +229,35 @@ impl Pairing {
         let waiting = self.sit(&self.users, Whose::User, user);
         self.order_user(waiting.number, spoken);
         Ok(waiting)
+    }
+
+    /// Whether a tunnel is there for a user that has sent something, or nothing yet.
+    pub fn serves(&self, spoken: bool) -> bool {
+        self.order.borrow_mut().serves(spoken, &mut |side, number| self.look(side, number))
+    }
+
+    /// Whether one more user could be given a seat when `limit` wait at most; with `mute_in_vain`
+    /// that of one that has sent nothing.
+    pub fn has_room(&self, limit: usize, mute_in_vain: bool) -> bool {
+        self.waiting_users() + self.in_line.get() < limit
+            || self.serves(true)
+            || (mute_in_vain && self.order.borrow().first_mute().is_some())
+    }
+
+    /// A user gets in line for a seat.
+    pub fn line_up(&self) -> InLine<'_> {
+        self.in_line.set(self.in_line.get() + 1);
+        InLine(&self.in_line)
+    }
+
+    /// Tells the one in line that has listened longest when there may be a seat or a tunnel for it.
+    pub fn move_on(&self) -> EventListener {
+        self.moved_on.listen()
+    }
+
+    /// Tells when there may be room for one more user.
+    pub fn room(&self) -> EventListener {
+        self.room.listen()
     }
 
     /// The waiting user has sent something: any tunnel can serve it now.
@@ -249,6 +302,7 @@ impl Pairing {
     /// as long as tunnels wait.
     pub fn close(&self) {
         self.closed.set(true);
+        self.moved_on.notify(usize::MAX);
         self.pair();
     }
 
@@ -351,6 +405,10 @@ impl Pairing {
         self.order.borrow_mut().tunnel(side, waiting.number, standing);
         if standing.fit {
             self.pair();
+            if self.in_line.get() > 0 && waiting.occupant.borrow().is_some() {
+                self.moved_on.notify(usize::MAX);
+            }
+            self.room.notify(1);
         }
     }
 

@@ -34,6 +34,7 @@ use crate::reactor::{self, Io, sleep, until};
 use crate::refusals::Refusals;
 use crate::relay::{Ended, Ending, Leg, Relay, Terms, Traffic, Voice};
 use crate::residue::Residue;
+use crate::status::reached::{self, LimitsReached};
 use crate::status::{Counts, MappingStatus, SideStatus, Tunnels};
 use crate::stream::{Loose, Stream, is_too_much};
 use crate::tls::Tls;
@@ -85,6 +86,7 @@ pub struct Pipe {
     last_error: RefCell<Option<String>>,
     /// When the log was last told of an old answer.
     residue_told: Cell<Option<Instant>>,
+    limits_reached: RefCell<LimitsReached>,
     /// Closed when no new connection is to be taken.
     stop: (Sender<()>, Receiver<()>),
     /// Held by each relay on a worker: once all are gone, the receiver knows.
@@ -260,6 +262,7 @@ impl Pipe {
             counts: Cell::default(),
             last_error: RefCell::new(None),
             residue_told: Cell::new(None),
+            limits_reached: RefCell::default(),
             stop: smol::channel::bounded(1),
             relays: (RefCell::new(Some(relay)), relays_gone),
         }))
@@ -338,7 +341,6 @@ impl Pipe {
         side: usize,
         lease: &Lease,
     ) -> io::Result<Infallible> {
-        let _file = self.shared.files.try_take(For::Pipe);
         let listener = Io::listening(lease.listener())?;
         let mut complained: Option<Instant> = None;
         let mut complain = |why: &str| {
@@ -349,10 +351,10 @@ impl Pipe {
             }
         };
         let users = side == 1 && self.is_public();
-        let crowd = if users { &self.handshakes } else { &self.pending };
         loop {
-            crowd.room(self.settings().pending).await;
+            self.room(users).await;
             if !self.shared.files.has_room(For::Pipe) {
+                self.reached(reached::FILES);
                 complain(&self.no_files());
                 sleep(limits::ACCEPT_PAUSE).await;
                 continue;
@@ -383,6 +385,38 @@ impl Pipe {
                 }
             }
         }
+    }
+
+    /// Waits until one more connection may be taken; meanwhile newcomers wait in the kernel's
+    /// backlog.
+    async fn room(&self, users: bool) {
+        if !users {
+            if self.pending.room(self.settings().pending).await {
+                self.reached(reached::AGENTS_PENDING);
+            }
+            return;
+        }
+        let mut waited = false;
+        loop {
+            let pending = self.settings().pending;
+            if self.handshakes.room(pending).await {
+                self.reached(reached::USERS_PENDING);
+            }
+            let room = self.pairing.room();
+            if self.pairing.has_room(pending, !self.has_version_two()) {
+                return;
+            }
+            if !std::mem::replace(&mut waited, true) {
+                self.reached(reached::USERS_WAITING);
+            }
+            // The last version 2 agent may leave meanwhile, so that mute users wait in vain.
+            until(Instant::now() + limits::ACCEPT_PAUSE, room).await;
+        }
+    }
+
+    /// A limit was reached.
+    pub fn reached(&self, limit: &'static str) {
+        self.limits_reached.borrow_mut().reached(limit);
     }
 
     fn no_files(&self) -> String {
@@ -425,9 +459,14 @@ impl Pipe {
         let places = &self.sides[side].places;
         let allowed = usize::from(self.agent_port(side).limits.max_connections);
         let deadline = Instant::now() + limits::PLACE_WAIT;
+        let mut waited = false;
         loop {
             let freed = places.freed.listen();
-            if places.taken.get() < allowed {
+            let is_full = places.taken.get() >= allowed;
+            if is_full && !std::mem::replace(&mut waited, true) {
+                self.reached(reached::MAX_CONNECTIONS);
+            }
+            if !is_full {
                 self.count(|counts| counts.tunnels_total += 1);
                 return Some(Place::take(places.clone(), version));
             }
@@ -832,6 +871,7 @@ impl Pipe {
             url: public.then(|| self.settings().public_url(self.sides[1].port)),
             counts,
             last_error: self.last_error.borrow().clone(),
+            limits_reached: self.limits_reached.borrow().clone(),
         }
     }
 }

@@ -11,8 +11,11 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use rustix::io::Errno;
+
+use crate::process::{FileGuard, Files, For};
 
 pub(crate) use socket::set_up;
 
@@ -24,6 +27,7 @@ mod socket;
 pub struct Pool {
     state: Rc<RefCell<State>>,
     listen: Option<IpAddr>,
+    files: Arc<Files>,
 }
 
 /// Opens a listening socket that belongs to no pool, with the same options: the API's. `[::]` is
@@ -58,6 +62,7 @@ struct Allowed(Box<[u64]>);
 pub struct Lease {
     // Fields drop in this order: the port must be closed when it is handed out again.
     listener: TcpListener,
+    _file: FileGuard,
     place: Place,
 }
 
@@ -73,6 +78,15 @@ struct Place {
 pub enum PortError {
     /// Every port of the pool is leased, or there are none.
     Exhausted,
+    /// Listening takes a file, and no file is left for it.
+    NoFiles {
+        /// Files in use.
+        used: usize,
+        /// Files that may be open.
+        limit: usize,
+        /// How many of those may be ports.
+        ports: usize,
+    },
     /// No free port could be opened: how many were tried, and why not the last one.
     NoneOpened {
         /// Ports tried.
@@ -100,11 +114,11 @@ pub enum PortError {
 impl Pool {
     /// A pool of these ports, handed out in their order. They are opened on `listen`; `None` is
     /// every interface, both families (IPv4 alone where there is no IPv6). 0 is no port and is
-    /// left out; a port given twice counts once.
-    pub fn new(ports: &[u16], listen: Option<IpAddr>) -> Self {
+    /// left out; a port given twice counts once. Each one that is open takes one of `files`.
+    pub fn new(ports: &[u16], listen: Option<IpAddr>, files: Arc<Files>) -> Self {
         let state =
             State { allowed: Allowed::default(), free: VecDeque::new(), leased: HashSet::new() };
-        let pool = Pool { state: Rc::new(RefCell::new(state)), listen };
+        let pool = Pool { state: Rc::new(RefCell::new(state)), listen, files };
         pool.replace(ports);
         pool
     }
@@ -116,11 +130,15 @@ impl Pool {
     /// [`PortError::Exhausted`] or [`PortError::NoneOpened`].
     pub fn lease(&self) -> Result<Lease, PortError> {
         let most = self.available();
+        if most == 0 {
+            return Err(PortError::Exhausted);
+        }
+        let file = self.file()?;
         let mut outcome = Err(PortError::Exhausted);
         for tried in 1..=most {
             let Some(port) = self.state.borrow_mut().free.pop_front() else { break };
             match socket::open(self.listen, port) {
-                Ok(listener) => return Ok(self.leased(port, listener)),
+                Ok(listener) => return Ok(self.leased(port, listener, file)),
                 Err(error) => {
                     outcome = Err(PortError::NoneOpened { tried, port, error });
                     let state = &mut *self.state.borrow_mut();
@@ -147,8 +165,8 @@ impl Pool {
     /// Opens the port of a stored mapping.
     ///
     /// # Errors
-    /// [`PortError::OutsidePool`], [`PortError::Leased`], [`PortError::Taken`] or
-    /// [`PortError::Failed`]; the pool is as before.
+    /// [`PortError::OutsidePool`], [`PortError::Leased`], [`PortError::Taken`],
+    /// [`PortError::NoFiles`] or [`PortError::Failed`]; the pool is as before.
     pub fn lease_port(&self, port: u16) -> Result<Lease, PortError> {
         {
             let state = self.state.borrow();
@@ -159,6 +177,7 @@ impl Pool {
                 return Err(PortError::OutsidePool(port));
             }
         }
+        let file = self.file()?;
         let listener = socket::open(self.listen, port).map_err(|error| match error {
             Errno::ADDRINUSE => PortError::Taken(port),
             error => PortError::Failed { port, error },
@@ -168,7 +187,15 @@ impl Pool {
             let free = &mut self.state.borrow_mut().free;
             free.iter().position(|free| *free == port).and_then(|place| free.remove(place));
         }
-        Ok(self.leased(port, listener))
+        Ok(self.leased(port, listener, file))
+    }
+
+    fn file(&self) -> Result<FileGuard, PortError> {
+        self.files.try_take(For::Listener).ok_or_else(|| PortError::NoFiles {
+            used: self.files.used(),
+            limit: self.files.limit(),
+            ports: self.files.most_listeners(),
+        })
     }
 
     /// Ports that no mapping holds. Other programs may hold some of them.
@@ -195,9 +222,9 @@ impl Pool {
         }
     }
 
-    fn leased(&self, port: u16, listener: TcpListener) -> Lease {
+    fn leased(&self, port: u16, listener: TcpListener, file: FileGuard) -> Lease {
         self.state.borrow_mut().leased.insert(port);
-        Lease { listener, place: Place { port, state: self.state.clone() } }
+        Lease { listener, _file: file, place: Place { port, state: self.state.clone() } }
     }
 }
 
@@ -230,6 +257,11 @@ impl fmt::Display for PortError {
             PortError::Exhausted => {
                 f.write_str("Every port of the pool is in use by a mapping; add to \"ports\".")
             }
+            PortError::NoFiles { used, limit, ports } => write!(
+                f,
+                "No file is left for a port: {used} of {limit} files are in use, of which at most \
+                 {ports} may be ports; raise the limit (LimitNOFILE)."
+            ),
             PortError::NoneOpened { tried, port, error } => write!(
                 f,
                 "None of the {tried} free ports tried could be opened; the last was {port}: {}.",

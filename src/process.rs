@@ -315,11 +315,17 @@ pub fn abort_on_panic(logging: &Logging) {
 pub struct Files {
     limit: usize,
     used: AtomicUsize,
+    /// Those of [`For::Listener`] among them, and how many there may be.
+    listeners: AtomicUsize,
+    most_listeners: usize,
 }
 
 /// Who wants a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum For {
+    /// A pipe's port: as [`For::Pipe`], and no more than
+    /// [`limits::LISTENERS_SHARE`] of what is left for pipes.
+    Listener,
     /// A connection to a pipe's port: leaves [`limits::FILES_RESERVED`] files free.
     Pipe,
     /// A connection to the API or the control socket: leaves 4 files free, for the state file,
@@ -331,7 +337,10 @@ pub enum For {
 
 /// One file taken from [`Files`]; dropping it gives it back.
 #[derive(Debug)]
-pub struct FileGuard(Arc<Files>);
+pub struct FileGuard {
+    files: Arc<Files>,
+    who: For,
+}
 
 impl Files {
     /// The budget of a process that may open `limit` files, as [`prepare`] returned it. The
@@ -342,7 +351,14 @@ impl Files {
     }
 
     fn with(limit: usize, used: usize) -> Arc<Self> {
-        Arc::new(Files { limit, used: AtomicUsize::new(used) })
+        let (part, whole) = limits::LISTENERS_SHARE;
+        let for_pipes = limit.saturating_sub(used + limits::FILES_RESERVED);
+        Arc::new(Files {
+            limit,
+            used: AtomicUsize::new(used),
+            listeners: AtomicUsize::new(0),
+            most_listeners: for_pipes / whole * part,
+        })
     }
 
     /// Whether [`Files::try_take`] would give one now.
@@ -352,7 +368,7 @@ impl Files {
 
     fn most(&self, who: For) -> usize {
         let leave = match who {
-            For::Pipe => limits::FILES_RESERVED,
+            For::Pipe | For::Listener => limits::FILES_RESERVED,
             For::Api | For::Dial => 4,
         };
         self.limit.saturating_sub(leave)
@@ -360,10 +376,29 @@ impl Files {
 
     /// Takes one file, unless that would leave fewer free than `who` must leave.
     pub fn try_take(self: &Arc<Self>, who: For) -> Option<FileGuard> {
-        let most = self.most(who);
-        let take = |used| (used < most).then_some(used + 1);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
-        Some(FileGuard(self.clone()))
+        let take = |count: &AtomicUsize, most| {
+            let one_more = |count| (count < most).then_some(count + 1);
+            count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+        };
+        if who == For::Listener && !take(&self.listeners, self.most_listeners) {
+            return None;
+        }
+        if !take(&self.used, self.most(who)) {
+            self.end_listener(who);
+            return None;
+        }
+        Some(FileGuard { files: self.clone(), who })
+    }
+
+    fn end_listener(&self, who: For) {
+        if who == For::Listener {
+            self.listeners.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Files that the pipes' ports may be at most.
+    pub fn most_listeners(&self) -> usize {
+        self.most_listeners
     }
 
     /// Files the process may open.
@@ -379,7 +414,8 @@ impl Files {
 
 impl Drop for FileGuard {
     fn drop(&mut self) {
-        self.0.used.fetch_sub(1, Ordering::Relaxed);
+        self.files.used.fetch_sub(1, Ordering::Relaxed);
+        self.files.end_listener(self.who);
     }
 }
 
@@ -510,6 +546,15 @@ mod tests {
         assert_eq!(files.used(), 8);
         assert!(files.try_take(For::Pipe).is_some());
         assert!(Files::with(3, 0).try_take(For::Api).is_none());
+        let files = Files::with(110 + limits::FILES_RESERVED, 10);
+        let ports: Vec<_> = std::iter::from_fn(|| files.try_take(For::Listener)).collect();
+        assert_eq!((ports.len(), files.used()), (75, 85), "the rest is for sessions");
+        drop(ports);
+        let pipes: Vec<_> = std::iter::from_fn(|| files.try_take(For::Pipe)).collect();
+        assert!(files.try_take(For::Listener).is_none());
+        drop(pipes);
+        let ports: Vec<_> = std::iter::from_fn(|| files.try_take(For::Listener)).collect();
+        assert_eq!(ports.len(), 75, "one that could not be taken is not counted");
     }
 
     #[test]

@@ -2,13 +2,15 @@
 //! [`registry`](crate::registry), shown by [`report`](crate::report) as JSON, as Prometheus text
 //! and as a table. The JSON names are the fields' names in camel case; `uptime` is in seconds.
 
-use std::cell::Cell;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::mapping::Id;
+use reached::LimitsReached;
+
+pub mod reached;
 
 /// The whole state at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +26,7 @@ pub struct Status {
     #[serde(default)]
     pub dev: bool,
     /// The daemon's own bounds that were reached since it started.
-    pub limits_reached: Vec<Reached>,
+    pub limits_reached: LimitsReached,
     /// What the daemon still waits for, once it is stopping.
     pub draining: Option<Draining>,
     /// Ports in the pool that no mapping holds.
@@ -44,39 +46,6 @@ pub struct Status {
     pub api_handshake_failures: u64,
     /// See `api_handshake_failures`.
     pub api_refused: u64,
-}
-
-/// A bound that was reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Reached {
-    /// Which, as a sentence's subject.
-    pub limit: String,
-    /// How often, one for each newcomer that found it reached.
-    pub times: u64,
-    /// When last, in milliseconds since the epoch.
-    pub last: u64,
-}
-
-/// Counts how often a bound is reached.
-#[derive(Debug, Default)]
-pub struct Limit {
-    times: Cell<u64>,
-    last: Cell<u64>,
-}
-
-impl Limit {
-    /// It is reached now.
-    pub fn reach(&self) {
-        self.times.set(self.times.get() + 1);
-        self.last.set(timestamp());
-    }
-
-    /// What there is to say of it under this name, if it ever was.
-    pub fn reached(&self, limit: impl FnOnce() -> String) -> Option<Reached> {
-        let (times, last) = (self.times.get(), self.last.get());
-        (times > 0).then(|| Reached { limit: limit(), times, last })
-    }
 }
 
 /// Milliseconds since the epoch; 0 while the clock stands before it.
@@ -113,6 +82,8 @@ pub struct MappingStatus {
     pub counts: Counts,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
+    /// Its limits that were reached since the daemon started.
+    pub limits_reached: LimitsReached,
 }
 
 /// One port of a mapping at one moment.

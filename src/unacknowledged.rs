@@ -38,6 +38,7 @@ impl Unacknowledged {
 const SIZE: usize = 148;
 const PROBES: usize = 3;
 const UNACKED: usize = 24;
+const LAST_DATA_RECV: usize = 52;
 const LAST_ACK_RECV: usize = 56;
 const ROUND_TRIP: usize = 68;
 const BYTES_ACKED: usize = 120;
@@ -69,6 +70,13 @@ pub fn ask(socket: &TcpStream) -> io::Result<Unacknowledged> {
 pub fn way(socket: &TcpStream) -> Duration {
     let micros = tcp_info(socket).map_or(0, |info| word(&info, ROUND_TRIP));
     Duration::from_micros(micros.into())
+}
+
+/// Time since something last came from the peer, or since it connected; zero where it cannot be
+/// told.
+pub fn silence(socket: &TcpStream) -> Duration {
+    let millis = tcp_info(socket).map_or(0, |info| word(&info, LAST_DATA_RECV));
+    Duration::from_millis(millis.into())
 }
 
 fn word(info: &[u8; SIZE], at: usize) -> u32 {

@@ -8,11 +8,13 @@ use std::time::Instant;
 
 use smol::future::or;
 
+use crate::crowd::Member;
 use crate::limits;
 use crate::pairing::{Fate, Waiting};
 use crate::pipe::{Pipe, Secured};
 use crate::process::FileGuard;
 use crate::reactor::{Timer, until};
+use crate::status::reached::USERS_WAITING;
 use crate::stream::Stream;
 use crate::unacknowledged;
 
@@ -53,11 +55,16 @@ impl From<Fate> for Wait {
 }
 
 const STOPPING: &str = "the connector is stopping";
+const OUSTED: &str = "it had sent nothing and others wanted its place";
+const LEFT: &str = "it left before a tunnel was free";
+const TOO_LATE: &str = "no tunnel was free in time";
 
 /// Serves one user, from accepted socket until a tunnel has it or it is closed.
 pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileGuard) {
-    let settings = pipe.settings();
+    let user_wait = pipe.settings().user_wait;
     let place = pipe.handshakes.join(unacknowledged::way(&socket));
+    // It has waited for a tunnel from when it came, which may be a while before it was accepted.
+    let user_wait = user_wait.saturating_sub(unacknowledged::silence(&socket));
     let replaced = async {
         place.replaced().await;
         Err(io::Error::other("too many users were shaking hands"))
@@ -70,39 +77,25 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
         Ok(stream) => stream,
         Err(error) => return pipe.handshake_failed("user", peer, &error),
     };
-    let mut user = Box::new(User { stream, peer, has_spoken: false, file });
-    if pipe.pairing.waiting_users() >= settings.pending {
-        // Others that say nothing must not keep out one that speaks: its first bytes come right
-        // behind its connection.
-        let spoken = or(poll_fn(|context| user.stream.poll_spoken(context)), async {
-            place.replaced().await;
-            Ok(false)
-        });
-        let spoken = until(Instant::now() + limits::STRANGER_TURN, spoken).await;
-        user.has_spoken = matches!(spoken, Some(Ok(true)));
-    }
-    drop(place);
-    // Only a version 2 agent could serve a user that never says anything.
-    let mute_in_vain = user.has_spoken && !pipe.has_version_two();
-    let waiting = match pipe.pairing.user(user, settings.pending, mute_in_vain) {
+    let deadline = Instant::now() + user_wait;
+    let user = Box::new(User { stream, peer, has_spoken: false, file });
+    let waiting = match Box::pin(find_seat(pipe, user, &place, deadline)).await {
         Ok(waiting) => waiting,
-        Err(user) => {
-            let stopping = pipe.pairing.is_closed();
-            let why = if stopping { STOPPING } else { "too many users wait" };
+        Err((user, why)) => {
             pipe.user_refused(peer, why);
             return user.stream.part();
         }
     };
+    place.got_through();
+    drop(place);
     pipe.pairing.pair();
-    match wait(pipe, &waiting, Instant::now() + settings.user_wait).await {
+    match wait(pipe, &waiting, deadline).await {
         Wait::Served => {}
-        Wait::Replaced => {
-            pipe.user_refused(peer, "it had sent nothing and others wanted its place")
-        }
+        Wait::Replaced => pipe.user_refused(peer, OUSTED),
         Wait::Stopping => pipe.user_refused(peer, STOPPING),
-        Wait::Left => pipe.user_refused(peer, "it left before a tunnel was free"),
+        Wait::Left => pipe.user_refused(peer, LEFT),
         Wait::TimedOut => {
-            pipe.user_refused(peer, "no tunnel was free in time");
+            pipe.user_refused(peer, TOO_LATE);
             let user = waiting.occupant.take();
             if let Some(user) = user {
                 user.stream.part();
@@ -111,6 +104,78 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
     }
     drop(waiting);
     pipe.pairing.pair();
+}
+
+/// A seat for `user`. While as many wait as may, it is in line for one, and keeps its place in the
+/// crowd: those that come behind it wait in the kernel's backlog.
+///
+/// # Errors
+/// The user, and why it is closed.
+async fn find_seat<'a>(
+    pipe: &'a Pipe,
+    mut user: Box<User>,
+    place: &Member<'_>,
+    deadline: Instant,
+) -> Result<Waiting<'a, Box<User>, Fate>, (Box<User>, &'static str)> {
+    let pending = pipe.settings().pending;
+    // Only a version 2 agent could serve a user that never says anything.
+    let mute_in_vain = || !pipe.has_version_two();
+    if pipe.pairing.waiting_users() >= pending {
+        // Others that say nothing must not keep out one that speaks: its first bytes come right
+        // behind its connection.
+        place.answered();
+        let spoken = or(poll_fn(|context| user.stream.poll_spoken(context)), async {
+            place.replaced().await;
+            Err(io::ErrorKind::TimedOut.into())
+        });
+        match until(Instant::now() + limits::STRANGER_TURN, spoken).await {
+            Some(Ok(spoken)) => user.has_spoken = spoken,
+            Some(Err(_)) => return Err((user, OUSTED)),
+            None => {}
+        }
+    }
+    let mut in_line = None;
+    loop {
+        let moved_on = pipe.pairing.move_on();
+        user = match pipe.pairing.user(user, pending, mute_in_vain(), in_line.is_some()) {
+            Ok(waiting) => return Ok(waiting),
+            Err(user) => user,
+        };
+        if pipe.pairing.is_closed() {
+            return Err((user, STOPPING));
+        }
+        // It keeps out those that could be served.
+        if !user.has_spoken && (mute_in_vain() || pipe.pairing.serves(true)) {
+            return Err((user, OUSTED));
+        }
+        if in_line.is_none() {
+            in_line = Some(pipe.pairing.line_up());
+            place.got_through();
+            pipe.reached(USERS_WAITING);
+        }
+        let spoken = user.has_spoken;
+        let heard = poll_fn(|context| {
+            if spoken {
+                return user.stream.poll_gone(context).map(|()| None);
+            }
+            match user.stream.poll_spoken(context) {
+                Poll::Ready(Ok(true)) => Poll::Ready(Some(true)),
+                // It has nothing to say, and may have something to hear.
+                Poll::Ready(Ok(false)) => user.stream.poll_gone(context).map(|()| None),
+                Poll::Ready(Err(_)) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        let moved = async {
+            moved_on.await;
+            Some(spoken)
+        };
+        match until(deadline, or(heard, moved)).await {
+            Some(Some(spoken)) => user.has_spoken = spoken,
+            Some(None) => return Err((user, LEFT)),
+            None => return Err((user, TOO_LATE)),
+        }
+    }
 }
 
 async fn wait(pipe: &Pipe, waiting: &Waiting<'_, Box<User>, Fate>, deadline: Instant) -> Wait {

@@ -189,7 +189,8 @@ impl<S: Service> Server<S> {
     /// Waits until there is room for one more connection of `rank`, closing others for it.
     async fn room(&self, rank: Rank) -> FileGuard {
         if self.connections.open.borrow().len() >= self.capacity {
-            self.counters.full.reach();
+            let limit = format!("{} API connections at one time", limits::HTTP_CONNECTIONS);
+            self.counters.limits_reached.borrow_mut().reached(&limit);
         }
         loop {
             let changed = self.connections.changed.listen();

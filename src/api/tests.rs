@@ -52,6 +52,7 @@ fn states() {
         url: None,
         counts: Default::default(),
         last_error: None,
+        limits_reached: Default::default(),
     };
     assert_eq!(
         json(&answer::status_of(&mapping(true, true, false))),

@@ -21,11 +21,36 @@ fn local(last: u8) -> IpAddr {
     Ipv4Addr::new(127, 77, 0, last).into()
 }
 
+fn pool_of(ports: &[u16], listen: Option<IpAddr>) -> Pool {
+    Pool::new(ports, listen, Files::new(1 << 20))
+}
+
+#[test]
+fn no_port_is_opened_without_a_file() {
+    let at = local(7);
+    let ports = free_ports::<4>(at);
+    let files = Files::new(1 << 20);
+    let pool = Pool::new(&ports, Some(at), files.clone());
+    let used = files.used();
+    let pair = pool.lease_pair().expect("two ports");
+    assert_eq!(files.used(), used + 2);
+    drop(pair);
+    assert_eq!(files.used(), used);
+    let none = Pool::new(&ports, Some(at), Files::new(4));
+    let errors = [none.lease().map(drop), none.lease_port(ports[0]).map(drop)];
+    for error in errors {
+        let error = error.expect_err("no file");
+        assert!(matches!(error, PortError::NoFiles { limit: 4, ports: 0, .. }), "{error}");
+        assert!(error.to_string().contains("LimitNOFILE"), "{error}");
+    }
+    assert_eq!(none.available(), 4, "the pool is as before");
+}
+
 #[test]
 fn released_port_is_the_last_to_be_handed_out() {
     let at = local(1);
     let [a, b, c] = free_ports(at);
-    let pool = Pool::new(&[a, 0, b, c, a], Some(at));
+    let pool = pool_of(&[a, 0, b, c, a], Some(at));
     assert_eq!(pool.available(), 3);
     let first = pool.lease().expect("a port");
     assert_eq!((first.port(), pool.available()), (a, 2));
@@ -40,7 +65,7 @@ fn released_port_is_the_last_to_be_handed_out() {
 fn lease_listens_and_its_drop_closes() {
     let at = local(2);
     let [port] = free_ports(at);
-    let pool = Pool::new(&[port], Some(at));
+    let pool = pool_of(&[port], Some(at));
     let lease = pool.lease().expect("a port");
     let listener = lease.listener();
     assert_eq!(listener.local_addr().expect("bound"), SocketAddr::new(at, port));
@@ -65,7 +90,7 @@ fn port_of_another_program_is_skipped_and_put_back() {
     let at = local(3);
     let [taken, free] = free_ports(at);
     let other = TcpListener::bind((at, taken)).expect("another program");
-    let pool = Pool::new(&[taken, free], Some(at));
+    let pool = pool_of(&[taken, free], Some(at));
     let lease = pool.lease().expect("the free one");
     assert_eq!((lease.port(), pool.available()), (free, 1));
     let none = PortError::NoneOpened { tried: 1, port: taken, error: Errno::ADDRINUSE };
@@ -87,7 +112,7 @@ fn port_of_another_program_is_skipped_and_put_back() {
 fn stored_ports_are_refused_for_different_reasons() {
     let at = local(4);
     let [a, b, outside] = free_ports(at);
-    let pool = Pool::new(&[a, b], Some(at));
+    let pool = pool_of(&[a, b], Some(at));
     let lease = pool.lease_port(b).expect("free");
     assert_eq!(pool.available(), 1);
     assert_eq!(pool.lease_port(b).expect_err("leased"), PortError::Leased(b));
@@ -96,14 +121,14 @@ fn stored_ports_are_refused_for_different_reasons() {
     assert_eq!(pool.available(), 1, "the first of the pair went back");
     drop(lease);
     assert_eq!(pool.available(), 2);
-    assert_eq!(Pool::new(&[], None).lease().expect_err("empty"), PortError::Exhausted);
+    assert_eq!(pool_of(&[], None).lease().expect_err("empty"), PortError::Exhausted);
 }
 
 #[test]
 fn address_of_another_machine_is_never_replaced() {
     let elsewhere: IpAddr = "192.0.2.1".parse().expect("an address");
     let [a, b] = free_ports(LOOPBACK);
-    let pool = Pool::new(&[a, b], Some(elsewhere));
+    let pool = pool_of(&[a, b], Some(elsewhere));
     let error = pool.lease().expect_err("not ours");
     assert_eq!(error, PortError::NoneOpened { tried: 1, port: a, error: Errno::ADDRNOTAVAIL });
     assert!(error.to_string().contains("\"listen\""));
@@ -117,7 +142,7 @@ fn address_of_another_machine_is_never_replaced() {
 #[test]
 fn without_listen_both_families_reach_the_port() {
     let [a, b, c, d] = free_ports(LOOPBACK);
-    let pool = Pool::new(&[a, b, c, d], None);
+    let pool = pool_of(&[a, b, c, d], None);
     let lease = pool.lease().expect("one of four");
     TcpStream::connect((LOOPBACK, lease.port())).expect("over IPv4");
     if TcpListener::bind("[::1]:0").is_ok() {
@@ -129,7 +154,7 @@ fn without_listen_both_families_reach_the_port() {
 fn replaced_pool_keeps_leases_and_turns() {
     let at = local(5);
     let [a, b, c, d] = free_ports(at);
-    let pool = Pool::new(&[a, b, c], Some(at));
+    let pool = pool_of(&[a, b, c], Some(at));
     let [one, two] = pool.lease_pair().expect("two ports");
     pool.replace(&[b, c, d]);
     assert_eq!(pool.available(), 2);

@@ -5,7 +5,8 @@
 use std::fmt::{Display, Write};
 
 use super::Report;
-use crate::status::{Counts, MappingStatus};
+use crate::status::reached::Reached;
+use crate::status::{Counts, MappingStatus, Status};
 
 /// The content type of [`metrics`].
 pub const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -57,6 +58,7 @@ pub fn metrics(report: &Report) -> String {
             page.sample(&name, &labels, value(&mapping.counts));
         }
     }
+    page.limits(state);
     page.text
 }
 
@@ -145,6 +147,43 @@ impl Page {
         self.text.push_str(if labels.is_empty() { " " } else { "} " });
         // Writing to a string does not fail.
         let _ = writeln!(self.text, "{value}");
+    }
+
+    /// How often, and when last, limits were reached: the daemon's, and each mapping's.
+    fn limits(&mut self, state: &Status) {
+        type Value = fn(&Reached) -> u64;
+        let families: [(&str, &str, &str, Value); 2] = [
+            (
+                "limit_reached_total",
+                "counter",
+                "Newcomers that found a limit reached.",
+                |reached| reached.times,
+            ),
+            (
+                "limit_reached_last_seconds",
+                "gauge",
+                "When a limit was last reached, in seconds since the epoch.",
+                |reached| reached.last / 1000,
+            ),
+        ];
+        for (name, kind, help, value) in families {
+            self.family(name, kind, help);
+            for reached in state.limits_reached.iter() {
+                self.sample(name, &[("limit", &*reached.limit)], value(reached));
+            }
+            let name = format!("mapping_{name}");
+            self.family(&name, kind, help);
+            for mapping in &state.mappings {
+                for reached in mapping.limits_reached.iter() {
+                    let labels = [
+                        ("mapping", &*mapping.id),
+                        ("type", kind_of(mapping)),
+                        ("limit", &*reached.limit),
+                    ];
+                    self.sample(&name, &labels, value(reached));
+                }
+            }
+        }
     }
 
     /// What each port of each mapping shows.

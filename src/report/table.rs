@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::Report;
 use crate::logging::Utc;
-use crate::status::{Counts, MappingStatus, Reached, SideStatus, Tunnels};
+use crate::status::reached::LimitsReached;
+use crate::status::{Counts, MappingStatus, SideStatus, Tunnels};
 
 const COLUMNS: [&str; 9] = [
     "MAPPING",
@@ -78,10 +79,8 @@ pub fn table(report: &Report) -> String {
     if state.log_lost > 0 {
         line(&mut text, &format!("log messages lost {}", state.log_lost));
     }
-    for Reached { limit, times, last } in &state.limits_reached {
-        let times = if *times == 1 { "once".into() } else { format!("{times} times") };
-        let last = Utc(last / 1000);
-        line(&mut text, &format!("limit reached: {}, {times}, last at {last}", safe(limit)));
+    for reached in limits(&state.limits_reached) {
+        line(&mut text, &reached);
     }
     text
 }
@@ -164,7 +163,19 @@ fn faults(mapping: &MappingStatus, closed: bool) -> Vec<String> {
     if let Some(error) = &mapping.last_error {
         faults.push(format!("last error: {}", safe(error)));
     }
+    faults.extend(limits(&mapping.limits_reached));
     faults
+}
+
+fn limits(limits: &LimitsReached) -> impl Iterator<Item = String> {
+    limits.iter().map(|reached| {
+        let times = match reached.times {
+            1 => "once".into(),
+            times => format!("{times} times"),
+        };
+        let last = Utc(reached.last / 1000);
+        format!("limit reached: {}, {times}, last at {last}", safe(&reached.limit))
+    })
 }
 
 fn widths(rows: &[[String; 9]]) -> [usize; 9] {

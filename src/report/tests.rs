@@ -1,10 +1,15 @@
 use std::time::Duration;
 
 use super::*;
-use crate::status::{Draining, MappingStatus, Reached, SideStatus};
+use crate::status::reached::LimitsReached;
+use crate::status::{Draining, MappingStatus, SideStatus};
 
 fn side(port: u16, fault: Option<&str>, tunnels: Option<Tunnels>) -> SideStatus {
     SideStatus { port, open: fault.is_none(), fault: fault.map(Into::into), tunnels }
+}
+
+fn limits(json: &str) -> LimitsReached {
+    serde_json::from_str(json).expect("limits")
 }
 
 fn sample() -> Report {
@@ -31,6 +36,9 @@ fn sample() -> Report {
         url: Some("https://example.org:6001".into()),
         counts,
         last_error: Some("agent 192.0.2.1: wrong passcode".into()),
+        limits_reached: limits(
+            r#"[{"limit":"users waiting (pending)","times":21,"last":1542719016626}]"#,
+        ),
     };
     let private = MappingStatus {
         id: "e2454159-ed8c-4d00-a885-fdd87de811de".into(),
@@ -42,17 +50,16 @@ fn sample() -> Report {
         url: None,
         counts: Counts::default(),
         last_error: None,
+        limits_reached: LimitsReached::default(),
     };
     let state = Status {
         uptime: Duration::from_secs(93_784),
         address: "example.org".into(),
         dev: false,
         draining: None,
-        limits_reached: vec![Reached {
-            limit: "256 API connections at one time".into(),
-            times: 3,
-            last: 1_542_719_018_000,
-        }],
+        limits_reached: limits(
+            r#"[{"limit":"256 API connections at one time","times":3,"last":1542719018000}]"#,
+        ),
         available_ports: 996,
         warnings: vec!["the API is open to everybody; set controllers".into()],
         mappings: vec![public, private],
@@ -94,6 +101,7 @@ fn table_at_a_glance() {
         "    tunnels draining, their user gone and the old answer not over: 21",
         "    tunnels whose agent took a user's bytes and answered nothing: 22",
         "    last error: agent 192.0.2.1: wrong passcode",
+        "    limit reached: users waiting (pending), 21 times, last at 2018-11-20T13:03:36Z",
         "e2454159-ed8c-4d00-a885-fdd87de811de  private  6002 6003  1/0/1 1/0/1                  -                     0 B      0 B      half open  -",
         "    port 6003: address already in use; retried in 4 s",
         "2 mappings                                                60/2/62                      1/42                  6.8 KiB  7.6 MiB",
@@ -148,6 +156,9 @@ fn metrics_are_what_prometheus_reads() {
         "iofog_connector_log_lost_total 13",
         "iofog_connector_api_handshake_failures_total 14",
         "iofog_connector_api_refused_total 15",
+        "iofog_connector_limit_reached_total{limit=\"256 API connections at one time\"} 3",
+        "iofog_connector_mapping_limit_reached_total{mapping=\"a\\\"b\\\\c\\n\u{1b}\",type=\"public\",limit=\"users waiting (pending)\"} 21",
+        "iofog_connector_mapping_limit_reached_last_seconds{mapping=\"a\\\"b\\\\c\\n\u{1b}\",type=\"public\",limit=\"users waiting (pending)\"} 1542719016",
     ] {
         assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
     }

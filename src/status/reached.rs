@@ -1,0 +1,53 @@
+//! Limits that were reached: which, how often, and when last.
+
+use serde::{Deserialize, Serialize};
+
+use super::timestamp;
+
+/// Connections that have not proved their passcode.
+pub const AGENTS_PENDING: &str = "connections without passcode yet (pending)";
+/// Users in their TLS handshake, or in line for a seat.
+pub const USERS_PENDING: &str = "users in their handshake or in line (pending)";
+/// Users that wait for a tunnel.
+pub const USERS_WAITING: &str = "users waiting (pending)";
+/// Authenticated tunnels of one side.
+pub const MAX_CONNECTIONS: &str = "tunnels (maxconnections)";
+/// Files that may be open.
+pub const FILES: &str = "open files (LimitNOFILE)";
+
+/// Those that were reached since the daemon started, in the order of the first time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LimitsReached(Vec<Reached>);
+
+/// One limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reached {
+    /// Which, as a sentence's subject.
+    pub limit: String,
+    /// How often, one for each newcomer that found it reached. Those behind them, in the kernel's
+    /// backlog, are not counted.
+    pub times: u64,
+    /// When last, in milliseconds since the epoch.
+    pub last: u64,
+}
+
+impl LimitsReached {
+    /// The limit of this name was reached just now.
+    pub fn reached(&mut self, limit: &str) {
+        let now = timestamp();
+        match self.0.iter_mut().find(|known| known.limit == limit) {
+            Some(known) => {
+                known.times += 1;
+                known.last = now;
+            }
+            None => self.0.push(Reached { limit: limit.into(), times: 1, last: now }),
+        }
+    }
+
+    /// Each limit that was reached.
+    pub fn iter(&self) -> impl Iterator<Item = &Reached> {
+        self.0.iter()
+    }
+}
