@@ -87,11 +87,7 @@ impl Crowd {
             let &(due, number) = first;
             let ticket = members.get(&number)?;
             let moving = self.got_through.get().map_or(due, |at| at + limits::STRANGER_TURN);
-            let longest = match ticket.has_spoken.get() {
-                true => ticket.longest(),
-                false => due + limits::MUTE_PATIENCE,
-            };
-            Some((moving.min(longest).max(due), number))
+            Some((moving.min(ticket.longest()).max(due), number))
         };
         turns.iter().filter_map(|turns| goes(turns.first()?)).min()
     }
@@ -294,7 +290,7 @@ mod tests {
             assert!(due(limits::STRANGER_TURN * 3 / 2));
             // Who got through keeps its place, and who says nothing cannot wait for ever.
             crowd.got_through.set(Some(start + Duration::from_secs(100)));
-            assert!(!due(limits::STRANGER_TURN + limits::MUTE_PATIENCE + Duration::from_secs(1)));
+            assert!(due(limits::SLOW_TURN) && !due(2 * limits::SLOW_TURN));
             crowd.got_through.set(None);
             assert!(crowd.room(2).await);
             assert!(is_replaced(&mute) && !is_replaced(&through));

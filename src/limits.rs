@@ -32,15 +32,11 @@ pub const STRANGER_TURN: Duration = Duration::from_millis(100);
 /// See [`STRANGER_TURN`]: as many as a handshake of TLS 1.2 takes, and one for a lost packet.
 pub const STRANGER_WAYS: u32 = 4;
 
-/// While others get through, one that has sent nothing keeps its place for so much longer: there is
-/// room soon anyway, and hundreds of good peers that come at once from one busy machine take their
-/// time.
-pub const MUTE_PATIENCE: Duration = Duration::from_millis(400);
-
-/// The longest time, without the connector's own, that one that has sent something keeps its place
-/// while others get through; and the time from its beginning for one of [`SLOW_SHARE`] in any case:
-/// a small processor with many tunnels takes its time over their handshakes, and would never get
-/// one done if all were pushed out.
+/// The longest time, without the connector's own, for which one keeps its place while others get
+/// through: there is room soon anyway, and hundreds of good peers that come at once from one busy
+/// machine take their time. For one of [`SLOW_SHARE`] it is so in any case: a small processor with
+/// many tunnels takes its time over their handshakes, and would never get one done if all were
+/// pushed out.
 pub const SLOW_TURN: Duration = Duration::from_secs(2);
 
 /// One in so many may be slow.

@@ -92,6 +92,10 @@ fn time_in_the_backlog_counts_as_waiting(mode: Mode) {
     assert_eq!(refused, USERS as u64, "each is counted");
 }
 
+fn question(number: usize) -> String {
+    format!("question of user {number:04}")
+}
+
 /// A running `tunnel`; it ends when this is dropped.
 struct Tunnel(Child);
 
@@ -127,20 +131,33 @@ fn a_thousand_tls_users_at_once_are_all_served() {
         .unwrap();
     let _tunnel = Tunnel(tunnel);
     until("a tunnel waits", || daemon.control().idle(&mapping) > 0);
-    // All are connected before the first one says anything.
-    let sockets: Vec<Link> = (0..1000).map(|_| Link::plain(at(mapping.port2)).unwrap()).collect();
     let (tell, told) = mpsc::channel();
     let start = Instant::now();
-    for (number, socket) in sockets.into_iter().enumerate() {
-        let (tell, trust) = (tell.clone(), daemon.trust());
+    // All begin their handshakes before any has to go on with it.
+    let users: Vec<Link> = (0..1000)
+        .map(|number| {
+            let mut user = Link::plain(at(mapping.port2)).unwrap();
+            user.begin_tls(&daemon.trust());
+            user.queue(question(number).as_bytes()).unwrap();
+            user.push().unwrap();
+            user
+        })
+        .collect();
+    for (number, mut user) in users.into_iter().enumerate() {
+        let tell = tell.clone();
         let user = move || {
-            let question = format!("question of user {number:04}");
-            let mut user =
-                socket.upgrade(&trust, "localhost").map_err(|error| error.to_string())?;
-            user.try_send(question.as_bytes()).map_err(|error| error.to_string())?;
-            match user.record() {
-                Got::Bytes(bytes) if bytes == question.as_bytes() => Ok(()),
-                other => Err(format!("{other:?}")),
+            loop {
+                user.push().map_err(|error| error.to_string())?;
+                match user.read_now(1000) {
+                    Some(Got::Bytes(bytes)) if bytes == question(number).as_bytes() => {
+                        return Ok(());
+                    }
+                    Some(other) => return Err(format!("{other:?}")),
+                    None if !user.wait(true, user.unsent(), start + PATIENCE) => {
+                        return Err("nothing".to_owned());
+                    }
+                    None => {}
+                }
             }
         };
         let thread = thread::Builder::new().stack_size(256 * 1024);
