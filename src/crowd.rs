@@ -12,21 +12,42 @@ use crate::limits;
 use crate::reactor::until;
 
 /// The crowd.
-#[derive(Default)]
 pub struct Crowd {
     next: Cell<u64>,
     members: RefCell<BTreeMap<u64, Rc<Ticket>>>,
-    /// Those whose turn ends, by when it does: who has sent nothing, and who has.
-    turns: RefCell<[BTreeSet<(Instant, u64)>; 2]>,
+    turns: RefCell<[Turns; 3]>,
     /// The limit when room was last asked for.
     limit: Cell<usize>,
     /// Members that may be slow.
     slow: Cell<usize>,
-    /// When one last got through.
-    got_through: Cell<Option<Instant>>,
     /// One has left, or its turn ends at another time now.
     changed: event_listener::Event,
 }
+
+/// Those of one kind whose turn it is: [`MUTE`], [`SPOKEN`] or [`SLOW`].
+struct Turns {
+    /// When each could have gone on at the earliest.
+    from: BTreeSet<(Instant, u64)>,
+    /// How much longer they have, halved so often from the longest time, [`limits::SLOW_TURN`]:
+    /// more often when one must go and nobody has got through since the last one that had to,
+    /// less often when one gets through. So a port where many wait in vain is made free soon, and
+    /// where others get through there is room soon anyway.
+    halvings: u32,
+    got_through: bool,
+}
+
+impl Turns {
+    fn patience(&self) -> Duration {
+        limits::SLOW_TURN / 2u32.pow(self.halvings)
+    }
+}
+
+/// They have sent nothing.
+const MUTE: usize = 0;
+/// They have sent something, and are answered.
+const SPOKEN: usize = 1;
+/// The same; they may be slow, and their patience stays.
+const SLOW: usize = 2;
 
 /// A place in the crowd, given back when dropped.
 pub struct Member<'a> {
@@ -39,8 +60,8 @@ struct Ticket {
     since: Instant,
     /// The round trip to the other end.
     way: Duration,
-    /// From when on a newcomer may take the place, if ever.
-    turn_ends: Cell<Option<Instant>>,
+    /// Since when it could go on, if it is its turn, and of which kind it is.
+    turn: Cell<Option<(Instant, usize)>>,
     /// Since when it is the connector that takes its time, and how much it took before.
     ours: Cell<(Option<Instant>, Duration)>,
     has_spoken: Cell<bool>,
@@ -49,17 +70,27 @@ struct Ticket {
     waker: RefCell<Option<Waker>>,
 }
 
-impl Ticket {
-    /// Until when its turn lasts at the longest: the connector's own time is not counted.
-    fn longest(&self) -> Instant {
-        self.since + self.ours.get().1 + limits::SLOW_TURN
+impl Default for Crowd {
+    fn default() -> Self {
+        let turns = |halvings| Turns { from: BTreeSet::new(), halvings, got_through: false };
+        Crowd {
+            next: Cell::default(),
+            members: RefCell::default(),
+            turns: RefCell::new([
+                turns(limits::MUTE_HALVINGS),
+                turns(limits::SPOKEN_HALVINGS),
+                turns(0),
+            ]),
+            limit: Cell::default(),
+            slow: Cell::default(),
+            changed: event_listener::Event::new(),
+        }
     }
 }
 
 impl Crowd {
     /// Waits until one more may join a crowd of `limit`; `true` if that was reached. At the limit
-    /// the one is told to go whose turn ended first; but while others get through, so that there
-    /// is room soon, all are given more time.
+    /// the one is told to go whose turn ended first.
     pub async fn room(&self, limit: usize) -> bool {
         self.limit.set(limit);
         let mut reached = false;
@@ -82,27 +113,32 @@ impl Crowd {
 
     /// Who goes first, and when.
     fn first_to_go(&self) -> Option<(Instant, u64)> {
-        let (members, turns) = (self.members.borrow(), self.turns.borrow());
-        let goes = |first: &(Instant, u64)| {
-            let &(due, number) = first;
-            let ticket = members.get(&number)?;
-            let moving = self.got_through.get().map_or(due, |at| at + limits::STRANGER_TURN);
-            Some((moving.min(ticket.longest()).max(due), number))
+        let turns = self.turns.borrow();
+        let first = |turns: &Turns| {
+            let &(from, number) = turns.from.first()?;
+            Some((from + turns.patience(), number))
         };
-        turns.iter().filter_map(|turns| goes(turns.first()?)).min()
+        turns.iter().filter_map(first).min()
     }
 
-    fn set_turn(&self, number: u64, ticket: &Ticket, ends: Option<Instant>) {
-        let spoken = usize::from(ticket.has_spoken.get());
+    fn set_turn(&self, number: u64, ticket: &Ticket, turn: Option<(Instant, usize)>) {
         let turns = &mut *self.turns.borrow_mut();
-        if let Some(was) = ticket.turn_ends.replace(ends) {
-            turns.iter_mut().for_each(|turns| _ = turns.remove(&(was, number)));
+        if let Some((from, kind)) = ticket.turn.replace(turn) {
+            turns[kind].from.remove(&(from, number));
         }
-        turns[spoken].extend(ends.map(|ends| (ends, number)));
+        if let Some((from, kind)) = turn {
+            turns[kind].from.insert((from, number));
+        }
     }
 
     fn revoke(&self, number: u64) {
         let Some(ticket) = self.members.borrow_mut().remove(&number) else { return };
+        if let Some((_, kind @ (MUTE | SPOKEN))) = ticket.turn.get() {
+            let turns = &mut self.turns.borrow_mut()[kind];
+            if !std::mem::take(&mut turns.got_through) {
+                turns.halvings = (turns.halvings + 1).min(limits::HALVINGS);
+            }
+        }
         self.set_turn(number, &ticket, None);
         ticket.revoked.set(true);
         if let Some(waker) = ticket.waker.take() {
@@ -118,7 +154,7 @@ impl Crowd {
         let ticket = Rc::new(Ticket {
             since,
             way,
-            turn_ends: Cell::new(None),
+            turn: Cell::new(None),
             ours: Cell::default(),
             has_spoken: Cell::new(false),
             may_be_slow: Cell::new(false),
@@ -126,7 +162,7 @@ impl Crowd {
             waker: RefCell::new(None),
         });
         self.members.borrow_mut().insert(number, ticket.clone());
-        self.set_turn(number, &ticket, Some(since + limits::STRANGER_TURN));
+        self.set_turn(number, &ticket, Some((since, MUTE)));
         Member { crowd: self, number, ticket }
     }
 
@@ -137,6 +173,11 @@ impl Crowd {
             self.revoke(oldest);
         }
         self.join(Duration::ZERO)
+    }
+
+    /// For how long one that is answered keeps its place.
+    pub fn patience(&self) -> Duration {
+        self.turns.borrow()[SPOKEN].patience()
     }
 
     /// How many there are.
@@ -168,27 +209,35 @@ impl Member<'_> {
 
     /// What it has sent is dealt with: it is its turn to go on.
     pub fn answered(&self) {
-        let Ticket { way, ours, may_be_slow, .. } = &*self.ticket;
+        let Ticket { since, way, ours, may_be_slow, .. } = &*self.ticket;
         let now = Instant::now();
-        let (since, before) = ours.get();
-        ours.set((None, before + since.map_or(Duration::ZERO, |since| now - since)));
-        let longest = self.ticket.longest();
-        let turn = limits::STRANGER_TURN + limits::STRANGER_WAYS * *way;
-        let ends = if may_be_slow.get() { longest } else { longest.min(now + turn) };
-        self.set_turn(Some(ends));
+        let (ours_since, before) = ours.get();
+        let taken = before + ours_since.map_or(Duration::ZERO, |since| now - since);
+        ours.set((None, taken));
+        // As if it had come so much later; who sends byte after byte gains no more time by it.
+        let came = *since + taken;
+        let (kind, from) = match may_be_slow.get() {
+            true => (SLOW, came),
+            false => (SPOKEN, now + limits::STRANGER_WAYS * *way),
+        };
+        let latest = came + limits::SLOW_TURN - limits::STRANGER_TURN;
+        self.set_turn(Some((from.min(latest), kind)));
         self.crowd.changed.notify(usize::MAX);
     }
 
     /// It has done all that was asked of it, and keeps its place for as long as it likes.
     pub fn got_through(&self) {
-        self.crowd.got_through.set(Some(Instant::now()));
+        for turns in &mut self.crowd.turns.borrow_mut()[..SLOW] {
+            turns.got_through = true;
+            turns.halvings = turns.halvings.saturating_sub(1);
+        }
         self.end_slowness();
         self.set_turn(None);
     }
 
-    fn set_turn(&self, ends: Option<Instant>) {
+    fn set_turn(&self, turn: Option<(Instant, usize)>) {
         if !self.ticket.revoked.get() {
-            self.crowd.set_turn(self.number, &self.ticket, ends);
+            self.crowd.set_turn(self.number, &self.ticket, turn);
         }
     }
 
@@ -278,24 +327,37 @@ mod tests {
     }
 
     #[test]
-    fn while_others_get_through_all_are_given_more_time() {
-        crate::reactor::block_on(async {
-            let crowd = Crowd::default();
-            let start = Instant::now();
-            let (mute, through) = (crowd.join(Duration::ZERO), crowd.join(Duration::ZERO));
-            let due = |at| crowd.first_to_go().is_some_and(|(due, _)| due >= start + at);
-            assert!(due(limits::STRANGER_TURN) && !due(2 * limits::STRANGER_TURN));
-            sleep(limits::STRANGER_TURN / 2).await;
-            through.got_through();
-            assert!(due(limits::STRANGER_TURN * 3 / 2));
-            // Who got through keeps its place, and who says nothing cannot wait for ever.
-            crowd.got_through.set(Some(start + Duration::from_secs(100)));
-            assert!(due(limits::SLOW_TURN) && !due(2 * limits::SLOW_TURN));
-            crowd.got_through.set(None);
-            assert!(crowd.room(2).await);
-            assert!(is_replaced(&mute) && !is_replaced(&through));
-        })
-        .unwrap();
+    fn patience_shrinks_while_all_wait_in_vain_and_grows_while_others_get_through() {
+        let crowd = Crowd::default();
+        let patience = |kind: usize| crowd.turns.borrow()[kind].patience();
+        crowd.limit.set(8);
+        let answered = || {
+            let member = crowd.join(Duration::ZERO);
+            member.spoke();
+            member.answered();
+            member
+        };
+        let slow = [answered(), answered()];
+        let before = patience(SPOKEN);
+        assert!(before > patience(MUTE) && patience(MUTE) >= limits::STRANGER_TURN);
+        let mut stalling: Vec<_> = (0..10).map(|_| answered()).collect();
+        let last = stalling.pop().unwrap();
+        for member in &stalling {
+            crowd.revoke(member.number);
+        }
+        assert!(patience(SPOKEN) >= limits::STRANGER_TURN);
+        assert!(patience(SPOKEN) < 2 * limits::STRANGER_TURN);
+        // One that gets through for each one that must go: it stays.
+        let short = patience(SPOKEN);
+        crowd.join(Duration::ZERO).got_through();
+        assert_eq!(patience(SPOKEN), 2 * short);
+        crowd.revoke(last.number);
+        assert_eq!(patience(SPOKEN), 2 * short);
+        for _ in 0..10 {
+            crowd.join(Duration::ZERO).got_through();
+        }
+        assert_eq!([MUTE, SPOKEN, SLOW].map(patience), [limits::SLOW_TURN; 3]);
+        drop(slow);
     }
 
     #[test]

@@ -23,21 +23,30 @@ pub const LOOKUPS: usize = 4;
 /// starts at accept and includes the TLS handshake.
 pub const PASSCODE: Duration = Duration::from_secs(10);
 
-/// At the limit of connections that are not authenticated, one keeps its place for so long, and
-/// [`STRANGER_WAYS`] round trips, after it could go on: a living agent's bytes come right behind
-/// its connection, or behind the connector's own. A newcomer may take it then, so that 1,000 that
-/// say nothing, or not enough, hold up an agent for about 1 s.
+/// At the limit of connections that are not authenticated, one keeps its place for so long at
+/// least, and if it has sent something for [`STRANGER_WAYS`] round trips more, after it could go
+/// on: a living agent's bytes come right behind its connection, or behind the connector's own. A
+/// newcomer may take it then, so that 1,000 that say nothing, or not enough, hold up an agent for
+/// about 1 s, and another second while it is learned that they do.
 pub const STRANGER_TURN: Duration = Duration::from_millis(100);
 
 /// See [`STRANGER_TURN`]: as many as a handshake of TLS 1.2 takes, and one for a lost packet.
 pub const STRANGER_WAYS: u32 = 4;
 
-/// The longest time, without the connector's own, for which one keeps its place while others get
-/// through: there is room soon anyway, and hundreds of good peers that come at once from one busy
-/// machine take their time. For one of [`SLOW_SHARE`] it is so in any case: a small processor with
-/// many tunnels takes its time over their handshakes, and would never get one done if all were
-/// pushed out.
+/// The longest time, without the connector's own, for which one keeps its place: hundreds of good
+/// peers that come at once from one busy machine take their time, and while they get through there
+/// is room soon anyway. For one of [`SLOW_SHARE`] it is so in any case: a small processor with many
+/// tunnels takes its time over their handshakes, and would never get one done if all were pushed
+/// out.
 pub const SLOW_TURN: Duration = Duration::from_secs(2);
+
+/// How often the turn is halved from [`SLOW_TURN`] at most, to 125 ms; and at first, to 250 ms for
+/// those that have sent nothing and 1 s for those that have.
+pub const HALVINGS: u32 = 4;
+/// See [`HALVINGS`].
+pub const MUTE_HALVINGS: u32 = 3;
+/// See [`HALVINGS`].
+pub const SPOKEN_HALVINGS: u32 = 1;
 
 /// One in so many may be slow.
 pub const SLOW_SHARE: usize = 4;

@@ -121,14 +121,14 @@ async fn find_seat<'a>(
     // Only a version 2 agent could serve a user that never says anything.
     let mute_in_vain = || !pipe.has_version_two();
     if pipe.pairing.waiting_users() >= pending {
-        // Others that say nothing must not keep out one that speaks: its first bytes come right
-        // behind its connection.
+        // Others that say nothing must not keep out one that speaks: its first bytes come soon after
+        // its connection.
         place.answered();
         let spoken = or(poll_fn(|context| user.stream.poll_spoken(context)), async {
             place.replaced().await;
             Err(io::ErrorKind::TimedOut.into())
         });
-        match until(Instant::now() + limits::STRANGER_TURN, spoken).await {
+        match until(Instant::now() + pipe.handshakes.patience(), spoken).await {
             Some(Ok(spoken)) => user.has_spoken = spoken,
             Some(Err(_)) => return Err((user, OUSTED)),
             None => {}

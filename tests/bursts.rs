@@ -145,7 +145,7 @@ fn a_thousand_tls_users_at_once_are_all_served() {
         .collect();
     for (number, mut user) in users.into_iter().enumerate() {
         let tell = tell.clone();
-        let user = move || {
+        let mut user = move || {
             loop {
                 user.push().map_err(|error| error.to_string())?;
                 match user.read_now(1000) {

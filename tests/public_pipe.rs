@@ -278,12 +278,17 @@ fn no_more_than_pending_users_wait(mode: Mode) {
     // More are in line behind them, or in the kernel's backlog.
     let mut more: Vec<Link> = (0..3)
         .map(|_| {
-            let mut user = daemon.user(&mapping);
-            user.send(b"one more");
+            let mut user = Link::plain(at(mapping.port2)).unwrap();
+            if mode == Mode::Tls {
+                // Nobody may answer its handshake before there is room.
+                user.begin_tls(&daemon.trust());
+            }
+            user.queue(b"one more").unwrap();
+            user.push().unwrap();
             user
         })
         .collect();
-    more[0].expect_silence(ms(500));
+    waiting[0].expect_silence(ms(500));
     let count = daemon.control().users_waiting(&mapping);
     if start.elapsed() < ms(15_000) {
         assert_eq!(count, 3, "users wait");
