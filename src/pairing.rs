@@ -207,8 +207,8 @@ impl Pairing {
 
     /// A user begins to wait; given back when `limit` do already, no tunnel is there for it at
     /// once, and none of those that wait makes room. With `mute_in_vain` the one that waits longest
-    /// of those that have sent nothing does, for a newcomer that has sent something. A user that
-    /// is not `first` in line is treated as if the limit were reached while others are in line.
+    /// of those that have sent nothing does, for a newcomer that has sent something; before it, the
+    /// one that waits longest of those that have ended their direction. A user that is not `first` in line is treated as if the limit were reached while others are in line.
     pub fn user(
         &self,
         user: Box<User>,
@@ -218,7 +218,13 @@ impl Pairing {
     ) -> Result<Waiting<'_, Box<User>, Fate>, Box<User>> {
         let full = self.waiting_users() >= limit || (!first && self.in_line.get() > 0);
         let spoken = user.has_spoken;
-        let makes_room = || mute_in_vain && spoken && self.replace_mute();
+        let makes_room = || {
+            let order = self.order.borrow();
+            let ended = order.first_ended().filter(|_| spoken || !mute_in_vain);
+            let mute = order.first_mute().filter(|_| spoken && mute_in_vain);
+            drop(order);
+            self.replace_user(ended.or(mute))
+        };
         let room = || match self.closed.get() {
             true => self.serves(spoken),
             false => !full || self.serves(spoken) || makes_room(),
@@ -241,6 +247,7 @@ impl Pairing {
     pub fn has_room(&self, limit: usize, mute_in_vain: bool) -> bool {
         self.waiting_users() + self.in_line.get() < limit
             || self.serves(true)
+            || self.order.borrow().first_ended().is_some()
             || (mute_in_vain && self.order.borrow().first_mute().is_some())
     }
 
@@ -269,6 +276,13 @@ impl Pairing {
         self.pair();
     }
 
+    /// The waiting user has ended its direction: it may have gone, and is the first to make room.
+    pub fn user_ended(&self, waiting: &Waiting<'_, Box<User>, Fate>) {
+        self.order.borrow_mut().user_ended(waiting.number);
+        self.moved_on.notify_additional(1);
+        self.room.notify(1);
+    }
+
     fn order_user(&self, number: Number, spoken: bool) {
         let mut order = self.order.borrow_mut();
         order.user(number, spoken);
@@ -279,11 +293,9 @@ impl Pairing {
         self.wanted.store(order.spoken(), Ordering::Relaxed);
     }
 
-    /// Takes the place of the user that waits longest of those that have sent nothing; `false`
-    /// if all have.
-    fn replace_mute(&self) -> bool {
-        let mute = self.order.borrow().first_mute();
-        let Some(seat) = mute.and_then(|number| self.unseat_user(number)) else { return false };
+    /// Takes the place of this user; `false` if there is none.
+    fn replace_user(&self, number: Option<Number>) -> bool {
+        let Some(seat) = number.and_then(|number| self.unseat_user(number)) else { return false };
         if let Some(user) = seat.occupant.take() {
             user.stream.part();
         }

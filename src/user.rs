@@ -160,9 +160,7 @@ async fn find_seat<'a>(
             }
             match user.stream.poll_spoken(context) {
                 Poll::Ready(Ok(true)) => Poll::Ready(Some(true)),
-                // It has nothing to say, and may have something to hear.
-                Poll::Ready(Ok(false)) => user.stream.poll_gone(context).map(|()| None),
-                Poll::Ready(Err(_)) => Poll::Ready(None),
+                Poll::Ready(Ok(false) | Err(_)) => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             }
         });
@@ -180,6 +178,7 @@ async fn find_seat<'a>(
 
 async fn wait(pipe: &Pipe, waiting: &Waiting<'_, Box<User>, Fate>, deadline: Instant) -> Wait {
     let mut timer = Timer::new();
+    let mut ended = false;
     poll_fn(|context| {
         if let Some(fate) = waiting.verdict(context) {
             return Poll::Ready(fate.into());
@@ -187,10 +186,17 @@ async fn wait(pipe: &Pipe, waiting: &Waiting<'_, Box<User>, Fate>, deadline: Ins
         let listened = {
             let mut seat = waiting.occupant.borrow_mut();
             let Some(user) = seat.as_mut() else { return Poll::Ready(Wait::Served) };
-            if user.has_spoken {
-                user.stream.poll_gone(context).map(|()| Err(io::ErrorKind::ConnectionReset.into()))
-            } else {
+            if !user.has_spoken {
                 user.stream.poll_spoken(context)
+            } else if user.stream.poll_gone(context).is_ready() {
+                Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+            } else {
+                // It may have gone, or wait for the answer to all that it will ever say.
+                if !ended && user.stream.poll_ended(context).is_ready() {
+                    ended = true;
+                    pipe.pairing.user_ended(waiting);
+                }
+                Poll::Pending
             }
         };
         match listened {
@@ -199,14 +205,8 @@ async fn wait(pipe: &Pipe, waiting: &Waiting<'_, Box<User>, Fate>, deadline: Ins
                 // Paired or not, the next poll listens for its end.
                 context.waker().wake_by_ref();
             }
-            // It has nothing to say: only a version 2 agent could serve it, and where there is
-            // none it was a scanner or a health check.
-            Poll::Ready(Ok(false)) => {
-                if !pipe.has_version_two() {
-                    return Poll::Ready(Wait::Left);
-                }
-            }
-            Poll::Ready(Err(_)) => return Poll::Ready(Wait::Left),
+            // Who ends without having said anything has gone: a scanner, a health check.
+            Poll::Ready(Ok(false) | Err(_)) => return Poll::Ready(Wait::Left),
             Poll::Pending => {}
         }
         timer.poll_at(context, deadline).map(|()| match waiting.verdict(context) {

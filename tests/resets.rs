@@ -30,6 +30,8 @@ in_both_modes!(
     both_ends_in_order_are_no_reset,
     full_tunnel_that_is_gone_leaves_its_place_to_its_successor,
     full_tunnel_that_has_ended_makes_room_for_its_successor,
+    mute_user_that_has_gone_leaves_its_place_at_once,
+    user_that_has_ended_waits_on_but_makes_room,
 );
 
 const NEVER: u64 = 200_000;
@@ -338,4 +340,46 @@ fn held_refusal_that_is_gone_gives_its_file_back() {
             stays.is_quiet().then_some(())
         });
     }
+}
+
+fn mute_user_that_has_gone_leaves_its_place_at_once(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 3_600_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    // A version 2 agent is there, and busy.
+    let _session = session_of_version_two(&daemon, &mapping);
+    for reset in [true, false] {
+        let mut user = daemon.user(&mapping);
+        until("it waits", || daemon.control().users_waiting(&mapping) == 1);
+        if reset {
+            user.reset();
+        } else {
+            user.finish();
+        }
+        until("nobody waits", || daemon.control().users_waiting(&mapping) == 0);
+    }
+}
+
+fn user_that_has_ended_waits_on_but_makes_room(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 3_600_000).set("pending", 2).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut users = Vec::new();
+    for number in 1..=2 {
+        let mut user = daemon.user(&mapping);
+        user.send(format!("question {number}").as_bytes());
+        user.finish();
+        users.push(user);
+        until("it waits", || daemon.control().users_waiting(&mapping) == number);
+    }
+    let mut user = daemon.user(&mapping);
+    user.send(b"question 3");
+    // The one that has waited longest is closed, and no other.
+    users[0].expect_closed();
+    let mut agent = daemon.tunnel(&mapping);
+    agent.expect(b"question 2");
+    agent.send(b"answer 2");
+    users[1].expect(b"answer 2");
+    let mut agent = daemon.tunnel(&mapping);
+    agent.expect(b"question 3");
+    agent.send(b"answer 3");
+    user.expect(b"answer 3");
 }

@@ -46,6 +46,8 @@ pub(super) struct Order {
     sides: [Tunnels; 2],
     /// Users that have sent nothing, and those that have.
     users: [BTreeSet<Number>; 2],
+    /// Those of them that have ended their direction, and may have gone.
+    ended: BTreeSet<Number>,
 }
 
 /// The tunnels that wait on one side.
@@ -72,7 +74,12 @@ pub(super) type Look<'a> = &'a mut dyn FnMut(usize, Number) -> Option<Standing>;
 
 impl Order {
     pub(super) fn new(public: bool) -> Self {
-        Order { public, sides: Default::default(), users: Default::default() }
+        Order {
+            public,
+            sides: Default::default(),
+            users: Default::default(),
+            ended: BTreeSet::new(),
+        }
     }
 
     /// A tunnel of `side` is this now.
@@ -113,6 +120,19 @@ impl Order {
     /// A user waits no longer, if it did.
     pub(super) fn user_left(&mut self, number: Number) {
         self.users.iter_mut().for_each(|users| _ = users.remove(&number));
+        self.ended.remove(&number);
+    }
+
+    /// A user that waits has ended its direction.
+    pub(super) fn user_ended(&mut self, number: Number) {
+        if self.users.iter().any(|users| users.contains(&number)) {
+            self.ended.insert(number);
+        }
+    }
+
+    /// The user that waits longest of those that have ended their direction.
+    pub(super) fn first_ended(&self) -> Option<Number> {
+        self.ended.first().copied()
     }
 
     /// How many of the waiting users have sent something.
