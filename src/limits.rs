@@ -64,7 +64,7 @@ pub const REFUSAL_HOLD: Duration = Duration::from_secs(3);
 pub const REFUSALS_HELD: usize = 256;
 
 /// Addresses whose refusals are remembered, the oldest forgotten first: 1,024 entries of
-/// about 64 bytes.
+/// about 150 bytes.
 pub const REFUSED_ADDRESSES: usize = 1024;
 
 /// Bytes a thread reads at once from a plain leg. One such buffer a thread, none a session.

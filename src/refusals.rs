@@ -5,7 +5,7 @@
 //! the /64 network: whoever has one address there has them all.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
@@ -21,7 +21,17 @@ use crate::stream::Stream;
 #[derive(Default)]
 pub struct Refusals {
     held: Crowd,
-    recent: RefCell<VecDeque<(IpAddr, VecDeque<Instant>)>>,
+    recent: RefCell<Recent>,
+}
+
+/// The refusals of the addresses that were refused last.
+#[derive(Default)]
+struct Recent {
+    next: u64,
+    /// By address: the number of its last refusal, and when there were some.
+    times: BTreeMap<IpAddr, (u64, VecDeque<Instant>)>,
+    /// The addresses in the order of their last refusals.
+    order: BTreeMap<u64, IpAddr>,
 }
 
 impl Refusals {
@@ -43,10 +53,16 @@ impl Refusals {
     /// [`limits::REFUSED_ADDRESSES`].
     fn count(&self, address: IpAddr, now: Instant) -> usize {
         let address = network(address);
-        let mut recent = self.recent.borrow_mut();
-        let known = recent.iter().position(|(known, _)| *known == address);
-        let (_, mut times) =
-            known.and_then(|at| recent.remove(at)).unwrap_or((address, VecDeque::new()));
+        let recent = &mut *self.recent.borrow_mut();
+        let number = recent.next;
+        recent.next += 1;
+        let mut times = match recent.times.remove(&address) {
+            Some((last, times)) => {
+                recent.order.remove(&last);
+                times
+            }
+            None => VecDeque::new(),
+        };
         while times.front().is_some_and(|time| now.duration_since(*time) > limits::REFUSAL_WINDOW) {
             times.pop_front();
         }
@@ -55,10 +71,13 @@ impl Refusals {
         }
         times.push_back(now);
         let count = times.len();
-        if recent.len() >= limits::REFUSED_ADDRESSES {
-            recent.pop_front();
+        if recent.times.len() >= limits::REFUSED_ADDRESSES {
+            if let Some((_, oldest)) = recent.order.pop_first() {
+                recent.times.remove(&oldest);
+            }
         }
-        recent.push_back((address, times));
+        recent.times.insert(address, (number, times));
+        recent.order.insert(number, address);
         count
     }
 }
@@ -113,9 +132,15 @@ mod tests {
     #[test]
     fn only_so_many_addresses_are_remembered() {
         let refusals = Refusals::default();
+        let again = IpAddr::from([192, 0, 2, 1]);
         for number in 0..5000u32 {
             refusals.count(IpAddr::from(number.to_be_bytes()), Instant::now());
+            refusals.count(again, Instant::now());
         }
-        assert_eq!(refusals.recent.borrow().len(), limits::REFUSED_ADDRESSES);
+        // The one that was refused last is not among those forgotten.
+        assert_eq!(refusals.count(again, Instant::now()), limits::REFUSALS_AT_ONCE + 1);
+        let recent = refusals.recent.borrow();
+        assert_eq!(recent.times.len(), limits::REFUSED_ADDRESSES);
+        assert_eq!(recent.order.len(), limits::REFUSED_ADDRESSES);
     }
 }
