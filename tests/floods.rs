@@ -261,6 +261,7 @@ fn strangers_that_send_records_without_bytes_hold_up_nobody_and_are_closed() {
         (target.port2, key_updates),
         (target.port1, empty_records),
         (target.port2, empty_records),
+        (daemon.api_address().port(), key_updates),
     ] {
         let blast = Blast::start(forger(&daemon, port), make);
         good_peers(&daemon, &mapping);
@@ -639,6 +640,54 @@ fn handshakes_without_end_hold_up_nobody() {
     figure(Mode::Tls, "longest round of a session", longest);
     assert!(longest < SOON, "a session stood still for {longest:?}");
     base.expect_again(&daemon, REMAINS);
+}
+
+#[test]
+fn greetings_without_end_to_a_hard_certificate_hold_up_no_session_and_nobody_for_long() {
+    let Some([certificate, key]) = rsa_pair() else {
+        return println!("skipped: no openssl to make a certificate with");
+    };
+    raise_files();
+    let daemon = Daemon::builder(Mode::Tls)
+        .set("threads", 1)
+        .file("server-cert.pem", certificate)
+        .file("server-key.pem", key)
+        .start();
+    let [mapping, target] = [(); 2].map(|()| daemon.api().add_public(60, NEVER));
+    let mover = Mover::start(&daemon, &mapping);
+    let hello = client_hello(&daemon);
+    for address in [at(target.port1), at(target.port2), daemon.api_address()] {
+        let flooding = AtomicBool::new(true);
+        let worst = thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut kept = std::collections::VecDeque::new();
+                    while flooding.load(Ordering::Relaxed) {
+                        let Ok(mut socket) = std::net::TcpStream::connect(address) else {
+                            continue;
+                        };
+                        let _ = socket.write(&hello);
+                        kept.push_back(socket);
+                        if kept.len() > 200 {
+                            kept.pop_front();
+                        }
+                    }
+                });
+            }
+            thread::sleep(ms(300));
+            let worst = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                good_peers(&daemon, &mapping)
+            }));
+            flooding.store(false, Ordering::Relaxed);
+            worst
+        });
+        let worst = worst.expect("good peers are served");
+        figure(Mode::Tls, "longest wait of a good peer", worst);
+        assert!(worst < SOON, "a good peer waited {worst:?}");
+    }
+    let (_, longest) = mover.stop();
+    figure(Mode::Tls, "longest round of a session", longest);
+    assert!(longest < SOON / 4, "a session stood still for {longest:?}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use attacks::{ATTACKS, Attack};
-use common::{Daemon, Mode, raise_files};
+use common::{Daemon, Mode, raise_files, rsa_pair};
 use probes::{Figures, Notified, Probes};
 
 /// The argument of the run inside the namespace.
@@ -138,24 +138,4 @@ fn print(attack: &Attack, certificate: Certificate, threads: u64, figures: &Figu
         ms(figures.watchdog),
         ms(figures.stopping),
     );
-}
-
-/// A self-signed certificate and its key, made by openssl.
-fn rsa_pair() -> Option<[Vec<u8>; 2]> {
-    static PAIR: std::sync::OnceLock<Option<[Vec<u8>; 2]>> = std::sync::OnceLock::new();
-    let make = || {
-        let folder = std::env::temp_dir().join(format!("attack-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).ok()?;
-        let [certificate, key] = ["cert.pem", "key.pem"].map(|name| folder.join(name));
-        let mut openssl = Command::new("openssl");
-        openssl.args(["req", "-x509", "-newkey", "rsa:4096", "-nodes", "-days", "30"]);
-        openssl.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]);
-        openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
-        openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
-        let made = openssl.output().is_ok_and(|output| output.status.success());
-        let pair = made.then(|| [certificate, key].map(|path| std::fs::read(path).expect("PEM")));
-        let _ = std::fs::remove_dir_all(&folder);
-        pair
-    };
-    PAIR.get_or_init(make).clone()
 }

@@ -168,3 +168,24 @@ impl Mover {
         self.thread.join().expect("the session kept moving")
     }
 }
+
+/// A self-signed certificate with a key of RSA-4096, and the key, made by openssl once in a process;
+/// `None` where there is none.
+pub fn rsa_pair() -> Option<[Vec<u8>; 2]> {
+    static PAIR: std::sync::OnceLock<Option<[Vec<u8>; 2]>> = std::sync::OnceLock::new();
+    let make = || {
+        let folder = std::env::temp_dir().join(format!("rsa-pair-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).ok()?;
+        let [certificate, key] = ["cert.pem", "key.pem"].map(|name| folder.join(name));
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args(["req", "-x509", "-newkey", "rsa:4096", "-nodes", "-days", "30"]);
+        openssl.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]);
+        openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+        openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
+        let made = openssl.output().is_ok_and(|output| output.status.success());
+        let pair = made.then(|| [certificate, key].map(|path| std::fs::read(path).expect("PEM")));
+        let _ = std::fs::remove_dir_all(&folder);
+        pair
+    };
+    PAIR.get_or_init(make).clone()
+}

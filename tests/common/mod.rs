@@ -33,7 +33,8 @@ pub use field::{FieldAgent, FieldOptions};
 pub use forge::Forger;
 pub use link::{Got, Link};
 pub use load::{
-    Base, Mover, client_hello, figure, full, open, period, raise_files, size, stalled, timed,
+    Base, Mover, client_hello, figure, full, open, period, raise_files, rsa_pair, size, stalled,
+    timed,
 };
 pub use ports::PortBlock;
 pub use service::Service;
