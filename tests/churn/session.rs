@@ -147,7 +147,9 @@ impl Wire {
         let mut question = plan.head();
         question.extend(tagged(plan.tag, 0, plan.up));
         let enough = match plan.ending {
-            Ending::BeginnerResets | Ending::AgentResets => plan.down / 2,
+            // Part of the answer says that the question was delivered.
+            Ending::BeginnerResets => (plan.down / 2).max(1),
+            Ending::AgentResets => plan.down / 2,
             _ => plan.down,
         };
         if plan.ending == Ending::HalfClose {
@@ -167,16 +169,18 @@ impl Wire {
         self.expect_end(&mut answer)
     }
 
-    /// The agent's part of a session: what it was told to do, and what was wrong with it.
-    pub fn answer(&mut self) -> Result<(Plan, Result<(), Fault>), Fault> {
+    /// The agent's part of a session: what it was told to do, and what was wrong with it. With
+    /// `again` its tunnel is used again (protocol page, section 6, step 7): it is not told of the
+    /// user's end, and its answer follows the whole question.
+    pub fn answer(&mut self, again: bool) -> Result<(Plan, Result<(), Fault>), Fault> {
         let cut = |got| Fault::Cut(0, format!("{got:?} before the plan was whole"));
         let head = self.take(HEAD, Instant::now() + PATIENCE).map_err(cut)?;
         let plan = Plan::read(&head)
             .ok_or_else(|| Fault::Foreign(format!("{:?}", String::from_utf8_lossy(&head))))?;
-        Ok((plan, self.perform(plan)))
+        Ok((plan, self.perform(plan, again)))
     }
 
-    fn perform(&mut self, plan: Plan) -> Result<(), Fault> {
+    fn perform(&mut self, plan: Plan, again: bool) -> Result<(), Fault> {
         let mut question = Expected { tag: plan.tag, way: 0, seen: 0, total: plan.up };
         let mut answer = tagged(plan.tag, 1, plan.down);
         match plan.ending {
@@ -191,14 +195,17 @@ impl Wire {
             Ending::AgentResets => answer.truncate(answer.len() / 2),
             _ => {}
         }
+        if again {
+            self.exchange(&[], &mut question, plan.up)?;
+        }
         self.exchange(&answer, &mut question, plan.up)?;
-        if plan.ending == Ending::Agent {
-            self.link.finish();
+        match plan.ending {
+            Ending::AgentResets => return Ok(()),
+            Ending::Agent => self.link.finish(),
+            _ if again => return Ok(()),
+            _ => {}
         }
-        if plan.ending != Ending::AgentResets {
-            self.expect_end(&mut question)?;
-        }
-        Ok(())
+        self.expect_end(&mut question)
     }
 
     /// Ends it with RST.

@@ -12,8 +12,8 @@ use serde_json::Value;
 use super::session::{Ending, Fault, Plan, Version, Wire};
 use crate::common::{Authority, Daemon, Link, Mapping, Mode, at, eventually, form, ms};
 
-/// Tunnels of the public pipe of each version. A version 1 tunnel is busy for up to 1 s beyond
-/// its session, and for 500 ms more after a user that left in mid-answer.
+/// Tunnels of the public pipe of each version. A version 1 tunnel that a user left in mid-answer is
+/// read to nowhere for about 1 s before it is used again.
 const TUNNELS: [u32; 2] = [30, 16];
 /// Tunnels on port2 of each private pipe.
 const PARTNERS: u32 = 8;
@@ -115,20 +115,21 @@ impl Site {
         for (version, [public, private]) in
             [Version::One, Version::Two].into_iter().zip(&self.fixed)
         {
-            let agent = |port: u16, passcode: &str| Agent {
+            let agent = |port: u16, passcode: &str, public: bool| Agent {
                 daemon: self.daemon.clone(),
                 tally: self.tally.clone(),
                 stop: self.agents_stop.clone(),
                 port,
                 passcode: passcode.to_owned(),
                 version,
+                again: public && version == Version::One,
             };
             for _ in 0..TUNNELS[usize::from(version == Version::Two)] {
-                let agent = agent(public.port1, &public.passcode1);
+                let agent = agent(public.port1, &public.passcode1, true);
                 self.agents.push(thread::spawn(move || agent.run()));
             }
             for _ in 0..PARTNERS {
-                let agent = agent(private.port2, &private.passcode2);
+                let agent = agent(private.port2, &private.passcode2, false);
                 self.agents.push(thread::spawn(move || agent.run()));
             }
         }
@@ -276,6 +277,8 @@ struct Agent {
     port: u16,
     passcode: String,
     version: Version,
+    /// Whether its tunnels carry one session after another.
+    again: bool,
 }
 
 impl Agent {
@@ -286,7 +289,12 @@ impl Agent {
                 Ok(proved.then_some(wire))
             });
             match tunnel {
-                Ok(Some(wire)) => self.serve(wire),
+                Ok(Some(wire)) => {
+                    let mut tunnel = Some(wire);
+                    while let Some(wire) = tunnel {
+                        tunnel = self.serve(wire);
+                    }
+                }
                 Ok(None) => self.refused("refused".to_owned()),
                 Err(error) => self.refused(error.to_string()),
             }
@@ -298,8 +306,8 @@ impl Agent {
         sleep_until(Instant::now() + ms(200), &self.stop);
     }
 
-    /// One tunnel's life.
-    fn serve(&self, mut wire: Wire) {
+    /// A tunnel's wait and its session; gives it back where it can carry another one.
+    fn serve(&self, mut wire: Wire) -> Option<Wire> {
         // In plain TCP the answer to a version 1 agent's heartbeat that crosses a user's bytes
         // cannot be told from them (protocol page, section 4, step 7).
         let beats = self.version == Version::Two || self.daemon.mode == Mode::Tls;
@@ -309,13 +317,13 @@ impl Agent {
         loop {
             let now = Instant::now();
             if self.stop.load(Ordering::SeqCst) {
-                return;
+                return None;
             }
             if crash.is_some_and(|crash| crash <= now) {
                 self.tally.count(&self.tally.crashes);
                 wire.reset();
                 sleep_until(now + ms(1000).mul_f64(fastrand::f64()), &self.stop);
-                return;
+                return None;
             }
             if beat <= now {
                 beat = now + HEARTBEAT;
@@ -329,21 +337,24 @@ impl Agent {
                 Ok(true) => break,
                 Ok(false) => {}
                 // The connector ends an idle tunnel when its partner or user has vanished.
-                Err(_) => return,
+                Err(_) => return None,
             }
         }
-        self.session(wire);
+        self.session(wire)
     }
 
-    fn session(&self, mut wire: Wire) {
+    fn session(&self, mut wire: Wire) -> Option<Wire> {
         let told = match self.version {
             Version::One => None,
             Version::Two => match wire.open() {
                 Ok(port) => port,
-                Err(fault) => return self.fault(None, fault),
+                Err(fault) => {
+                    self.fault(None, fault);
+                    return None;
+                }
             },
         };
-        match wire.answer() {
+        match wire.answer(self.again) {
             Err(fault) => self.fault(None, fault),
             Ok((plan, outcome)) => {
                 if told.is_some_and(|port| port != plan.port) {
@@ -353,10 +364,12 @@ impl Agent {
                 match outcome {
                     Err(fault) => self.fault(Some(plan), fault),
                     Ok(()) if plan.ending == Ending::AgentResets => wire.reset(),
+                    Ok(()) if self.again && plan.ending != Ending::Agent => return Some(wire),
                     Ok(()) => {}
                 }
             }
         }
+        None
     }
 
     fn fault(&self, plan: Option<Plan>, fault: Fault) {
