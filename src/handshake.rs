@@ -6,11 +6,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::ops::Bound::{Excluded, Unbounded};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -60,14 +59,9 @@ pub async fn secure(
     let config = config();
     let (answered, told) = smol::channel::bounded(1);
     let handshake = |load: Load| async move {
-        let mut accepted = pin!(Stream::accept(socket, config));
-        let stream = poll_fn(|context| {
-            let polled = accepted.as_mut().poll(context);
-            if polled.is_pending() {
-                // What has come is answered; that an answer before is not told of yet is as good.
-                let _ = answered.try_send(());
-            }
-            polled
+        let stream = Stream::accept(socket, config, || {
+            // That an answer before is not told of yet is as good.
+            let _ = answered.try_send(());
         });
         let stream = stream.await.map(Stream::loosen);
         drop(load);

@@ -117,13 +117,18 @@ impl Stream {
         Ok(Stream { socket: Io::new(socket)?, state: State::new(None), turn: Turn::default() })
     }
 
-    /// Shakes hands as the server, with a stranger. The caller sets the deadline.
+    /// Shakes hands as the server, with a stranger. The caller sets the deadline. `answered` is called
+    /// when what has come is answered, and it is the stranger's turn.
     ///
     /// # Errors
     /// What rustls or the socket says; an alert for the peer has been sent then.
-    pub async fn accept(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
+    pub async fn accept(
+        socket: TcpStream,
+        config: Arc<ServerConfig>,
+        answered: impl FnMut(),
+    ) -> io::Result<Self> {
         let connection = ServerConnection::new(config).map_err(io::Error::other)?;
-        Self::shake_hands(socket, Connection::Server(connection)).await
+        Self::shake_hands(socket, Connection::Server(connection), answered).await
     }
 
     /// Goes on with the handshake, one step a turn, and one of all handshakes of the thread: with a
@@ -155,6 +160,7 @@ impl Stream {
                 yield_turn(context);
                 return Poll::Pending;
             }
+            *queued = None;
             let step = ready!(self.poll_open(context, true, &mut |_| {}));
             self.turn.end();
             if is_hard {
@@ -199,13 +205,24 @@ impl Stream {
         name: ServerName<'static>,
     ) -> io::Result<Self> {
         let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
-        Self::shake_hands(socket, Connection::Client(connection)).await
+        Self::shake_hands(socket, Connection::Client(connection), || {}).await
     }
 
-    async fn shake_hands(socket: TcpStream, connection: Connection) -> io::Result<Self> {
+    async fn shake_hands(
+        socket: TcpStream,
+        connection: Connection,
+        mut answered: impl FnMut(),
+    ) -> io::Result<Self> {
         let mut stream = Stream::tls(Io::new(socket)?, connection, limits::STRANGER_BYTES);
         let mut queued = None;
-        poll_fn(|context| stream.poll_handshake(context, &mut queued)).await?;
+        poll_fn(|context| {
+            let polled = stream.poll_handshake(context, &mut queued);
+            if polled.is_pending() && queued.is_none() {
+                answered();
+            }
+            polled
+        })
+        .await?;
         // The handshake's last bytes may never have arrived.
         stream.state.waiting_since = Some(now());
         Ok(stream)

@@ -94,7 +94,8 @@ impl Stage {
         let mut client = ClientConnection::new(self.client.clone(), name).expect("a client");
         client.set_buffer_limit(None);
         let mut peer = Peer::new(ours, Some(client.into()), leg);
-        let mut accepted = Driven::new(async { Stream::accept(theirs, self.server.clone()).await });
+        let mut accepted =
+            Driven::new(async { Stream::accept(theirs, self.server.clone(), || {}).await });
         for _ in 0..1000 {
             peer.push();
             peer.receive(ALL);
