@@ -308,7 +308,8 @@ pub const DRAIN_CHECK: Duration = Duration::from_millis(10);
 /// The same complaint about accepting is made no more often.
 pub const COMPLAINT: Duration = Duration::from_secs(10);
 
-/// Files kept free of pipe connections, for the API, the command line, the state and the logs.
+/// Files kept free of pipe connections, for the API, the command line, the state and the logs, and
+/// half of them for the ports of mappings that are added.
 pub const FILES_RESERVED: usize = 16;
 
 /// The pipes' ports may take so much of the files that the daemon itself leaves for pipes: more

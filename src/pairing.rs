@@ -216,7 +216,7 @@ impl Pairing {
         mute_in_vain: bool,
         first: bool,
     ) -> Result<Waiting<'_, Box<User>, Fate>, Box<User>> {
-        let full = self.waiting_users() >= limit || (!first && self.in_line.get() > 0);
+        let full = if first { self.waiting_users() >= limit } else { self.is_full(limit) };
         let spoken = user.has_spoken;
         let makes_room = || {
             let order = self.order.borrow();
@@ -235,6 +235,11 @@ impl Pairing {
         let waiting = self.sit(&self.users, Whose::User, user);
         self.order_user(waiting.number, spoken);
         Ok(waiting)
+    }
+
+    /// Whether a newcomer has to wait for a seat when `limit` users may have one.
+    pub fn is_full(&self, limit: usize) -> bool {
+        self.waiting_users() >= limit || self.in_line.get() > 0
     }
 
     /// Whether a tunnel is there for a user that has sent something, or nothing yet.

@@ -323,8 +323,9 @@ pub struct Files {
 /// Who wants a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum For {
-    /// A pipe's port: as [`For::Pipe`], and no more than
-    /// [`limits::LISTENERS_SHARE`] of what is left for pipes.
+    /// A pipe's port: no more than [`limits::LISTENERS_SHARE`] of what is left for pipes. Half of
+    /// what is kept free of connections may be ports, so that those who hold all the rest do not keep
+    /// a mapping from being added.
     Listener,
     /// A connection to a pipe's port: leaves [`limits::FILES_RESERVED`] files free.
     Pipe,
@@ -368,7 +369,8 @@ impl Files {
 
     fn most(&self, who: For) -> usize {
         let leave = match who {
-            For::Pipe | For::Listener => limits::FILES_RESERVED,
+            For::Pipe => limits::FILES_RESERVED,
+            For::Listener => limits::FILES_RESERVED / 2,
             For::Api | For::Dial => 4,
         };
         self.limit.saturating_sub(leave)
@@ -551,8 +553,9 @@ mod tests {
         assert_eq!((ports.len(), files.used()), (75, 85), "the rest is for sessions");
         drop(ports);
         let pipes: Vec<_> = std::iter::from_fn(|| files.try_take(For::Pipe)).collect();
-        assert!(files.try_take(For::Listener).is_none());
-        drop(pipes);
+        let ports: Vec<_> = std::iter::from_fn(|| files.try_take(For::Listener)).collect();
+        assert_eq!(ports.len(), limits::FILES_RESERVED / 2, "connections keep no mapping out");
+        drop((pipes, ports));
         let ports: Vec<_> = std::iter::from_fn(|| files.try_take(For::Listener)).collect();
         assert_eq!(ports.len(), 75, "one that could not be taken is not counted");
     }

@@ -120,7 +120,7 @@ async fn find_seat<'a>(
     let pending = pipe.settings().pending;
     // Only a version 2 agent could serve a user that never says anything.
     let mute_in_vain = || !pipe.has_version_two();
-    if pipe.pairing.waiting_users() >= pending {
+    if pipe.pairing.is_full(pending) {
         // Others that say nothing must not keep out one that speaks: its first bytes come soon after
         // its connection.
         place.answered();

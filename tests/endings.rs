@@ -467,6 +467,13 @@ fn agent_slow_to_take_what_a_broken_user_sent_is_not_absent(mode: Mode) {
     let (mut user, mut agent) = daemon.session(&mapping);
     agent.shrink();
     user.fill(&flood(6));
+    // The connector is stuck with them: what it has not read goes with the reset.
+    let carried = || daemon.control().number(&mapping, "counts.bytesUp");
+    let mut before = None;
+    until("nothing moves any more", || {
+        thread::sleep(ms(200));
+        before.replace(carried()) == Some(carried())
+    });
     user.reset();
     // It shows that nobody is there any more to read for.
     agent.send(b"answer");
