@@ -471,6 +471,7 @@ fn agent_slow_to_take_what_a_broken_user_sent_is_not_absent(mode: Mode) {
     let carried = || daemon.control().number(&mapping, "counts.bytesUp");
     let mut before = None;
     until("nothing moves any more", || {
+        agent.beat();
         thread::sleep(ms(200));
         before.replace(carried()) == Some(carried())
     });

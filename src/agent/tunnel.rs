@@ -190,7 +190,9 @@ impl Paired<'_> {
 
     /// Carries the session with the local connection to its end; gives whether it was of use: it
     /// has lasted, or carried bytes both ways.
-    pub(super) async fn carry(mut self, local: Stream) -> bool {
+    pub(super) async fn carry(mut self, mut local: Stream) -> bool {
+        // From here on, and not only once the relay has begun: the tunnel may be gone by now.
+        local.break_when_dropped();
         if self.stream.queue(b"OPEN").is_err() {
             return false;
         }
