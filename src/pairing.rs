@@ -208,7 +208,8 @@ impl Pairing {
     /// A user begins to wait; given back when `limit` do already, no tunnel is there for it at
     /// once, and none of those that wait makes room. With `mute_in_vain` the one that waits longest
     /// of those that have sent nothing does, for a newcomer that has sent something; before it, the
-    /// one that waits longest of those that have ended their direction. A user that is not `first` in line is treated as if the limit were reached while others are in line.
+    /// one that waits longest of those that have ended their direction. While others are in line, the
+    /// limit counts as reached for a user that is not the `first` of them.
     pub fn user(
         &self,
         user: Box<User>,

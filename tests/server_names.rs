@@ -10,18 +10,18 @@
 mod common;
 
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 
 use common::*;
 
 const NEVER: u64 = 200_000;
 
-/// A user's session as `openssl s_client` with these options: what it printed, with the answer.
-fn ask(daemon: &Daemon, mapping: &Mapping, options: &[&str]) -> String {
-    let mut agent = daemon.tunnel(mapping);
+/// `openssl s_client` with these options, which has been given `first` to send, and its input.
+fn client(address: SocketAddr, options: &[&str], first: &[u8]) -> (Child, ChildStdin) {
     let mut client = Command::new("openssl")
-        .args(["s_client", "-connect", &at(mapping.port2).to_string()])
+        .args(["s_client", "-connect", &address.to_string()])
         .args(options)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -30,7 +30,14 @@ fn ask(daemon: &Daemon, mapping: &Mapping, options: &[&str]) -> String {
         .expect("openssl");
     let mut input = client.stdin.take().unwrap();
     // One that is refused takes nothing.
-    let _ = input.write_all(b"question\n");
+    let _ = input.write_all(first);
+    (client, input)
+}
+
+/// A user's session as `openssl s_client` with these options: what it printed, with the answer.
+fn ask(daemon: &Daemon, mapping: &Mapping, options: &[&str]) -> String {
+    let mut agent = daemon.tunnel(mapping);
+    let (client, input) = client(at(mapping.port2), options, b"question\n");
     let reader = thread::spawn(move || client.wait_with_output().unwrap());
     agent.expect(b"question\n");
     agent.send(b"answer");
@@ -94,18 +101,9 @@ fn call_of_the_api_with_such_a_name_is_answered() {
     }
     let daemon = Daemon::new(Mode::Tls);
     for options in [&["-tls1_3"][..], &["-tls1_2"], &["-tls1_3", "-groups", "P-521:P-256"]] {
-        let mut client = Command::new("openssl")
-            .args(["s_client", "-ign_eof", "-connect", &daemon.api_address().to_string()])
-            .args(["-servername", "host:443"])
-            .args(options)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("openssl");
-        let mut input = client.stdin.take().unwrap();
-        // One that is refused takes nothing.
-        let _ = input.write_all(b"GET /api/v2/status HTTP/1.1\r\nConnection: close\r\n\r\n");
+        let options = [&["-ign_eof", "-servername", "host:443"], options].concat();
+        let request = b"GET /api/v2/status HTTP/1.1\r\nConnection: close\r\n\r\n";
+        let (client, _input) = client(daemon.api_address(), &options, request);
         let output = client.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(said.contains("HTTP/1.1 200"), "{options:?}: {said}");
