@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use smol::lock::Semaphore;
 
@@ -109,6 +110,10 @@ impl Dialler {
         let addresses = order(&found, self.worked.get());
         let room = || self.files.try_take(For::Dial);
         let connected = race(&addresses, deadline, room, connect).await;
+        if let Ok((_, socket)) = &connected {
+            // What is given up is reset, what is given on is its caller's to end.
+            set_socket_linger(socket, None)?;
+        }
         self.worked.set(connected.as_ref().ok().map(|(address, _)| *address));
         connected.map(|(_, socket)| socket)
     }
@@ -224,6 +229,9 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
     set_up(&socket)?;
+    // One that is given up may have been taken there already, where an end in order would say that
+    // this was all.
+    set_socket_linger(&socket, Some(Duration::ZERO))?;
     match rustix::net::connect(&socket, &address) {
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
         Err(error) => return Err(error.into()),
@@ -301,12 +309,42 @@ mod tests {
                 let socket = block_on(way.dial(soon())).unwrap().unwrap();
                 assert_eq!(socket.peer_addr().unwrap().port(), port);
                 assert!(socket.nodelay().unwrap());
+                let linger = rustix::net::sockopt::socket_linger(&socket).unwrap();
+                assert_eq!(linger, None, "it ends as its owner says");
             }
             assert_eq!(way.worked.get(), Some(SocketAddr::from(([127, 0, 0, 1], port))));
         }
         drop(listener);
         let error = block_on(way("localhost", port).dial(soon())).unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_dial_that_is_given_up_is_a_reset_for_who_has_taken_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Its backlog is full when the kernel drops a greeting.
+        let wait = Duration::from_millis(300);
+        let fill = || TcpStream::connect_timeout(&address, wait).ok();
+        let fillers: Vec<_> = std::iter::from_fn(fill).take(16).collect();
+        let way = way("127.0.0.1", address.port());
+        block_on(async {
+            let mut dial = std::pin::pin!(Some(way.dial(Instant::now() + limits::DIAL)));
+            std::future::poll_fn(|context| {
+                let dial = dial.as_mut().as_pin_mut().unwrap();
+                assert!(dial.poll(context).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            fillers.iter().for_each(|_| drop(listener.accept().unwrap()));
+            // The kernel greets again after a second, and nobody looks at the answer.
+            let (mut taken, _) = listener.accept().unwrap();
+            dial.set(None);
+            let end = std::io::Read::read(&mut taken, &mut [0]).map_err(|error| error.kind());
+            assert_eq!(end, Err(io::ErrorKind::ConnectionReset));
+        })
+        .unwrap();
     }
 
     fn addresses(texts: &[&str]) -> Vec<SocketAddr> {

@@ -161,7 +161,7 @@ pub const PROVEN: Duration = Duration::from_secs(5);
 /// The agent's side: tunnels that are dialled at one time, each a handshake of the one thread.
 pub const DIALING: usize = 128;
 
-/// The agent's side: a session that ends sooner, with nothing carried one way, was in vain.
+/// The agent's side: a session that ends sooner, with nothing from the connector's side, was in vain.
 pub const VAIN: Duration = Duration::from_secs(1);
 
 /// The agent's side: sessions in vain, one after the other, before dials are slowed down: a
@@ -170,6 +170,10 @@ pub const VAIN_SESSIONS: u32 = 32;
 
 /// The agent's side: sessions in vain that come no faster are no burst.
 pub const VAIN_FORGOTTEN: Duration = Duration::from_secs(2);
+
+/// The agent's side: when bytes have come from the connector's side in any session, those in vain do
+/// not count for so long: a user that only looks in, however often, slows down nobody else's.
+pub const VAIN_FORGIVEN: Duration = Duration::from_secs(10);
 
 /// The agent's side: the first and the longest time between dials while all sessions are in vain:
 /// 4 a second, where it would be thousands.

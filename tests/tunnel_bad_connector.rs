@@ -400,6 +400,69 @@ fn sessions_that_end_at_once_are_dialled_more_and_more_slowly() {
     assert!(tunnel.log().lines().count() < 10, "{}", tunnel.log());
 }
 
+/// A target that tells how each of its connections has ended: in order, or not.
+fn witness() -> (Service, Arc<Mutex<Vec<bool>>>) {
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let seen = ends.clone();
+    let target = Service::new(move |mut socket| {
+        let in_order = socket.read_to_end(&mut Vec::new()).is_ok();
+        seen.lock().unwrap().push(in_order);
+    });
+    (target, ends)
+}
+
+/// Closes a connection so that its peer gets a reset.
+fn reset(socket: TcpStream) {
+    rustix::net::sockopt::set_socket_linger(&socket, Some(ms(0))).unwrap();
+}
+
+#[test]
+fn a_session_that_is_reset_before_or_soon_after_its_answer_is_no_end_for_the_target() {
+    const ROUNDS: usize = 8;
+    for (waits_for_open, header) in [(false, false), (true, false), (false, true), (true, true)] {
+        let (go, gone) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (may, count) = (go.clone(), gone.clone());
+        let connector = Service::new(move |mut socket| {
+            if authorise(&mut socket).is_err() {
+                return;
+            }
+            let number = count.load(Ordering::SeqCst);
+            if waits_for_open {
+                let _ = begin(&mut socket, || may.load(Ordering::SeqCst) > number);
+            } else {
+                until("its turn", || may.load(Ordering::SeqCst) > number);
+                socket.write_all(SESSION).unwrap();
+            }
+            reset(socket);
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let (target, ends) = witness();
+        let address = target.address.to_string();
+        let more = ["--plain", "--connections", "1", "--target", &address];
+        let header: &[&str] = if header { &["--proxy-protocol"] } else { &[] };
+        let tunnel = Tunnel::start(connector.address, &[&more, header].concat());
+        for round in 1..=ROUNDS {
+            until("a tunnel is open", || connector.connections() == round);
+            if waits_for_open {
+                go.store(round, Ordering::SeqCst);
+                until("it is reset", || gone.load(Ordering::SeqCst) == round);
+            } else {
+                // The session's beginning and its end are there when it looks.
+                tunnel.until_said("connected to");
+                tunnel.signal(Signal::STOP);
+                go.store(round, Ordering::SeqCst);
+                until("it is reset", || gone.load(Ordering::SeqCst) == round);
+                tunnel.signal(Signal::CONT);
+            }
+        }
+        until("the last session is over", || connector.connections() > ROUNDS);
+        until("all have ended", || ends.lock().unwrap().len() == target.connections());
+        let ends = ends.lock().unwrap();
+        println!("{} of {ROUNDS} sessions have reached the target", ends.len());
+        assert!(!ends.is_empty() && ends.iter().all(|in_order| !in_order), "{ends:?}");
+    }
+}
+
 #[test]
 fn sessions_at_one_time_are_bounded() {
     let open = Arc::new(AtomicUsize::new(0));

@@ -29,6 +29,8 @@ in_both_modes!(
     half_close_goes_through_each_way,
     service_that_resets_resets_its_user,
     user_that_resets_resets_the_service,
+    user_that_sends_a_byte_and_resets_again_and_again_slows_down_nobody_else,
+    user_that_only_looks_in_again_and_again_slows_down_nobody_that_is_served,
     killed_tunnel_is_no_end_for_its_user,
     bytes_are_exact_both_ways_at_once,
     proxy_header_is_handed_on,
@@ -250,6 +252,61 @@ fn user_that_resets_resets_the_service(mode: Mode) {
     user.reset();
     let end = there.read(&mut got).map_err(|error| error.kind());
     assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
+}
+
+/// Answers what begins with an `a`, and reads all else; tells how many bytes came.
+fn picky() -> (Service, Arc<AtomicU32>) {
+    let bytes = Arc::new(AtomicU32::new(0));
+    let count = bytes.clone();
+    let service = Service::new(move |mut socket| {
+        let mut buffer = [0; 100];
+        while let Ok(read @ 1..) = socket.read(&mut buffer) {
+            count.fetch_add(read as u32, Ordering::SeqCst);
+            if buffer[0] == b'a' && socket.write_all(&buffer[..read]).is_err() {
+                return;
+            }
+        }
+    });
+    (service, bytes)
+}
+
+/// So many sessions that are of no use would have tunnels opened more slowly, if they counted.
+const HOSTILE: u32 = 100;
+
+fn user_that_sends_a_byte_and_resets_again_and_again_slows_down_nobody_else(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let (service, bytes) = picky();
+    let tunnel = Tunnel::serve(&daemon, &mapping, service.address, &[]);
+    until_idle(&daemon, &mapping, 8);
+    for number in 0..HOSTILE {
+        let mut user = daemon.user(&mapping);
+        user.send(b"x");
+        until("the byte is there", || bytes.load(Ordering::SeqCst) == number + 1);
+        user.reset();
+    }
+    for _ in 0..30 {
+        assert_eq!(daemon.user(&mapping).exchange(b"ask", 3), b"ask");
+    }
+    assert!(!tunnel.log().contains("more slowly"), "{}", tunnel.log());
+}
+
+fn user_that_only_looks_in_again_and_again_slows_down_nobody_that_is_served(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let (service, _) = picky();
+    let tunnel = Tunnel::serve(&daemon, &mapping, service.address, &[]);
+    until_idle(&daemon, &mapping, 8);
+    let mut good = daemon.user(&mapping);
+    for _ in 0..HOSTILE {
+        assert_eq!(good.exchange(b"ask", 3), b"ask");
+        let before = service.connections();
+        let user = daemon.user(&mapping);
+        until("its session is on", || service.connections() > before);
+        user.reset();
+    }
+    for _ in 0..30 {
+        assert_eq!(daemon.user(&mapping).exchange(b"ask", 3), b"ask");
+    }
+    assert!(!tunnel.log().contains("more slowly"), "{}", tunnel.log());
 }
 
 fn killed_tunnel_is_no_end_for_its_user(mode: Mode) {

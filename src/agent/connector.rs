@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use event_listener::Event;
@@ -22,6 +23,7 @@ use crate::logging::ALWAYS;
 use crate::mapping::Passcode;
 use crate::process::{FileGuard, Files, For, Notifier};
 use crate::reactor::until;
+use crate::relay::Traffic;
 use crate::stream::{Received, Stream};
 use crate::tls;
 
@@ -50,6 +52,10 @@ pub(super) struct Connector {
     open: Cell<usize>,
     sessions: Cell<usize>,
     dialing: Cell<usize>,
+    /// Bytes of all sessions.
+    traffic: Arc<Traffic>,
+    /// Those from the connector's side when the last session ended.
+    carried: Cell<u64>,
     pace: RefCell<Pace>,
     files: Arc<Files>,
     /// Whether it has been said that files are short.
@@ -128,6 +134,8 @@ impl Connector {
             open: Cell::new(0),
             sessions: Cell::new(0),
             dialing: Cell::new(0),
+            traffic: Arc::default(),
+            carried: Cell::new(0),
             pace: RefCell::new(Pace::new(now)),
             files,
             short: Cell::new(false),
@@ -153,6 +161,11 @@ impl Connector {
         &self.files
     }
 
+    /// Where all sessions count their bytes.
+    pub(super) fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
     /// Sessions that are on.
     pub(super) fn sessions(&self) -> usize {
         self.sessions.get()
@@ -163,15 +176,18 @@ impl Connector {
         Counted::new(&self.sessions, &self.changed)
     }
 
-    /// A session has ended; `useful` when it lasted or carried bytes both ways.
+    /// A session has ended; `useful` when it lasted, or bytes have come from the connector's side.
     pub(super) fn session_ended(&self, useful: bool) {
         if useful {
             self.steady();
         }
-        if self.pace.borrow_mut().session_ended(Instant::now(), useful) {
+        let carried = self.traffic.bytes[0].load(Ordering::Relaxed);
+        let others = self.carried.replace(carried) != carried;
+        if self.pace.borrow_mut().session_ended(Instant::now(), useful || others) {
             log::warn!(
-                "sessions of {} end at once, one after the other; tunnels are opened more slowly \
-                 until one is used",
+                "{} sessions from {} end at once, one after the other, without a byte: a user that only looks in again and again, or a connector at fault; tunnels \
+                 are opened more slowly until one is used",
+                limits::VAIN_SESSIONS,
                 self.address()
             );
         }

@@ -17,6 +17,8 @@ pub(super) struct Pace {
     ceiling: Option<(usize, Instant)>,
     /// Sessions one after another that were in vain, and when the last of them ended.
     vain: (u32, Instant),
+    /// Sessions in vain do not count until then: others are served.
+    forgiven_until: Instant,
     /// After a session in vain the next try has to wait for this.
     hasty_until: Instant,
 }
@@ -42,6 +44,7 @@ impl Pace {
             accepted: false,
             ceiling: None,
             vain: (0, now),
+            forgiven_until: now,
             hasty_until: now,
         }
     }
@@ -124,16 +127,22 @@ impl Pace {
         self.back_off(now)
     }
 
-    /// A session has ended. One that lasted, or carried bytes both ways, shows that all is well;
-    /// any other may be one of many that only make this side dial. Gives `true` when sessions in
-    /// vain begin to be slowed down.
+    /// A session has ended. It was `useful` when it lasted, or bytes have come from the connector's
+    /// side, in this one or meanwhile in another; then sessions in vain are of users that only look in.
+    /// Any other may be one of many that only make this side dial. Gives `true` when sessions in vain
+    /// begin to be slowed down.
     pub(super) fn session_ended(&mut self, now: Instant, useful: bool) -> bool {
-        let (count, last) = self.vain;
         if useful {
             self.delay = limits::REDIAL[0];
-            self.vain.0 = count / 2;
+            self.vain = (0, now);
+            self.hasty_until = now;
+            self.forgiven_until = now + limits::VAIN_FORGIVEN;
             return false;
         }
+        if now < self.forgiven_until {
+            return false;
+        }
+        let (count, last) = self.vain;
         let count = if now >= last + limits::VAIN_FORGOTTEN { 0 } else { count };
         self.vain = ((count + 1).min(2 * limits::VAIN_SESSIONS), now);
         count + 1 == limits::VAIN_SESSIONS + 1
@@ -226,6 +235,17 @@ mod tests {
             pace.session_ended(now, number % 8 == 0);
         });
         assert_eq!(mixed, 60_000, "users that only look in among others slow nobody down");
+        let (mut pace, mut served) = (Pace::new(Instant::now()), Instant::now());
+        let rare = tries(&mut pace, minute, |pace, now| {
+            pace.authorized(1);
+            let useful = now >= served + limits::VAIN_FORGIVEN / 2;
+            if useful {
+                served = now;
+            }
+            pace.session_ended(now, useful);
+        });
+        // Until the first one is served.
+        assert!(rare > 40_000, "nor where they are few among very many: {rare}");
         let mut now = Instant::now();
         for _ in 0..100 {
             pace.session_ended(now, false);

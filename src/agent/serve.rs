@@ -97,7 +97,7 @@ impl<'a> Serving<'a> {
     }
 
     /// Gives whether the session was of use.
-    async fn session(&self, paired: Paired<'_>) -> bool {
+    async fn session(&self, mut paired: Paired<'_>) -> bool {
         let dialled = async { Some(self.target.dial(Instant::now() + limits::DIAL).await) };
         let gone = async {
             paired.gone().await;
@@ -107,7 +107,7 @@ impl<'a> Serving<'a> {
             Some(Ok(socket)) => Stream::plain(socket),
             Some(Err(error)) => Err(error),
             // Nobody is left to serve: the place is for the next one.
-            None => return false,
+            None => return paired.has_spoken(),
         };
         let mut local = match local {
             Ok(local) => local,
@@ -122,6 +122,8 @@ impl<'a> Serving<'a> {
                 return false;
             }
         };
+        // From its first moment on: whatever keeps the session from being is no end for the target.
+        local.break_when_dropped();
         if !self.reachable.replace(true) {
             log::info!("the target {} can be reached again", self.target.address());
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use ppp::v2::{Header, ParseError};
@@ -52,6 +52,7 @@ pub(super) struct Paired<'a> {
     /// The first bytes of the session.
     rest: Vec<u8>,
     place: Open<'a>,
+    connector: &'a Connector,
 }
 
 impl Lost {
@@ -166,7 +167,8 @@ impl<'a> Tunnel<'a> {
     /// Goes on to the session that begins with this header.
     pub(super) fn pair(mut self, header: Vec<u8>) -> Paired<'a> {
         self.stream.trust();
-        Paired { stream: self.stream, header, rest: self.input, place: self.place }
+        let Tunnel { stream, input: rest, place, connector, .. } = self;
+        Paired { stream, header, rest, place, connector }
     }
 
     /// Ends it, with a goodbye.
@@ -181,6 +183,15 @@ impl Paired<'_> {
         poll_fn(|context| self.stream.poll_gone(context)).await;
     }
 
+    /// Whether bytes of the session have come; for one that is over.
+    pub(super) fn has_spoken(&mut self) -> bool {
+        let mut came = !self.rest.is_empty();
+        let context = Context::from_waker(Waker::noop());
+        // How it has ended is known.
+        let _ = self.stream.poll_receive(&context, &mut |unit| came |= !unit.is_empty());
+        came
+    }
+
     /// Tells the connector that the service cannot be reached.
     pub(super) fn fail(mut self) {
         // If that cannot be sent, the close says it.
@@ -189,17 +200,18 @@ impl Paired<'_> {
     }
 
     /// Carries the session with the local connection to its end; gives whether it was of use: it
-    /// has lasted, or carried bytes both ways.
+    /// has lasted, or bytes have come from the connector's side. What the user makes of the answer is
+    /// not the connector's doing.
     pub(super) async fn carry(mut self, mut local: Stream) -> bool {
         // From here on, and not only once the relay has begun: the tunnel may be gone by now.
         local.break_when_dropped();
         if self.stream.queue(b"OPEN").is_err() {
-            return false;
+            return self.has_spoken();
         }
         let terms = Terms {
             fin_wait: limits::AGENT_FIN_WAIT,
             wanted: Arc::default(),
-            traffic: Arc::default(),
+            traffic: self.connector.traffic().clone(),
         };
         let held = if self.rest.is_empty() { Vec::new() } else { vec![self.rest.into()] };
         let legs = [self.stream, local].map(|stream| Leg { stream, voice: Voice::Raw });
@@ -213,7 +225,7 @@ impl Paired<'_> {
             ended.bytes[0],
             ended.bytes[1]
         );
-        ended.lasted >= limits::VAIN || ended.bytes.iter().all(|count| *count > 0)
+        ended.lasted >= limits::VAIN || ended.bytes[0] > 0
     }
 }
 
