@@ -2,11 +2,12 @@
 //! page, section 6, step 7). It has never heard of mappings.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::heartbeat::{self, BEAT, beats};
+use crate::heartbeat::{self, BEAT, Sieve, beats};
 use crate::limits;
 use crate::reactor::{Timer, now};
 use crate::residue::{Residue, Verdict};
@@ -18,6 +19,8 @@ pub struct Drain {
     /// Silence after which the agent is taken for gone; `None` for never.
     threshold: Option<Duration>,
     residue: Residue,
+    /// Heartbeats in plain TCP.
+    sieve: Sieve,
     started: Instant,
     /// When the agent last sent anything, heartbeats included.
     heard_at: Instant,
@@ -80,6 +83,7 @@ impl Drain {
             stream,
             threshold,
             residue,
+            sieve: Sieve::default(),
             started: now(),
             heard_at,
             answers: 0,
@@ -87,6 +91,20 @@ impl Drain {
             timer: Timer::new(),
             stall_check: None,
         }
+    }
+
+    /// Takes what came last before it, of which heartbeats are not answered yet.
+    ///
+    /// # Errors
+    /// As [`Stream::queue`].
+    pub fn take_over(&mut self, before: &[u8]) -> io::Result<()> {
+        let beats = if self.stream.is_tls() { 0 } else { self.sieve.take(before).0 };
+        self.answer(beats)
+    }
+
+    fn answer(&mut self, heartbeats: usize) -> io::Result<()> {
+        self.answers += heartbeats * BEAT.len();
+        if heartbeats == 0 { Ok(()) } else { heartbeat::answer(&mut self.stream, heartbeats) }
     }
 
     /// Its connection, to be used again or closed.
@@ -123,9 +141,15 @@ impl Drain {
             Poll::Pending => {}
         }
         let (tls, mut heartbeats, mut bytes) = (self.stream.is_tls(), 0, 0);
-        let received = self.stream.poll_receive(context, &mut |unit| match beats(unit, tls) {
-            0 => bytes += unit.len() as u64,
-            count => heartbeats += count,
+        let sieve = &mut self.sieve;
+        let received = self.stream.poll_receive(context, &mut |unit| {
+            let (count, others) = match tls {
+                false => sieve.take(unit),
+                true if beats(unit, tls) > 0 => (1, 0),
+                true => (0, unit.len()),
+            };
+            heartbeats += count;
+            bytes += others as u64;
         });
         match received {
             Poll::Ready(Ok(Received::Bytes(_))) => {}
@@ -134,8 +158,7 @@ impl Drain {
             Poll::Pending => return None,
         }
         self.heard_at = now();
-        self.answers += heartbeats * BEAT.len();
-        if heartbeats > 0 && heartbeat::answer(&mut self.stream, heartbeats).is_err() {
+        if self.answer(heartbeats).is_err() {
             return Some(Err((Outcome::Left, false)));
         }
         if bytes > 0 {
@@ -148,6 +171,12 @@ impl Drain {
     /// What time alone has made of it, or when to look again.
     fn due(&mut self) -> Result<Outcome, Instant> {
         let now = now();
+        let rest_by = self.heard_at + limits::BEAT_REST;
+        if self.sieve.is_amid() && rest_by <= now {
+            let bytes = self.sieve.release() as u64;
+            self.bytes += bytes;
+            self.residue.heard(bytes, self.heard_at);
+        }
         let mut next = match self.residue.verdict(now) {
             Verdict::Until(at) => at,
             // Its turn may have ended before all was read, and answers of its own are to be with the
@@ -155,6 +184,8 @@ impl Drain {
             _ if self.stream.maybe_readable() || self.stream.waiting() > 0 => {
                 now + limits::STALL_CHECK
             }
+            // The rest of a heartbeat would be another session's bytes.
+            _ if self.sieve.is_amid() => rest_by,
             Verdict::Clean => return Ok(Outcome::Clean),
             Verdict::Unanswered => return Ok(Outcome::Unanswered),
         };

@@ -65,6 +65,48 @@ impl Begun {
     }
 }
 
+/// Heartbeats among the bytes of a plain stream that are read to nowhere: wherever they stand, and
+/// wherever the reads cut them. What it has seen depends on the bytes alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sieve {
+    /// How many of a heartbeat's bytes have come.
+    begun: usize,
+}
+
+impl Sieve {
+    /// Takes a read: how many heartbeats are whole with it, and how many bytes are certainly none's.
+    pub fn take(&mut self, bytes: &[u8]) -> (usize, usize) {
+        let (before, mut count) = (self.begun, 0);
+        for piece in bytes.chunks(64) {
+            // Most of an answer holds no beginning; this look takes a fraction of the time.
+            if self.begun == 0 && !piece.contains(&BEAT[0]) {
+                continue;
+            }
+            for byte in piece {
+                self.begun = match *byte {
+                    byte if byte == BEAT[self.begun] => self.begun + 1,
+                    byte => usize::from(byte == BEAT[0]),
+                };
+                if self.begun == BEAT.len() {
+                    self.begun = 0;
+                    count += 1;
+                }
+            }
+        }
+        (count, before + bytes.len() - count * BEAT.len() - self.begun)
+    }
+
+    /// Whether the last bytes may be a heartbeat's beginning.
+    pub fn is_amid(self) -> bool {
+        self.begun > 0
+    }
+
+    /// Gives the beginning up: so many bytes were none's.
+    pub fn release(&mut self) -> usize {
+        std::mem::take(&mut self.begun)
+    }
+}
+
 /// Answers so many heartbeats: in TLS each with a record of its own.
 ///
 /// # Errors
@@ -171,6 +213,38 @@ mod tests {
         assert_eq!(begun.take(b"BEATB"), Heard::Beats(1));
         assert_eq!(begun.release(), b"B");
         assert!(!begun.is_some());
+    }
+
+    #[test]
+    fn heartbeats_among_bytes_are_the_same_wherever_the_reads_end() {
+        let random = &mut fastrand::Rng::with_seed(1);
+        for _ in 0..3000 {
+            let mut sent = Vec::new();
+            for _ in 0..random.usize(..40) {
+                match random.usize(..4) {
+                    0 => sent.extend(BEAT),
+                    1 => sent.extend(&BEAT[..random.usize(..4)]),
+                    2 => sent.extend(std::iter::repeat_n(b'.', random.usize(..150))),
+                    _ => sent.push(*random.choice(b"BEATX").unwrap()),
+                }
+            }
+            let whole = String::from_utf8(sent.clone()).unwrap();
+            let beats = whole.matches("BEAT").count();
+            let begun = (1..4).rev().find(|&length| whole.ends_with(&"BEAT"[..length]));
+            let none = sent.len() - 4 * beats - begun.unwrap_or(0);
+            let mut unsplit = Sieve::default();
+            assert_eq!(unsplit.take(&sent), (beats, none), "{whole}");
+            let (mut split, mut counts, mut rest) = (Sieve::default(), (0, 0), &sent[..]);
+            while !rest.is_empty() {
+                let piece = random.usize(1..=rest.len().min(90));
+                let (count, bytes) = split.take(&rest[..piece]);
+                counts = (counts.0 + count, counts.1 + bytes);
+                rest = &rest[piece..];
+            }
+            assert_eq!((counts, split), ((beats, none), unsplit), "{whole}");
+            assert_eq!(split.is_amid(), begun.is_some());
+            assert_eq!(split.release(), begun.unwrap_or(0));
+        }
     }
 
     #[test]

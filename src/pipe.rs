@@ -523,7 +523,7 @@ impl Pipe {
 
     /// Has a worker read a waiting version 1 tunnel to nowhere, on which bytes have come that no
     /// user waits for. Gives it back once nothing more comes.
-    pub async fn drain_stray(&self, tunnel: Box<Tunnel>) -> Option<Box<Tunnel>> {
+    pub async fn drain_stray(&self, mut tunnel: Box<Tunnel>) -> Option<Box<Tunnel>> {
         let late = (!tunnel.is_fresh()).then(|| tunnel.rhythm.last_heard() - tunnel.quiet_since());
         match late {
             // That it would come was known.
@@ -539,6 +539,7 @@ impl Pipe {
                 tunnel.peer
             ));
         }
+        let held = tunnel.take_held();
         let Tunnel { stream, peer, rhythm, place, file, .. } = *tunnel;
         let threshold = self.agent_port(0).limits.heartbeat_threshold;
         let residue = Residue::stray(stream.round_trip(), late, rhythm.last_heard());
@@ -546,7 +547,8 @@ impl Pipe {
         let alive = self.relays.0.borrow().clone();
         let begun = self.shared.workers.spawn(|load| async move {
             let stream = stream.fasten()?;
-            let drain = Drain::new(stream, threshold, residue, rhythm.last_heard());
+            let mut drain = Drain::new(stream, threshold, residue, rhythm.last_heard());
+            held.iter().try_for_each(|unit| drain.take_over(unit))?;
             io::Result::Ok(Draining::go_on(drain, file, alive, load))
         });
         let _counted = Counted::new(&self.sides[0].draining);

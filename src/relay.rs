@@ -560,7 +560,10 @@ impl Relay {
                     residue.left(Leaving::Torn, false, now());
                 }
                 residue.given_up(now());
-                let drain = Drain::new(agent.stream, threshold, residue, agent.heard_at);
+                let mut begun = agent.begun;
+                let mut drain = Drain::new(agent.stream, threshold, residue, agent.heard_at);
+                // A beginning alone asks for no answer, so that nothing can fail.
+                let _ = drain.take_over(begun.release());
                 Some((drain, Parting { user, ending }))
             }
             _ => None,
