@@ -11,8 +11,8 @@
 //!    the mappings ([`store`]), opens everything and serves.
 //! 2. A Controller calls `mapping/add`. The request passes through [`api::server`] (which
 //!    connection may stay), [`http`] (which bytes are a request) and [`api`] (what it asks for).
-//! 3. [`registry`] leases two ports from the pool ([`ports`]), has the mapping stored, runs it as
-//!    a [`pipe`], and only then is the call answered.
+//! 3. [`registry`], where each has its name ([`named`]), leases two ports from the pool
+//!    ([`ports`]), has the mapping stored, runs it as a [`pipe`], and only then is the call answered.
 //! 4. The pipe accepts an agent's connection and starts [`tunnel::serve`], which tells the rest of
 //!    its story: a handshake ([`tls`], on a thread of [`workers`]), the passcode (a wrong one goes
 //!    to [`refusals`]), a place among `maxconnections`. Only then is there a [`tunnel::Tunnel`].
@@ -61,6 +61,7 @@ pub mod logging;
 pub mod mapping;
 mod mark;
 pub mod memory;
+pub mod named;
 pub mod options;
 pub mod pairing;
 pub mod pipe;

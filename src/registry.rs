@@ -13,7 +13,8 @@ use smol::{LocalExecutor, Task};
 
 use crate::limits;
 use crate::logging::ALWAYS;
-use crate::mapping::{self, AgentPort, Mapping, NewPipe, Passcode, random_id};
+use crate::mapping::{self, AgentPort, Id, Mapping, NewPipe, Passcode, random_id};
+use crate::named::Named;
 use crate::pipe::{Pipe, Shared};
 use crate::ports::Lease;
 use crate::reactor::sleep;
@@ -48,8 +49,8 @@ pub struct Registry {
     shared: Rc<Shared>,
     executor: Rc<LocalExecutor<'static>>,
     store: Store,
-    running: RefCell<Vec<Running>>,
-    direct: RefCell<Vec<Mapping>>,
+    running: RefCell<Named<Id, Running>>,
+    direct: RefCell<Named<Id, Mapping>>,
     /// What the connections of removed mappings have done.
     removed: Cell<Counts>,
     store_fault: RefCell<Option<String>>,
@@ -99,10 +100,10 @@ impl Registry {
 
     fn run(&self, mapping: Mapping, leases: [Option<Lease>; 2]) {
         match Pipe::new(self.shared.clone(), mapping.clone()) {
-            None => self.direct.borrow_mut().push(mapping),
+            None => self.direct.borrow_mut().push(mapping.id.clone(), mapping),
             Some(pipe) => {
                 let task = self.executor.spawn(pipe.clone().run(leases));
-                self.running.borrow_mut().push(Running { pipe, task });
+                self.running.borrow_mut().push(mapping.id, Running { pipe, task });
             }
         }
     }
@@ -144,7 +145,7 @@ impl Registry {
         let passkey = Passcode::random();
         let mapping = Mapping { id: random_id(), pipe: mapping::Pipe::Direct { passkey } };
         self.store(Change::Add(mapping.clone())).await?;
-        self.direct.borrow_mut().push(mapping.clone());
+        self.direct.borrow_mut().push(mapping.id.clone(), mapping.clone());
         log::info!(target: ALWAYS, "direct connection {} added", mapping.id);
         Ok(mapping)
     }
@@ -156,14 +157,11 @@ impl Registry {
     /// [`ChangeError`]; the mapping goes on then.
     pub async fn remove(&self, id: &str) -> Result<(), ChangeError> {
         self.check_running()?;
-        if !self.running.borrow().iter().any(|running| running.pipe.id() == id) {
+        if self.running.borrow().get(id).is_none() {
             return Err(ChangeError::Unknown);
         }
         self.store(Change::Remove(id.into())).await?;
-        let removed = {
-            let mut running = self.running.borrow_mut();
-            running.iter().position(|running| running.pipe.id() == id).map(|at| running.remove(at))
-        };
+        let removed = self.running.borrow_mut().remove(id);
         if let Some(Running { pipe, task }) = removed {
             task.cancel().await;
             pipe.closed().await;
@@ -180,11 +178,11 @@ impl Registry {
     /// [`ChangeError`]; it stays then.
     pub async fn remove_direct(&self, id: &str) -> Result<(), ChangeError> {
         self.check_running()?;
-        if !self.direct.borrow().iter().any(|mapping| &*mapping.id == id) {
+        if self.direct.borrow().get(id).is_none() {
             return Err(ChangeError::Unknown);
         }
         self.store(Change::Remove(id.into())).await?;
-        self.direct.borrow_mut().retain(|mapping| &*mapping.id != id);
+        self.direct.borrow_mut().remove(id);
         log::info!(target: ALWAYS, "direct connection {id} removed");
         Ok(())
     }
@@ -211,8 +209,7 @@ impl Registry {
 
     /// The direct connection of this id and passkey.
     pub fn direct(&self, id: &str, passkey: &str) -> Option<Mapping> {
-        let direct = self.direct.borrow();
-        direct.iter().find(|mapping| &*mapping.id == id && proves(mapping, passkey)).cloned()
+        self.direct.borrow().get(id).filter(|mapping| proves(mapping, passkey)).cloned()
     }
 
     /// The whole state at this moment, but for what the API and the log count.
@@ -238,8 +235,7 @@ impl Registry {
 
     /// One mapping's state at this moment.
     pub fn mapping_status(&self, id: &str) -> Option<MappingStatus> {
-        let running = self.running.borrow();
-        running.iter().find(|running| running.pipe.id() == id).map(|running| running.pipe.status())
+        self.running.borrow().get(id).map(|running| running.pipe.status())
     }
 
     /// What a stopping daemon still waits for.
