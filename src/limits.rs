@@ -260,6 +260,10 @@ pub const PLACE_WAIT: Duration = Duration::from_secs(1);
 /// shortest that the kernel counts.
 pub const PROBE_IDLE: Duration = Duration::from_secs(1);
 
+/// Idle tunnels that a newcomer at the limit has asked between two looks at the kernel, of which
+/// each takes three or four system calls: 0.2 ms or so at once, however many there are.
+pub const PROBES: usize = 64;
+
 /// A peer that has acknowledged nothing for so long while bytes wait for it is gone (section 6).
 pub const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 

@@ -396,23 +396,27 @@ impl Pairing {
         true
     }
 
-    /// Has the machines of the tunnels that wait on a side asked whether they still know of them,
-    /// those that were asked within the last second excepted.
-    pub fn probe(&self, side: usize) {
+    /// Has the machines of some tunnels that wait on a side asked whether they still know of them,
+    /// those that wait longest first, and those that were asked within the last second excepted;
+    /// whether there may be more.
+    pub fn probe(&self, side: usize) -> bool {
         let mut order = self.order.borrow_mut();
-        for number in order.unasked(side) {
+        let unasked = order.unasked(side, limits::PROBES);
+        for &number in &unasked {
             let seat = self.tunnels[side].borrow().get(&number).cloned();
             let asked = seat.as_ref().is_some_and(|seat| {
                 seat.occupant.borrow_mut().as_mut().is_some_and(|tunnel| tunnel.probe())
             });
-            if let Some(standing) = self.look(side, number) {
-                order.tunnel(side, number, standing);
+            match self.look(side, number) {
+                Some(standing) => order.tunnel(side, number, standing),
+                None => order.tunnel_left(side, number),
             }
             if let Some(seat) = seat.filter(|_| asked) {
                 // Its task ends the asking.
                 seat.wake();
             }
         }
+        unasked.len() == limits::PROBES
     }
 
     /// The task of a waiting tunnel has looked at it: if it is fit, what fits is joined. Called

@@ -472,7 +472,12 @@ impl Pipe {
             }
             if !self.pairing.replace_overdue(side) {
                 // The newcomer's own machine may have rebooted, and know nothing of its old tunnels.
-                self.pairing.probe(side);
+                while places.taken.get() >= allowed
+                    && Instant::now() < deadline
+                    && self.pairing.probe(side)
+                {
+                    reactor::look().await;
+                }
                 let waited = until(deadline, freed).await;
                 if waited.is_none() && places.taken.get() >= allowed {
                     return None;

@@ -151,9 +151,9 @@ impl Order {
         first.filter(|(at, _)| *at < now).map(|(_, number)| *number)
     }
 
-    /// The tunnels of `side` whose machines are not being asked.
-    pub(super) fn unasked(&self, side: usize) -> Vec<Number> {
-        self.sides[side].unasked.iter().copied().collect()
+    /// The first `most` tunnels of `side` whose machines are not being asked.
+    pub(super) fn unasked(&self, side: usize, most: usize) -> Vec<Number> {
+        self.sides[side].unasked.iter().take(most).copied().collect()
     }
 
     /// Whether a tunnel is there for a user that has sent something, or nothing yet.

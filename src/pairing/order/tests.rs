@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::limits;
 
 /// Those that wait, as they are: every question looks at all of them.
 struct Model {
@@ -127,7 +128,10 @@ fn whatever_happens_the_same_are_joined_as_by_looking_at_all() {
             let mute = model.users.iter().find(|(_, spoken)| !**spoken).map(|(user, _)| *user);
             assert_eq!(order.first_mute(), mute);
             let unasked = model.sides[side].iter().filter(|(_, standing)| !standing.asked);
-            assert_eq!(order.unasked(side), unasked.map(|(number, _)| *number).collect::<Vec<_>>());
+            let unasked: Vec<_> = unasked.map(|(number, _)| *number).collect();
+            let some = random.usize(..5);
+            assert_eq!(order.unasked(side, 1000), unasked);
+            assert_eq!(order.unasked(side, some), unasked[..some.min(unasked.len())]);
         }
         assert!(joined > 10, "seed {seed}: {joined} were joined");
     }
@@ -175,4 +179,31 @@ fn a_tunnel_is_looked_at_in_vain_once_for_each_time_it_was_listed() {
     }
     assert_eq!(looks, 2 * TUNNELS);
     assert_eq!(order.spoken(), 0);
+}
+
+/// However many wait, each is asked once, and no more at once than a portion.
+#[test]
+fn all_are_asked_in_portions_those_that_wait_longest_first() {
+    for count in [1000, 4000, 16_000] {
+        let mut order = Order::new(true);
+        for number in 0..count {
+            order.tunnel(0, number, standing(Version::One, true));
+        }
+        let (mut asked, mut portions) = (Vec::new(), 0);
+        loop {
+            let portion = order.unasked(0, limits::PROBES);
+            assert!(portion.len() <= limits::PROBES);
+            for &number in &portion {
+                let now = Standing { asked: true, ..standing(Version::One, true) };
+                order.tunnel(0, number, now);
+            }
+            if portion.is_empty() {
+                break;
+            }
+            portions += 1;
+            asked.extend(portion);
+        }
+        assert!(asked.into_iter().eq(0..count));
+        assert_eq!(portions, (count as usize).div_ceil(limits::PROBES));
+    }
 }
