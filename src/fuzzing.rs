@@ -79,6 +79,14 @@ pub fn understand(input: &mut Vec<u8>) -> Result<Option<Vec<u8>>, ()> {
     agent::tunnel::understand(input)
 }
 
+/// What the TLS library is shown of what a client sends first, in these pieces; and whether nothing
+/// more will be changed, and nothing was.
+pub fn greeting<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<u8>, bool) {
+    let mut greeting = tls::sni::Greeting::default();
+    let shown = pieces.into_iter().flat_map(|piece| greeting.pass(piece)).collect();
+    (shown, greeting.is_done())
+}
+
 /// A certificate's notBefore and notAfter.
 pub fn validity(certificate: &[u8]) -> Option<[String; 2]> {
     tls::der::validity(certificate)

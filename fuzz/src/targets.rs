@@ -2,6 +2,7 @@
 
 mod certificate;
 mod form;
+mod greeting;
 mod http;
 mod mapping;
 mod passcode;
@@ -17,6 +18,7 @@ pub type Check = fn(&[u8]) -> bool;
 pub const TARGETS: &[(&str, Check)] = &[
     ("certificate", certificate::check),
     ("form", form::check),
+    ("greeting", greeting::check),
     ("http", http::check),
     ("mapping", mapping::check),
     ("passcode", passcode::check),

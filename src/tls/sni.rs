@@ -24,6 +24,10 @@ const NOBODYS: [u8; 2] = [0xff, 0x5a];
 /// Longest greeting that is looked at; the library takes none that is longer.
 const LONGEST: usize = 64 * 1024;
 
+/// A client greets once more when it is asked to try again (HelloRetryRequest), once at most (RFC 8446,
+/// section 4.1.4).
+const GREETINGS: usize = 2;
+
 /// A record's header (RFC 8446, section 5.1), and its two types that matter here.
 const HEADER: usize = 5;
 const CHANGE_CIPHER_SPEC: u8 = 20;
@@ -35,13 +39,21 @@ thread_local! {
     static SHOWN: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What a client sends first, on its way to the library.
+/// What a client sends first, on its way to the library. Each record is looked at once, when it is
+/// whole, however many pieces it comes in.
 #[derive(Default)]
 pub(crate) struct Greeting {
-    /// What is held until the greeting is whole.
+    /// What is held until the greeting is whole: with its records at most as much as a stranger may
+    /// send.
     held: Vec<u8>,
-    /// The greetings that were changed, up to the last byte that is another one. After a request to
-    /// try again (HelloRetryRequest) there is a second one.
+    /// How much of it goes on: all before the greeting that is not whole.
+    passes: usize,
+    /// How much of it has been looked at: whole records.
+    looked: usize,
+    /// The greeting so far.
+    message: Vec<u8>,
+    /// The greetings that were changed, up to the last byte that is another one: at most
+    /// [`GREETINGS`].
     shown: Vec<Vec<u8>>,
     over: bool,
 }
@@ -50,35 +62,78 @@ impl Greeting {
     /// Takes bytes from the client; gives those that go on to the library now.
     pub(crate) fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.held.extend(bytes);
-        let mut on = Vec::new();
         while !self.over {
-            match look(&self.held) {
-                Look::Unfinished => return on,
-                Look::Between(end) if !self.shown.is_empty() => on.extend(self.held.drain(..end)),
-                Look::Between(_) | Look::Other => self.over = true,
-                Look::Greeting(message, end) => {
-                    match nameless(&message) {
-                        Some(at) => self.change(&message, at),
-                        None => self.over = true,
-                    }
-                    on.extend(self.held.drain(..end));
-                }
+            match self.step() {
+                Step::Unfinished => break,
+                Step::Part => continue,
+                Step::Between => self.over = self.shown.is_empty(),
+                Step::Greeting => match nameless(&self.message) {
+                    Some(at) => self.change(at),
+                    None => self.over = true,
+                },
+                Step::Other => self.over = true,
             }
+            self.passes = self.looked;
         }
-        on.append(&mut self.held);
-        on
+        if self.over {
+            return std::mem::take(&mut self.held);
+        }
+        if self.passes == 0 {
+            return Vec::new();
+        }
+        let rest = self.held.split_off(self.passes);
+        self.looked -= std::mem::take(&mut self.passes);
+        std::mem::replace(&mut self.held, rest)
     }
 
-    /// Gives the extension at `at` of the message, which is the first one held, nobody's number.
-    fn change(&mut self, message: &[u8], at: usize) {
+    /// Looks at the next record, if it is whole.
+    fn step(&mut self) -> Step {
+        let rest = &self.held[self.looked..];
+        let Some((&[kind, major, _, high, low], body)) = rest.split_first_chunk::<HEADER>() else {
+            // A few bytes tell that it is no TLS; the library should know at once.
+            let strange =
+                rest.first().is_some_and(|kind| ![HANDSHAKE, CHANGE_CIPHER_SPEC].contains(kind));
+            return if strange { Step::Other } else { Step::Unfinished };
+        };
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        if major != 3 || (kind != HANDSHAKE && (kind, length) != (CHANGE_CIPHER_SPEC, 1)) {
+            return Step::Other;
+        }
+        let Some(body) = body.get(..length) else { return Step::Unfinished };
+        self.looked += HEADER + length;
+        if kind == CHANGE_CIPHER_SPEC {
+            return if self.message.is_empty() { Step::Between } else { Step::Other };
+        }
+        self.message.extend(body);
+        // ClientHello, and its length in three bytes.
+        match self.message[..] {
+            [kind, ..] if kind != 1 => Step::Other,
+            [_, a, b, c, ..] => {
+                let whole = 4 + u32::from_be_bytes([0, a, b, c]) as usize;
+                match self.message.len() {
+                    length if length == whole => Step::Greeting,
+                    length if length > whole || whole > LONGEST => Step::Other,
+                    _ => Step::Part,
+                }
+            }
+            _ if body.is_empty() => Step::Other,
+            _ => Step::Part,
+        }
+    }
+
+    /// Gives the extension at `at` of the greeting, which is whole, nobody's number.
+    fn change(&mut self, at: usize) {
+        let records = &mut self.held[self.passes..];
         for (offset, byte) in NOBODYS.into_iter().enumerate() {
-            if let Some(place) = place(&self.held, at + offset) {
-                self.held[place] = byte;
+            if let Some(place) = place(records, at + offset) {
+                records[place] = byte;
             }
         }
-        let mut shown = message[..at].to_vec();
+        let mut shown = std::mem::take(&mut self.message);
+        shown.truncate(at);
         shown.extend(NOBODYS);
         self.shown.push(shown);
+        self.over = self.shown.len() == GREETINGS;
     }
 
     /// Whether everything is passed on as it comes, and nothing was changed.
@@ -95,55 +150,18 @@ impl Greeting {
     }
 }
 
-/// What stands at the front of what a client has sent.
-enum Look {
-    /// Too little to tell.
+/// What the next record of a client is.
+enum Step {
+    /// Not whole, or too little to tell.
     Unfinished,
-    /// A record that may stand before a second greeting, so long.
-    Between(usize),
-    /// A whole greeting: the message, and where its last record ends.
-    Greeting(Vec<u8>, usize),
-    /// Neither.
+    /// A part of a greeting, and not its last.
+    Part,
+    /// One that may stand before a second greeting.
+    Between,
+    /// A greeting's last.
+    Greeting,
+    /// None of these.
     Other,
-}
-
-fn look(bytes: &[u8]) -> Look {
-    let mut message = Vec::new();
-    let mut rest = bytes;
-    loop {
-        let Some((&[kind, major, _, high, low], body)) = rest.split_first_chunk::<HEADER>() else {
-            // A few bytes tell that it is no TLS; the library should know at once.
-            let strange =
-                rest.first().is_some_and(|kind| ![HANDSHAKE, CHANGE_CIPHER_SPEC].contains(kind));
-            return if strange { Look::Other } else { Look::Unfinished };
-        };
-        let length = usize::from(u16::from_be_bytes([high, low]));
-        if major != 3 || (kind != HANDSHAKE && (kind, length) != (CHANGE_CIPHER_SPEC, 1)) {
-            return Look::Other;
-        }
-        let Some((body, after)) = body.split_at_checked(length) else { return Look::Unfinished };
-        rest = after;
-        let end = bytes.len() - rest.len();
-        if kind == CHANGE_CIPHER_SPEC {
-            return if message.is_empty() { Look::Between(end) } else { Look::Other };
-        }
-        message.extend(body);
-        // ClientHello, and its length in three bytes.
-        match message[..] {
-            [kind, ..] if kind != 1 => return Look::Other,
-            [_, a, b, c, ..] => {
-                let whole = 4 + u32::from_be_bytes([0, a, b, c]) as usize;
-                if message.len() == whole {
-                    return Look::Greeting(message, end);
-                }
-                if message.len() > whole || whole > LONGEST {
-                    return Look::Other;
-                }
-            }
-            _ if body.is_empty() => return Look::Other,
-            _ => {}
-        }
-    }
 }
 
 /// Where among the records `bytes` the byte `offset` of their message stands.
@@ -315,6 +333,45 @@ mod tests {
                     assert!(!passing.is_done());
                 }
             }
+        }
+    }
+
+    #[test]
+    fn each_record_is_looked_at_once_however_many_pieces_it_comes_in() {
+        for length in [100, 1000, 4000] {
+            let bytes = greeting(&vec![b'*'; length], 1);
+            let records = bytes.len() / (HEADER + 1);
+            for piece in [1, 4, 1000] {
+                let (mut passing, mut steps, mut looked) = (Greeting::default(), 0, 0);
+                for part in bytes.chunks(piece) {
+                    passing.held.extend(part);
+                    loop {
+                        steps += 1;
+                        match passing.step() {
+                            Step::Part => looked += 1,
+                            Step::Greeting | Step::Unfinished => break,
+                            Step::Between | Step::Other => panic!("it is a greeting"),
+                        }
+                    }
+                }
+                assert_eq!((looked + 1, passing.message.len()), (records, records));
+                assert!(steps <= records + bytes.len().div_ceil(piece), "{steps} steps");
+            }
+        }
+    }
+
+    #[test]
+    fn no_more_is_changed_than_two_greetings() {
+        let one = greeting(b"host:443", 1000);
+        let between = [CHANGE_CIPHER_SPEC, 3, 3, 0, 1, 1].repeat(500);
+        let sent = [&one[..], &between, &one, &one, &one].concat();
+        for piece in [1, 100, sent.len()] {
+            let mut passing = Greeting::default();
+            let passed = sent.chunks(piece).flat_map(|part| passing.pass(part));
+            let passed: Vec<u8> = passed.collect();
+            let others = passed.iter().zip(&sent).filter(|(one, other)| one != other);
+            assert_eq!((passed.len(), others.count()), (sent.len(), 2 * GREETINGS));
+            assert_eq!(passing.shown.len(), GREETINGS);
         }
     }
 
