@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use pico_args::Arguments;
@@ -11,7 +11,7 @@ use pico_args::Arguments;
 use crate::agent::options as tunnel;
 use crate::config::nearest;
 use crate::options::Options;
-use crate::{agent, daemon};
+use crate::{agent, daemon, reason};
 
 use mapping::{Add, Request};
 
@@ -319,7 +319,10 @@ fn print(text: &str) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            complain(format_args!("standard output: {error}"));
+            complain(format_args!(
+                "standard output takes no more: {}",
+                reason::writing(Path::new("/dev/stdout"), &error)
+            ));
             ExitCode::FAILURE
         }
     }

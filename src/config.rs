@@ -18,6 +18,7 @@ use log::LevelFilter;
 pub use self::faults::Faults;
 use self::keys::Keys;
 pub(crate) use self::keys::nearest;
+use crate::reason;
 
 /// The settings file's name in the configuration directory.
 pub const FILE: &str = "iofog-connector.conf";
@@ -81,7 +82,7 @@ impl Config {
         let mut text = Vec::new();
         File::open(&file)
             .and_then(|opened| opened.take(LONGEST + 1).read_to_end(&mut text))
-            .map_err(|error| Faults::one(&file, &unreadable(&error)))?;
+            .map_err(|error| Faults::one(&file, &unreadable(&file, &error)))?;
         if text.len() as u64 > LONGEST {
             return Err(Faults::one(&file, "is longer than 1 MiB, which no settings need."));
         }
@@ -239,19 +240,14 @@ fn default_api(address: &str, dev: bool) -> SocketAddr {
 }
 
 /// Why the settings file cannot be read, and what to do.
-fn unreadable(error: &io::Error) -> String {
+fn unreadable(file: &Path, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => {
             "does not exist; write it with the keys ports, exclude, broker, \
              address and dev, or name the directory it is in with --config DIR."
                 .to_owned()
         }
-        io::ErrorKind::PermissionDenied => {
-            "may not be read by this user; run as root or as the service's user, or name another \
-             directory with --config DIR."
-                .to_owned()
-        }
-        _ => format!("cannot be read: {error}."),
+        _ => format!("{}.", reason::reading(file, error)),
     }
 }
 

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::limits;
+use crate::reason;
 
 /// The socket's name in the run directory.
 pub const SOCKET: &str = "control.sock";
@@ -156,7 +157,12 @@ impl fmt::Display for ControlError {
                 "the answer on the control socket is not one of iofog-connector: {what}; is \
                  another program using the socket?"
             ),
-            ControlError::Io(socket, error) => write!(f, "{}: {error}", socket.display()),
+            ControlError::Io(socket, error) => write!(
+                f,
+                "{} cannot be used: {}; name the daemon's run folder with --run DIR",
+                socket.display(),
+                reason::reading(socket, error)
+            ),
         }
     }
 }

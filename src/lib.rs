@@ -69,6 +69,7 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod reactor;
+mod reason;
 pub mod refusals;
 pub mod registry;
 pub mod relay;

@@ -21,6 +21,7 @@ use smol::stream::StreamExt;
 
 use crate::limits;
 use crate::logging::Logging;
+use crate::reason;
 
 /// The file in the run folder whose lock says that a daemon runs there; it holds the daemon's
 /// process id.
@@ -90,8 +91,10 @@ impl fmt::Display for ProcessError {
             }
             ProcessError::File { path, error } => write!(
                 f,
-                "{}: {error}; the folder must belong to the user that runs the daemon, or name another with --run DIR",
-                path.display()
+                "{}: {}; the run folder must belong to the user that runs the daemon, or name \
+                 another with --run DIR",
+                path.display(),
+                reason::writing(path, error)
             ),
         }
     }
@@ -273,7 +276,10 @@ pub fn prepare() -> Prepared {
     rustix::process::umask(Mode::from_raw_mode(0o027));
     let core = Rlimit { current: Some(0), maximum: getrlimit(Resource::Core).maximum };
     let warning = setrlimit(Resource::Core, core).err().map(|error| {
-        format!("core files, which may hold passcodes, cannot be turned off: {error}")
+        format!(
+            "core files, which may hold passcodes, cannot be turned off: {}",
+            reason::words(&error.into())
+        )
     });
     Prepared { files: raise_file_limit(), warning }
 }

@@ -24,7 +24,7 @@ use futures_rustls::rustls::{
 };
 
 use crate::logging::{ALWAYS, Utc};
-use crate::mark;
+use crate::{config, mark, reason};
 
 pub use client::{client_config, explain_connector, is_distrust};
 
@@ -47,8 +47,15 @@ const PEM_FILE: u64 = 1024 * 1024;
 /// What is wrong with the TLS files.
 #[derive(Debug)]
 pub enum TlsError {
-    /// A file cannot be read or written.
+    /// A file cannot be read.
     File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A file cannot be made.
+    Unwritten {
         /// Which.
         path: PathBuf,
         /// Why.
@@ -80,6 +87,11 @@ impl TlsError {
         |error| TlsError::File { path, error }
     }
 
+    fn unwritten(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        |error| TlsError::Unwritten { path, error }
+    }
+
     fn content(path: &Path, fault: impl Into<String>) -> Self {
         TlsError::Content { path: path.to_owned(), fault: fault.into() }
     }
@@ -88,15 +100,12 @@ impl TlsError {
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            TlsError::File { path, error } if error.kind() == io::ErrorKind::PermissionDenied => {
-                write!(
-                    f,
-                    "{}: may not be read by this user; give it to the service's user (chown, or \
-                     chgrp and chmod 640), with every folder on the way",
-                    path.display()
-                )
+            TlsError::File { path, error } => {
+                write!(f, "{}: {}", path.display(), reason::reading(path, error))
             }
-            TlsError::File { path, error } => write!(f, "{}: {error}", path.display()),
+            TlsError::Unwritten { path, error } => {
+                write!(f, "{} cannot be made: {}", path.display(), reason::writing(path, error))
+            }
             TlsError::Content { path, fault } => write!(f, "{}: {fault}", path.display()),
             TlsError::Missing { path, other } => write!(
                 f,
@@ -213,9 +222,10 @@ impl Identity {
         let builder = match client_ca {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots(path)?, provider)
-                    .build()
-                    .map_err(|error| TlsError::content(path, error.to_string()))?;
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(controllers(path)?, provider)
+                        .build()
+                        .map_err(|error| TlsError::content(path, error.to_string()))?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
@@ -297,7 +307,7 @@ pub fn check(dir: &Path, address: &str, ca: Option<&Path>) -> Result<Vec<String>
             Err(error) => errors.push(error),
         },
     }
-    if let Some(Err(error)) = ca.map(roots) {
+    if let Some(Err(error)) = ca.map(controllers) {
         errors.push(error);
     }
     if errors.is_empty() { Ok(warnings) } else { Err(errors) }
@@ -436,6 +446,19 @@ const NEW_PAIR: &str = "make a new key and certificate, or move both files away 
 
 const ENCRYPTED: &str = "the key is encrypted, and nobody is there to give its password when the \
                          daemon starts; store it without one (openssl pkey -in OLD -out NEW)";
+
+/// The authorities of API callers.
+fn controllers(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
+    roots(path).map_err(|fault| match fault {
+        // Somebody who reads this must learn which setting has named the file.
+        TlsError::File { path, error } => {
+            let why = reason::reading(&path, &error);
+            let fault = format!("{why}; `controllerca` in {} names it", config::FILE);
+            TlsError::Content { path, fault }
+        }
+        fault => fault,
+    })
+}
 
 fn roots(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();

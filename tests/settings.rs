@@ -509,7 +509,7 @@ fn check_sees_with_the_eyes_of_the_services_user() {
     }
     let (status, said) = check("65534");
     assert_eq!(status, Some(2), "{said}");
-    for named in ["server-key.pem", "configs.json", "may not be read", "with the eyes of"] {
+    for named in ["server-key.pem", "configs.json", "may not read it", "with the eyes of"] {
         assert!(said.contains(named), "{named}: {said}");
     }
     assert!(!said.contains(&mapping.passcode1));

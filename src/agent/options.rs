@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::config::nearest;
 use crate::dial::Address;
 use crate::mapping::Passcode;
+use crate::{mark, reason};
 
 /// Options that have a value: in a file, and on the command line.
 pub const VALUES: &[(&str, &str)] = &[
@@ -253,7 +254,7 @@ fn passcode(
             1 if !path.exists() => "--passcode-file: there is no such file here; the path of the \
                                     file that holds the passcode is expected"
                 .into(),
-            _ => fault,
+            _ => format!("--passcode-file {fault}"),
         })?;
         if mode & 0o004 != 0 {
             let path = path.display();
@@ -291,7 +292,7 @@ fn proper(text: &str, place: &str) -> Result<Passcode, String> {
 /// One option a line, `name=value`, a flag also without a value; empty lines and those that begin
 /// with `#` are passed over. Of a name given twice the last counts.
 fn read_options(path: &Path) -> Result<(Given, Option<Passcode>), String> {
-    let (text, mode) = read(path)?;
+    let (text, mode) = read(path).map_err(|fault| format!("--from {fault}"))?;
     let mut given = Given::new();
     let mut passcode = None;
     for (number, line) in (1..).zip(text.lines()) {
@@ -337,18 +338,20 @@ fn read_options(path: &Path) -> Result<(Given, Option<Passcode>), String> {
 }
 
 fn read(path: &Path) -> Result<(String, u32), String> {
-    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    let failed =
+        |error: io::Error| format!("{}: {}", path.display(), reason::reading(path, &error));
     let file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.mode();
-    let mut text = String::new();
-    file.take(FILE + 1).read_to_string(&mut text).map_err(failed)?;
+    let mut text = Vec::new();
+    file.take(FILE + 1).read_to_end(&mut text).map_err(failed)?;
     if text.len() as u64 > FILE {
         return Err(format!("{}: larger than {FILE} bytes", path.display()));
     }
-    if text.starts_with('\u{feff}') {
-        text.remove(0);
-    }
-    Ok((text, mode))
+    let Ok(text) = std::str::from_utf8(mark::skip(&text)) else {
+        let file = path.display();
+        return Err(format!("{file}: it is no UTF-8 text (is it UTF-16?); save it as UTF-8"));
+    };
+    Ok((text.to_owned(), mode))
 }
 
 #[cfg(test)]
@@ -424,8 +427,14 @@ mod tests {
             (&[connector, target, ("pending", "7")], "--pending belongs to --listen"),
             (&[connector, target, ("heartbeat", "5s")], "--heartbeat: \"5s\" is no number"),
             (&[connector, target, ("plain", "true"), ("ca", "x")], "--plain and --ca exclude"),
-            (&[connector, target, ("passcode-file", "/nonexistent")], "/nonexistent: No such"),
-            (&[connector, target, ("from", "/nonexistent")], "/nonexistent: No such"),
+            (
+                &[connector, target, ("passcode-file", "/nonexistent")],
+                "--passcode-file /nonexistent: it does not exist",
+            ),
+            (
+                &[connector, target, ("from", "/nonexistent")],
+                "--from /nonexistent: it does not exist",
+            ),
         ] {
             let error = options(pairs).unwrap_err();
             assert!(error.starts_with(fault), "{pairs:?}: {error}");

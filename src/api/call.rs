@@ -193,12 +193,10 @@ fn new_pipe(request: &Request) -> Result<NewPipe, ApiError> {
 }
 
 fn pipe(text: &str) -> Result<NewPipe, ApiError> {
-    let mapping = match serde_json::from_str(text) {
+    let mapping = match json::read(text.as_bytes()) {
         Ok(Value::Object(mapping)) => mapping,
         Ok(_) => return Err(bad("mapping", "is not a JSON object")),
-        Err(error) => {
-            return Err(bad("mapping", format!("is not JSON: {}", json::explain(&error))));
-        }
+        Err(fault) => return Err(bad("mapping", format!("is not JSON: {fault}"))),
     };
     let limits = |connections, threshold| {
         let limit = whole(&mapping, connections, 1, u64::from(u16::MAX))?;

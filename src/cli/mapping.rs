@@ -13,9 +13,11 @@ use serde_json::json;
 use super::service::UNKNOWN;
 use super::{complain, print};
 use crate::control::{self, ControlError};
+use crate::json;
 use crate::limits;
 use crate::mapping::Passcode;
 use crate::options::Options;
+use crate::reason::{self, quoted};
 use crate::report::Report;
 use crate::status::Status;
 use crate::tls;
@@ -110,7 +112,8 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
             "heartbeatabsencethresholdport2": threshold})
     };
     // The commands name the files by their whole paths, to work from everywhere.
-    let dir = fs::canonicalize(&add.dir).map_err(|e| format!("{}: {e}", add.dir.display()))?;
+    let dir = fs::canonicalize(&add.dir)
+        .map_err(|e| format!("--dir {}: {}", add.dir.display(), reason::reading(&add.dir, &e)))?;
     // What the daemon runs with counts, whatever the settings on disk say. Asked first: when it
     // does not answer, nothing has been opened.
     let report: Report = understand(&call(options, "GET", "status", "")?)?;
@@ -157,11 +160,8 @@ fn keep(dir: &Path, port: u16, passcode: &Passcode) -> Result<PathBuf, String> {
     match written {
         Ok(()) => Ok(path),
         Err(error) => {
-            let away = match error.kind() {
-                std::io::ErrorKind::AlreadyExists => "move it away, or ",
-                _ => "",
-            };
-            Err(format!("{}: {error}; {away}name another folder with --dir", path.display()))
+            let (file, why) = (path.display(), reason::writing(&path, &error));
+            Err(format!("{file}: {why}; or name another folder with --dir"))
         }
     }
 }
@@ -269,14 +269,7 @@ fn call(options: &Options, method: &str, path: &str, body: &str) -> Result<Strin
 }
 
 fn understand<'a, T: Deserialize<'a>>(answer: &'a str) -> Result<T, String> {
-    serde_json::from_str(answer).map_err(|error| {
-        format!("the connector's answer cannot be read ({error}); is it of another version?")
+    json::read(answer.as_bytes()).map_err(|fault| {
+        format!("the connector's answer cannot be read ({fault}); is it of another version?")
     })
-}
-
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::{complain, print};
 use crate::config::Config;
 use crate::control::{self, ControlError};
+use crate::json;
 use crate::limits;
 use crate::options::Options;
 use crate::process::Instance;
@@ -49,11 +50,11 @@ pub(super) fn status(run: &Path, json: bool) -> ExitCode {
     if json {
         return print(&format!("{}\n", state.trim_end()));
     }
-    match serde_json::from_str::<Report>(&state) {
+    match json::read::<Report>(state.as_bytes()) {
         Ok(report) => print(&report::table(&report)),
-        Err(error) => {
+        Err(fault) => {
             complain(format_args!(
-                "the connector's answer cannot be read ({error}); was it started from another \
+                "the connector's answer cannot be read ({fault}); was it started from another \
                  version? `status --json` shows the answer, a restart helps"
             ));
             UNKNOWN.into()

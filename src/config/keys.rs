@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::Faults;
-use crate::{json, mark};
+use crate::json;
 
 /// What a value's reader found wrong: the place below the key (`[1]`, or nothing) and half a
 /// sentence, for each fault.
@@ -34,8 +34,8 @@ impl<'a> Keys<'a> {
     /// Reads JSON text that must be one object. A key given twice with different values is a
     /// fault, with the same value a warning.
     pub(super) fn read(text: &[u8], file: &'a Path) -> Result<Self, Faults> {
-        let Entries(all) = serde_json::from_slice(mark::skip(text))
-            .map_err(|error| Faults::one(file, &format!("{}.", json::explain(&error))))?;
+        let Entries(all) =
+            json::read(text).map_err(|fault| Faults::one(file, &format!("{fault}.")))?;
         let mut keys =
             Keys { file, entries: Vec::new(), known: vec![], faults: vec![], warnings: vec![] };
         for (key, value) in all {

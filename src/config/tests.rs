@@ -183,14 +183,20 @@ fn all_faults_are_reported_at_once() {
 #[test]
 fn text_that_is_no_json_is_placed() {
     for (text, sentence) in [
-        ("{\n\"dev\": true,\n}", "line 3, column 1: trailing comma."),
-        ("{\n\"dev\": yes\n}", "line 2, column 8: expected value."),
-        ("", "line 1, column 0: EOF while parsing a value."),
+        (
+            "{\n\"dev\": true,\n}",
+            "line 3, column 1: a comma stands before }; take out the comma after the last item.",
+        ),
+        ("{\n\"dev\": yes\n}", "line 2, column 8: a value is expected, and a letter stands there."),
+        ("", "it is empty; JSON text in braces { } is expected."),
         (
             "[]",
-            "line 1, column 0: invalid type: sequence, expected an object of settings in braces.",
+            "line 1, column 1: the value there is an array; an object of settings in braces is expected.",
         ),
-        ("{} x", "line 1, column 4: trailing characters."),
+        (
+            "{} x",
+            "line 1, column 4: a letter follows the end of the JSON text; take out what stands behind it.",
+        ),
     ] {
         let faults = parse(text).expect_err(text);
         assert_eq!(faults.to_string(), format!("/etc/x/iofog-connector.conf: {sentence}"));

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use crate::mapping::Id;
+use crate::reason;
 
 /// Why the state file cannot be read or a change was not made. Passcodes are never in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,15 +39,18 @@ impl std::error::Error for StoreError {}
 
 /// The file cannot be read.
 pub(super) fn unreadable(file: &Path, error: &io::Error) -> StoreError {
-    let remedy = match error.kind() {
-        ErrorKind::PermissionDenied => "; run as root or as the service's user",
+    let why = match error.kind() {
         ErrorKind::NotFound => {
-            "; it is a link into a folder that does not exist: mount or make that folder, or \
-             remove the link"
+            "it is a link into a folder that does not exist: mount or make that \
+             folder, or remove the link"
+                .to_owned()
         }
-        _ => "",
+        ErrorKind::FileTooLarge => {
+            "it is longer than 64 MiB, which no mappings need; put a backup in its place".to_owned()
+        }
+        _ => reason::reading(file, error),
     };
-    StoreError::Unreadable(vec![format!("{}: cannot be read: {error}{remedy}.", file.display())])
+    StoreError::Unreadable(vec![format!("{}: {why}.", file.display())])
 }
 
 /// Another process has the file's lock.
@@ -93,7 +97,7 @@ pub(super) fn unwritable(file: &Path, error: &io::Error) -> StoreError {
                 .to_owned()
         }
         ErrorKind::NotFound => "its folder does not exist; mount or make it".to_owned(),
-        _ => error.to_string(),
+        _ => reason::writing(file, error),
     };
     StoreError::Unwritable(format!("{} could not be replaced: {why}.", file.display()))
 }
@@ -114,7 +118,7 @@ mod tests {
             (Errno::ACCESS, "may not write in its folder"),
             (Errno::PERM, "may not write in its folder"),
             (Errno::NOENT, "its folder does not exist"),
-            (Errno::IO, "Input/output error"),
+            (Errno::IO, "the disk reports a fault"),
         ] {
             let sentence =
                 unwritable(Path::new("/etc/x/configs.json"), &io::Error::from(errno)).to_string();

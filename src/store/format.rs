@@ -17,8 +17,8 @@ use std::time::Duration;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use crate::json;
 use crate::mapping::{AgentLimits, AgentPort, Mapping, Passcode, Pipe};
-use crate::{json, mark};
 
 #[derive(Deserialize)]
 #[serde(expecting = "an object with the list \"mappings\"")]
@@ -53,12 +53,10 @@ struct Row<'a> {
 /// Where the text cannot be parsed (line, column, what), or every mapping that cannot be; half
 /// a sentence each, without passcodes.
 pub(crate) fn read(text: &[u8]) -> Result<Vec<Mapping>, Vec<String>> {
-    let text = mark::skip(text);
-    let contents: Contents =
-        serde_json::from_slice(text).map_err(|error| vec![json::explain(&error)])?;
+    let contents: Contents = json::read(text).map_err(|fault| vec![fault])?;
     // Serde takes an array of the members for an object too; the original's parser did not.
     let members: BTreeMap<Cow<'_, str>, IgnoredAny> =
-        serde_json::from_slice(text).map_err(|error| vec![json::explain(&error)])?;
+        json::read(text).map_err(|fault| vec![fault])?;
     let rows = match contents.mappings {
         Some(rows) => rows,
         None if members.is_empty() => Vec::new(),
@@ -263,27 +261,34 @@ mod tests {
         };
         let second = "mappings[1] (id \"b\"): ";
         for (text, wanted) in [
-            (String::new(), "line 1, column 0: EOF while parsing a value".to_owned()),
-            ("[[]]".into(), "line 1, column 0: invalid type: sequence, expected a map".into()),
+            (String::new(), "it is empty; JSON text in braces".to_owned()),
+            (
+                "[[]]".into(),
+                "line 1, column 1: the value there is an array; an object in braces".into(),
+            ),
             (
                 "{\"mappings\":[\"s3cret\"]}".into(),
-                "line 1, column 21: invalid type: string, expected a mapping in braces".into(),
+                "line 1, column 21: the value of \"mappings\" is a string; a mapping in braces"
+                    .into(),
             ),
-            ("{\"mappings\":[\n{]}".into(), "line 2, column 2: key must be a string".into()),
-            ("{\"mappings\":[],}".into(), "line 1, column 16: trailing comma".into()),
+            (
+                "{\"mappings\":[\n{]}".into(),
+                "line 2, column 2: a key in double quotes is expected, and ] stands there".into(),
+            ),
+            ("{\"mappings\":[],}".into(), "line 1, column 16: a comma stands before }".into()),
             ("{\"mapping\":[]}".into(), "the list \"mappings\" is missing".into()),
             (
                 row(r#""id":"b","port1":"s3cret""#),
-                "line 1, column 95: invalid type: string, expected i64".into(),
+                "line 1, column 95: the value of \"port1\" is a string; a whole number".into(),
             ),
             (
                 row(r#""id":"b","passcodeport1":53"#),
-                "line 1, column 97: invalid type: integer, expected a string".into(),
+                "line 1, column 97: the value of \"passcodeport1\" is a number; a string".into(),
             ),
-            (row(r#""id":"b","id":"c""#), "line 1, column 83: duplicate field `id`".into()),
+            (row(r#""id":"b","id":"c""#), "line 1, column 83: \"id\" is given twice".into()),
             (
                 row(r#""id":"b","port1":3,"port2":4"#),
-                "line 1, column 99: missing field `passcodeport1`".into(),
+                "line 1, column 99: the object that ends there lacks \"passcodeport1\"".into(),
             ),
             (
                 row(r#""id":"b","port1":3,"port2":0,"passcodeport1":"s3cret""#),

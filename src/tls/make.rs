@@ -25,7 +25,7 @@ pub(super) fn make(dir: &Path, address: &str) -> Result<(), TlsError> {
     let begun = || {
         for (name, pem, mode) in [(KEY, &key, 0o600), (CERTIFICATE, &certificate, 0o644)] {
             let path = fresh(dir, name);
-            write(&path, pem, mode).map_err(TlsError::file(&path))?;
+            write(&path, pem, mode).map_err(TlsError::unwritten(&path))?;
         }
         sync(dir)?;
         publish(dir, KEY)
@@ -60,7 +60,7 @@ fn publish(dir: &Path, name: &str) -> Result<(), TlsError> {
         }
         moved => moved.map_err(io::Error::from),
     };
-    moved.map_err(TlsError::file(&to))
+    moved.map_err(TlsError::unwritten(&to))
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
@@ -76,7 +76,7 @@ fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
 }
 
 fn sync(dir: &Path) -> Result<(), TlsError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(TlsError::file(dir))
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(TlsError::unwritten(dir))
 }
 
 /// Certificate and key as PEM. The dates do not depend on the clock: gateways boot without one.

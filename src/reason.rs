@@ -1,0 +1,203 @@
+//! Why a file or folder cannot be used, in sentences with the value and the remedy: the system's own
+//! words ("Permission denied (os error 13)") say neither whose file it is nor what mends it.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid, getgroups};
+
+/// The system's words for an error, without its number.
+pub(crate) fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+/// Why the file `path` cannot be read: half a sentence about it, with the remedy, without a dot.
+pub(crate) fn reading(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::PermissionDenied => forbidden(path),
+        ErrorKind::NotFound => "it does not exist".into(),
+        _ => other(path, error),
+    }
+}
+
+/// Why the file or folder `path` cannot be made or written: as [`reading`].
+pub(crate) fn writing(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::PermissionDenied if fs::symlink_metadata(path).is_err() => {
+            match existing(path) {
+                Some(folder) => unwritable(folder),
+                None => "it may not be made there".into(),
+            }
+        }
+        ErrorKind::PermissionDenied => unwritable(path),
+        ErrorKind::NotFound => "its folder does not exist; make it".into(),
+        _ => other(path, error),
+    }
+}
+
+fn other(path: &Path, error: &io::Error) -> String {
+    let folder = existing(path).map_or_else(|| path.display(), Path::display);
+    match error.kind() {
+        ErrorKind::StorageFull => {
+            format!("the disk is full; free some space (df -h {folder} shows it)")
+        }
+        ErrorKind::QuotaExceeded => {
+            format!("the disk quota of {} is used up; free some space or raise it", user())
+        }
+        ErrorKind::FileTooLarge => {
+            "the file would be larger than this process may write; raise its \
+             file size limit (LimitFSIZE=, ulimit -f)"
+                .into()
+        }
+        ErrorKind::ReadOnlyFilesystem => {
+            "its file system is read-only; make it writable, or name another place".into()
+        }
+        ErrorKind::IsADirectory => "it is a folder, where a file is expected; move it away \
+             (container engines make one where the file to mount is missing)"
+            .into(),
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => match not_folder(path) {
+            Some(file) => format!(
+                "{} is a file, where a folder is expected; move it away, or name another place",
+                file.display()
+            ),
+            None => "something of this name is there already; move it away".into(),
+        },
+        _ => match Errno::from_io_error(error) {
+            Some(Errno::LOOP) => "it is a link that leads to itself; remove it".into(),
+            Some(Errno::NAMETOOLONG) => "its name is too long; name a shorter path".into(),
+            Some(Errno::NXIO) => "it is a socket or a device, where a file is expected".into(),
+            Some(Errno::MFILE | Errno::NFILE) => {
+                "too many files are open; raise the limit (LimitNOFILE=, ulimit -n)".into()
+            }
+            Some(Errno::IO) => "the disk reports a fault (dmesg may tell more)".into(),
+            Some(Errno::NOLCK | Errno::OPNOTSUPP) => {
+                "its file system knows no locks; name a place on another one".into()
+            }
+            _ => words(error),
+        },
+    }
+}
+
+/// The first part of a path that is there and no folder.
+fn not_folder(path: &Path) -> Option<&Path> {
+    path.ancestors().find(|part| fs::metadata(part).is_ok_and(|found| !found.is_dir()))
+}
+
+/// The nearest folder on the way to `path` that is there.
+fn existing(path: &Path) -> Option<&Path> {
+    path.ancestors().skip(1).map(here).find(|folder| folder.is_dir())
+}
+
+fn here(folder: &Path) -> &Path {
+    if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
+}
+
+fn closed(folder: &Path) -> bool {
+    rustix::fs::access(folder, rustix::fs::Access::EXEC_OK) == Err(Errno::ACCESS)
+}
+
+/// Why a file may not be read: it, or the folder on the way that may not be entered.
+fn forbidden(path: &Path) -> String {
+    // From the top: behind a folder that may not be entered nothing can be looked at.
+    let mut folders: Vec<_> = path.ancestors().skip(1).map(here).collect();
+    folders.reverse();
+    if let Some(folder) = folders.into_iter().find(|folder| closed(folder)) {
+        let (name, shown) = (user(), quoted(folder));
+        let is = owner_and_mode(folder).unwrap_or_default();
+        return format!(
+            "{name} may not enter the folder {shown}, which {is}; as its owner or root: chmod o+x \
+             {shown}"
+        );
+    }
+    let Ok(file) = fs::metadata(path) else { return format!("{} may not read it", user()) };
+    let (quoted, name) = (quoted(path), user());
+    let is = owner_and_mode(path).unwrap_or_default();
+    let own = file.uid() == geteuid().as_raw();
+    if own && file.mode() & 0o400 == 0 {
+        return format!("{name} may not read it: it {is}; chmod u+r {quoted}");
+    }
+    if may(&file, 0o4) {
+        return format!(
+            "{name} may not read it, although it {is}: a security module (AppArmor, SELinux) or the \
+             service's sandbox forbids it"
+        );
+    }
+    if file.mode() & 0o400 == 0 {
+        return format!(
+            "{name} may not read it: it {is}; as root: chown {name} {quoted} && chmod 600 {quoted}"
+        );
+    }
+    format!("{name} may not read it: it {is}; as root: chown {name} {quoted}")
+}
+
+fn unwritable(path: &Path) -> String {
+    let (quoted, name) = (quoted(path), user());
+    match fs::metadata(path) {
+        Ok(found) if !may(&found, 0o2) => {
+            let is = owner_and_mode(path).unwrap_or_default();
+            let mend = match found.uid() == geteuid().as_raw() {
+                true => format!("chmod u+w {quoted}"),
+                false => format!("as root: chown {name} {quoted}"),
+            };
+            format!("{name} may not write in {quoted}, which {is}; {mend}")
+        }
+        _ => format!(
+            "{name} may not write in {quoted}: a folder on the way, a security module (AppArmor, \
+             SELinux) or the service's sandbox forbids it"
+        ),
+    }
+}
+
+/// Whether owner and mode allow what the bits (4 reading, 2 writing) ask for.
+fn may(file: &fs::Metadata, bits: u32) -> bool {
+    let own = geteuid();
+    let groups = getgroups().unwrap_or_default();
+    let member = || {
+        getegid().as_raw() == file.gid() || groups.iter().any(|group| group.as_raw() == file.gid())
+    };
+    let shift = match () {
+        () if own.is_root() => return true,
+        () if own.as_raw() == file.uid() => 6,
+        () if member() => 3,
+        () => 0,
+    };
+    file.mode() >> shift & bits == bits
+}
+
+/// `belongs to root:ssl-cert, mode 0640`.
+fn owner_and_mode(path: &Path) -> Option<String> {
+    let found = fs::metadata(path).ok()?;
+    let owner = name("/etc/passwd", found.uid());
+    let group = name("/etc/group", found.gid());
+    Some(format!("belongs to {owner}:{group}, mode {:04o}", found.mode() & 0o7777))
+}
+
+/// The user whose rights count now.
+pub(crate) fn user() -> String {
+    name("/etc/passwd", geteuid().as_raw())
+}
+
+/// A user's or a group's name, its number where it has none.
+fn name(file: &str, id: u32) -> String {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let named = text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(id)).then(|| name.to_owned())
+    });
+    named.unwrap_or_else(|| id.to_string())
+}
+
+/// A path as a shell takes it.
+pub(crate) fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
