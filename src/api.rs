@@ -162,7 +162,7 @@ impl Api {
                 let caller = direct::Caller { candidate, remote_ip };
                 Ok(answer::met(&id, self.meetings.meet(&id, caller)))
             }
-            Call::StatusOfAll => Ok(answer::status_of_all(&self.status())),
+            Call::StatusOfAll => Ok(answer::status_of_all(&self.registry.overview())),
             Call::StatusOf(id) => match self.registry.mapping_status(&id) {
                 Some(mapping) => Ok(answer::status_of(&mapping)),
                 None => Err(ApiError::Unknown(id)),

@@ -18,7 +18,7 @@ use crate::named::Named;
 use crate::pipe::{Pipe, Shared};
 use crate::ports::Lease;
 use crate::reactor::sleep;
-use crate::status::{Counts, Draining, MappingStatus, Status};
+use crate::status::{Counts, Draining, MappingStatus, Overview, Status, condition};
 use crate::store::{Change, Store, StoreError};
 
 /// Why a change was not made.
@@ -230,6 +230,15 @@ impl Registry {
             direct: self.direct.borrow().len(),
             removed: self.removed.get(),
             ..Status::default()
+        }
+    }
+
+    /// The same without a look at each mapping: Controllers ask for it all the time.
+    pub fn overview(&self) -> Overview {
+        Overview {
+            condition: condition(self.draining.get().is_some()),
+            mappings: self.running.borrow().len(),
+            available_ports: self.shared.pool.available(),
         }
     }
 

@@ -48,6 +48,21 @@ pub struct Status {
     pub api_refused: u64,
 }
 
+/// All mappings together, without what there is to say of each.
+pub struct Overview {
+    /// As [`Status::condition`].
+    pub condition: &'static str,
+    /// How many mappings there are.
+    pub mappings: usize,
+    /// Ports in the pool that no mapping holds.
+    pub available_ports: usize,
+}
+
+/// As [`Status::condition`], of a daemon that is stopping or not.
+pub fn condition(is_stopping: bool) -> &'static str {
+    if is_stopping { "draining" } else { "running" }
+}
+
 /// Milliseconds since the epoch; 0 while the clock stands before it.
 pub fn timestamp() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -184,7 +199,7 @@ impl MappingStatus {
 impl Status {
     /// `running`, or `draining` once the daemon is stopping.
     pub fn condition(&self) -> &'static str {
-        if self.draining.is_some() { "draining" } else { "running" }
+        condition(self.draining.is_some())
     }
 
     /// The tunnels of all mappings.

@@ -10,7 +10,7 @@ use crate::direct;
 use crate::http::Response;
 use crate::mapping::{Mapping, Pipe};
 use crate::report::{self, Report};
-use crate::status::{MappingStatus, Status, timestamp};
+use crate::status::{MappingStatus, Overview, Status, timestamp};
 
 pub(super) fn failed(error: &ApiError) -> Response {
     #[derive(Serialize)]
@@ -114,7 +114,7 @@ pub(super) fn met(id: &str, first: Option<direct::Caller>) -> Response {
     }
 }
 
-pub(super) fn status_of_all(status: &Status) -> Response {
+pub(super) fn status_of_all(overview: &Overview) -> Response {
     #[derive(Serialize)]
     struct All {
         id: &'static str,
@@ -128,10 +128,10 @@ pub(super) fn status_of_all(status: &Status) -> Response {
     ok(&All {
         id: "all",
         timestamp: timestamp(),
-        status: status.condition(),
-        mappings: status.mappings.len(),
+        status: overview.condition,
+        mappings: overview.mappings,
         version: env!("CARGO_PKG_VERSION"),
-        available_ports: status.available_ports,
+        available_ports: overview.available_ports,
     })
 }
 

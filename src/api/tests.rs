@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::mapping::{AgentLimits, AgentPort, Mapping, Passcode, Pipe};
-use crate::status::{MappingStatus, SideStatus};
+use crate::status::{MappingStatus, Overview, SideStatus};
 
 fn json(response: &Response) -> serde_json::Value {
     assert_eq!(response.content_type, "application/json");
@@ -62,14 +62,15 @@ fn states() {
         json(&answer::status_of(&mapping(false, false, true))),
         serde_json::json!({"id": "i", "private1": "Inactive", "private2": "Active"})
     );
-    let mappings = vec![mapping(true, true, true); 2];
-    let status = Status { available_ports: 7, mappings, direct: 3, ..Status::default() };
+    let overview = Overview { condition: "running", mappings: 2, available_ports: 7 };
     assert_eq!(
-        json(&answer::status_of_all(&status)),
+        json(&answer::status_of_all(&overview)),
         serde_json::json!({"id": "all", "status": "running", "mappings": 2,
             "version": env!("CARGO_PKG_VERSION"), "availablePorts": 7})
     );
     assert_eq!(json(&answer::said("x")), serde_json::json!({"response": "x"}));
+    let mappings = vec![mapping(true, true, true); 2];
+    let status = Status { mappings, ..Status::default() };
     assert_eq!(json(&answer::full_status(status))["mappings"][1]["id"], "i");
 }
 
