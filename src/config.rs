@@ -188,8 +188,8 @@ impl Config {
         let error = std::net::TcpListener::bind((ip, 0)).err()?;
         (error.kind() == io::ErrorKind::AddrNotAvailable).then(|| {
             format!(
-                "This machine does not have the address {ip}, the setting listen in {FILE}, so that \
-                 no mapping's port can be opened; correct it, or leave it out for all addresses."
+                "this machine does not have the address {ip}, the setting listen in {FILE}, so that \
+                 no mapping's port can be opened; correct it, or leave it out for all addresses"
             )
         })
     }

@@ -209,6 +209,11 @@ mod tests {
     }
 
     #[test]
+    fn status_waits_for_five_seconds_at_most() {
+        assert!(limits::STATUS_WAIT <= Duration::from_secs(5));
+    }
+
+    #[test]
     fn one_request_one_answer() {
         let folder = Folder::new();
         let daemon = answering(

@@ -249,6 +249,9 @@ fn reload(options: &Options, shared: &Shared, logging: &Logging) {
             for fault in faults.sentences() {
                 log::error!(target: ALWAYS, "{fault}");
             }
+            for warning in faults.warnings() {
+                log::warn!(target: ALWAYS, "{warning}");
+            }
             return log::error!(target: ALWAYS, "the old settings stay in force");
         }
     };

@@ -251,32 +251,33 @@ impl Drop for Place {
     }
 }
 
+/// Part of a sentence, to stand behind a colon.
 impl fmt::Display for PortError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PortError::Exhausted => {
-                f.write_str("Every port of the pool is in use by a mapping; add to \"ports\".")
+                f.write_str("every port of the pool is in use by a mapping; add to \"ports\"")
             }
             PortError::NoFiles { used, limit, ports } => write!(
                 f,
-                "No file is left for a port: {used} of {limit} files are in use, of which at most \
-                 {ports} may be ports; raise the limit (LimitNOFILE)."
+                "no file is left for a port: {used} of {limit} files are in use, of which at most \
+                 {ports} may be ports; raise the limit (LimitNOFILE)"
             ),
             PortError::NoneOpened { tried, port, error } => write!(
                 f,
-                "None of the {tried} free ports tried could be opened; the last was {port}: {}.",
+                "none of the {tried} free ports tried could be opened; the last was {port}: {}",
                 why(*error)
             ),
             PortError::OutsidePool(port) => write!(
                 f,
-                "Port {port} is not in the pool; add it to \"ports\" or take it out of \"exclude\"."
+                "port {port} is not in the pool; add it to \"ports\" or take it out of \"exclude\""
             ),
-            PortError::Leased(port) => write!(f, "Port {port} belongs to another mapping."),
+            PortError::Leased(port) => write!(f, "port {port} belongs to another mapping"),
             PortError::Taken(port) => {
-                write!(f, "Port {port} is in use by another program (ss -ltnp shows which).")
+                write!(f, "port {port} is in use by another program (ss -ltnp shows which)")
             }
             PortError::Failed { port, error } => {
-                write!(f, "Port {port} cannot be opened: {}.", why(*error))
+                write!(f, "port {port} cannot be opened: {}", why(*error))
             }
         }
     }

@@ -273,9 +273,9 @@ impl Registry {
         while let Some(left) = self.draining().filter(|left| !left.is_over()) {
             if left.milliseconds_left == 0 {
                 return log::warn!(
-                    target: ALWAYS, "{} were still there after {} ms and are cut",
-                    left.who(),
-                    patience.as_millis()
+                    target: ALWAYS, "still there after {} ms, and cut: {}",
+                    patience.as_millis(),
+                    left.who()
                 );
             }
             if mute_may_speak && begun.elapsed() >= limits::STILL {

@@ -226,7 +226,7 @@ fn more_mappings_than_files_leave_files_for_the_others(mode: Mode) {
     assert_eq!(open.len() + shut.len(), 2 * all);
     for side in shut {
         let fault = side["fault"].as_str().unwrap();
-        assert!(fault.contains("No file is left") && fault.contains("LimitNOFILE"), "{fault}");
+        assert!(fault.contains("no file is left") && fault.contains("LimitNOFILE"), "{fault}");
     }
     // They are opened when there are files again.
     let is_open = || {

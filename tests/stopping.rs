@@ -262,15 +262,17 @@ fn stop_waits_as_long_as_the_running_daemon_drains() {
 fn status_of_a_daemon_that_hangs_is_4_within_seconds() {
     let daemon = Daemon::new(Mode::Plain);
     daemon.signal(Signal::STOP);
-    let start = Instant::now();
     for arguments in [&["status"][..], &["status", "--json"]] {
+        let start = Instant::now();
         let output = daemon.cli(arguments);
+        let took = start.elapsed();
         assert_eq!(output.status.code(), Some(4));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(said.contains("did not answer within 5 s"), "{said}");
+        // 5 s, which `control::status_waits_for_five_seconds_at_most` pins, and a busy machine's;
+        // other commands take 30 s.
+        assert!(took < ms(14_000), "after {took:?}");
     }
-    // Twice 5 s; other commands take 30 s each.
-    assert!(start.elapsed() < ms(29_000), "after {:?}", start.elapsed());
     daemon.signal(Signal::CONT);
 }
 

@@ -48,6 +48,7 @@ fn findings(dir: &Path) -> (Vec<String>, Vec<String>) {
         }
         Err(errors) => {
             faults.extend_from_slice(errors.sentences());
+            warnings.extend_from_slice(errors.warnings());
             None
         }
     };

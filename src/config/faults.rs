@@ -4,31 +4,40 @@ use std::fmt;
 use std::path::Path;
 
 /// All faults of the settings file: a sentence each, naming file, key, value and what would be
-/// accepted. Never empty; displayed one to a line.
+/// accepted. Never empty; displayed one to a line, and after them the warnings.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults(Vec<String>);
+pub struct Faults {
+    sentences: Vec<String>,
+    warnings: Vec<String>,
+}
 
 impl Faults {
-    /// The sentences of several faults of one file, one at least; warnings after them begin with
-    /// "warning: ".
-    pub(super) fn all(sentences: Vec<String>) -> Self {
-        Faults(sentences)
+    /// The sentences of several faults of one file, one at least, and of what is in order beside
+    /// them but probably not meant.
+    pub(super) fn all(sentences: Vec<String>, warnings: Vec<String>) -> Self {
+        Faults { sentences, warnings }
     }
 
     /// One fault of the file as a whole.
     pub(super) fn one(file: &Path, what: &str) -> Self {
-        Faults(vec![format!("{}: {what}", file.display())])
+        Faults::all(vec![format!("{}: {what}", file.display())], Vec::new())
     }
 
-    /// The sentences, at least one.
+    /// The faults' sentences, at least one.
     pub fn sentences(&self) -> &[String] {
-        &self.0
+        &self.sentences
+    }
+
+    /// The warnings'.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 }
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
+        f.write_str(&self.sentences.join("\n"))?;
+        self.warnings.iter().try_for_each(|warning| write!(f, "\nwarning: {warning}"))
     }
 }
 

@@ -116,8 +116,7 @@ impl<'a> Keys<'a> {
             return Ok(self.warnings);
         }
         // A key that is written wrong is often what the fault comes from.
-        self.faults.extend(self.warnings.iter().map(|warning| format!("warning: {warning}")));
-        Err(Faults::all(self.faults))
+        Err(Faults::all(self.faults, self.warnings))
     }
 }
 

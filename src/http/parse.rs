@@ -245,14 +245,13 @@ impl Chunks {
     }
 
     fn size(&mut self, rest: &[u8], body: usize) -> Result<usize, Fault> {
-        const BAD: Fault = Fault::Malformed("the size of a chunk is not a hexadecimal number");
         match httparse::parse_chunk_size(rest) {
             // The parser takes an empty line for 0, and a bare line feed for a part of an
             // extension, where other readers see a line's end.
             Ok(httparse::Status::Complete((line, size))) => {
                 let bare = rest[..line].iter().filter(|&&byte| byte == b'\n').count() > 1;
                 if !rest[0].is_ascii_hexdigit() || bare || line > CHUNK_LINE {
-                    return Err(BAD);
+                    return Err(size_fault(rest));
                 }
                 let size = usize::try_from(size).map_err(|_| Fault::BodyTooLarge)?;
                 if size > limits::HTTP_BODY - body {
@@ -262,7 +261,7 @@ impl Chunks {
                 Ok(line)
             }
             Ok(httparse::Status::Partial) if rest.len() <= CHUNK_LINE => Ok(0),
-            _ => Err(BAD),
+            _ => Err(size_fault(rest)),
         }
     }
 
@@ -278,6 +277,25 @@ impl Chunks {
         }
         Ok(line)
     }
+}
+
+/// What is wrong with the line of a chunk's size at the start of `rest`.
+fn size_fault(rest: &[u8]) -> Fault {
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let end = rest.iter().position(|&byte| byte == b'\n');
+    let is_bare = end.and_then(|end| rest[..end].last()).is_some_and(|&byte| byte != b'\r');
+    let is_number = matches!(rest.get(digits), None | Some(b';' | b' ' | b'\t' | b'\r' | b'\n'));
+    Fault::Malformed(if digits == 0 || !is_number {
+        "the size of a chunk is not a hexadecimal number"
+    } else if digits > 16 {
+        "the size of a chunk has more than 16 digits"
+    } else if end.map_or(rest.len(), |end| end + 1) > CHUNK_LINE {
+        "the line of a chunk's size is longer than 256 bytes with its extensions; leave these out"
+    } else if is_bare {
+        "the line of a chunk's size ends with a line feed alone; CR and LF end a line"
+    } else {
+        "the line of a chunk's size has something else behind the size than an extension"
+    })
 }
 
 #[cfg(test)]
@@ -442,6 +460,29 @@ mod tests {
         }
         let bytes: Vec<&[u8]> = whole.chunks(1).collect();
         assert_eq!(chunks(&bytes).expect("no fault").0, b"hello world");
+    }
+
+    #[test]
+    fn faults_of_a_chunks_line_say_what_is_wrong() {
+        let long = [b"1;".as_slice(), &[b'a'; CHUNK_LINE], b"\r\n"].concat();
+        let cases: &[(&[u8], &str)] = &[
+            (b"\r\n\r\n", "not a hexadecimal number"),
+            (b"x\r\n", "not a hexadecimal number"),
+            (b"5x\r\n", "not a hexadecimal number"),
+            (b"5\nhello", "a line feed alone"),
+            (b"5;a\nhello\r\n", "a line feed alone"),
+            (b"fffffffffffffffff\r\n", "more than 16 digits"),
+            (&long, "longer than 256 bytes"),
+            (&long[..long.len() - 2], "longer than 256 bytes"),
+            (b"5 6\r\n", "something else behind the size"),
+            (b"5;a\rb\r\n", "something else behind the size"),
+        ];
+        for (bytes, words) in cases {
+            let fault = Chunks::default().feed(bytes, &mut Vec::new()).expect_err(words);
+            let text = fault.to_string();
+            assert!(text.contains(words), "{:?}: {text}", String::from_utf8_lossy(bytes));
+        }
+        assert!(size_fault(&long).to_string().contains(&CHUNK_LINE.to_string()));
     }
 
     #[test]

@@ -98,8 +98,8 @@ fn port_of_another_program_is_skipped_and_put_back() {
     assert_eq!(
         none.to_string(),
         format!(
-            "None of the 1 free ports tried could be opened; the last was {taken}: another \
-             program uses it."
+            "none of the 1 free ports tried could be opened; the last was {taken}: another \
+             program uses it"
         )
     );
     assert_eq!(pool.lease_port(taken).expect_err("taken"), PortError::Taken(taken));
