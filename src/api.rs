@@ -30,9 +30,9 @@ use crate::limits;
 use crate::registry::{ChangeError, Registry};
 use crate::status::Status;
 use crate::status::reached::LimitsReached;
+use crate::status::refused::{self, Refusal, Refusals};
 use crate::workers::aside;
 use call::{Call, Command};
-use gate::Gate;
 pub use origin::Door;
 use origin::Foreign;
 
@@ -76,6 +76,8 @@ pub struct Counters {
     pub refused: Cell<u64>,
     /// Its limits that were reached.
     pub limits_reached: RefCell<LimitsReached>,
+    /// Callers that were refused, for this and other reasons.
+    pub refusals: RefCell<Refusals>,
 }
 
 /// Why a request was not done.
@@ -110,19 +112,12 @@ pub struct Api {
     host: Rc<dyn Host>,
     meetings: Meetings,
     counters: Rc<Counters>,
-    refusals: Gate,
 }
 
 impl Api {
     /// An API on these mappings.
     pub fn new(registry: Rc<Registry>, host: Rc<dyn Host>) -> Self {
-        Api {
-            registry,
-            host,
-            meetings: Meetings::default(),
-            counters: Rc::default(),
-            refusals: Gate::new(limits::COMPLAINT),
-        }
+        Api { registry, host, meetings: Meetings::default(), counters: Rc::default() }
     }
 
     /// What has happened on the API; [`server`] counts in it too.
@@ -192,16 +187,21 @@ impl Api {
             limits_reached: self.counters.limits_reached.borrow().clone(),
             api_handshake_failures: self.counters.handshake_failures.get(),
             api_refused: self.counters.refused.get(),
+            api_refusals: self.counters.refusals.borrow().clone(),
             log_lost: self.host.log_lost(),
             ..status
         }
     }
 
-    /// Counts and logs a 403.
+    /// Counts a refusal by kind, and logs it; each kind has lines of its own.
     fn refused(&self, peer: Peer, error: &ApiError) {
-        self.counters.refused.set(self.counters.refused.get() + 1);
-        if let (Peer::Remote(ip), true) = (peer, self.refusals.open()) {
-            log::warn!("API: refused a request from {ip}: {error}");
+        let Some(kind) = error.refusal() else { return };
+        self.counters.refusals.borrow_mut().count(&kind);
+        if error.status() == 403 {
+            self.counters.refused.set(self.counters.refused.get() + 1);
+        }
+        if let (Peer::Remote(ip), false) = (peer, kind.remedy.is_empty()) {
+            log::warn!(target: kind.why, "API: refused a request from {ip}: {error}");
         }
     }
 }
@@ -244,16 +244,16 @@ impl server::Service for Api {
         match self.call(peer, &request).await {
             Ok(response) => response,
             Err(error) => {
-                if error.status() == 403 {
-                    self.refused(peer, &error);
-                }
+                self.refused(peer, &error);
                 answer::failed(&error)
             }
         }
     }
 
-    fn refuse(&self, fault: Fault) -> Response {
-        answer::failed(&ApiError::Http(fault))
+    fn refuse(&self, peer: Peer, fault: Fault) -> Response {
+        let error = ApiError::Http(fault);
+        self.refused(peer, &error);
+        answer::failed(&error)
     }
 }
 
@@ -279,6 +279,26 @@ impl ApiError {
             ChangeError::NoPorts(why) => ApiError::NoPorts(why),
             ChangeError::Store(why) => ApiError::Store(why),
             ChangeError::Stopping => ApiError::Stopping,
+        }
+    }
+
+    /// Which kind of refusal it is; `None` for an answer that only says what there is not.
+    fn refusal(&self) -> Option<Refusal> {
+        match self {
+            ApiError::NotAllowed(_) => Some(refused::NOT_ALLOWED),
+            ApiError::Foreign(_) => Some(refused::FOREIGN),
+            ApiError::StopFromAfar => Some(refused::STOP_FROM_AFAR),
+            ApiError::Http(Fault::TooSlow) => Some(refused::CALLER_LATE),
+            ApiError::Http(_) => Some(refused::NO_REQUEST),
+            ApiError::NoPorts(_) => Some(refused::NO_PORTS),
+            ApiError::Store(_) => Some(refused::NOT_STORED),
+            ApiError::Stopping => Some(refused::CALLER_STOPPING),
+            ApiError::Parameter { .. }
+            | ApiError::UnknownPath(_)
+            | ApiError::Unknown(_)
+            | ApiError::UnknownDirect(_)
+            | ApiError::Method { .. }
+            | ApiError::ContentType(_) => None,
         }
     }
 

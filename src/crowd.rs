@@ -207,6 +207,11 @@ impl Member<'_> {
         self.set_turn(None);
     }
 
+    /// Whether it has sent anything.
+    pub fn has_spoken(&self) -> bool {
+        self.ticket.has_spoken.get()
+    }
+
     /// What it has sent is dealt with: it is its turn to go on.
     pub fn answered(&self) {
         let Ticket { since, way, ours, may_be_slow, .. } = &*self.ticket;

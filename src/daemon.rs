@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_net::unix::UnixListener;
+use log::Log;
 use smol::LocalExecutor;
 use smol::channel::{Receiver, Sender};
 use smol::future::or;
@@ -192,7 +193,7 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
     };
     or(asked_to_stop, reactor::run(|| executor.tick())).await;
     log::info!(target: ALWAYS, "stopped");
-    logging.tick();
+    logging.flush();
     Ok(())
 }
 

@@ -35,9 +35,10 @@ use crate::refusals::Refusals;
 use crate::relay::{Ended, Ending, Leg, Relay, Terms, Traffic, Voice};
 use crate::residue::Residue;
 use crate::status::reached::{self, LimitsReached};
-use crate::status::{Counts, MappingStatus, SideStatus, Tunnels};
-use crate::stream::{Loose, Stream, is_too_much};
-use crate::tls::Tls;
+use crate::status::refused::{self, Refusal};
+use crate::status::{Counts, MappingStatus, SideStatus, Tunnels, timestamp};
+use crate::stream::{Loose, Stream};
+use crate::tls::{self, Tls};
 use crate::tunnel::{self, Alone, Tunnel, Version};
 use crate::user::{self, User};
 use crate::workers::{Load, Workers};
@@ -83,7 +84,8 @@ pub struct Pipe {
     wanted: Arc<AtomicUsize>,
     traffic: Arc<Traffic>,
     counts: Cell<Counts>,
-    last_error: RefCell<Option<String>>,
+    last_error: RefCell<Option<Fault>>,
+    refusals: RefCell<refused::Refusals>,
     /// When the log was last told of an old answer.
     residue_told: Cell<Option<Instant>>,
     limits_reached: RefCell<LimitsReached>,
@@ -91,6 +93,31 @@ pub struct Pipe {
     stop: (Sender<()>, Receiver<()>),
     /// Held by each relay on a worker: once all are gone, the receiver knows.
     relays: (RefCell<Option<Sender<()>>>, Receiver<()>),
+}
+
+/// What has gone wrong last.
+struct Fault {
+    what: String,
+    /// In milliseconds since the epoch.
+    at: u64,
+    of: Of,
+    /// It has gone right since.
+    over: bool,
+}
+
+/// What a fault is of, for which it may go right again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// The port of this side, which opens.
+    Port(usize),
+    /// New connections there, which are accepted.
+    Accepting(usize),
+    /// Users, of whom one is served.
+    Users,
+    /// The agents of this side, of whom one is let in.
+    Agents(usize),
+    /// Something that happens once.
+    Event,
 }
 
 /// Who is at the two ports.
@@ -261,6 +288,7 @@ impl Pipe {
             traffic: Arc::default(),
             counts: Cell::default(),
             last_error: RefCell::new(None),
+            refusals: RefCell::default(),
             residue_told: Cell::new(None),
             limits_reached: RefCell::default(),
             stop: smol::channel::bounded(1),
@@ -319,14 +347,16 @@ impl Pipe {
                 Err(error) => error.to_string(),
                 Ok(lease) => {
                     side.fault.replace(None);
+                    self.is_over(Of::Port(index));
                     match self.accept(handlers, index, &lease).await {
                         Err(error) => format!("port {} cannot be served: {error}", side.port),
                         Ok(never) => match never {},
                     }
                 }
             };
+            let why = format!("{why}; it is tried again until it opens");
             if side.fault.borrow().as_ref() != Some(&why) {
-                self.fault(&format!("{why}; it is tried again until it opens"));
+                self.fault(Of::Port(index), &why);
                 side.fault.replace(Some(why));
             }
             sleep(pause).await;
@@ -347,7 +377,7 @@ impl Pipe {
             let now = Instant::now();
             if complained.is_none_or(|at| now.duration_since(at) >= limits::COMPLAINT) {
                 complained = Some(now);
-                self.fault(why);
+                self.fault(Of::Accepting(side), why);
             }
         };
         let users = side == 1 && self.is_public();
@@ -361,6 +391,7 @@ impl Pipe {
             }
             match listener.accept().await {
                 Ok((socket, peer)) => {
+                    self.is_over(Of::Accepting(side));
                     let file = loop {
                         // Another port may have taken the last one meanwhile.
                         match self.shared.files.try_take(For::Pipe) {
@@ -468,6 +499,7 @@ impl Pipe {
             }
             if !is_full {
                 self.count(|counts| counts.tunnels_total += 1);
+                self.is_over(Of::Agents(side));
                 return Some(Place::take(places.clone(), version));
             }
             if !self.pairing.replace_overdue(side) {
@@ -505,6 +537,7 @@ impl Pipe {
             counts.sessions_total += 1;
             counts.users_served += u64::from(self.is_public());
         });
+        self.is_over(Of::Users);
         let ((near, far), relay) = self.begin(tunnel, partner, user);
         let (ended, draining) = relay.await.ok().unzip();
         let Taken { place, in_use, agent } = near;
@@ -538,11 +571,14 @@ impl Pipe {
             None => self.pairing.be_wary(),
         }
         if self.is_told_again() {
-            self.fault(&format!(
-                "tunnel of {} sends the rest of an answer whose user is gone: it is read over, \
+            self.fault(
+                Of::Event,
+                &format!(
+                    "tunnel of {} sends the rest of an answer whose user is gone: it is read over, \
                  and the tunnel is used again after it",
-                tunnel.peer
-            ));
+                    tunnel.peer
+                ),
+            );
         }
         let held = tunnel.take_held();
         let Tunnel { stream, peer, rhythm, place, file, .. } = *tunnel;
@@ -691,7 +727,8 @@ impl Pipe {
 
     fn session_ended(&self, ended: Option<Ended>, [agent, partner]: [SocketAddr; 2]) {
         let Some(ended) = ended else {
-            return self.fault("a session could not begin: the kernel watches no more sockets");
+            return self
+                .fault(Of::Event, "a session could not begin: the kernel watches no more sockets");
         };
         if ended.torn {
             self.pairing.be_wary();
@@ -704,7 +741,7 @@ impl Pipe {
             | Ending::Mute(side)
             | Ending::Stalled(side) => {
                 let who = if side == 0 { agent } else { partner };
-                self.fault(&format!("a session with {who} failed: {}", ended.ending));
+                self.fault(Of::Event, &format!("a session with {who} failed: {}", ended.ending));
             }
             _ => {}
         }
@@ -728,9 +765,10 @@ impl Pipe {
         drop(place);
         match why {
             Alone::OutOfStep => {
-                self.fault(&format!(
-                    "tunnel of {peer} closed: it sent bytes while no session was on"
-                ));
+                self.fault(
+                    Of::Event,
+                    &format!("tunnel of {peer} closed: it sent bytes while no session was on"),
+                );
                 self.shared.refusals.refuse(stream, peer.ip()).await;
             }
             Alone::Absent => {
@@ -747,40 +785,75 @@ impl Pipe {
     }
 
     /// Lets a refused agent go. Counts and logs at once; the rest takes its time.
-    #[track_caller]
     pub fn refuse_agent(
         &self,
         stream: Stream,
+        why: &Refusal,
         side: usize,
         peer: SocketAddr,
-        why: &str,
     ) -> impl Future<Output = ()> {
-        self.count(|counts| counts.agents_refused += 1);
-        let port = self.agent_port(side).port;
-        self.fault(&format!("agent {} refused on port {port}: {why}", peer.ip()));
+        self.refused(why, side, peer);
         self.shared.refusals.refuse(stream, peer.ip())
     }
 
-    /// An agent's connection broke or ended before its passcode; one that had to be closed for what
-    /// it sent counts as refused.
-    pub fn agent_unproven(&self, peer: SocketAddr, error: &io::Error) {
-        self.count(|counts| counts.agents_refused += u64::from(is_too_much(error)));
-        log::debug!("{}: agent {peer} sent no passcode: {error}", self.id());
+    /// A user or an agent on the port of `side` is refused: counted by kind, and told with the
+    /// remedy.
+    pub fn refused(&self, why: &Refusal, side: usize, peer: SocketAddr) {
+        self.refused_since(why, side, peer, "");
     }
 
-    /// A user is closed without a tunnel.
-    pub fn user_refused(&self, peer: SocketAddr, why: &str) {
-        self.count(|counts| counts.users_refused += 1);
-        self.connection(format_args!("user {peer} closed: {why}"));
+    fn refused_since(&self, why: &Refusal, side: usize, peer: SocketAddr, more: &str) {
+        let Refusal { who, why: kind, remedy } = why;
+        let is_user = *who == refused::USER;
+        self.refusals.borrow_mut().count(why);
+        self.count(|counts| {
+            match (is_user, *why == refused::USER_TLS, *why == refused::AGENT_TLS) {
+                (_, true, _) | (_, _, true) => counts.handshake_failures += 1,
+                (true, ..) => counts.users_refused += 1,
+                (false, ..) => counts.agents_refused += 1,
+            }
+        });
+        self.connection(format_args!("{who} {peer} closed: {kind}{more}"));
+        if remedy.is_empty() {
+            return;
+        }
+        let of = if is_user { Of::Users } else { Of::Agents(side) };
+        let port = self.sides[side].port;
+        let what = format!("{who} {} refused on port {port}: {kind}{more}; {remedy}", peer.ip());
+        // Each kind has lines of its own; of users that are logged one by one this is said already.
+        if !is_user || !self.settings().connection_log {
+            log::warn!(target: &format!("{} {kind}", self.id()), "{}: {what}", self.id());
+        }
+        self.last_error.replace(Some(Fault { what, at: timestamp(), of, over: false }));
     }
 
-    /// A TLS handshake failed or took too long.
-    pub fn handshake_failed(&self, who: &str, peer: SocketAddr, error: &io::Error) {
-        self.count(|counts| counts.handshake_failures += 1);
-        self.connection(format_args!("{who} {peer} closed: TLS handshake: {error}"));
+    /// A TLS handshake failed. Who has connected and said nothing, as health checks do, is neither
+    /// counted nor told of.
+    pub fn handshake_failed(
+        &self,
+        side: usize,
+        peer: SocketAddr,
+        error: &io::Error,
+        has_spoken: bool,
+    ) {
+        let more = format!(": {}", tls::explain_handshake(error));
+        if !has_spoken {
+            return self.connection(format_args!("{peer} connected and said nothing{more}"));
+        }
+        let users = side == 1 && self.is_public();
+        let why = if users { &refused::USER_TLS } else { &refused::AGENT_TLS };
+        self.refused_since(why, side, peer, &more);
     }
 
-    fn connection(&self, what: std::fmt::Arguments<'_>) {
+    /// A TLS handshake took too long.
+    pub fn handshake_late(&self, side: usize, peer: SocketAddr, has_spoken: bool) {
+        self.count(|counts| counts.handshake_failures += u64::from(has_spoken));
+        let users = side == 1 && self.is_public();
+        self.refused(if users { &refused::USER_LATE } else { &refused::NO_PASSCODE }, side, peer);
+    }
+
+    /// A line about one connection, for those who have asked for such.
+    pub fn connection(&self, what: std::fmt::Arguments<'_>) {
         let level =
             if self.settings().connection_log { log::Level::Info } else { log::Level::Debug };
         log::log!(target: ALWAYS, level, "{}: {what}", self.id());
@@ -789,9 +862,17 @@ impl Pipe {
     /// Something an operator should know of this mapping. Each caller is a kind of its own for the
     /// log's bounds.
     #[track_caller]
-    fn fault(&self, what: &str) {
+    fn fault(&self, of: Of, what: &str) {
         log::warn!(target: self.id(), "{}: {what}", self.id());
-        self.last_error.replace(Some(what.to_owned()));
+        let fault = Fault { what: what.to_owned(), at: timestamp(), of, over: false };
+        self.last_error.replace(Some(fault));
+    }
+
+    /// What went wrong there has gone right.
+    fn is_over(&self, of: Of) {
+        if let Some(fault) = self.last_error.borrow_mut().as_mut().filter(|fault| fault.of == of) {
+            fault.over = true;
+        }
     }
 
     fn count(&self, change: impl FnOnce(&mut Counts)) {
@@ -833,6 +914,11 @@ impl Pipe {
         self.sides[0].places.version_two.get() > 0
     }
 
+    /// Whether port1 has no tunnel at all, free or not.
+    pub fn has_no_tunnel(&self) -> bool {
+        self.sides[0].places.taken.get() == 0
+    }
+
     /// The sessions that a stopping daemon waits for: those of a private pipe while bytes move.
     pub fn sessions_left(&self) -> u64 {
         if self.is_public() || !self.traffic.is_still() { self.counts.get().sessions } else { 0 }
@@ -864,6 +950,7 @@ impl Pipe {
             SideStatus { port: *port, open: fault.is_none(), fault, tunnels }
         };
         let [down, up] = &self.traffic.bytes;
+        let fault = self.last_error.borrow();
         let counts = Counts {
             users_waiting: self.pairing.waiting_users() as u64,
             pending: self.pending.len() as u64,
@@ -877,7 +964,10 @@ impl Pipe {
             public,
             url: public.then(|| self.settings().public_url(self.sides[1].port)),
             counts,
-            last_error: self.last_error.borrow().clone(),
+            last_error: fault.as_ref().map(|fault| fault.what.clone()),
+            last_error_at: fault.as_ref().map(|fault| fault.at),
+            last_error_over: fault.as_ref().is_some_and(|fault| fault.over),
+            refusals: self.refusals.borrow().clone(),
             limits_reached: self.limits_reached.borrow().clone(),
         }
     }

@@ -9,8 +9,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::mapping::Id;
 use reached::LimitsReached;
+use refused::Refusals;
 
 pub mod reached;
+pub mod refused;
 
 /// The whole state at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,10 +44,13 @@ pub struct Status {
     pub removed: Counts,
     /// Log messages that could not be delivered.
     pub log_lost: u64,
-    /// TLS handshakes that failed on the API, and API requests refused with 403.
+    /// TLS handshakes that failed on the API.
     pub api_handshake_failures: u64,
-    /// See `api_handshake_failures`.
+    /// API requests refused with 403.
     pub api_refused: u64,
+    /// API callers that were refused, for this and other reasons.
+    #[serde(default)]
+    pub api_refusals: Refusals,
 }
 
 /// All mappings together, without what there is to say of each.
@@ -97,6 +102,15 @@ pub struct MappingStatus {
     pub counts: Counts,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
+    /// When, in milliseconds since the epoch.
+    #[serde(default)]
+    pub last_error_at: Option<u64>,
+    /// Whether it has gone right since: the port is open, a user was served, an agent let in.
+    #[serde(default)]
+    pub last_error_over: bool,
+    /// Its users and agents that were refused.
+    #[serde(default)]
+    pub refusals: Refusals,
     /// Its limits that were reached since the daemon started.
     pub limits_reached: LimitsReached,
 }
@@ -142,7 +156,7 @@ pub struct Counts {
     pub users_waiting: u64,
     /// Users that were given a tunnel.
     pub users_served: u64,
-    /// Users closed without a tunnel: nobody free in time, or too many waiting.
+    /// Users closed without a tunnel that had sent something or were not gone by themselves.
     pub users_refused: u64,
     /// Sessions now.
     pub sessions: u64,
@@ -154,9 +168,9 @@ pub struct Counts {
     pub bytes_up: u64,
     /// Bytes from port1 to port2 (on a public pipe: from the agent to users).
     pub bytes_down: u64,
-    /// TLS handshakes that failed or took too long.
+    /// TLS handshakes that failed or took too long, of those who had sent something.
     pub handshake_failures: u64,
-    /// Agents refused: wrong passcode, or at the limit of tunnels.
+    /// Agents refused: a wrong passcode, none in time, or at a limit.
     pub agents_refused: u64,
     /// Tunnels authenticated.
     pub tunnels_total: u64,

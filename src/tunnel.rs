@@ -19,7 +19,8 @@ use crate::pairing::{Verdict, Waiting};
 use crate::pipe::{Pipe, Place, Secured};
 use crate::process::FileGuard;
 use crate::reactor::{Timer, now, until};
-use crate::stream::{Received, Stream};
+use crate::status::refused;
+use crate::stream::{Received, Stream, is_too_much};
 use crate::turn::Pace;
 use crate::unacknowledged;
 
@@ -67,8 +68,12 @@ pub struct Tunnel {
 
 /// Why a connection did not become a tunnel.
 enum Unproven {
-    /// It broke, ended or was too slow.
+    /// It broke or ended.
     Gone(io::Error),
+    /// Its handshake failed, which is told of.
+    Unsecured,
+    /// Newer connections took its place.
+    Replaced,
     /// It said the wrong thing.
     Wrong(Stream),
 }
@@ -125,39 +130,49 @@ async fn admit(
 ) -> Option<Box<Tunnel>> {
     let port = pipe.agent_port(side);
     let is_secured = Cell::new(false);
-    let proven = {
+    let (proven, has_spoken) = {
         let stranger = pipe.pending.join(unacknowledged::way(&socket));
         let proving = async {
             let secured = pipe.secure(socket, Secured::Tunnel, &stranger).await;
             let stream = secured.map_err(|error| {
-                pipe.handshake_failed("agent", peer, &error);
-                Unproven::Gone(error)
+                pipe.handshake_failed(side, peer, &error, stranger.has_spoken());
+                Unproven::Unsecured
             })?;
             is_secured.set(true);
             prove(stream, &port.passcode, &stranger).await
         };
         let replaced = async {
             stranger.replaced().await;
-            Err(Unproven::Gone(io::Error::other("newer connections took its place")))
+            Err(Unproven::Replaced)
         };
-        until(Instant::now() + limits::PASSCODE, or(proving, replaced)).await
+        let proven = until(Instant::now() + limits::PASSCODE, or(proving, replaced)).await;
+        (proven, stranger.has_spoken())
     };
     let (stream, version, early) = match proven {
         Some(Ok(proven)) => proven,
         Some(Err(Unproven::Wrong(stream))) => {
-            pipe.refuse_agent(stream, side, peer, "wrong passcode").await;
+            pipe.refuse_agent(stream, &refused::WRONG_PASSCODE, side, peer).await;
+            return None;
+        }
+        Some(Err(Unproven::Gone(error))) if is_too_much(&error) => {
+            pipe.refused(&refused::TOO_MUCH, side, peer);
             return None;
         }
         Some(Err(Unproven::Gone(error))) => {
-            pipe.agent_unproven(peer, &error);
+            log::debug!("{}: agent {peer} sent no passcode: {error}", pipe.id());
+            return None;
+        }
+        Some(Err(Unproven::Unsecured)) => return None,
+        Some(Err(Unproven::Replaced)) => {
+            pipe.refused(&refused::AGENT_STALLED, side, peer);
             return None;
         }
         None if is_secured.get() => {
-            log::debug!("{}: agent {peer} sent no passcode in time", pipe.id());
+            pipe.refused(&refused::NO_PASSCODE, side, peer);
             return None;
         }
         None => {
-            pipe.handshake_failed("agent", peer, &io::ErrorKind::TimedOut.into());
+            pipe.handshake_late(side, peer, has_spoken);
             return None;
         }
     };
@@ -169,9 +184,7 @@ async fn admit(
     // One that has gone meanwhile wants no place.
     let place = or(placed, gone).await?;
     let Some(place) = place else {
-        let allowed = port.limits.max_connections;
-        let why = format!("{allowed} tunnels are open, all that are allowed");
-        pipe.refuse_agent(stream, side, peer, &why).await;
+        pipe.refuse_agent(stream, &refused::FULL, side, peer).await;
         return None;
     };
     let mut tunnel = Box::new(Tunnel::new(stream, version, peer, place, file));

@@ -15,6 +15,7 @@ use crate::pipe::{Pipe, Secured};
 use crate::process::FileGuard;
 use crate::reactor::{Timer, until};
 use crate::status::reached::USERS_WAITING;
+use crate::status::refused::{self, Refusal};
 use crate::stream::Stream;
 use crate::unacknowledged;
 
@@ -54,69 +55,78 @@ impl From<Fate> for Wait {
     }
 }
 
-const STOPPING: &str = "the connector is stopping";
-const OUSTED: &str = "it had sent nothing and others wanted its place";
-const LEFT: &str = "it left before a tunnel was free";
-const TOO_LATE: &str = "no tunnel was free in time";
-
 /// Serves one user, from accepted socket until a tunnel has it or it is closed.
 pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileGuard) {
     let user_wait = pipe.settings().user_wait;
     let place = pipe.handshakes.join(unacknowledged::way(&socket));
     // It has waited for a tunnel from when it came, which may be a while before it was accepted.
     let user_wait = user_wait.saturating_sub(unacknowledged::silence(&socket));
+    let securing = async {
+        let secured = pipe.secure(socket, Secured::User, &place).await;
+        secured.map_err(|error| pipe.handshake_failed(1, peer, &error, place.has_spoken()))
+    };
     let replaced = async {
         place.replaced().await;
-        Err(io::Error::other("too many users were shaking hands"))
+        pipe.refused(&refused::USER_STALLED, 1, peer);
+        Err(())
     };
-    let secured = Box::pin(until(
-        Instant::now() + limits::TLS_HANDSHAKE,
-        or(pipe.secure(socket, Secured::User, &place), replaced),
-    ));
-    let stream = match secured.await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
-        Ok(stream) => stream,
-        Err(error) => return pipe.handshake_failed("user", peer, &error),
+    let secured = until(Instant::now() + limits::TLS_HANDSHAKE, or(securing, replaced));
+    let stream = match Box::pin(secured).await {
+        Some(Ok(stream)) => stream,
+        Some(Err(())) => return,
+        None => return pipe.handshake_late(1, peer, place.has_spoken()),
     };
     let deadline = Instant::now() + user_wait;
     let user = Box::new(User { stream, peer, has_spoken: false, file });
     let waiting = match Box::pin(find_seat(pipe, user, &place, deadline)).await {
         Ok(waiting) => waiting,
-        Err((user, why)) => {
-            pipe.user_refused(peer, why);
+        Err((user, end)) => {
+            tell(pipe, peer, &end, user.has_spoken);
             return user.stream.part();
         }
     };
     place.got_through();
     drop(place);
     pipe.pairing.pair();
-    match wait(pipe, &waiting, deadline).await {
-        Wait::Served => {}
-        Wait::Replaced => pipe.user_refused(peer, OUSTED),
-        Wait::Stopping => pipe.user_refused(peer, STOPPING),
-        Wait::Left => pipe.user_refused(peer, LEFT),
-        Wait::TimedOut => {
-            pipe.user_refused(peer, TOO_LATE);
-            let user = waiting.occupant.take();
-            if let Some(user) = user {
-                user.stream.part();
-            }
-        }
+    let end = wait(pipe, &waiting, deadline).await;
+    let user = waiting.occupant.take();
+    tell(pipe, peer, &end, user.as_ref().is_some_and(|user| user.has_spoken));
+    if let (Wait::TimedOut, Some(user)) = (end, user) {
+        user.stream.part();
     }
     drop(waiting);
     pipe.pairing.pair();
+}
+
+/// Counts and tells of a user that is closed without a tunnel.
+fn tell(pipe: &Pipe, peer: SocketAddr, end: &Wait, has_spoken: bool) {
+    let why: &Refusal = match end {
+        Wait::Served => return,
+        // A port that is looked at for whether it is open, as health checks do.
+        Wait::Left if !has_spoken => {
+            return pipe.connection(format_args!("user {peer} left and had sent nothing"));
+        }
+        Wait::Left => &refused::LEFT,
+        Wait::Replaced => &refused::OUSTED,
+        Wait::Stopping => &refused::USER_STOPPING,
+        Wait::TimedOut if pipe.has_no_tunnel() => &refused::NO_AGENT,
+        Wait::TimedOut if !has_spoken && pipe.pairing.idle(0) > 0 => &refused::SAID_NOTHING,
+        Wait::TimedOut => &refused::NO_TUNNEL,
+    };
+    pipe.refused(why, 1, peer);
 }
 
 /// A seat for `user`. While as many wait as may, it is in line for one, and keeps its place in the
 /// crowd: those that come behind it wait in the kernel's backlog.
 ///
 /// # Errors
-/// The user, and why it is closed.
+/// The user, and how its wait ended.
 async fn find_seat<'a>(
     pipe: &'a Pipe,
     mut user: Box<User>,
     place: &Member<'_>,
     deadline: Instant,
-) -> Result<Waiting<'a, Box<User>, Fate>, (Box<User>, &'static str)> {
+) -> Result<Waiting<'a, Box<User>, Fate>, (Box<User>, Wait)> {
     let pending = pipe.settings().pending;
     // Only a version 2 agent could serve a user that never says anything.
     let mute_in_vain = || !pipe.has_version_two();
@@ -130,7 +140,7 @@ async fn find_seat<'a>(
         });
         match until(Instant::now() + pipe.handshakes.patience(), spoken).await {
             Some(Ok(spoken)) => user.has_spoken = spoken,
-            Some(Err(_)) => return Err((user, OUSTED)),
+            Some(Err(_)) => return Err((user, Wait::Replaced)),
             None => {}
         }
     }
@@ -142,11 +152,11 @@ async fn find_seat<'a>(
             Err(user) => user,
         };
         if pipe.pairing.is_closed() {
-            return Err((user, STOPPING));
+            return Err((user, Wait::Stopping));
         }
         // It keeps out those that could be served.
         if !user.has_spoken && (mute_in_vain() || pipe.pairing.serves(true)) {
-            return Err((user, OUSTED));
+            return Err((user, Wait::Replaced));
         }
         if in_line.is_none() {
             in_line = Some(pipe.pairing.line_up());
@@ -170,8 +180,8 @@ async fn find_seat<'a>(
         };
         match until(deadline, or(heard, moved)).await {
             Some(Some(spoken)) => user.has_spoken = spoken,
-            Some(None) => return Err((user, LEFT)),
-            None => return Err((user, TOO_LATE)),
+            Some(None) => return Err((user, Wait::Left)),
+            None => return Err((user, Wait::TimedOut)),
         }
     }
 }

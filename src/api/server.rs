@@ -34,6 +34,7 @@ use crate::http::{self, Fault, Handler, Patience, Request, Response, Source, Wir
 use crate::limits;
 use crate::process::{FileGuard, Files, For};
 use crate::reactor::{Io, look, sleep, until};
+use crate::status::{reached, refused};
 use crate::stream::Stream;
 use crate::tls;
 use crate::unacknowledged;
@@ -51,7 +52,7 @@ pub trait Service: 'static {
     fn answer(&self, peer: Peer, request: Request) -> impl Future<Output = Response>;
 
     /// Answers what is no request; see [`Handler::refuse`].
-    fn refuse(&self, fault: Fault) -> Response;
+    fn refuse(&self, peer: Peer, fault: Fault) -> Response;
 }
 
 /// Gives the TLS settings in force: asked for every connection, so that new certificates serve
@@ -68,7 +69,6 @@ pub struct Server<S> {
     connections: Rc<Connections>,
     capacity: usize,
     accept_errors: Gate,
-    handshake_errors: Rc<Gate>,
 }
 
 impl<S: Service> Server<S> {
@@ -90,7 +90,6 @@ impl<S: Service> Server<S> {
             connections: Rc::default(),
             capacity: limits::HTTP_CONNECTIONS,
             accept_errors: Gate::new(limits::COMPLAINT),
-            handshake_errors: Rc::new(Gate::new(limits::COMPLAINT)),
         }
     }
 
@@ -126,7 +125,6 @@ impl<S: Service> Server<S> {
                                 acceptor: acceptor.clone(),
                                 workers: self.workers.clone(),
                                 counters: self.counters.clone(),
-                                errors: self.handshake_errors.clone(),
                                 ip,
                             };
                             let serve = move |handler| handshake.serve(socket, handler);
@@ -189,8 +187,7 @@ impl<S: Service> Server<S> {
     /// Waits until there is room for one more connection of `rank`, closing others for it.
     async fn room(&self, rank: Rank) -> FileGuard {
         if self.connections.open.borrow().len() >= self.capacity {
-            let limit = format!("{} API connections at one time", limits::HTTP_CONNECTIONS);
-            self.counters.limits_reached.borrow_mut().reached(&limit);
+            self.counters.limits_reached.borrow_mut().reached(reached::API_CONNECTIONS);
         }
         loop {
             let changed = self.connections.changed.listen();
@@ -205,7 +202,7 @@ impl<S: Service> Server<S> {
                     // What has come before its turn ended counts, however late it is looked at.
                     look().await;
                     if let (Some(number), _) = self.connections.first_to_go(rank) {
-                        self.connections.close(number).await;
+                        self.turn_out(number).await;
                     }
                 }
                 // Others may have files that become free without a word.
@@ -217,13 +214,21 @@ impl<S: Service> Server<S> {
         }
     }
 
+    /// Closes a connection for another one.
+    async fn turn_out(&self, number: u64) {
+        let kind = refused::CALLER_STALLED;
+        self.counters.refusals.borrow_mut().count(&kind);
+        log::warn!(target: kind.why, "API: a caller was closed: {}; {}", kind.why, kind.remedy);
+        self.connections.close(number).await;
+    }
+
     /// What to do when no connection could be accepted: never spin, never flood the log.
     async fn accept_failed(&self, error: &io::Error) {
         let out_of_files = is_out_of_files(error);
         if let (true, (Some(number), _)) =
             (out_of_files, self.connections.first_to_go(Rank::Stranger))
         {
-            self.connections.close(number).await;
+            self.turn_out(number).await;
         }
         self.complain(error, out_of_files);
         sleep(limits::ACCEPT_PAUSE).await;
@@ -289,7 +294,6 @@ struct Handshake {
     acceptor: Acceptor,
     workers: Rc<Workers>,
     counters: Rc<Counters>,
-    errors: Rc<Gate>,
     ip: IpAddr,
 }
 
@@ -314,13 +318,13 @@ impl Handshake {
             Err(error) => {
                 let failures = &self.counters.handshake_failures;
                 failures.set(failures.get() + 1);
-                if self.errors.open() {
-                    log::warn!(
-                        "API: TLS handshake with {} failed: {}",
-                        self.ip,
-                        tls::explain_handshake(&error)
-                    );
-                }
+                self.counters.refusals.borrow_mut().count(&refused::CALLER_TLS);
+                log::warn!(
+                    target: refused::CALLER_TLS.why,
+                    "API: TLS handshake with {} failed: {}",
+                    self.ip,
+                    tls::explain_handshake(&error)
+                );
             }
         }
     }
@@ -494,7 +498,7 @@ impl<S: Service> Handler for Connection<S> {
     }
 
     fn refuse(&self, fault: Fault) -> Response {
-        self.service.refuse(fault)
+        self.service.refuse(self.peer, fault)
     }
 
     fn holds(&self, bytes: usize) {

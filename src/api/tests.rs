@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::gate::Gate;
 use super::*;
 use crate::mapping::{AgentLimits, AgentPort, Mapping, Passcode, Pipe};
 use crate::status::{MappingStatus, Overview, SideStatus};
@@ -52,6 +53,9 @@ fn states() {
         url: None,
         counts: Default::default(),
         last_error: None,
+        last_error_at: None,
+        last_error_over: false,
+        refusals: Refusals::default(),
         limits_reached: Default::default(),
     };
     assert_eq!(

@@ -6,6 +6,7 @@ use std::fmt::{Display, Write};
 
 use super::Report;
 use crate::status::reached::Reached;
+use crate::status::refused::Refused;
 use crate::status::{Counts, MappingStatus, Status};
 
 /// The content type of [`metrics`].
@@ -59,6 +60,7 @@ pub fn metrics(report: &Report) -> String {
         }
     }
     page.limits(state);
+    page.refusals(state);
     page.text
 }
 
@@ -73,9 +75,12 @@ type Count = (&'static str, &'static str, &'static str, fn(&Counts) -> u64);
 const COUNTS: [Count; 12] = [
     ("users_waiting", "gauge", "Users waiting for a tunnel.", |counts| counts.users_waiting),
     ("users_served_total", "counter", "Users given a tunnel.", |counts| counts.users_served),
-    ("users_refused_total", "counter", "Users closed without a tunnel.", |counts| {
-        counts.users_refused
-    }),
+    (
+        "users_refused_total",
+        "counter",
+        "Users closed without a tunnel that had not just looked in.",
+        |counts| counts.users_refused,
+    ),
     ("sessions", "gauge", "Sessions now.", |counts| counts.sessions),
     ("sessions_total", "counter", "Sessions begun.", |counts| counts.sessions_total),
     ("pending_connections", "gauge", "Connections not yet authenticated.", |counts| counts.pending),
@@ -100,7 +105,7 @@ const COUNTS: [Count; 12] = [
     (
         "agents_refused_total",
         "counter",
-        "Agents refused: wrong passcode, or at the limit of tunnels.",
+        "Agents refused: a wrong passcode, none in time, or at a limit.",
         |counts| counts.agents_refused,
     ),
     ("tunnels_total", "counter", "Tunnels authenticated.", |counts| counts.tunnels_total),
@@ -182,6 +187,27 @@ impl Page {
                     ];
                     self.sample(&name, &labels, value(reached));
                 }
+            }
+        }
+    }
+
+    /// How often callers of the API, and each mapping's users and agents, were refused, by kind.
+    fn refusals(&mut self, state: &Status) {
+        self.family("api_refusals_total", "counter", "API callers refused, by kind.");
+        for Refused { why, times, .. } in state.api_refusals.iter() {
+            self.sample("api_refusals_total", &[("why", why)], times);
+        }
+        let name = "mapping_refusals_total";
+        self.family(name, "counter", "Users and agents refused, by kind.");
+        for mapping in &state.mappings {
+            for Refused { who, why, times, .. } in mapping.refusals.iter() {
+                let labels = [
+                    ("mapping", &*mapping.id),
+                    ("type", kind_of(mapping)),
+                    ("who", who),
+                    ("why", why),
+                ];
+                self.sample(name, &labels, times);
             }
         }
     }

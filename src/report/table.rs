@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Report;
 use crate::logging::Utc;
 use crate::status::reached::LimitsReached;
+use crate::status::refused::{Refusals, Refused};
 use crate::status::{Counts, MappingStatus, SideStatus, Tunnels};
 
 const COLUMNS: [&str; 9] = [
@@ -82,6 +83,9 @@ pub fn table(report: &Report) -> String {
     for reached in limits(&state.limits_reached) {
         line(&mut text, &reached);
     }
+    for refused in refusals(&state.api_refusals) {
+        line(&mut text, &format!("API: {refused}"));
+    }
     text
 }
 
@@ -142,8 +146,9 @@ fn faults(mapping: &MappingStatus, closed: bool) -> Vec<String> {
         .iter()
         .filter(|side| closed && !side.open)
         .map(|side| {
-            let fault = side.fault.as_deref().unwrap_or("not open");
-            format!("port {}: {}", side.port, safe(fault))
+            let fault = safe(side.fault.as_deref().unwrap_or("not open"));
+            let port = format!("port {}", side.port);
+            if fault.starts_with(&port) { fault } else { format!("{port}: {fault}") }
         })
         .collect();
     for tunnels in mapping.sides.iter().filter_map(|side| side.tunnels) {
@@ -160,19 +165,37 @@ fn faults(mapping: &MappingStatus, closed: bool) -> Vec<String> {
             ));
         }
     }
-    if let Some(error) = &mapping.last_error {
-        faults.push(format!("last error: {}", safe(error)));
+    let is_said = |error: &String| {
+        let mut sides = mapping.sides.iter();
+        closed && sides.any(|side| !side.open && side.fault.as_ref() == Some(error))
+    };
+    if let Some(error) = mapping.last_error.as_ref().filter(|error| !is_said(error)) {
+        let at = mapping.last_error_at.map(|at| format!(" at {}", Utc(at / 1000)));
+        let over = if mapping.last_error_over { ", over since" } else { "" };
+        faults.push(format!("last error{}{over}: {}", at.unwrap_or_default(), safe(error)));
     }
+    faults.extend(refusals(&mapping.refusals));
     faults.extend(limits(&mapping.limits_reached));
     faults
 }
 
+fn refusals(refusals: &Refusals) -> impl Iterator<Item = String> {
+    refusals.iter().map(|Refused { who, why, times, last }| {
+        let (who, why, last) = (safe(who), safe(why), Utc(last / 1000));
+        format!("refused: {who}: {why}, {}, last at {last}", how_often(*times))
+    })
+}
+
+fn how_often(times: u64) -> String {
+    match times {
+        1 => "once".into(),
+        times => format!("{times} times"),
+    }
+}
+
 fn limits(limits: &LimitsReached) -> impl Iterator<Item = String> {
     limits.iter().map(|reached| {
-        let times = match reached.times {
-            1 => "once".into(),
-            times => format!("{times} times"),
-        };
+        let times = how_often(reached.times);
         let last = Utc(reached.last / 1000);
         format!("limit reached: {}, {times}, last at {last}", safe(&reached.limit))
     })

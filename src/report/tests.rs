@@ -1,7 +1,11 @@
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::*;
-use crate::status::reached::LimitsReached;
+use crate::status::reached::{self, LimitsReached};
+use crate::status::refused::{self, Refusals};
 use crate::status::{Draining, MappingStatus, SideStatus};
 
 fn side(port: u16, fault: Option<&str>, tunnels: Option<Tunnels>) -> SideStatus {
@@ -10,6 +14,10 @@ fn side(port: u16, fault: Option<&str>, tunnels: Option<Tunnels>) -> SideStatus 
 
 fn limits(json: &str) -> LimitsReached {
     serde_json::from_str(json).expect("limits")
+}
+
+fn refusals(json: &str) -> Refusals {
+    serde_json::from_str(json).expect("refusals")
 }
 
 fn sample() -> Report {
@@ -36,6 +44,11 @@ fn sample() -> Report {
         url: Some("https://example.org:6001".into()),
         counts,
         last_error: Some("agent 192.0.2.1: wrong passcode".into()),
+        last_error_at: Some(1_542_719_017_626),
+        last_error_over: true,
+        refusals: refusals(
+            r#"[{"who":"agent","why":"wrong passcode","times":31,"last":1542719017626}]"#,
+        ),
         limits_reached: limits(
             r#"[{"limit":"users waiting (pending)","times":21,"last":1542719016626}]"#,
         ),
@@ -44,12 +57,15 @@ fn sample() -> Report {
         id: "e2454159-ed8c-4d00-a885-fdd87de811de".into(),
         sides: [
             side(6002, None, Some(one)),
-            side(6003, Some("address already in use; retried in 4 s"), Some(one)),
+            side(6003, Some("port 6003 is taken; it is tried again"), Some(one)),
         ],
         public: false,
         url: None,
         counts: Counts::default(),
-        last_error: None,
+        last_error: Some("port 6003 is taken; it is tried again".into()),
+        last_error_at: Some(1_542_719_017_000),
+        last_error_over: false,
+        refusals: Refusals::default(),
         limits_reached: LimitsReached::default(),
     };
     let state = Status {
@@ -68,6 +84,9 @@ fn sample() -> Report {
         log_lost: 13,
         api_handshake_failures: 14,
         api_refused: 15,
+        api_refusals: refusals(
+            r#"[{"who":"caller","why":"it is not among controllers","times":1,"last":1542719018000}]"#,
+        ),
     };
     Report::of(state, 1_542_719_018_626)
 }
@@ -100,16 +119,18 @@ fn table_at_a_glance() {
         "a\"b\\c\\n\\u{1b}                         public   6000 6001  58/2/60                      1/2                   6.8 KiB  7.6 MiB  active     https://example.org:6001",
         "    tunnels draining, their user gone and the old answer not over: 21",
         "    tunnels whose agent took a user's bytes and answered nothing: 22",
-        "    last error: agent 192.0.2.1: wrong passcode",
+        "    last error at 2018-11-20T13:03:37Z, over since: agent 192.0.2.1: wrong passcode",
+        "    refused: agent: wrong passcode, 31 times, last at 2018-11-20T13:03:37Z",
         "    limit reached: users waiting (pending), 21 times, last at 2018-11-20T13:03:36Z",
         "e2454159-ed8c-4d00-a885-fdd87de811de  private  6002 6003  1/0/1 1/0/1                  -                     0 B      0 B      half open  -",
-        "    port 6003: address already in use; retried in 4 s",
+        "    port 6003 is taken; it is tried again",
         "2 mappings                                                60/2/62                      1/42                  6.8 KiB  7.6 MiB",
         "",
         "sessions 4 now, 5 in all; refused: 3 users, 10 agents; connections without passcode yet 6",
         "free ports 996; direct connections 1; API: 15 requests refused, 14 TLS handshakes failed",
         "log messages lost 13",
         "limit reached: 256 API connections at one time, 3 times, last at 2018-11-20T13:03:38Z",
+        "API: refused: caller: it is not among controllers, once, last at 2018-11-20T13:03:38Z",
         "",
     ];
     let expected = expected.join("\n").replace("VERSION", env!("CARGO_PKG_VERSION"));
@@ -135,7 +156,7 @@ fn a_stopping_daemon_says_what_is_left() {
     let expected =
         "draining: 1 session and 2 waiting users left, for 5 s at most; a second SIGTERM";
     assert!(second.starts_with(expected), "{second}");
-    assert!(!table.contains("port 6003:"), "closed ports are said twice:\n{table}");
+    assert!(!table.contains("    port 6003 "), "closed ports are said twice:\n{table}");
     assert_eq!(Draining { sessions: 2, users_waiting: 0, ..left }.who(), "2 sessions");
     assert!(!left.is_over() && Draining { sessions: 0, users_waiting: 0, ..left }.is_over());
 }
@@ -156,6 +177,8 @@ fn metrics_are_what_prometheus_reads() {
         "iofog_connector_log_lost_total 13",
         "iofog_connector_api_handshake_failures_total 14",
         "iofog_connector_api_refused_total 15",
+        "iofog_connector_api_refusals_total{why=\"it is not among controllers\"} 1",
+        "iofog_connector_mapping_refusals_total{mapping=\"a\\\"b\\\\c\\n\u{1b}\",type=\"public\",who=\"agent\",why=\"wrong passcode\"} 31",
         "iofog_connector_limit_reached_total{limit=\"256 API connections at one time\"} 3",
         "iofog_connector_mapping_limit_reached_total{mapping=\"a\\\"b\\\\c\\n\u{1b}\",type=\"public\",limit=\"users waiting (pending)\"} 21",
         "iofog_connector_mapping_limit_reached_last_seconds{mapping=\"a\\\"b\\\\c\\n\u{1b}\",type=\"public\",limit=\"users waiting (pending)\"} 1542719016",
@@ -185,4 +208,67 @@ fn metrics_are_what_prometheus_reads() {
         }
     }
     assert!(text.ends_with('\n'));
+}
+
+/// The names in backticks in the first cells of the page's table that stands below `heading`.
+fn named_below(heading: &str) -> BTreeSet<String> {
+    let page = include_str!("../../docs/protocol.md");
+    let (_, below) = page.split_once(heading).expect(heading);
+    let table = below.lines().map(str::trim).skip_while(|line| !line.starts_with('|'));
+    let rows = table.take_while(|line| line.starts_with('|')).skip(2);
+    let cells = rows.filter_map(|row| row.split('|').nth(1));
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+}
+
+/// The members of a JSON value, `[]` for those of an array's elements. Those that stand in several
+/// places have the page's word for them.
+fn members(path: &str, value: &Value, found: &mut BTreeSet<String>) {
+    let word = match path {
+        "totals.counts" | "mappings[].counts" | "removed" => "COUNTS",
+        "totals.tunnels" | "mappings[].sides[].tunnels" => "TUNNELS",
+        "limitsReached[]" | "mappings[].limitsReached[]" => "LIMIT",
+        "apiRefusals[]" | "mappings[].refusals[]" => "REFUSAL",
+        _ => path,
+    };
+    match value {
+        Value::Object(object) => {
+            if word != path {
+                found.insert(path.to_owned());
+            }
+            for (name, value) in object {
+                let dot = if path.is_empty() { "" } else { "." };
+                members(&format!("{word}{dot}{name}"), value, found);
+            }
+        }
+        Value::Array(values) if values.iter().all(Value::is_object) => {
+            values.iter().for_each(|value| members(&format!("{path}[]"), value, found));
+        }
+        _ => _ = found.insert(path.to_owned()),
+    }
+}
+
+#[test]
+fn page_names_every_member_of_the_status_and_no_other() {
+    let mut state = sample().state;
+    state.draining = Some(Draining { sessions: 1, users_waiting: 2, milliseconds_left: 3 });
+    let json = serde_json::to_value(Report::of(state, 0)).expect("JSON");
+    let mut found = BTreeSet::new();
+    members("", &json, &mut found);
+    assert_eq!(found, named_below("### What GET status answers"));
+}
+
+#[test]
+fn page_names_every_metric_and_no_other() {
+    let text = metrics(&sample());
+    let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE iofog_connector_"));
+    let names = names.map(|line| line.split(' ').next().expect("a name").to_owned());
+    assert_eq!(names.collect::<BTreeSet<_>>(), named_below("### What /metrics answers"));
+}
+
+#[test]
+fn page_names_every_kind_of_refusal_and_limit_and_no_other() {
+    let kinds = refused::ALL.iter().map(|kind| format!("{}: {}", kind.who, kind.why));
+    assert_eq!(kinds.collect::<BTreeSet<_>>(), named_below("### Who is refused"));
+    let limits = reached::ALL.iter().map(ToString::to_string);
+    assert_eq!(limits.collect::<BTreeSet<_>>(), named_below("### Which limits are reached"));
 }

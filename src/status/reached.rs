@@ -15,6 +15,14 @@ pub const MAX_CONNECTIONS: &str = "tunnels (maxconnections)";
 /// Files that may be open.
 pub const FILES: &str = "open files (LimitNOFILE)";
 
+/// API connections at one time; the number is [`limits::HTTP_CONNECTIONS`](crate::limits).
+pub const API_CONNECTIONS: &str = "256 API connections at one time";
+
+/// Every limit's name.
+#[cfg(test)]
+pub const ALL: [&str; 6] =
+    [AGENTS_PENDING, USERS_PENDING, USERS_WAITING, MAX_CONNECTIONS, FILES, API_CONNECTIONS];
+
 /// Those that were reached since the daemon started, in the order of the first time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

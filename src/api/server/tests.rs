@@ -47,7 +47,7 @@ impl Service for Slow {
         text(200, &format!("{peer:?}"))
     }
 
-    fn refuse(&self, fault: Fault) -> Response {
+    fn refuse(&self, _: Peer, fault: Fault) -> Response {
         text(fault.status(), "")
     }
 }
