@@ -118,6 +118,18 @@ def alone():
             time.sleep(1)
 
 
+def must_be_free(*ports):
+    """Ends the benchmark if somebody listens there: what a benchmark that was killed has left would
+    answer in the place of what is to be measured."""
+    for port in ports:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            continue
+        sys.exit(f"Port {port} is taken, perhaps by what a benchmark has left that was killed; "
+                 f"\"ss -ltnp 'sport = :{port}'\" names the process.")
+
+
 def may(prefix):
     """Whether this user may start programs so."""
     return subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0

@@ -28,13 +28,13 @@ GIVING_BACK = 6
 SETTLING = 0.3
 
 
-def loadgen(context, *words):
-    return output([context.loadgen, *map(str, words)])
+def loadgen(context, *words, limit=120):
+    return output([context.loadgen, *map(str, words)], limit)
 
 
-def output(command):
-    """What a command prints on its last line, as JSON."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def output(command, limit=120):
+    """What a command prints on its last line, as JSON, within `limit` seconds."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command[:4])}: {done.stderr.strip()[-300:]}")
     lines = done.stdout.splitlines()

@@ -41,7 +41,8 @@ const HELP: &str = "usage: loadgen COMMAND [OPTIONS]
   hold        --target PORT [--conns N]
   startup     --port PORT [--port PORT] [--rounds N] -- COMMAND ARGUMENTS
 All but backend, splice and startup take --tls [--cipher aes128|aes256|chacha];
-the measuring ones take --pid PID, the process whose processor time counts.";
+the measuring ones take --pid PID, the process whose processor time counts;
+users take --patience SECS, after which they give up on an answer.";
 
 fn main() {
     sys::prepare();

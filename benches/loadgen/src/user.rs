@@ -13,14 +13,15 @@ use crate::sys;
 use crate::tls;
 use crate::tunnel::Socket;
 
-/// A user gives up on an answer after this time.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A user gives up on an answer after so many seconds, unless `--patience` says otherwise.
+const PATIENCE: u64 = 10;
 
 /// Where users connect, and how.
 #[derive(Clone)]
 pub(crate) struct Dial {
     target: SocketAddrV4,
     tls: Option<Arc<ClientConfig>>,
+    patience: Duration,
 }
 
 /// A user's connection.
@@ -37,7 +38,8 @@ impl Dial {
 
     /// To the port of another option.
     pub(crate) fn to(arguments: &Arguments, option: &str) -> Self {
-        Dial { target: arguments.port(option), tls: tls::config(arguments) }
+        let patience = Duration::from_secs(arguments.get("patience").unwrap_or(PATIENCE));
+        Dial { target: arguments.port(option), tls: tls::config(arguments), patience }
     }
 
     /// Whether users speak TLS.
@@ -47,10 +49,10 @@ impl Dial {
 
     /// Connects and shakes hands.
     pub(crate) fn connect(&self) -> io::Result<User> {
-        let socket = TcpStream::connect_timeout(&SocketAddr::V4(self.target), PATIENCE)?;
+        let socket = TcpStream::connect_timeout(&SocketAddr::V4(self.target), self.patience)?;
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(self.patience))?;
+        socket.set_write_timeout(Some(self.patience))?;
         let Some(config) = &self.tls else { return Ok(User::Plain(socket)) };
         let mut stream = StreamOwned::new(tls::session(config), socket);
         while stream.conn.is_handshaking() {
