@@ -38,7 +38,8 @@ Commands:
              eyes of the service's user when root asks; --user NAME for another one.
   mapping    add public|private, list, remove ID: open and close pipes without a
              Controller. `add` takes --connections N [60], --heartbeat-threshold MS
-             [60000], and --dir DIR [.] for the passcodes' files, or --show.
+             [60000], and --dir DIR [.] for the passcodes' files, or --show; `remove`
+             removes these files, too, of --dir DIR [.].
   tunnel     Be the agent's side of a pipe; `tunnel --help` shows its options.
   version    Show version and licence. Also -v, --version.
   help       Show this page. Also -h, -?, --help.
@@ -266,7 +267,7 @@ fn parse_mapping(mut arguments: Arguments) -> Result<Request, String> {
         "list" => Request::List,
         "remove" => match word(&mut arguments)? {
             id if id.is_empty() => return Err("`mapping remove` needs a mapping's id".into()),
-            id => Request::Remove(id),
+            id => Request::Remove { id, dir },
         },
         _ => return Err("`mapping` needs `add`, `list` or `remove` after it".into()),
     };
@@ -443,7 +444,14 @@ mod tests {
             assert_eq!(request(line), Ok(Request::Add(private.clone())), "{line}");
         }
         assert_eq!(request("mapping list"), Ok(Request::List));
-        assert_eq!(request("mapping remove a-b"), Ok(Request::Remove("a-b".into())));
+        assert_eq!(
+            request("mapping remove a-b"),
+            Ok(Request::Remove { id: "a-b".into(), dir: ".".into() })
+        );
+        assert_eq!(
+            request("mapping remove a-b --dir /d"),
+            Ok(Request::Remove { id: "a-b".into(), dir: "/d".into() })
+        );
         for (line, fault) in [
             ("mapping", "`mapping` needs `add`"),
             ("mapping drop", "`mapping` needs `add`"),

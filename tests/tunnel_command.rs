@@ -699,6 +699,52 @@ fn mapping_prints_commands_that_work(mode: Mode) {
 }
 
 #[test]
+fn removed_mapping_takes_its_passcode_files_along_and_no_others() {
+    let daemon = Daemon::builder(Mode::Plain).ports(2).start();
+    let folder = daemon.folder().join("passcodes");
+    fs::create_dir(&folder).unwrap();
+    let dir = folder.to_str().unwrap();
+    let say = |arguments: &[&str]| {
+        let output = daemon.cli(&[arguments, &["--dir", dir]].concat());
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let add = || {
+        let (status, said) = say(&["mapping", "add", "private"]);
+        assert_eq!(status, Some(0), "{said}");
+        daemon.api().state()["mappings"][0]["id"].as_str().unwrap().to_owned()
+    };
+    let files = || {
+        let mut all: Vec<_> =
+            fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        all.sort();
+        all
+    };
+    let id = add();
+    assert_eq!(files().len(), 2);
+    fs::write(folder.join("iofog-1.passcode"), "another's").unwrap();
+    let (status, said) = say(&["mapping", "remove", &id]);
+    assert_eq!(status, Some(0), "{said}");
+    assert_eq!(said.matches(".passcode removed").count(), 2, "{said}");
+    assert_eq!(files(), [folder.join("iofog-1.passcode")]);
+    // One that has been written anew stays, and is said to be in the way.
+    let id = add();
+    let changed = files().pop().unwrap();
+    fs::write(&changed, "somebody's own\n").unwrap();
+    let (status, said) = say(&["mapping", "remove", &id]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("does not hold this mapping's passcode"), "{said}");
+    assert_eq!(files().len(), 2);
+    assert_eq!(fs::read_to_string(&changed).unwrap(), "somebody's own\n");
+    let (status, said) = say(&["mapping", "add", "private"]);
+    assert_eq!(status, Some(1));
+    assert!(said.contains("is there already") && said.contains("move it away"), "{said}");
+    assert!(said.contains("--dir") && said.contains("the mapping is removed again"), "{said}");
+    assert_eq!(daemon.api().state()["mappings"].as_array().unwrap().len(), 0);
+    assert_eq!(files().len(), 2, "what had been made for it is left");
+}
+
+#[test]
 fn certificates_that_do_not_fit_are_refused_with_a_remedy() {
     let authority = Authority::new("the authority");
     let identity = authority.sign(&["other.example"]);

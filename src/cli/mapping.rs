@@ -2,7 +2,7 @@
 //! socket.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,11 +15,12 @@ use super::{complain, print};
 use crate::control::{self, ControlError};
 use crate::json;
 use crate::limits;
-use crate::mapping::Passcode;
+use crate::mapping::{Passcode, Pipe};
 use crate::options::Options;
 use crate::reason::{self, quoted};
 use crate::report::Report;
 use crate::status::Status;
+use crate::store;
 use crate::tls;
 
 /// What to do with mappings.
@@ -30,7 +31,12 @@ pub(super) enum Request {
     /// Shows those that are there.
     List,
     /// Closes one.
-    Remove(String),
+    Remove {
+        /// Its name.
+        id: String,
+        /// Where the passcodes' files were made.
+        dir: PathBuf,
+    },
 }
 
 /// A pipe to open.
@@ -70,7 +76,7 @@ pub(super) fn run(request: &Request, options: &Options) -> ExitCode {
     let outcome = match request {
         Request::Add(add) => open(add, options),
         Request::List => list(options),
-        Request::Remove(id) => remove(id, options).map(|()| format!("mapping {id} removed\n")),
+        Request::Remove { id, dir } => close(id, dir, options),
     };
     match outcome {
         Ok(text) => print(&text),
@@ -147,9 +153,65 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
     Ok(instructions(add, &added, &places, options, &report.state))
 }
 
+/// Removes a mapping, and the files in `dir` that `add` has made for it: they would be in the way
+/// of the next mapping with these ports. One that holds anything else stays.
+fn close(id: &str, dir: &Path, options: &Options) -> Result<String, Fault> {
+    // Known as long as the mapping is there; of another folder than the daemon's nothing is known.
+    let stored = store::check(&options.config_dir).unwrap_or_default();
+    let mapping = stored.into_iter().find(|mapping| &*mapping.id == id);
+    let report: Report = understand(&call(options, "GET", "status", "")?)?;
+    remove(id, options)?;
+    let mut text = format!("mapping {id} removed\n");
+    let running = report.state.mappings.iter().find(|mapping| &*mapping.id == id);
+    let ports = running.into_iter().flat_map(|mapping| &mapping.sides).map(|side| side.port);
+    let sides = match mapping.map(|mapping| mapping.pipe) {
+        Some(Pipe::Public { agent, .. }) => vec![agent],
+        Some(Pipe::Private { sides }) => sides.into(),
+        Some(Pipe::Direct { .. }) | None => Vec::new(),
+    };
+    for port in ports {
+        let path = passcode_file(dir, port);
+        let passcode = sides.iter().find(|side| side.port == port).map(|side| &side.passcode);
+        match discard(&path, passcode) {
+            Ok(true) => text.push_str(&format!("{} removed\n", path.display())),
+            Ok(false) => {}
+            Err(why) => text.push_str(&format!(
+                "{} stays: {why}; while it is there, no mapping with port {port} can be added with \
+                 this folder\n",
+                path.display()
+            )),
+        }
+    }
+    Ok(text)
+}
+
+/// Removes the file if it is what [`keep`] has written; `false` if there is none.
+fn discard(path: &Path, passcode: Option<&Passcode>) -> Result<bool, String> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(reason::reading(path, &error)),
+        Ok(found) if !found.is_file() => return Err("it is no file of its own".into()),
+        Ok(_) => {}
+    }
+    let Some(passcode) = passcode else {
+        return Err("the state file does not say this mapping's passcode".into());
+    };
+    let text = fs::read(path).map_err(|error| reason::reading(path, &error))?;
+    if text.strip_suffix(b"\n").is_none_or(|text| !passcode.matches(text)) {
+        return Err("it does not hold this mapping's passcode".into());
+    }
+    fs::remove_file(path).map_err(|error| reason::writing(path, &error))?;
+    Ok(true)
+}
+
+/// Where the passcode of a port is kept.
+fn passcode_file(dir: &Path, port: u16) -> PathBuf {
+    dir.join(format!("iofog-{port}.passcode"))
+}
+
 /// Writes a passcode to a new file that only this user can read.
 fn keep(dir: &Path, port: u16, passcode: &Passcode) -> Result<PathBuf, String> {
-    let path = dir.join(format!("iofog-{port}.passcode"));
+    let path = passcode_file(dir, port);
     let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     let written = written.and_then(|mut file| {
         writeln!(file, "{}", passcode.reveal()).inspect_err(|_| {
@@ -160,7 +222,13 @@ fn keep(dir: &Path, port: u16, passcode: &Passcode) -> Result<PathBuf, String> {
     match written {
         Ok(()) => Ok(path),
         Err(error) => {
-            let (file, why) = (path.display(), reason::writing(&path, &error));
+            let why = match error.kind() {
+                io::ErrorKind::AlreadyExists => {
+                    "is there already, perhaps of a mapping that is gone; move it away".into()
+                }
+                _ => reason::writing(&path, &error),
+            };
+            let file = path.display();
             Err(format!("{file}: {why}; or name another folder with --dir"))
         }
     }
