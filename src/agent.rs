@@ -6,7 +6,7 @@
 //! to a service, [`listen`] carries local connections into a private pipe. Relay, TLS, log and
 //! process are the daemon's.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,10 @@ use smol::future::or;
 use crate::conduit;
 use crate::limits;
 use crate::logging::{ALWAYS, Logging};
+use crate::ports;
 use crate::process::{self, Ask, Files, Notifier, Signals};
 use crate::reactor::{self, sleep, until};
+use crate::reason;
 use connector::Connector;
 use listen::Listening;
 use options::{Options, Work};
@@ -30,8 +32,10 @@ mod counted;
 mod listen;
 pub mod options;
 mod pace;
+mod reached;
 mod serve;
 pub(crate) mod tunnel;
+mod words;
 
 /// Files that the event loop, the signals and the service manager take: 7.
 const OWN_FILES: usize = 8;
@@ -50,10 +54,19 @@ pub fn run(given: options::Given) -> ExitCode {
     });
     let (options, connector) = match started {
         Ok(started) => started,
-        Err(fault) => {
-            eprintln!("iofog-connector tunnel: {fault}");
-            return FAULTY.into();
+        Err(fault) => return refuse(&fault, FAULTY.into()),
+    };
+    let most = options.sessions;
+    let job = match &options.work {
+        Work::Serve { target, connections, proxy_protocol } => {
+            let target = target.clone();
+            let serving = Serving::new(&connector, target, *connections, most, *proxy_protocol);
+            Job::Serving(serving)
         }
+        Work::Listen { address, pending } => match ports::open_listener(*address) {
+            Ok(listener) => Job::Listening(Listening::new(&connector, listener, *pending, most)),
+            Err(error) => return refuse(&words::listen(*address, &error), ExitCode::FAILURE),
+        },
     };
     let logging = Logging::on_stderr();
     logging.install(log::LevelFilter::Info);
@@ -61,49 +74,57 @@ pub fn run(given: options::Given) -> ExitCode {
     for warning in prepared.warning.iter().chain(&options.warnings) {
         log::warn!(target: ALWAYS, "{warning}");
     }
-    match reactor::block_on(live(&options, &connector, &logging)) {
+    match reactor::block_on(live(&options, &job, &connector, &logging)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) | Err(error) => {
-            log::error!(target: ALWAYS, "the tunnel cannot go on: {error}");
+            log::error!(target: ALWAYS, "the tunnel cannot go on: {}", reason::words(&error));
             ExitCode::FAILURE
         }
     }
 }
 
+/// A start that cannot be, said as all commands say theirs.
+fn refuse(fault: &str, status: ExitCode) -> ExitCode {
+    // Where stderr is closed, the exit status has to do.
+    let _ = writeln!(io::stderr(), "iofog-connector: {fault}");
+    status
+}
+
 /// Serves or listens until asked to stop, then lets sessions finish.
-async fn live(options: &Options, connector: &Connector, logging: &Logging) -> io::Result<()> {
+async fn live(
+    options: &Options,
+    job: &Job<'_>,
+    connector: &Connector,
+    logging: &Logging,
+) -> io::Result<()> {
     let signals = Signals::new()?;
-    let job = match &options.work {
-        Work::Serve { target, connections, proxy_protocol } => {
-            let most = options.sessions;
-            let serving =
-                Serving::new(connector, target.clone(), *connections, most, *proxy_protocol);
-            log::info!(target: ALWAYS, "serving {target} through {}", connector.address());
-            Job::Serving(serving)
-        }
-        Work::Listen { address, pending } => {
-            let listening = Listening::new(connector, *address, *pending, options.sessions)?;
-            log::info!(target: ALWAYS, "listening on {address} for {}", connector.address());
-            Job::Listening(listening)
-        }
+    let what = match &options.work {
+        Work::Serve { target, .. } => format!("serving {target} through"),
+        Work::Listen { address, .. } => format!("listening on {address} for"),
     };
+    log::info!(target: ALWAYS, "{what} {}", connector.address());
     let tasks = LocalExecutor::new();
     let (ask, asked) = smol::channel::bounded(1);
     tasks.spawn(signals.pass_on(ask)).detach();
     let (stop, stopped) = smol::channel::bounded(1);
-    tasks.spawn(upkeep(logging)).detach();
+    tasks.spawn(upkeep(logging, connector)).detach();
     if let Some(interval) = process::watchdog_interval() {
         tasks.spawn(watchdog(connector.notifier(), interval)).detach();
     }
     connector.notifier().ready("connecting");
     let work = async {
         let working = async {
-            match &job {
+            match job {
                 Job::Serving(serving) => serving.run(&tasks, stopped.clone()).await,
-                Job::Listening(listening) => listening.run(&tasks, stopped.clone()).await,
+                Job::Listening(listening) => listening.run(&tasks, stopped.clone()).await?,
             }
+            Ok::<_, io::Error>(())
         };
-        or(working, asked_to_stop(connector, &asked)).await;
+        let asked_once = async {
+            asked_to_stop(connector, &asked).await;
+            Ok(())
+        };
+        or(working, asked_once).await?;
         stop.close();
         connector.notifier().stopping();
         let patience = options.drain.as_millis();
@@ -119,10 +140,11 @@ async fn live(options: &Options, connector: &Connector, logging: &Logging) -> io
         // Who asks twice does not want to wait.
         let drained = until(Instant::now() + options.drain, finished);
         or(async { drained.await.unwrap_or_default() }, asked_to_stop(connector, &asked)).await;
+        Ok(())
     };
-    or(work, reactor::run(|| tasks.tick())).await;
+    let ended = or(work, reactor::run(|| tasks.tick())).await;
     logging.flush();
-    Ok(())
+    ended
 }
 
 /// What this process is there for.
@@ -146,10 +168,11 @@ async fn watchdog(notifier: &Notifier, interval: Duration) {
     }
 }
 
-/// Writes summaries of repeated log lines.
-async fn upkeep(logging: &Logging) {
+/// Writes summaries of repeated log lines, and of limits that were reached.
+async fn upkeep(logging: &Logging, connector: &Connector) {
     loop {
         sleep(limits::HOUSEKEEPING).await;
+        connector.tell_limits();
         logging.tick();
     }
 }

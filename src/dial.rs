@@ -103,7 +103,8 @@ impl Dialler {
     /// What the resolver says, or the last of the addresses that failed.
     pub async fn dial(&self, deadline: Instant) -> io::Result<TcpStream> {
         let silent = || {
-            let what = "the resolver has not given its address in time";
+            let what = "the resolver has not given its address in time (/etc/resolv.conf names it); \
+                        an address can be named instead";
             io::Error::new(io::ErrorKind::TimedOut, what)
         };
         let found = until(deadline, self.resolve()).await.ok_or_else(silent)??;
@@ -197,7 +198,7 @@ async fn race<T, F: Future<Output = io::Result<T>>, R>(
             let late = now() >= deadline || (rest.len() == 0 && tried.is_empty());
             if late {
                 let none = if addresses.is_empty() {
-                    io::Error::new(io::ErrorKind::NotFound, "the name has no address")
+                    io::Error::new(io::ErrorKind::NotFound, "its name has no address")
                 } else {
                     io::ErrorKind::TimedOut.into()
                 };

@@ -175,6 +175,9 @@ pub const VAIN_FORGOTTEN: Duration = Duration::from_secs(2);
 /// not count for so long: a user that only looks in, however often, slows down nobody else's.
 pub const VAIN_FORGIVEN: Duration = Duration::from_secs(10);
 
+/// The agent's side: how often it is said that a limit was reached, at most.
+pub const LIMIT_TOLD: Duration = Duration::from_secs(60);
+
 /// The agent's side: the first and the longest time between dials while all sessions are in vain:
 /// 4 a second, where it would be thousands.
 pub const HASTE: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(250)];

@@ -256,6 +256,12 @@ impl Stream {
         Loose { socket: self.socket.into_inner(), state: self.state }
     }
 
+    /// Whether the server has given a ticket for another session (TLS 1.3).
+    pub fn has_ticket(&self) -> bool {
+        let connection = self.state.tls.as_ref().map(|tls| &tls.connection);
+        matches!(connection, Some(Connection::Client(client)) if client.tls13_tickets_received() > 0)
+    }
+
     /// The socket, to ask it for addresses.
     pub fn socket(&self) -> &TcpStream {
         self.socket.get_ref()

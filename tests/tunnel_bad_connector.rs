@@ -10,9 +10,10 @@
 
 mod common;
 
+use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -49,17 +50,23 @@ impl Tunnel {
 
     /// The same, with so many files.
     fn with_limit(connector: SocketAddr, files: Option<usize>, more: &[&str]) -> Self {
+        match files {
+            Some(files) => {
+                Self::within(&["prlimit", &format!("--nofile={files}")], connector, more)
+            }
+            None => Self::within(&[], connector, more),
+        }
+    }
+
+    /// The same, by way of another command.
+    fn within(wrapper: &[&str], connector: SocketAddr, more: &[&str]) -> Self {
         let folder = folder();
         let passcode = folder.join("passcode");
         fs::write(&passcode, PASSCODE).unwrap();
         fs::set_permissions(&passcode, Permissions::from_mode(0o600)).unwrap();
         let manager = UnixDatagram::bind(folder.join("notify")).unwrap();
         manager.set_nonblocking(true).unwrap();
-        let mut command = binary();
-        if let Some(files) = files {
-            let limit = ["prlimit".into(), format!("--nofile={files}").into()];
-            command = [&limit[..], &command].concat();
-        }
+        let command: Vec<OsString> = wrapper.iter().map(OsString::from).chain(binary()).collect();
         // A name, so that certificates fit.
         let address = format!("localhost:{}", connector.port());
         let child = Command::new(&command[0])
@@ -430,7 +437,14 @@ fn a_session_that_is_reset_before_or_soon_after_its_answer_is_no_end_for_the_tar
             if waits_for_open {
                 let _ = begin(&mut socket, || may.load(Ordering::SeqCst) > number);
             } else {
-                until("its turn", || may.load(Ordering::SeqCst) > number);
+                socket.set_read_timeout(Some(ms(10))).unwrap();
+                while may.load(Ordering::SeqCst) <= number {
+                    match socket.read(&mut [0; 4]) {
+                        Ok(0) => return,
+                        Ok(_) => socket.write_all(BEAT).unwrap(),
+                        Err(_) => {}
+                    }
+                }
                 socket.write_all(SESSION).unwrap();
             }
             reset(socket);
@@ -463,6 +477,144 @@ fn a_session_that_is_reset_before_or_soon_after_its_answer_is_no_end_for_the_tar
     }
 }
 
+/// An address at which the kernel answers nobody: its backlog is full.
+struct Deaf {
+    listener: TcpListener,
+    _fillers: Vec<TcpStream>,
+}
+
+impl Deaf {
+    /// `None` where the kernel answers all the same.
+    fn at(address: SocketAddr) -> Option<Self> {
+        let listener = TcpListener::bind(address).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (mut fillers, mut unanswered) = (Vec::new(), 0);
+        while unanswered < 2 && fillers.len() < 16 {
+            match TcpStream::connect_timeout(&address, ms(500)) {
+                Ok(filler) => fillers.push(filler),
+                Err(_) => unanswered += 1,
+            }
+        }
+        (unanswered == 2).then_some(Deaf { listener, _fillers: fillers })
+    }
+
+    fn port(&self) -> u16 {
+        self.listener.local_addr().unwrap().port()
+    }
+
+    /// Whether somebody waits for an answer now (SYN_SENT in the kernel's table).
+    fn is_dialled(&self) -> bool {
+        let there = format!(":{:04X}", self.port());
+        fs::read_to_string("/proc/net/tcp").unwrap().lines().any(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            words.len() > 3 && words[2].ends_with(&there) && words[3] == "02"
+        })
+    }
+}
+
+#[test]
+fn target_is_dialled_no_more_when_the_session_has_gone() {
+    let Some(target) = Deaf::at(SocketAddr::from(([127, 0, 0, 1], 0))) else {
+        println!("not run: this kernel answers where the backlog is full");
+        return;
+    };
+    let target = Arc::new(target);
+    let dialled = target.clone();
+    let connector = Service::new(move |mut socket| {
+        if authorise(&mut socket).and_then(|()| socket.write_all(SESSION)).is_ok() {
+            until("it is dialled", || dialled.is_dialled());
+            reset(socket);
+        }
+    });
+    let address = format!("127.0.0.1:{}", target.port());
+    let more = ["--plain", "--sessions", "1", "--connections", "1", "--target", &address];
+    let tunnel = Tunnel::start(connector.address, &more);
+    // While it was dialled for one that has gone, no other could be.
+    until("others have their turn", || connector.connections() > 3);
+    assert!(!tunnel.log().contains("cannot be reached"), "{}", tunnel.log());
+}
+
+/// A tunnel on a machine with these names and this resolver, or `None` where there can be none.
+fn with_names(
+    hosts: &str,
+    resolver: &str,
+    connector: SocketAddr,
+    more: &[&str],
+) -> Option<(Tunnel, [Text; 2])> {
+    let files = [hosts, resolver].map(Text::new);
+    let script = "mount --bind \"$1\" /etc/hosts && mount --bind \"$2\" /etc/resolv.conf && \
+                  shift 2 && exec \"$@\"";
+    let wrapper =
+        ["unshare", "--mount", "sh", "-c", script, "sh", files[0].path(), files[1].path()];
+    let works = Command::new(wrapper[0]).args(&wrapper[1..]).arg("true").output();
+    if !works.is_ok_and(|output| output.status.success()) {
+        println!("not run: no mounts of its own can be made here");
+        return None;
+    }
+    Some((Tunnel::within(&wrapper, connector, more), files))
+}
+
+#[test]
+fn resolver_that_is_silent_about_the_target_does_not_stop_redialling() {
+    let ip = Ipv4Addr::new(127, fastrand::u8(1..), fastrand::u8(..), fastrand::u8(1..255));
+    let Ok(silent) = UdpSocket::bind((ip, 53)) else {
+        println!("not run: port 53 cannot be opened here");
+        return;
+    };
+    let connector = Service::new(|mut socket| {
+        let _ = authorise(&mut socket).and_then(|()| socket.write_all(SESSION));
+        let _ = std::io::copy(&mut socket, &mut std::io::sink());
+    });
+    let resolver = format!("nameserver {ip}\noptions timeout:30 attempts:5\n");
+    let hosts = "127.0.0.1 localhost\n";
+    let more = ["--plain", "--connections", "4", "--target", "silent.example:80"];
+    let Some((_tunnel, _files)) = with_names(hosts, &resolver, connector.address, &more) else {
+        return;
+    };
+    until("it is asked for the target", || {
+        silent.set_nonblocking(true).unwrap();
+        silent.recv(&mut [0; 512]).is_ok()
+    });
+    // Far more than lookups may run at one time, none of which ends.
+    until("tunnels are opened all the same", || connector.connections() > 40);
+}
+
+#[test]
+fn dead_first_addresses_do_not_cost_each_session_seconds() {
+    const SESSIONS: usize = 12;
+    let target = Service::echo();
+    let port = target.address.port();
+    let dead = [(); 2].map(|()| Ipv4Addr::new(127, fastrand::u8(1..), fastrand::u8(..), 77));
+    let [Some(_first), Some(_second)] = dead.map(|ip| Deaf::at((ip, port).into())) else {
+        println!("not run: this kernel answers where the backlog is full");
+        return;
+    };
+    let answers = Arc::new(Mutex::new(Vec::new()));
+    let heard = answers.clone();
+    let connector = Service::new(move |mut socket| {
+        if authorise(&mut socket).is_ok() {
+            let answer = begin(&mut socket, || true);
+            heard.lock().unwrap().extend(answer);
+        }
+    });
+    let [first, second] = dead;
+    let hosts = format!(
+        "127.0.0.1 localhost\n{first} many.test\n{second} many.test\n127.0.0.1 many.test\n"
+    );
+    let address = format!("many.test:{port}");
+    let more = ["--plain", "--sessions", "1", "--connections", "1", "--target", &address];
+    let start = Instant::now();
+    let Some((_tunnel, _files)) = with_names(&hosts, "", connector.address, &more) else { return };
+    until("all are answered", || answers.lock().unwrap().len() >= SESSIONS);
+    let took = start.elapsed();
+    println!("{SESSIONS} sessions took {took:?}");
+    let answers = answers.lock().unwrap();
+    assert!(answers[..SESSIONS].iter().all(|answer| answer == b"OPEN"), "{answers:?}");
+    // One of 250 ms for each dead address, once; 4 s for each session would be 48 s.
+    assert!(took < Duration::from_secs(24), "{took:?}");
+}
+
 #[test]
 fn sessions_at_one_time_are_bounded() {
     let open = Arc::new(AtomicUsize::new(0));
@@ -480,6 +632,39 @@ fn sessions_at_one_time_are_bounded() {
     until("all sessions are on", || open.load(Ordering::SeqCst) == 20);
     thread::sleep(ms(1000));
     assert_eq!(connector.connections(), 20, "{}", tunnel.log());
+    tunnel.until_said("--sessions 20 was reached, once so far: users wait at the connector");
+    until_told(&tunnel, "; --sessions 20 was reached once; raise it");
+    assert_eq!(tunnel.log().matches("--sessions").count(), 1, "{}", tunnel.log());
+}
+
+#[test]
+fn limits_that_are_reached_are_said_with_their_number_and_remedy() {
+    let listen = free_address();
+    let (connector, tunnel) = against(
+        |mut socket| {
+            let _ = authorise(&mut socket);
+            let _ = begin(&mut socket, || false);
+        },
+        &["--listen", &listen.to_string(), "--pending", "3"],
+    );
+    let _waiting: Vec<_> =
+        (0..3).map(|_| eventually("it listens", || TcpStream::connect(listen).ok())).collect();
+    until("all wait", || connector.connections() == 3);
+    until_told(&tunnel, "; --pending 3 was reached once; raise it");
+    tunnel.until_said("--pending 3 was reached, once so far: further local connections wait");
+    let listen = free_address();
+    let (_connector, tunnel) = against(
+        |mut socket| {
+            let _ = authorise(&mut socket);
+            let _ = begin(&mut socket, || true);
+            let _ = std::io::copy(&mut socket, &mut std::io::sink());
+        },
+        &["--listen", &listen.to_string(), "--sessions", "2"],
+    );
+    let _on: Vec<_> =
+        (0..2).map(|_| eventually("it listens", || TcpStream::connect(listen).ok())).collect();
+    until_told(&tunnel, "; --sessions 2 was reached once; raise it");
+    tunnel.until_said("--sessions 2 was reached, once so far: local connections wait until");
 }
 
 #[test]

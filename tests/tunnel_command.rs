@@ -39,6 +39,7 @@ in_both_modes!(
     connector_that_returns_is_found_again,
     target_that_is_down_closes_the_user_and_returns,
     wrong_passcode_is_said_once_and_not_hammered,
+    port_for_users_is_said_to_be_the_wrong_one_once,
     everything_may_restart_in_any_order_under_load,
     passcode_is_seen_nowhere,
     sigterm_lets_sessions_finish,
@@ -442,6 +443,24 @@ fn wrong_passcode_is_said_once_and_not_hammered(mode: Mode) {
     assert!(!log.contains("wrong-secret"), "{log}");
 }
 
+fn port_for_users_is_said_to_be_the_wrong_one_once(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    // What is said to users of this mapping is its service's.
+    let service = greeter();
+    let _serving = Tunnel::serve(&daemon, &mapping, service.address, &[]);
+    let target = service.address.to_string();
+    let more = ["--target", &target];
+    let tunnel = Tunnel::start(&daemon, mapping.port2, &mapping.passcode1, &more);
+    let sentence = match mode {
+        Mode::Plain => "and not the users' (port2)?",
+        Mode::Tls => "that is a port for users (port2), or no ioFog Connector",
+    };
+    until("it is said", || tunnel.log().contains(sentence));
+    until("it is tried again", || service.connections() > 3);
+    let log = tunnel.log();
+    assert_eq!(log.matches("port2").count(), 1, "{log}");
+}
+
 /// A service on a fixed port that can be killed and started.
 struct Target {
     address: SocketAddr,
@@ -809,11 +828,66 @@ fn faults_in_the_options_end_with_2_and_a_sentence() {
         (&["--connector", "x:1", "--target", "y"], "--target: \"y\" has no port"),
         (&["--connector", "x:1", "--target", "y:1", "--plain"], "the passcode is missing"),
         (&["--conector", "x:1"], "did you mean --connector?"),
+        (&["--from", "/none/such"], "--from /none/such: it does not exist"),
+        (
+            &["--connector", "x:1", "--target", "y:1", "--passcode-file", "/none/such"],
+            "--passcode-file /none/such: it does not exist",
+        ),
     ] {
         let output = run_cli(&[&["tunnel"], arguments].concat());
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
         assert!(stderr.contains(sentence), "{arguments:?}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.starts_with("iofog-connector: "), "as all commands say it: {stderr}");
     }
+}
+
+/// The one line with which a `tunnel` that has its passcode ends at its start.
+fn faulty_start(arguments: &[&str], status: i32) -> String {
+    let passcode = std::env::temp_dir().join(format!("passcode-{:016x}", fastrand::u64(..)));
+    fs::write(&passcode, "passcode").unwrap();
+    fs::set_permissions(&passcode, Permissions::from_mode(0o600)).unwrap();
+    let common = ["tunnel", "--connector", "x:1", "--passcode-file", passcode.to_str().unwrap()];
+    let output = run_cli(&[&common, arguments].concat());
+    fs::remove_file(passcode).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {stderr}");
+    assert!(stderr.starts_with("iofog-connector: ") && stderr.lines().count() == 1, "{stderr}");
+    assert!(!stderr.contains("os error"), "{stderr}");
+    stderr
+}
+
+#[test]
+fn files_that_are_missing_are_named_with_their_option() {
+    let fault = faulty_start(&["--target", "y:1", "--ca", "/none/such"], 2);
+    assert!(fault.contains("--ca /none/such: it does not exist"), "{fault}");
+    let fault = faulty_start(&["--target", "y:1", "--ca", "/"], 2);
+    assert!(fault.contains("--ca /: it is a folder"), "{fault}");
+    let fault = faulty_start(&["--target", "y:1", "--ca", "/dev/null"], 2);
+    assert!(fault.contains("--ca /dev/null: the file is empty"), "{fault}");
+}
+
+#[test]
+fn local_port_that_cannot_be_opened_is_named_with_the_remedy() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    let fault = faulty_start(&["--plain", "--listen", &address], 1);
+    let sentence = format!("--listen {address}: another program uses it (`ss -ltnp` shows which)");
+    assert!(fault.contains(&sentence), "{fault}");
+    let fault = faulty_start(&["--plain", "--listen", "192.0.2.1:8022"], 1);
+    assert!(fault.contains("--listen 192.0.2.1:8022: this machine does not have"), "{fault}");
+}
+
+#[test]
+fn options_given_twice_in_a_file_are_refused_by_their_lines() {
+    let file = std::env::temp_dir().join(format!("options-{:016x}", fastrand::u64(..)));
+    fs::write(&file, "passcode=SECRET\n# more\npasscode=SECRET\n").unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    let output = run_cli(&["tunnel", "--from", file.to_str().unwrap()]);
+    fs::remove_file(file).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr.contains("line 3: passcode is given already, in line 1"), "{stderr}");
+    assert!(!stderr.contains("SECRET"), "{stderr}");
 }

@@ -31,6 +31,7 @@ in_both_modes!(
     answers_do_not_wait_behind_a_slow_user,
     heartbeats_of_an_agent_slow_to_read_do_not_cut_the_tunnel,
     newcomer_above_the_limit_is_closed,
+    newcomer_that_waits_for_a_place_leaves_when_it_is_gone,
     newcomer_replaces_the_most_overdue_tunnel,
     newcomer_never_replaces_a_tunnel_in_use,
     unauthenticated_connections_take_no_tunnels_place,
@@ -374,6 +375,33 @@ fn newcomer_above_the_limit_is_closed(mode: Mode) {
     eventually("a place is free again", || {
         daemon.agent(mapping.port1).is_accepted(&mapping.passcode1).then_some(())
     });
+}
+
+fn newcomer_that_waits_for_a_place_leaves_when_it_is_gone(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(1, NEVER);
+    let _only = daemon.tunnel(&mapping);
+    let refused = || daemon.control().number(&mapping, "counts.agentsRefused");
+    let waited = || {
+        let state = daemon.control().state_of(&mapping).unwrap();
+        let limits = state["limitsReached"].as_array().unwrap();
+        let limit =
+            limits.iter().find(|limit| limit["limit"].as_str().unwrap().contains("maxconnections"));
+        limit.map_or(0, |limit| limit["times"].as_u64().unwrap())
+    };
+    // Its wait is 1 s, which a busy machine can miss: then it is tried again.
+    let left = (0..5).any(|_| {
+        let (refused_before, waited_before) = (refused(), waited());
+        let mut gone = daemon.agent(mapping.port1);
+        gone.send(mapping.passcode1.as_bytes());
+        until("it waits", || waited() > waited_before);
+        gone.link.reset();
+        // One that stays is refused, and later than that one would have been.
+        assert!(!daemon.agent(mapping.port1).is_accepted(&mapping.passcode1));
+        until("the other one is counted", || refused() > refused_before);
+        refused() == refused_before + 1
+    });
+    assert!(left, "one that had gone was refused");
 }
 
 fn newcomer_replaces_the_most_overdue_tunnel(mode: Mode) {

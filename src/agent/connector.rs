@@ -3,7 +3,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,9 +15,11 @@ use futures_rustls::rustls::ClientConfig;
 use smol::lock::Mutex;
 
 use super::counted::Counted;
-use super::options::{Options, Source};
-use super::pace::{Pace, Refusal};
+use super::options::{Options, Source, Work};
+use super::pace::{Outcome, Pace, Refusal};
+use super::reached::Limit;
 use super::tunnel::{Lost, Tunnel};
+use super::words;
 use crate::dial::{Address, Dialler};
 use crate::limits;
 use crate::logging::ALWAYS;
@@ -24,11 +27,20 @@ use crate::mapping::Passcode;
 use crate::process::{FileGuard, Files, For, Notifier};
 use crate::reactor::until;
 use crate::relay::Traffic;
-use crate::stream::{Received, Stream};
-use crate::tls;
+use crate::stream::{Received, Stream, is_too_much};
+use crate::tls::{self, TlsError};
 
 /// What a connector answers to the right passcode.
 const AUTHORIZED: &[u8] = b"IOFOG/2 AUTHORIZED\n";
+
+/// A hint that may help. Users' ports cannot be told in plain TCP: what they say is their service's.
+const IS_IT_PORT1: &str = "; is it the port for agents, port1, and not the users' (port2)? \
+                           `iofog-connector mapping list` shows both";
+
+/// What is said of a port that gives tickets.
+const USERS_PORT: &str = "that is a port for users (port2), or no ioFog Connector: it gives TLS \
+                          session tickets, which ports for agents never do. Name port1; \
+                          `iofog-connector mapping list` shows both";
 
 /// The first byte of a TLS alert.
 const TLS_ALERT: u8 = 0x15;
@@ -65,6 +77,10 @@ pub(super) struct Connector {
     /// What is wrong with tunnels that the connector accepts.
     doubt: RefCell<Option<String>>,
     health: RefCell<Health>,
+    /// The same in words.
+    said: RefCell<String>,
+    /// What this side itself allows, by [`Bound`].
+    limits: [Limit; 2],
     notifier: Notifier,
 }
 
@@ -98,6 +114,15 @@ enum Health {
     Refused(bool),
 }
 
+/// What the options bound.
+#[derive(Clone, Copy)]
+pub(super) enum Bound {
+    /// Sessions at one time (`--sessions`).
+    Sessions,
+    /// Local connections that wait for a session (`--pending`).
+    Pending,
+}
+
 /// Why a try gave no tunnel.
 enum Failure {
     /// A sentence about what is in the way.
@@ -113,10 +138,30 @@ impl Connector {
     /// A sentence about the certificates to trust, or the name.
     pub(super) fn new(options: &Options, files: Arc<Files>) -> Result<Self, String> {
         let address = options.connector.clone();
+        let (waits, pending) = match options.work {
+            Work::Serve { .. } => ("users wait at the connector", 0),
+            Work::Listen { pending, .. } => ("local connections wait", pending),
+        };
+        let limits = [
+            Limit::new(
+                "--sessions",
+                options.sessions,
+                format!("{waits} until a session ends; raise it if they should not, and the limit \
+                         of open files with it, two for each"),
+            ),
+            Limit::new(
+                "--pending",
+                pending,
+                "further local connections wait unaccepted until the pipe's other side takes more; \
+                 see whether it is there, or raise it"
+                    .into(),
+            ),
+        ];
         let tls = if options.plain {
             None
         } else {
-            let config = tls::client_config(options.ca.as_deref()).map_err(|e| e.to_string())?;
+            let ca = options.ca.as_deref();
+            let config = tls::client_config(ca).map_err(|fault| distrust(ca, &fault))?;
             let name = ServerName::try_from(address.host.clone())
                 .map_err(|_| format!("--connector: {:?} is no name of a host", address.host))?;
             Some((config, name))
@@ -142,6 +187,8 @@ impl Connector {
             unproven: Cell::new(0),
             doubt: RefCell::new(None),
             health: RefCell::new(Health::Unknown),
+            said: RefCell::new("connecting".into()),
+            limits,
             notifier: Notifier::from_env(),
         })
     }
@@ -176,14 +223,15 @@ impl Connector {
         Counted::new(&self.sessions, &self.changed)
     }
 
-    /// A session has ended; `useful` when it lasted, or bytes have come from the connector's side.
-    pub(super) fn session_ended(&self, useful: bool) {
-        if useful {
+    /// A session has ended.
+    pub(super) fn session_ended(&self, outcome: Outcome) {
+        if outcome != Outcome::Vain {
             self.steady();
         }
         let carried = self.traffic.bytes[0].load(Ordering::Relaxed);
         let others = self.carried.replace(carried) != carried;
-        if self.pace.borrow_mut().session_ended(Instant::now(), useful || others) {
+        let outcome = if others { Outcome::Carried } else { outcome };
+        if self.pace.borrow_mut().session_ended(Instant::now(), outcome) {
             log::warn!(
                 "{} sessions from {} end at once, one after the other, without a byte: a user that only looks in again and again, or a connector at fault; tunnels \
                  are opened more slowly until one is used",
@@ -305,6 +353,7 @@ impl Connector {
             match tls::client_config(self.ca.as_deref()) {
                 Ok(config) => *trusted = config,
                 Err(fault) => {
+                    let fault = distrust(self.ca.as_deref(), &fault);
                     log::warn!("{fault}; the certificates read before stay in force");
                     all = false;
                 }
@@ -327,7 +376,7 @@ impl Connector {
             self.read_again();
         }
         let deadline = Instant::now() + limits::DIAL;
-        let unreachable = |error: std::io::Error| Failure::Unreachable(error.to_string());
+        let unreachable = |error: io::Error| Failure::Unreachable(words::connection(&error));
         let socket = self.way.dial(deadline).await.map_err(unreachable)?;
         let (passcode, tls) = {
             let proof = self.proof.borrow();
@@ -344,7 +393,13 @@ impl Connector {
                         if tls::is_distrust(&error) {
                             self.read.set((self.read.get().0, true));
                         }
-                        return Err(Failure::Unreachable(tls::explain_connector(&error)));
+                        let why = match error.raw_os_error() {
+                            Some(_) => {
+                                format!("the TLS handshake failed: {}", words::connection(&error))
+                            }
+                            None => tls::explain_connector(&error),
+                        };
+                        return Err(Failure::Unreachable(why));
                     }
                     None => {
                         let why = "it does not answer the TLS handshake; if it is a `dev` \
@@ -356,8 +411,9 @@ impl Connector {
         };
         let deadline = Instant::now() + limits::AUTHORIZED;
         match until(deadline, prove(&mut stream, &passcode, is_plain)).await {
-            Some(proven) => proven.map(|rest| (stream, rest)),
-            None => Err(Failure::Unreachable("it does not answer the passcode".into())),
+            Some(Ok(rest)) => Ok((stream, rest)),
+            Some(Err(failure)) => Err(failure),
+            None => Err(no_answer(&stream, "it does not answer the passcode")),
         }
     }
 
@@ -421,8 +477,39 @@ impl Connector {
             Health::Unreachable(_) | Health::Unsteady(_) => log::warn!("{what}"),
             Health::Refused(_) => log::error!("{what}"),
         }
-        self.notifier.status(&what);
+        self.said.replace(what);
+        self.show();
         self.health.replace(health);
+    }
+
+    /// The last place that an option allows has been taken.
+    pub(super) fn reached(&self, bound: Bound) {
+        self.limits[bound as usize].reach();
+        self.tell_limits();
+    }
+
+    /// Says which limits were reached, if that is new.
+    pub(super) fn tell_limits(&self) {
+        let now = Instant::now();
+        for news in self.limits.iter().filter_map(|limit| limit.news(now)) {
+            log::warn!("{news}");
+            self.show();
+        }
+    }
+
+    /// Tells the service manager how the connector is, and which limits were reached.
+    fn show(&self) {
+        let reached = self.limits.iter().filter_map(Limit::state);
+        let parts: Vec<_> = [self.said.borrow().clone()].into_iter().chain(reached).collect();
+        self.notifier.status(&parts.join("; "));
+    }
+}
+
+/// Why the certificates to trust cannot be read; with the option that names them, if there is one.
+fn distrust(ca: Option<&Path>, fault: &TlsError) -> String {
+    match ca {
+        Some(_) => format!("--ca {fault}"),
+        None => fault.to_string(),
     }
 }
 
@@ -432,29 +519,56 @@ async fn prove(
     passcode: &Passcode,
     is_plain: bool,
 ) -> Result<Vec<u8>, Failure> {
-    let broke = |error| Failure::Unreachable(format!("the connection broke: {error}"));
     let offer = ["IOFOG/2 ", passcode.reveal(), "\n"].concat();
-    stream.queue(offer.as_bytes()).map_err(broke)?;
-    stream.flush().await.map_err(broke)?;
+    if let Err(error) = stream.queue(offer.as_bytes()) {
+        return Err(broke(stream, &error));
+    }
+    if let Err(error) = stream.flush().await {
+        return Err(broke(stream, &error));
+    }
     let mut answer = Vec::new();
     loop {
         let received = poll_fn(|context| {
             stream.poll_receive(context, &mut |unit| answer.extend_from_slice(unit))
         });
-        let received = received.await.map_err(broke)?;
+        let received = received.await.map_err(|error| broke(stream, &error))?;
         let common = answer.len().min(AUTHORIZED.len());
         if answer[..common] != AUTHORIZED[..common] {
-            let why = match answer[0] {
-                TLS_ALERT if is_plain => "it speaks TLS; leave --plain out",
-                _ => "what answers there is no ioFog Connector's port for tunnels of version 2",
-            };
-            return Err(Failure::Unreachable(why.into()));
+            return Err(match answer[0] {
+                TLS_ALERT if is_plain => {
+                    Failure::Unreachable("it speaks TLS; leave --plain out".into())
+                }
+                _ => no_answer(
+                    stream,
+                    "what answers there is no ioFog Connector's port for tunnels of version 2",
+                ),
+            });
         }
         if let Some(rest) = answer.strip_prefix(AUTHORIZED) {
             return Ok(rest.to_vec());
         }
         if received == Received::Ended {
-            return Err(Failure::Refused);
+            return Err(match stream.has_ticket() {
+                true => no_answer(stream, "it has ended the connection"),
+                false => Failure::Refused,
+            });
         }
     }
+}
+
+/// A connection that broke instead of an answer.
+fn broke(stream: &Stream, error: &io::Error) -> Failure {
+    match is_too_much(error) {
+        true => Failure::Unreachable(error.to_string()),
+        false => no_answer(stream, &words::connection(error)),
+    }
+}
+
+/// What is no answer to a passcode. One sign of a port for users is sure: connectors give tickets to
+/// nobody else.
+fn no_answer(stream: &Stream, what: &str) -> Failure {
+    Failure::Unreachable(match stream.has_ticket() {
+        true => USERS_PORT.into(),
+        false => format!("{what}{IS_IT_PORT1}"),
+    })
 }

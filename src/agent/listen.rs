@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -12,14 +12,14 @@ use smol::LocalExecutor;
 use smol::channel::Receiver;
 use smol::future::or;
 
-use super::connector::Connector;
+use super::connector::{Bound, Connector};
 use super::counted::Counted;
 use super::serve::closed;
 use super::tunnel::Paired;
 use crate::limits;
-use crate::ports;
 use crate::process::FileGuard;
 use crate::reactor::{Io, sleep, until};
+use crate::reason;
 use crate::stream::Stream;
 
 /// Files of a local connection and of its tunnel.
@@ -28,7 +28,8 @@ const FILES: usize = 2;
 /// Carries local connections into a private pipe.
 pub(super) struct Listening<'a> {
     connector: &'a Connector,
-    listener: Io<TcpListener>,
+    /// Until it is served from.
+    listener: Cell<Option<TcpListener>>,
     /// Local connections that wait for the other side, and how many may.
     waiting: Cell<usize>,
     pending: usize,
@@ -46,29 +47,34 @@ struct Local<'a> {
 }
 
 impl<'a> Listening<'a> {
-    /// Opens the local port.
-    ///
-    /// # Errors
-    /// As `bind(2)`.
+    /// Takes connections from a local port.
     pub(super) fn new(
         connector: &'a Connector,
-        address: SocketAddr,
+        listener: TcpListener,
         pending: usize,
         most: usize,
-    ) -> io::Result<Self> {
-        let listener = ports::open_listener(address)
-            .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
-        let listener = Io::new(listener)?;
+    ) -> Self {
+        let listener = Cell::new(Some(listener));
         let (waiting, make_room) = (Cell::new(0), Event::new());
-        Ok(Listening { connector, listener, waiting, pending, most, make_room })
+        Listening { connector, listener, waiting, pending, most, make_room }
     }
 
-    /// Serves until `stopped` is closed; sessions that are on go on as tasks of `tasks`.
-    pub(super) async fn run<'t>(&'t self, tasks: &LocalExecutor<'t>, stopped: Receiver<()>) {
+    /// Serves until `stopped` is closed, and the local port with it; sessions that are on go on as
+    /// tasks of `tasks`. Called once.
+    ///
+    /// # Errors
+    /// As [`Io::new`].
+    pub(super) async fn run<'t>(
+        &'t self,
+        tasks: &LocalExecutor<'t>,
+        stopped: Receiver<()>,
+    ) -> io::Result<()> {
+        let Some(listener) = self.listener.take() else { return Ok(()) };
+        let listener = Io::new(listener)?;
         let accepting = async {
             loop {
                 let files = self.room().await;
-                match self.listener.accept().await {
+                match listener.accept().await {
                     Ok((socket, _)) => {
                         let waiting = Counted::new(&self.waiting, &self.connector.changed);
                         let Ok(stream) = Stream::plain(socket) else { continue };
@@ -77,24 +83,32 @@ impl<'a> Listening<'a> {
                     }
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                     Err(error) => {
-                        log::warn!("local connections wait, accepting failed: {error}");
+                        log::warn!(
+                            "local connections wait, accepting failed: {}",
+                            reason::words(&error)
+                        );
                         sleep(limits::ACCEPT_PAUSE).await;
                     }
                 }
             }
         };
         or(accepting, closed(&stopped)).await;
+        Ok(())
     }
 
     /// Waits until one more local connection may be accepted; until then newcomers wait in the
     /// kernel's backlog.
     async fn room(&self) -> Vec<FileGuard> {
+        let mut said = false;
         loop {
             let changed = self.connector.changed.listen();
             if !self.is_full() {
                 if let Some(files) = self.connector.take_files(FILES) {
                     return files;
                 }
+            } else if !std::mem::replace(&mut said, true) {
+                let waiting = self.waiting.get() >= self.pending;
+                self.connector.reached(if waiting { Bound::Pending } else { Bound::Sessions });
             }
             self.make_room.notify(1);
             changed.await;
@@ -121,8 +135,8 @@ impl<'a> Listening<'a> {
             Some(Some(paired)) => {
                 let _session = self.connector.session();
                 drop(waiting);
-                let useful = paired.carry(stream).await;
-                self.connector.session_ended(useful);
+                let outcome = paired.carry(stream).await;
+                self.connector.session_ended(outcome);
             }
             Some(None) => stream.part(),
             None => {

@@ -116,8 +116,8 @@ impl Source {
     pub fn read_again(&self) -> Result<Option<Passcode>, String> {
         match self {
             Source::File(path) => {
-                let (text, _) = read(path)?;
-                proper(&text, &path.display().to_string()).map(Some)
+                let (text, _) = read("--passcode-file", path)?;
+                proper(&text, &named("--passcode-file", path)).map(Some)
             }
             Source::Options(path) => read_options(path).map(|(_, passcode)| passcode),
             Source::Environment => Ok(None),
@@ -238,7 +238,7 @@ fn flag(given: &Given, name: &str) -> Result<bool, String> {
     match given.get(name).map(|value| value.as_bytes()) {
         None | Some(b"false") => Ok(false),
         Some(b"true" | b"") => Ok(true),
-        Some(_) => Err(format!("{name}: true or false is expected")),
+        Some(_) => Err(format!("--{name}: what stands after it is neither true nor false")),
     }
 }
 
@@ -249,12 +249,13 @@ fn passcode(
     warnings: &mut Vec<String>,
 ) -> Result<(Passcode, Source), String> {
     if let Some(path) = given.get("passcode-file").map(Path::new) {
-        let (text, mode) = read(path).map_err(|fault| match path.components().count() {
+        let option = "--passcode-file";
+        let (text, mode) = read(option, path).map_err(|fault| match path.components().count() {
             // The passcode itself, taken for its file's name, is not repeated.
             1 if !path.exists() => "--passcode-file: there is no such file here; the path of the \
                                     file that holds the passcode is expected"
                 .into(),
-            _ => format!("--passcode-file {fault}"),
+            _ => fault,
         })?;
         if mode & 0o004 != 0 {
             let path = path.display();
@@ -262,7 +263,7 @@ fn passcode(
                 "{path}: everybody on this machine can read the passcode (chmod 600 {path})"
             ));
         }
-        let passcode = proper(&text, &path.display().to_string())?;
+        let passcode = proper(&text, &named(option, path))?;
         return Ok((passcode, Source::File(path.to_owned())));
     }
     if let Some(in_file) = in_file {
@@ -290,22 +291,24 @@ fn proper(text: &str, place: &str) -> Result<Passcode, String> {
 }
 
 /// One option a line, `name=value`, a flag also without a value; empty lines and those that begin
-/// with `#` are passed over. Of a name given twice the last counts.
+/// with `#` are passed over. A name given twice is a fault.
 fn read_options(path: &Path) -> Result<(Given, Option<Passcode>), String> {
-    let (text, mode) = read(path).map_err(|fault| format!("--from {fault}"))?;
+    let (text, mode) = read("--from", path)?;
     let mut given = Given::new();
     let mut passcode = None;
+    let mut lines = BTreeMap::new();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let place = format!("{}: line {number}", path.display());
+        let place = format!("{}: line {number}", named("--from", path));
         let (name, value) = match line.split_once('=') {
             Some((name, value)) => (name.trim(), value.trim()),
             None => (line, ""),
         };
         if name == PASSCODE_KEY {
+            once(&mut lines, PASSCODE_KEY, number, &place)?;
             if mode & 0o004 != 0 {
                 let path = path.display();
                 return Err(format!(
@@ -332,23 +335,47 @@ fn read_options(path: &Path) -> Result<(Given, Option<Passcode>), String> {
         if value.is_empty() && !FLAGS.iter().any(|flag| flag.0 == known) {
             return Err(format!("{place}: {name} needs a value after a `=`"));
         }
+        once(&mut lines, known, number, &place)?;
         given.insert(known, value.into());
     }
     Ok((given, passcode))
 }
 
-fn read(path: &Path) -> Result<(String, u32), String> {
+/// Nobody can tell which of two is meant. What stands there is not repeated.
+fn once(
+    lines: &mut BTreeMap<&'static str, u32>,
+    name: &'static str,
+    line: u32,
+    place: &str,
+) -> Result<(), String> {
+    match lines.insert(name, line) {
+        None => Ok(()),
+        Some(first) => Err(format!(
+            "{place}: {name} is given already, in line {first}; take one of the two out"
+        )),
+    }
+}
+
+/// A file, with the option that has named it.
+fn named(option: &str, path: &Path) -> String {
+    format!("{option} {}", path.display())
+}
+
+fn read(option: &str, path: &Path) -> Result<(String, u32), String> {
     let failed =
-        |error: io::Error| format!("{}: {}", path.display(), reason::reading(path, &error));
+        |error: io::Error| format!("{}: {}", named(option, path), reason::reading(path, &error));
     let file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.mode();
     let mut text = Vec::new();
     file.take(FILE + 1).read_to_end(&mut text).map_err(failed)?;
     if text.len() as u64 > FILE {
-        return Err(format!("{}: larger than {FILE} bytes", path.display()));
+        return Err(format!(
+            "{}: larger than {FILE} bytes; is it the right file?",
+            named(option, path)
+        ));
     }
     let Ok(text) = std::str::from_utf8(mark::skip(&text)) else {
-        let file = path.display();
+        let file = named(option, path);
         return Err(format!("{file}: it is no UTF-8 text (is it UTF-16?); save it as UTF-8"));
     };
     Ok((text.to_owned(), mode))
@@ -428,13 +455,12 @@ mod tests {
             (&[connector, target, ("heartbeat", "5s")], "--heartbeat: \"5s\" is no number"),
             (&[connector, target, ("plain", "true"), ("ca", "x")], "--plain and --ca exclude"),
             (
-                &[connector, target, ("passcode-file", "/nonexistent")],
-                "--passcode-file /nonexistent: it does not exist",
+                &[connector, target, ("passcode-file", "/none/such")],
+                "--passcode-file /none/such: it does not exist",
             ),
-            (
-                &[connector, target, ("from", "/nonexistent")],
-                "--from /nonexistent: it does not exist",
-            ),
+            (&[connector, target, ("from", "/none")], "--from /none: it does not exist"),
+            (&[connector, target, ("from", "/")], "--from /: it is a folder"),
+            (&[connector, target, ("plain", "no")], "--plain: what stands after it is neither"),
         ] {
             let error = options(pairs).unwrap_err();
             assert!(error.starts_with(fault), "{pairs:?}: {error}");
@@ -481,6 +507,9 @@ mod tests {
             ("connector\n", 0o600, "line 1: connector needs a value"),
             ("passcode=p\n", 0o644, "line 1: everybody on this machine can read the passcode"),
             ("passcode=\n", 0o600, "line 1: the passcode is empty"),
+            ("ca=a\n\nca=b\n", 0o600, "line 3: ca is given already, in line 1;"),
+            ("plain\nplain\n", 0o600, "line 2: plain is given already, in line 1;"),
+            ("passcode=a\npasscode=b\n", 0o600, "line 2: passcode is given already, in line 1;"),
         ] {
             let file = TempFile::new(text, mode);
             let error = options(&[("from", file.path())]).unwrap_err();
@@ -497,6 +526,7 @@ mod tests {
             "SECRET\n",
             "SECRET=\n",
             "passcode-file=SECRET\n",
+            "passcode=SECRET\npasscode=SECRET\n",
             "connector=c:1\nSECRET and=more\n",
         ] {
             let file = TempFile::new(text, 0o600);

@@ -23,6 +23,18 @@ pub(super) struct Pace {
     hasty_until: Instant,
 }
 
+/// What a session was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Bytes have come from the connector's side. What the user makes of the answer is not the
+    /// connector's doing.
+    Carried,
+    /// It has lasted for [`limits::VAIN`].
+    Lasted,
+    /// Neither.
+    Vain,
+}
+
 /// What a refusal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
@@ -127,16 +139,18 @@ impl Pace {
         self.back_off(now)
     }
 
-    /// A session has ended. It was `useful` when it lasted, or bytes have come from the connector's
-    /// side, in this one or meanwhile in another; then sessions in vain are of users that only look in.
-    /// Any other may be one of many that only make this side dial. Gives `true` when sessions in vain
-    /// begin to be slowed down.
-    pub(super) fn session_ended(&mut self, now: Instant, useful: bool) -> bool {
-        if useful {
+    /// A session has ended. One that carried bytes, or beside which another did, shows that users are
+    /// served: for a while those in vain are of users that only look in. Else one in vain may be one of
+    /// many that only make this side dial. Gives `true` when sessions in vain begin to be slowed down.
+    pub(super) fn session_ended(&mut self, now: Instant, outcome: Outcome) -> bool {
+        if outcome != Outcome::Vain {
             self.delay = limits::REDIAL[0];
-            self.vain = (0, now);
-            self.hasty_until = now;
-            self.forgiven_until = now + limits::VAIN_FORGIVEN;
+            self.vain.0 /= 2;
+            if outcome == Outcome::Carried {
+                self.hasty_until = now;
+                self.vain.0 = 0;
+                self.forgiven_until = now + limits::VAIN_FORGIVEN;
+            }
             return false;
         }
         if now < self.forgiven_until {
@@ -176,6 +190,10 @@ mod tests {
 
     const fn ms(count: u64) -> Duration {
         Duration::from_millis(count)
+    }
+
+    fn outcome(carried: bool) -> Outcome {
+        if carried { Outcome::Carried } else { Outcome::Vain }
     }
 
     /// Tries in the `time` after a beginning, when what each leads to is told by `becomes`.
@@ -219,20 +237,20 @@ mod tests {
         let mut pace = Pace::new(Instant::now());
         let vain = tries(&mut pace, minute, |pace, now| {
             pace.authorized(1);
-            pace.session_ended(now, false);
+            pace.session_ended(now, Outcome::Vain);
         });
         assert!((100..=400).contains(&vain), "{vain}");
         let mut pace = Pace::new(Instant::now());
         let useful = tries(&mut pace, minute, |pace, now| {
             pace.authorized(1);
-            pace.session_ended(now, true);
+            pace.session_ended(now, Outcome::Carried);
         });
         assert_eq!(useful, 60_000);
         let (mut pace, mut number) = (Pace::new(Instant::now()), 0);
         let mixed = tries(&mut pace, minute, |pace, now| {
             number += 1;
             pace.authorized(1);
-            pace.session_ended(now, number % 8 == 0);
+            pace.session_ended(now, outcome(number % 8 == 0));
         });
         assert_eq!(mixed, 60_000, "users that only look in among others slow nobody down");
         let (mut pace, mut served) = (Pace::new(Instant::now()), Instant::now());
@@ -242,13 +260,13 @@ mod tests {
             if useful {
                 served = now;
             }
-            pace.session_ended(now, useful);
+            pace.session_ended(now, outcome(useful));
         });
         // Until the first one is served.
         assert!(rare > 40_000, "nor where they are few among very many: {rare}");
         let mut now = Instant::now();
         for _ in 0..100 {
-            pace.session_ended(now, false);
+            pace.session_ended(now, Outcome::Vain);
             now += limits::VAIN_FORGOTTEN;
             pace.dialled(now);
             assert_eq!(pace.may_open(now, 0, 0), Ok(()), "a look now and then is no haste");
@@ -258,7 +276,7 @@ mod tests {
     #[test]
     fn slowing_down_is_said_once() {
         let (mut pace, now) = (Pace::new(Instant::now()), Instant::now());
-        let said = (0..1000).filter(|_| pace.session_ended(now, false)).count();
+        let said = (0..1000).filter(|_| pace.session_ended(now, Outcome::Vain)).count();
         assert_eq!(said, 1);
     }
 

@@ -7,9 +7,11 @@ use smol::LocalExecutor;
 use smol::channel::Receiver;
 use smol::future::or;
 
-use super::connector::{Connector, Place};
+use super::connector::{Bound, Connector, Place};
 use super::counted::Counted;
+use super::pace::Outcome;
 use super::tunnel::Paired;
+use super::words;
 use crate::dial::{Address, Dialler};
 use crate::limits;
 use crate::stream::Stream;
@@ -79,8 +81,11 @@ impl<'a> Serving<'a> {
         if let Some(paired) = paired {
             let _session = self.connector.session();
             drop(ready);
-            let useful = self.session(paired).await;
-            self.connector.session_ended(useful);
+            if self.connector.sessions() >= self.most {
+                self.connector.reached(Bound::Sessions);
+            }
+            let outcome = self.session(paired).await;
+            self.connector.session_ended(outcome);
         }
     }
 
@@ -96,8 +101,7 @@ impl<'a> Serving<'a> {
         }
     }
 
-    /// Gives whether the session was of use.
-    async fn session(&self, mut paired: Paired<'_>) -> bool {
+    async fn session(&self, mut paired: Paired<'_>) -> Outcome {
         let dialled = async { Some(self.target.dial(Instant::now() + limits::DIAL).await) };
         let gone = async {
             paired.gone().await;
@@ -107,19 +111,20 @@ impl<'a> Serving<'a> {
             Some(Ok(socket)) => Stream::plain(socket),
             Some(Err(error)) => Err(error),
             // Nobody is left to serve: the place is for the next one.
-            None => return paired.has_spoken(),
+            None => return paired.outcome(),
         };
         let mut local = match local {
             Ok(local) => local,
             Err(error) => {
                 if self.reachable.replace(false) {
                     log::warn!(
-                        "the target {} cannot be reached: {error}; users are closed until it can",
-                        self.target.address()
+                        "the target {} cannot be reached: {}; users are closed until it can",
+                        self.target.address(),
+                        words::connection(&error)
                     );
                 }
                 paired.fail();
-                return false;
+                return Outcome::Vain;
             }
         };
         // From its first moment on: whatever keeps the session from being is no end for the target.
@@ -130,7 +135,7 @@ impl<'a> Serving<'a> {
         // A target that is gone by now shows that to the relay.
         if self.proxy_protocol && local.queue(&paired.header).is_err() {
             paired.fail();
-            return false;
+            return Outcome::Vain;
         }
         paired.carry(local).await
     }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use ppp::v2::{Header, ParseError};
 
 use super::connector::{Connector, Open};
+use super::pace::Outcome;
+use super::words;
 use crate::heartbeat::BEAT;
 use crate::limits;
 use crate::reactor::{Timer, now};
@@ -66,7 +68,9 @@ impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Lost::Closed => f.write_str("closes the tunnel then"),
-            Lost::Broken(error) => write!(f, "the tunnel breaks then: {error}"),
+            Lost::Broken(error) => {
+                write!(f, "the tunnel breaks then: {}", words::connection(error))
+            }
             Lost::Mute => write!(f, "has answered no heartbeat for {INTERVALS} intervals"),
             Lost::Flooding => f.write_str("sends heartbeats without end that nobody has asked for"),
             Lost::Garbled => {
@@ -183,13 +187,13 @@ impl Paired<'_> {
         poll_fn(|context| self.stream.poll_gone(context)).await;
     }
 
-    /// Whether bytes of the session have come; for one that is over.
-    pub(super) fn has_spoken(&mut self) -> bool {
+    /// What the session was that is over before it has begun: bytes may have come.
+    pub(super) fn outcome(&mut self) -> Outcome {
         let mut came = !self.rest.is_empty();
         let context = Context::from_waker(Waker::noop());
         // How it has ended is known.
         let _ = self.stream.poll_receive(&context, &mut |unit| came |= !unit.is_empty());
-        came
+        if came { Outcome::Carried } else { Outcome::Vain }
     }
 
     /// Tells the connector that the service cannot be reached.
@@ -199,14 +203,12 @@ impl Paired<'_> {
         self.stream.part();
     }
 
-    /// Carries the session with the local connection to its end; gives whether it was of use: it
-    /// has lasted, or bytes have come from the connector's side. What the user makes of the answer is
-    /// not the connector's doing.
-    pub(super) async fn carry(mut self, mut local: Stream) -> bool {
+    /// Carries the session with the local connection to its end; gives what it was.
+    pub(super) async fn carry(mut self, mut local: Stream) -> Outcome {
         // From here on, and not only once the relay has begun: the tunnel may be gone by now.
         local.break_when_dropped();
         if self.stream.queue(b"OPEN").is_err() {
-            return self.has_spoken();
+            return self.outcome();
         }
         let terms = Terms {
             fin_wait: limits::AGENT_FIN_WAIT,
@@ -225,7 +227,11 @@ impl Paired<'_> {
             ended.bytes[0],
             ended.bytes[1]
         );
-        ended.lasted >= limits::VAIN || ended.bytes[0] > 0
+        match ended.lasted {
+            _ if ended.bytes[0] > 0 => Outcome::Carried,
+            lasted if lasted >= limits::VAIN => Outcome::Lasted,
+            _ => Outcome::Vain,
+        }
     }
 }
 

@@ -1,0 +1,76 @@
+//! Limits of this side that are reached: counted, and said now and then.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use crate::limits;
+
+/// An option that bounds something.
+pub(super) struct Limit {
+    option: &'static str,
+    most: usize,
+    /// What that means, and what can be done.
+    remedy: String,
+    times: Cell<u64>,
+    /// How often when that was last said, and when that was.
+    told: Cell<(u64, Option<Instant>)>,
+}
+
+impl Limit {
+    /// One that has not been reached.
+    pub(super) fn new(option: &'static str, most: usize, remedy: String) -> Self {
+        Limit { option, most, remedy, times: Cell::new(0), told: Cell::new((0, None)) }
+    }
+
+    /// The last place has been taken.
+    pub(super) fn reach(&self) {
+        self.times.set(self.times.get().saturating_add(1));
+    }
+
+    /// A line, when it was reached since the last one, each [`limits::LIMIT_TOLD`] at most.
+    pub(super) fn news(&self, now: Instant) -> Option<String> {
+        let (told, at) = self.told.get();
+        let times = self.times.get();
+        let soon = at.is_some_and(|at| now < at + limits::LIMIT_TOLD);
+        if times == told || soon {
+            return None;
+        }
+        self.told.set((times, Some(now)));
+        let Limit { option, most, remedy, .. } = self;
+        Some(format!("{option} {most} was reached, {} so far: {remedy}", times_of(times)))
+    }
+
+    /// The same in short, once it has been reached.
+    pub(super) fn state(&self) -> Option<String> {
+        let times = self.times.get();
+        let Limit { option, most, .. } = self;
+        (times > 0).then(|| format!("{option} {most} was reached {}; raise it", times_of(times)))
+    }
+}
+
+fn times_of(count: u64) -> String {
+    match count {
+        1 => "once".into(),
+        count => format!("{count} times"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_reached_is_said_once_a_minute_at_most_and_never_left_out() {
+        let (limit, start) = (Limit::new("--pending", 7, "raise it".into()), Instant::now());
+        assert_eq!((limit.news(start), limit.state()), (None, None));
+        limit.reach();
+        let said = limit.news(start).unwrap();
+        assert_eq!(said, "--pending 7 was reached, once so far: raise it");
+        (0..1000).for_each(|_| limit.reach());
+        assert_eq!(limit.news(start + limits::LIMIT_TOLD / 2), None);
+        let said = limit.news(start + limits::LIMIT_TOLD).unwrap();
+        assert!(said.contains("1001 times"), "{said}");
+        assert_eq!(limit.news(start + 3 * limits::LIMIT_TOLD), None, "nothing is new");
+        assert_eq!(limit.state().unwrap(), "--pending 7 was reached 1001 times; raise it");
+    }
+}
