@@ -11,10 +11,11 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -204,6 +205,7 @@ fn answering(ended: impl Fn(Instant) + Send + Sync + 'static) -> Service {
             let number = |text: &str| text.parse::<u64>().unwrap();
             let piece = format!("{tag}\n").repeat(number(tags) as usize);
             thread::sleep(ms(number(delay)));
+            let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
             for at in 0..number(pieces) {
                 if at > 0 {
                     thread::sleep(ms(number(pause)));
@@ -211,10 +213,31 @@ fn answering(ended: impl Fn(Instant) + Send + Sync + 'static) -> Service {
                 if socket.write_all(piece.as_bytes()).is_err() {
                     return;
                 }
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
             }
-            ended(Instant::now());
+            note(tag, format!("answered at {last:?}, longest pause {longest:?}"));
+            ended(last);
         }
     })
+}
+
+/// What became of each question, to be told of one whose answer reaches another user: a busy machine
+/// makes pauses that nobody asked for.
+static NOTES: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+
+fn note(tag: &str, what: String) {
+    let mut notes = NOTES.lock().unwrap_or_else(PoisonError::into_inner);
+    let notes = notes.entry(tag.trim().to_owned()).or_default();
+    notes.push_str(&what);
+    notes.push_str("; ");
+}
+
+/// What became of the question whose tag `answer` holds in place of `tag`.
+fn others_notes(answer: &[u8], tag: &str) -> String {
+    let foreign = answer.chunks(TAG).find(|one| *one != tag.as_bytes()).unwrap_or_default();
+    let notes = NOTES.lock().unwrap_or_else(PoisonError::into_inner);
+    notes.get(text(foreign).trim()).cloned().unwrap_or_default()
 }
 
 #[test]
@@ -330,8 +353,16 @@ fn ask_and_leave(
     user.send(question.line().as_bytes());
     let tags = (read * question.tags as f64) as usize;
     let answer = user.exactly(tags * TAG);
+    if answer != tag.repeat(tags).as_bytes() {
+        eprintln!("at {:?}; the other: {}", Instant::now(), others_notes(&answer, &tag));
+    }
     assert_same(&answer, tag.repeat(tags).as_bytes(), "one's own tag");
-    match random.u32(..3) {
+    let how = random.u32(..3);
+    note(
+        &tag,
+        format!("{:?}, {tags} read, left so: {how}, at {:?}", question.line(), Instant::now()),
+    );
+    match how {
         0 if in_order => {
             user.finish();
             drop(user);
