@@ -142,6 +142,13 @@ fn limit_of_connections_that_is_reached_is_said_in_the_status(mode: Mode) {
     until("the limit is reached", || {
         daemon.control().state()["limitsReached"].as_array().is_some_and(|all| !all.is_empty())
     });
+    until("one that was closed for another is counted", || {
+        let refusals = daemon.control().state()["apiRefusals"].clone();
+        refusals.as_array().unwrap().iter().any(|one| {
+            one["why"] == "it sent no whole request in its turn, and others wanted its place"
+        })
+    });
+    assert!(daemon.log_text().contains("API: a caller was closed: it sent no whole request"));
     let reached = daemon.control().state()["limitsReached"][0].clone();
     assert_eq!(reached["limit"], "256 API connections at one time");
     assert!(reached["times"].as_u64().unwrap() >= 1, "{reached}");

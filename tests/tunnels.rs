@@ -484,6 +484,11 @@ fn who_never_authenticates_is_closed_after_ten_seconds(mode: Mode) {
     for elapsed in [closed(&mut no_handshake), closed(&mut mute), closed(&mut half)] {
         assert!(elapsed >= Duration::from_secs(9), "closed after {elapsed:?}");
     }
+    let state = daemon.control().state_of(&mapping).unwrap();
+    assert_eq!(state["refusals"][0]["why"], "no passcode within 10 s", "{state}");
+    assert_eq!(state["refusals"][0]["times"], 3, "{state}");
+    // Who has said nothing at all has failed no handshake.
+    assert_eq!(state["counts"]["handshakeFailures"], 0, "{state}");
 }
 
 fn agent_that_vanishes_without_a_goodbye_frees_its_place(mode: Mode) {
