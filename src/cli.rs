@@ -124,7 +124,7 @@ fn run(command: Command, options: &Options) -> ExitCode {
         Command::Start => daemon::run(options),
         Command::Stop => service::stop(options),
         Command::Status { json } => service::status(&options.run_dir, json),
-        Command::Check { user } => check::check(&options.config_dir, user.as_deref()),
+        Command::Check { user } => check::check(options, user.as_deref()),
         Command::Mapping(request) => mapping::run(&request, options),
         Command::Tunnel(given) => agent::run(given),
         Command::TunnelHelp => print(TUNNEL_HELP),
@@ -329,9 +329,11 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-/// Tells the operator on stderr; when that is closed, the exit code has to do.
-fn complain(message: impl Display) {
-    let _ = writeln!(io::stderr(), "iofog-connector: {message}");
+/// Tells the operator on stderr, each line with the program's name; when that is closed, the exit code has to do.
+pub(crate) fn complain(message: impl Display) {
+    for line in message.to_string().lines() {
+        let _ = writeln!(io::stderr(), "iofog-connector: {line}");
+    }
 }
 
 #[cfg(test)]

@@ -157,7 +157,7 @@ impl Config {
             fin_wait: fin_wait.unwrap_or(Duration::from_millis(60_000)),
             connection_log: connection_log.unwrap_or(false),
         };
-        if config.api_in_pool() {
+        if config.ports.iter().any(|port| config.is_apis(*port)) {
             let (file, port) = (file.display(), config.api.port());
             warnings.push(format!(
                 "{file}: ports: {port} is the API's own port, so that no mapping can have it; put \
@@ -194,11 +194,11 @@ impl Config {
         })
     }
 
-    /// Whether mappings may use the very port that the API listens on.
-    fn api_in_pool(&self) -> bool {
+    /// Whether a mapping's port would be the very one that the API listens on.
+    pub fn is_apis(&self, port: u16) -> bool {
         let everywhere = |ip: IpAddr| ip.is_unspecified();
         let meets = |ip: IpAddr| everywhere(ip) || everywhere(self.api.ip()) || ip == self.api.ip();
-        self.ports.binary_search(&self.api.port()).is_ok() && self.listen.is_none_or(meets)
+        port == self.api.port() && self.listen.is_none_or(meets)
     }
 
     /// Where users reach a public pipe with this port2 (protocol page, section 3).

@@ -18,6 +18,7 @@ use smol::future::or;
 
 use crate::api::server::{Acceptor, Server};
 use crate::api::{Api, Host};
+use crate::cli::complain;
 use crate::conduit;
 use crate::config::Config;
 use crate::control;
@@ -30,6 +31,7 @@ use crate::pipe::Shared;
 use crate::ports::{self, Pool};
 use crate::process::{self, Ask, Files, Instance, Notifier, Ownership, Signals};
 use crate::reactor::{self, sleep};
+use crate::reason;
 use crate::refusals::Refusals;
 use crate::registry::Registry;
 use crate::store::{self, Store, Writer};
@@ -46,13 +48,21 @@ pub fn run(options: &Options) -> ExitCode {
     let (config, warnings) = match Config::load(&options.config_dir) {
         Ok(loaded) => loaded,
         Err(faults) => {
-            eprintln!("{faults}");
+            complain(faults);
             return ExitCode::from(FAULTY);
         }
     };
     let listen_warning = config.listen_warning();
     let logging = Logging::new(&options.log_dir, &options.syslog);
     logging.install(config.log_level);
+    // Opened now: a file that cannot be is said at once, and where no file can say it.
+    logging.reopen();
+    if let Some(fault) = logging.file_fault() {
+        log::warn!(target: ALWAYS, "{fault}");
+        if !logging.is_on_stderr() {
+            complain(format_args!("warning: {fault}"));
+        }
+    }
     process::abort_on_panic(&logging);
     if let Some(warning) = warning {
         log::warn!(target: ALWAYS, "{warning}");
@@ -61,9 +71,12 @@ pub fn run(options: &Options) -> ExitCode {
     let parts = match started {
         Ok(parts) => parts,
         Err((status, why)) => {
-            log::error!(target: ALWAYS, "{why}");
-            if !logging.is_on_stderr() {
-                eprintln!("{why}");
+            let on_stderr = logging.leave_stderr();
+            for line in why.lines() {
+                log::error!(target: ALWAYS, "{line}");
+            }
+            if on_stderr {
+                complain(why);
             }
             return ExitCode::from(status);
         }
@@ -74,7 +87,7 @@ pub fn run(options: &Options) -> ExitCode {
     match reactor::block_on(serve(options, parts, &logging)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) | Err(error) => {
-            log::error!(target: ALWAYS, "the daemon cannot go on: {error}");
+            log::error!(target: ALWAYS, "the daemon cannot go on: {}", reason::words(&error));
             ExitCode::FAILURE
         }
     }
@@ -290,7 +303,8 @@ async fn serve_api(
         match opened {
             Ok(listener) => break listener,
             Err(error) => {
-                let why = format!("the API cannot listen on {address}: {error}; it is tried again");
+                let why = ports::api_fault(&error);
+                let why = format!("the API cannot listen on {address}: {why}; it is tried again");
                 log::error!(target: ALWAYS, "{why}");
                 fault.replace(Some(why));
             }
@@ -343,7 +357,8 @@ impl Host for Daemon {
 
     fn warnings(&self) -> Vec<String> {
         let listen = self.shared.config.borrow().listen_warning();
-        self.api_fault.borrow().clone().into_iter().chain(listen).collect()
+        let log = self.logging.file_fault();
+        self.api_fault.borrow().clone().into_iter().chain(listen).chain(log).collect()
     }
 
     fn stop(&self) {
@@ -364,14 +379,23 @@ impl<'a> Control<'a> {
     fn listen(run: &'a Path) -> io::Result<Self> {
         let path = run.join(control::SOCKET);
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(named(&path, &error));
+            }
             _ => {}
         }
         let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
         let listener = UnixListener::bind(&path);
         rustix::process::umask(umask);
-        Ok(Control { listener: listener?, run })
+        let listener = listener.map_err(|error| named(&path, &error))?;
+        Ok(Control { listener, run })
     }
+}
+
+/// The error with the file that it is about.
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    let why = reason::writing(path, error);
+    io::Error::other(format!("{}: {why}; or name another folder with --run DIR", path.display()))
 }
 
 impl Drop for Control<'_> {

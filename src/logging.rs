@@ -115,6 +115,20 @@ impl Logging {
         self.0.on_stderr
     }
 
+    /// Takes plain lines off stderr, for messages to the operator in the form of a command's; `false`
+    /// where stderr leads to the journal, which has them as log lines anyway.
+    pub fn leave_stderr(&self) -> bool {
+        let sinks = &mut self.lock().sinks;
+        let others = sinks.len();
+        sinks.retain(|sink| !sink.is_plain_stderr());
+        !self.0.on_stderr || sinks.len() < others
+    }
+
+    /// Why the log file takes nothing now: a sentence for the operator.
+    pub fn file_fault(&self) -> Option<String> {
+        self.lock().sinks.iter().find_map(Counted::fault)
+    }
+
     /// Makes this the process's log. Only the first one installed counts; a second is ignored.
     pub fn install(&self, level: LevelFilter) {
         self.set_level(level);
@@ -256,6 +270,11 @@ impl State {
     fn write(&mut self, level: Level, message: &str) -> u64 {
         self.sinks.iter_mut().map(|sink| u64::from(!sink.write(level, message))).sum()
     }
+}
+
+/// Why a daemon would write no log file in `dir`, as far as looking tells, for `check`: a sentence.
+pub fn doubt(dir: &Path) -> Option<String> {
+    sink::doubt(&dir.join(FILE))
 }
 
 /// One message on one line, at most [`MESSAGE`] bytes: whatever could end the line, move a

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use crate::process::{FileGuard, Files, For};
+use crate::reason;
 
 pub(crate) use socket::set_up;
 
@@ -318,7 +319,28 @@ fn why(error: Errno) -> String {
         Errno::MFILE | Errno::NFILE => {
             "too many files are open; raise the limit (LimitNOFILE=)".to_owned()
         }
-        other => other.to_string(),
+        other => reason::words(&other.into()),
+    }
+}
+
+/// Why the API's address cannot be opened, and what to do; the words for pipes' ports speak of
+/// `listen`.
+pub(crate) fn api_fault(error: &io::Error) -> String {
+    match Errno::from_io_error(error) {
+        Some(Errno::ADDRINUSE) => "another program uses the port (ss -ltnp shows which); stop that \
+             one, or set `api` to another port"
+            .to_owned(),
+        Some(Errno::ACCESS | Errno::PERM) => "this user may not; a port below 1024 takes the right \
+             CAP_NET_BIND_SERVICE, as the service's unit gives it, or set `api` to a port from 1024 on"
+            .to_owned(),
+        Some(Errno::ADDRNOTAVAIL) => {
+            "this machine does not have that address; correct `api` (ip addr shows what it has)"
+                .to_owned()
+        }
+        Some(Errno::AFNOSUPPORT) => "this machine does not speak that address family; correct `api`"
+            .to_owned(),
+        Some(other) => why(other),
+        None => error.to_string(),
     }
 }
 

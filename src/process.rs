@@ -21,6 +21,7 @@ use smol::stream::StreamExt;
 
 use crate::limits;
 use crate::logging::Logging;
+use crate::options::Options;
 use crate::reason;
 
 /// The file in the run folder whose lock says that a daemon runs there; it holds the daemon's
@@ -79,7 +80,11 @@ impl fmt::Display for ProcessError {
             ProcessError::Shared { config, run, pid } => {
                 write!(f, "another iofog-connector")?;
                 if let Some(pid) = pid {
-                    write!(f, " (process {pid})")?;
+                    write!(f, " (process {pid}")?;
+                    if let Some(own) = config_of(*pid).filter(|own| Path::new(own) != config) {
+                        write!(f, ", --config {own}")?;
+                    }
+                    f.write_str(")")?;
                 }
                 write!(
                     f,
@@ -201,13 +206,28 @@ fn take_lock(file: &File) -> Result<(), Errno> {
 
 /// The process that has locked a file, where the kernel's list of locks can be read:
 /// `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF`.
-fn holder(file: &File) -> Option<u32> {
+pub(crate) fn holder(file: &File) -> Option<u32> {
     let inode = format!(":{}", file.metadata().ok()?.ino());
     let locks = fs::read_to_string("/proc/locks").ok()?;
     locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find_map(|words| {
         let held = words.get(1) == Some(&"FLOCK") && words.get(5)?.ends_with(&inode);
         held.then(|| words.get(4)?.parse().ok())?
     })
+}
+
+/// The configuration folder that a process was started with, as its command line names it.
+pub(crate) fn config_of(pid: u32) -> Option<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let line = String::from_utf8_lossy(&line).into_owned();
+    let mut words = line.split('\0');
+    while let Some(word) = words.next() {
+        match word.strip_prefix("--config") {
+            Some("") => return words.next().map(str::to_owned),
+            Some(value) if value.starts_with('=') => return Some(value[1..].to_owned()),
+            _ => {}
+        }
+    }
+    Some(Options::default().config_dir.display().to_string())
 }
 
 fn pid(lock: &mut File) -> Option<u32> {

@@ -201,3 +201,81 @@ pub(crate) fn quoted(path: &Path) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn every_error_of_a_file_names_what_mends_it() {
+        let path = Path::new("/etc/passwd/x");
+        for (errno, remedy) in [
+            (Errno::NOSPC, "the disk is full; free some space (df -h /etc shows it)"),
+            (Errno::DQUOT, "disk quota"),
+            (Errno::FBIG, "LimitFSIZE"),
+            (Errno::ROFS, "read-only; make it writable"),
+            (Errno::ISDIR, "it is a folder, where a file is expected; move it away"),
+            (Errno::NOTDIR, "a file, where a folder is expected; move it away"),
+            (Errno::LOOP, "a link that leads to itself; remove it"),
+            (Errno::NAMETOOLONG, "name a shorter path"),
+            (Errno::MFILE, "LimitNOFILE"),
+            (Errno::IO, "the disk reports a fault"),
+            (Errno::NOLCK, "name a place on another one"),
+        ] {
+            for said in [reading(path, &errno.into()), writing(path, &errno.into())] {
+                assert!(said.contains(remedy), "{said}");
+                assert!(!said.contains("os error"), "{said}");
+            }
+        }
+        assert_eq!(reading(Path::new("/no/such"), &Errno::NOENT.into()), "it does not exist");
+        assert_eq!(words(&Errno::PIPE.into()), "Broken pipe");
+    }
+
+    /// In a thread of its own, which alone has another user's rights.
+    #[test]
+    fn files_and_folders_that_a_user_may_not_use_are_named_with_owner_mode_and_command() {
+        if !geteuid().is_root() {
+            println!("skipped: not root, so that nobody else's eyes can be had");
+            return;
+        }
+        let dir = std::env::temp_dir().join(format!("reason-{}", uuid::Uuid::new_v4()));
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let file = |folder: &str, name: &str, bits| -> PathBuf {
+            fs::create_dir_all(dir.join(folder)).unwrap();
+            let path = dir.join(folder).join(name);
+            fs::write(&path, "").unwrap();
+            mode(&path, bits);
+            path
+        };
+        let (closed, hidden) = (file("open", "closed", 0o600), file("shut", "hidden", 0o644));
+        let odd = file("open", "it's", 0o600);
+        mode(&dir, 0o755);
+        mode(&dir.join("open"), 0o755);
+        mode(&dir.join("shut"), 0o700);
+        let shown = |path: &Path| path.display().to_string();
+        std::thread::spawn(move || {
+            rustix::thread::set_thread_groups(&[]).unwrap();
+            rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).unwrap();
+            let denied = || io::Error::from(Errno::ACCESS);
+            let (said, path) = (reading(&closed, &denied()), shown(&closed));
+            assert!(said.contains("it belongs to root:root, mode 0600; as root: chown"), "{said}");
+            assert!(said.ends_with(&path), "{said}");
+            let said = reading(&odd, &denied());
+            assert!(said.ends_with(r"it'\''s'"), "{said}");
+            let (said, path) = (reading(&hidden, &denied()), shown(hidden.parent().unwrap()));
+            assert!(said.contains(&format!("may not enter the folder {path}, which")), "{said}");
+            assert!(said.ends_with(&format!("chmod o+x {path}")), "{said}");
+            let new = closed.with_file_name("new");
+            let (said, path) = (writing(&new, &denied()), shown(new.parent().unwrap()));
+            assert!(said.contains(&format!("may not write in {path}, which belongs to")), "{said}");
+        })
+        .join()
+        .unwrap();
+        fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -19,6 +19,8 @@ pub use self::error::StoreError;
 use crate::limits;
 use crate::logging::ALWAYS;
 use crate::mapping::{Id, Mapping};
+use crate::process;
+use crate::reason;
 use crate::workers::aside;
 
 /// The state file's name in the configuration directory.
@@ -44,14 +46,18 @@ pub enum Change {
 /// another daemon writes.
 pub fn open(dir: &Path) -> Result<(Store, Writer, Vec<Mapping>), StoreError> {
     let file = dir.join(FILE);
-    let lock = disk::lock(&file).map_err(|_| error::shared(&file))?;
+    let lock = disk::lock(&file).map_err(|_| {
+        let holder = File::open(&file).ok().and_then(|file| process::holder(&file));
+        error::shared(&file, holder)
+    })?;
     let mappings = check(dir)?;
     if let Err(error) = disk::finish_left_over(&file) {
         log::warn!(
             target: ALWAYS,
-            "{}: a change that was cut short could not be finished: {error}; it counts, and is \
-             tried again with the next change",
-            file.display()
+            "{}: a change that was cut short could not be finished: {}; it counts, and is tried \
+             again with the next change",
+            file.display(),
+            reason::writing(&file, &error)
         );
     }
     if let Some(mode) = disk::too_open(&file) {
@@ -65,7 +71,8 @@ pub fn open(dir: &Path) -> Result<(Store, Writer, Vec<Mapping>), StoreError> {
             Err(error) => log::warn!(
                 target: ALWAYS,
                 "{name}: others than its owner can read the passcodes in it (mode {mode:04o}), and \
-                 that could not be changed: {error}; as its owner or root: chmod 600 {name}"
+                 that could not be changed: {}; as its owner or root: chmod 600 {name}",
+                reason::words(&error)
             ),
         }
     }
@@ -194,9 +201,10 @@ impl Writer {
             Ok(replaced) => self.hold(replaced),
             Err(Failure { error, .. }) => log::error!(
                 target: ALWAYS,
-                "{} could not be put back after a failed change: {error}; the next change that \
+                "{} could not be put back after a failed change: {}; the next change that \
                  succeeds repairs it",
-                self.file.display()
+                self.file.display(),
+                reason::writing(&self.file, &error)
             ),
         }
     }

@@ -517,6 +517,90 @@ fn one_configuration_folder_has_one_daemon() {
 }
 
 #[test]
+fn second_daemon_on_one_state_file_is_told_of_the_first() {
+    let first = Daemon::new(Mode::Plain);
+    first.api().add_public(60, 200_000);
+    // Another folder, which a link leads from to the first one's file.
+    let mut second = Daemon::builder(Mode::Plain).prepare();
+    let link = second.config().join("configs.json");
+    std::os::unix::fs::symlink(first.config().join("configs.json"), link).unwrap();
+    second.spawn();
+    let exit = second.wait();
+    assert_eq!(exit.status.code(), Some(2), "{}", exit.stderr);
+    let (pid, config) = (first.pid().as_raw_nonzero(), first.config());
+    for named in [&format!("process {pid}"), config.to_str().unwrap()] {
+        assert!(exit.stderr.contains(named), "{named}: {}", exit.stderr);
+    }
+}
+
+#[test]
+fn faults_of_a_start_have_the_programs_name_before_each_line() {
+    let bad = [("iofog-connector.conf", "{"), ("configs.json", "[]"), ("server-key.pem", "x")];
+    for (name, content) in bad {
+        let mut daemon = Daemon::builder(Mode::Tls).prepare();
+        daemon.write(name, content);
+        // At a pipe, where the log goes to as well, as to a file.
+        for pipe in [false, true] {
+            let said = if pipe {
+                let mut folders = Vec::new();
+                for (name, folder) in [
+                    ("--config", daemon.config()),
+                    ("--run", daemon.run()),
+                    ("--log", daemon.log()),
+                ] {
+                    folders.extend([name.to_owned(), folder.to_str().unwrap().to_owned()]);
+                }
+                let mut start = Command::new("timeout");
+                start.arg("20").args(binary()).args(&folders).args(["--syslog", "none", "start"]);
+                let output = start.output().unwrap();
+                assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+                String::from_utf8_lossy(&output.stderr).into_owned()
+            } else {
+                daemon.spawn();
+                daemon.wait().stderr
+            };
+            assert!(said.contains(name), "{said}");
+            let lines = said.lines().filter(|line| !line.starts_with("iofog-connector: "));
+            assert_eq!(lines.collect::<Vec<_>>(), [""; 0], "{said}");
+        }
+        if name != "iofog-connector.conf" {
+            assert!(daemon.log_text().contains(name), "the log has it too");
+        }
+    }
+}
+
+#[test]
+fn log_folder_that_cannot_be_used_is_said_by_start_check_and_status() {
+    let place = std::env::temp_dir().join(format!("log-{}", std::process::id()));
+    for (folder, why) in [
+        ("file", "is a file, where a folder is expected"),
+        ("file/deeper", "is a file, where a folder is expected"),
+        ("taken", "it is a folder, where a file is expected"),
+    ] {
+        fs::create_dir_all(place.join("taken/iofog-connector.log")).unwrap();
+        fs::write(place.join("file"), "").unwrap();
+        let folder = place.join(folder);
+        let daemon = Daemon::builder(Mode::Plain).log(&folder).start();
+        let file = folder.join("iofog-connector.log").display().to_string();
+        let state = daemon.control().state();
+        let warnings = state["warnings"].to_string();
+        let check = daemon.cli(&["check", "--log", folder.to_str().unwrap()]);
+        assert!(check.status.success(), "it is a warning");
+        let check = String::from_utf8_lossy(&check.stderr).into_owned();
+        for said in [daemon.stderr(), warnings, check] {
+            assert!(said.contains(&file) && said.contains(why), "{folder:?}: {said}");
+        }
+        // Mended, it is used, and the warning is gone.
+        fs::remove_dir_all(&place).unwrap();
+        fs::create_dir(&place).unwrap();
+        daemon.api().add_public(60, NEVER);
+        assert!(!daemon.control().state()["warnings"].to_string().contains(&file));
+        assert!(daemon.log_text().contains("lost"), "{}", daemon.log_text());
+        fs::remove_dir_all(&place).unwrap();
+    }
+}
+
+#[test]
 fn read_only_configuration_folder_does_not_keep_it_from_starting() {
     let allowed = Command::new("unshare").args(["--mount", "true"]).output();
     if !allowed.is_ok_and(|output| output.status.success()) {

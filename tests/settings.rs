@@ -559,3 +559,209 @@ fn passcode_file_that_a_full_disk_cut_short_is_not_in_the_way() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "x\n", "what is in the folder");
     assert_eq!(daemon.control().state()["mappings"], json!([]));
 }
+
+#[test]
+fn blanks_and_case_count_as_the_page_says() {
+    let daemon = Daemon::builder(Mode::Plain).prepare();
+    let pool = daemon.pool(15);
+    daemon.set("ports", json!([format!(" {} ", pool.replace('-', " - "))]));
+    daemon.set("address", " LocalHost ");
+    daemon.set("loglevel", " INFO ");
+    daemon.set("api", format!(" {} ", daemon.api_address()));
+    daemon.set("controllers", json!([" 127.0.0.0/8 "]));
+    daemon.set("listen", " 127.0.0.1 ");
+    let check = daemon.cli(&["check"]);
+    let said = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert!(check.status.success() && said.is_empty(), "{said}");
+    // Nor are blanks anywhere else, or case in a key.
+    for (key, value) in [
+        ("controllers", json!(["127.0.0.0 / 8"])),
+        ("address", json!("local host")),
+        ("loglevel", json!("in fo")),
+        ("api", json!("127.0.0.1: 8080")),
+    ] {
+        let right = daemon.settings()[key].clone();
+        daemon.set(key, value);
+        let check = daemon.cli(&["check"]);
+        assert_eq!(check.status.code(), Some(2), "{key}");
+        assert!(String::from_utf8_lossy(&check.stderr).contains(key));
+        daemon.set(key, right);
+    }
+    daemon.set("Pending", 7);
+    let check = daemon.cli(&["check"]);
+    assert!(String::from_utf8_lossy(&check.stderr).contains("did you mean pending?"));
+}
+
+/// Files as people break them: every message has the file's name and none of the words of the
+/// library or the language.
+#[test]
+fn no_bad_file_is_answered_with_words_for_programmers() {
+    const SETTINGS: &str = "iofog-connector.conf";
+    const STATE: &str = "configs.json";
+    const FOREIGN: &[&str] = &[
+        "expected ident",
+        "expected value",
+        "invalid type",
+        "invalid value",
+        "missing field",
+        "duplicate field",
+        "trailing ",
+        "os error",
+        "Error(",
+        "EOF while",
+        "i64",
+        "sequence",
+        "key must be",
+        "control character (",
+        "stream did not",
+        "Some(",
+        "None",
+    ];
+    let key = |key: &str, value: &str| {
+        let mut keys = vec![
+            ("ports", "[\"6000-6001\"]"),
+            ("exclude", "[]"),
+            ("broker", "12345"),
+            ("address", "\"127.0.0.1\""),
+            ("dev", "true"),
+        ];
+        keys.retain(|(name, _)| *name != key);
+        keys.push((key, value));
+        let members = keys.iter().map(|(name, value)| format!("\"{name}\":{value}"));
+        format!("{{{}}}", members.collect::<Vec<_>>().join(",")).into_bytes()
+    };
+    let row = |more: &str| {
+        let row = format!("{{\"id\":\"a\",\"port1\":6000,\"port2\":6001,{more}}}");
+        format!("{{\"mappings\":[{row}]}}").into_bytes()
+    };
+    let text = |text: &str| text.as_bytes().to_vec();
+    let utf16 = |text: &str| {
+        let units = std::iter::once(0xfeff).chain(text.encode_utf16());
+        units.flat_map(u16::to_le_bytes).collect::<Vec<_>>()
+    };
+    let mut bad = Vec::new();
+    for name in [SETTINGS, STATE, "options"] {
+        bad.push((name, utf16("{\"dev\": true}")));
+        bad.push((name, b"\x7fELF\x02\x01\x01\0\0\0\xff".to_vec()));
+        bad.push((name, b"{\"caf\xe9\": 1}".to_vec()));
+    }
+    for name in [SETTINGS, STATE] {
+        for content in [
+            "",
+            " \n",
+            "{",
+            "{\"a\"",
+            "{\"a\":",
+            "{\"a\":1",
+            "{\"a\":\"b",
+            "[",
+            "[]",
+            "[1,2]",
+            "null",
+            "7",
+            "\"text\"",
+            "ports: [6000]",
+            "{ports:[]}",
+            "{'ports':[]}",
+            "{\"a\":1,}",
+            "{\"a\":1 \"b\":2}",
+            "{\"a\":yes}",
+            "{\"a\":tru}",
+            "{\"a\":01}",
+            "{\"a\":\"b\nc\"}",
+            "{\"a\":\"\\x\"}",
+            "{\"a\":\"\\u12\"}",
+            "{} {}",
+            "# settings\n{}",
+            "{} // settings",
+            "<settings/>",
+            "{\"a\":1}}",
+        ] {
+            bad.push((name, text(content)));
+        }
+    }
+    for (name, value) in [
+        ("ports", "6000"),
+        ("ports", "[6000]"),
+        ("ports", "[\"6001-6000\"]"),
+        ("ports", "{}"),
+        ("broker", "\"12345\""),
+        ("broker", "0"),
+        ("broker", "1.5"),
+        ("broker", "1e99"),
+        ("address", "null"),
+        ("address", "\"http://x\""),
+        ("dev", "\"true\""),
+        ("dev", "1"),
+        ("api", "8080"),
+        ("api", "\"localhost:8080\""),
+        ("listen", "\"eth0\""),
+        ("threads", "-1"),
+        ("loglevel", "\"verbose\""),
+        ("controllers", "[]"),
+        ("controllerca", "\"\""),
+        ("drain", "99999999999999999999"),
+        ("connectionlog", "[]"),
+    ] {
+        bad.push((SETTINGS, key(name, value)));
+    }
+    for more in [
+        "\"passcodeport1\":7",
+        "\"passcodeport1\":\"\"",
+        "\"x\":1",
+        "\"passcodeport1\":\"s3cret\",\"id\":\"b\"",
+        "\"maxconnectionsport1\":\"60\"",
+        "\"maxconnectionsport1\":1.5",
+        "\"maxconnectionsport1\":99999999999999999999",
+    ] {
+        bad.push((STATE, row(more)));
+    }
+    for content in ["passcode: s3cret", "conector=c:1", "connector", "connector=c", "sessions=many"]
+    {
+        bad.push(("options", text(content)));
+    }
+    let daemon = Daemon::builder(Mode::Plain).prepare();
+    let good = fs::read(daemon.config().join(SETTINGS)).unwrap();
+    let mut messages = 0;
+    for (name, content) in bad {
+        let path = daemon.config().join(name);
+        fs::write(&path, &content).unwrap();
+        let output = match name {
+            "options" => run_cli(&["tunnel", "--from", path.to_str().unwrap()]),
+            _ => daemon.cli(&["check"]),
+        };
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let content = String::from_utf8_lossy(&content).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{name}: {content}: {said}");
+        assert!(!said.contains("s3cret"), "{said}");
+        for line in said.lines().filter(|line| !line.contains("checked with the eyes of")) {
+            messages += 1;
+            assert!(line.starts_with("iofog-connector"), "{content}: {line}");
+            // Options name themselves; they may come from the command line as well.
+            assert!(line.contains(name) || line.contains(": --"), "{content}: {line}");
+            for foreign in FOREIGN {
+                assert!(!line.contains(foreign), "{content}: {foreign}: {line}");
+            }
+        }
+        match name {
+            SETTINGS => fs::write(&path, &good).unwrap(),
+            _ => fs::remove_file(&path).unwrap(),
+        }
+    }
+    assert!(messages > 90, "{messages}");
+    for (name, why) in [(SETTINGS, "it is a folder"), (STATE, "it is a folder")] {
+        let path = daemon.config().join(name);
+        let _ = fs::remove_file(&path);
+        fs::create_dir(&path).unwrap();
+        let check = daemon.cli(&["check"]);
+        let said = String::from_utf8_lossy(&check.stderr).into_owned();
+        assert!(said.contains(name) && said.contains(why), "{said}");
+        fs::remove_dir(&path).unwrap();
+        fs::write(daemon.config().join(SETTINGS), &good).unwrap();
+    }
+    daemon.set("dev", false);
+    daemon.set("controllerca", "missing.pem");
+    let check = daemon.cli(&["check"]);
+    let said = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert!(said.contains("missing.pem: it does not exist; `controllerca` in"), "{said}");
+}

@@ -1,5 +1,6 @@
 //! `check`: validates what `start` reads, without starting.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -7,14 +8,16 @@ use super::user::User;
 use super::{BAD, complain, print};
 use crate::config::Config;
 use crate::mapping::Mapping;
-use crate::{store, tls};
+use crate::options::Options;
+use crate::{logging, store, tls};
 
-/// Validates settings, certificates and `configs.json` in `dir`, as [`User::choose`] says with whose
+/// Validates settings, certificates, `configs.json` and the log folder, as [`User::choose`] says with whose
 /// eyes. Warnings and faults go to stderr, all in one run; "ok" to stdout.
-pub(super) fn check(dir: &Path, user: Option<&str>) -> ExitCode {
+pub(super) fn check(options: &Options, user: Option<&str>) -> ExitCode {
+    let (dir, log) = (&options.config_dir, &options.log_dir);
     let seen = User::choose(user, dir).and_then(|user| match user {
-        None => Ok((findings(dir), None)),
-        Some(user) => user.see(|| findings(dir)).map(|findings| (findings, Some(user))),
+        None => Ok((findings(dir, log), None)),
+        Some(user) => user.see(|| findings(dir, log)).map(|findings| (findings, Some(user))),
     });
     let ((warnings, faults), user) = match seen {
         Ok(seen) => seen,
@@ -37,8 +40,8 @@ pub(super) fn check(dir: &Path, user: Option<&str>) -> ExitCode {
 
 /// Warnings and faults. Certificates are not looked at while the settings do not say whether
 /// they are used.
-fn findings(dir: &Path) -> (Vec<String>, Vec<String>) {
-    let mut warnings = Vec::new();
+fn findings(dir: &Path, log: &Path) -> (Vec<String>, Vec<String>) {
+    let mut warnings: Vec<String> = logging::doubt(log).into_iter().collect();
     let mut faults = Vec::new();
     let settings = match Config::load(dir) {
         Ok((settings, doubts)) => {
@@ -66,25 +69,46 @@ fn findings(dir: &Path) -> (Vec<String>, Vec<String>) {
     match store::check(dir) {
         Ok(mappings) => {
             if let Some(settings) = &settings {
-                warnings.extend(mappings.iter().filter_map(|mapping| outside(mapping, settings)));
+                warnings.extend(unopened(&mappings, settings));
             }
         }
-        Err(error) => faults.extend(error.to_string().lines().map(str::to_owned)),
+        Err(error) => faults.push(error.to_string()),
     }
     (warnings, faults)
 }
 
-/// A mapping that would be kept, but not be opened.
-fn outside(mapping: &Mapping, settings: &Config) -> Option<String> {
-    let port = mapping
-        .pipe
-        .ports()?
-        .into_iter()
-        .find(|port| settings.ports.binary_search(port).is_err())?;
-    Some(format!(
-        "mapping {}: port {port} is not among the `ports` in the settings, so it stays inactive",
-        mapping.id
-    ))
+/// Ports of mappings that would be kept, but not be opened: outside the pool, the API's own, or two
+/// mappings' at once.
+fn unopened(mappings: &[Mapping], settings: &Config) -> Vec<String> {
+    let mut doubts = Vec::new();
+    let mut owners: BTreeMap<u16, &str> = BTreeMap::new();
+    for mapping in mappings {
+        let id = &*mapping.id;
+        for port in mapping.pipe.ports().into_iter().flatten() {
+            if let Some(first) = owners.get(&port) {
+                doubts.push(format!(
+                    "mappings {first} and {id}: both have port {port} in {}, so that one of them \
+                     stays inactive; take one out, or give it another port",
+                    store::FILE
+                ));
+                continue;
+            }
+            owners.insert(port, id);
+            if settings.is_apis(port) {
+                doubts.push(format!(
+                    "mapping {id}: port {port} is the API's own, so it stays inactive; set `api` \
+                     in the settings to another port, or give the mapping another one in {}",
+                    store::FILE
+                ));
+            } else if settings.ports.binary_search(&port).is_err() {
+                doubts.push(format!(
+                    "mapping {id}: port {port} is not among the `ports` in the settings, so it \
+                     stays inactive; add it there, or take it out of `exclude`"
+                ));
+            }
+        }
+    }
+    doubts
 }
 
 #[cfg(test)]
@@ -102,7 +126,7 @@ mod tests {
             fs::write(dir.join(crate::config::FILE), format!("{{\"ports\":[{ports}],{rest}}}"))
         };
         settings("\"6000-6001\"").unwrap();
-        let (warnings, faults) = findings(&dir);
+        let (warnings, faults) = findings(&dir, &dir);
         assert_eq!(faults, [""; 0]);
         assert!(warnings.iter().any(|text| text.contains("makes a self-signed")), "{warnings:?}");
 
@@ -110,18 +134,35 @@ mod tests {
             "maxconnectionsport2":0,"passcodeport1":"s3cret","passcodeport2":"",
             "heartbeatabsencethresholdport1":0,"heartbeatabsencethresholdport2":0}"#;
         fs::write(dir.join(store::FILE), format!("{{\"mappings\":[{mapping}]}}")).unwrap();
-        let (warnings, faults) = findings(&dir);
+        let (warnings, faults) = findings(&dir, &dir);
         assert_eq!(faults, [""; 0]);
         assert!(warnings.iter().any(|text| text.contains("mapping m: port 7000")), "{warnings:?}");
 
+        let other = mapping.replace("\"m\"", "\"n\"").replace("7000", "8080");
+        let both = format!("{{\"mappings\":[{mapping},{other}]}}");
+        fs::write(dir.join(store::FILE), both).unwrap();
+        let api = r#""6000-8080"],"api":"127.0.0.1:8080","exclude":["7000"#;
+        let (rest, ports) = (r#""broker":12345,"address":"127.0.0.1","dev":true"#, api);
+        fs::write(dir.join(crate::config::FILE), format!("{{\"ports\":[{ports}\"],{rest}}}"))
+            .unwrap();
+        let (warnings, _) = findings(&dir, &dir);
+        for part in [
+            "mappings m and n: both have port 6000 in",
+            "mapping m: port 7000 is not among",
+            "mapping n: port 8080 is the API's own",
+        ] {
+            assert!(warnings.iter().any(|text| text.contains(part)), "{part}: {warnings:?}");
+        }
+
+        settings("\"6000-6001\"").unwrap();
         fs::write(dir.join(store::FILE), "{").unwrap();
         fs::write(dir.join(tls::KEY), "").unwrap();
-        let (_, faults) = findings(&dir);
+        let (_, faults) = findings(&dir, &dir);
         for file in [store::FILE, tls::CERTIFICATE] {
             assert!(faults.iter().any(|fault| fault.contains(file)), "{file}: {faults:?}");
         }
         settings("\"6001-6000\", \"0\"").unwrap();
-        let (_, faults) = findings(&dir);
+        let (_, faults) = findings(&dir, &dir);
         for part in ["ports[0]", "ports[1]", store::FILE] {
             assert!(faults.iter().any(|fault| fault.contains(part)), "{part}: {faults:?}");
         }

@@ -10,6 +10,8 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid, geteuid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
+use crate::reason;
+
 /// The user that the package makes for the service.
 const SERVICE: &str = "iofog-connector";
 
@@ -47,11 +49,16 @@ impl User {
             }
             None => Ok(None),
             Some(name) => match User::find(name, &users, &groups) {
-                None => Err(format!("--user: there is no user {name:?} in /etc/passwd")),
+                None => Err(format!(
+                    "--user: there is no user {name:?} in /etc/passwd; name one of those (cut -d: \
+                     -f1 /etc/passwd), or leave --user out for the service's"
+                )),
                 Some(user) if user.id == own.as_raw() => Ok(None),
-                Some(_) if !own.is_root() => {
-                    Err(format!("--user: only root can look with the eyes of {name}"))
-                }
+                Some(_) if !own.is_root() => Err(format!(
+                    "--user: only root can look with the eyes of {name}; run it with sudo, or \
+                         without --user for {}'s own",
+                    reason::user()
+                )),
                 user => Ok(user),
             },
         }
@@ -101,7 +108,11 @@ impl User {
             let looking = scope.spawn(|| become_user().map(|()| look()));
             match looking.join() {
                 Ok(Ok(seen)) => Ok(seen),
-                Ok(Err(error)) => Err(format!("cannot look with the eyes of {self}: {error}")),
+                Ok(Err(error)) => Err(format!(
+                    "--user: the kernel does not let root become {self} here ({}); run the check as \
+                     that user, or with --user root",
+                    reason::words(&error.into())
+                )),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         })

@@ -76,7 +76,7 @@ pub(super) fn socket(value: &Value) -> Result<SocketAddr, Wrong> {
 pub(super) fn networks(value: &Value) -> Result<Vec<Network>, Wrong> {
     let expected_list = "an array such as [\"192.0.2.7\", \"10.0.0.0/8\"]";
     let networks = list(value, expected_list, |item| match item {
-        Value::String(text) => text.parse::<Network>(),
+        Value::String(text) => text.trim().parse::<Network>(),
         other => Err(expected(other, "a string such as \"192.0.2.7\" or \"10.0.0.0/8\"")),
     })?;
     if networks.is_empty() {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use log::Level;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::OFlags;
+use rustix::fs::{Access, OFlags, statvfs};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with,
@@ -18,7 +18,7 @@ use rustix::net::{
 use syslog::{Facility, LogFormat, Severity};
 
 use super::Utc;
-use crate::limits;
+use crate::{limits, reason};
 
 /// One way out.
 pub(super) trait Sink: Send {
@@ -27,6 +27,16 @@ pub(super) trait Sink: Send {
 
     /// Opens its file again, if it has one.
     fn reopen(&mut self) {}
+
+    /// Why its file takes nothing now, as far as the last try tells.
+    fn fault(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether it writes plain lines to stderr.
+    fn is_plain_stderr(&self) -> bool {
+        false
+    }
 }
 
 /// A sink and the messages it has lost since it last worked.
@@ -51,6 +61,14 @@ impl Counted {
 
     pub(super) fn reopen(&mut self) {
         self.sink.reopen();
+    }
+
+    pub(super) fn fault(&self) -> Option<String> {
+        self.sink.fault()
+    }
+
+    pub(super) fn is_plain_stderr(&self) -> bool {
+        self.sink.is_plain_stderr()
     }
 
     fn report(&mut self) -> io::Result<()> {
@@ -251,12 +269,18 @@ impl Sink for Stderr {
             }
         }
     }
+
+    fn is_plain_stderr(&self) -> bool {
+        self.kind == Kind::Plain
+    }
 }
 
 /// The log file: at most [`limits::LOG_FILE`] bytes, and one old file of that size.
 pub(super) struct File {
     path: PathBuf,
     open: Option<Open>,
+    /// What the last try to open it or to write met.
+    fault: Option<io::Error>,
 }
 
 struct Open {
@@ -270,7 +294,7 @@ struct Open {
 
 impl File {
     pub(super) fn new(path: &Path) -> Self {
-        File { path: path.to_owned(), open: None }
+        File { path: path.to_owned(), open: None, fault: None }
     }
 
     fn open(&self) -> io::Result<Open> {
@@ -297,8 +321,8 @@ impl File {
     }
 }
 
-impl Sink for File {
-    fn write(&mut self, level: Level, message: &str) -> io::Result<()> {
+impl File {
+    fn append(&mut self, level: Level, message: &str) -> io::Result<()> {
         let line = format!("{} {level:<5} {message}\n", Utc::now());
         let mut open = match self.open.take() {
             Some(open) => open,
@@ -312,12 +336,64 @@ impl Sink for File {
         self.open = Some(open);
         done
     }
+}
+
+impl Sink for File {
+    fn write(&mut self, level: Level, message: &str) -> io::Result<()> {
+        let done = self.append(level, message);
+        self.fault = done.as_ref().err().map(same);
+        done
+    }
 
     fn reopen(&mut self) {
         // At once: who has moved the old one away waits for the new one. Where it cannot be opened,
         // the next message tries again.
-        self.open = self.open().ok();
+        let opened = self.open();
+        self.fault = opened.as_ref().err().map(same);
+        self.open = opened.ok();
     }
+
+    fn fault(&self) -> Option<String> {
+        let known = self.fault.as_ref().map(|error| unusable(&self.path, error));
+        known.or_else(|| doubt(&self.path))
+    }
+}
+
+/// An error, as far as it can be kept.
+fn same(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}
+
+/// Why the log file `path` would take nothing, as far as looking tells; changes nothing.
+pub(super) fn doubt(path: &Path) -> Option<String> {
+    let folder = path.ancestors().skip(1).find(|folder| folder.exists())?;
+    let is_dir = |path: &Path| fs::metadata(path).is_ok_and(|found| found.is_dir());
+    let access = |path, what| rustix::fs::access(path, what);
+    let found = match path.exists() {
+        true if is_dir(path) => Err(Errno::ISDIR),
+        true => access(path, Access::WRITE_OK),
+        false if !is_dir(folder) => Err(Errno::NOTDIR),
+        // Missing folders are made at start.
+        false => access(folder, Access::WRITE_OK | Access::EXEC_OK),
+    };
+    let room = || {
+        let disk = statvfs(folder)?;
+        // Pseudo file systems have no blocks at all.
+        if disk.f_blocks > 0 && disk.f_bavail == 0 { Err(Errno::NOSPC) } else { Ok(()) }
+    };
+    found.and_then(|()| room()).err().map(|error| unusable(path, &error.into()))
+}
+
+fn unusable(path: &Path, error: &io::Error) -> String {
+    let why = match error.kind() {
+        io::ErrorKind::WriteZero => reason::writing(path, &Errno::NOSPC.into()),
+        _ => reason::writing(path, error),
+    };
+    format!(
+        "The log file {} cannot be written: {why}. Its lines are lost until then, while syslog goes \
+         on; --log DIR names another folder.",
+        path.display()
+    )
 }
 
 impl Open {
@@ -371,6 +447,8 @@ mod tests {
         let mut file = File::new(Path::new("/dev/full"));
         assert!(file.write(Level::Info, "one").is_err());
         assert!(file.write(Level::Info, "two").is_err());
+        let fault = file.fault().unwrap();
+        assert!(fault.starts_with("The log file /dev/full cannot be written: the disk is full; "));
     }
 
     /// Runs in a process of its own, whose stderr the tests below hold.

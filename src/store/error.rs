@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use crate::mapping::Id;
-use crate::reason;
+use crate::{process, reason};
 
 /// Why the state file cannot be read or a change was not made. Passcodes are never in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,10 +54,15 @@ pub(super) fn unreadable(file: &Path, error: &io::Error) -> StoreError {
 }
 
 /// Another process has the file's lock.
-pub(super) fn shared(file: &Path) -> StoreError {
+pub(super) fn shared(file: &Path, holder: Option<u32>) -> StoreError {
+    let who = match holder.map(|pid| (pid, process::config_of(pid))) {
+        Some((pid, Some(config))) => format!(" (process {pid}, its configuration folder {config})"),
+        Some((pid, None)) => format!(" (process {pid})"),
+        None => String::new(),
+    };
     StoreError::Unreadable(vec![format!(
-        "{}: another iofog-connector keeps its mappings in this file; stop that one, or let each \
-         have a file of its own.",
+        "{}: another iofog-connector{who} keeps its mappings in this file; stop that one, or let \
+         each have a file of its own.",
         file.display()
     )])
 }
