@@ -358,6 +358,9 @@ mod tests {
         assert_eq!(patience(SPOKEN), 2 * short);
         crowd.revoke(last.number);
         assert_eq!(patience(SPOKEN), 2 * short);
+        let next = answered();
+        crowd.revoke(next.number);
+        assert_eq!(patience(SPOKEN), short, "for one, and not for all after it");
         for _ in 0..10 {
             crowd.join(Duration::ZERO).got_through();
         }
@@ -377,6 +380,54 @@ mod tests {
             members.iter().for_each(Member::answered);
             let (due, _) = crowd.first_to_go().unwrap();
             assert!(due >= answered + limits::STRANGER_TURN);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn who_waits_for_room_is_told_of_every_change() {
+        crate::reactor::block_on(async {
+            let crowd = Crowd::default();
+            let (first, second) = (crowd.join(Duration::ZERO), crowd.join(Duration::ZERO));
+            first.spoke();
+            second.spoke();
+            let mut room = std::pin::pin!(crowd.room(2));
+            assert!(poll_once(&mut room).await.is_none(), "it is the connector's time");
+            drop(first);
+            assert_eq!(poll_once(&mut room).await, Some(true), "one has left");
+            let mut room = std::pin::pin!(crowd.room(1));
+            assert!(poll_once(&mut room).await.is_none());
+            second.answered();
+            let late = Instant::now() + Duration::from_secs(60);
+            assert_eq!(until(late, room).await, Some(true), "it is the other's turn now");
+            assert!(is_replaced(&second));
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn the_connectors_time_is_added_up_and_nothing_else_adds_to_the_longest_time() {
+        crate::reactor::block_on(async {
+            let crowd = Crowd::default();
+            crowd.limit.set(1);
+            let slow = crowd.join(Duration::ZERO);
+            for _ in 0..2 {
+                slow.spoke();
+                sleep(Duration::from_millis(20)).await;
+                slow.answered();
+            }
+            let least = slow.ticket.since + Duration::from_millis(40);
+            assert!(crowd.first_to_go().unwrap().0 >= least + limits::SLOW_TURN);
+            // One that gets through makes room for another that may be slow, and never has to go.
+            slow.got_through();
+            assert!(crowd.slow.get() == 0 && crowd.first_to_go().is_none());
+            crowd.limit.set(0);
+            let far = crowd.join(Duration::from_secs(10));
+            far.spoke();
+            far.answered();
+            let came = far.ticket.since + far.ticket.ours.get().1;
+            let latest = came + limits::SLOW_TURN - limits::STRANGER_TURN;
+            assert_eq!(crowd.first_to_go().unwrap().0, latest + crowd.patience());
         })
         .unwrap();
     }

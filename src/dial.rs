@@ -414,6 +414,37 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_tried_together_as_far_as_there_is_room() {
+        use std::rc::Rc;
+        let dead: Vec<_> = (0..40).map(|n| SocketAddr::from(([10, 0, n, 1], 1))).collect();
+        for (room, expected) in [(true, limits::DIALS_TOGETHER), (false, 1)] {
+            let (tried, most) = (Rc::new(()), Cell::new(0));
+            let connect = |_| {
+                let one = tried.clone();
+                most.set(most.get().max(Rc::strong_count(&tried) - 1));
+                async move {
+                    let _one = one;
+                    std::future::pending::<io::Result<()>>().await
+                }
+            };
+            let late = Instant::now() + Duration::from_secs(2);
+            let error = block_on(race(&dead, late, || room.then_some(()), connect)).unwrap();
+            assert_eq!(error.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert_eq!(most.get(), expected);
+        }
+    }
+
+    #[test]
+    fn an_address_that_refuses_lets_the_next_have_its_turn_at_once() {
+        let closed = (0..100).map(|n| SocketAddr::from(([10, 0, n, 3], 1)));
+        let all: Vec<_> = closed.chain(addresses(&["10.0.200.9"])).collect();
+        let start = Instant::now();
+        assert_eq!(raced(&all, Duration::from_secs(60), true).unwrap(), 200);
+        // A quarter of a second each would be 25 s.
+        assert!(start.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
     fn a_lookup_that_is_given_up_keeps_its_place_until_it_has_ended() {
         use std::sync::atomic::{AtomicUsize, Ordering};
         use std::sync::mpsc::{Receiver, channel};

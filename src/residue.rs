@@ -281,6 +281,12 @@ mod tests {
         residue.heard(100, now + ms(9000));
         residue.left(InOrder, true, now + ms(9000));
         assert_eq!(residue.over_at().unwrap(), now + ms(9015));
+        // Nor are those within answers before it, which may have been long.
+        let (mut residue, now) = answered(&[(5, 70_000), (40, 70_000)]);
+        residue.asked();
+        residue.heard(100, now + ms(500));
+        residue.left(InOrder, true, now + ms(500));
+        assert_eq!(residue.over_at().unwrap(), now + ms(515));
         // Nor is a time in which the connector did not read.
         let (mut residue, now) = answered(&[(1, 100)]);
         residue.read_again(now + ms(150));
@@ -302,6 +308,14 @@ mod tests {
             }
             assert_eq!(residue.verdict(now + ms(850)), Verdict::Clean);
         }
+        // It may begin when its user is gone.
+        let (mut residue, mut now) = answered(&[]);
+        residue.left(Torn, true, now);
+        for _ in 0..60 {
+            now += ms(5);
+            residue.heard(16_384, now);
+        }
+        assert_eq!(residue.over_at().unwrap() - now, limits::QUIET_LATE);
     }
 
     #[test]
@@ -323,6 +337,12 @@ mod tests {
         let mut events = [(5, 70_000); 5];
         events[1..].fill((2000, 70_000));
         assert_eq!(quiet(&events, Fin), ms(2850));
+        assert_eq!(quiet(&[(5, 70_000), (5000, 70_000)], Fin), ms(10_000), "one is none");
+        // Who was there for longer than that has seen that nothing came, but not what was on its way
+        // when it broke off.
+        let (mut residue, now) = answered(&long);
+        residue.left(Torn, true, now + ms(10_000));
+        assert_eq!(residue.over_at().unwrap() - now, ms(10_000) + limits::QUIET_LATE);
         // The tiny gaps of a steady stream do not.
         assert_eq!(quiet(&[(2, 70_000); 50], Fin), limits::QUIET_UNSEEN);
     }
@@ -373,6 +393,27 @@ mod tests {
             assert_eq!(quiet(&[(10, 27), (3000, 27)], leaving), ms(6000));
             assert_eq!(quiet(&[(3000, 27); 5], leaving), ms(3850));
         }
+    }
+
+    #[test]
+    fn a_rhythm_is_made_of_silences_of_about_the_same_length() {
+        let after = |silences: &[u64]| {
+            let pieces: Vec<_> =
+                [&[10][..], silences].concat().iter().map(|ms| (*ms, 27)).collect();
+            quiet(&pieces, Torn)
+        };
+        assert_eq!(after(&[2000, 2000, 1100]), ms(2850));
+        assert_eq!(after(&[2000, 2900, 2000]), ms(3750));
+        assert_eq!(after(&[2000, 10, 10, 10]), ms(4000), "short ones are none of it");
+        assert_eq!(after(&[1000, 1000, 1000, 2000]), ms(4000), "a much longer one begins anew");
+    }
+
+    #[test]
+    fn bytes_that_nobody_waits_for_may_come_again_as_late() {
+        let now = Instant::now();
+        let quiet = |after| Residue::stray(ms(1), after, now).over_at().unwrap() - now;
+        assert_eq!(quiet(None), limits::QUIET_LATE);
+        assert_eq!(quiet(Some(ms(900))), ms(1800));
     }
 
     #[test]

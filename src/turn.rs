@@ -98,7 +98,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reactor::block_on;
+    use crate::reactor::{block_on, look};
     use std::future::poll_fn;
 
     #[test]
@@ -112,6 +112,24 @@ mod tests {
         assert_eq!(pace.resumes_at(start + limits::PACE), None);
         pace.charge(1, start + limits::PACE);
         assert_eq!(pace.resumes_at(start + limits::PACE), None, "a new beginning");
+        pace.charge(limits::TURN - 1, start + limits::PACE);
+        assert_eq!(pace.resumes_at(start + limits::PACE), Some(start + 2 * limits::PACE));
+    }
+
+    #[test]
+    fn what_was_spent_before_a_look_at_the_kernel_counts_no_more() {
+        block_on(async {
+            let mut turn = Turn::default();
+            turn.charge(10);
+            assert_eq!(turn.spent(), 10);
+            turn.end();
+            assert!(turn.is_over());
+            look().await;
+            assert!(!turn.is_over() && turn.spent() == 0);
+            turn.charge(7);
+            assert_eq!(turn.spent(), 7);
+        })
+        .unwrap();
     }
 
     #[test]

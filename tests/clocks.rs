@@ -12,7 +12,6 @@
 mod common;
 
 use std::fs::{self, File};
-use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -489,34 +488,20 @@ fn daemon_that_stood_still_loses_nobody(mode: Mode) {
 #[test]
 fn watchdog_is_not_fed_while_the_daemon_stands_still() {
     let folder = Daemon::builder(Mode::Plain).prepare();
-    let path = folder.folder().join("notify");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let fed = || {
-        let mut buffer = [0; 4096];
-        loop {
-            match socket.recv(&mut buffer) {
-                Ok(count) if buffer[..count].starts_with(b"WATCHDOG=1") => return true,
-                Ok(_) => {}
-                Err(_) => return false,
-            }
-        }
-    };
+    let manager = Manager::new(folder.folder());
+    let fed = |within: Duration| manager.receive_within(within, "WATCHDOG=1").is_some();
     let mut daemon = Daemon::builder(Mode::Plain)
-        .environment("NOTIFY_SOCKET", path.to_str().unwrap())
+        .environment("NOTIFY_SOCKET", manager.path())
         .environment("WATCHDOG_USEC", "400000")
         .prepare();
     daemon.spawn();
-    assert!(fed() && fed());
+    assert!(fed(PATIENCE) && fed(PATIENCE));
     daemon.signal(Signal::STOP);
     // What was sent before the signal came.
-    socket.set_read_timeout(Some(ms(100))).unwrap();
-    while fed() {}
-    socket.set_read_timeout(Some(ms(1500))).unwrap();
-    assert!(!fed(), "fed by a process that is stopped");
+    while fed(ms(100)) {}
+    assert!(!fed(ms(1500)), "fed by a process that is stopped");
     daemon.signal(Signal::CONT);
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert!(fed() && fed());
+    assert!(fed(PATIENCE) && fed(PATIENCE));
     // It has forgotten nothing.
     daemon.control().add_public(60, NEVER);
 }

@@ -16,7 +16,6 @@
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -343,34 +342,21 @@ fn sixty_tunnels_that_beat_without_a_pause_are_answered_a_little_at_a_time() {
 #[test]
 fn the_watchdog_is_fed_and_a_stop_begins_while_key_updates_come() {
     let folder = Daemon::builder(Mode::Tls).prepare();
-    let path = folder.folder().join("notify");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let receive = |what: &str| {
-        let mut buffer = [0; 4096];
-        loop {
-            let count = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{what}: {error}"));
-            if buffer[..count].starts_with(what.as_bytes()) {
-                return;
-            }
-        }
-    };
+    let manager = Manager::new(folder.folder());
     let mut daemon = Daemon::builder(Mode::Tls)
         .set("threads", 1)
-        .environment("NOTIFY_SOCKET", path.to_str().unwrap())
+        .environment("NOTIFY_SOCKET", manager.path())
         .environment("WATCHDOG_USEC", "400000")
         .start();
     let target = daemon.api().add_public(60, NEVER);
     let blast = Blast::start(forger(&daemon, target.port1), key_updates);
     // Those that were sent before.
-    socket.set_nonblocking(true).unwrap();
-    while socket.recv(&mut [0; 4096]).is_ok() {}
-    socket.set_nonblocking(false).unwrap();
-    receive("WATCHDOG=1");
+    manager.told();
+    manager.receive("WATCHDOG=1");
     assert!(!blast.was_taken(), "not before all of a stranger's bytes were taken");
     let blast = Blast::start(forger(&daemon, target.port1), key_updates);
     daemon.signal(Signal::TERM);
-    receive("STOPPING=1");
+    manager.receive("STOPPING=1");
     assert!(!blast.was_taken(), "not before all of a stranger's bytes were taken");
     assert_eq!(daemon.wait().status.code(), Some(0));
 }

@@ -12,7 +12,6 @@ mod common;
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -349,36 +348,24 @@ fn wrong_command_lines_are_2_and_say_why() {
 #[test]
 fn systemd_is_told_of_ready_reload_watchdog_and_stop() {
     let folder = Daemon::builder(Mode::Plain).prepare();
-    let path = folder.folder().join("notify");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let receive = |what: &str| {
-        let mut buffer = [0; 4096];
-        loop {
-            let count = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{what}: {error}"));
-            let message = String::from_utf8_lossy(&buffer[..count]).into_owned();
-            if message.lines().any(|line| line.starts_with(what)) {
-                return message;
-            }
-        }
-    };
+    let manager = Manager::new(folder.folder());
     let mut daemon = Daemon::builder(Mode::Plain)
-        .environment("NOTIFY_SOCKET", path.to_str().unwrap())
+        .environment("NOTIFY_SOCKET", manager.path())
         .environment("WATCHDOG_USEC", "400000")
         .prepare();
     daemon.spawn();
-    receive("READY=1");
+    manager.receive("READY=1");
     // Ready means that the command line is answered.
     daemon.control().status("all");
     for _ in 0..3 {
-        receive("WATCHDOG=1");
+        manager.receive("WATCHDOG=1");
     }
     daemon.signal(Signal::HUP);
-    let reloading = receive("RELOADING=1");
+    let reloading = manager.receive("RELOADING=1");
     assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
-    receive("READY=1");
+    manager.receive("READY=1");
     daemon.signal(Signal::TERM);
-    receive("STOPPING=1");
+    manager.receive("STOPPING=1");
     assert_eq!(daemon.wait().status.code(), Some(0));
 }
 
@@ -602,10 +589,8 @@ fn log_folder_that_cannot_be_used_is_said_by_start_check_and_status() {
 
 #[test]
 fn read_only_configuration_folder_does_not_keep_it_from_starting() {
-    let allowed = Command::new("unshare").args(["--mount", "true"]).output();
-    if !allowed.is_ok_and(|output| output.status.success()) {
-        println!("skipped: no mount namespace");
-        return;
+    if !can_mount() {
+        return println!("skipped: no mount namespace");
     }
     let mount = r#"config=$(echo "$*" | sed 's/.*--config \([^ ]*\).*/\1/')
         mount --bind "$config" "$config" && mount -o remount,bind,ro "$config" && exec "$@""#;

@@ -36,6 +36,9 @@ in_both_modes!(
 
 const NEVER: u64 = 200_000;
 
+/// What both sides of a private pipe have said when they are a pair.
+const HELLOS: usize = "hello, two".len() + "hello, one".len();
+
 /// A version 2 tunnel whose session has begun, its `OPEN` said.
 #[track_caller]
 fn session_of_version_two(daemon: &Daemon, mapping: &Mapping) -> (Link, Agent) {
@@ -83,6 +86,8 @@ fn agent_that_resets_resets_its_user_after_its_bytes(mode: Mode) {
     let mapping = daemon.api().add_public(60, NEVER);
     let answer = noise(1, 100_000);
     for (mut user, mut agent, _) in sessions(&daemon, &mapping) {
+        // What is read is not delivered yet.
+        user.shrink();
         let before = daemon.control().bytes_down(&mapping);
         agent.send(&answer);
         let all = before + answer.len() as u64;
@@ -105,9 +110,9 @@ fn user_that_resets_resets_its_agent_after_its_bytes(mode: Mode) {
     let mapping = daemon.api().add_public(60, NEVER);
     let upload = noise(2, 100_000);
     let (mut user, mut agent) = session_of_version_two(&daemon, &mapping);
-    let before = daemon.control().bytes_up(&mapping);
+    agent.shrink();
     user.send(&upload);
-    let all = before + upload.len() as u64;
+    let all = ("question".len() + upload.len()) as u64;
     until("all is read", || daemon.control().bytes_up(&mapping) == all);
     user.reset();
     expect_reset_after(&mut agent, &upload);
@@ -122,16 +127,17 @@ fn side_that_resets_resets_the_other_after_its_bytes(mode: Mode) {
     let daemon = Daemon::new(mode);
     let mapping = daemon.api().add_private(1, NEVER);
     let bytes = noise(3, 100_000);
-    for first in [true, false] {
+    for (number, first) in [(1, true), (2, false)] {
         let (one, two) = daemon.pair(&mapping);
         let (mut one, mut two) = if first { (one, two) } else { (two, one) };
         let moved = || {
             let control = daemon.control();
             control.bytes_down(&mapping) + control.bytes_up(&mapping)
         };
-        let before = moved();
+        two.shrink();
         one.send(&bytes);
-        until("all is read", || moved() == before + bytes.len() as u64);
+        let all = number * (HELLOS + bytes.len());
+        until("all is read", || moved() == all as u64);
         one.link.reset();
         expect_reset_after(&mut two, &bytes);
         until("no tunnel is left", || daemon.control().in_use(&mapping) == 0);
@@ -145,6 +151,12 @@ fn side_that_resets_unread_gives_its_place_back_at_once_and_loses_no_byte(mode: 
     two.shrink();
     let bytes = flood(4);
     one.fill(&bytes);
+    // Without what both have said before.
+    let moved = || {
+        let control = daemon.control();
+        (control.bytes_down(&mapping) + control.bytes_up(&mapping)) as usize - HELLOS
+    };
+    let before = moved();
     one.link.reset();
     // The other side reads nothing, and the newcomer gets the place of the one that has gone.
     let mut next = eventually("a free place", || {
@@ -154,6 +166,8 @@ fn side_that_resets_unread_gives_its_place_back_at_once_and_loses_no_byte(mode: 
     let (got, end) = two.rest();
     assert_eq!(end, Got::Reset);
     assert!(got.len() > 128 * 1024, "{} bytes", got.len());
+    assert!(got.len() > before, "what had come and waited to be read");
+    assert_eq!(got.len(), moved(), "all that was read");
     assert_same(&got, &bytes[..got.len()], "what came before the reset");
     let mut fresh = daemon.tunnel2(&mapping);
     fresh.send(b"hello");

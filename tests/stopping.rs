@@ -10,7 +10,6 @@
 
 mod common;
 
-use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -180,12 +179,10 @@ fn second_signal_ends_a_draining_daemon_at_once() {
 #[test]
 fn status_says_draining_what_is_left_and_how_long() {
     let folder = Daemon::builder(Mode::Plain).prepare();
-    let path = folder.folder().join("notify");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let manager = Manager::new(folder.folder());
     let mut daemon = Daemon::builder(Mode::Plain)
         .set("drain", LONG)
-        .environment("NOTIFY_SOCKET", path.to_str().unwrap())
+        .environment("NOTIFY_SOCKET", manager.path())
         .start();
     let mapping = daemon.api().add_public(60, NEVER);
     let state = daemon.control().state();
@@ -218,14 +215,7 @@ fn status_says_draining_what_is_left_and_how_long() {
     assert!(line.starts_with("draining: 1 session left, for "), "{table}");
     assert!(line.contains("a second SIGTERM"), "{table}");
     assert!(table.contains("inactive"), "{table}");
-    let mut buffer = [0; 4096];
-    loop {
-        let count = socket.recv(&mut buffer).expect("systemd is told");
-        let message = String::from_utf8_lossy(&buffer[..count]).into_owned();
-        if message.starts_with("STATUS=draining: 1 session left, for ") {
-            break;
-        }
-    }
+    manager.receive("STATUS=draining: 1 session left, for ");
     agent.send(b"answer");
     user.expect(b"answer");
     user.finish();

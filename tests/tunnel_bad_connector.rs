@@ -15,7 +15,6 @@ use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -39,7 +38,7 @@ const SESSION: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 struct Tunnel {
     child: Child,
     folder: PathBuf,
-    manager: UnixDatagram,
+    manager: Manager,
 }
 
 impl Tunnel {
@@ -64,8 +63,7 @@ impl Tunnel {
         let passcode = folder.join("passcode");
         fs::write(&passcode, PASSCODE).unwrap();
         fs::set_permissions(&passcode, Permissions::from_mode(0o600)).unwrap();
-        let manager = UnixDatagram::bind(folder.join("notify")).unwrap();
-        manager.set_nonblocking(true).unwrap();
+        let manager = Manager::new(&folder);
         let command: Vec<OsString> = wrapper.iter().map(OsString::from).chain(binary()).collect();
         // A name, so that certificates fit.
         let address = format!("localhost:{}", connector.port());
@@ -74,7 +72,7 @@ impl Tunnel {
             .args(["tunnel", "--connector", &address, "--heartbeat", "300", "--passcode-file"])
             .arg(&passcode)
             .args(more)
-            .env("NOTIFY_SOCKET", folder.join("notify"))
+            .env("NOTIFY_SOCKET", manager.path())
             .env("WATCHDOG_USEC", "200000")
             .env_remove("WATCHDOG_PID")
             .env_remove("JOURNAL_STREAM")
@@ -92,12 +90,7 @@ impl Tunnel {
 
     /// What it has told the service manager since this was last asked.
     fn told(&self) -> Vec<String> {
-        let mut buffer = [0; 4096];
-        std::iter::from_fn(|| {
-            let length = self.manager.recv(&mut buffer).ok()?;
-            Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
-        })
-        .collect()
+        self.manager.told()
     }
 
     #[track_caller]
@@ -428,12 +421,13 @@ fn a_session_that_is_reset_before_or_soon_after_its_answer_is_no_end_for_the_tar
     const ROUNDS: usize = 8;
     for (waits_for_open, header) in [(false, false), (true, false), (false, true), (true, true)] {
         let (go, gone) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (may, count) = (go.clone(), gone.clone());
+        let (may, count, begun) = (go.clone(), gone.clone(), AtomicUsize::new(0));
         let connector = Service::new(move |mut socket| {
             if authorise(&mut socket).is_err() {
                 return;
             }
-            let number = count.load(Ordering::SeqCst);
+            // The one before may have been reset, and not be counted yet.
+            let number = begun.fetch_add(1, Ordering::SeqCst);
             if waits_for_open {
                 let _ = begin(&mut socket, || may.load(Ordering::SeqCst) > number);
             } else {

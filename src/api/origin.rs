@@ -115,6 +115,7 @@ mod tests {
             (local, None, Some("127.0.0.1:8080"), None, Ok(())),
             (local, None, Some("[::1]:8080"), None, Ok(())),
             (local, None, Some("::1"), None, Ok(())),
+            (local, None, Some("2001:db8::1"), None, Ok(())),
             (local, None, Some("192.0.2.1"), None, Ok(())),
             (local, None, Some("Own.Example.:8080"), None, Ok(())),
             (open, None, Some("a-name-in-a-container"), None, Ok(())),

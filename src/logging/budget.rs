@@ -194,6 +194,20 @@ mod tests {
     }
 
     #[test]
+    fn a_quiet_day_saves_up_nothing_for_a_flood() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(24 * HOUR);
+        let mut budget = Budget::new(start);
+        assert!(budget.admit(kind(1, "m"), Level::Warn, "refused", start));
+        let again = (0..1000).filter(|_| budget.admit(kind(1, "m"), Level::Warn, "refused", later));
+        assert_eq!(again.count(), LOG_KIND_LINES as usize);
+        let (mut budget, long) = (Budget::new(start), "x".repeat(1000));
+        let kinds =
+            (0..1000).filter(|line| budget.admit(kind(*line, "m"), Level::Warn, &long, later));
+        assert!(kinds.count() as f64 * 1000.0 <= LOG_BYTES);
+    }
+
+    #[test]
     fn no_flood_turns_over_the_files_within_an_hour() {
         let start = Instant::now();
         let mut budget = Budget::new(start);
@@ -212,6 +226,37 @@ mod tests {
         flood(&mut budget, start, &kinds, 2);
         let later = start + Duration::from_secs(HOUR);
         assert!(budget.admit(kind(2, "m1"), Level::Warn, "something new", later));
+    }
+
+    #[test]
+    fn what_was_left_out_most_is_told_first_and_before_more_of_its_kind() {
+        let start = Instant::now();
+        let later = start + LOG_KIND_EVERY;
+        let mut budget = Budget::new(start);
+        for (line, count) in [(1, 12), (2, 15), (3, 11)] {
+            for _ in 0..count {
+                budget.admit(kind(line, "m"), Level::Warn, &format!("kind {line}"), start);
+            }
+        }
+        assert!(!budget.admit(kind(3, "m"), Level::Warn, "kind 3 again", later));
+        let told = std::iter::from_fn(|| budget.summary(later)).map(|(_, line)| line);
+        let more = |line: &str, count| format!("{line} (and {count} more like it, left out)");
+        let expected = [more("kind 2", 4), more("kind 3 again", 1), more("kind 1", 1)];
+        let told: Vec<_> = told.collect();
+        assert_eq!(told[0], expected[0]);
+        assert!(told.len() == 3 && expected.iter().all(|line| told.contains(line)), "{told:?}");
+    }
+
+    #[test]
+    fn kinds_too_many_to_tell_apart_are_told_as_one() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+        for line in 0..=LOG_KINDS as u32 {
+            budget.admit(kind(line, "m"), Level::Warn, &"x".repeat(100), start);
+        }
+        assert!(budget.kinds.len() <= 2);
+        let (_, told) = budget.summary(start + Duration::from_secs(HOUR)).unwrap();
+        assert!(told.starts_with("a line of kinds too many to tell apart (and "), "{told}");
     }
 
     #[test]

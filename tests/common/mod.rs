@@ -22,6 +22,7 @@ mod field;
 mod forge;
 mod link;
 mod load;
+mod manager;
 mod ports;
 mod service;
 mod tls;
@@ -36,11 +37,18 @@ pub use load::{
     Base, Mover, client_hello, figure, full, open, period, raise_files, rsa_pair, size, stalled,
     timed,
 };
+pub use manager::Manager;
 pub use ports::PortBlock;
 pub use service::Service;
 pub use tls::{Authority, Identity, trusting, trusting_version, trusting_with_identity};
 
 use std::time::{Duration, Instant};
+
+/// Whether a command may mount what it likes, in a namespace of its own.
+pub fn can_mount() -> bool {
+    let tried = std::process::Command::new("unshare").args(["--mount", "true"]).output();
+    tried.is_ok_and(|output| output.status.success())
+}
 
 /// How long anything may take that is promised to happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);

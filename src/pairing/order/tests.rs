@@ -68,7 +68,8 @@ fn some(random: &mut fastrand::Rng, numbers: impl Iterator<Item = Number>) -> Op
     random.choice(numbers).or(None)
 }
 
-/// What happens by itself (a tunnel gets unfit) is told to nobody; what its task sees is.
+/// What happens by itself (a tunnel gets unfit, or is to be used last) is told to nobody; what its
+/// task sees is.
 #[test]
 fn whatever_happens_the_same_are_joined_as_by_looking_at_all() {
     for seed in 0..300 {
@@ -105,7 +106,12 @@ fn whatever_happens_the_same_are_joined_as_by_looking_at_all() {
                     order.tunnel(side, tunnel, standing);
                 }
                 (4, Some(tunnel), _) => {
-                    model.sides[side].get_mut(&tunnel).unwrap().fit = false;
+                    let standing = model.sides[side].get_mut(&tunnel).unwrap();
+                    if random.bool() {
+                        standing.fit = false;
+                    } else {
+                        standing.used_last = true;
+                    }
                 }
                 (5, Some(tunnel), _) => {
                     model.sides[side].remove(&tunnel);
@@ -125,6 +131,9 @@ fn whatever_happens_the_same_are_joined_as_by_looking_at_all() {
             let now = start + Duration::from_secs(random.u64(0..20));
             assert_eq!(order.most_overdue(side, now), model.most_overdue(side, now));
             assert_eq!(order.spoken(), model.users.values().filter(|spoken| **spoken).count());
+            let spoken = random.bool();
+            let look = &mut |side: usize, number| model.sides[side].get(&number).copied();
+            assert_eq!(order.serves(spoken, look), model.fittest(0, !spoken).is_some());
             let mute = model.users.iter().find(|(_, spoken)| !**spoken).map(|(user, _)| *user);
             assert_eq!(order.first_mute(), mute);
             let unasked = model.sides[side].iter().filter(|(_, standing)| !standing.asked);
@@ -135,6 +144,32 @@ fn whatever_happens_the_same_are_joined_as_by_looking_at_all() {
         }
         assert!(joined > 10, "seed {seed}: {joined} were joined");
     }
+}
+
+#[test]
+fn tunnels_to_be_used_last_come_after_all_others() {
+    let mut order = Order::new(true);
+    let standings =
+        [true, false].map(|used_last| Standing { used_last, ..standing(Version::One, true) });
+    for number in [0, 1] {
+        order.tunnel(0, number, standings[number as usize]);
+        order.user(number + 2, true);
+    }
+    let look = &mut |_: usize, number: Number| Some(standings[number as usize]);
+    assert_eq!(order.next(look), Some(Pair { tunnel: 1, partner: 2 }));
+    assert_eq!(order.next(look), Some(Pair { tunnel: 0, partner: 3 }));
+}
+
+#[test]
+fn users_that_have_ended_make_room_in_their_order_while_they_wait() {
+    let mut order = Order::new(true);
+    (1..=3).for_each(|number| order.user(number, true));
+    [3, 2, 9].iter().for_each(|number| order.user_ended(*number));
+    assert_eq!(order.first_ended(), Some(2), "the one that waits longest");
+    order.user_left(2);
+    assert_eq!(order.first_ended(), Some(3));
+    order.user_left(3);
+    assert_eq!(order.first_ended(), None, "nobody else waits");
 }
 
 /// One mute user, and version 1 tunnels, of which none can serve it: a heartbeat of each.
