@@ -51,10 +51,14 @@ pub async fn secure(
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     progress(Progress::Spoke);
-    let turn = workers.line.turn(&listened).await;
-    if has_left(listened.get_ref()) {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
+    // Who leaves gives its place in the line back at once.
+    let left = async {
+        poll_fn(|context| listened.poll_ended(context)).await;
+        None
+    };
+    let turn = or(async { Some(workers.line.turn(&listened).await) }, left).await;
+    let turn = turn.filter(|_| !has_left(listened.get_ref()));
+    let turn = turn.ok_or(io::ErrorKind::UnexpectedEof)?;
     let socket = listened.into_inner();
     let config = config();
     let (answered, told) = smol::channel::bounded(1);
@@ -239,6 +243,27 @@ mod tests {
         assert_eq!(granted(), [true, false, false, true, true], "the other address");
         line.pass_on();
         assert_eq!(granted(), [true, true, false, true, true], "then in order of arrival");
+    }
+
+    #[test]
+    fn who_is_gone_does_not_wait_for_its_turn() {
+        crate::reactor::block_on(async {
+            let workers = Workers::start(1).unwrap();
+            let places: Vec<_> =
+                (0..=crate::limits::HANDSHAKES).map(|_| workers.line.join(1, address(1))).collect();
+            assert!(!places.last().unwrap().ticket.granted.get(), "nobody else has a turn");
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (here, _) = listener.accept().unwrap();
+            here.set_nonblocking(true).unwrap();
+            std::io::Write::write_all(&mut there, b"x").unwrap();
+            let spoke = |_| there.shutdown(std::net::Shutdown::Write).unwrap();
+            let secured = secure(&workers, here, || unreachable!(), spoke);
+            let soon = std::time::Instant::now() + crate::limits::TLS_HANDSHAKE;
+            let left = crate::reactor::until(soon, secured).await.expect("it is seen");
+            assert_eq!(left.err().unwrap().kind(), io::ErrorKind::UnexpectedEof);
+        })
+        .unwrap();
     }
 
     #[test]

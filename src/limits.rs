@@ -121,6 +121,19 @@ pub const RECORD: usize = 1024;
 /// The same of a record that carries nothing: it may change the keys, which takes 5 µs or more.
 pub const EMPTY_RECORD: usize = 4 * 1024;
 
+/// Records that carry nothing of which one peer may send so many, a turn full; then it rests until
+/// all that rest on the thread have had [`REST`], one after the other, or for [`LONGEST_REST`]. So
+/// all of them together take a tenth of a thread, and a session goes on changing its keys a thousand
+/// times faster than anybody needs. A thread that was late, or had nobody rest, makes up for
+/// [`REST_MADE_UP`].
+pub const EMPTY_RECORDS: usize = TURN / EMPTY_RECORD;
+/// See [`EMPTY_RECORDS`].
+pub const REST: Duration = Duration::from_millis(1);
+/// See [`EMPTY_RECORDS`].
+pub const REST_MADE_UP: Duration = Duration::from_millis(50);
+/// See [`EMPTY_RECORDS`].
+pub const LONGEST_REST: Duration = Duration::from_secs(1);
+
 /// Records that are opened at once, before it is looked whether the turn goes on.
 pub const RECORDS: usize = 8;
 
@@ -343,10 +356,16 @@ pub const HTTP_IDLE: Duration = Duration::from_secs(60);
 /// trips, after it could go on; newcomers wait in the kernel's backlog. With [`HTTP_CONNECTIONS`]
 /// this lets 1,280 that say nothing pass in a second.
 pub const HTTP_TURN: Duration = Duration::from_millis(200);
-/// API connections at one time; at the limit the one idle longest makes room. With
+/// API connections at one time but for [`HTTP_HANDSHAKES`]; at the limit the one idle longest makes
+/// room. With
 /// [`HTTP_BODY`] and [`HTTP_HEAD`] this bounds what callers can make the API hold of requests:
 /// 18 MiB, and that only callers that `controllers` allows, as nobody else's body is read.
 pub const HTTP_CONNECTIONS: usize = 256;
+/// API connections that have begun a TLS handshake and not finished it, beside [`HTTP_CONNECTIONS`],
+/// about 10 KB each; and a quarter of the files that may be open at most. So many greetings at one
+/// time keep no caller in the kernel's backlog, and those that wait to be answered have their turns by
+/// port and address.
+pub const HTTP_HANDSHAKES: usize = 1024;
 /// Bytes of answers that the kernel may keep for an API caller that does not read, twice as many
 /// with its own. Left to itself it keeps up to 4 MiB, and pipelined requests would be answered until
 /// they are full.

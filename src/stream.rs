@@ -26,7 +26,7 @@ use crate::conduit::Conduit;
 use crate::limits;
 use crate::reactor::{Io, Timer, looks, now, yield_turn};
 use crate::tls::sni::Greeting;
-use crate::turn::Turn;
+use crate::turn::{Rest, Turn};
 use crate::unacknowledged;
 
 thread_local! {
@@ -81,6 +81,8 @@ struct Tls {
     unopened: Vec<u8>,
     begun: usize,
     framing: Framing,
+    /// What it has sent of records that carry nothing.
+    rest: Rest,
     /// Bytes that a stranger may still send; `usize::MAX` for who has proved itself.
     allowance: usize,
     /// Whether the connection may hold opened bytes that nobody has been given.
@@ -240,6 +242,7 @@ impl Stream {
             unopened: Vec::new(),
             begun: 0,
             framing: Framing::default(),
+            rest: Rest::default(),
             allowance,
             opened: true,
             ended: false,
@@ -354,6 +357,9 @@ impl Stream {
         let State { tls: Some(tls), ended, .. } = &mut self.state else {
             return Poll::Ready(Ok(Received::Ended));
         };
+        if tls.rests() {
+            ready!(tls.rest.poll(context));
+        }
         if !tls.unopened.is_empty() {
             let unopened = std::mem::take(&mut tls.unopened);
             let rest = &unopened[tls.begun..];
@@ -806,7 +812,7 @@ impl Tls {
         unit: &mut dyn FnMut(&[u8]),
     ) -> io::Result<(usize, usize)> {
         let (mut total, mut opened) = (0, 0);
-        while opened < bytes.len() && !self.ended && !turn.is_over() {
+        while opened < bytes.len() && !self.ended && !turn.is_over() && !self.rests() {
             // The library holds one record for whom takes bytes when it likes, and refuses a second.
             let most = if held { 1 } else { limits::RECORDS };
             let (length, records) = self.framing.take(&bytes[opened..], most);
@@ -820,21 +826,34 @@ impl Tls {
                 }
             }
             opened += length;
-            let mut given = 0;
+            let (mut given, mut full) = (0, 0);
             while !piece.is_empty() && !self.ended {
                 self.connection.read_tls(&mut piece)?;
                 let waiting = self.process()?;
-                given += if held { waiting } else { self.hand_out(unit) };
+                if held {
+                    (given, full) = (given + waiting, usize::from(waiting > 0));
+                } else {
+                    given += self.hand_out(&mut |record| {
+                        full += 1;
+                        unit(record);
+                    });
+                }
             }
             total += given;
             // Those that carry nothing change keys, which takes longer than to open a few bytes.
-            let each = if given == 0 { limits::EMPTY_RECORD } else { limits::RECORD };
-            turn.charge(length + records * each);
+            let empty = records.saturating_sub(full);
+            self.rest.charge(empty);
+            turn.charge(length + full * limits::RECORD + empty * limits::EMPTY_RECORD);
             if held && given > 0 {
                 break;
             }
         }
         Ok((total, opened))
+    }
+
+    /// Whether it is not to be heard before others: a stranger is not, who is closed soon.
+    fn rests(&self) -> bool {
+        self.allowance == usize::MAX && self.rest.is_due()
     }
 
     fn received(&self, total: usize) -> Received {

@@ -6,11 +6,17 @@
 //! deadlines and other peers have their turn however much one of them sends (protocol page,
 //! section 6).
 
+use std::cell::Cell;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use crate::limits;
-use crate::reactor::{looks, yield_turn};
+use crate::reactor::{Timer, looks, now, yield_turn};
+
+thread_local! {
+    /// When the last of those that rest on this thread goes on.
+    static RESTS: Cell<Option<Instant>> = const { Cell::new(None) };
+}
 
 /// One peer's budget.
 #[derive(Debug, Default)]
@@ -63,6 +69,57 @@ impl Turn {
     pub fn end(&mut self) {
         self.charge(limits::TURN);
     }
+}
+
+/// How much of a peer is heard that sends records that carry nothing: [`limits::EMPTY_RECORDS`] of
+/// them, then it rests, until all that rest on the thread have had their time, one after the other.
+/// So all together leave most of the thread to others, however many they are; who sends them without
+/// a pause has nothing to say, and who changes keys now and then hardly ever rests.
+#[derive(Default)]
+pub struct Rest {
+    records: usize,
+    over: Option<(Instant, Timer)>,
+}
+
+impl Rest {
+    /// It has sent so many records that carry nothing.
+    #[inline]
+    pub fn charge(&mut self, records: usize) {
+        self.records += records;
+    }
+
+    /// Whether it rests before it is heard again.
+    #[inline]
+    pub fn is_due(&self) -> bool {
+        self.records >= limits::EMPTY_RECORDS
+    }
+
+    /// Ready when it may be heard; else the polling task is woken then.
+    #[inline]
+    pub fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
+        if self.is_due() { self.poll_over(context) } else { Poll::Ready(()) }
+    }
+
+    fn poll_over(&mut self, context: &Context<'_>) -> Poll<()> {
+        let (at, timer) = self.over.get_or_insert_with(|| (next_rest(now()), Timer::new()));
+        // Another task may have it now.
+        *timer = Timer::new();
+        if timer.poll_at(context, *at).is_pending() {
+            return Poll::Pending;
+        }
+        *self = Rest::default();
+        Poll::Ready(())
+    }
+}
+
+/// When one more that rests goes on; what lies behind `now` is at once.
+fn next_rest(now: Instant) -> Instant {
+    let first = now.checked_sub(limits::REST_MADE_UP).unwrap_or(now);
+    let last = RESTS.get().map_or(first, |last| last.max(first));
+    // Those that have left are waited for, but not for ever.
+    let next = (last + limits::REST).min(now + limits::LONGEST_REST);
+    RESTS.set(Some(next));
+    next
 }
 
 /// How much of a peer that has hardly anything to say is heard: what comes to one turn within
@@ -128,6 +185,53 @@ mod tests {
             assert!(!turn.is_over() && turn.spent() == 0);
             turn.charge(7);
             assert_eq!(turn.spent(), 7);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn all_that_send_nothing_but_empty_records_share_a_small_part_of_the_thread() {
+        block_on(async {
+            let start = Instant::now();
+            let mut rests: [Rest; 8] = Default::default();
+            let mut heard = 0;
+            poll_fn(|context| {
+                for rest in &mut rests {
+                    while rest.poll(context).is_ready() {
+                        rest.charge(1);
+                        heard += 1;
+                    }
+                }
+                if start.elapsed() < 2 * limits::REST_MADE_UP {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(())
+                }
+            })
+            .await;
+            let time = limits::REST_MADE_UP + start.elapsed();
+            let most = time.div_duration_f64(limits::REST) + 1.0;
+            let turns = heard as f64 / limits::EMPTY_RECORDS as f64;
+            assert!(turns <= 8.0 + most, "{turns} turns in the time of {most} rests");
+            assert!(turns > 8.0, "each goes on");
+            let now = start + limits::PASSCODE;
+            for _ in 0..5000 {
+                assert!(next_rest(now) <= now + limits::LONGEST_REST);
+            }
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn who_seldom_changes_keys_does_not_rest() {
+        block_on(async {
+            let mut rest = Rest::default();
+            poll_fn(|context| {
+                rest.charge(limits::EMPTY_RECORDS - 1);
+                assert!(rest.poll(context).is_ready());
+                Poll::Ready(())
+            })
+            .await;
         })
         .unwrap();
     }

@@ -290,6 +290,33 @@ fn key_updates_in_a_session_hold_up_no_other_on_its_thread() {
 }
 
 #[test]
+fn key_updates_among_bytes_are_counted_all_the_same_and_all_together() {
+    let (daemon, [mapping, target]) = on_one_thread();
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let users = (0..8).map(|_| in_session(&daemon, &target)).collect();
+    // A byte with each 31 of them.
+    let start = Instant::now();
+    let before = daemon.control().bytes_up(&target);
+    let _flood = Flood::start(users, |forger, length| forger.key_updates_and(length, b"x"));
+    let mut rounds = 0;
+    while start.elapsed() < ms(3000) {
+        user.send(b"?");
+        agent.expect(b"?");
+        rounds += 1;
+    }
+    let updates = 31 * (daemon.control().bytes_up(&target) - before);
+    let time = start.elapsed();
+    figure(Mode::Tls, "rounds of a session, and others' key updates meanwhile", (rounds, updates));
+    // Sixteen each millisecond, however many send them, for 50 ms at once, and what each may send
+    // before it first rests.
+    assert!(
+        updates <= 16 * (time.as_millis() as u64 + 50 + 2 * 8) + 8 * 31,
+        "{updates} in {time:?}"
+    );
+    assert!(updates > 8 * 31, "they go on");
+}
+
+#[test]
 fn records_of_one_byte_are_counted_as_what_they_cost() {
     /// Of a turn of 64 KiB in which each record counts its byte alone, less than a third.
     const FEW: usize = 20_000;
@@ -690,6 +717,15 @@ fn handshakes_that_stall_hold_up_no_user() {
     assert!(took < SOON, "a good peer waited {took:?}");
     until("all stalled connections are closed", || open(&mut stalling) == 0);
     base.expect_again(&daemon, REMAINS);
+}
+
+#[test]
+fn greetings_that_stall_take_no_place_from_who_asks_the_api() {
+    raise_files();
+    let daemon = Daemon::new(Mode::Tls);
+    let mut stalling = stalled(daemon.api_address(), 400, &client_hello(&daemon));
+    assert_eq!(daemon.api().state()["limitsReached"], serde_json::json!([]));
+    assert!(open(&mut stalling) > 0);
 }
 
 // Wrong passcodes

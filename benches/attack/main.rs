@@ -4,6 +4,9 @@
 //!     cargo bench --bench attack                 everything
 //!     cargo bench --bench attack -- --quick      two threads, shorter
 //!     cargo bench --bench attack -- --only key   attacks whose name holds the word
+//!     cargo bench --bench attack -- --record     everything, and its table into docs/performance.md
+//!
+//! The load average at the beginning and at the end tells whether the machine had other things to do.
 //!
 //! Runs in a network namespace of its own, whose loopback has an MTU of 1500, where it may make one.
 
@@ -54,19 +57,56 @@ fn main() {
     let attacks: Vec<&Attack> = ATTACKS.iter().filter(wanted).collect();
     let quick = has("--quick");
     raise_files();
-    println!(
+    let mut report = Report::default();
+    report.line(&format!("Load average of the machine before: {}", load_average()));
+    report.line("");
+    report.line(
         "| attack | certificate | threads | echo, p99 | API call, longest | new agent, longest \
          | new user, longest | watchdog, longest gap | SIGTERM to stopping |\n\
-         |---|---|---|---|---|---|---|---|---|"
+         |---|---|---|---|---|---|---|---|---|",
     );
     for certificate in [Certificate::P256, Certificate::Rsa4096] {
         for threads in if quick { &[2][..] } else { &[1, 2] } {
             for attack in &attacks {
                 if certificate == Certificate::P256 || attack.shakes_hands {
-                    run(attack, certificate, *threads, quick);
+                    report.line(&run(attack, certificate, *threads, quick));
                 }
             }
         }
+    }
+    report.line("");
+    report.line(&format!("And after: {}", load_average()));
+    if has("--record") {
+        report.record();
+    }
+}
+
+/// The machine's load averages: processes that wanted a processor, over 1, 5 and 15 minutes.
+fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let averages: Vec<_> = text.split_whitespace().take(3).collect();
+    averages.join(", ")
+}
+
+/// What was printed.
+#[derive(Default)]
+struct Report(String);
+
+impl Report {
+    fn line(&mut self, line: &str) {
+        println!("{line}");
+        self.0 += line;
+        self.0.push('\n');
+    }
+
+    /// Writes it into the page, in the place of the last one.
+    fn record(&self) {
+        const MARKS: [&str; 2] = ["<!-- attack -->\n", "<!-- /attack -->"];
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
+        let page = std::fs::read_to_string(path).expect("the page");
+        let [from, to] = MARKS.map(|mark| page.find(mark).expect("a mark"));
+        let (before, after) = (&page[..from + MARKS[0].len()], &page[to..]);
+        std::fs::write(path, format!("{before}\n{}\n{after}", self.0)).expect("written");
     }
 }
 
@@ -86,7 +126,8 @@ fn inside(arguments: &[String]) -> Option<i32> {
     Some(status.ok()?.code().unwrap_or(1))
 }
 
-fn run(attack: &Attack, certificate: Certificate, threads: u64, quick: bool) {
+/// Runs one attack; gives its row.
+fn run(attack: &Attack, certificate: Certificate, threads: u64, quick: bool) -> String {
     let time = Duration::from_millis(if quick { 1500 } else { 5000 });
     let notified = Notified::bind();
     let mut builder = Daemon::builder(Mode::Tls)
@@ -96,7 +137,7 @@ fn run(attack: &Attack, certificate: Certificate, threads: u64, quick: bool) {
         .environment("WATCHDOG_USEC", "20000");
     if certificate == Certificate::Rsa4096 {
         let Some([certificate, key]) = rsa_pair() else {
-            return println!("| {} | RSA-4096: no openssl here | | | | | | | |", attack.name);
+            return format!("| {} | RSA-4096: no openssl here | | | | | | | |", attack.name);
         };
         builder = builder.file("server-cert.pem", certificate).file("server-key.pem", key);
     }
@@ -115,10 +156,10 @@ fn run(attack: &Attack, certificate: Certificate, threads: u64, quick: bool) {
     figures.stopping = asked.elapsed();
     drop(flood);
     daemon.kill();
-    print(attack, certificate, threads, &figures);
+    row(attack, certificate, threads, &figures)
 }
 
-fn print(attack: &Attack, certificate: Certificate, threads: u64, figures: &Figures) {
+fn row(attack: &Attack, certificate: Certificate, threads: u64, figures: &Figures) -> String {
     let certificate = match certificate {
         Certificate::P256 => "P-256",
         Certificate::Rsa4096 => "RSA-4096",
@@ -128,7 +169,7 @@ fn print(attack: &Attack, certificate: Certificate, threads: u64, figures: &Figu
         0 => ms(probe.time),
         failed => format!("{}, {failed} of {} failed", ms(probe.time), probe.tries),
     };
-    println!(
+    format!(
         "| {} | {certificate} | {threads} | {} | {} | {} | {} | {} | {} |",
         attack.name,
         of(&figures.echo),
@@ -137,5 +178,5 @@ fn print(attack: &Attack, certificate: Certificate, threads: u64, figures: &Figu
         of(&figures.user),
         ms(figures.watchdog),
         ms(figures.stopping),
-    );
+    )
 }

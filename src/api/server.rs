@@ -1,5 +1,7 @@
 //! The API's connections: accepted over TCP (with or without TLS) and over the Unix socket, a
-//! task each, at most [`limits::HTTP_CONNECTIONS`] in all. TLS handshakes are [`handshake`]'s.
+//! task each, at most [`limits::HTTP_CONNECTIONS`] in all, and beside them
+//! [`limits::HTTP_HANDSHAKES`] that shake hands, which is [`handshake`]'s business: until that is
+//! done they wait for others, the connector or a place to ask from, and so keep nobody out.
 //!
 //! At that limit, and when no file can be opened, newcomers wait in the kernel's backlog until
 //! somebody has had its turn ([`limits::HTTP_TURN`]) without a whole request: it makes room, callers
@@ -25,6 +27,8 @@ use event_listener::Event;
 use futures_rustls::rustls::ServerConfig;
 use rustix::io::Errno;
 use rustix::net::sockopt;
+use smol::future::yield_now;
+use smol::lock::Mutex;
 use smol::{LocalExecutor, Task};
 
 use super::gate::Gate;
@@ -67,7 +71,6 @@ pub struct Server<S> {
     files: Arc<Files>,
     workers: Rc<Workers>,
     connections: Rc<Connections>,
-    capacity: usize,
     accept_errors: Gate,
 }
 
@@ -84,11 +87,10 @@ impl<S: Service> Server<S> {
         Server {
             service,
             executor,
+            connections: Rc::new(Connections::new(counters.clone(), files.limit())),
             counters,
             files,
             workers,
-            connections: Rc::default(),
-            capacity: limits::HTTP_CONNECTIONS,
             accept_errors: Gate::new(limits::COMPLAINT),
         }
     }
@@ -131,6 +133,8 @@ impl<S: Service> Server<S> {
                             self.spawn(caller, serve).await;
                         }
                     }
+                    // It may have sent already what lets it leave its place to the next one.
+                    yield_now().await;
                 }
                 // The connection was gone before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -186,49 +190,23 @@ impl<S: Service> Server<S> {
 
     /// Waits until there is room for one more connection of `rank`, closing others for it.
     async fn room(&self, rank: Rank) -> FileGuard {
-        if self.connections.open.borrow().len() >= self.capacity {
-            self.counters.limits_reached.borrow_mut().reached(reached::API_CONNECTIONS);
-        }
         loop {
-            let changed = self.connections.changed.listen();
-            if self.connections.open.borrow().len() < self.capacity {
-                match self.files.try_take(For::Api) {
-                    Some(file) => return file,
-                    None => self.complain("all open files are in use", true),
-                }
+            self.connections.room(rank).await;
+            if let Some(file) = self.files.try_take(For::Api) {
+                return file;
             }
-            match self.connections.first_to_go(rank) {
-                (Some(_), _) => {
-                    // What has come before its turn ended counts, however late it is looked at.
-                    look().await;
-                    if let (Some(number), _) = self.connections.first_to_go(rank) {
-                        self.turn_out(number).await;
-                    }
-                }
-                // Others may have files that become free without a word.
-                (None, due) => {
-                    let look = Instant::now() + limits::ACCEPT_PAUSE;
-                    until(due.map_or(look, |due| due.min(look)), changed).await;
-                }
-            }
+            self.complain("all open files are in use", true);
+            self.connections.make_room(rank, |_| true).await;
         }
-    }
-
-    /// Closes a connection for another one.
-    async fn turn_out(&self, number: u64) {
-        let kind = refused::CALLER_STALLED;
-        self.counters.refusals.borrow_mut().count(&kind);
-        log::warn!(target: kind.why, "API: a caller was closed: {}; {}", kind.why, kind.remedy);
-        self.connections.close(number).await;
     }
 
     /// What to do when no connection could be accepted: never spin, never flood the log.
     async fn accept_failed(&self, error: &io::Error) {
         let out_of_files = is_out_of_files(error);
         if let (true, (Some(number), _)) =
-            (out_of_files, self.connections.first_to_go(Rank::Stranger))
+            (out_of_files, self.connections.first_to_go(Rank::Stranger, |_| true))
         {
-            self.turn_out(number).await;
+            self.connections.turn_out(number).await;
         }
         self.complain(error, out_of_files);
         sleep(limits::ACCEPT_PAUSE).await;
@@ -302,12 +280,13 @@ impl Handshake {
         let has_spoken = Cell::new(false);
         let progress = |progress| {
             has_spoken.set(true);
-            handler.state.shakes_hands(progress);
+            handler.all.shakes_hands(&handler.state, progress);
         };
         let secured = handshake::secure(&self.workers, socket, || (self.acceptor)(), progress);
         let secured = until(Instant::now() + limits::TLS_HANDSHAKE, Box::pin(secured)).await;
         match secured.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => {
+                handler.all.enter(&handler.state).await;
                 handler.state.begin_turn();
                 serve(stream, handler).await;
             }
@@ -350,10 +329,17 @@ enum Rank {
 }
 
 /// The connections at this moment.
-#[derive(Default)]
 struct Connections {
     open: RefCell<HashMap<u64, Open>>,
     begun: Cell<u64>,
+    /// How many there may be, but for those that shake hands.
+    capacity: usize,
+    /// Those that shake hands, and how many there may be.
+    shaking: Cell<usize>,
+    most_shaking: usize,
+    /// Those of each rank that have shaken hands and wait for a place come in one after the other.
+    entering: [Mutex<()>; 3],
+    counters: Rc<Counters>,
     /// One has ended, or has its request answered.
     changed: Event,
 }
@@ -366,6 +352,8 @@ struct Open {
 /// What decides which connection makes room.
 struct State {
     rank: Rank,
+    /// It is one of those that shake hands, and not of the others.
+    shaking: Cell<bool>,
     /// A request is being answered.
     answering: Cell<bool>,
     /// Bytes of an answer that the caller has not taken yet.
@@ -384,6 +372,7 @@ impl State {
         let turn = (limits::HTTP_TURN + limits::STRANGER_WAYS * way).min(limits::SLOW_TURN);
         State {
             rank,
+            shaking: Cell::new(false),
             answering: Cell::new(false),
             held: Cell::new(0),
             since: Cell::new(now),
@@ -407,20 +396,108 @@ impl State {
 }
 
 impl Connections {
+    fn new(counters: Rc<Counters>, files: usize) -> Self {
+        Connections {
+            open: RefCell::default(),
+            begun: Cell::new(0),
+            capacity: limits::HTTP_CONNECTIONS,
+            shaking: Cell::new(0),
+            most_shaking: limits::HTTP_HANDSHAKES.min(files / 4),
+            entering: Default::default(),
+            counters,
+            changed: Event::new(),
+        }
+    }
+
+    /// Waits until there is a place for one more of `rank`, closing others for it.
+    async fn room(&self, rank: Rank) {
+        let is_full = || {
+            let all = self.open.borrow().len();
+            all - self.shaking.get() >= self.capacity
+        };
+        if is_full() {
+            self.counters.limits_reached.borrow_mut().reached(reached::API_CONNECTIONS);
+        }
+        while is_full() {
+            self.make_room(rank, |state| !state.shaking.get()).await;
+        }
+    }
+
+    /// Closes the connection that makes room for one of `rank`, or waits until that may be another.
+    async fn make_room(&self, rank: Rank, of: impl Fn(&State) -> bool) {
+        let changed = self.changed.listen();
+        match self.first_to_go(rank, &of) {
+            (Some(_), _) => {
+                // What has come before its turn ended counts, however late it is looked at.
+                look().await;
+                if let (Some(number), _) = self.first_to_go(rank, of) {
+                    self.turn_out(number).await;
+                }
+            }
+            // Others may have files that become free without a word.
+            (None, due) => {
+                let look = Instant::now() + limits::ACCEPT_PAUSE;
+                until(due.map_or(look, |due| due.min(look)), changed).await;
+            }
+        }
+    }
+
+    /// One that has spoken leaves its place to others while it shakes hands, where so many may.
+    fn shakes_hands(&self, state: &State, progress: Progress) {
+        state.shakes_hands(progress);
+        if progress != Progress::Spoke || state.shaking.get() {
+            return;
+        }
+        if self.shaking.get() >= self.most_shaking {
+            self.counters.limits_reached.borrow_mut().reached(reached::API_HANDSHAKES);
+            // Its task ends a little later.
+            let (stalling, _) = self.first_to_go(state.rank, |state| state.shaking.get());
+            if stalling.and_then(|number| self.remove(number)).is_none() {
+                return;
+            }
+            self.count_turned_out();
+        }
+        state.shaking.set(true);
+        self.shaking.set(self.shaking.get() + 1);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// Waits for a place for one that has shaken hands.
+    async fn enter(&self, state: &State) {
+        if !state.shaking.get() {
+            return;
+        }
+        // It is not its turn.
+        state.shakes_hands(Progress::Spoke);
+        let _first = self.entering[state.rank as usize].lock().await;
+        self.room(state.rank).await;
+        self.shaking.set(self.shaking.get() - usize::from(state.shaking.take()));
+    }
+
+    fn remove(&self, number: u64) -> Option<Open> {
+        let open = self.open.borrow_mut().remove(&number)?;
+        self.shaking.set(self.shaking.get() - usize::from(open.state.shaking.take()));
+        Some(open)
+    }
+
     fn number(&self) -> u64 {
         let number = self.begun.get();
         self.begun.set(number + 1);
         number
     }
 
-    /// The connection that makes room now for a newcomer of `rank`, if one does: of those of the
-    /// lowest rank the one whose turn ends first, once it has, or at once for a higher rank. Else
-    /// when to look again.
-    fn first_to_go(&self, rank: Rank) -> (Option<u64>, Option<Instant>) {
+    /// The connection that makes room now for a newcomer of `rank`, if one `of` these does: of those
+    /// of the lowest rank the one whose turn ends first, once it has, or at once for a higher rank.
+    /// Else when to look again.
+    fn first_to_go(
+        &self,
+        rank: Rank,
+        of: impl Fn(&State) -> bool,
+    ) -> (Option<u64>, Option<Instant>) {
         let open = self.open.borrow();
         let first = open
             .iter()
-            .filter(|(_, open)| !open.state.answering.get())
+            .filter(|(_, open)| !open.state.answering.get() && of(&open.state))
             .map(|(number, open)| (open.state.rank, open.state.turn_ends.get(), *number))
             .min();
         match first {
@@ -430,10 +507,21 @@ impl Connections {
         }
     }
 
+    /// Closes one that makes room, as [`Connections::close`].
+    async fn turn_out(&self, number: u64) {
+        self.count_turned_out();
+        self.close(number).await;
+    }
+
+    fn count_turned_out(&self) {
+        let kind = refused::CALLER_STALLED;
+        self.counters.refusals.borrow_mut().count(&kind);
+        log::warn!(target: kind.why, "API: a caller was closed: {}; {}", kind.why, kind.remedy);
+    }
+
     /// Closes a connection, and returns when its file is free.
     async fn close(&self, number: u64) {
-        let open = self.open.borrow_mut().remove(&number);
-        if let Some(open) = open {
+        if let Some(open) = self.remove(number) {
             open.task.cancel().await;
         }
     }
@@ -441,15 +529,17 @@ impl Connections {
     /// Closes those that have been taking their answers for the longest time, but for `own`,
     /// until all answers together are at most `limit` bytes.
     fn bound_held(&self, own: &Rc<State>, limit: usize) {
-        let mut open = self.open.borrow_mut();
-        let mut all: usize = open.values().map(|open| open.state.held.get()).sum();
+        let held = |open: &Open| open.state.held.get();
+        let mut all: usize = self.open.borrow().values().map(held).sum();
         while all > limit {
-            let slowest = open
+            let slowest = self
+                .open
+                .borrow()
                 .iter()
                 .filter(|(_, open)| open.state.held.get() > 0 && !Rc::ptr_eq(&open.state, own))
                 .min_by_key(|(_, open)| (open.state.rank == Rank::Local, open.state.since.get()))
                 .map(|(number, _)| *number);
-            let Some(slowest) = slowest.and_then(|number| open.remove(&number)) else { return };
+            let Some(slowest) = slowest.and_then(|number| self.remove(number)) else { return };
             all -= slowest.state.held.get();
         }
     }
@@ -464,7 +554,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let open = self.all.open.borrow_mut().remove(&self.number);
+        let open = self.all.remove(self.number);
         self.all.changed.notify(usize::MAX);
         if let Some(open) = open {
             // It is the running task's own handle, whose drop would cancel it.

@@ -18,10 +18,20 @@ pub const FILES: &str = "open files (LimitNOFILE)";
 /// API connections at one time; the number is [`limits::HTTP_CONNECTIONS`](crate::limits).
 pub const API_CONNECTIONS: &str = "256 API connections at one time";
 
+/// API connections in their TLS handshake, of [`limits::HTTP_HANDSHAKES`](crate::limits).
+pub const API_HANDSHAKES: &str = "API connections in their handshake";
+
 /// Every limit's name.
 #[cfg(test)]
-pub const ALL: [&str; 6] =
-    [AGENTS_PENDING, USERS_PENDING, USERS_WAITING, MAX_CONNECTIONS, FILES, API_CONNECTIONS];
+pub const ALL: [&str; 7] = [
+    AGENTS_PENDING,
+    USERS_PENDING,
+    USERS_WAITING,
+    MAX_CONNECTIONS,
+    FILES,
+    API_CONNECTIONS,
+    API_HANDSHAKES,
+];
 
 /// Those that were reached since the daemon started, in the order of the first time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

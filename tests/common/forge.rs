@@ -52,6 +52,11 @@ impl Forger {
 
     /// At least `length` bytes of key updates with an empty record where one has to be.
     pub fn key_updates(&mut self, length: usize) -> Vec<u8> {
+        self.key_updates_and(length, b"")
+    }
+
+    /// The same with these bytes where one has to be.
+    pub fn key_updates_and(&mut self, length: usize, bytes: &[u8]) -> Vec<u8> {
         let mut wire = Vec::with_capacity(length + 1024);
         while wire.len() < length {
             for _ in 0..UPDATES {
@@ -60,7 +65,7 @@ impl Forger {
                 (self.key, self.iv) = keys(&self.secret);
                 self.sequence = 0;
             }
-            wire.extend(self.record(DATA, b""));
+            wire.extend(self.record(DATA, bytes));
         }
         wire
     }

@@ -79,7 +79,7 @@ fn start_with(tls: Option<Arc<ServerConfig>>, files: Arc<Files>) -> Running {
         let service = Rc::new(Slow { story: told });
         let workers = Rc::new(Workers::start(1).expect("a thread"));
         let mut server = Server::new(service, executor.clone(), counters.clone(), files, workers);
-        server.capacity = CAPACITY;
+        Rc::get_mut(&mut server.connections).expect("nobody has it").capacity = CAPACITY;
         let work = async {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             listener.set_nonblocking(true).expect("set");
@@ -213,7 +213,7 @@ fn remote_callers_make_room_before_local_ones() {
 #[test]
 fn nobody_makes_room_in_its_turn_but_for_better_callers() {
     let executor = LocalExecutor::new();
-    let connections = Connections::default();
+    let connections = Connections::new(Rc::default(), 1000);
     let join = |rank, turn: i64| {
         let state = Rc::new(State::new(rank, Duration::ZERO));
         let now = Instant::now();
@@ -225,12 +225,13 @@ fn nobody_makes_room_in_its_turn_but_for_better_callers() {
         connections.open.borrow_mut().insert(number, Open { state: state.clone(), task });
         (number, state)
     };
-    let goes = |rank| connections.first_to_go(rank).0;
+    let first_to_go = |rank| connections.first_to_go(rank, |_| true);
+    let goes = |rank| first_to_go(rank).0;
     let (local, _) = join(Rank::Local, -3);
     assert_eq!(goes(Rank::Stranger), Some(local), "it has had its turn");
     let (known, known_state) = join(Rank::Known, 60);
     assert_eq!(goes(Rank::Known), None, "the first of the lower rank has not");
-    assert!(connections.first_to_go(Rank::Known).1.is_some_and(|due| due > Instant::now()));
+    assert!(first_to_go(Rank::Known).1.is_some_and(|due| due > Instant::now()));
     assert_eq!(goes(Rank::Local), Some(known), "for a better one it need not");
     let (second, _) = join(Rank::Known, -1);
     let (first, first_state) = join(Rank::Known, -2);
@@ -249,6 +250,52 @@ fn nobody_makes_room_in_its_turn_but_for_better_callers() {
     let far = State::new(Rank::Known, Duration::from_secs(3600));
     assert!(far.turn <= limits::SLOW_TURN);
     assert!(State::new(Rank::Known, Duration::from_millis(150)).turn > Duration::from_millis(600));
+}
+
+#[test]
+fn who_shakes_hands_leaves_its_place_to_others_until_it_is_done() {
+    let executor = LocalExecutor::new();
+    let mut connections = Connections::new(Rc::default(), 1000);
+    (connections.capacity, connections.most_shaking) = (2, 2);
+    let join = || {
+        let state = Rc::new(State::new(Rank::Known, Duration::ZERO));
+        let (number, task) = (connections.number(), executor.spawn(future::pending()));
+        connections.open.borrow_mut().insert(number, Open { state: state.clone(), task });
+        (number, state)
+    };
+    let spoke = |state: &State| connections.shakes_hands(state, Progress::Spoke);
+    let has_room = || future::block_on(future::poll_once(connections.room(Rank::Known))).is_some();
+    reactor::block_on(async {
+        let [(first, stalls), (second, waits)] = [join(), join()];
+        assert!(!has_room());
+        spoke(&stalls);
+        spoke(&waits);
+        assert!(has_room(), "the first two only shake hands");
+        let (mute, _) = join();
+        let (_, late) = join();
+        spoke(&late);
+        assert!(!has_room(), "no more than two do");
+        // One that stalls makes room for the next.
+        stalls.turn_ends.set(Instant::now());
+        spoke(&late);
+        assert!(connections.open.borrow().get(&first).is_none());
+        assert!(has_room());
+        let (asks, _) = join();
+        {
+            let entered = std::pin::pin!(connections.enter(&waits));
+            assert!(future::poll_once(entered).await.is_none(), "others have their turn to ask");
+        }
+        connections.remove(mute);
+        connections.enter(&waits).await;
+        assert!(!has_room() && !waits.shaking.get() && late.shaking.get());
+        assert_eq!(connections.shaking.get(), 1);
+        for number in [second, asks] {
+            connections.remove(number);
+        }
+        assert_eq!(connections.open.borrow().len(), 1);
+        assert!(has_room());
+    })
+    .expect("an event loop");
 }
 
 #[test]
