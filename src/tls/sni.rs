@@ -186,8 +186,9 @@ fn nameless(message: &[u8]) -> Option<usize> {
     let (_suites, rest) = counted::<2>(rest)?;
     let (_compression, rest) = counted::<1>(rest)?;
     let (mut extensions, _) = counted::<2>(rest)?;
+    let all = extensions.len();
     while !extensions.is_empty() {
-        let at = message.len() - rest.len() + 2 + (rest.len() - 2 - extensions.len());
+        let at = message.len() - rest.len() + 2 + (all - extensions.len());
         let (number, after) = extensions.split_first_chunk::<2>()?;
         let (content, after) = counted::<2>(after)?;
         extensions = after;
