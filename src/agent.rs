@@ -15,13 +15,13 @@ use smol::LocalExecutor;
 use smol::channel::Receiver;
 use smol::future::or;
 
-use crate::conduit;
 use crate::limits;
 use crate::logging::{ALWAYS, Logging};
-use crate::ports;
-use crate::process::{self, Ask, Files, Notifier, Signals};
-use crate::reactor::{self, sleep, until};
-use crate::reason;
+use crate::mappings::ports;
+use crate::net::conduit;
+use crate::os::process::{self, Ask, Files, Notifier, Signals};
+use crate::runtime::reactor::{self, sleep, until};
+use crate::text::reason;
 use connector::Connector;
 use listen::Listening;
 use options::{Options, Work};

@@ -15,6 +15,7 @@
 
 mod answer;
 pub(crate) mod call;
+mod direct;
 mod gate;
 mod origin;
 pub mod server;
@@ -24,15 +25,15 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 
-use crate::direct::{self, Meetings};
 use crate::http::{Fault, Request, Response, Source};
 use crate::limits;
-use crate::registry::{ChangeError, Registry};
-use crate::status::Status;
-use crate::status::reached::LimitsReached;
-use crate::status::refused::{self, Refusal, Refusals};
-use crate::workers::aside;
+use crate::pipes::registry::{ChangeError, Registry};
+use crate::report::status::Status;
+use crate::report::status::reached::LimitsReached;
+use crate::report::status::refused::{self, Refusal, Refusals};
+use crate::runtime::workers::aside;
 use call::{Call, Command};
+use direct::Meetings;
 pub use origin::Door;
 use origin::Foreign;
 

@@ -8,14 +8,17 @@ use std::process::ExitCode;
 
 use pico_args::Arguments;
 
+use crate::agent;
 use crate::agent::options as tunnel;
+use crate::config::folders::Options;
 use crate::config::nearest;
-use crate::options::Options;
-use crate::{agent, daemon, reason};
+use crate::daemon;
+use crate::text::reason;
 
 use mapping::{Add, Request};
 
 mod check;
+mod control;
 mod mapping;
 mod service;
 mod user;

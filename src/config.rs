@@ -2,6 +2,7 @@
 //! (protocol page, section 1).
 
 mod faults;
+pub mod folders;
 mod keys;
 mod network;
 mod values;
@@ -18,7 +19,7 @@ use log::LevelFilter;
 pub use self::faults::Faults;
 use self::keys::Keys;
 pub(crate) use self::keys::nearest;
-use crate::reason;
+use crate::text::reason;
 
 /// The settings file's name in the configuration directory.
 pub const FILE: &str = "iofog-connector.conf";

@@ -19,24 +19,23 @@ use smol::future::or;
 use crate::api::server::{Acceptor, Server};
 use crate::api::{Api, Host};
 use crate::cli::complain;
-use crate::conduit;
 use crate::config::Config;
-use crate::control;
+use crate::config::folders::{self, Options};
 use crate::limits;
 use crate::logging::{ALWAYS, Logging};
-use crate::mapping::Mapping;
-use crate::memory;
-use crate::options::Options;
-use crate::pipe::Shared;
-use crate::ports::{self, Pool};
-use crate::process::{self, Ask, Files, Instance, Notifier, Ownership, Signals};
-use crate::reactor::{self, sleep};
-use crate::reason;
-use crate::refusals::Refusals;
-use crate::registry::Registry;
-use crate::store::{self, Store, Writer};
+use crate::mappings::mapping::Mapping;
+use crate::mappings::ports::{self, Pool};
+use crate::mappings::store::{self, Store, Writer};
+use crate::net::conduit;
+use crate::os::memory;
+use crate::os::process::{self, Ask, Files, Instance, Notifier, Ownership, Signals};
+use crate::pipes::pipe::Shared;
+use crate::pipes::refusals::Refusals;
+use crate::pipes::registry::Registry;
+use crate::runtime::reactor::{self, sleep};
+use crate::runtime::workers::Workers;
+use crate::text::reason;
 use crate::tls::Tls;
-use crate::workers::Workers;
 
 /// The exit status of a start that settings, certificates or the state forbid.
 const FAULTY: u8 = 2;
@@ -377,7 +376,7 @@ impl<'a> Control<'a> {
     /// Makes the socket, for the service's user alone. The run folder's lock is held, so that
     /// one that is there is left over.
     fn listen(run: &'a Path) -> io::Result<Self> {
-        let path = run.join(control::SOCKET);
+        let path = run.join(folders::SOCKET);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(named(&path, &error));
@@ -400,7 +399,7 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
 
 impl Drop for Control<'_> {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(self.run.join(control::SOCKET));
+        let _ = std::fs::remove_file(self.run.join(folders::SOCKET));
     }
 }
 

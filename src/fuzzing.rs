@@ -1,10 +1,14 @@
 //! The parsers that nobody outside this crate may use, for the targets in `fuzz/`. Built with
 //! the feature `fuzzing` alone, which no package has.
 
+use crate::agent;
+use crate::api;
 use crate::http::Request;
-use crate::mapping::{Mapping, NewPipe, Passcode};
-use crate::tunnel::Version;
-use crate::{agent, api, store, tls, tunnel};
+use crate::mappings::mapping::{Mapping, NewPipe, Passcode};
+use crate::mappings::store;
+use crate::pipes::tunnel;
+use crate::pipes::tunnel::Version;
+use crate::tls;
 
 /// What a request to the API asks for.
 #[derive(Debug, PartialEq, Eq)]

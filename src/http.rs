@@ -23,7 +23,7 @@ use smol::future;
 use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::limits;
-use crate::reactor::{self, sleep};
+use crate::runtime::reactor::{self, sleep};
 use parse::{Chunks, Head, Length};
 
 /// Bytes read at once. Requests are some hundred bytes; a connection that waits costs no more.

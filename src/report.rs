@@ -3,11 +3,12 @@
 //! shows a passcode, because `Status` has none.
 
 mod metrics;
+pub mod status;
 mod table;
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::{Counts, Status, Tunnels};
+use crate::report::status::{Counts, Status, Tunnels};
 
 pub use metrics::{METRICS_TYPE, metrics};
 pub use table::table;

@@ -23,8 +23,10 @@ use futures_rustls::rustls::{
     ServerConfig,
 };
 
+use crate::config;
 use crate::logging::{ALWAYS, Utc};
-use crate::{config, mark, reason};
+use crate::text::mark;
+use crate::text::reason;
 
 pub use client::{client_config, explain_connector, is_distrust};
 

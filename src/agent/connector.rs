@@ -20,14 +20,14 @@ use super::pace::{Outcome, Pace, Refusal};
 use super::reached::Limit;
 use super::tunnel::{Lost, Tunnel};
 use super::words;
-use crate::dial::{Address, Dialler};
 use crate::limits;
 use crate::logging::ALWAYS;
-use crate::mapping::Passcode;
-use crate::process::{FileGuard, Files, For, Notifier};
-use crate::reactor::until;
-use crate::relay::Traffic;
-use crate::stream::{Received, Stream, is_too_much};
+use crate::mappings::mapping::Passcode;
+use crate::net::dial::{Address, Dialler};
+use crate::net::stream::{Received, Stream, is_too_much};
+use crate::os::process::{FileGuard, Files, For, Notifier};
+use crate::runtime::reactor::until;
+use crate::session::relay::Traffic;
 use crate::tls::{self, TlsError};
 
 /// What a connector answers to the right passcode.

@@ -17,10 +17,10 @@ use super::counted::Counted;
 use super::serve::closed;
 use super::tunnel::Paired;
 use crate::limits;
-use crate::process::FileGuard;
-use crate::reactor::{Io, sleep, until};
-use crate::reason;
-use crate::stream::Stream;
+use crate::net::stream::Stream;
+use crate::os::process::FileGuard;
+use crate::runtime::reactor::{Io, sleep, until};
+use crate::text::reason;
 
 /// Files of a local connection and of its tunnel.
 const FILES: usize = 2;

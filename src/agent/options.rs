@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::nearest;
-use crate::dial::Address;
-use crate::mapping::Passcode;
-use crate::{mark, reason};
+use crate::mappings::mapping::Passcode;
+use crate::net::dial::Address;
+use crate::text::mark;
+use crate::text::reason;
 
 /// Options that have a value: in a file, and on the command line.
 pub const VALUES: &[(&str, &str)] = &[

@@ -12,9 +12,9 @@ use super::counted::Counted;
 use super::pace::Outcome;
 use super::tunnel::Paired;
 use super::words;
-use crate::dial::{Address, Dialler};
 use crate::limits;
-use crate::stream::Stream;
+use crate::net::dial::{Address, Dialler};
+use crate::net::stream::Stream;
 
 /// Files of a tunnel and of its session's connection to the target.
 const FILES: usize = 2;

@@ -13,11 +13,11 @@ use ppp::v2::{Header, ParseError};
 use super::connector::{Connector, Open};
 use super::pace::Outcome;
 use super::words;
-use crate::heartbeat::BEAT;
 use crate::limits;
-use crate::reactor::{Timer, now};
-use crate::relay::{Leg, Relay, Terms, Voice};
-use crate::stream::{Received, Stream};
+use crate::net::stream::{Received, Stream};
+use crate::runtime::reactor::{Timer, now};
+use crate::session::relay::{Leg, Relay, Terms, Voice};
+use crate::wire::heartbeat::BEAT;
 
 /// A heartbeat unanswered for so many intervals: the connector is gone.
 const INTERVALS: u32 = 2;
@@ -263,7 +263,7 @@ pub(crate) fn understand(input: &mut Vec<u8>) -> Result<Option<Vec<u8>>, ()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy;
+    use crate::wire::proxy;
 
     #[test]
     fn a_header_is_found_wherever_the_reads_end() {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use rustix::io::Errno;
 
-use crate::reason;
+use crate::text::reason;
 
 /// What the standard library puts before the resolver's words.
 const LOOKUP: &str = "failed to lookup address information: ";

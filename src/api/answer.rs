@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::ApiError;
-use crate::direct;
+use crate::api::direct;
 use crate::http::Response;
-use crate::mapping::{Mapping, Pipe};
+use crate::mappings::mapping::{Mapping, Pipe};
+use crate::report::status::{MappingStatus, Overview, Status, timestamp};
 use crate::report::{self, Report};
-use crate::status::{MappingStatus, Overview, Status, timestamp};
 
 pub(super) fn failed(error: &ApiError) -> Response {
     #[derive(Serialize)]

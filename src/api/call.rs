@@ -7,11 +7,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::ApiError;
-use crate::direct::Candidate;
+use crate::api::direct::Candidate;
 use crate::http::Request;
-use crate::json;
 use crate::limits;
-use crate::mapping::{AgentLimits, NewPipe};
+use crate::mappings::mapping::{AgentLimits, NewPipe};
+use crate::text::json;
 
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]

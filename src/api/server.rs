@@ -33,16 +33,16 @@ use smol::{LocalExecutor, Task};
 
 use super::gate::Gate;
 use super::{Counters, Door, Peer};
-use crate::handshake::{self, Progress};
 use crate::http::{self, Fault, Handler, Patience, Request, Response, Source, Wire};
 use crate::limits;
-use crate::process::{FileGuard, Files, For};
-use crate::reactor::{Io, look, sleep, until};
-use crate::status::{reached, refused};
-use crate::stream::Stream;
+use crate::net::handshake::{self, Progress};
+use crate::net::stream::Stream;
+use crate::net::tcp_info;
+use crate::os::process::{FileGuard, Files, For};
+use crate::report::status::{reached, refused};
+use crate::runtime::reactor::{Io, look, sleep, until};
+use crate::runtime::workers::Workers;
 use crate::tls;
-use crate::unacknowledged;
-use crate::workers::Workers;
 
 /// What answers requests, whichever connection they come on.
 pub trait Service: 'static {
@@ -118,7 +118,7 @@ impl<S: Service> Server<S> {
                         secure: tls.is_some(),
                         loopback: local.is_ok_and(|local| local.is_loopback()),
                     };
-                    let way = unacknowledged::way(&socket);
+                    let way = tcp_info::way(&socket);
                     let caller = Caller { peer: Peer::Remote(ip), door, way };
                     match &tls {
                         None => self.spawn(caller, move |handler| plain(socket, handler)).await,
@@ -252,7 +252,7 @@ impl Wire for Stream {
 
     fn is_taken(&self) -> bool {
         // Who cannot be asked about is gone.
-        unacknowledged::ask(self.socket()).map_or(true, |tcp| tcp.packets == 0)
+        tcp_info::ask(self.socket()).map_or(true, |tcp| tcp.packets == 0)
     }
 }
 

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use super::gate::Gate;
 use super::*;
-use crate::mapping::{AgentLimits, AgentPort, Mapping, Passcode, Pipe};
-use crate::status::{MappingStatus, Overview, SideStatus};
+use crate::mappings::mapping::{AgentLimits, AgentPort, Mapping, Passcode, Pipe};
+use crate::report::status::{MappingStatus, Overview, SideStatus};
 
 fn json(response: &Response) -> serde_json::Value {
     assert_eq!(response.content_type, "application/json");

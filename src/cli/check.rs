@@ -7,9 +7,11 @@ use std::process::ExitCode;
 use super::user::User;
 use super::{BAD, complain, print};
 use crate::config::Config;
-use crate::mapping::Mapping;
-use crate::options::Options;
-use crate::{logging, store, tls};
+use crate::config::folders::Options;
+use crate::logging;
+use crate::mappings::mapping::Mapping;
+use crate::mappings::store;
+use crate::tls;
 
 /// Validates settings, certificates, `configs.json` and the log folder, as [`User::choose`] says with whose
 /// eyes. Warnings and faults go to stderr, all in one run; "ok" to stdout.

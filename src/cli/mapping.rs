@@ -12,15 +12,15 @@ use serde_json::json;
 
 use super::service::UNKNOWN;
 use super::{complain, print};
-use crate::control::{self, ControlError};
-use crate::json;
+use crate::cli::control::{self, ControlError};
+use crate::config::folders::Options;
 use crate::limits;
-use crate::mapping::{Passcode, Pipe};
-use crate::options::Options;
-use crate::reason::{self, quoted};
+use crate::mappings::mapping::{Passcode, Pipe};
+use crate::mappings::store;
 use crate::report::Report;
-use crate::status::Status;
-use crate::store;
+use crate::report::status::Status;
+use crate::text::json;
+use crate::text::reason::{self, quoted};
 use crate::tls;
 
 /// What to do with mappings.

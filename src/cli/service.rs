@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use super::{complain, print};
+use crate::cli::control::{self, ControlError};
 use crate::config::Config;
-use crate::control::{self, ControlError};
-use crate::json;
+use crate::config::folders::Options;
 use crate::limits;
-use crate::options::Options;
-use crate::process::Instance;
+use crate::os::process::Instance;
+use crate::report::status::Draining;
 use crate::report::{self, Report};
-use crate::status::Draining;
+use crate::text::json;
 
 /// `status`: the daemon does not run (the init scripts' convention).
 const NOT_RUNNING: u8 = 3;
@@ -158,7 +158,7 @@ mod tests {
     /// A daemon that answers one request with `body`, and ends a moment later.
     fn daemon(run: &Path, body: &'static str) -> thread::JoinHandle<String> {
         let instance = Instance::take(run).unwrap();
-        let listener = UnixListener::bind(run.join(control::SOCKET)).unwrap();
+        let listener = UnixListener::bind(run.join(crate::config::folders::SOCKET)).unwrap();
         thread::spawn(move || {
             let (mut caller, _) = listener.accept().unwrap();
             let mut request = vec![0; 4096];

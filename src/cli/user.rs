@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid, geteuid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
-use crate::reason;
+use crate::text::reason;
 
 /// The user that the package makes for the service.
 const SERVICE: &str = "iofog-connector";

@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::Faults;
-use crate::json;
+use crate::text::json;
 
 /// What a value's reader found wrong: the place below the key (`[1]`, or nothing) and half a
 /// sentence, for each fault.

@@ -18,7 +18,8 @@ use rustix::net::{
 use syslog::{Facility, LogFormat, Severity};
 
 use super::Utc;
-use crate::{limits, reason};
+use crate::limits;
+use crate::text::reason;
 
 /// One way out.
 pub(super) trait Sink: Send {

@@ -5,9 +5,9 @@
 use std::fmt::{Display, Write};
 
 use super::Report;
-use crate::status::reached::Reached;
-use crate::status::refused::Refused;
-use crate::status::{Counts, MappingStatus, Status};
+use crate::report::status::reached::Reached;
+use crate::report::status::refused::Refused;
+use crate::report::status::{Counts, MappingStatus, Status};
 
 /// The content type of [`metrics`].
 pub const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -214,7 +214,7 @@ impl Page {
 
     /// What each port of each mapping shows.
     fn sides(&mut self, mappings: &[MappingStatus]) {
-        type Value = fn(&crate::status::SideStatus) -> Option<usize>;
+        type Value = fn(&crate::report::status::SideStatus) -> Option<usize>;
         let families: [(&str, &str, Value); 6] = [
             ("mapping_port_open", "Whether the port is open.", |side| Some(side.open.into())),
             ("mapping_tunnels_idle", IDLE, |side| Some(side.tunnels?.idle)),

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::Report;
 use crate::logging::Utc;
-use crate::status::reached::LimitsReached;
-use crate::status::refused::{Refusals, Refused};
-use crate::status::{Counts, MappingStatus, SideStatus, Tunnels};
+use crate::report::status::reached::LimitsReached;
+use crate::report::status::refused::{Refusals, Refused};
+use crate::report::status::{Counts, MappingStatus, SideStatus, Tunnels};
 
 const COLUMNS: [&str; 9] = [
     "MAPPING",

@@ -4,9 +4,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::*;
-use crate::status::reached::{self, LimitsReached};
-use crate::status::refused::{self, Refusals};
-use crate::status::{Draining, MappingStatus, SideStatus};
+use crate::report::status::reached::{self, LimitsReached};
+use crate::report::status::refused::{self, Refusals};
+use crate::report::status::{Draining, MappingStatus, SideStatus};
 
 fn side(port: u16, fault: Option<&str>, tunnels: Option<Tunnels>) -> SideStatus {
     SideStatus { port, open: fault.is_none(), fault: fault.map(Into::into), tunnels }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use iofog_connector::fuzzing::understand;
 use iofog_connector::limits;
-use iofog_connector::proxy::header;
+use iofog_connector::wire::proxy::header;
 
 use crate::input::{Choices, Random, pieces};
 

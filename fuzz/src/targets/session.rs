@@ -14,7 +14,8 @@ use std::cell::Cell;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use iofog_connector::{conduit, reactor};
+use iofog_connector::net::conduit;
+use iofog_connector::runtime::reactor;
 
 use crate::clock;
 use crate::input::Choices;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use iofog_connector::fuzzing::{state, state_text};
-use iofog_connector::mapping::{AgentPort, Mapping, Pipe};
+use iofog_connector::mappings::mapping::{AgentPort, Mapping, Pipe};
 use serde_json::Value;
 
 use crate::input::assert_sentence;

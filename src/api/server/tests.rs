@@ -10,7 +10,7 @@ use futures_rustls::rustls::{self, ClientConfig, ClientConnection, RootCertStore
 use smol::future;
 
 use super::*;
-use crate::reactor;
+use crate::runtime::reactor;
 
 const CAPACITY: usize = 8;
 

@@ -1,0 +1,273 @@
+//! The command line's side of the control socket: one request, one answer, without a runtime.
+//! The daemon answers its API there (protocol page, section 3).
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::config::folders::SOCKET;
+use crate::limits;
+use crate::text::reason;
+
+/// Why the daemon could not be asked. `Display` is a sentence for the person at the terminal.
+#[derive(Debug)]
+pub enum ControlError {
+    /// There is no socket, or nobody listens on it.
+    NotRunning(PathBuf),
+    /// The socket is there and not for this user.
+    NotPermitted(PathBuf),
+    /// No whole answer came in time.
+    NoAnswer(Duration),
+    /// What came is not an answer; what is wrong with it.
+    BadAnswer(&'static str),
+    /// Anything else that the system reports of the socket.
+    Io(PathBuf, io::Error),
+}
+
+/// Sends one request to the daemon that runs in the run directory `run`; returns the status code
+/// and the body. `body` is a form; an empty one is none. Waits at most `wait`.
+pub fn call(
+    wait: Duration,
+    run: &Path,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<(u16, String), ControlError> {
+    call_within(wait, &run.join(SOCKET), method, path, body)
+}
+
+fn call_within(
+    wait: Duration,
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<(u16, String), ControlError> {
+    let until = Instant::now() + wait;
+    let fail = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ControlError::NotRunning(socket.into())
+        }
+        io::ErrorKind::PermissionDenied => ControlError::NotPermitted(socket.into()),
+        // A timeout of a blocking socket is reported as the first of these.
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ControlError::NoAnswer(wait),
+        _ => ControlError::Io(socket.into(), error),
+    };
+    let mut stream = connect(socket).map_err(fail)?;
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.set_write_timeout(Some(wait)).map_err(fail)?;
+    stream.write_all(request.as_bytes()).map_err(fail)?;
+    let mut answer = Vec::new();
+    let mut piece = vec![0; 64 * 1024];
+    loop {
+        if let Some(answer) = parse(&answer)? {
+            return Ok(answer);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ControlError::NoAnswer(wait));
+        }
+        stream.set_read_timeout(Some(left)).map_err(fail)?;
+        match stream.read(&mut piece) {
+            Ok(0) => return Err(ControlError::BadAnswer("it is cut off")),
+            Ok(count) => answer.extend_from_slice(&piece[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(fail(error)),
+        }
+    }
+}
+
+/// Connects without ever waiting: a daemon that hangs leaves its queue full, and the blocking
+/// call would then wait for it without a limit.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(socket)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let file = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    loop {
+        match rustix::net::connect(&file, &address) {
+            Err(Errno::INTR) => {}
+            result => break result?,
+        }
+    }
+    let stream = UnixStream::from(file);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+/// The status and the body once the whole answer is there.
+fn parse(bytes: &[u8]) -> Result<Option<(u16, String)>, ControlError> {
+    let bad = ControlError::BadAnswer;
+    let mut fields = [httparse::EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut fields);
+    let head = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(head)) => head,
+        Ok(httparse::Status::Partial) if bytes.len() <= limits::HTTP_HEAD => return Ok(None),
+        _ => return Err(bad("it is not HTTP")),
+    };
+    let status = response.code.ok_or(bad("it has no status"))?;
+    let length: usize = response
+        .headers
+        .iter()
+        .find(|field| field.name.eq_ignore_ascii_case("content-length"))
+        .and_then(|field| std::str::from_utf8(field.value).ok()?.parse().ok())
+        .filter(|length| *length <= limits::CONTROL_ANSWER)
+        .ok_or(bad("its length is missing or too large"))?;
+    match bytes[head..].get(..length) {
+        None => Ok(None),
+        Some(body) => match std::str::from_utf8(body) {
+            Ok(text) => Ok(Some((status, text.to_owned()))),
+            Err(_) => Err(bad("it is not UTF-8")),
+        },
+    }
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ControlError::NotRunning(socket) => write!(
+                f,
+                "iofog-connector is not running: nobody listens on {}; start it, or name its run \
+                 directory with --run",
+                socket.display()
+            ),
+            ControlError::NotPermitted(socket) => write!(
+                f,
+                "this user may not use {}; run the command with sudo, or as the user that the \
+                 daemon runs as",
+                socket.display()
+            ),
+            ControlError::NoAnswer(wait) => write!(
+                f,
+                "iofog-connector runs, but did not answer within {} s; restart it if this lasts",
+                wait.as_secs()
+            ),
+            ControlError::BadAnswer(what) => write!(
+                f,
+                "the answer on the control socket is not one of iofog-connector: {what}; is \
+                 another program using the socket?"
+            ),
+            ControlError::Io(socket, error) => write!(
+                f,
+                "{} cannot be used: {}; name the daemon's run folder with --run DIR",
+                socket.display(),
+                reason::reading(socket, error)
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ControlError {}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new() -> Self {
+            let name = format!("iofog-{}", uuid::Uuid::new_v4().simple());
+            let path = std::env::temp_dir().join(name);
+            std::fs::create_dir(&path).expect("a new folder");
+            Folder(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// A daemon that reads one request and answers with these pieces.
+    fn answering(folder: &Folder, pieces: &'static [&'static str]) -> thread::JoinHandle<String> {
+        let listener = UnixListener::bind(folder.0.join(SOCKET)).expect("a socket");
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a caller");
+            let mut request = vec![0; 4096];
+            let count = stream.read(&mut request).expect("a request");
+            for piece in pieces {
+                stream.write_all(piece.as_bytes()).expect("written");
+                stream.flush().expect("flushed");
+            }
+            String::from_utf8_lossy(&request[..count]).into_owned()
+        })
+    }
+
+    #[test]
+    fn status_waits_for_five_seconds_at_most() {
+        assert!(limits::STATUS_WAIT <= Duration::from_secs(5));
+    }
+
+    #[test]
+    fn one_request_one_answer() {
+        let folder = Folder::new();
+        let daemon = answering(
+            &folder,
+            &["HTTP/1.1 40", "4 Not Found\r\ncontent-length: 7\r\n\r", "\n{\"a\":", "1}more"],
+        );
+        let answer = call(limits::CONTROL_WAIT, &folder.0, "POST", "/x", "a=b").expect("an answer");
+        assert_eq!(answer, (404, "{\"a\":1}".into()));
+        let request = daemon.join().expect("the daemon");
+        assert!(request.starts_with("POST /x HTTP/1.1\r\n"), "{request}");
+        assert!(request.ends_with("Content-Length: 3\r\n\r\na=b"), "{request}");
+    }
+
+    #[test]
+    fn bad_answers() {
+        for pieces in [
+            &["HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nabc"][..],
+            &["HTTP/1.1 200 OK\r\n\r\nabc"],
+            &["HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n"],
+            &["SSH-2.0-x\r\n"],
+            &[],
+        ] {
+            let folder = Folder::new();
+            let daemon = answering(&folder, pieces);
+            let error =
+                call(limits::CONTROL_WAIT, &folder.0, "GET", "/", "").expect_err("no answer");
+            assert!(matches!(error, ControlError::BadAnswer(_)), "{pieces:?}: {error}");
+            daemon.join().expect("the daemon");
+        }
+    }
+
+    #[test]
+    fn absent_daemons() {
+        let folder = Folder::new();
+        let ask = || call(limits::CONTROL_WAIT, &folder.0, "GET", "/", "").expect_err("no daemon");
+        assert!(matches!(ask(), ControlError::NotRunning(_)));
+        // The socket file of a daemon that was killed.
+        drop(UnixListener::bind(folder.0.join(SOCKET)).expect("a socket"));
+        assert!(matches!(ask(), ControlError::NotRunning(_)));
+        let long = folder.0.join("x".repeat(200));
+        let error = call(limits::CONTROL_WAIT, &long, "GET", "/", "").expect_err("too long");
+        assert!(matches!(error, ControlError::Io(..)), "{error}");
+    }
+
+    #[test]
+    fn hanging_daemons() {
+        let folder = Folder::new();
+        let socket = folder.0.join(SOCKET);
+        let daemon = UnixListener::bind(&socket).expect("a socket");
+        rustix::net::listen(&daemon, 4).expect("a short queue");
+        let wait = Duration::from_millis(50);
+        let error = call_within(wait, &socket, "GET", "/", "").expect_err("silence");
+        assert!(matches!(error, ControlError::NoAnswer(_)), "{error}");
+        let held: Vec<_> = std::iter::from_fn(|| connect(&socket).ok()).take(100).collect();
+        assert!(held.len() < 100);
+        let error = call_within(wait, &socket, "GET", "/", "").expect_err("a full queue");
+        assert!(matches!(error, ControlError::NoAnswer(_)), "{error}");
+    }
+}

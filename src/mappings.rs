@@ -1,0 +1,5 @@
+//! What a mapping is, the ports it opens and the file it is kept in.
+
+pub mod mapping;
+pub mod ports;
+pub mod store;

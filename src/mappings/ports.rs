@@ -1,0 +1,345 @@
+//! The port pool: the ports that mappings may use. A [`Lease`] is one of them, bound and
+//! listening; dropping it closes the port and gives it back.
+//!
+//! A port is taken from the front and given back at the back, so that one just released is the
+//! last to be handed out again: an agent or user of the old mapping that still knows it meets
+//! nobody else's.
+
+use std::cell::RefCell;
+use std::collections::{HashSet, VecDeque};
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use crate::os::process::{FileGuard, Files, For};
+use crate::text::reason;
+
+/// The ports that mappings may use. Lives on the control thread; cheap to clone, every clone is
+/// the same pool.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    state: Rc<RefCell<State>>,
+    listen: Option<IpAddr>,
+    files: Arc<Files>,
+}
+
+/// Opens a listening socket that belongs to no pool, with the same options: the API's. `[::]` is
+/// every interface of both families, or `0.0.0.0` on a machine without IPv6.
+///
+/// # Errors
+/// As `bind(2)`.
+pub fn open_listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let ip = Some(address.ip()).filter(|ip| *ip != IpAddr::from([0u16; 8]));
+    Ok(crate::net::socket::open(ip, address.port())?)
+}
+
+/// No borrow of this is held across a call out of this module.
+#[derive(Debug)]
+struct State {
+    allowed: Allowed,
+    /// Allowed and not leased, the next one first.
+    free: VecDeque<u16>,
+    leased: HashSet<u16>,
+}
+
+/// The ports of the pool, whether leased or not: a bit for each number.
+#[derive(Debug)]
+struct Allowed(Box<[u64]>);
+
+/// A port of the pool, bound and listening.
+///
+/// The socket is non-blocking and closed on exec; what it accepts has TCP_NODELAY and keepalive
+/// (protocol page, section 6), which Linux hands on from the listening socket. Dropping it closes
+/// the socket, then returns the port to the back of the pool.
+#[derive(Debug)]
+pub struct Lease {
+    // Fields drop in this order: the port must be closed when it is handed out again.
+    listener: TcpListener,
+    _file: FileGuard,
+    place: Place,
+}
+
+/// What returns the port.
+#[derive(Debug)]
+struct Place {
+    port: u16,
+    state: Rc<RefCell<State>>,
+}
+
+/// Why a port could not be leased.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortError {
+    /// Every port of the pool is leased, or there are none.
+    Exhausted,
+    /// Listening takes a file, and no file is left for it.
+    NoFiles {
+        /// Files in use.
+        used: usize,
+        /// Files that may be open.
+        limit: usize,
+        /// How many of those may be ports.
+        ports: usize,
+    },
+    /// No free port could be opened: how many were tried, and why not the last one.
+    NoneOpened {
+        /// Ports tried.
+        tried: usize,
+        /// The last one.
+        port: u16,
+        /// What opening it met.
+        error: Errno,
+    },
+    /// The port of a stored mapping is not in the pool.
+    OutsidePool(u16),
+    /// The port of a stored mapping is leased to another mapping.
+    Leased(u16),
+    /// The port of a stored mapping is in use by another program.
+    Taken(u16),
+    /// The port cannot be opened for another reason.
+    Failed {
+        /// The port.
+        port: u16,
+        /// What opening it met.
+        error: Errno,
+    },
+}
+
+impl Pool {
+    /// A pool of these ports, handed out in their order. They are opened on `listen`; `None` is
+    /// every interface, both families (IPv4 alone where there is no IPv6). 0 is no port and is
+    /// left out; a port given twice counts once. Each one that is open takes one of `files`.
+    pub fn new(ports: &[u16], listen: Option<IpAddr>, files: Arc<Files>) -> Self {
+        let state =
+            State { allowed: Allowed::default(), free: VecDeque::new(), leased: HashSet::new() };
+        let pool = Pool { state: Rc::new(RefCell::new(state)), listen, files };
+        pool.replace(ports);
+        pool
+    }
+
+    /// Opens the next free port. A port that another program holds, or that this user may not
+    /// open, goes to the back and the next one is tried.
+    ///
+    /// # Errors
+    /// [`PortError::Exhausted`] or [`PortError::NoneOpened`].
+    pub fn lease(&self) -> Result<Lease, PortError> {
+        let most = self.available();
+        if most == 0 {
+            return Err(PortError::Exhausted);
+        }
+        let file = self.file()?;
+        let mut outcome = Err(PortError::Exhausted);
+        for tried in 1..=most {
+            let Some(port) = self.state.borrow_mut().free.pop_front() else { break };
+            match crate::net::socket::open(self.listen, port) {
+                Ok(listener) => return Ok(self.leased(port, listener, file)),
+                Err(error) => {
+                    outcome = Err(PortError::NoneOpened { tried, port, error });
+                    let state = &mut *self.state.borrow_mut();
+                    if !matches!(error, Errno::ADDRINUSE | Errno::ACCESS | Errno::PERM) {
+                        // Not this port's fault (no file descriptor, no such address).
+                        state.free.push_front(port);
+                        break;
+                    }
+                    state.free.push_back(port);
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Opens the next two free ports, both or none.
+    ///
+    /// # Errors
+    /// As [`lease`](Pool::lease), for either of them.
+    pub fn lease_pair(&self) -> Result<[Lease; 2], PortError> {
+        Ok([self.lease()?, self.lease()?])
+    }
+
+    /// Opens the port of a stored mapping.
+    ///
+    /// # Errors
+    /// [`PortError::OutsidePool`], [`PortError::Leased`], [`PortError::Taken`],
+    /// [`PortError::NoFiles`] or [`PortError::Failed`]; the pool is as before.
+    pub fn lease_port(&self, port: u16) -> Result<Lease, PortError> {
+        {
+            let state = self.state.borrow();
+            if state.leased.contains(&port) {
+                return Err(PortError::Leased(port));
+            }
+            if !state.allowed.contains(port) {
+                return Err(PortError::OutsidePool(port));
+            }
+        }
+        let file = self.file()?;
+        let listener =
+            crate::net::socket::open(self.listen, port).map_err(|error| match error {
+                Errno::ADDRINUSE => PortError::Taken(port),
+                error => PortError::Failed { port, error },
+            })?;
+        {
+            // Ports are handed out from the front, so that a start finds stored ones there.
+            let free = &mut self.state.borrow_mut().free;
+            free.iter().position(|free| *free == port).and_then(|place| free.remove(place));
+        }
+        Ok(self.leased(port, listener, file))
+    }
+
+    fn file(&self) -> Result<FileGuard, PortError> {
+        self.files.try_take(For::Listener).ok_or_else(|| PortError::NoFiles {
+            used: self.files.used(),
+            limit: self.files.limit(),
+            ports: self.files.most_listeners(),
+        })
+    }
+
+    /// Ports that no mapping holds. Other programs may hold some of them.
+    pub fn available(&self) -> usize {
+        self.state.borrow().free.len()
+    }
+
+    /// Puts other ports in the place of the pool's. Leases live on; one whose port is no longer
+    /// in the pool just does not return it. Free ports that stay keep their turn, new ones come
+    /// before them, since nobody has just used those.
+    pub fn replace(&self, ports: &[u16]) {
+        let state = &mut *self.state.borrow_mut();
+        let known = std::mem::take(&mut state.allowed);
+        let mut added = Vec::new();
+        for &port in ports.iter().filter(|port| **port != 0) {
+            let new = state.allowed.insert(port);
+            if new && !known.contains(port) && !state.leased.contains(&port) {
+                added.push(port);
+            }
+        }
+        state.free.retain(|port| state.allowed.contains(*port));
+        for port in added.into_iter().rev() {
+            state.free.push_front(port);
+        }
+    }
+
+    fn leased(&self, port: u16, listener: TcpListener, file: FileGuard) -> Lease {
+        self.state.borrow_mut().leased.insert(port);
+        Lease { listener, _file: file, place: Place { port, state: self.state.clone() } }
+    }
+}
+
+impl Lease {
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.place.port
+    }
+
+    /// The listening socket, to accept from. It must not outlive the lease: a `try_clone` would
+    /// keep the port open while the pool hands it out again.
+    pub fn listener(&self) -> &TcpListener {
+        &self.listener
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let state = &mut *self.state.borrow_mut();
+        state.leased.remove(&self.port);
+        if state.allowed.contains(self.port) {
+            state.free.push_back(self.port);
+        }
+    }
+}
+
+/// Part of a sentence, to stand behind a colon.
+impl fmt::Display for PortError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PortError::Exhausted => {
+                f.write_str("every port of the pool is in use by a mapping; add to \"ports\"")
+            }
+            PortError::NoFiles { used, limit, ports } => write!(
+                f,
+                "no file is left for a port: {used} of {limit} files are in use, of which at most \
+                 {ports} may be ports; raise the limit (LimitNOFILE)"
+            ),
+            PortError::NoneOpened { tried, port, error } => write!(
+                f,
+                "none of the {tried} free ports tried could be opened; the last was {port}: {}",
+                why(*error)
+            ),
+            PortError::OutsidePool(port) => write!(
+                f,
+                "port {port} is not in the pool; add it to \"ports\" or take it out of \"exclude\""
+            ),
+            PortError::Leased(port) => write!(f, "port {port} belongs to another mapping"),
+            PortError::Taken(port) => {
+                write!(f, "port {port} is in use by another program (ss -ltnp shows which)")
+            }
+            PortError::Failed { port, error } => {
+                write!(f, "port {port} cannot be opened: {}", why(*error))
+            }
+        }
+    }
+}
+
+impl std::error::Error for PortError {}
+
+impl Default for Allowed {
+    fn default() -> Self {
+        Allowed(vec![0; (usize::from(u16::MAX) + 1) / 64].into())
+    }
+}
+
+impl Allowed {
+    fn contains(&self, port: u16) -> bool {
+        self.0[usize::from(port / 64)] & (1 << (port % 64)) != 0
+    }
+
+    /// Whether it was not there before.
+    fn insert(&mut self, port: u16) -> bool {
+        let new = !self.contains(port);
+        self.0[usize::from(port / 64)] |= 1 << (port % 64);
+        new
+    }
+}
+
+/// What opening a port met, and what to do.
+fn why(error: Errno) -> String {
+    match error {
+        Errno::ADDRINUSE => "another program uses it".to_owned(),
+        Errno::ACCESS | Errno::PERM => {
+            "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE".to_owned()
+        }
+        Errno::ADDRNOTAVAIL => "this machine does not have the address of \"listen\"".to_owned(),
+        Errno::AFNOSUPPORT => {
+            "this machine does not speak the address family of \"listen\"".to_owned()
+        }
+        Errno::MFILE | Errno::NFILE => {
+            "too many files are open; raise the limit (LimitNOFILE=)".to_owned()
+        }
+        other => reason::words(&other.into()),
+    }
+}
+
+/// Why the API's address cannot be opened, and what to do; the words for pipes' ports speak of
+/// `listen`.
+pub(crate) fn api_fault(error: &io::Error) -> String {
+    match Errno::from_io_error(error) {
+        Some(Errno::ADDRINUSE) => "another program uses the port (ss -ltnp shows which); stop that \
+             one, or set `api` to another port"
+            .to_owned(),
+        Some(Errno::ACCESS | Errno::PERM) => "this user may not; a port below 1024 takes the right \
+             CAP_NET_BIND_SERVICE, as the service's unit gives it, or set `api` to a port from 1024 on"
+            .to_owned(),
+        Some(Errno::ADDRNOTAVAIL) => {
+            "this machine does not have that address; correct `api` (ip addr shows what it has)"
+                .to_owned()
+        }
+        Some(Errno::AFNOSUPPORT) => "this machine does not speak that address family; correct `api`"
+            .to_owned(),
+        Some(other) => why(other),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+//! Changes on a real folder: durable or not made, and nothing left behind.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+
+use smol::LocalExecutor;
+
+use super::*;
+use crate::mappings::mapping::{AgentLimits, AgentPort, Passcode, Pipe};
+
+/// An empty folder of its own, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let path = std::env::temp_dir()
+            .join(format!("iofog-store-{}", crate::mappings::mapping::random_id()));
+        fs::create_dir(&path).expect("a folder");
+        Folder(path)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let name = |entry: std::io::Result<fs::DirEntry>| {
+            entry.expect("an entry").file_name().into_string().expect("text")
+        };
+        let mut names: Vec<String> = fs::read_dir(&self.0).expect("a folder").map(name).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+fn mapping(id: &str, port: u16) -> Mapping {
+    let limits = AgentLimits { max_connections: 60, heartbeat_threshold: None };
+    let agent = AgentPort { port, passcode: Passcode::random(), limits };
+    Mapping { id: id.into(), pipe: Pipe::Public { agent, users: port + 1 } }
+}
+
+fn ids(dir: &Path) -> Vec<String> {
+    check(dir).expect("a good file").iter().map(|m| m.id.to_string()).collect()
+}
+
+/// Runs a story with the writer beside it, and the writer to its end.
+fn with_writer<F: Future<Output = ()>>(dir: &Path, story: impl FnOnce(Store) -> F) {
+    let (store, writer, _) = open(dir).expect("a good folder");
+    let executor = LocalExecutor::new();
+    smol::block_on(executor.run(async {
+        let writer = executor.spawn(writer.run());
+        story(store).await;
+        writer.await;
+    }));
+}
+
+#[test]
+fn changes_are_on_disk_when_they_are_answered() {
+    let folder = Folder::new();
+    let dir = folder.0.clone();
+    with_writer(&dir, |store| async move {
+        assert_eq!(folder.names(), [""; 0]);
+        store.change(Change::Add(mapping("a", 1))).await.expect("added");
+        assert_eq!(ids(&folder.0), ["a"]);
+        store.change(Change::Add(mapping("b", 3))).await.expect("added");
+        assert_eq!(ids(&folder.0), ["a", "b"]);
+        store.change(Change::Remove("a".into())).await.expect("removed");
+        assert_eq!(ids(&folder.0), ["b"]);
+        assert_eq!(folder.names(), [FILE]);
+        assert_eq!(fs::metadata(folder.0.join(FILE)).expect("a file").mode() & 0o7777, 0o600);
+
+        let taken = store.change(Change::Add(mapping("b", 5))).await;
+        assert_eq!(taken, Err(StoreError::Taken("b".into())));
+        let unknown = store.change(Change::Remove("a".into())).await;
+        assert_eq!(unknown, Err(StoreError::Unknown("a".into())));
+        assert_eq!(ids(&folder.0), ["b"]);
+    });
+}
+
+#[test]
+fn changes_at_once_are_written_in_one_file() {
+    let folder = Folder::new();
+    let (_store, mut writer, _) = open(&folder.0).expect("a good folder");
+    let (answer, answers) = bounded(16);
+    let request = |change| Request { change, answer: answer.clone() };
+    let group = vec![
+        request(Change::Add(mapping("a", 1))),
+        request(Change::Add(mapping("b", 3))),
+        request(Change::Add(mapping("a", 5))),
+        request(Change::Remove("a".into())),
+    ];
+    smol::block_on(writer.commit(group));
+    let outcomes: Vec<_> = std::iter::from_fn(|| answers.try_recv().ok()).collect();
+    assert_eq!(outcomes, [Err(StoreError::Taken("a".into())), Ok(()), Ok(()), Ok(())]);
+    assert_eq!(ids(&folder.0), ["b"]);
+}
+
+#[test]
+fn many_callers_are_all_answered() {
+    let folder = Folder::new();
+    let dir = folder.0.clone();
+    with_writer(&dir, |store| async move {
+        let executor = LocalExecutor::new();
+        let callers: Vec<_> = (0..limits::CHANGES_WAITING as u16 * 2)
+            .map(|n| {
+                let change = Change::Add(mapping(&format!("{n}"), 2 * n + 1));
+                let store = store.clone();
+                executor.spawn(async move { store.change(change).await })
+            })
+            .collect();
+        drop(store);
+        executor
+            .run(async {
+                for caller in callers {
+                    caller.await.expect("added");
+                }
+            })
+            .await;
+    });
+    assert_eq!(ids(&dir).len(), limits::CHANGES_WAITING * 2);
+}
+
+#[test]
+fn failed_change_is_not_made_and_leaves_nothing() {
+    let folder = Folder::new();
+    let state = folder.0.join("state");
+    fs::create_dir(&state).expect("a folder");
+    symlink("state/real.json", folder.0.join(FILE)).expect("a link");
+    let dir = folder.0.clone();
+    with_writer(&dir, |store| async move {
+        store.change(Change::Add(mapping("a", 1))).await.expect("added through the link");
+        let content = fs::read(state.join("real.json")).expect("the link's target");
+
+        fs::rename(&state, folder.0.join("away")).expect("taken away");
+        let failed = store.change(Change::Add(mapping("b", 3))).await;
+        let Err(StoreError::Unwritable(why)) = failed else { panic!("{failed:?}") };
+        assert!(
+            why.ends_with(
+                "configs.json could not be replaced: its folder does not exist; mount or make it."
+            ),
+            "{why}"
+        );
+
+        // A folder in the file's place makes the rename fail, the last step that can be undone.
+        fs::create_dir_all(state.join("real.json/full")).expect("a folder");
+        let failed = store.change(Change::Remove("a".into())).await;
+        assert!(matches!(failed, Err(StoreError::Unwritable(_))), "{failed:?}");
+        assert_eq!(fs::read_dir(&state).expect("a folder").count(), 1, "nothing left behind");
+
+        fs::remove_dir_all(&state).expect("removed");
+        fs::rename(folder.0.join("away"), &state).expect("put back");
+        assert_eq!(fs::read(state.join("real.json")).expect("a file"), content);
+        store.change(Change::Add(mapping("c", 5))).await.expect("works again");
+        assert_eq!(ids(&folder.0), ["a", "c"]);
+        let link = fs::symlink_metadata(folder.0.join(FILE)).expect("a link");
+        assert!(link.is_symlink(), "the link is still one");
+    });
+}
+
+#[test]
+fn left_over_temporary_file_is_removed_at_start_alone() {
+    let folder = Folder::new();
+    symlink("real.json", folder.0.join(FILE)).expect("a link");
+    fs::write(folder.0.join(".real.json.new"), "{\"mapp").expect("written");
+    fs::write(folder.0.join("real.json.bak"), "mine").expect("written");
+    assert!(check(&folder.0).expect("no file yet").is_empty());
+    assert_eq!(folder.names(), [".real.json.new", FILE, "real.json.bak"]);
+    let (_, _, mappings) = open(&folder.0).expect("opens");
+    assert!(mappings.is_empty());
+    assert_eq!(folder.names(), [FILE, "real.json.bak"]);
+}
+
+#[test]
+fn bad_file_stops_the_start_untouched() {
+    let folder = Folder::new();
+    let file = folder.0.join(FILE);
+    for content in ["", "{\"mappings\":[{\"id\"", "[]", "{\"mappings\":[{\"id\":\"a\"}]}", "\0\0\0"]
+    {
+        fs::write(&file, content).expect("written");
+        let Err(StoreError::Unreadable(sentences)) = open(&folder.0).map(drop) else {
+            panic!("{content:?} was accepted")
+        };
+        let place = if content.is_empty() { "it is empty; " } else { "line 1, column " };
+        assert!(sentences[0].starts_with(&format!("{}: {place}", file.display())));
+        assert_eq!(fs::read_to_string(&file).expect("still there"), content);
+    }
+}
+
+#[test]
+fn link_into_a_missing_folder_is_no_empty_list() {
+    let folder = Folder::new();
+    symlink("nowhere/configs.json", folder.0.join(FILE)).expect("a link");
+    let error = check(&folder.0).expect_err("not mounted").to_string();
+    assert!(error.contains("link into a folder that does not exist"), "{error}");
+    let round = Folder::new();
+    symlink(FILE, round.0.join(FILE)).expect("a link");
+    assert!(check(&round.0).is_err());
+}
+
+#[test]
+fn writer_that_is_gone_is_told() {
+    let folder = Folder::new();
+    let (store, writer, _) = open(&folder.0).expect("opens");
+    drop(writer);
+    let outcome = smol::block_on(store.change(Change::Remove("a".into())));
+    assert_eq!(outcome, Err(StoreError::Stopped));
+}
+
+#[test]
+fn a_change_in_place_that_was_cut_short_is_finished_from_its_journal() {
+    let folder = Folder::new();
+    let (file, journal) = (folder.0.join(FILE), folder.0.join(".configs.json.journal"));
+    let old = format::write(&[mapping("old", 1), mapping("older", 3), mapping("oldest", 5)]);
+    let new = format::write(&[mapping("new", 7)]);
+    // The power fails after any number of bytes, before and after the file is cut to its length.
+    for written in 0..=new.len() {
+        for cut in [false, true] {
+            let mut torn = new[..written].to_vec();
+            if !cut {
+                torn.extend(&old[written..]);
+            }
+            fs::write(&file, torn).expect("a file");
+            fs::write(&journal, &new).expect("a file");
+            assert_eq!(ids(&folder.0), ["new"], "check sees what counts");
+            drop(open(&folder.0).expect("a good folder"));
+            assert_eq!(fs::read(&file).expect("a file"), new);
+            assert!(!journal.exists());
+        }
+    }
+}
+
+#[test]
+fn a_state_file_that_others_can_read_is_tightened_at_start() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    let file = folder.0.join(FILE);
+    for mode in [0o644, 0o640, 0o666, 0o600, 0o400] {
+        fs::write(&file, "{}").expect("a file");
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("a mode");
+        let warned = doubts(&folder.0).iter().any(|doubt| doubt.contains("0600"));
+        assert_eq!(warned, mode & 0o077 != 0, "{mode:o}");
+        drop(open(&folder.0).expect("a good folder"));
+        let now = fs::metadata(&file).expect("a file").mode() & 0o777;
+        assert_eq!(now, if mode & 0o077 == 0 { mode } else { 0o600 });
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("a mode");
+    }
+}
+
+#[test]
+fn a_state_file_has_one_writer_whatever_leads_to_it() {
+    let [first, second] = [Folder::new(), Folder::new()];
+    fs::write(first.0.join(FILE), "{}").expect("a file");
+    symlink(first.0.join(FILE), second.0.join(FILE)).expect("a link");
+    let refused = |dir: &Path| match open(dir) {
+        Err(error) => error.to_string().contains("another iofog-connector"),
+        Ok(_) => false,
+    };
+    let dir = first.0.clone();
+    with_writer(&dir, |store| async move {
+        assert!(refused(&second.0));
+        // The file is a new one after each change.
+        store.change(Change::Add(mapping("a", 1))).await.expect("added");
+        assert!(refused(&second.0));
+    });
+    assert!(!refused(&first.0));
+}
+
+#[test]
+fn a_byte_order_mark_is_skipped() {
+    let folder = Folder::new();
+    let mut text = "\u{feff}".as_bytes().to_vec();
+    text.extend(format::write(&[mapping("a", 1)]));
+    fs::write(folder.0.join(FILE), text).expect("a file");
+    assert_eq!(ids(&folder.0), ["a"]);
+}

@@ -1,0 +1,9 @@
+//! Connections: dialling, handshakes, streams of plain or TLS bytes, what the kernel knows of them.
+
+pub mod address;
+pub mod conduit;
+pub mod dial;
+pub mod handshake;
+pub mod socket;
+pub mod stream;
+pub mod tcp_info;

@@ -1,0 +1,14 @@
+//! Whom addresses stand for.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+/// What is counted as one stranger: an IPv4 address, also where a dual-stack socket reports it as
+/// an IPv6 one; of an IPv6 address the first 64 bits.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & (u128::from(u64::MAX) << 64)).into()
+        }
+        four => four,
+    }
+}

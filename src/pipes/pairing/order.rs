@@ -1,0 +1,213 @@
+//! The order in which those that wait are joined, as values: what each of them is goes in, who is
+//! next comes out. Sockets, time and tasks are the [`Pairing`](super::Pairing)'s.
+//!
+//! Thousands wait on one mapping, and something happens to one of them all the time. So each is
+//! kept in lists by what it was at its last look, and every question looks at the first of a
+//! list: what an event costs grows with the logarithm of how many wait. A list may be wrong about
+//! its first one, which is therefore looked at again before it is believed; one that turns out
+//! to be unfit leaves the list until its task has looked at it, which tells of that by
+//! [`Order::tunnel`]. So each is looked at in vain at most once for each time it was listed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use crate::pipes::tunnel::Version;
+
+/// A tunnel or a user: a number that grows in order of arrival.
+pub(super) type Number = u64;
+
+/// What a waiting tunnel is at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// By which rules it speaks.
+    pub version: Version,
+    /// Whether it can carry a session now.
+    pub fit: bool,
+    /// Whether all others that are fit come before it.
+    pub used_last: bool,
+    /// From when on a newcomer may take its place, if that can be told.
+    pub overdue_at: Option<Instant>,
+    /// Whether its machine is being asked whether it still knows of it.
+    pub asked: bool,
+}
+
+impl Standing {
+    /// The smallest of those that are fit is the next one.
+    fn rank(&self, number: Number) -> Rank {
+        (self.used_last, number)
+    }
+}
+
+type Rank = (bool, Number);
+
+/// Everybody that waits on one mapping.
+pub(super) struct Order {
+    public: bool,
+    sides: [Tunnels; 2],
+    /// Users that have sent nothing, and those that have.
+    users: [BTreeSet<Number>; 2],
+    /// Those of them that have ended their direction, and may have gone.
+    ended: BTreeSet<Number>,
+}
+
+/// The tunnels that wait on one side.
+#[derive(Default)]
+struct Tunnels {
+    known: BTreeMap<Number, Standing>,
+    /// Those that were fit, of version 1 and of version 2.
+    fit: [BTreeSet<Rank>; 2],
+    by_overdue: BTreeSet<(Instant, Number)>,
+    unasked: BTreeSet<Number>,
+}
+
+/// Two to be joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pair {
+    /// Port1's tunnel.
+    pub tunnel: Number,
+    /// Its user, or port2's tunnel.
+    pub partner: Number,
+}
+
+/// Tells what a tunnel of a side is now; `None` if it is gone.
+pub(super) type Look<'a> = &'a mut dyn FnMut(usize, Number) -> Option<Standing>;
+
+impl Order {
+    pub(super) fn new(public: bool) -> Self {
+        Order {
+            public,
+            sides: Default::default(),
+            users: Default::default(),
+            ended: BTreeSet::new(),
+        }
+    }
+
+    /// A tunnel of `side` is this now.
+    pub(super) fn tunnel(&mut self, side: usize, number: Number, standing: Standing) {
+        let tunnels = &mut self.sides[side];
+        if tunnels.known.get(&number) == Some(&standing) {
+            return;
+        }
+        self.tunnel_left(side, number);
+        let tunnels = &mut self.sides[side];
+        tunnels.known.insert(number, standing);
+        if standing.fit {
+            tunnels.fit[index(standing.version)].insert(standing.rank(number));
+        }
+        tunnels.by_overdue.extend(standing.overdue_at.map(|at| (at, number)));
+        if !standing.asked {
+            tunnels.unasked.insert(number);
+        }
+    }
+
+    /// A tunnel of `side` waits no longer, if it did.
+    pub(super) fn tunnel_left(&mut self, side: usize, number: Number) {
+        let tunnels = &mut self.sides[side];
+        let Some(was) = tunnels.known.remove(&number) else { return };
+        tunnels.fit[index(was.version)].remove(&was.rank(number));
+        if let Some(at) = was.overdue_at {
+            tunnels.by_overdue.remove(&(at, number));
+        }
+        tunnels.unasked.remove(&number);
+    }
+
+    /// A user waits that has sent something, or nothing yet.
+    pub(super) fn user(&mut self, number: Number, spoken: bool) {
+        self.user_left(number);
+        self.users[usize::from(spoken)].insert(number);
+    }
+
+    /// A user waits no longer, if it did.
+    pub(super) fn user_left(&mut self, number: Number) {
+        self.users.iter_mut().for_each(|users| _ = users.remove(&number));
+        self.ended.remove(&number);
+    }
+
+    /// A user that waits has ended its direction.
+    pub(super) fn user_ended(&mut self, number: Number) {
+        if self.users.iter().any(|users| users.contains(&number)) {
+            self.ended.insert(number);
+        }
+    }
+
+    /// The user that waits longest of those that have ended their direction.
+    pub(super) fn first_ended(&self) -> Option<Number> {
+        self.ended.first().copied()
+    }
+
+    /// How many of the waiting users have sent something.
+    pub(super) fn spoken(&self) -> usize {
+        self.users[1].len()
+    }
+
+    /// The user that waits longest of those that have sent nothing.
+    pub(super) fn first_mute(&self) -> Option<Number> {
+        self.users[0].first().copied()
+    }
+
+    /// The tunnel of `side` that is most overdue.
+    pub(super) fn most_overdue(&self, side: usize, now: Instant) -> Option<Number> {
+        let first = self.sides[side].by_overdue.first();
+        first.filter(|(at, _)| *at < now).map(|(_, number)| *number)
+    }
+
+    /// The first `most` tunnels of `side` whose machines are not being asked.
+    pub(super) fn unasked(&self, side: usize, most: usize) -> Vec<Number> {
+        self.sides[side].unasked.iter().take(most).copied().collect()
+    }
+
+    /// Whether a tunnel is there for a user that has sent something, or nothing yet.
+    pub(super) fn serves(&mut self, spoken: bool, look: Look<'_>) -> bool {
+        self.fittest(0, !spoken, look).is_some()
+    }
+
+    /// The next two to be joined, who wait no longer then. Of a public pipe the first user for
+    /// whom there is a tunnel, with the first of those; of a private pipe the first tunnels of
+    /// both sides.
+    pub(super) fn next(&mut self, look: Look<'_>) -> Option<Pair> {
+        if !self.public {
+            let tunnel = self.fittest(0, false, look)?;
+            let partner = self.fittest(1, false, look)?;
+            self.tunnel_left(0, tunnel);
+            self.tunnel_left(1, partner);
+            return Some(Pair { tunnel, partner });
+        }
+        let first = |spoken: bool| self.users[usize::from(spoken)].first().map(|n| (*n, spoken));
+        let mut users = [first(false), first(true)];
+        users.sort();
+        let (tunnel, partner) = users
+            .into_iter()
+            .flatten()
+            .find_map(|(user, spoken)| Some((self.fittest(0, !spoken, look)?, user)))?;
+        self.tunnel_left(0, tunnel);
+        self.user_left(partner);
+        Some(Pair { tunnel, partner })
+    }
+
+    /// The first of a side's tunnels that is fit now, of version 2 if `mute`: a version 1 agent
+    /// would do nothing with a user that says nothing.
+    fn fittest(&mut self, side: usize, mute: bool, look: Look<'_>) -> Option<Number> {
+        loop {
+            let versions = &self.sides[side].fit[usize::from(mute)..];
+            let rank = versions.iter().filter_map(BTreeSet::first).min().copied()?;
+            let (_, number) = rank;
+            match look(side, number) {
+                Some(standing) if standing.fit && standing.rank(number) == rank => {
+                    return Some(number);
+                }
+                Some(standing) => self.tunnel(side, number, standing),
+                None => self.tunnel_left(side, number),
+            }
+        }
+    }
+}
+
+fn index(version: Version) -> usize {
+    match version {
+        Version::One => 0,
+        Version::Two => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests;

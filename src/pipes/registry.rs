@@ -1,0 +1,295 @@
+//! The running mappings: add, remove, status.
+//!
+//! What runs is what `configs.json` holds: an addition takes ports, is stored, then answered; a
+//! removal is stored, then the ports close. A failure at any step gives back what the earlier
+//! ones took.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use smol::{LocalExecutor, Task};
+
+use crate::limits;
+use crate::logging::ALWAYS;
+use crate::mappings::mapping::{self, AgentPort, Id, Mapping, NewPipe, Passcode, random_id};
+use crate::mappings::ports::Lease;
+use crate::mappings::store::{Change, Store, StoreError};
+use crate::pipes::named::Named;
+use crate::pipes::pipe::{Pipe, Shared};
+use crate::report::status::{Counts, Draining, MappingStatus, Overview, Status, condition};
+use crate::runtime::reactor::sleep;
+
+/// Why a change was not made.
+#[derive(Debug)]
+pub enum ChangeError {
+    /// No mapping has this id.
+    Unknown,
+    /// No two ports of the pool could be opened; the sentence says why.
+    NoPorts(String),
+    /// `configs.json` could not be written; the sentence says why.
+    Store(String),
+    /// The daemon is stopping.
+    Stopping,
+}
+
+impl fmt::Display for ChangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ChangeError::Unknown => f.write_str("there is no mapping with this id"),
+            ChangeError::NoPorts(why) | ChangeError::Store(why) => f.write_str(why),
+            ChangeError::Stopping => f.write_str("the connector is stopping"),
+        }
+    }
+}
+
+/// The running mappings. Owned by the control thread; shared there by `Rc`.
+pub struct Registry {
+    shared: Rc<Shared>,
+    executor: Rc<LocalExecutor<'static>>,
+    store: Store,
+    running: RefCell<Named<Id, Running>>,
+    direct: RefCell<Named<Id, Mapping>>,
+    /// What the connections of removed mappings have done.
+    removed: Cell<Counts>,
+    store_fault: RefCell<Option<String>>,
+    /// Until when sessions have time to end, once the daemon is stopping.
+    draining: Cell<Option<Instant>>,
+    started: Instant,
+}
+
+struct Running {
+    pipe: Rc<Pipe>,
+    /// Dropping it closes everything the pipe holds on this thread.
+    task: Task<()>,
+}
+
+impl Registry {
+    /// Runs the stored mappings. A port that cannot be opened is tried again for as long as the
+    /// mapping lives.
+    pub fn new(
+        shared: Rc<Shared>,
+        executor: Rc<LocalExecutor<'static>>,
+        store: Store,
+        stored: Vec<Mapping>,
+    ) -> Rc<Self> {
+        let registry = Rc::new(Registry {
+            shared,
+            executor,
+            store,
+            running: RefCell::default(),
+            direct: RefCell::default(),
+            removed: Cell::default(),
+            store_fault: RefCell::new(None),
+            draining: Cell::new(None),
+            started: Instant::now(),
+        });
+        for mapping in stored {
+            let leases = mapping.pipe.ports().map_or([None, None], |ports| {
+                ports.map(|port| registry.shared.pool.lease_port(port).ok())
+            });
+            registry.run(mapping, leases);
+        }
+        // Their agents may have answers for the users of the daemon before.
+        for running in registry.running.borrow().iter() {
+            running.pipe.pairing.be_wary();
+        }
+        registry
+    }
+
+    fn run(&self, mapping: Mapping, leases: [Option<Lease>; 2]) {
+        match Pipe::new(self.shared.clone(), mapping.clone()) {
+            None => self.direct.borrow_mut().push(mapping.id.clone(), mapping),
+            Some(pipe) => {
+                let task = self.executor.spawn(pipe.clone().run(leases));
+                self.running.borrow_mut().push(mapping.id, Running { pipe, task });
+            }
+        }
+    }
+
+    /// Opens two ports, stores the mapping, then returns it; its ports take connections. To be
+    /// awaited to its end: dropped before, the change may be made or not.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; nothing is kept then.
+    pub async fn add(&self, pipe: NewPipe) -> Result<Mapping, ChangeError> {
+        self.check_running()?;
+        let leases = self.shared.pool.lease_pair().map_err(|error| {
+            let listen = self.shared.config.borrow().listen_warning();
+            ChangeError::NoPorts(listen.unwrap_or_else(|| error.to_string()))
+        })?;
+        let [one, two] = leases.each_ref().map(Lease::port);
+        let agent = |port, limits| AgentPort { port, passcode: Passcode::random(), limits };
+        let pipe = match pipe {
+            NewPipe::Public(limits) => {
+                mapping::Pipe::Public { agent: agent(one, limits), users: two }
+            }
+            NewPipe::Private([first, second]) => {
+                mapping::Pipe::Private { sides: [agent(one, first), agent(two, second)] }
+            }
+        };
+        let mapping = Mapping { id: random_id(), pipe };
+        self.store(Change::Add(mapping.clone())).await?;
+        self.run(mapping.clone(), leases.map(Some));
+        log::info!(target: ALWAYS, "mapping {} added: ports {one} and {two}", mapping.id);
+        Ok(mapping)
+    }
+
+    /// Makes a direct connection, stored like a mapping.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; nothing is kept then.
+    pub async fn add_direct(&self) -> Result<Mapping, ChangeError> {
+        self.check_running()?;
+        let passkey = Passcode::random();
+        let mapping = Mapping { id: random_id(), pipe: mapping::Pipe::Direct { passkey } };
+        self.store(Change::Add(mapping.clone())).await?;
+        self.direct.borrow_mut().push(mapping.id.clone(), mapping.clone());
+        log::info!(target: ALWAYS, "direct connection {} added", mapping.id);
+        Ok(mapping)
+    }
+
+    /// Stores the removal, then closes the mapping's ports, waiting users, tunnels and sessions.
+    /// Only mappings with ports are found. To be awaited to its end.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; the mapping goes on then.
+    pub async fn remove(&self, id: &str) -> Result<(), ChangeError> {
+        self.check_running()?;
+        if self.running.borrow().get(id).is_none() {
+            return Err(ChangeError::Unknown);
+        }
+        self.store(Change::Remove(id.into())).await?;
+        let removed = self.running.borrow_mut().remove(id);
+        if let Some(Running { pipe, task }) = removed {
+            task.cancel().await;
+            pipe.closed().await;
+            let counts = pipe.status().counts.without_gauges();
+            self.removed.set(self.removed.get().plus(counts));
+        }
+        log::info!(target: ALWAYS, "mapping {id} removed");
+        Ok(())
+    }
+
+    /// Removes a direct connection.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; it stays then.
+    pub async fn remove_direct(&self, id: &str) -> Result<(), ChangeError> {
+        self.check_running()?;
+        if self.direct.borrow().get(id).is_none() {
+            return Err(ChangeError::Unknown);
+        }
+        self.store(Change::Remove(id.into())).await?;
+        self.direct.borrow_mut().remove(id);
+        log::info!(target: ALWAYS, "direct connection {id} removed");
+        Ok(())
+    }
+
+    fn check_running(&self) -> Result<(), ChangeError> {
+        if self.draining.get().is_some() { Err(ChangeError::Stopping) } else { Ok(()) }
+    }
+
+    async fn store(&self, change: Change) -> Result<(), ChangeError> {
+        let stored = self.store.change(change).await;
+        self.store_fault.replace(match &stored {
+            Err(error @ StoreError::Unwritable(_)) => Some(error.to_string()),
+            _ => None,
+        });
+        stored.map_err(|error| match error {
+            StoreError::Unknown(_) => ChangeError::Unknown,
+            StoreError::Stopped => ChangeError::Stopping,
+            StoreError::Unreadable(_) | StoreError::Unwritable(_) | StoreError::Taken(_) => {
+                log::error!(target: ALWAYS, "a change was not made: {error}");
+                ChangeError::Store(error.to_string())
+            }
+        })
+    }
+
+    /// The direct connection of this id and passkey.
+    pub fn direct(&self, id: &str, passkey: &str) -> Option<Mapping> {
+        self.direct.borrow().get(id).filter(|mapping| proves(mapping, passkey)).cloned()
+    }
+
+    /// The whole state at this moment, but for what the API and the log count.
+    pub fn status(&self) -> Status {
+        let config = self.shared.config.borrow();
+        Status {
+            uptime: self.started.elapsed(),
+            address: config.address.clone(),
+            dev: self.shared.tls.is_none(),
+            draining: self.draining(),
+            available_ports: self.shared.pool.available(),
+            warnings: config
+                .open_api_warning()
+                .into_iter()
+                .chain(self.store_fault.borrow().clone())
+                .collect(),
+            mappings: self.running.borrow().iter().map(|running| running.pipe.status()).collect(),
+            direct: self.direct.borrow().len(),
+            removed: self.removed.get(),
+            ..Status::default()
+        }
+    }
+
+    /// The same without a look at each mapping: Controllers ask for it all the time.
+    pub fn overview(&self) -> Overview {
+        Overview {
+            condition: condition(self.draining.get().is_some()),
+            mappings: self.running.borrow().len(),
+            available_ports: self.shared.pool.available(),
+        }
+    }
+
+    /// One mapping's state at this moment.
+    pub fn mapping_status(&self, id: &str) -> Option<MappingStatus> {
+        self.running.borrow().get(id).map(|running| running.pipe.status())
+    }
+
+    /// What a stopping daemon still waits for.
+    pub fn draining(&self) -> Option<Draining> {
+        let deadline = self.draining.get()?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let running = self.running.borrow();
+        Some(Draining {
+            sessions: running.iter().map(|running| running.pipe.sessions_left()).sum(),
+            users_waiting: running.iter().map(|running| running.pipe.users_left()).sum(),
+            milliseconds_left: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    /// Closes all ports, and returns when nobody is left to wait for or after `patience`. Waiting
+    /// tunnels stay connected until the process ends, so that their agents come back to the next
+    /// one at once instead of backing off meanwhile.
+    pub async fn drain(&self, patience: Duration) {
+        let begun = Instant::now();
+        self.draining.set(Some(begun + patience));
+        let each = |what: fn(&Pipe)| {
+            self.running.borrow().iter().for_each(|running| what(&running.pipe));
+        };
+        each(Pipe::stop);
+        let mut mute_may_speak = true;
+        while let Some(left) = self.draining().filter(|left| !left.is_over()) {
+            if left.milliseconds_left == 0 {
+                return log::warn!(
+                    target: ALWAYS, "still there after {} ms, and cut: {}",
+                    patience.as_millis(),
+                    left.who()
+                );
+            }
+            if mute_may_speak && begun.elapsed() >= limits::STILL {
+                mute_may_speak = false;
+                each(|pipe| pipe.pairing.dismiss(false));
+            }
+            sleep(limits::DRAIN_CHECK).await;
+        }
+    }
+}
+
+fn proves(mapping: &Mapping, offered: &str) -> bool {
+    match &mapping.pipe {
+        mapping::Pipe::Direct { passkey } => passkey.matches(offered.as_bytes()),
+        mapping::Pipe::Public { .. } | mapping::Pipe::Private { .. } => false,
+    }
+}

@@ -1,0 +1,562 @@
+//! One agent's connection: passcode, heartbeats, waiting, session (protocol page, sections 4
+//! to 6).
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use smol::future::or;
+
+use crate::limits;
+use crate::mappings::mapping::Passcode;
+use crate::net::stream::{Received, Stream, is_too_much};
+use crate::net::tcp_info;
+use crate::os::process::FileGuard;
+use crate::pipes::crowd::Member;
+use crate::pipes::pairing::{Verdict, Waiting};
+use crate::pipes::pipe::{Pipe, Place, Secured};
+use crate::report::status::refused;
+use crate::runtime::reactor::{Timer, now, until};
+use crate::runtime::turn::Pace;
+use crate::session::drain::Drained;
+use crate::wire::heartbeat::{self, BEAT, Rhythm, beats};
+
+/// What an agent of version 2 writes before its passcode (section 5).
+const VERSION_TWO: &[u8] = b"IOFOG/2 ";
+
+/// The rules a tunnel speaks by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// In the field (section 4).
+    One,
+    /// Ours (section 5).
+    Two,
+}
+
+/// An agent's connection that has proved its passcode: only [`prove`] makes one.
+pub struct Tunnel {
+    /// Its connection.
+    pub stream: Stream,
+    /// Its rules.
+    pub version: Version,
+    /// When it was heard.
+    pub rhythm: Rhythm,
+    /// Units that came before its pairing, in order; private pipes only.
+    pub held: Vec<Box<[u8]>>,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// One of its side's `maxconnections`.
+    pub place: Place,
+    /// Its share of the open files.
+    pub file: FileGuard,
+    /// Since when it has sent nothing but heartbeats.
+    quiet_since: Instant,
+    /// Whether it has carried no session yet.
+    fresh: bool,
+    /// A heartbeat that has come in part; bytes of a stream only, never of records.
+    begun: Vec<u8>,
+    held_bytes: usize,
+    answers: usize,
+    pace: Pace,
+    ended: bool,
+    /// When its machine was asked whether it still knows of it, until that is over.
+    probed: Option<Instant>,
+}
+
+/// Why a connection did not become a tunnel.
+enum Unproven {
+    /// It broke or ended.
+    Gone(io::Error),
+    /// Its handshake failed, which is told of.
+    Unsecured,
+    /// Newer connections took its place.
+    Replaced,
+    /// It said the wrong thing.
+    Wrong(Stream),
+}
+
+/// Why a tunnel's wait ended without a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alone {
+    /// The agent closed it, or it broke.
+    Left,
+    /// It sent nothing for its heartbeat threshold.
+    Absent,
+    /// It acknowledged nothing for a minute.
+    Stalled,
+    /// It sent something else than heartbeats while nobody was there to send to.
+    OutOfStep,
+}
+
+/// Serves one agent's connection, from accepted socket to its end.
+///
+/// The stages before and after the wait are boxed: a waiting tunnel, of which there are many,
+/// has memory for its wait alone.
+pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr, file: FileGuard) {
+    let mut next = Box::pin(admit(pipe, side, socket, peer, file)).await;
+    while let Some(tunnel) = next.take() {
+        let waiting = pipe.pairing.tunnel(side, tunnel);
+        let outcome = wait(pipe, side, &waiting).await;
+        let tunnel = waiting.occupant.take();
+        drop(waiting);
+        match (outcome, tunnel) {
+            (Ok(Verdict::Paired(partner)), Some(tunnel)) => {
+                next = Box::pin(pipe.session(tunnel, partner)).await;
+            }
+            // The rest of an old answer: it is over at some time.
+            (Err(Alone::OutOfStep), Some(tunnel)) if tunnel.version == Version::One => {
+                next = Box::pin(pipe.drain_stray(tunnel)).await;
+            }
+            (Err(why), Some(tunnel)) => Box::pin(pipe.tunnel_ended(tunnel, why)).await,
+            (Ok(Verdict::Replaced), _) => {
+                log::info!(target: pipe.id(), "{}: the overdue tunnel of {peer} makes room for a new one", pipe.id());
+            }
+            // The other side's task has it.
+            _ => {}
+        }
+    }
+}
+
+/// Lets an agent in that proves its passcode, if there is a place for it.
+async fn admit(
+    pipe: &Pipe,
+    side: usize,
+    socket: TcpStream,
+    peer: SocketAddr,
+    file: FileGuard,
+) -> Option<Box<Tunnel>> {
+    let port = pipe.agent_port(side);
+    let is_secured = Cell::new(false);
+    let (proven, has_spoken) = {
+        let stranger = pipe.pending.join(tcp_info::way(&socket));
+        let proving = async {
+            let secured = pipe.secure(socket, Secured::Tunnel, &stranger).await;
+            let stream = secured.map_err(|error| {
+                pipe.handshake_failed(side, peer, &error, stranger.has_spoken());
+                Unproven::Unsecured
+            })?;
+            is_secured.set(true);
+            prove(stream, &port.passcode, &stranger).await
+        };
+        let replaced = async {
+            stranger.replaced().await;
+            Err(Unproven::Replaced)
+        };
+        let proven = until(Instant::now() + limits::PASSCODE, or(proving, replaced)).await;
+        (proven, stranger.has_spoken())
+    };
+    let (stream, version, early) = match proven {
+        Some(Ok(proven)) => proven,
+        Some(Err(Unproven::Wrong(stream))) => {
+            pipe.refuse_agent(stream, &refused::WRONG_PASSCODE, side, peer).await;
+            return None;
+        }
+        Some(Err(Unproven::Gone(error))) if is_too_much(&error) => {
+            pipe.refused(&refused::TOO_MUCH, side, peer);
+            return None;
+        }
+        Some(Err(Unproven::Gone(error))) => {
+            log::debug!("{}: agent {peer} sent no passcode: {error}", pipe.id());
+            return None;
+        }
+        Some(Err(Unproven::Unsecured)) => return None,
+        Some(Err(Unproven::Replaced)) => {
+            pipe.refused(&refused::AGENT_STALLED, side, peer);
+            return None;
+        }
+        None if is_secured.get() => {
+            pipe.refused(&refused::NO_PASSCODE, side, peer);
+            return None;
+        }
+        None => {
+            pipe.handshake_late(side, peer, has_spoken);
+            return None;
+        }
+    };
+    let placed = async { Some(pipe.place(side, version).await) };
+    let gone = async {
+        poll_fn(|context| stream.poll_gone(context)).await;
+        None
+    };
+    // One that has gone meanwhile wants no place.
+    let place = or(placed, gone).await?;
+    let Some(place) = place else {
+        pipe.refuse_agent(stream, &refused::FULL, side, peer).await;
+        return None;
+    };
+    let mut tunnel = Box::new(Tunnel::new(stream, version, peer, place, file));
+    tunnel.greet(early).is_ok().then_some(tunnel)
+}
+
+/// Reads the passcode, in however many pieces it comes, and what follows it at once.
+///
+/// Nothing is said about it before as many bytes have come as the passcode has: an answer after
+/// a part of it would tell how much was right.
+async fn prove(
+    mut stream: Stream,
+    passcode: &Passcode,
+    stranger: &Member<'_>,
+) -> Result<(Stream, Version, Vec<Box<[u8]>>), Unproven> {
+    let mut offer = Offer::default();
+    let mut early = Vec::new();
+    loop {
+        stranger.answered();
+        let received = poll_fn(|context| {
+            stream.poll_receive(context, &mut |unit| {
+                let rest = offer.take(unit, passcode);
+                if !rest.is_empty() {
+                    early.push(rest.into());
+                }
+            })
+        });
+        match received.await {
+            Err(error) => return Err(Unproven::Gone(error)),
+            Ok(received) => {
+                stranger.spoke();
+                match offer.verdict(passcode) {
+                    Some(Some(version)) => {
+                        stream.trust();
+                        return Ok((stream, version, early));
+                    }
+                    Some(None) => return Err(Unproven::Wrong(stream)),
+                    // What has ended short of the passcode is wrong, too.
+                    None if received == Received::Ended && !offer.bytes.is_empty() => {
+                        return Err(Unproven::Wrong(stream));
+                    }
+                    None if received == Received::Ended => {
+                        return Err(Unproven::Gone(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                    None => {}
+                }
+            }
+        }
+    }
+}
+
+/// The first bytes of a connection, up to the end of what should be the passcode.
+#[derive(Default)]
+pub(crate) struct Offer {
+    bytes: Vec<u8>,
+}
+
+impl Offer {
+    /// Takes what belongs to the offer from `unit` and gives back the rest.
+    pub(crate) fn take<'a>(&mut self, unit: &'a [u8], passcode: &Passcode) -> &'a [u8] {
+        for (at, byte) in unit.iter().enumerate() {
+            if self.is_whole(passcode) {
+                return &unit[at..];
+            }
+            self.bytes.push(*byte);
+        }
+        &[]
+    }
+
+    /// By which rules it is made; undecided while it may still become version 2.
+    fn version(&self) -> Option<Version> {
+        let common = self.bytes.len().min(VERSION_TWO.len());
+        if self.bytes[..common] != VERSION_TWO[..common] {
+            Some(Version::One)
+        } else if common == VERSION_TWO.len() {
+            Some(Version::Two)
+        } else {
+            None
+        }
+    }
+
+    fn is_whole(&self, passcode: &Passcode) -> bool {
+        match self.version() {
+            None => false,
+            Some(Version::One) => self.bytes.len() >= passcode.len(),
+            Some(Version::Two) => {
+                self.bytes.last() == Some(&b'\n')
+                    || self.bytes.len() > VERSION_TWO.len() + passcode.len()
+            }
+        }
+    }
+
+    /// `None` while it is not whole; else the version it proves the passcode by, if it does.
+    pub(crate) fn verdict(&self, passcode: &Passcode) -> Option<Option<Version>> {
+        let version = self.version().filter(|_| self.is_whole(passcode))?;
+        let right = match version {
+            Version::One => passcode.matches(&self.bytes),
+            Version::Two => self
+                .bytes
+                .strip_prefix(VERSION_TWO)
+                .and_then(|offer| offer.strip_suffix(b"\n"))
+                .is_some_and(|offer| passcode.matches(offer)),
+        };
+        Some(right.then_some(version))
+    }
+}
+
+impl Tunnel {
+    fn new(
+        stream: Stream,
+        version: Version,
+        peer: SocketAddr,
+        place: Place,
+        file: FileGuard,
+    ) -> Self {
+        let now = Instant::now();
+        Tunnel {
+            stream,
+            version,
+            rhythm: Rhythm::new(now),
+            held: Vec::new(),
+            peer,
+            place,
+            file,
+            quiet_since: now,
+            fresh: true,
+            begun: Vec::new(),
+            held_bytes: 0,
+            answers: 0,
+            pace: Pace::new(now),
+            ended: false,
+            probed: None,
+        }
+    }
+
+    /// Tells the agent that it is in, and takes what followed its passcode at once.
+    fn greet(&mut self, early: Vec<Box<[u8]>>) -> io::Result<()> {
+        self.stream.queue(match self.version {
+            Version::One => b"AUTHORIZED",
+            Version::Two => b"IOFOG/2 AUTHORIZED\n",
+        })?;
+        early.iter().try_for_each(|unit| self.hear(unit))
+    }
+
+    /// A tunnel of version 1 once more, after its session: its agent as it was known before, and
+    /// what was heard of it since.
+    pub fn again(
+        stream: Stream,
+        (peer, rhythm): (SocketAddr, Rhythm),
+        place: Place,
+        file: FileGuard,
+        drained: &Drained,
+    ) -> Self {
+        let again = Tunnel::new(stream, Version::One, peer, place, file);
+        let rhythm = rhythm.resumed(drained.heard_at);
+        Tunnel { rhythm, quiet_since: drained.spoke_at, fresh: false, ..again }
+    }
+
+    /// Since when it has sent nothing but heartbeats: anything else would have ended its wait.
+    pub fn quiet_since(&self) -> Instant {
+        self.quiet_since
+    }
+
+    /// Whether it has carried no session yet, nor the rest of one.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Whether something may have come in that has not been looked at.
+    pub fn is_unheard(&self) -> bool {
+        self.stream.maybe_readable() && !self.is_full() && !self.ended
+    }
+
+    /// When it is overdue. One that has ended, and waits only for what it sent to be delivered, is
+    /// so from then on; one that is not read cannot be heard, and never is.
+    pub fn overdue_at(&self) -> Option<Instant> {
+        if self.has_ended() {
+            return Some(self.rhythm.last_heard());
+        }
+        if self.is_full() { None } else { self.rhythm.overdue_at() }
+    }
+
+    /// Whether the agent has ended its direction.
+    pub fn has_ended(&self) -> bool {
+        self.ended || self.stream.has_ended()
+    }
+
+    /// Whether its machine is being asked whether it still knows of it.
+    pub fn is_probed(&self) -> bool {
+        self.probed.is_some()
+    }
+
+    /// Has the agent's machine asked at once, by TCP's keepalive, whether it still knows of this
+    /// connection. One that has rebooted answers with a reset, which ends the wait. `false` if that
+    /// was done within the last second.
+    pub fn probe(&mut self) -> bool {
+        let asks = self.probed.is_none();
+        if asks {
+            self.stream.keep_alive_after(limits::PROBE_IDLE);
+            self.probed = Some(now());
+        }
+        asks
+    }
+
+    /// Ends what [`probe`](Self::probe) began: no more is asked than usual.
+    pub fn end_probe(&mut self) {
+        if self.probed.take().is_some() {
+            self.stream.keep_alive_after(limits::KEEPALIVE_IDLE);
+        }
+    }
+
+    /// Whether a heartbeat has come in part, and the rest of it is still to come.
+    pub fn is_amid_heartbeat(&self) -> bool {
+        !self.begun.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.held_bytes >= limits::HELD || self.answers >= limits::ANSWERS_WAITING
+    }
+
+    /// When an agent that beats without a pause is read again. What is held is bounded anyway.
+    fn resumes_at(&self, now: Instant) -> Option<Instant> {
+        self.pace.resumes_at(now).filter(|_| self.held.is_empty())
+    }
+
+    /// What the partner is to be sent first: the units held, and a heartbeat's beginning that
+    /// turned out to be none.
+    pub fn take_held(&mut self) -> Vec<Box<[u8]>> {
+        let mut held = std::mem::take(&mut self.held);
+        if !self.begun.is_empty() {
+            held.push(std::mem::take(&mut self.begun).into());
+        }
+        held
+    }
+
+    /// Takes one unit: answers heartbeats, holds the rest.
+    fn hear(&mut self, unit: &[u8]) -> io::Result<()> {
+        let now = now();
+        self.rhythm.heard(now);
+        if self.stream.is_tls() && self.version == Version::One {
+            return if beats(unit, true) > 0 { self.answer(1, now) } else { self.hold(unit) };
+        }
+        // In a stream of bytes a heartbeat may come in pieces.
+        let mut bytes = std::mem::take(&mut self.begun);
+        bytes.extend_from_slice(unit);
+        let whole = bytes.len() - bytes.len() % BEAT.len();
+        let (whole, begun) = bytes.split_at(whole);
+        if (whole.is_empty() || beats(whole, false) > 0) && BEAT.starts_with(begun) {
+            self.begun = begun.to_vec();
+            let count = beats(whole, false);
+            return if count > 0 { self.answer(count, now) } else { Ok(()) };
+        }
+        self.hold(&bytes)
+    }
+
+    fn answer(&mut self, count: usize, now: Instant) -> io::Result<()> {
+        self.rhythm.beat(now);
+        self.answers += count * BEAT.len();
+        heartbeat::answer(&mut self.stream, count)
+    }
+
+    fn hold(&mut self, unit: &[u8]) -> io::Result<()> {
+        self.held_bytes += unit.len();
+        self.held.push(unit.into());
+        Ok(())
+    }
+
+    /// Listens to the waiting agent; ready when its wait is over without a partner.
+    fn poll_alone(&mut self, context: &Context<'_>, public: bool) -> Poll<Alone> {
+        loop {
+            match self.stream.poll_flush(context) {
+                Poll::Ready(Ok(())) => self.answers = 0,
+                Poll::Ready(Err(_)) => return Poll::Ready(Alone::Left),
+                Poll::Pending => {}
+            }
+            if !self.held.is_empty() && (public || self.version == Version::Two) {
+                return Poll::Ready(Alone::OutOfStep);
+            }
+            if self.ended {
+                // What it sent before is still to be delivered, unless it is gone altogether.
+                return self.stream.poll_gone(context).map(|()| Alone::Left);
+            }
+            if self.is_full() || self.resumes_at(now()).is_some() {
+                // Who is not read cannot be heard, but is known to have gone, or to have ended: from
+                // then on its silence counts.
+                let gone = self.stream.poll_gone(context);
+                if !self.stream.has_ended() {
+                    self.rhythm.heard(now());
+                }
+                return gone.map(|()| Alone::Left);
+            }
+            let before = self.stream.spent();
+            let mut units: Vec<Box<[u8]>> = Vec::new();
+            match self.stream.poll_receive(context, &mut |unit| units.push(unit.into())) {
+                Poll::Ready(Ok(Received::Bytes(_))) => {
+                    let heard = units.iter().try_for_each(|unit| self.hear(unit));
+                    if heard.is_err() {
+                        return Poll::Ready(Alone::Left);
+                    }
+                    self.pace.charge(self.stream.spent().saturating_sub(before), now());
+                }
+                Poll::Ready(Ok(Received::Ended)) if self.held.is_empty() => {
+                    return Poll::Ready(Alone::Left);
+                }
+                Poll::Ready(Ok(Received::Ended)) => self.ended = true,
+                Poll::Ready(Err(_)) => return Poll::Ready(Alone::Left),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// Listens to a waiting tunnel until it has a partner, or ends without.
+async fn wait(
+    pipe: &Pipe,
+    side: usize,
+    waiting: &Waiting<'_, Box<Tunnel>, Verdict>,
+) -> Result<Verdict, Alone> {
+    let threshold = pipe.agent_port(side).limits.heartbeat_threshold;
+    let mut timer = Timer::new();
+    let mut stall_check: Option<Instant> = None;
+    poll_fn(|context| {
+        if let Some(verdict) = waiting.verdict(context) {
+            return Poll::Ready(Ok(verdict));
+        }
+        let next = {
+            let mut seat = waiting.occupant.borrow_mut();
+            let Some(tunnel) = seat.as_mut() else { return Poll::Pending };
+            if let Poll::Ready(why) = tunnel.poll_alone(context, pipe.is_public()) {
+                return Poll::Ready(Err(why));
+            }
+            let now = now();
+            let absent = threshold.map(|threshold| tunnel.rhythm.last_heard() + threshold);
+            if absent.is_some_and(|absent| absent <= now) {
+                return Poll::Ready(Err(Alone::Absent));
+            }
+            // Looked at no more often than it could have become true.
+            match stall_check {
+                None if tunnel.stream.may_stall() => {
+                    stall_check = Some(now + limits::UNACKNOWLEDGED);
+                }
+                Some(at) if at <= now => {
+                    if tunnel.stream.is_stalled() {
+                        return Poll::Ready(Err(Alone::Stalled));
+                    }
+                    stall_check = tunnel.stream.may_stall().then(|| now + limits::STALL_CHECK);
+                }
+                _ => {}
+            }
+            let probe_over = tunnel.probed.map(|at| at + limits::PLACE_WAIT);
+            if probe_over.is_some_and(|at| at <= now) {
+                tunnel.end_probe();
+            }
+            // The mapping may become wary while a fresh one waits.
+            let quiet = pipe.pairing.quiet_at(tunnel).or_else(|| {
+                let quiet = tunnel.quiet_since() + limits::QUIET_LATE;
+                Some(quiet).filter(|at| tunnel.is_fresh() && *at > now)
+            });
+            let resumes = tunnel.resumes_at(now);
+            [absent, stall_check, quiet, probe_over.filter(|at| *at > now), resumes]
+                .into_iter()
+                .flatten()
+                .min()
+        };
+        pipe.pairing.offer(waiting);
+        if let Some(verdict) = waiting.verdict(context) {
+            return Poll::Ready(Ok(verdict));
+        }
+        if next.is_some_and(|next| timer.poll_at(context, next).is_ready()) {
+            context.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await
+}

@@ -1,0 +1,139 @@
+//! The threads that carry what is heavy and holds no state of the daemon: TLS handshakes and
+//! relays.
+
+use std::future::Future;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use smol::lock::Semaphore;
+use smol::{Executor, Task};
+
+use crate::limits;
+use crate::logging::ALWAYS;
+use crate::net::handshake::Line;
+use crate::runtime::reactor;
+
+/// Worker threads, each with an executor and a reactor of its own: what begins on one stays
+/// there, so that its sockets need no lock. They live as long as the process.
+pub struct Workers {
+    workers: Vec<Arc<Worker>>,
+    /// Those that wait to shake hands on one of them.
+    pub line: Line,
+}
+
+struct Worker {
+    executor: Executor<'static>,
+    load: AtomicUsize,
+}
+
+/// One more piece of work on a worker, until dropped. The work keeps it.
+pub struct Load(Arc<Worker>);
+
+impl Workers {
+    /// Starts `count` threads.
+    ///
+    /// # Errors
+    /// When the system grants no more threads.
+    pub fn start(count: usize) -> io::Result<Self> {
+        let mut workers = Vec::with_capacity(count);
+        for number in 1..=count {
+            let worker = Arc::new(Worker { executor: Executor::new(), load: AtomicUsize::new(0) });
+            workers.push(worker.clone());
+            thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                let forever = reactor::run::<()>(|| worker.executor.tick());
+                if let Err(error) = reactor::block_on(forever) {
+                    log::error!(target: ALWAYS, "a worker thread cannot wait for events: {error}; the daemon ends");
+                    std::process::abort();
+                }
+            })?;
+        }
+        Ok(Workers { workers, line: Line::new(limits::HANDSHAKES * count) })
+    }
+
+    /// Runs `work` on the worker that has least to do. Dropping the task ends it there soon.
+    ///
+    /// The work keeps its own load, because a future around it would take its memory twice.
+    pub fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        &self,
+        work: impl FnOnce(Load) -> F,
+    ) -> Task<T> {
+        let least = self.workers.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed));
+        #[expect(clippy::expect_used, reason = "the settings allow no count of 0")]
+        let worker = least.expect("at least one worker");
+        worker.executor.spawn(work(Load::on(worker.clone())))
+    }
+
+    /// Returns once every worker has taken its turn: proof that none is stuck.
+    pub async fn answer(&self) {
+        self.each(|| ()).await;
+    }
+
+    /// Has every worker do something short, one after the other.
+    pub async fn each(&self, work: fn()) {
+        for worker in &self.workers {
+            worker.executor.spawn(async move { work() }).await;
+        }
+    }
+}
+
+/// Does `work`, which may block, on a thread of its own that ends with it: what is so rare needs
+/// no pool, whose idle threads would wake up now and then (`blocking` 1.7: twice a second, for
+/// ever). [`limits::ASIDE`] at one time; where the system grants no thread, this one does it.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    static PLACES: Semaphore = Semaphore::new(limits::ASIDE);
+    let _place = PLACES.acquire().await;
+    let (tell, told) = smol::channel::bounded(1);
+    let work = Arc::new(Mutex::new(Some(work)));
+    let take = |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let there = work.clone();
+    let thread = thread::Builder::new().name("aside".into());
+    let begun = thread.spawn(move || {
+        if let Some(work) = take(&there) {
+            let _ = tell.try_send(work());
+        }
+    });
+    if begun.is_err() {
+        if let Some(work) = take(&work) {
+            return work();
+        }
+    }
+    match told.recv().await {
+        Ok(done) => done,
+        // Only a panic ends the work early, and the process with it.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+impl Load {
+    fn on(worker: Arc<Worker>) -> Self {
+        worker.load.fetch_add(1, Ordering::Relaxed);
+        Load(worker)
+    }
+
+    /// Goes on with `rest` on the same worker, whatever becomes of the task that says so.
+    pub fn go_on<F: Future<Output = ()> + Send + 'static>(self, rest: impl FnOnce(Load) -> F) {
+        self.spawn(rest).detach();
+    }
+
+    /// The same for something that has an outcome. Dropping the task ends it there soon.
+    pub fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        self,
+        rest: impl FnOnce(Load) -> F,
+    ) -> Task<T> {
+        let worker = self.0.clone();
+        worker.executor.spawn(rest(self))
+    }
+
+    /// One more piece of work on the same worker.
+    pub fn another(&self) -> Load {
+        Load::on(self.0.clone())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}

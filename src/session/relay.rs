@@ -1,0 +1,889 @@
+//! Two streams in, bytes both ways, an ending out (protocol page, section 6).
+//!
+//! One future moves both directions of a session. It holds no buffer while nothing waits for a
+//! slow side, keeps to each peer's [turn](crate::runtime::turn), and keeps at most what
+//! [`limits::READ_AHEAD`] states. It has never heard of mappings.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use smol::future::zip;
+
+use crate::limits;
+use crate::net::conduit::{self, Conduit};
+use crate::net::stream::{Loose, Received, Stream};
+use crate::runtime::reactor::{Timer, now, until};
+use crate::session::drain::Drain;
+use crate::session::residue::{Leaving, Residue, Verdict};
+use crate::wire::heartbeat::{self, BEAT, Begun, Heard, beats};
+
+/// Who speaks on a leg, and by which rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voice {
+    /// Bytes that mean nothing here: a user, or the program behind a `tunnel`.
+    Raw,
+    /// A version 1 agent: heartbeats among its units, absence after this threshold.
+    Version1 {
+        /// Silence after which it is taken for gone; `None` for never.
+        threshold: Option<Duration>,
+    },
+    /// A version 2 agent that has been sent the PROXY header and owes `OPEN` or `FAIL`.
+    Version2,
+}
+
+/// One end of a session: a [`Stream`], or a [`Loose`] one on its way to a worker.
+pub struct Leg<S = Stream> {
+    /// The connection.
+    pub stream: S,
+    /// Its rules.
+    pub voice: Voice,
+}
+
+impl Leg<Loose> {
+    /// Puts it on this thread.
+    ///
+    /// # Errors
+    /// As [`Loose::fasten`].
+    pub fn fasten(self) -> io::Result<Leg> {
+        Ok(Leg { stream: self.stream.fasten()?, voice: self.voice })
+    }
+}
+
+/// What both directions of a session may do.
+#[derive(Clone)]
+pub struct Terms {
+    /// Silence after one direction has ended that ends the session.
+    pub fin_wait: Duration,
+    /// Users of the mapping that wait for a tunnel now.
+    pub wanted: Arc<AtomicUsize>,
+    /// Where the bytes are counted.
+    pub traffic: Arc<Traffic>,
+}
+
+/// Bytes that a mapping's sessions have moved so far, counted while they move.
+#[derive(Debug)]
+pub struct Traffic {
+    /// From the first leg to the second, then from the second to the first.
+    pub bytes: [AtomicU64; 2],
+    since: Instant,
+    /// When bytes last moved, in milliseconds from `since` on.
+    moved: AtomicU64,
+    /// Sessions with bytes that wait for a slow side.
+    stuck: AtomicUsize,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Traffic {
+            bytes: Default::default(),
+            since: Instant::now(),
+            moved: AtomicU64::new(0),
+            stuck: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Traffic {
+    fn count(&self, from: usize, bytes: u64) {
+        self.bytes[from].fetch_add(bytes, Ordering::Relaxed);
+        self.moves();
+    }
+
+    fn moves(&self) {
+        let at = now().saturating_duration_since(self.since).as_millis() as u64;
+        self.moved.store(at, Ordering::Relaxed);
+    }
+
+    /// Whether nothing has moved in any session for [`limits::STILL`]. What waits for a slow side
+    /// is looked at every [`limits::STALL_CHECK`] only, and moves while the peer takes any of it.
+    pub fn is_still(&self) -> bool {
+        let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
+        let quiet = now().saturating_duration_since(self.since).saturating_sub(moved);
+        let stuck = self.stuck.load(Ordering::Relaxed) > 0;
+        quiet >= if stuck { limits::STILL + limits::STALL_CHECK } else { limits::STILL }
+    }
+}
+
+/// Counts a session among those that are stuck, while it is.
+struct Stuck {
+    traffic: Arc<Traffic>,
+    is: bool,
+}
+
+impl Stuck {
+    fn set(&mut self, is: bool) {
+        match (std::mem::replace(&mut self.is, is), is) {
+            (false, true) => _ = self.traffic.stuck.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = self.traffic.stuck.fetch_sub(1, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Both directions have ended.
+    Complete,
+    /// This leg (0 or 1) broke: its connection was reset or timed out, its TLS was at fault, or its
+    /// agent's TLS ended without close_notify.
+    Broken(usize),
+    /// The user had finished and the version 1 agent had nothing more to say.
+    Lingered,
+    /// Nothing moved for `finwait` after one direction had ended.
+    Silent,
+    /// The agent on this leg sent nothing for its heartbeat threshold.
+    Absent(usize),
+    /// The peer on this leg acknowledged nothing for a minute.
+    Stalled(usize),
+    /// The version 2 agent on this leg could not reach its service.
+    Failed(usize),
+    /// The version 2 agent on this leg answered with something else than `OPEN` or `FAIL`.
+    Wrong(usize),
+    /// The version 2 agent on this leg ended or broke before it had answered.
+    Unanswered(usize),
+    /// The version 2 agent on this leg answered neither `OPEN` nor `FAIL`.
+    Mute(usize),
+}
+
+/// What there is to say of a session that has ended.
+pub struct Ended {
+    /// Why.
+    pub ending: Ending,
+    /// Bytes from leg 0 to leg 1, and back.
+    pub bytes: [u64; 2],
+    /// Whether the version 1 tunnel on leg 0 broke with an answer still to come, which may then
+    /// come on a fresh one.
+    pub torn: bool,
+    /// Time from pairing to end.
+    pub lasted: Duration,
+}
+
+/// How a connection is closed when its session is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    /// As an end, once what was sent has arrived.
+    InOrder,
+    /// As a break, once what was sent has arrived.
+    Broken,
+    /// As a break, at once: nothing more arrives.
+    AtOnce,
+}
+
+impl Ending {
+    /// How `leg` is closed: what broke on one leg breaks on the other, and what is cut short here
+    /// is no end either (protocol page, section 6).
+    fn leaves(self, leg: usize) -> Leave {
+        match self {
+            Ending::Complete | Ending::Lingered => Leave::InOrder,
+            // It has said itself that this is all.
+            Ending::Failed(side) if side == leg => Leave::InOrder,
+            Ending::Broken(side) | Ending::Stalled(side) if side == leg => Leave::AtOnce,
+            Ending::Broken(_)
+            | Ending::Stalled(_)
+            | Ending::Silent
+            | Ending::Absent(_)
+            | Ending::Failed(_)
+            | Ending::Wrong(_)
+            | Ending::Unanswered(_)
+            | Ending::Mute(_) => Leave::Broken,
+        }
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let port = |leg: &usize| leg + 1;
+        match self {
+            Ending::Complete => f.write_str("both sides have ended"),
+            Ending::Broken(leg) => write!(f, "the connection on port{} broke", port(leg)),
+            Ending::Lingered => f.write_str("the user had ended and the agent fell silent"),
+            Ending::Silent => f.write_str("one side had ended and nothing moved for finwait"),
+            Ending::Absent(leg) => write!(f, "the heartbeat on port{} is absent", port(leg)),
+            Ending::Stalled(leg) => {
+                write!(f, "the peer on port{} acknowledged nothing for 60 s", port(leg))
+            }
+            Ending::Failed(leg) => {
+                write!(f, "the agent on port{} could not reach its service", port(leg))
+            }
+            Ending::Wrong(leg) => {
+                write!(f, "the agent on port{} sent what is neither OPEN nor FAIL", port(leg))
+            }
+            Ending::Unanswered(leg) => {
+                write!(f, "the agent on port{} was gone before it had answered", port(leg))
+            }
+            Ending::Mute(leg) => {
+                write!(f, "the agent on port{} answered neither OPEN nor FAIL", port(leg))
+            }
+        }
+    }
+}
+
+/// A session: moves bytes between two legs until both directions have ended. The connections
+/// stay open until [`Relay::part`].
+pub struct Relay {
+    sides: [Side; 2],
+    terms: Terms,
+    /// Whether leg 1 is a user whose end cannot be told to the version 1 agent on leg 0: what may
+    /// still come for it.
+    residue: Option<Residue>,
+    /// How it has ended.
+    ending: Option<Ending>,
+    started: Instant,
+    /// When bytes last moved, either way, or a direction ended.
+    moved_at: Instant,
+    timer: Timer,
+    bytes: [u64; 2],
+    stuck: Stuck,
+}
+
+/// A user's connection after its session, of which the tunnel was kept.
+pub struct Parting {
+    user: Side,
+    ending: Ending,
+}
+
+impl Parting {
+    /// Closes it as [`Relay::part`] does.
+    pub async fn part(self) {
+        let deadline = Instant::now() + limits::FAREWELL;
+        self.user.leave(self.ending.leaves(1), deadline).await;
+    }
+}
+
+struct Side {
+    stream: Stream,
+    voice: Voice,
+    token: Token,
+    input: Input,
+    output: Output,
+    /// When it last sent anything, heartbeats included.
+    heard_at: Instant,
+    /// When it last sent bytes of the session.
+    spoke_at: Instant,
+    /// Whether the other side's slowness kept it from being read when last looked at.
+    paused: bool,
+    /// Whether an end without close_notify is an end, as many users end TLS.
+    may_be_cut: bool,
+    /// Whether its connection is known to be gone, though what it sent may not all be read.
+    gone: bool,
+    /// Whether its bytes come in such an amount that they go through a kernel pipe.
+    bulk: bool,
+    /// A heartbeat that a read has cut, in plain TCP.
+    begun: Begun,
+    /// Heartbeats answered since its queue was last empty, in bytes.
+    answers: usize,
+    stall_check: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Input {
+    Open,
+    Ended,
+    Broken,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Open,
+    /// The end has been passed on.
+    Finished,
+    Broken,
+}
+
+/// What a version 2 agent that has been sent the header has answered so far.
+#[derive(Clone, Copy, Default)]
+struct Token {
+    bytes: [u8; 4],
+    length: usize,
+    failed: bool,
+}
+
+impl Side {
+    fn new(leg: Leg) -> Self {
+        Side {
+            stream: leg.stream,
+            voice: leg.voice,
+            token: Token::default(),
+            input: Input::Open,
+            output: Output::Open,
+            heard_at: now(),
+            spoke_at: now(),
+            paused: false,
+            may_be_cut: false,
+            gone: false,
+            bulk: false,
+            begun: Begun::default(),
+            answers: 0,
+            stall_check: None,
+        }
+    }
+
+    /// Sends `unit` on. A version 1 agent would take the bytes of a user that happen to look
+    /// like heartbeats for heartbeats: these go in two pieces.
+    fn send(&mut self, unit: &[u8], from: Voice) {
+        let swallowed = matches!(self.voice, Voice::Version1 { .. })
+            && !matches!(from, Voice::Version1 { .. })
+            && (unit == BEAT || unit == b"BEATBEAT");
+        let (head, tail) = unit.split_at(if swallowed { 2 } else { unit.len() });
+        if self.output != Output::Open {
+            return;
+        }
+        let sent = self.stream.queue(head);
+        let sent = if tail.is_empty() { sent } else { sent.and(self.stream.queue(tail)) };
+        if sent.is_err() {
+            self.output = Output::Broken;
+        }
+    }
+
+    async fn leave(mut self, how: Leave, deadline: Instant) {
+        match how {
+            Leave::InOrder if self.input != Input::Open => self.stream.part(),
+            Leave::InOrder => self.stream.farewell().await,
+            Leave::Broken => self.stream.break_off(deadline).await,
+            // The alert that says what was wrong with its TLS, if anything.
+            Leave::AtOnce => _ = self.stream.poll_flush(&Context::from_waker(Waker::noop())),
+        }
+    }
+
+    fn answer(&mut self, heartbeats: usize) {
+        if heartbeats == 0 || self.output != Output::Open {
+            return;
+        }
+        self.answers += heartbeats * BEAT.len();
+        if heartbeat::answer(&mut self.stream, heartbeats).is_err() {
+            self.output = Output::Broken;
+        }
+    }
+
+    fn poll_flush(&mut self, context: &Context<'_>) {
+        if self.output == Output::Broken {
+            return;
+        }
+        match self.stream.poll_flush(context) {
+            Poll::Ready(Ok(())) => self.answers = 0,
+            Poll::Ready(Err(_)) => self.output = Output::Broken,
+            Poll::Pending => {}
+        }
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.stream.waiting() == 0
+    }
+
+    fn is_broken(&self) -> bool {
+        self.gone || self.input == Input::Broken || self.output == Output::Broken
+    }
+
+    /// Looks after a side that is not read now: nothing else would tell that it has broken.
+    fn poll_unread(&mut self, context: &Context<'_>) {
+        if self.paused || self.input != Input::Open {
+            self.gone |= self.stream.poll_broken(context).is_ready();
+        }
+    }
+
+    /// Reads once, and sends on what is not meant for the connector; counts it in `bytes`.
+    fn pump_units(
+        &mut self,
+        context: &Context<'_>,
+        sink: &mut Side,
+        bytes: &mut u64,
+    ) -> Poll<io::Result<Received>> {
+        let Side { stream, voice, token, begun, .. } = self;
+        let tls = stream.is_tls();
+        let mut heartbeats = 0;
+        let received = stream.poll_receive(context, &mut |unit| {
+            let unit = match voice {
+                Voice::Raw => unit,
+                Voice::Version1 { .. } if tls => {
+                    let count = beats(unit, tls);
+                    heartbeats += count;
+                    if count > 0 { &[] } else { unit }
+                }
+                Voice::Version1 { .. } => match begun.take(unit) {
+                    Heard::Beats(count) => {
+                        heartbeats += count;
+                        &[]
+                    }
+                    Heard::Bytes(before) => {
+                        if !before.is_empty() {
+                            *bytes += before.len() as u64;
+                            sink.send(before, *voice);
+                        }
+                        unit
+                    }
+                },
+                Voice::Version2 => {
+                    let rest = token.take(unit);
+                    if token.opened() {
+                        *voice = Voice::Raw;
+                        rest
+                    } else {
+                        // Nothing that follows another answer is the session's.
+                        &[]
+                    }
+                }
+            };
+            if !unit.is_empty() {
+                *bytes += unit.len() as u64;
+                sink.send(unit, *voice);
+            }
+        });
+        self.answer(heartbeats);
+        // Much at once, and nothing in it to look for: the kernel can move the next bytes.
+        self.bulk = !tls
+            && matches!(received, Poll::Ready(Ok(Received::Bytes(limits::READ..))))
+            && self.voice != Voice::Version2
+            && heartbeats == 0;
+        received
+    }
+
+    /// The same through a kernel pipe, for what does not begin as heartbeats do.
+    fn pump_bulk(
+        &mut self,
+        context: &Context<'_>,
+        sink: &mut Side,
+        bytes: &mut u64,
+    ) -> Poll<io::Result<Received>> {
+        let may_beat = matches!(self.voice, Voice::Version1 { .. });
+        if may_beat && (self.begun.is_some() || self.stream.begins_with(BEAT)?) {
+            // Only a read can tell whether anything else follows.
+            return self.pump_units(context, sink, bytes);
+        }
+        let Some(mut conduit) = Conduit::take() else {
+            return self.pump_units(context, sink, bytes);
+        };
+        let count = match self.stream.try_fill(&mut conduit) {
+            Ok(count @ 1..) => count,
+            // Asking has taken the error from the socket, where no read finds it again.
+            Err(error) if !conduit::is_refused(&error) => return Poll::Ready(Err(error)),
+            // Nothing now, the end, urgent data, or no splice here: a read tells.
+            nothing => {
+                drop(conduit);
+                let received = self.pump_units(context, sink, bytes);
+                self.bulk |= nothing.is_ok() && received.is_pending();
+                return received;
+            }
+        };
+        if count >= limits::BULK {
+            *bytes += count as u64;
+            if sink.stream.queue_conduit(conduit).is_err() {
+                sink.output = Output::Broken;
+            }
+        } else {
+            self.bulk = false;
+            let unit = conduit.empty()?;
+            *bytes += count as u64;
+            sink.send(&unit, self.voice);
+        }
+        Poll::Ready(Ok(Received::Bytes(count)))
+    }
+}
+
+impl Relay {
+    /// Begins a session. Leg 0 is port1's; `held` are units that arrived before the pairing, by
+    /// the leg that sent them.
+    pub fn new(legs: [Leg; 2], held: [Vec<Box<[u8]>>; 2], terms: Terms) -> Self {
+        let [first, second] = legs;
+        let lingers = matches!(first.voice, Voice::Version1 { .. }) && second.voice == Voice::Raw;
+        let residue = lingers.then(|| Residue::new(first.stream.round_trip(), now()));
+        let public = first.voice != Voice::Raw && second.voice == Voice::Raw;
+        let mut sides = [Side::new(first), Side::new(second)];
+        sides[1].may_be_cut = public;
+        // Whatever ends this session unasked, a kill included: neither end shall take it for whole.
+        sides.iter_mut().for_each(|side| side.stream.break_when_dropped());
+        let mut relay = Relay {
+            sides,
+            stuck: Stuck { traffic: terms.traffic.clone(), is: false },
+            terms,
+            residue,
+            ending: None,
+            started: now(),
+            moved_at: now(),
+            timer: Timer::new(),
+            bytes: [0; 2],
+        };
+        for (from, units) in held.into_iter().enumerate() {
+            relay.deliver_held(from, units);
+        }
+        relay
+    }
+
+    /// Closes both connections as the session has ended: in order, or broken off. At once where
+    /// nothing can be lost, else when what was sent has arrived, for [`limits::FAREWELL`] at most.
+    pub async fn part(mut self) {
+        let Some(ending) = self.ending else { return };
+        let deadline = Instant::now() + limits::FAREWELL;
+        if let Ending::Broken(side) = ending {
+            until(deadline, poll_fn(|context| self.poll_rest(context, side))).await;
+        }
+        let [first, second] = [ending.leaves(0), ending.leaves(1)];
+        let [one, two] = self.sides;
+        zip(one.leave(first, deadline), two.leave(second, deadline)).await;
+    }
+
+    /// Whether the version 1 tunnel of a session that has ended can be kept: its user has left, and
+    /// its agent is there.
+    pub fn keeps_tunnel(&self) -> bool {
+        let user_left = match self.ending {
+            Some(Ending::Broken(side) | Ending::Stalled(side)) => side == 1,
+            Some(Ending::Lingered | Ending::Silent) => true,
+            _ => false,
+        };
+        let agent = &self.sides[0];
+        let lives = agent.input == Input::Open && agent.output == Output::Open && !agent.gone;
+        self.residue.is_some() && user_left && lives
+    }
+
+    /// Keeps the tunnel of a session that [allows it](Self::keeps_tunnel): once the old answer is
+    /// over, it can carry the next one. The user is to be parted with. `None` for other sessions,
+    /// which are broken off.
+    pub fn keep_tunnel(self) -> Option<(Drain, Parting)> {
+        let keeps = self.keeps_tunnel();
+        let Relay { sides: [agent, user], residue, ending, .. } = self;
+        match (residue, agent.voice, ending) {
+            (Some(mut residue), Voice::Version1 { threshold }, Some(ending)) if keeps => {
+                // A reset that a write has met first is read as an end.
+                if ending != Ending::Lingered {
+                    residue.left(Leaving::Torn, false, now());
+                }
+                residue.given_up(now());
+                let mut begun = agent.begun;
+                let mut drain = Drain::new(agent.stream, threshold, residue, agent.heard_at);
+                // A beginning alone asks for no answer, so that nothing can fail.
+                let _ = drain.take_over(begun.release());
+                Some((drain, Parting { user, ending }))
+            }
+            _ => None,
+        }
+    }
+
+    /// Passes on what the broken side has left to be read.
+    fn poll_rest(&mut self, context: &Context<'_>, from: usize) -> Poll<()> {
+        while self.pump(context, from) {}
+        let over =
+            self.sides[from].input != Input::Open || self.sides[1 - from].output == Output::Broken;
+        if over { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn ended(&mut self, ending: Ending) -> Ended {
+        self.ending = Some(ending);
+        Ended {
+            ending,
+            bytes: self.bytes,
+            torn: self.is_torn(ending),
+            lasted: now().saturating_duration_since(self.started),
+        }
+    }
+
+    fn deliver_held(&mut self, from: usize, units: Vec<Box<[u8]>>) {
+        let voice = self.sides[from].voice;
+        for unit in units {
+            let bytes = unit.len() as u64;
+            self.bytes[from] += bytes;
+            self.terms.traffic.count(from, bytes);
+            self.sides[1 - from].send(&unit, voice);
+        }
+    }
+
+    /// Moves what one read gives from one side to the other; whether there may be more to move.
+    fn pump(&mut self, context: &Context<'_>, from: usize) -> bool {
+        let [first, second] = &mut self.sides;
+        let (source, sink) = if from == 0 { (first, second) } else { (second, first) };
+        sink.poll_flush(context);
+        if std::mem::take(&mut source.paused) {
+            // The time during which it was not read does not count as its silence.
+            source.heard_at = now();
+            if let Some(residue) = self.residue.as_mut().filter(|_| from == 0) {
+                residue.read_again(now());
+            }
+        }
+        if source.input != Input::Open {
+            return false;
+        }
+        if sink.output == Output::Broken
+            || sink.stream.waiting() >= limits::READ_AHEAD
+            || source.answers >= limits::ANSWERS_WAITING
+        {
+            source.paused = true;
+            return false;
+        }
+        let before = self.bytes[from];
+        // What goes out in TLS has to be sealed first, which the kernel does not do.
+        let received = if source.bulk && !sink.stream.is_tls() && sink.is_flushed() {
+            source.pump_bulk(context, sink, &mut self.bytes[from])
+        } else {
+            source.pump_units(context, sink, &mut self.bytes[from])
+        };
+        let goes_on = match received {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(Received::Bytes(_))) => true,
+            // The silence that ends a session counts from here, however long it was silent before.
+            Poll::Ready(Ok(Received::Ended)) if !source.gone => {
+                let whole = source.may_be_cut || !source.stream.is_cut();
+                source.input = if whole { Input::Ended } else { Input::Broken };
+                self.moved_at = now();
+                if let Some(residue) = self.residue.as_mut().filter(|_| from == 1) {
+                    let goodbye = source.stream.has_said_goodbye();
+                    let leaving = if goodbye { Leaving::InOrder } else { Leaving::Fin };
+                    residue.left(leaving, source.stream.has_arrived(), now());
+                }
+                false
+            }
+            // After a break whose error another call was told of, the end is only that of reading.
+            Poll::Ready(_) => {
+                source.input = Input::Broken;
+                source.output = Output::Broken;
+                self.moved_at = now();
+                false
+            }
+        };
+        let now = now();
+        source.heard_at = now;
+        source.poll_flush(context);
+        sink.poll_flush(context);
+        let moved = self.bytes[from] - before;
+        if moved > 0 {
+            source.spoke_at = now;
+            self.moved_at = now;
+            match &mut self.residue {
+                Some(residue) if from == 0 => residue.heard(moved, now),
+                Some(residue) => residue.asked(),
+                None => {}
+            }
+            self.terms.traffic.count(from, moved);
+        }
+        goes_on
+    }
+
+    /// Passes on what was taken for a heartbeat's beginning, and has not become one in time.
+    fn give_up_begun(&mut self, from: usize) {
+        let source = &mut self.sides[from];
+        let late = source.input != Input::Open || now() >= source.heard_at + limits::BEAT_REST;
+        if source.begun.is_some() && late {
+            let (bytes, voice) = (source.begun.release(), source.voice);
+            let count = bytes.len() as u64;
+            self.bytes[from] += count;
+            self.terms.traffic.bytes[from].fetch_add(count, Ordering::Relaxed);
+            self.sides[1 - from].send(bytes, voice);
+        }
+    }
+
+    /// Passes the end of `from`'s direction on once all its bytes are sent. A break is no end, nor
+    /// is that of an agent that has not taken the session.
+    fn pass_end_on(&mut self, context: &Context<'_>, from: usize) {
+        let untold = self.residue.is_some() && from == 1 && self.sides[0].input == Input::Open;
+        let source = &self.sides[from];
+        let ended = source.input == Input::Ended && !source.is_broken();
+        if !ended || source.voice == Voice::Version2 || untold {
+            return;
+        }
+        let sink = &mut self.sides[1 - from];
+        if sink.output == Output::Open {
+            match sink.stream.poll_finish(context) {
+                Poll::Ready(Ok(())) => sink.output = Output::Finished,
+                Poll::Ready(Err(_)) => sink.output = Output::Broken,
+                Poll::Pending => {}
+            }
+        }
+    }
+
+    /// Whether nothing more can move from `from` to the other side.
+    fn is_over(&self, from: usize) -> bool {
+        let (source, sink) = (&self.sides[from], &self.sides[1 - from]);
+        sink.is_broken()
+            || (source.input != Input::Open && sink.output == Output::Finished)
+            // Its end cannot be told to the agent, and a broken user is not waited for.
+            || (self.residue.is_some()
+                && from == 1
+                && source.input != Input::Open
+                && source.is_broken()
+                && sink.is_flushed())
+    }
+
+    fn one_has_ended(&self) -> bool {
+        self.sides.iter().any(|side| side.input != Input::Open || side.is_broken())
+    }
+
+    /// The ending, if it has come; else when to look again.
+    fn ending(&mut self) -> Result<Ending, Option<Instant>> {
+        for (side, other) in [(0, 1), (1, 0)] {
+            let Side { token, voice, input, .. } = &self.sides[side];
+            if token.failed {
+                let said = &token.bytes;
+                return Ok(if said == b"FAIL" {
+                    Ending::Failed(side)
+                } else {
+                    Ending::Wrong(side)
+                });
+            }
+            let broken = self.sides[side].is_broken();
+            if *voice == Voice::Version2 && (*input != Input::Open || broken) {
+                return Ok(Ending::Unanswered(side));
+            }
+            // Nothing is left but the delivery of its last bytes, which needs no session. What a
+            // user has said, a version 1 agent is still given in its own time.
+            let at_once = !(self.residue.is_some() && side == 1);
+            if broken && (at_once || (self.is_over(side) && self.is_over(other))) {
+                return Ok(Ending::Broken(side));
+            }
+        }
+        if self.is_over(0) && self.is_over(1) {
+            return Ok(Ending::Complete);
+        }
+        let now = now();
+        let mut next: Option<Instant> = None;
+        let mut due = |deadline: Instant| {
+            if deadline > now {
+                next = Some(next.map_or(deadline, |next| next.min(deadline)));
+            }
+            deadline <= now
+        };
+        for (index, side) in self.sides.iter_mut().enumerate() {
+            if let Voice::Version1 { threshold: Some(threshold) } = side.voice {
+                if side.paused {
+                    side.heard_at = now;
+                }
+                if side.input == Input::Open && due(side.heard_at + threshold) {
+                    return Ok(Ending::Absent(index));
+                }
+            }
+            if side.begun.is_some() {
+                due(side.heard_at + limits::BEAT_REST);
+            }
+            if side.voice == Voice::Version2 && due(self.started + limits::OPEN) {
+                return Ok(Ending::Mute(index));
+            }
+            if side.stream.may_stall() {
+                let at = *side.stall_check.get_or_insert(now + limits::STALL_CHECK);
+                if due(at) {
+                    if side.stream.is_stalled() {
+                        return Ok(Ending::Stalled(index));
+                    }
+                    side.stall_check = None;
+                    if !side.is_flushed() && side.stream.is_draining() {
+                        self.moved_at = now;
+                        self.terms.traffic.moves();
+                    }
+                    if side.stream.may_stall() {
+                        let again = now + limits::STALL_CHECK;
+                        side.stall_check = Some(again);
+                        due(again);
+                    }
+                }
+            }
+        }
+        if self.one_has_ended() && due(self.moved_at + self.terms.fin_wait) {
+            let draining = self.sides.each_mut().map(|side| side.stream.is_draining());
+            if draining == [false, false] {
+                return Ok(Ending::Silent);
+            }
+            self.moved_at = now;
+            due(now + self.terms.fin_wait);
+        }
+        if let Some(residue) = &self.residue {
+            let [agent, user] = &self.sides;
+            if user.input != Input::Open && self.is_settled() {
+                let silent_since = agent.spoke_at.max(user.spoke_at).max(user.heard_at);
+                // Where an answer is owed, others cannot have the tunnel sooner anyway.
+                let is_wanted = self.terms.wanted.load(Ordering::Relaxed) > 0;
+                let patience = match is_wanted && !residue.is_owed() {
+                    true => limits::LINGER_WANTED,
+                    false => limits::LINGER,
+                };
+                if due(silent_since + patience) {
+                    return Ok(Ending::Lingered);
+                }
+                // Who has left with its answer is not waited for, once that is known to be over.
+                let over_at = residue.over_at().filter(|_| residue.left_answered());
+                if over_at.is_some_and(&mut due) && user.stream.has_arrived() {
+                    return Ok(Ending::Lingered);
+                }
+                // Users may come to wait meanwhile.
+                due(now + limits::LINGER_CHECK);
+            }
+        }
+        Err(next)
+    }
+
+    /// Whether nothing is on its way to either side.
+    fn is_settled(&self) -> bool {
+        self.sides.iter().all(Side::is_flushed)
+    }
+
+    /// Whether a version 1 tunnel broke while an answer was to come on it.
+    fn is_torn(&self, ending: Ending) -> bool {
+        let broke = matches!(ending, Ending::Broken(0) | Ending::Absent(0) | Ending::Stalled(0));
+        let Some(residue) = self.residue.as_ref().filter(|_| broke) else { return false };
+        let mut residue = residue.clone();
+        residue.given_up(now());
+        residue.verdict(now()) != Verdict::Clean
+    }
+}
+
+impl Future for Relay {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ended> {
+        // A direction that has nothing to move is woken when it has, and one whose turn is over when
+        // it has another: deadlines are looked at in either case.
+        let mut goes_on = [true; 2];
+        while goes_on != [false; 2] {
+            goes_on = [0, 1].map(|from| goes_on[from] && self.pump(context, from));
+        }
+        for from in [0, 1] {
+            self.give_up_begun(from);
+            self.pass_end_on(context, from);
+            self.sides[from].poll_unread(context);
+        }
+        match self.ending() {
+            Ok(ending) => Poll::Ready(self.ended(ending)),
+            Err(next) => {
+                let stuck = !self.is_settled();
+                self.stuck.set(stuck);
+                if next.is_some_and(|next| self.timer.poll_at(context, next).is_ready()) {
+                    context.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Token {
+    /// Reads tokens from `unit` until the agent has answered; gives what follows `OPEN`.
+    fn take<'a>(&mut self, unit: &'a [u8]) -> &'a [u8] {
+        let mut unit = unit;
+        while let [byte, rest @ ..] = unit {
+            if self.opened() || self.failed {
+                break;
+            }
+            if self.length == 4 {
+                self.length = 0;
+            }
+            self.bytes[self.length] = *byte;
+            self.length += 1;
+            unit = rest;
+            // A heartbeat that crossed the header is passed over. Anything else but the two
+            // answers is no version 2 agent.
+            self.failed = self.length == 4 && self.bytes != *b"OPEN" && self.bytes != *BEAT;
+        }
+        unit
+    }
+
+    fn opened(&self) -> bool {
+        self.length == 4 && self.bytes == *b"OPEN"
+    }
+}
