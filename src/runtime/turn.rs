@@ -155,7 +155,8 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::reactor::{block_on, look};
+    use crate::runtime::reactor::{block_on, look, until};
+    use smol::LocalExecutor;
     use std::future::poll_fn;
 
     #[test]
@@ -198,6 +199,7 @@ mod tests {
             poll_fn(|context| {
                 for rest in &mut rests {
                     while rest.poll(context).is_ready() {
+                        assert!(heard < 1 << 20, "nobody rests");
                         rest.charge(1);
                         heard += 1;
                     }
@@ -223,8 +225,48 @@ mod tests {
     }
 
     #[test]
+    fn all_that_rest_go_on_whichever_task_has_them_now() {
+        block_on(async {
+            let rested = Cell::new(0);
+            let tasks = LocalExecutor::new();
+            let begun: Vec<_> = (0..100)
+                .map(|_| {
+                    let rested = &rested;
+                    tasks.spawn(async move {
+                        let mut rest = Rest::default();
+                        for _ in 0..3 {
+                            rest.charge(limits::EMPTY_RECORDS);
+                            poll_fn(|context| rest.poll(context)).await;
+                            rested.set(rested.get() + 1);
+                        }
+                        rest.charge(limits::EMPTY_RECORDS);
+                        // Its timer is set for this task, and another one goes on with it.
+                        _ = poll_fn(|context| Poll::Ready(rest.poll(context))).await;
+                        rest
+                    })
+                })
+                .collect();
+            let all = async {
+                for first in begun {
+                    let mut rest = first.await;
+                    let second =
+                        tasks.spawn(async move { poll_fn(|context| rest.poll(context)).await });
+                    second.await;
+                    rested.set(rested.get() + 1);
+                }
+            };
+            // A hundred times as long as it takes.
+            let late = Instant::now() + 400 * 100 * limits::REST;
+            assert!(until(late, tasks.run(all)).await.is_some(), "{} of 400", rested.get());
+        })
+        .unwrap();
+    }
+
+    #[test]
     fn who_seldom_changes_keys_does_not_rest() {
         block_on(async {
+            // Others rest: who comes to it now waits.
+            (0..100).for_each(|_| _ = next_rest(now()));
             let mut rest = Rest::default();
             poll_fn(|context| {
                 rest.charge(limits::EMPTY_RECORDS - 1);
