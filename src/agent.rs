@@ -19,7 +19,7 @@ use crate::limits;
 use crate::logging::{ALWAYS, Logging};
 use crate::mappings::ports;
 use crate::net::conduit;
-use crate::os::process::{self, Ask, Files, Notifier, Signals};
+use crate::os::{self, Ask, Files, Notifier, Signals};
 use crate::runtime::reactor::{self, sleep, until};
 use crate::text::reason;
 use connector::Connector;
@@ -45,7 +45,7 @@ const FAULTY: u8 = 2;
 
 /// Runs in the foreground until SIGTERM or SIGINT.
 pub fn run(given: options::Given) -> ExitCode {
-    let prepared = process::prepare();
+    let prepared = os::prepare();
     let conduits = conduit::allow(1, prepared.files);
     let started = Options::new(given, std::env::var_os(options::PASSCODE)).and_then(|options| {
         let files = Files::new(prepared.files.saturating_sub(conduits + OWN_FILES));
@@ -70,7 +70,7 @@ pub fn run(given: options::Given) -> ExitCode {
     };
     let logging = Logging::on_stderr();
     logging.install(log::LevelFilter::Info);
-    process::abort_on_panic(&logging);
+    os::abort_on_panic(&logging);
     for warning in prepared.warning.iter().chain(&options.warnings) {
         log::warn!(target: ALWAYS, "{warning}");
     }
@@ -108,7 +108,7 @@ async fn live(
     tasks.spawn(signals.pass_on(ask)).detach();
     let (stop, stopped) = smol::channel::bounded(1);
     tasks.spawn(upkeep(logging, connector)).detach();
-    if let Some(interval) = process::watchdog_interval() {
+    if let Some(interval) = os::watchdog_interval() {
         tasks.spawn(watchdog(connector.notifier(), interval)).detach();
     }
     connector.notifier().ready("connecting");

@@ -28,7 +28,7 @@ use crate::mappings::ports::{self, Pool};
 use crate::mappings::store::{self, Store, Writer};
 use crate::net::conduit;
 use crate::os::memory;
-use crate::os::process::{self, Ask, Files, Instance, Notifier, Ownership, Signals};
+use crate::os::{self, Ask, Files, Instance, Notifier, Ownership, Signals};
 use crate::pipes::pipe::Shared;
 use crate::pipes::refusals::Refusals;
 use crate::pipes::registry::Registry;
@@ -43,7 +43,7 @@ const FAULTY: u8 = 2;
 /// Runs the daemon in the foreground until it is asked to stop.
 pub fn run(options: &Options) -> ExitCode {
     memory::share_heap();
-    let process::Prepared { files: file_limit, warning } = process::prepare();
+    let os::Prepared { files: file_limit, warning } = os::prepare();
     let (config, warnings) = match Config::load(&options.config_dir) {
         Ok(loaded) => loaded,
         Err(faults) => {
@@ -62,7 +62,7 @@ pub fn run(options: &Options) -> ExitCode {
             complain(format_args!("warning: {fault}"));
         }
     }
-    process::abort_on_panic(&logging);
+    os::abort_on_panic(&logging);
     if let Some(warning) = warning {
         log::warn!(target: ALWAYS, "{warning}");
     }
@@ -172,7 +172,7 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
     let listener = ports::open_listener(shared.config.borrow().api);
     let api_task = executor.spawn(serve_api(server, shared.clone(), listener, api_fault));
     executor.spawn(housekeeping(shared.clone(), logging.clone())).detach();
-    if let Some(interval) = process::watchdog_interval() {
+    if let Some(interval) = os::watchdog_interval() {
         executor.spawn(watchdog(shared.clone(), notifier.clone(), interval)).detach();
     }
     log::info!(

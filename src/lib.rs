@@ -34,8 +34,8 @@
 //!
 //! One thread, the control thread, holds all state without locks; handshakes and relays, which
 //! hold none of it, run on the [`workers`](runtime::workers). Every bound stands in [`limits`], the folders in
-//! [`folders`](config::folders); signals, the service manager and the budget of open files in [`process`](os::process), freed
-//! memory in [`memory`](os::memory).
+//! [`folders`](config::folders); signals, the service manager, the budget of open files and freed memory
+//! in [`os`].
 
 #![allow(rustdoc::private_intra_doc_links, reason = "these pages are for readers of the source")]
 

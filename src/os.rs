@@ -1,4 +1,24 @@
-//! What the kernel and the service manager are asked.
+//! What the kernel and the service manager are asked: the process's limits and signals, its place
+//! among other daemons, its open files, and the memory that it gives back. It knows nothing of
+//! mappings or connections.
 
+mod files;
+mod instance;
 pub mod memory;
-pub mod process;
+mod notifier;
+mod process;
+mod signals;
+
+pub use files::{FileGuard, Files, For};
+pub use instance::{Instance, LOCK, Ownership, ProcessError, config_of, holder};
+pub use notifier::{Notifier, watchdog_interval};
+pub use process::{Prepared, abort_on_panic, prepare};
+pub use signals::{Ask, Signals};
+
+#[cfg(test)]
+mod tests {
+    /// A path in the system's temporary folder that nobody else uses.
+    pub(super) fn folder() -> std::path::PathBuf {
+        std::env::temp_dir().join(format!("os-{}", uuid::Uuid::new_v4()))
+    }
+}

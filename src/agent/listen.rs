@@ -18,7 +18,7 @@ use super::serve::closed;
 use super::tunnel::Paired;
 use crate::limits;
 use crate::net::stream::Stream;
-use crate::os::process::FileGuard;
+use crate::os::FileGuard;
 use crate::runtime::reactor::{Io, sleep, until};
 use crate::text::reason;
 

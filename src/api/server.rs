@@ -38,7 +38,7 @@ use crate::limits;
 use crate::net::handshake::{self, Progress};
 use crate::net::stream::Stream;
 use crate::net::tcp_info;
-use crate::os::process::{FileGuard, Files, For};
+use crate::os::{FileGuard, Files, For};
 use crate::report::status::{reached, refused};
 use crate::runtime::reactor::{Io, look, sleep, until};
 use crate::runtime::workers::Workers;

@@ -9,7 +9,7 @@ use crate::cli::control::{self, ControlError};
 use crate::config::Config;
 use crate::config::folders::Options;
 use crate::limits;
-use crate::os::process::Instance;
+use crate::os::Instance;
 use crate::report::status::Draining;
 use crate::report::{self, Report};
 use crate::text::json;

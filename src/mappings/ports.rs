@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::os::process::{FileGuard, Files, For};
+use crate::os::{FileGuard, Files, For};
 use crate::text::reason;
 
 /// The ports that mappings may use. Lives on the control thread; cheap to clone, every clone is

@@ -19,7 +19,7 @@ pub use self::error::StoreError;
 use crate::limits;
 use crate::logging::ALWAYS;
 use crate::mappings::mapping::{Id, Mapping};
-use crate::os::process;
+use crate::os;
 use crate::runtime::workers::aside;
 use crate::text::reason;
 
@@ -47,7 +47,7 @@ pub enum Change {
 pub fn open(dir: &Path) -> Result<(Store, Writer, Vec<Mapping>), StoreError> {
     let file = dir.join(FILE);
     let lock = disk::lock(&file).map_err(|_| {
-        let holder = File::open(&file).ok().and_then(|file| process::holder(&file));
+        let holder = File::open(&file).ok().and_then(|file| os::holder(&file));
         error::shared(&file, holder)
     })?;
     let mappings = check(dir)?;

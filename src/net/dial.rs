@@ -20,7 +20,7 @@ use smol::lock::Semaphore;
 
 use crate::limits;
 use crate::net::socket::set_up;
-use crate::os::process::{Files, For};
+use crate::os::{Files, For};
 use crate::runtime::reactor::{Io, Timer, now, until};
 
 /// A host, by name or address, and a port. An IPv6 address stands in brackets before the port.

@@ -215,7 +215,7 @@ mod tests {
     fn small_pieces_that_a_thread_has_freed_are_free_for_all() {
         const CHILD: &str = "IOFOG_TEST_TIDY";
         if std::env::var_os(CHILD).is_none() {
-            let name = "memory::tests::small_pieces_that_a_thread_has_freed_are_free_for_all";
+            let name = "os::memory::tests::small_pieces_that_a_thread_has_freed_are_free_for_all";
             let child = std::process::Command::new(std::env::current_exe().unwrap())
                 .args([name, "--exact", "--test-threads=1"])
                 .env(CHILD, "1")

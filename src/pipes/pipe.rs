@@ -25,7 +25,7 @@ use crate::mappings::mapping::{self, AgentPort, Mapping};
 use crate::mappings::ports::{Lease, Pool};
 use crate::net::handshake::{self, Progress};
 use crate::net::stream::{Loose, Stream};
-use crate::os::process::{FileGuard, Files, For};
+use crate::os::{FileGuard, Files, For};
 use crate::pipes::crowd::{Crowd, Member};
 use crate::pipes::pairing::{Pairing, Partner};
 use crate::pipes::refusals::Refusals;

@@ -14,7 +14,7 @@ use crate::limits;
 use crate::mappings::mapping::Passcode;
 use crate::net::stream::{Received, Stream, is_too_much};
 use crate::net::tcp_info;
-use crate::os::process::FileGuard;
+use crate::os::FileGuard;
 use crate::pipes::crowd::Member;
 use crate::pipes::pairing::{Verdict, Waiting};
 use crate::pipes::pipe::{Pipe, Place, Secured};

@@ -11,7 +11,7 @@ use smol::future::or;
 use crate::limits;
 use crate::net::stream::Stream;
 use crate::net::tcp_info;
-use crate::os::process::FileGuard;
+use crate::os::FileGuard;
 use crate::pipes::crowd::Member;
 use crate::pipes::pairing::{Fate, Waiting};
 use crate::pipes::pipe::{Pipe, Secured};

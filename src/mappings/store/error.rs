@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use crate::mappings::mapping::Id;
-use crate::os::process;
+use crate::os;
 use crate::text::reason;
 
 /// Why the state file cannot be read or a change was not made. Passcodes are never in it.
@@ -56,7 +56,7 @@ pub(super) fn unreadable(file: &Path, error: &io::Error) -> StoreError {
 
 /// Another process has the file's lock.
 pub(super) fn shared(file: &Path, holder: Option<u32>) -> StoreError {
-    let who = match holder.map(|pid| (pid, process::config_of(pid))) {
+    let who = match holder.map(|pid| (pid, os::config_of(pid))) {
         Some((pid, Some(config))) => format!(" (process {pid}, its configuration folder {config})"),
         Some((pid, None)) => format!(" (process {pid})"),
         None => String::new(),

@@ -1,0 +1,166 @@
+//! The budget of open files: who may take one, and how many are kept for the API, the state and
+//! the logs.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::limits;
+
+/// The open files of the process, so that connections never use up those that the API, the
+/// state and the logs need. Counts what is taken through it; shared by all threads.
+#[derive(Debug)]
+pub struct Files {
+    limit: usize,
+    used: AtomicUsize,
+    /// Those of [`For::Listener`] among them, and how many there may be.
+    listeners: AtomicUsize,
+    most_listeners: usize,
+}
+
+/// Who wants a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum For {
+    /// A pipe's port: no more than [`limits::LISTENERS_SHARE`] of what is left for pipes. Half of
+    /// what is kept free of connections may be ports, so that those who hold all the rest do not keep
+    /// a mapping from being added.
+    Listener,
+    /// A connection to a pipe's port: leaves [`limits::FILES_RESERVED`] files free.
+    Pipe,
+    /// A connection to the API or the control socket: leaves 4 files free, for the state file,
+    /// its folder, the log and a reload.
+    Api,
+    /// One more address of a name that is tried beside others: leaves 4 files free, too.
+    Dial,
+}
+
+/// One file taken from [`Files`]; dropping it gives it back.
+#[derive(Debug)]
+pub struct FileGuard {
+    files: Arc<Files>,
+    who: For,
+}
+
+impl Files {
+    /// The budget of a process that may open `limit` files, as [`prepare`] returned it. The
+    /// files that are open now are taken for good, so it is made when everything that lives as
+    /// long as the process (threads, logs, listeners of the API) is there.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Self::with(limit, open_files())
+    }
+
+    fn with(limit: usize, used: usize) -> Arc<Self> {
+        let (part, whole) = limits::LISTENERS_SHARE;
+        let for_pipes = limit.saturating_sub(used + limits::FILES_RESERVED);
+        Arc::new(Files {
+            limit,
+            used: AtomicUsize::new(used),
+            listeners: AtomicUsize::new(0),
+            most_listeners: for_pipes / whole * part,
+        })
+    }
+
+    /// Whether [`Files::try_take`] would give one now.
+    pub fn has_room(&self, who: For) -> bool {
+        self.used() < self.most(who)
+    }
+
+    fn most(&self, who: For) -> usize {
+        let leave = match who {
+            For::Pipe => limits::FILES_RESERVED,
+            For::Listener => limits::FILES_RESERVED / 2,
+            For::Api | For::Dial => 4,
+        };
+        self.limit.saturating_sub(leave)
+    }
+
+    /// Takes one file, unless that would leave fewer free than `who` must leave.
+    pub fn try_take(self: &Arc<Self>, who: For) -> Option<FileGuard> {
+        let take = |count: &AtomicUsize, most| {
+            let one_more = |count| (count < most).then_some(count + 1);
+            count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+        };
+        if who == For::Listener && !take(&self.listeners, self.most_listeners) {
+            return None;
+        }
+        if !take(&self.used, self.most(who)) {
+            self.end_listener(who);
+            return None;
+        }
+        Some(FileGuard { files: self.clone(), who })
+    }
+
+    fn end_listener(&self, who: For) {
+        if who == For::Listener {
+            self.listeners.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Files that the pipes' ports may be at most.
+    pub fn most_listeners(&self) -> usize {
+        self.most_listeners
+    }
+
+    /// Files the process may open.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Files in use now.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for FileGuard {
+    fn drop(&mut self) {
+        self.files.used.fetch_sub(1, Ordering::Relaxed);
+        self.files.end_listener(self.who);
+    }
+}
+
+/// Counts the open files; without /proc, a guess above what the daemon opens at start.
+fn open_files() -> usize {
+    // One of those listed is the listing's own.
+    fs::read_dir("/proc/self/fd").map_or(64, |files| files.count().saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[test]
+    fn files_keep_a_reserve_for_the_api() {
+        let files = Files::with(10 + limits::FILES_RESERVED, 8);
+        let pipes: Vec<_> = std::iter::from_fn(|| files.try_take(For::Pipe)).collect();
+        assert_eq!(pipes.len(), 2);
+        let api: Vec<_> = std::iter::from_fn(|| files.try_take(For::Api)).collect();
+        assert_eq!(api.len(), limits::FILES_RESERVED - 4);
+        assert_eq!(files.limit() - files.used(), 4);
+        drop(api);
+        assert!(files.try_take(For::Pipe).is_none());
+        drop(pipes);
+        assert_eq!(files.used(), 8);
+        assert!(files.try_take(For::Pipe).is_some());
+        assert!(Files::with(3, 0).try_take(For::Api).is_none());
+        let files = Files::with(110 + limits::FILES_RESERVED, 10);
+        let ports: Vec<_> = std::iter::from_fn(|| files.try_take(For::Listener)).collect();
+        assert_eq!((ports.len(), files.used()), (75, 85), "the rest is for sessions");
+        drop(ports);
+        let pipes: Vec<_> = std::iter::from_fn(|| files.try_take(For::Pipe)).collect();
+        let ports: Vec<_> = std::iter::from_fn(|| files.try_take(For::Listener)).collect();
+        assert_eq!(ports.len(), limits::FILES_RESERVED / 2, "connections keep no mapping out");
+        drop((pipes, ports));
+        let ports: Vec<_> = std::iter::from_fn(|| files.try_take(For::Listener)).collect();
+        assert_eq!(ports.len(), 75, "one that could not be taken is not counted");
+    }
+
+    #[test]
+    fn open_files_are_counted() {
+        let held: Vec<_> = (0..20).map(|_| File::open("/dev/null").unwrap()).collect();
+        // Other tests have files open at the same time.
+        let all = open_files();
+        assert!(all >= held.len() && all < 100_000, "{all}");
+    }
+}

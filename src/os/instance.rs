@@ -1,0 +1,250 @@
+//! One daemon a run folder, and one writer a configuration folder: their locks, and the messages
+//! of a daemon that finds another one there.
+
+use std::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::config::folders::Options;
+use crate::text::reason;
+
+/// The file in the run folder whose lock says that a daemon runs there; it holds the daemon's
+/// process id.
+pub const LOCK: &str = "iofog-connector.lock";
+
+/// How long a locked lock is tried again: a command that looks whether the daemon runs holds
+/// it for a moment.
+const LOCK_RETRY: Duration = Duration::from_millis(10);
+const LOCK_TRIES: u32 = 10;
+
+/// Why the daemon cannot run here.
+#[derive(Debug)]
+pub enum ProcessError {
+    /// Another one runs with the same run folder.
+    Running {
+        /// The run folder.
+        run: PathBuf,
+        /// The other one's process id, where it can be told.
+        pid: Option<u32>,
+    },
+    /// Another one keeps its mappings in the same configuration folder.
+    Shared {
+        /// The configuration folder.
+        config: PathBuf,
+        /// This one's run folder, which the other one does not use.
+        run: PathBuf,
+        /// The other one's process id, where it can be told.
+        pid: Option<u32>,
+    },
+    /// A file or folder cannot be made or used.
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl fmt::Display for ProcessError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ProcessError::Running { run, pid } => {
+                write!(f, "iofog-connector is already running in {}", run.display())?;
+                if let Some(pid) = pid {
+                    write!(f, " (process {pid})")?;
+                }
+                f.write_str("; stop that one with `iofog-connector stop`, or name another folder with --run DIR")
+            }
+            ProcessError::Shared { config, run, pid } => {
+                write!(f, "another iofog-connector")?;
+                if let Some(pid) = pid {
+                    write!(f, " (process {pid}")?;
+                    if let Some(own) = config_of(*pid).filter(|own| Path::new(own) != config) {
+                        write!(f, ", --config {own}")?;
+                    }
+                    f.write_str(")")?;
+                }
+                write!(
+                    f,
+                    ", whose run folder is not {}, keeps its mappings in {}; stop that one, or name \
+                     another folder with --config DIR",
+                    run.display(),
+                    config.display()
+                )
+            }
+            ProcessError::File { path, error } => write!(
+                f,
+                "{}: {}; the run folder must belong to the user that runs the daemon, or name \
+                 another with --run DIR",
+                path.display(),
+                reason::writing(path, error)
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ProcessError {}
+
+/// The right to run in a run folder. Dropping it lets another daemon start there.
+#[derive(Debug)]
+pub struct Instance {
+    lock: File,
+}
+
+impl Instance {
+    /// Makes the run folder where it is missing and takes its lock.
+    pub fn take(run: &Path) -> Result<Self, ProcessError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            |error| ProcessError::File { path, error }
+        };
+        // 0755, narrowed by the process's umask.
+        DirBuilder::new().recursive(true).mode(0o755).create(run).map_err(failed(run))?;
+        let path = run.join(LOCK);
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(&path)
+            .map_err(failed(&path))?;
+        match take_lock(&lock) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Err(ProcessError::Running { run: run.to_owned(), pid: pid(&mut lock) });
+            }
+            Err(error) => return Err(failed(&path)(error.into())),
+        }
+        // The lock is what counts; where a full disk keeps the process id out, messages lack it.
+        let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+        Ok(Instance { lock })
+    }
+
+    /// Whether a daemon runs in this folder now, and its process id where it can be told.
+    pub fn running(run: &Path) -> Result<Option<Option<u32>>, ProcessError> {
+        let path = run.join(LOCK);
+        let failed = |error| ProcessError::File { path: path.clone(), error };
+        let mut lock = match File::open(&path) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        match flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(None),
+            Err(Errno::WOULDBLOCK) => Ok(Some(pid(&mut lock))),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // Only tidiness: a process id without a lock is not believed.
+        let _ = self.lock.set_len(0);
+    }
+}
+
+/// The right to change the mappings in a configuration folder: its lock, which is the folder's own,
+/// so that nothing is written there. Dropping it gives it up.
+#[derive(Debug)]
+pub struct Ownership(#[expect(dead_code, reason = "held for its lock")] File);
+
+impl Ownership {
+    /// Takes the lock of the folder `config`; `run` is the run folder, for the message. `None` where
+    /// the folder cannot be locked (one that may not be listed, some network file systems).
+    pub fn take(config: &Path, run: &Path) -> Result<Option<Self>, ProcessError> {
+        let Ok(folder) = File::open(config) else { return Ok(None) };
+        match take_lock(&folder) {
+            Ok(()) => Ok(Some(Ownership(folder))),
+            Err(Errno::WOULDBLOCK) => Err(ProcessError::Shared {
+                config: config.to_owned(),
+                run: run.to_owned(),
+                pid: holder(&folder),
+            }),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+/// Takes a lock, waiting for a moment; `WOULDBLOCK` when another process keeps it.
+fn take_lock(file: &File) -> Result<(), Errno> {
+    let mut tries = 0;
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) if tries < LOCK_TRIES => {
+                tries += 1;
+                std::thread::sleep(LOCK_RETRY);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// The process that has locked a file, where the kernel's list of locks can be read:
+/// `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF`.
+pub fn holder(file: &File) -> Option<u32> {
+    let inode = format!(":{}", file.metadata().ok()?.ino());
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find_map(|words| {
+        let held = words.get(1) == Some(&"FLOCK") && words.get(5)?.ends_with(&inode);
+        held.then(|| words.get(4)?.parse().ok())?
+    })
+}
+
+/// The configuration folder that a process was started with, as its command line names it.
+pub fn config_of(pid: u32) -> Option<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let line = String::from_utf8_lossy(&line).into_owned();
+    let mut words = line.split('\0');
+    while let Some(word) = words.next() {
+        match word.strip_prefix("--config") {
+            Some("") => return words.next().map(str::to_owned),
+            Some(value) if value.starts_with('=') => return Some(value[1..].to_owned()),
+            _ => {}
+        }
+    }
+    Some(Options::default().config_dir.display().to_string())
+}
+
+fn pid(lock: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    lock.rewind().ok()?;
+    lock.take(16).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::tests::folder;
+
+    #[test]
+    fn one_instance_a_run_folder() {
+        let run = folder().join("deep");
+        assert!(Instance::running(&run).unwrap().is_none());
+        let instance = Instance::take(&run).unwrap();
+        let own = std::process::id();
+        assert_eq!(Instance::running(&run).unwrap(), Some(Some(own)));
+        let error = Instance::take(&run).unwrap_err().to_string();
+        assert!(error.contains(&format!("(process {own})")), "{error}");
+        assert!(error.contains("--run DIR"), "{error}");
+        drop(instance);
+        assert!(Instance::running(&run).unwrap().is_none());
+        Instance::take(&run).unwrap();
+        fs::remove_dir_all(run.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_run_folder_that_cannot_be_made_is_named() {
+        let error = Instance::take(Path::new("/proc/no/such")).unwrap_err().to_string();
+        assert!(error.starts_with("/proc/no/such: "), "{error}");
+    }
+}

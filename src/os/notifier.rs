@@ -1,0 +1,144 @@
+//! The service manager: what systemd is told (sd_notify(3)), and how often it wants to hear that
+//! the process is alive.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
+use std::time::Duration;
+
+/// Longest wait for the service manager to take a message.
+const NOTIFY: Duration = Duration::from_millis(250);
+
+/// Tells systemd how the daemon is (sd_notify(3)), where `NOTIFY_SOCKET` asks for it; elsewhere
+/// every call does nothing. A message that systemd does not take within 250 ms is dropped.
+#[derive(Debug)]
+pub struct Notifier(Option<(UnixDatagram, SocketAddr)>);
+
+impl Notifier {
+    /// Reads `NOTIFY_SOCKET`.
+    pub fn from_env() -> Self {
+        Notifier(std::env::var_os("NOTIFY_SOCKET").and_then(|path| Self::socket(path.as_bytes())))
+    }
+
+    fn socket(path: &[u8]) -> Option<(UnixDatagram, SocketAddr)> {
+        let address = match path {
+            [b'@', name @ ..] => SocketAddr::from_abstract_name(name).ok()?,
+            [b'/', ..] => {
+                SocketAddr::from_pathname(Path::new(std::ffi::OsStr::from_bytes(path))).ok()?
+            }
+            _ => return None,
+        };
+        let socket = UnixDatagram::unbound().ok()?;
+        socket.set_write_timeout(Some(NOTIFY)).ok()?;
+        Some((socket, address))
+    }
+
+    /// Everything is open; `status` is what `systemctl status` shows.
+    pub fn ready(&self, status: &str) {
+        self.send(&format!("READY=1\nSTATUS={}", one_line(status)));
+    }
+
+    /// A reload begins; [`ready`](Self::ready) ends it.
+    pub fn reloading(&self) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+    }
+
+    /// The daemon drains and ends; [`status`](Self::status) says how far it is.
+    pub fn stopping(&self) {
+        self.send("STOPPING=1\nSTATUS=stopping");
+    }
+
+    /// The daemon's executor is alive; see [`watchdog_interval`].
+    pub fn watchdog(&self) {
+        self.send("WATCHDOG=1");
+    }
+
+    /// One line for `systemctl status`.
+    pub fn status(&self, status: &str) {
+        self.send(&format!("STATUS={}", one_line(status)));
+    }
+
+    fn send(&self, state: &str) {
+        if let Some((socket, address)) = &self.0 {
+            // A service manager that does not listen is not the daemon's business.
+            let _ = socket.send_to_addr(state.as_bytes(), address);
+        }
+    }
+}
+
+/// A new line would begin another assignment.
+fn one_line(status: &str) -> String {
+    status.replace(|char: char| char.is_control(), " ")
+}
+
+/// How often systemd must hear [`Notifier::watchdog`]: half of the time after which it takes the
+/// daemon for dead (`WATCHDOG_USEC`), or `None` when it does not watch this process.
+pub fn watchdog_interval() -> Option<Duration> {
+    let variable = |name| std::env::var(name).ok();
+    watchdog(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"), std::process::id())
+}
+
+fn watchdog(usec: Option<String>, pid: Option<String>, own: u32) -> Option<Duration> {
+    let micros: u64 = usec?.parse().ok()?;
+    let ours = pid.is_none_or(|pid| pid.parse() == Ok(own));
+    (ours && micros > 0).then(|| Duration::from_micros(micros) / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::tests::folder;
+    use std::fs;
+
+    #[test]
+    fn the_watchdog_is_pinged_at_half_its_time() {
+        let watch = |usec: Option<&str>, pid: Option<&str>| {
+            watchdog(usec.map(str::to_owned), pid.map(str::to_owned), 42)
+        };
+        let half = Some(Duration::from_secs(15));
+        assert_eq!(watch(Some("30000000"), Some("42")), half);
+        assert_eq!(watch(Some("30000000"), None), half);
+        assert_eq!(watch(Some("30000000"), Some("43")), None);
+        assert_eq!(watch(Some("0"), None), None);
+        assert_eq!(watch(Some("soon"), None), None);
+        assert_eq!(watch(None, Some("42")), None);
+    }
+
+    #[test]
+    fn systemd_is_told_by_path_and_by_abstract_name() {
+        let path = folder();
+        let name = path.file_name().unwrap().as_bytes();
+        let abstract_name = [b"@", name].concat();
+        let by_name =
+            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
+        let by_path = UnixDatagram::bind(&path).unwrap();
+        for (socket, notify) in
+            [(by_path, path.as_os_str().as_bytes()), (by_name, &abstract_name[..])]
+        {
+            let notifier = Notifier(Notifier::socket(notify));
+            let heard = || {
+                let mut buffer = [0; 256];
+                socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                let length = socket.recv(&mut buffer).unwrap();
+                String::from_utf8(buffer[..length].to_vec()).unwrap()
+            };
+            notifier.ready("serving\nREADY=0");
+            assert_eq!(heard(), "READY=1\nSTATUS=serving READY=0");
+            notifier.watchdog();
+            assert_eq!(heard(), "WATCHDOG=1");
+            notifier.reloading();
+            let reloading = heard();
+            let micros = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+            assert!(micros.parse::<u64>().unwrap() > 0);
+            notifier.stopping();
+            assert!(heard().starts_with("STOPPING=1"));
+        }
+        fs::remove_file(path).unwrap();
+        assert!(Notifier::socket(b"relative").is_none());
+        assert!(Notifier::socket(b"vsock:2:1").is_none());
+        Notifier(None).ready("nobody listens");
+    }
+}
