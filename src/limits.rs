@@ -226,6 +226,10 @@ pub const LINGER_CHECK: Duration = Duration::from_millis(20);
 /// [`QUIET_LATE`] (section 6).
 pub const WARY: Duration = Duration::from_secs(60);
 
+/// Longest time for which a fresh version 1 tunnel waits until the workers have looked whether another
+/// one has broken. They look thousands of times a second; where one is stuck the mapping is wary.
+pub const LOOKED: Duration = Duration::from_secs(1);
+
 /// An answer of at most so many bytes is short: it comes at once, as one burst. One that takes
 /// [`PAUSE`] is none.
 pub const SHORT_ANSWER: u64 = 64 * 1024;

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Barrier, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -375,6 +375,75 @@ fn ask_and_leave(
         _ => drop(user),
     }
     in_order
+}
+
+#[test]
+fn tunnels_dialled_the_moment_others_break_bring_nobody_an_old_answer_plain() {
+    tunnels_dialled_the_moment_others_break_bring_nobody_an_old_answer(Mode::Plain, 100);
+}
+
+#[test]
+fn tunnels_dialled_the_moment_others_break_bring_nobody_an_old_answer_tls() {
+    tunnels_dialled_the_moment_others_break_bring_nobody_an_old_answer(Mode::Tls, 20);
+}
+
+/// Agents break their tunnels in mid-answer, whose user reads or has left, with bytes of it still
+/// unread in the connector, and dial anew in the same instant, while as many users wait. Whoever was
+/// given one of the fresh tunnels would be sent the rest; its agent would see its question.
+fn tunnels_dialled_the_moment_others_break_bring_nobody_an_old_answer(mode: Mode, rounds: usize) {
+    const TUNNELS: usize = 8;
+    let daemon = Daemon::builder(mode).set("userwait", 600_000).set("threads", 1).start();
+    let (mut foreign, mut resumed) = (0, 0);
+    for _ in 0..rounds {
+        // A mapping that has never been wary.
+        let mapping = daemon.api().add_public(60, NEVER);
+        let sessions: Vec<_> = (0..TUNNELS).map(|_| daemon.session(&mapping)).collect();
+        let waiting: Vec<_> = (0..TUNNELS)
+            .map(|_| {
+                let mut user = daemon.user(&mapping);
+                user.send(b"the next question");
+                user
+            })
+            .collect();
+        until("the users wait", || daemon.control().users_waiting(&mapping) == TUNNELS as u64);
+        let start = Barrier::new(TUNNELS);
+        let reached: Vec<bool> = thread::scope(|scope| {
+            let broken = sessions.into_iter().enumerate().map(|(number, (user, mut agent))| {
+                let (start, daemon, mapping) = (&start, &daemon, &mapping);
+                scope.spawn(move || {
+                    start.wait();
+                    let (stays, unread) = match number % 3 {
+                        0 => (Some(user), 60_000),
+                        1 => {
+                            user.reset();
+                            (None, 300_000)
+                        }
+                        _ => {
+                            drop(user);
+                            (None, 300_000)
+                        }
+                    };
+                    agent.send(&vec![b'x'; unread]);
+                    agent.link.reset();
+                    let mut agent = daemon.tunnel(mapping);
+                    agent.send(b"the rest of the old answer");
+                    agent.beat();
+                    // A heartbeat is answered in any case; before it comes what a user has sent.
+                    let reached = agent.exactly(BEAT.len()) != BEAT;
+                    drop(stays);
+                    reached
+                })
+            });
+            let broken: Vec<_> = broken.collect();
+            broken.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        foreign += reached.iter().filter(|reached| **reached).count();
+        resumed += TUNNELS;
+        drop(waiting);
+        daemon.api().remove(&mapping);
+    }
+    figure(mode, "tunnels dialled as others broke, of which users were given", (resumed, foreign));
+    assert_eq!(foreign, 0, "users were given fresh tunnels, of {resumed}");
 }
 
 #[test]

@@ -518,6 +518,20 @@ impl Pipe {
         }
     }
 
+    /// Returns once it is known which of this mapping's tunnels, in a session or draining on a worker,
+    /// had broken by now. Where a worker does not say so in time, one may have.
+    pub async fn hear_of_ends(&self) {
+        let Side { in_use, draining, .. } = &self.sides[0];
+        if in_use.get() + draining.get() == 0 {
+            return;
+        }
+        if until(Instant::now() + limits::LOOKED, self.shared.workers.look()).await.is_none() {
+            self.pairing.be_wary();
+        }
+        // Their sessions' tasks, which the workers have woken, deal with it.
+        reactor::look().await;
+    }
+
     /// Carries the session of port1's tunnel and its partner to its end. Gives the tunnel back if
     /// it can carry another one, once nothing more comes of this one.
     pub async fn session(&self, tunnel: Box<Tunnel>, partner: Partner) -> Option<Box<Tunnel>> {

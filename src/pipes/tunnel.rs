@@ -97,6 +97,11 @@ pub enum Alone {
 /// has memory for its wait alone.
 pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr, file: FileGuard) {
     let mut next = Box::pin(admit(pipe, side, socket, peer, file)).await;
+    if next.as_ref().is_some_and(|tunnel| tunnel.version == Version::One) && pipe.is_public() {
+        // Its agent may have dialled it because another one broke, the rest of whose answer it is
+        // about to send: that is known before a user is given it.
+        Box::pin(pipe.hear_of_ends()).await;
+    }
     while let Some(tunnel) = next.take() {
         let waiting = pipe.pairing.tunnel(side, tunnel);
         let outcome = wait(pipe, side, &waiting).await;

@@ -70,6 +70,24 @@ impl Workers {
         self.each(|| ()).await;
     }
 
+    /// Returns once what the kernel knew by now has come to every task on a worker that waits for it,
+    /// and it has dealt with it. A task that ended by that has told of it before.
+    pub async fn look(&self) {
+        let looks = self.workers.iter().map(|worker| {
+            worker.executor.spawn(async {
+                // The first look wakes who waits, in front of this task. The second is for what
+                // these have begun: a session's rest is read to nowhere by a task of its own.
+                reactor::look().await;
+                reactor::look().await;
+            })
+        });
+        // All at once.
+        let looks: Vec<Task<()>> = looks.collect();
+        for look in looks {
+            look.await;
+        }
+    }
+
     /// Has every worker do something short, one after the other.
     pub async fn each(&self, work: fn()) {
         for worker in &self.workers {

@@ -140,6 +140,10 @@ impl Drain {
             }
             Poll::Pending => {}
         }
+        // Known before all that has come is read: its agent may be back at once.
+        if self.stream.poll_broken(context).is_ready() {
+            return Some(Err((Outcome::Left, false)));
+        }
         let (tls, mut heartbeats, mut bytes) = (self.stream.is_tls(), 0, 0);
         let sieve = &mut self.sieve;
         let received = self.stream.poll_receive(context, &mut |unit| {
@@ -227,5 +231,51 @@ impl Future for Drain {
                 Poll::Pending
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::reactor::{block_on, look};
+    use std::io::Write as _;
+    use std::net::{TcpListener, TcpStream};
+    use std::pin::pin;
+    use std::task::Waker;
+
+    /// A connection with much unread and a reset behind it.
+    fn broken_behind_unread_bytes() -> TcpStream {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 4 << 20).unwrap();
+        let mut agent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (connector, _) = listener.accept().unwrap();
+        agent.set_nonblocking(true).unwrap();
+        connector.set_nonblocking(true).unwrap();
+        while agent.write(&[b'x'; 16 * 1024]).is_ok() {}
+        let linger = Some(Duration::ZERO);
+        rustix::net::sockopt::set_socket_linger(&agent, linger).unwrap();
+        drop(agent);
+        connector
+    }
+
+    #[test]
+    fn reset_behind_unread_bytes_ends_it_at_the_next_look() {
+        block_on(async {
+            let socket = broken_behind_unread_bytes();
+            let unread = rustix::io::ioctl_fionread(&socket).unwrap();
+            assert!(unread > 2 * limits::TURN as u64, "{unread} bytes are too few to show it");
+            let stream = Stream::plain(socket).unwrap();
+            let residue = Residue::stray(stream.round_trip(), None, now());
+            let mut drain = pin!(Drain::new(stream, None, residue, now()));
+            let context = &mut Context::from_waker(Waker::noop());
+            let mut polled = drain.as_mut().poll(context);
+            if polled.is_pending() {
+                look().await;
+                polled = drain.poll(context);
+            }
+            let Poll::Ready(drained) = polled else { panic!("not noticed") };
+            assert_eq!((drained.outcome, drained.in_order), (Outcome::Left, false));
+        })
+        .unwrap();
     }
 }

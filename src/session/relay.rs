@@ -387,9 +387,10 @@ impl Side {
         self.gone || self.input == Input::Broken || self.output == Output::Broken
     }
 
-    /// Looks after a side that is not read now: nothing else would tell that it has broken.
-    fn poll_unread(&mut self, context: &Context<'_>) {
-        if self.paused || self.input != Input::Open {
+    /// Looks after a side that is not read now: nothing else would tell that it has broken. `soon` for
+    /// one of which that must be known before all that it has sent is read.
+    fn poll_unread(&mut self, context: &Context<'_>, soon: bool) {
+        if self.paused || self.input != Input::Open || (soon && self.stream.maybe_readable()) {
             self.gone |= self.stream.poll_broken(context).is_ready();
         }
     }
@@ -827,6 +828,10 @@ impl Relay {
     fn is_torn(&self, ending: Ending) -> bool {
         let broke = matches!(ending, Ending::Broken(0) | Ending::Absent(0) | Ending::Stalled(0));
         let Some(residue) = self.residue.as_ref().filter(|_| broke) else { return false };
+        // More of it may have come than was read.
+        if ending == Ending::Broken(0) && self.sides[0].input == Input::Open {
+            return true;
+        }
         let mut residue = residue.clone();
         residue.given_up(now());
         residue.verdict(now()) != Verdict::Clean
@@ -846,7 +851,8 @@ impl Future for Relay {
         for from in [0, 1] {
             self.give_up_begun(from);
             self.pass_end_on(context, from);
-            self.sides[from].poll_unread(context);
+            let is_kept = self.residue.is_some() && from == 0;
+            self.sides[from].poll_unread(context, is_kept);
         }
         match self.ending() {
             Ok(ending) => Poll::Ready(self.ended(ending)),
