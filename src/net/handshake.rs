@@ -267,6 +267,47 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_has_long_shaken_no_hands_still_does() {
+        crate::runtime::reactor::block_on(async {
+            let dir = std::env::temp_dir().join(format!("handshake-{}", uuid::Uuid::new_v4()));
+            std::fs::create_dir(&dir).unwrap();
+            let identity = crate::tls::Identity::load_or_make(&dir, "localhost").unwrap();
+            let config = identity.tunnel_config().unwrap();
+            let trusted = dir.join(crate::tls::CERTIFICATE);
+            let client = crate::tls::client_config(Some(&trusted)).unwrap();
+            std::fs::remove_dir_all(&dir).unwrap();
+            let workers = Workers::start(1).unwrap();
+            for looks in [0, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 31) + 1000, u32::MAX - 1] {
+                static LOOKS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+                LOOKS.store(looks, std::sync::atomic::Ordering::SeqCst);
+                workers
+                    .each(|| {
+                        let looks = LOOKS.load(std::sync::atomic::Ordering::SeqCst);
+                        crate::runtime::reactor::set_looks(looks);
+                        crate::net::stream::set_stepped(0);
+                    })
+                    .await;
+                let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+                let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let (here, _) = listener.accept().unwrap();
+                here.set_nonblocking(true).unwrap();
+                there.set_nonblocking(true).unwrap();
+                let config = config.clone();
+                let secured = secure(&workers, here, || config, |_| {});
+                let name = "localhost".try_into().unwrap();
+                let connected = Stream::connect(there, client.clone(), name);
+                let both = smol::future::zip(secured, connected);
+                let soon = std::time::Instant::now() + std::time::Duration::from_secs(3);
+                let (near, far) = crate::runtime::reactor::until(soon, both)
+                    .await
+                    .unwrap_or_else(|| panic!("no handshake after {looks} looks"));
+                assert!(near.is_ok() && far.is_ok());
+            }
+        })
+        .unwrap();
+    }
+
+    #[test]
     fn who_leaves_the_line_is_passed_over_and_who_has_had_its_turn_gives_it_back() {
         let line = Line::new(1);
         let first = line.join(1, address(1));

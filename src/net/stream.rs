@@ -37,6 +37,12 @@ thread_local! {
     static STEPPED: Cell<u32> = const { Cell::new(0) };
 }
 
+/// As if the last step of a handshake on this thread was after so many looks.
+#[cfg(test)]
+pub fn set_stepped(look: u32) {
+    STEPPED.set(look);
+}
+
 /// A connection that takes and gives units, registered on the thread that polls it.
 pub struct Stream {
     socket: Io<TcpStream>,
@@ -155,8 +161,10 @@ impl Stream {
             let has_more = self.socket.maybe_readable() || !tls.unopened.is_empty();
             // What is hard is done with the agreement on keys; what is left takes little.
             let is_hard = tls.connection.negotiated_key_exchange_group().is_none();
-            let is_behind = queued
-                .is_some_and(|look| look != looks() && look.wrapping_sub(STEPPED.get()) as i32 > 0);
+            // By how long ago it was, since the number of looks begins anew some day.
+            let age = |look: u32| looks().wrapping_sub(look);
+            let is_behind =
+                queued.is_some_and(|look| age(look) != 0 && age(look) < age(STEPPED.get()));
             if has_more && is_hard && !is_behind {
                 *queued = Some(looks());
                 yield_turn(context);

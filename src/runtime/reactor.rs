@@ -74,6 +74,12 @@ pub fn looks() -> u32 {
     LOOKS.get()
 }
 
+/// As if this thread had looked so often.
+#[cfg(test)]
+pub fn set_looks(looks: u32) {
+    LOOKS.set(looks);
+}
+
 /// Wakes the polling task again after everything else that is ready has been seen. A task that
 /// wakes itself is polled again before the kernel is asked, hundreds of times on executors within
 /// executors.
