@@ -477,7 +477,15 @@ impl Pairing {
     }
 
     fn look(&self, side: usize, number: Number) -> Option<Standing> {
-        self.standing(self.tunnels[side].borrow().get(&number)?)
+        let seats = self.tunnels[side].borrow();
+        let seat = seats.get(&number)?;
+        let standing = self.standing(seat)?;
+        if !standing.fit {
+            // Its task knows when it is fit again, which may follow from what another one has shown
+            // only now; until it has looked, nobody asks again.
+            seat.wake();
+        }
+        Some(standing)
     }
 
     /// What the tunnel on `seat` is now.
