@@ -25,6 +25,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 
+use smol::lock::Semaphore;
+
 use crate::http::{Fault, Request, Response, Source};
 use crate::limits;
 use crate::pipes::registry::{ChangeError, Registry};
@@ -113,12 +115,20 @@ pub struct Api {
     host: Rc<dyn Host>,
     meetings: Meetings,
     counters: Rc<Counters>,
+    /// A place for each long answer that is being made.
+    making: Semaphore,
 }
 
 impl Api {
     /// An API on these mappings.
     pub fn new(registry: Rc<Registry>, host: Rc<dyn Host>) -> Self {
-        Api { registry, host, meetings: Meetings::default(), counters: Rc::default() }
+        Api {
+            registry,
+            host,
+            meetings: Meetings::default(),
+            counters: Rc::default(),
+            making: Semaphore::new(limits::MADE_TOGETHER),
+        }
     }
 
     /// What has happened on the API; [`server`] counts in it too.
@@ -163,8 +173,8 @@ impl Api {
                 Some(mapping) => Ok(answer::status_of(&mapping)),
                 None => Err(ApiError::Unknown(id)),
             },
-            Call::FullStatus => Ok(made(answer::full_status, self.status()).await),
-            Call::Metrics => Ok(made(answer::metrics, self.status()).await),
+            Call::FullStatus => Ok(self.made(peer, answer::full_status).await),
+            Call::Metrics => Ok(self.made(peer, answer::metrics).await),
             Call::Command(Command::Stop) => match peer {
                 Peer::Local => {
                     self.host.stop();
@@ -179,6 +189,21 @@ impl Api {
             Call::Command(Command::Version) => Ok(answer::said(VERSION)),
             Call::Command(Command::Help) => Ok(answer::said(HELP)),
         }
+    }
+
+    /// Makes a long answer on a thread of its own: megabytes take a while, in which nobody else would
+    /// be served. Who waits for one holds nothing yet: the state is looked at when its turn comes. The
+    /// command line, which is answered within seconds, waits for nobody from afar.
+    async fn made(&self, peer: Peer, make: fn(Status) -> Response) -> Response {
+        if self.registry.overview().mappings <= limits::MADE_AT_ONCE {
+            return make(self.status());
+        }
+        let _place = match peer {
+            Peer::Local => None,
+            Peer::Remote(_) => Some(self.making.acquire().await),
+        };
+        let status = self.status();
+        aside(move || make(status)).await
     }
 
     fn status(&self) -> Status {
@@ -204,16 +229,6 @@ impl Api {
         if let (Peer::Remote(ip), false) = (peer, kind.remedy.is_empty()) {
             log::warn!(target: kind.why, "API: refused a request from {ip}: {error}");
         }
-    }
-}
-
-/// Makes a long answer on a thread of its own: megabytes take a while, in which nobody else would
-/// be served.
-async fn made(make: fn(Status) -> Response, status: Status) -> Response {
-    if status.mappings.len() > limits::MADE_AT_ONCE {
-        aside(move || make(status)).await
-    } else {
-        make(status)
     }
 }
 

@@ -380,6 +380,9 @@ pub const HTTP_FLIGHT: usize = 256 * 1024;
 /// The state of so many mappings is written down on the control thread, in about 1 ms; that of
 /// more on a thread of its own.
 pub const MADE_AT_ONCE: usize = 128;
+/// Of those so many at one time, each with the state of all mappings: about 1.3 KB for each of them,
+/// and the answer.
+pub const MADE_TOGETHER: usize = 2;
 /// How soon it is looked whether such an answer has been taken, and with twice the pause each time
 /// after, up to [`FAREWELL_CHECK`].
 pub const HTTP_TAKEN: Duration = Duration::from_millis(1);
