@@ -95,6 +95,10 @@ pub(super) fn replace(file: &Path, content: &[u8]) -> Result<Replaced, Failure> 
         fs::remove_file(&temporary).ok();
     })?;
     let doubtful = |error| Failure { error, renamed: true };
+    if matches!(new, Replaced::New(_)) {
+        // One that is left over from a time when the file was a mount would count.
+        remove_journal(&target).map_err(doubtful)?;
+    }
     sync(&folder).map_err(doubtful)?;
     if matches!(new, Replaced::InPlace) {
         write_in_place(&target, &folder, content).map_err(doubtful)?;
@@ -114,6 +118,13 @@ fn write_in_place(target: &Path, folder: &File, content: &[u8]) -> io::Result<()
         sync(folder).ok();
     }
     Ok(())
+}
+
+fn remove_journal(target: &Path) -> io::Result<()> {
+    match fs::remove_file(journal(target)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn sync(folder: &File) -> io::Result<()> {

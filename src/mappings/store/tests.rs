@@ -232,6 +232,21 @@ fn a_change_in_place_that_was_cut_short_is_finished_from_its_journal() {
 }
 
 #[test]
+fn a_journal_that_could_not_be_finished_does_not_outlive_the_next_change() {
+    let folder = Folder::new();
+    let dir = folder.0.clone();
+    with_writer(&dir, |store| async move {
+        store.change(Change::Add(mapping("a", 1))).await.expect("added");
+        // Left over from a time when the file was a mount, or not to be written.
+        let journal = folder.0.join(format!(".{FILE}.journal"));
+        fs::copy(folder.0.join(FILE), &journal).expect("a copy");
+        store.change(Change::Add(mapping("b", 3))).await.expect("added");
+        assert_eq!(ids(&folder.0), ["a", "b"], "as a start reads it");
+        assert_eq!(folder.names(), [FILE]);
+    });
+}
+
+#[test]
 fn a_state_file_that_others_can_read_is_tightened_at_start() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new();
