@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -382,7 +382,7 @@ impl Pipe {
         };
         let users = side == 1 && self.is_public();
         loop {
-            self.room(users).await;
+            self.room(users, &listener).await;
             if !self.shared.files.has_room(For::Pipe) {
                 self.reached(reached::FILES);
                 complain(&self.no_files());
@@ -419,10 +419,14 @@ impl Pipe {
     }
 
     /// Waits until one more connection may be taken; meanwhile newcomers wait in the kernel's
-    /// backlog.
-    async fn room(&self, users: bool) {
+    /// backlog. While there are none, nobody makes room.
+    async fn room(&self, users: bool, newcomers: &Io<&TcpListener>) {
         if !users {
-            if self.pending.room(self.settings().pending).await {
+            let pending = self.settings().pending;
+            if self.pending.len() >= pending {
+                newcomers.come().await;
+            }
+            if self.pending.room(pending).await {
                 self.reached(reached::AGENTS_PENDING);
             }
             return;
@@ -430,11 +434,15 @@ impl Pipe {
         let mut waited = false;
         loop {
             let pending = self.settings().pending;
+            let may_wait = || self.pairing.has_room(pending, !self.has_version_two());
+            if self.handshakes.len() >= pending || !may_wait() {
+                newcomers.come().await;
+            }
             if self.handshakes.room(pending).await {
                 self.reached(reached::USERS_PENDING);
             }
             let room = self.pairing.room();
-            if self.pairing.has_room(pending, !self.has_version_two()) {
+            if may_wait() {
                 return;
             }
             if !std::mem::replace(&mut waited, true) {

@@ -23,7 +23,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use rustix::net::{RecvFlags, SocketFlags};
 use slab::Slab;
 use smol::io::{AsyncRead, AsyncWrite};
@@ -543,6 +543,22 @@ impl<T: AsFd> Io<T> {
 }
 
 impl<T: AsFd> Io<T> {
+    /// Returns when somebody has come to a listener, who is left there.
+    pub async fn come(&self) {
+        let come = poll_fn(|context| {
+            self.poll_read_with(context, |listener| {
+                let mut asked = [PollFd::new(listener, PollFlags::IN)];
+                let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+                match rustix::event::poll(&mut asked, Some(&at_once))? {
+                    0 => Err(io::ErrorKind::WouldBlock.into()),
+                    _ => Ok(()),
+                }
+            })
+        });
+        // What is wrong with it, accepting says.
+        let _ = come.await;
+    }
+
     /// The next connection of a listener, non-blocking and closed on exec.
     ///
     /// # Errors
