@@ -188,6 +188,9 @@ pub const VAIN_FORGOTTEN: Duration = Duration::from_secs(2);
 /// not count for so long: a user that only looks in, however often, slows down nobody else's.
 pub const VAIN_FORGIVEN: Duration = Duration::from_secs(10);
 
+/// The agent's side: how soon it is looked again whether files are left, where nothing has told of it.
+pub const FILES_AGAIN: Duration = Duration::from_secs(1);
+
 /// The agent's side: how often it is said that a limit was reached, at most.
 pub const LIMIT_TOLD: Duration = Duration::from_secs(60);
 

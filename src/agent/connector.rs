@@ -258,7 +258,8 @@ impl Connector {
                             dialing: Counted::new(&self.dialing, &self.changed),
                         };
                     }
-                    changed.await;
+                    // Further addresses that were dialled give theirs back without a word.
+                    until(now + limits::FILES_AGAIN, changed).await;
                 }
                 Err(None) => changed.await,
                 Err(Some(time)) => drop(until(time, changed).await),

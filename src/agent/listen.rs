@@ -111,7 +111,7 @@ impl<'a> Listening<'a> {
                 self.connector.reached(if waiting { Bound::Pending } else { Bound::Sessions });
             }
             self.make_room.notify(1);
-            changed.await;
+            until(Instant::now() + limits::FILES_AGAIN, changed).await;
         }
     }
 
