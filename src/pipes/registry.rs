@@ -102,6 +102,11 @@ impl Registry {
         match Pipe::new(self.shared.clone(), mapping.clone()) {
             None => self.direct.borrow_mut().push(mapping.id.clone(), mapping),
             Some(pipe) => {
+                // A change that was on its way to the disk when the stop came: it is made, and its
+                // ports open with the next start.
+                if self.draining.get().is_some() {
+                    pipe.stop();
+                }
                 let task = self.executor.spawn(pipe.clone().run(leases));
                 self.running.borrow_mut().push(mapping.id, Running { pipe, task });
             }
