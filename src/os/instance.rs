@@ -174,7 +174,7 @@ impl Ownership {
 }
 
 /// Takes a lock, waiting for a moment; `WOULDBLOCK` when another process keeps it.
-fn take_lock(file: &File) -> Result<(), Errno> {
+pub fn take_lock(file: &File) -> Result<(), Errno> {
     let mut tries = 0;
     loop {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {

@@ -10,12 +10,16 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+
+use crate::os::take_lock;
 
 /// The longest state file, 64 MiB: the 32,767 mappings that all ports together allow are about
 /// 11 MiB, and direct connections have room for the rest.
 const LONGEST: usize = 64 * 1024 * 1024;
+
+/// So often in a row a file may be replaced while its lock is being taken.
+const REPLACED: usize = 10;
 
 /// Why a file was not replaced.
 #[derive(Debug)]
@@ -159,11 +163,24 @@ pub(super) fn finish_left_over(file: &Path) -> io::Result<()> {
 /// # Errors
 /// [`WouldBlock`](io::ErrorKind::WouldBlock) when another process has it.
 pub(super) fn lock(file: &Path) -> io::Result<Option<File>> {
-    let Ok(opened) = followed(file).and_then(File::open) else { return Ok(None) };
-    match flock(&opened, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => Err(Errno::WOULDBLOCK.into()),
-        locked => Ok(locked.is_ok().then_some(opened)),
+    let Ok(path) = followed(file) else { return Ok(None) };
+    for _ in 0..REPLACED {
+        let Ok(opened) = File::open(&path) else { return Ok(None) };
+        match take_lock(&opened) {
+            Err(Errno::WOULDBLOCK) => return Err(Errno::WOULDBLOCK.into()),
+            Err(_) => return Ok(None),
+            Ok(()) if is_at(&opened, &path) => return Ok(Some(opened)),
+            // Its owner replaced it after we had opened it: the lock is the old file's.
+            Ok(()) => {}
+        }
     }
+    Err(Errno::WOULDBLOCK.into())
+}
+
+/// Whether `path` still leads to the opened file.
+fn is_at(opened: &File, path: &Path) -> bool {
+    let place = |file: fs::Metadata| (file.dev(), file.ino());
+    opened.metadata().ok().map(place) == fs::metadata(path).ok().map(place)
 }
 
 /// The mode of a file that others than its owner may read or write.
