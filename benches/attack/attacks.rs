@@ -1,8 +1,9 @@
 //! The attacks. Those of strangers come from an address of their own.
 
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -36,6 +37,8 @@ const fn of_hellos(name: &'static str, start: fn(&Daemon) -> Flood) -> Attack {
 
 pub(crate) const ATTACKS: &[Attack] = &[
     of_hellos("none", |_| Flood::new()),
+    attack("none, beside as much traffic to another program", |_| others(1)),
+    attack("none, beside that of two to other programs", |_| others(2)),
     attack("key updates, agents' port, 1 connection", |daemon| {
         strangers(daemon, 1, port1, key_updates)
     }),
@@ -68,11 +71,12 @@ pub(crate) const ATTACKS: &[Attack] = &[
 /// An attack that is on, until dropped.
 pub(crate) struct Flood {
     stop: Arc<AtomicBool>,
+    programs: Vec<Child>,
 }
 
 impl Flood {
     fn new() -> Self {
-        Flood { stop: Arc::default() }
+        Flood { stop: Arc::default(), programs: Vec::new() }
     }
 
     /// One more thread, which asks what it is given whether it goes on.
@@ -85,7 +89,41 @@ impl Flood {
 impl Drop for Flood {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        for program in &mut self.programs {
+            let _ = program.kill();
+            let _ = program.wait();
+        }
     }
+}
+
+/// The argument of a run that is another program with traffic of its own.
+pub(crate) const OTHER: &str = "--other-program";
+
+/// Other programs with as much traffic as an attack has, which the daemon has nothing to do with:
+/// what it loses to them, the machine takes.
+fn others(count: usize) -> Flood {
+    let mut flood = Flood::new();
+    for _ in 0..count {
+        let program = std::env::current_exe().expect("this program");
+        let started = Command::new(program).args(["--bench", OTHER]).spawn().expect("started");
+        flood.programs.push(started);
+    }
+    flood
+}
+
+/// Sends as fast as it can over loopback to who throws it away, for a minute at most.
+pub(crate) fn other_program() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        let (mut socket, _) = listener.accept().expect("a connection");
+        let mut buffer = vec![0; 64 * 1024];
+        while !matches!(io::Read::read(&mut socket, &mut buffer), Ok(0) | Err(_)) {}
+    });
+    let mut socket = TcpStream::connect(address).expect("connected");
+    let piece = vec![7; 16 * 1024];
+    let end = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < end && socket.write_all(&piece).is_ok() {}
 }
 
 fn port1(_: &Daemon, mapping: &Mapping) -> SocketAddr {

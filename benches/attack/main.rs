@@ -26,7 +26,7 @@ mod probes;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use attacks::{ATTACKS, Attack};
+use attacks::{ATTACKS, Attack, OTHER};
 use common::{Daemon, Mode, raise_files, rsa_pair};
 use probes::{Figures, Notified, Probes};
 
@@ -45,6 +45,9 @@ fn main() {
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     if !has("--bench") {
         return println!("run by `cargo bench --bench attack` alone");
+    }
+    if has(OTHER) {
+        return attacks::other_program();
     }
     if !has(INSIDE) {
         match inside(&arguments) {
