@@ -436,6 +436,42 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_is_left_out_reaches_no_file_and_is_put_into_words_no_further_than_its_bound() {
+        /// A text without end; it counts how much of it was asked for.
+        struct Endless<'a>(&'a std::cell::Cell<usize>);
+        impl fmt::Display for Endless<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                loop {
+                    assert!(self.0.get() < 1 << 22, "it goes on for ever");
+                    self.0.set(self.0.get() + 10);
+                    f.write_str("0123456789")?;
+                }
+            }
+        }
+        log::set_max_level(LevelFilter::Info);
+        let folder = Folder::new();
+        let logging = folder.logging();
+        let log = |message: fmt::Arguments<'_>| {
+            let mut record = Record::builder();
+            record.level(Level::Warn).file_static(Some("a.rs")).line(Some(2)).target("m1");
+            logging.log(&record.args(message).build());
+        };
+        let start = Instant::now();
+        const LINES: usize = 2000;
+        for number in 0..LINES {
+            log(format_args!("m1: agent 10.0.0.{number} refused"));
+        }
+        eprintln!("a line took {:?}, nearly all of them left out", start.elapsed() / LINES as u32);
+        let before = folder.log();
+        let asked = std::cell::Cell::new(0);
+        for number in 0..100 {
+            log(format_args!("m1: {number} {}", Endless(&asked)));
+        }
+        assert!(asked.get() <= 100 * (MESSAGE + 10), "{} bytes for 100 lines", asked.get());
+        assert!(folder.log() == before, "they are left out");
+    }
+
+    #[test]
     fn lines_of_the_file_have_a_time_and_a_level() {
         let folder = Folder::new();
         let logging = folder.logging();
