@@ -213,21 +213,18 @@ pub const LOCAL_WAIT: Duration = Duration::from_secs(15);
 /// takes, and a minute. A connector that is gone is known by TCP's own questions.
 pub const AGENT_FIN_WAIT: Duration = Duration::from_secs(86_400 + 60);
 
-/// How long a version 1 session goes on after its user has ended and its agent has fallen
-/// silent (section 6).
-pub const LINGER: Duration = Duration::from_secs(1);
-
-/// The same while users wait for a tunnel and the agent has answered the user's last bytes:
-/// longer than a pause in an answer that is still on its way.
-pub const LINGER_WANTED: Duration = Duration::from_millis(100);
-
-/// How often a lingering session looks whether users wait for a tunnel now.
+/// How often a version 1 session whose answer is over looks whether its user has all of it.
 pub const LINGER_CHECK: Duration = Duration::from_millis(20);
 
 /// After a version 1 tunnel broke on which an answer was still to come, its mapping is wary for so
 /// long: a fresh tunnel, which may be the same agent's with the rest of it, must first be quiet for
 /// [`QUIET_LATE`] (section 6).
 pub const WARY: Duration = Duration::from_secs(60);
+
+/// The same when no byte of that answer had come: who waits for a service to think knows no rhythm.
+/// Longer than most services think, and well below `userwait`'s default, so that users who come while
+/// an agent restarts are served by its fresh tunnels. Older tunnels serve at once.
+pub const QUIET_OWED: Duration = Duration::from_secs(5);
 
 /// Longest time for which a fresh version 1 tunnel waits until the workers have looked whether another
 /// one has broken. They look thousands of times a second; where one is stuck the mapping is wary.
@@ -252,8 +249,9 @@ pub const QUIET_LONG: Duration = Duration::from_millis(300);
 /// known to be over within 1 s.
 pub const QUIET_LATE: Duration = Duration::from_millis(850);
 
-/// The same after a long answer whose user left otherwise than in order while nothing was coming:
-/// perhaps just as a pause began. Longer than pauses of 5 s, shorter than `userwait`'s default.
+/// The same after an answer that a user takes that has ended its direction and may wait for more, and
+/// after a long one whose user left otherwise than in order while nothing was coming: perhaps just as
+/// a pause began. Longer than pauses of 5 s, shorter than `userwait`'s default.
 pub const QUIET_UNSEEN: Duration = Duration::from_secs(7);
 
 /// A silence within an answer that is a pause, and not the network's or the machine's.

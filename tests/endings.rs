@@ -25,6 +25,7 @@ in_both_modes!(
     user_that_leaves_a_slow_stream_frees_its_tunnel_and_leaves_nothing,
     answer_cut_in_a_pause_for_waiting_users_never_reaches_them,
     fresh_tunnels_are_quiet_first_after_one_has_broken_in_mid_answer,
+    answer_owed_by_a_tunnel_that_broke_reaches_nobody_on_a_fresh_one,
     answer_arrives_whole_although_its_user_is_still_uploading,
     what_follows_a_wrong_token_never_reaches_the_user,
     silence_before_an_end_does_not_count_towards_finwait,
@@ -185,6 +186,52 @@ fn fresh_tunnels_are_quiet_first_after_one_has_broken_in_mid_answer(mode: Mode) 
     let waited = start.elapsed();
     assert!(waited >= QUIET, "a fresh tunnel was given to the next user after {waited:?}");
     // One that has carried a session since need not be.
+    fresh.send(b"the right answer");
+    next.expect(b"the right answer");
+}
+
+fn answer_owed_by_a_tunnel_that_broke_reaches_nobody_on_a_fresh_one(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 30_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let draining = || daemon.control().number(&mapping, "sides.0.tunnels.draining");
+    let lose = || {
+        let (user, agent) = daemon.session(&mapping);
+        user.reset();
+        until("it is read to nowhere", || draining() == 1);
+        agent.link.reset();
+        until("it is gone", || draining() == 0);
+    };
+    let ask = || {
+        let mut next = daemon.user(&mapping);
+        next.send(b"the next question");
+        next
+    };
+    lose();
+    let mut fresh = daemon.tunnel(&mapping);
+    let mut next = ask();
+    fresh.expect_silence(ms(1200));
+    fresh.send(b"the answer that was owed");
+    fresh.expect(b"the next question");
+    fresh.send(b"the right answer");
+    next.expect(b"the right answer");
+    // It has come: others need not be quiet for as long.
+    let start = Instant::now();
+    let mut other = daemon.tunnel(&mapping);
+    let mut third = ask();
+    other.expect(b"the next question");
+    println!("{mode:?}: once it has come, given after {:?}", start.elapsed());
+    other.send(b"the right answer");
+    third.expect(b"the right answer");
+    drop((third, other, next, fresh));
+    // If none comes, fresh ones serve all the same.
+    until("no tunnel is left", || daemon.control().number(&mapping, "sides.0.tunnels.idle") == 0);
+    lose();
+    let start = Instant::now();
+    let mut fresh = daemon.tunnel(&mapping);
+    let mut next = ask();
+    fresh.expect(b"the next question");
+    let waited = start.elapsed();
+    assert!(waited >= ms(4900), "a fresh tunnel was given to the next user after {waited:?}");
     fresh.send(b"the right answer");
     next.expect(b"the right answer");
 }

@@ -12,7 +12,7 @@ mod common;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::*;
 
@@ -34,6 +34,7 @@ in_both_modes!(
     agent_that_resets_ends_the_session,
     half_closed_user_gets_its_whole_answer,
     half_closed_user_is_closed_once_the_agent_is_silent,
+    half_closed_user_gets_its_answer_through_pauses_and_then_an_end,
     half_closed_agent_still_gets_the_upload,
     session_silent_for_finwait_after_one_end_is_closed,
     session_open_both_ways_has_no_time_limit,
@@ -441,14 +442,15 @@ fn half_closed_user_gets_its_whole_answer(mode: Mode) {
 }
 
 fn half_closed_user_is_closed_once_the_agent_is_silent(mode: Mode) {
-    let daemon = Daemon::new(mode);
+    let daemon = Daemon::builder(mode).set("finwait", 1500).start();
     let mapping = daemon.api().add_public(60, NEVER);
     let (mut user, mut agent) = daemon.session(&mapping);
     user.finish();
     let start = Instant::now();
-    user.expect_closed();
+    let (bytes, end) = user.rest();
     let lasted = start.elapsed();
-    assert!(lasted >= ms(900), "the agent had only {lasted:?} for an answer");
+    assert!(lasted >= ms(1400), "the agent had only {lasted:?} for an answer");
+    assert_eq!((bytes.len(), end), (0, Got::Reset), "no answer is no end in order");
     agent.beat_and_answer();
     // Heartbeats are no answer.
     let (mut user, mut agent) = daemon.session(&mapping);
@@ -458,6 +460,47 @@ fn half_closed_user_is_closed_once_the_agent_is_silent(mode: Mode) {
         thread::sleep(ms(50));
         !matches!(user.record_by(Instant::now()), Got::Bytes(_) | Got::Late)
     });
+}
+
+fn half_closed_user_gets_its_answer_through_pauses_and_then_an_end(mode: Mode) {
+    thread::scope(|scope| {
+        for pause in [400, 1300] {
+            for waited_for in [true, false] {
+                scope.spawn(move || half_closed_user_with_a_pause(mode, ms(pause), waited_for));
+            }
+        }
+    });
+}
+
+/// The only tunnel's user has ended its direction; its answer has a pause, at the beginning of which,
+/// or towards the end, another user comes.
+fn half_closed_user_with_a_pause(mode: Mode, pause: Duration, waited_for: bool) {
+    let daemon = Daemon::builder(mode).set("userwait", 60_000).start();
+    let mapping = daemon.api().add_public(1, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    user.finish();
+    // The connector has read its end, and has nothing else to do.
+    thread::sleep(ms(200));
+    let mut next = waited_for.then(|| daemon.user(&mapping));
+    if let Some(next) = &mut next {
+        next.send(b"the next question");
+        until("the next user waits", || daemon.control().users_waiting(&mapping) == 1);
+    }
+    agent.send(b"the first piece");
+    user.expect(b"the first piece");
+    thread::sleep(pause * 5 / 6);
+    let mut next = next.unwrap_or_else(|| {
+        let mut next = daemon.user(&mapping);
+        next.send(b"the next question");
+        next
+    });
+    thread::sleep(pause / 6);
+    agent.send(b"the second piece");
+    user.expect(b"the second piece");
+    assert_eq!(user.record(), Got::End);
+    agent.expect(b"the next question");
+    agent.send(b"the right answer");
+    next.expect(b"the right answer");
 }
 
 fn half_closed_agent_still_gets_the_upload(mode: Mode) {
@@ -559,7 +602,7 @@ fn clean_tunnel_is_used_again_with_its_connection(mode: Mode) {
 }
 
 fn tunnel_that_owes_an_answer_is_used_last_and_not_before_it_has_come(mode: Mode) {
-    let daemon = Daemon::builder(mode).set("userwait", 20_000).start();
+    let daemon = Daemon::builder(mode).set("userwait", 20_000).set("finwait", 500).start();
     let mapping = daemon.api().add_public(60, NEVER);
     let tunnels =
         |what: &str| daemon.control().number(&mapping, &format!("sides.0.tunnels.{what}"));

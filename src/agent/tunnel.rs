@@ -4,7 +4,6 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -210,11 +209,8 @@ impl Paired<'_> {
         if self.stream.queue(b"OPEN").is_err() {
             return self.outcome();
         }
-        let terms = Terms {
-            fin_wait: limits::AGENT_FIN_WAIT,
-            wanted: Arc::default(),
-            traffic: self.connector.traffic().clone(),
-        };
+        let terms =
+            Terms { fin_wait: limits::AGENT_FIN_WAIT, traffic: self.connector.traffic().clone() };
         let held = if self.rest.is_empty() { Vec::new() } else { vec![self.rest.into()] };
         let legs = [self.stream, local].map(|stream| Leg { stream, voice: Voice::Raw });
         let mut relay = Relay::new(legs, [held, Vec::new()], terms);

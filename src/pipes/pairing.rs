@@ -9,8 +9,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
@@ -20,6 +18,7 @@ use crate::limits;
 use crate::pipes::tunnel::{Tunnel, Version};
 use crate::pipes::user::User;
 use crate::runtime::reactor::now;
+use crate::session::residue::Missing;
 use order::{Number, Order, Pair, Standing};
 
 mod order;
@@ -31,13 +30,11 @@ pub struct Pairing {
     tunnels: [Seats<Box<Tunnel>, Verdict>; 2],
     users: Seats<Box<User>, Fate>,
     order: RefCell<Order>,
-    /// Until when fresh version 1 tunnels must be quiet for a while before a user gets them.
-    wary_until: Cell<Option<Instant>>,
+    /// Why fresh version 1 tunnels must be quiet for a while before a user gets them.
+    wary: Cell<Option<Wary>>,
     /// How long every version 1 tunnel must be quiet, and until when that holds: one was taken for
     /// clean, and was not.
     lesson: Cell<Option<(Duration, Instant)>>,
-    /// Users that have spoken and wait: relays end their lingering sooner for them.
-    wanted: Arc<AtomicUsize>,
     closed: Cell<bool>,
     /// Users for whom there is no seat, in line for one.
     in_line: Cell<usize>,
@@ -46,6 +43,16 @@ pub struct Pairing {
     moved_on: Event,
     /// The same for who accepts users.
     room: Event,
+}
+
+/// Answers whose tunnels are gone, and that may come on fresh ones.
+#[derive(Clone, Copy)]
+struct Wary {
+    until: Instant,
+    /// Tunnels that are gone so, less those on which such an answer has come since.
+    lost: usize,
+    /// Whether one of them owed all of its answer.
+    owed: bool,
 }
 
 /// A user's place in the line for a seat, given back when dropped.
@@ -155,7 +162,6 @@ impl<T, V> Drop for Waiting<'_, T, V> {
             Whose::Tunnel(side) => order.tunnel_left(side, self.number),
             Whose::User => {
                 order.user_left(self.number);
-                self.pairing.tell_wanted(&order);
                 self.pairing.moved_on.notify_additional(1);
                 self.pairing.room.notify(1);
             }
@@ -165,16 +171,15 @@ impl<T, V> Drop for Waiting<'_, T, V> {
 
 impl Pairing {
     /// Nobody waits yet.
-    pub fn new(public: bool, wanted: Arc<AtomicUsize>) -> Self {
+    pub fn new(public: bool) -> Self {
         Pairing {
             public,
             next: Cell::new(0),
             tunnels: Default::default(),
             users: Seats::default(),
             order: RefCell::new(Order::new(public)),
-            wary_until: Cell::new(None),
+            wary: Cell::new(None),
             lesson: Cell::new(None),
-            wanted,
             closed: Cell::new(false),
             in_line: Cell::new(0),
             moved_on: Event::new(),
@@ -290,13 +295,7 @@ impl Pairing {
     }
 
     fn order_user(&self, number: Number, spoken: bool) {
-        let mut order = self.order.borrow_mut();
-        order.user(number, spoken);
-        self.tell_wanted(&order);
-    }
-
-    fn tell_wanted(&self, order: &Order) {
-        self.wanted.store(order.spoken(), Ordering::Relaxed);
+        self.order.borrow_mut().user(number, spoken);
     }
 
     /// Takes the place of this user; `false` if there is none.
@@ -310,9 +309,7 @@ impl Pairing {
     }
 
     fn unseat_user(&self, number: Number) -> Option<Rc<Seat<Box<User>, Fate>>> {
-        let mut order = self.order.borrow_mut();
-        order.user_left(number);
-        self.tell_wanted(&order);
+        self.order.borrow_mut().user_left(number);
         self.users.borrow_mut().remove(&number)
     }
 
@@ -346,10 +343,38 @@ impl Pairing {
         self.closed.get()
     }
 
-    /// A tunnel is gone on which an answer was still to come: the rest may show itself on a fresh
-    /// one.
+    /// Old answers may show themselves on fresh tunnels.
     pub fn be_wary(&self) {
-        self.wary_until.set(Some(now() + limits::WARY));
+        self.be_wary_of(|_| {});
+    }
+
+    /// A tunnel is gone on which this was still to come: it may come on a fresh one.
+    pub fn lost(&self, missing: Missing) {
+        if missing != Missing::Nothing {
+            self.be_wary_of(|wary| {
+                wary.lost += 1;
+                wary.owed |= missing == Missing::Answer;
+            });
+        }
+    }
+
+    /// An old answer comes on a fresh tunnel. It may not be the only one.
+    pub fn found(&self) {
+        self.be_wary_of(|wary| {
+            wary.lost = wary.lost.saturating_sub(1);
+            wary.owed &= wary.lost > 0;
+        });
+        // Others need not be quiet for as long now, perhaps.
+        self.tunnels[0].borrow().values().for_each(|seat| seat.wake());
+    }
+
+    fn be_wary_of(&self, what: impl FnOnce(&mut Wary)) {
+        let now = now();
+        let until = now + limits::WARY;
+        let known = self.wary.get().filter(|wary| now < wary.until);
+        let mut wary = known.unwrap_or(Wary { until, lost: 0, owed: false });
+        what(&mut wary);
+        self.wary.set(Some(Wary { until, ..wary }));
     }
 
     /// A tunnel that was taken for clean has sent bytes after all, so long after the last ones.
@@ -366,8 +391,12 @@ impl Pairing {
             return None;
         }
         let now = now();
-        let wary = tunnel.is_fresh() && self.wary_until.get().is_some_and(|until| now < until);
-        let wary = if wary { limits::QUIET_LATE } else { Duration::ZERO };
+        let wary = self.wary.get().filter(|wary| tunnel.is_fresh() && now < wary.until);
+        let wary = match wary {
+            Some(Wary { owed: true, .. }) => limits::QUIET_OWED,
+            Some(_) => limits::QUIET_LATE,
+            None => Duration::ZERO,
+        };
         let lesson = self.lesson.get().filter(|(_, until)| now < *until);
         let quiet = lesson.map_or(wary, |(quiet, _)| quiet.max(wary));
         Some(tunnel.quiet_since() + quiet).filter(|at| now < *at)
@@ -448,10 +477,7 @@ impl Pairing {
     }
 
     fn next(&self) -> Option<Pair> {
-        let mut order = self.order.borrow_mut();
-        let next = order.next(&mut |side, number| self.look(side, number));
-        self.tell_wanted(&order);
-        next
+        self.order.borrow_mut().next(&mut |side, number| self.look(side, number))
     }
 
     fn join_user(&self, Pair { tunnel, partner }: Pair) {

@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use smol::channel::{Receiver, Sender};
@@ -81,7 +81,6 @@ pub struct Pipe {
     shared: Rc<Shared>,
     mapping: Mapping,
     ends: Ends,
-    wanted: Arc<AtomicUsize>,
     traffic: Arc<Traffic>,
     counts: Cell<Counts>,
     last_error: RefCell<Option<Fault>>,
@@ -268,10 +267,9 @@ impl Pipe {
             }
             mapping::Pipe::Direct { .. } => return None,
         };
-        let wanted = Arc::new(AtomicUsize::new(0));
         let (relay, relays_gone) = smol::channel::bounded(1);
         Some(Rc::new(Pipe {
-            pairing: Pairing::new(matches!(ends, Ends::Public { .. }), wanted.clone()),
+            pairing: Pairing::new(matches!(ends, Ends::Public { .. })),
             sides: ports.map(|port| Side {
                 port,
                 fault: RefCell::new(Some(format!("port {port} is not open yet"))),
@@ -284,7 +282,6 @@ impl Pipe {
             shared,
             mapping,
             ends,
-            wanted,
             traffic: Arc::default(),
             counts: Cell::default(),
             last_error: RefCell::new(None),
@@ -589,8 +586,7 @@ impl Pipe {
             // That it would come was known.
             Some(_) if tunnel.place.is_unanswered() => {}
             Some(late) => self.pairing.learn(late),
-            // It may not be the only one that its agent has dialled anew.
-            None => self.pairing.be_wary(),
+            None => self.pairing.found(),
         }
         if self.is_told_again() {
             self.fault(
@@ -646,9 +642,7 @@ impl Pipe {
                 Some(Box::new(Tunnel::again(stream, agent, place, file, &drained)))
             }
             Outcome::Left | Outcome::Absent | Outcome::Stalled => {
-                if !drained.in_order {
-                    self.pairing.be_wary();
-                }
+                self.pairing.lost(drained.missing);
                 if drained.outcome == Outcome::Absent {
                     self.count(|counts| counts.tunnels_absent += 1);
                 }
@@ -690,11 +684,7 @@ impl Pipe {
                 (leg, Vec::new(), None, file)
             }
         };
-        let terms = Terms {
-            fin_wait: self.settings().fin_wait,
-            wanted: self.wanted.clone(),
-            traffic: self.traffic.clone(),
-        };
+        let terms = Terms { fin_wait: self.settings().fin_wait, traffic: self.traffic.clone() };
         let alive = self.relays.0.borrow().clone();
         // Boxed, so that the session's memory is the relay's and not that of its making, too.
         let parts = Box::new(Parts { legs: [near, far], held: [near_held, far_held], terms });
@@ -752,9 +742,7 @@ impl Pipe {
             return self
                 .fault(Of::Event, "a session could not begin: the kernel watches no more sockets");
         };
-        if ended.torn {
-            self.pairing.be_wary();
-        }
+        self.pairing.lost(ended.missing);
         match ended.ending {
             Ending::Absent(_) => self.count(|counts| counts.tunnels_absent += 1),
             Ending::Failed(side)

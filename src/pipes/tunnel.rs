@@ -545,8 +545,9 @@ async fn wait(
             }
             // The mapping may become wary while a fresh one waits.
             let quiet = pipe.pairing.quiet_at(tunnel).or_else(|| {
-                let quiet = tunnel.quiet_since() + limits::QUIET_LATE;
-                Some(quiet).filter(|at| tunnel.is_fresh() && *at > now)
+                let quiets = [limits::QUIET_LATE, limits::QUIET_OWED].into_iter();
+                let mut ats = quiets.map(|quiet| tunnel.quiet_since() + quiet);
+                ats.find(|at| tunnel.is_fresh() && *at > now)
             });
             let resumes = tunnel.resumes_at(now);
             [absent, stall_check, quiet, probe_over.filter(|at| *at > now), resumes]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::limits;
 use crate::net::stream::{Received, Stream};
 use crate::runtime::reactor::{Timer, now};
-use crate::session::residue::{Residue, Verdict};
+use crate::session::residue::{Missing, Residue, Verdict};
 use crate::wire::heartbeat::{self, BEAT, Sieve, beats};
 
 /// A tunnel that is being read to nowhere.
@@ -58,8 +58,8 @@ impl Outcome {
 pub struct Drained {
     /// Whether it can be used again.
     pub outcome: Outcome,
-    /// Whether it ended by itself and in order.
-    pub in_order: bool,
+    /// What was still to come on it, unless it ended by itself and in order.
+    pub missing: Missing,
     /// When the agent last sent anything.
     pub heard_at: Instant,
     /// When it last sent anything but heartbeats.
@@ -118,9 +118,15 @@ impl Drain {
     }
 
     fn drained(&self, outcome: Outcome, in_order: bool) -> Drained {
+        let missing = match self.residue.missing(now()) {
+            _ if in_order || outcome.is_usable() => Missing::Nothing,
+            // More of it may have come than was read.
+            Missing::Nothing => Missing::Rest,
+            missing => missing,
+        };
         Drained {
             outcome,
-            in_order,
+            missing,
             heard_at: self.heard_at,
             spoke_at: self.residue.heard_at(),
             bytes: self.bytes,
@@ -157,7 +163,9 @@ impl Drain {
         });
         match received {
             Poll::Ready(Ok(Received::Bytes(_))) => {}
-            Poll::Ready(Ok(Received::Ended)) => return Some(Err((Outcome::Left, true))),
+            Poll::Ready(Ok(Received::Ended)) => {
+                return Some(Err((Outcome::Left, !self.stream.is_cut())));
+            }
             Poll::Ready(Err(_)) => return Some(Err((Outcome::Left, false))),
             Poll::Pending => return None,
         }
@@ -274,7 +282,7 @@ mod tests {
                 polled = drain.poll(context);
             }
             let Poll::Ready(drained) = polled else { panic!("not noticed") };
-            assert_eq!((drained.outcome, drained.in_order), (Outcome::Left, false));
+            assert_eq!((drained.outcome, drained.missing), (Outcome::Left, Missing::Rest));
         })
         .unwrap();
     }

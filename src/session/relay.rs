@@ -20,7 +20,7 @@ use crate::net::conduit::{self, Conduit};
 use crate::net::stream::{Loose, Received, Stream};
 use crate::runtime::reactor::{Timer, now, until};
 use crate::session::drain::Drain;
-use crate::session::residue::{Leaving, Residue, Verdict};
+use crate::session::residue::{Leaving, Missing, Residue, Verdict};
 use crate::wire::heartbeat::{self, BEAT, Begun, Heard, beats};
 
 /// Who speaks on a leg, and by which rules.
@@ -60,8 +60,6 @@ impl Leg<Loose> {
 pub struct Terms {
     /// Silence after one direction has ended that ends the session.
     pub fin_wait: Duration,
-    /// Users of the mapping that wait for a tunnel now.
-    pub wanted: Arc<AtomicUsize>,
     /// Where the bytes are counted.
     pub traffic: Arc<Traffic>,
 }
@@ -140,7 +138,7 @@ pub enum Ending {
     /// This leg (0 or 1) broke: its connection was reset or timed out, its TLS was at fault, or its
     /// agent's TLS ended without close_notify.
     Broken(usize),
-    /// The user had finished and the version 1 agent had nothing more to say.
+    /// The user had finished, and the version 1 agent's answer is over.
     Lingered,
     /// Nothing moved for `finwait` after one direction had ended.
     Silent,
@@ -164,9 +162,8 @@ pub struct Ended {
     pub ending: Ending,
     /// Bytes from leg 0 to leg 1, and back.
     pub bytes: [u64; 2],
-    /// Whether the version 1 tunnel on leg 0 broke with an answer still to come, which may then
-    /// come on a fresh one.
-    pub torn: bool,
+    /// What was still to come on the version 1 tunnel on leg 0, if that broke.
+    pub missing: Missing,
     /// Time from pairing to end.
     pub lasted: Duration,
 }
@@ -557,7 +554,7 @@ impl Relay {
         match (residue, agent.voice, ending) {
             (Some(mut residue), Voice::Version1 { threshold }, Some(ending)) if keeps => {
                 // A reset that a write has met first is read as an end.
-                if ending != Ending::Lingered {
+                if matches!(ending, Ending::Broken(_) | Ending::Stalled(_)) {
                     residue.left(Leaving::Torn, false, now());
                 }
                 residue.given_up(now());
@@ -584,7 +581,7 @@ impl Relay {
         Ended {
             ending,
             bytes: self.bytes,
-            torn: self.is_torn(ending),
+            missing: self.missing(ending),
             lasted: now().saturating_duration_since(self.started),
         }
     }
@@ -797,23 +794,14 @@ impl Relay {
         if let Some(residue) = &self.residue {
             let [agent, user] = &self.sides;
             if user.input != Input::Open && self.is_settled() {
-                let silent_since = agent.spoke_at.max(user.spoke_at).max(user.heard_at);
-                // Where an answer is owed, others cannot have the tunnel sooner anyway.
-                let is_wanted = self.terms.wanted.load(Ordering::Relaxed) > 0;
-                let patience = match is_wanted && !residue.is_owed() {
-                    true => limits::LINGER_WANTED,
-                    false => limits::LINGER,
-                };
-                if due(silent_since + patience) {
-                    return Ok(Ending::Lingered);
+                let over = !agent.stream.maybe_readable() && user.stream.has_arrived();
+                match residue.verdict(now) {
+                    Verdict::Clean if over => return Ok(Ending::Lingered),
+                    Verdict::Clean => _ = due(now + limits::LINGER_CHECK),
+                    // An answer that is owed is waited for as long as `finwait` has it.
+                    Verdict::Until(at) if !residue.is_owed() => _ = due(at),
+                    _ => {}
                 }
-                // Who has left with its answer is not waited for, once that is known to be over.
-                let over_at = residue.over_at().filter(|_| residue.left_answered());
-                if over_at.is_some_and(&mut due) && user.stream.has_arrived() {
-                    return Ok(Ending::Lingered);
-                }
-                // Users may come to wait meanwhile.
-                due(now + limits::LINGER_CHECK);
             }
         }
         Err(next)
@@ -824,17 +812,18 @@ impl Relay {
         self.sides.iter().all(Side::is_flushed)
     }
 
-    /// Whether a version 1 tunnel broke while an answer was to come on it.
-    fn is_torn(&self, ending: Ending) -> bool {
+    /// What was still to come on a version 1 tunnel that broke.
+    fn missing(&self, ending: Ending) -> Missing {
         let broke = matches!(ending, Ending::Broken(0) | Ending::Absent(0) | Ending::Stalled(0));
-        let Some(residue) = self.residue.as_ref().filter(|_| broke) else { return false };
+        let Some(residue) = self.residue.as_ref().filter(|_| broke) else {
+            return Missing::Nothing;
+        };
         // More of it may have come than was read.
-        if ending == Ending::Broken(0) && self.sides[0].input == Input::Open {
-            return true;
+        let unread = ending == Ending::Broken(0) && self.sides[0].input == Input::Open;
+        match residue.missing(now()) {
+            Missing::Nothing if unread => Missing::Rest,
+            missing => missing,
         }
-        let mut residue = residue.clone();
-        residue.given_up(now());
-        residue.verdict(now()) != Verdict::Clean
     }
 }
 

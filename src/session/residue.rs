@@ -31,6 +31,17 @@ pub enum Verdict {
     Until(Instant),
 }
 
+/// What a tunnel that is lost had still to bring, which may then come on a fresh one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// Nothing.
+    Nothing,
+    /// The rest of an answer, of which bytes have come.
+    Rest,
+    /// An answer, all of it: nobody knows when it comes.
+    Answer,
+}
+
 /// One session of a version 1 tunnel, and what came after its user had left. Heartbeats are none of
 /// its business.
 #[derive(Clone, Debug)]
@@ -55,8 +66,12 @@ pub struct Residue {
     /// Silences of the kind of `longest`, so far.
     alike: u32,
     left: Option<(Leaving, Instant)>,
+    /// Until when an answer that is owed is waited for once the user has left.
+    answer_by: Instant,
     /// Whether the user cannot have seen an answer to its last bytes when it left.
     left_waiting: bool,
+    /// Whether nobody is there any more: a user that has ended its direction may be.
+    gone: bool,
     /// Whether bytes have come for a user that was certainly gone, or that had left an answer.
     late: bool,
 }
@@ -75,7 +90,9 @@ impl Residue {
             longest: Duration::ZERO,
             alike: 0,
             left: None,
+            answer_by: now,
             left_waiting: false,
+            gone: false,
             late: false,
         }
     }
@@ -105,10 +122,8 @@ impl Residue {
         if let Some(from) = self.silent_from {
             self.note(now.saturating_duration_since(from));
         }
-        if let Some((leaving, _)) = self.left {
-            // A half-closed user may have waited for just this.
-            self.late |= leaving == Leaving::Torn || !self.left_waiting;
-        }
+        // A half-closed user may have waited for just this.
+        self.late |= self.left.is_some() && (self.gone || !self.left_waiting);
         if std::mem::take(&mut self.owed) {
             self.begun_at = now;
         }
@@ -130,19 +145,29 @@ impl Residue {
     pub fn left(&mut self, leaving: Leaving, got_all: bool, now: Instant) {
         if self.left.is_none() {
             self.left_waiting = self.owed || !got_all || self.begun_at == now;
+            self.answer_by = now + limits::OWED;
         }
+        self.gone |= leaving == Leaving::Torn;
         self.left = Some((leaving, now));
     }
 
     /// Nobody is there any more: the session is over.
     pub fn given_up(&mut self, now: Instant) {
-        self.left.get_or_insert((Leaving::Torn, now));
-        self.left_waiting = false;
+        if self.left.is_none() {
+            self.left(Leaving::Torn, false, now);
+        }
+        self.gone = true;
     }
 
-    /// Whether the user left when it had got an answer, and nothing has come for it since.
-    pub fn left_answered(&self) -> bool {
-        self.left.is_some() && !self.left_waiting && !self.late
+    /// What would come on a fresh tunnel if this one were lost now.
+    pub fn missing(&self, now: Instant) -> Missing {
+        let mut residue = self.clone();
+        residue.given_up(now);
+        match residue.verdict(now) {
+            Verdict::Clean => Missing::Nothing,
+            _ if residue.owed => Missing::Answer,
+            _ => Missing::Rest,
+        }
     }
 
     /// Whether the user's last bytes are not answered.
@@ -170,14 +195,17 @@ impl Residue {
     pub fn over_at(&self) -> Option<Instant> {
         let (leaving, left_at) = self.left?;
         if self.owed {
-            return Some(left_at + limits::OWED);
+            return Some(self.answer_by);
         }
         let quick = 2 * self.round_trip + self.twice(self.gap);
         let is_long = self.length > limits::SHORT_ANSWER;
         // Short, but not all at once: a stream of events, say, with more to come.
         let is_slow = self.heard_at.duration_since(self.begun_at) >= limits::PAUSE;
         let unseen = self.heard_at + self.unseen();
+        // It has ended its direction, has taken bytes since, and may wait for more.
+        let waits = if self.late { !self.gone } else { self.left_waiting };
         Some(match leaving {
+            Leaving::Fin | Leaving::InOrder if waits => unseen.max(left_at),
             _ if self.late => self.heard_at.max(left_at) + self.settled(),
             Leaving::Torn if is_long => unseen.max(left_at + self.settled()),
             Leaving::Torn => self.heard_at.max(left_at) + self.settled(),
@@ -194,7 +222,8 @@ impl Residue {
         limits::QUIET_LATE.max(self.twice(self.longest))
     }
 
-    /// The silence after a long answer whose user may have left just as a pause began.
+    /// The silence after an answer whose user may wait for more of it, or after a long one whose user
+    /// may have left just as a pause began.
     fn unseen(&self) -> Duration {
         if self.longest >= limits::PAUSE && self.alike >= limits::PAUSES_ALIKE {
             self.settled()
@@ -250,7 +279,9 @@ mod tests {
     /// The silence after the last piece after which a tunnel is clean whose user left so.
     fn quiet(pieces: &[(u64, u64)], leaving: Leaving) -> Duration {
         let (mut residue, now) = answered(pieces);
-        residue.left(leaving, true, now);
+        // Who ends its direction at the very time at which the answer begins has not seen it.
+        let seen = if leaving == Torn { Duration::ZERO } else { ms(1) };
+        residue.left(leaving, true, now + seen);
         residue.over_at().unwrap() - now
     }
 
@@ -271,7 +302,6 @@ mod tests {
         let (mut residue, now) = answered(&[(500, 100)]);
         residue.left(InOrder, true, now + ms(700));
         assert_eq!(residue.verdict(now + ms(700)), Verdict::Clean);
-        assert!(residue.left_answered());
     }
 
     #[test]
@@ -279,19 +309,19 @@ mod tests {
         let (mut residue, now) = answered(&[(4000, 100)]);
         residue.asked();
         residue.heard(100, now + ms(9000));
-        residue.left(InOrder, true, now + ms(9000));
+        residue.left(InOrder, true, now + ms(9001));
         assert_eq!(residue.over_at().unwrap(), now + ms(9015));
         // Nor are those within answers before it, which may have been long.
         let (mut residue, now) = answered(&[(5, 70_000), (40, 70_000)]);
         residue.asked();
         residue.heard(100, now + ms(500));
-        residue.left(InOrder, true, now + ms(500));
+        residue.left(InOrder, true, now + ms(501));
         assert_eq!(residue.over_at().unwrap(), now + ms(515));
         // Nor is a time in which the connector did not read.
         let (mut residue, now) = answered(&[(1, 100)]);
         residue.read_again(now + ms(150));
         residue.heard(100, now + ms(152));
-        residue.left(InOrder, true, now + ms(152));
+        residue.left(InOrder, true, now + ms(153));
         assert_eq!(residue.over_at().unwrap(), now + ms(152 + 15 + 4));
     }
 
@@ -352,37 +382,57 @@ mod tests {
         let (mut residue, now) = answered(&[(1, 10)]);
         residue.asked();
         residue.left(InOrder, true, now);
-        assert!(!residue.left_answered() && residue.is_owed());
+        assert!(residue.is_owed());
+        assert_eq!(residue.missing(now), Missing::Answer);
         residue.given_up(now + ms(1000));
         assert_eq!(residue.verdict(now + ms(59_999)), Verdict::Until(now + limits::OWED));
         assert_eq!(residue.verdict(now + limits::OWED), Verdict::Unanswered);
         residue.heard(10, now + ms(50_000));
+        assert_eq!(residue.missing(now + ms(50_849)), Missing::Rest);
+        assert_eq!(residue.missing(now + ms(50_850)), Missing::Nothing);
         assert_eq!(residue.verdict(now + ms(50_849)), Verdict::Until(now + ms(50_850)));
         assert_eq!(residue.verdict(now + ms(50_850)), Verdict::Clean);
     }
 
     #[test]
-    fn half_closed_user_gets_its_answer_and_then_the_tunnel_is_clean() {
-        let now = Instant::now();
-        let mut residue = Residue::new(Duration::ZERO, now);
-        residue.asked();
-        residue.left(Fin, true, now);
-        residue.heard(10, now + ms(400));
-        assert!(!residue.left_answered(), "it is still there");
-        residue.given_up(now + ms(500));
-        assert_eq!(residue.verdict(now + ms(500)), Verdict::Clean);
-        // An answer that had begun before the FIN and goes on after it may be any length.
+    fn half_closed_user_is_waited_for_through_pauses_that_it_has_not_seen() {
+        for leaving in [InOrder, Fin] {
+            let now = Instant::now();
+            let mut residue = Residue::new(Duration::ZERO, now);
+            residue.asked();
+            residue.left(leaving, true, now);
+            residue.heard(10, now + ms(400));
+            assert_eq!(residue.over_at().unwrap(), now + ms(400) + limits::QUIET_UNSEEN);
+            // What it got with a pause may have another one, of about the same length.
+            residue.heard(10, now + ms(5400));
+            assert_eq!(residue.over_at().unwrap(), now + ms(5400 + 10_000));
+            // A session that is cut short makes it no sooner clean.
+            residue.given_up(now + ms(5500));
+            assert_eq!(residue.over_at().unwrap(), now + ms(5400 + 10_000));
+            // Nor does its reset make it clean at once.
+            residue.left(Torn, false, now + ms(16_000));
+            assert_eq!(residue.over_at().unwrap(), now + ms(16_000 + 10_000));
+            // Once it is clean it stays so.
+            let (mut residue, now) = answered(&[(1, 10)]);
+            residue.left(leaving, false, now);
+            let over = now + limits::QUIET_UNSEEN;
+            assert_eq!(residue.verdict(over), Verdict::Clean);
+            residue.given_up(over);
+            assert_eq!(residue.verdict(over), Verdict::Clean);
+        }
+        // An answer that had begun before the FIN and goes on after it has a user that takes it.
         let (mut residue, now) = answered(&[(1, 10), (1, 10)]);
         residue.left(Fin, true, now);
-        assert!(residue.left_answered());
+        assert_eq!(residue.over_at().unwrap() - now, ms(32));
         residue.heard(10, now + ms(10));
-        assert!(!residue.left_answered());
-        assert_eq!(residue.over_at().unwrap() - now, ms(860));
+        assert_eq!(residue.over_at().unwrap(), now + ms(10) + limits::QUIET_UNSEEN);
+        residue.left(Torn, false, now + ms(11));
+        assert_eq!(residue.over_at().unwrap(), now + ms(11) + limits::QUIET_LATE);
         // What it had not got when it ended was no answer to it yet.
         for (answer, got_all) in [(&[(1, 10), (1, 10)][..], false), (&[(1, 10)], true)] {
             let (mut residue, now) = answered(answer);
             residue.left(Fin, got_all, now);
-            assert!(!residue.left_answered(), "it may wait for the rest");
+            assert_eq!(residue.over_at().unwrap(), now + limits::QUIET_UNSEEN);
         }
     }
 

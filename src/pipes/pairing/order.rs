@@ -135,11 +135,6 @@ impl Order {
         self.ended.first().copied()
     }
 
-    /// How many of the waiting users have sent something.
-    pub(super) fn spoken(&self) -> usize {
-        self.users[1].len()
-    }
-
     /// The user that waits longest of those that have sent nothing.
     pub(super) fn first_mute(&self) -> Option<Number> {
         self.users[0].first().copied()

@@ -130,7 +130,6 @@ fn whatever_happens_the_same_are_joined_as_by_looking_at_all() {
             joined += model.settle(&mut order);
             let now = start + Duration::from_secs(random.u64(0..20));
             assert_eq!(order.most_overdue(side, now), model.most_overdue(side, now));
-            assert_eq!(order.spoken(), model.users.values().filter(|spoken| **spoken).count());
             let spoken = random.bool();
             let look = &mut |side: usize, number| model.sides[side].get(&number).copied();
             assert_eq!(order.serves(spoken, look), model.fittest(0, !spoken).is_some());
@@ -213,7 +212,6 @@ fn a_tunnel_is_looked_at_in_vain_once_for_each_time_it_was_listed() {
         assert_eq!(order.next(&mut look), None);
     }
     assert_eq!(looks, 2 * TUNNELS);
-    assert_eq!(order.spoken(), 0);
 }
 
 /// However many wait, each is asked once, and no more at once than a portion.
