@@ -16,8 +16,7 @@ use smol::LocalExecutor;
 use smol::channel::{Receiver, Sender};
 use smol::future::or;
 
-use crate::api::server::{Acceptor, Server};
-use crate::api::{Api, Host};
+use crate::api::{Acceptor, Api, Host, Server};
 use crate::cli::complain;
 use crate::config::Config;
 use crate::config::folders::{self, Options};

@@ -9,7 +9,7 @@
 //!
 //! 1. [`main`](cli::main) reads the command line; [`daemon`] reads the settings ([`config`]) and
 //!    the mappings ([`store`](mappings::store)), opens everything and serves.
-//! 2. A Controller calls `mapping/add`. The request passes through [`api::server`] (which
+//! 2. A Controller calls `mapping/add`. The request passes through `api::server` (which
 //!    connection may stay), [`http`] (which bytes are a request) and [`api`] (what it asks for).
 //! 3. [`registry`](pipes::registry), where each has its name ([`named`](pipes::named)), leases two ports from the pool
 //!    ([`ports`](mappings::ports)), has the mapping stored, runs it as a [`pipe`](pipes::pipe), and only then is the call answered.

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::ApiError;
-use crate::api::direct;
+use super::direct;
+use super::error::ApiError;
 use crate::http::Response;
 use crate::mappings::mapping::{Mapping, Pipe};
 use crate::report::status::{MappingStatus, Overview, Status, timestamp};

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::ApiError;
-use crate::api::direct::Candidate;
+use super::direct::Candidate;
+use super::error::ApiError;
+use super::form::{Form, Media, bad, content_type, media_type};
 use crate::http::Request;
 use crate::limits;
 use crate::mappings::mapping::{AgentLimits, NewPipe};
@@ -97,63 +98,6 @@ impl Call {
             _ => Err(ApiError::UnknownPath(request.path.clone())),
         }
     }
-}
-
-/// A form's pairs; of a name given twice the first counts.
-struct Form<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
-
-impl<'a> Form<'a> {
-    fn of(request: &'a Request) -> Result<Self, ApiError> {
-        match media_type(request) {
-            Media::Form => Ok(Form(form_urlencoded::parse(&request.body).collect())),
-            Media::Json | Media::Other => Err(content_type(request)),
-        }
-    }
-
-    fn value(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(found, _)| found == name).map(|(_, value)| &**value)
-    }
-
-    fn present(&self, name: &'static str) -> Result<&str, ApiError> {
-        self.value(name).ok_or_else(|| bad(name, "is missing"))
-    }
-
-    fn required(&self, name: &'static str) -> Result<Box<str>, ApiError> {
-        match self.present(name)?.trim() {
-            "" => Err(bad(name, "is empty")),
-            value => Ok(value.into()),
-        }
-    }
-}
-
-enum Media {
-    Form,
-    Json,
-    Other,
-}
-
-/// What kind of body a request says it has. A missing type, and any type of no body, is a form.
-fn media_type(request: &Request) -> Media {
-    let essence = match &request.content_type {
-        Some(_) if request.body.is_empty() => return Media::Form,
-        Some(value) => value.split(';').next().unwrap_or("").trim(),
-        None => return Media::Form,
-    };
-    if essence.is_empty() || essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        Media::Form
-    } else if essence.eq_ignore_ascii_case("application/json") {
-        Media::Json
-    } else {
-        Media::Other
-    }
-}
-
-fn content_type(request: &Request) -> ApiError {
-    ApiError::ContentType(request.content_type.clone().unwrap_or_default())
-}
-
-fn bad(name: &'static str, fault: impl Into<String>) -> ApiError {
-    ApiError::Parameter { name, fault: fault.into() }
 }
 
 fn command(word: &str) -> Result<Command, ApiError> {

@@ -5,17 +5,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::short;
+use super::caller::Door;
+use super::quoted::short;
 use crate::http::Source;
-
-/// What a request came in by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Door {
-    /// TLS.
-    pub secure: bool,
-    /// The caller has connected to a loopback address.
-    pub loopback: bool,
-}
 
 /// Why a request is taken for a web page's.
 #[derive(Debug, PartialEq, Eq)]

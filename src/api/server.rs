@@ -11,8 +11,7 @@
 //! begun is made or not made, never half. Those that do not take their answers make room, too, when
 //! these come to more than [`limits::HTTP_HELD`].
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::future::Future;
@@ -23,24 +22,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_net::unix::{UnixListener, UnixStream};
-use event_listener::Event;
 use futures_rustls::rustls::ServerConfig;
 use rustix::io::Errno;
 use rustix::net::sockopt;
+use smol::LocalExecutor;
 use smol::future::yield_now;
-use smol::lock::Mutex;
-use smol::{LocalExecutor, Task};
 
+use super::caller::{Door, Peer};
+use super::connections::{Connections, Open, Place, Rank, State};
+use super::counters::Counters;
 use super::gate::Gate;
-use super::{Counters, Door, Peer};
 use crate::http::{self, Fault, Handler, Patience, Request, Response, Source, Wire};
 use crate::limits;
-use crate::net::handshake::{self, Progress};
+use crate::net::handshake;
 use crate::net::stream::Stream;
 use crate::net::tcp_info;
 use crate::os::{FileGuard, Files, For};
-use crate::report::status::{reached, refused};
-use crate::runtime::reactor::{Io, look, sleep, until};
+use crate::report::status::refused;
+use crate::runtime::reactor::{Io, sleep, until};
 use crate::runtime::workers::Workers;
 use crate::tls;
 
@@ -315,252 +314,6 @@ struct Caller {
     door: Door,
     /// The round trip.
     way: Duration,
-}
-
-/// Who outlasts whom when places are short.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    /// May not call.
-    Stranger,
-    /// May call.
-    Known,
-    /// Is on this machine, on the Unix socket.
-    Local,
-}
-
-/// The connections at this moment.
-struct Connections {
-    open: RefCell<HashMap<u64, Open>>,
-    begun: Cell<u64>,
-    /// How many there may be, but for those that shake hands.
-    capacity: usize,
-    /// Those that shake hands, and how many there may be.
-    shaking: Cell<usize>,
-    most_shaking: usize,
-    /// Those of each rank that have shaken hands and wait for a place come in one after the other.
-    entering: [Mutex<()>; 3],
-    counters: Rc<Counters>,
-    /// One has ended, or has its request answered.
-    changed: Event,
-}
-
-struct Open {
-    state: Rc<State>,
-    task: Task<()>,
-}
-
-/// What decides which connection makes room.
-struct State {
-    rank: Rank,
-    /// It is one of those that shake hands, and not of the others.
-    shaking: Cell<bool>,
-    /// A request is being answered.
-    answering: Cell<bool>,
-    /// Bytes of an answer that the caller has not taken yet.
-    held: Cell<usize>,
-    /// When the connection began, or had its last request answered.
-    since: Cell<Instant>,
-    /// How long it may take to go on.
-    turn: Duration,
-    turn_ends: Cell<Instant>,
-}
-
-impl State {
-    fn new(rank: Rank, way: Duration) -> Self {
-        let now = Instant::now();
-        // However far away it says that it is.
-        let turn = (limits::HTTP_TURN + limits::STRANGER_WAYS * way).min(limits::SLOW_TURN);
-        State {
-            rank,
-            shaking: Cell::new(false),
-            answering: Cell::new(false),
-            held: Cell::new(0),
-            since: Cell::new(now),
-            turn,
-            turn_ends: Cell::new(now + turn),
-        }
-    }
-
-    fn begin_turn(&self) {
-        self.turn_ends.set(Instant::now() + self.turn);
-    }
-
-    /// The connector's own slowness counts for [`limits::SLOW_TURN`] at most.
-    fn shakes_hands(&self, progress: Progress) {
-        let longest = self.since.get() + limits::SLOW_TURN;
-        self.turn_ends.set(match progress {
-            Progress::Spoke => longest,
-            Progress::Answered => longest.min(Instant::now() + self.turn),
-        });
-    }
-}
-
-impl Connections {
-    fn new(counters: Rc<Counters>, files: usize) -> Self {
-        Connections {
-            open: RefCell::default(),
-            begun: Cell::new(0),
-            capacity: limits::HTTP_CONNECTIONS,
-            shaking: Cell::new(0),
-            most_shaking: limits::HTTP_HANDSHAKES.min(files / 4),
-            entering: Default::default(),
-            counters,
-            changed: Event::new(),
-        }
-    }
-
-    /// Waits until there is a place for one more of `rank`, closing others for it.
-    async fn room(&self, rank: Rank) {
-        let is_full = || {
-            let all = self.open.borrow().len();
-            all - self.shaking.get() >= self.capacity
-        };
-        if is_full() {
-            self.counters.limits_reached.borrow_mut().reached(reached::API_CONNECTIONS);
-        }
-        while is_full() {
-            self.make_room(rank, |state| !state.shaking.get()).await;
-        }
-    }
-
-    /// Closes the connection that makes room for one of `rank`, or waits until that may be another.
-    async fn make_room(&self, rank: Rank, of: impl Fn(&State) -> bool) {
-        let changed = self.changed.listen();
-        match self.first_to_go(rank, &of) {
-            (Some(_), _) => {
-                // What has come before its turn ended counts, however late it is looked at.
-                look().await;
-                if let (Some(number), _) = self.first_to_go(rank, of) {
-                    self.turn_out(number).await;
-                }
-            }
-            // Others may have files that become free without a word.
-            (None, due) => {
-                let look = Instant::now() + limits::ACCEPT_PAUSE;
-                until(due.map_or(look, |due| due.min(look)), changed).await;
-            }
-        }
-    }
-
-    /// One that has spoken leaves its place to others while it shakes hands, where so many may.
-    fn shakes_hands(&self, state: &State, progress: Progress) {
-        state.shakes_hands(progress);
-        if progress != Progress::Spoke || state.shaking.get() {
-            return;
-        }
-        if self.shaking.get() >= self.most_shaking {
-            self.counters.limits_reached.borrow_mut().reached(reached::API_HANDSHAKES);
-            // Its task ends a little later.
-            let (stalling, _) = self.first_to_go(state.rank, |state| state.shaking.get());
-            if stalling.and_then(|number| self.remove(number)).is_none() {
-                return;
-            }
-            self.count_turned_out();
-        }
-        state.shaking.set(true);
-        self.shaking.set(self.shaking.get() + 1);
-        self.changed.notify(usize::MAX);
-    }
-
-    /// Waits for a place for one that has shaken hands.
-    async fn enter(&self, state: &State) {
-        if !state.shaking.get() {
-            return;
-        }
-        // It is not its turn.
-        state.shakes_hands(Progress::Spoke);
-        let _first = self.entering[state.rank as usize].lock().await;
-        self.room(state.rank).await;
-        self.shaking.set(self.shaking.get() - usize::from(state.shaking.take()));
-    }
-
-    fn remove(&self, number: u64) -> Option<Open> {
-        let open = self.open.borrow_mut().remove(&number)?;
-        self.shaking.set(self.shaking.get() - usize::from(open.state.shaking.take()));
-        Some(open)
-    }
-
-    fn number(&self) -> u64 {
-        let number = self.begun.get();
-        self.begun.set(number + 1);
-        number
-    }
-
-    /// The connection that makes room now for a newcomer of `rank`, if one `of` these does: of those
-    /// of the lowest rank the one whose turn ends first, once it has, or at once for a higher rank.
-    /// Else when to look again.
-    fn first_to_go(
-        &self,
-        rank: Rank,
-        of: impl Fn(&State) -> bool,
-    ) -> (Option<u64>, Option<Instant>) {
-        let open = self.open.borrow();
-        let first = open
-            .iter()
-            .filter(|(_, open)| !open.state.answering.get() && of(&open.state))
-            .map(|(number, open)| (open.state.rank, open.state.turn_ends.get(), *number))
-            .min();
-        match first {
-            Some((of, due, number)) if of < rank || due <= Instant::now() => (Some(number), None),
-            Some((_, due, _)) => (None, Some(due)),
-            None => (None, None),
-        }
-    }
-
-    /// Closes one that makes room, as [`Connections::close`].
-    async fn turn_out(&self, number: u64) {
-        self.count_turned_out();
-        self.close(number).await;
-    }
-
-    fn count_turned_out(&self) {
-        let kind = refused::CALLER_STALLED;
-        self.counters.refusals.borrow_mut().count(&kind);
-        log::warn!(target: kind.why, "API: a caller was closed: {}; {}", kind.why, kind.remedy);
-    }
-
-    /// Closes a connection, and returns when its file is free.
-    async fn close(&self, number: u64) {
-        if let Some(open) = self.remove(number) {
-            open.task.cancel().await;
-        }
-    }
-
-    /// Closes those that have been taking their answers for the longest time, but for `own`,
-    /// until all answers together are at most `limit` bytes.
-    fn bound_held(&self, own: &Rc<State>, limit: usize) {
-        let held = |open: &Open| open.state.held.get();
-        let mut all: usize = self.open.borrow().values().map(held).sum();
-        while all > limit {
-            let slowest = self
-                .open
-                .borrow()
-                .iter()
-                .filter(|(_, open)| open.state.held.get() > 0 && !Rc::ptr_eq(&open.state, own))
-                .min_by_key(|(_, open)| (open.state.rank == Rank::Local, open.state.since.get()))
-                .map(|(number, _)| *number);
-            let Some(slowest) = slowest.and_then(|number| self.remove(number)) else { return };
-            all -= slowest.state.held.get();
-        }
-    }
-}
-
-/// A connection's place among the others, given back when its task ends however it ends.
-struct Place {
-    number: u64,
-    all: Rc<Connections>,
-    _file: FileGuard,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let open = self.all.remove(self.number);
-        self.all.changed.notify(usize::MAX);
-        if let Some(open) = open {
-            // It is the running task's own handle, whose drop would cancel it.
-            open.task.detach();
-        }
-    }
 }
 
 /// One connection as the HTTP side sees it.

@@ -1,8 +1,10 @@
 use std::time::Duration;
 
-use super::gate::Gate;
 use super::*;
+use crate::api::gate::Gate;
 use crate::mappings::mapping::{AgentLimits, AgentPort, Mapping, Passcode, Pipe};
+use crate::pipes::registry::ChangeError;
+use crate::report::status::refused::Refusals;
 use crate::report::status::{MappingStatus, Overview, SideStatus};
 
 fn json(response: &Response) -> serde_json::Value {

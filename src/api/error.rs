@@ -1,0 +1,113 @@
+//! Why a request was not done: the status code, the kind of refusal and the sentence.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use super::origin::Foreign;
+use super::quoted::short;
+use crate::http::Fault;
+use crate::pipes::registry::ChangeError;
+use crate::report::status::refused::{self, Refusal};
+
+/// Why a request was not done.
+#[derive(Debug)]
+pub(crate) enum ApiError {
+    /// A parameter is missing or wrong: its name, and the rest of a sentence about it.
+    Parameter {
+        name: &'static str,
+        fault: String,
+    },
+    NotAllowed(IpAddr),
+    Foreign(Foreign),
+    StopFromAfar,
+    UnknownPath(Box<str>),
+    /// Nothing of the kind asked for has this id.
+    Unknown(Box<str>),
+    /// No such direct connection, or a wrong passkey; the answer does not say which.
+    UnknownDirect(Box<str>),
+    Method {
+        allow: &'static str,
+    },
+    ContentType(Box<str>),
+    Http(Fault),
+    Store(String),
+    Stopping,
+    NoPorts(String),
+}
+
+impl ApiError {
+    /// Why a change to the mapping or direct connection `id` was not made.
+    pub(super) fn of_change(error: ChangeError, id: &str) -> Self {
+        match error {
+            ChangeError::Unknown => ApiError::Unknown(id.into()),
+            ChangeError::NoPorts(why) => ApiError::NoPorts(why),
+            ChangeError::Store(why) => ApiError::Store(why),
+            ChangeError::Stopping => ApiError::Stopping,
+        }
+    }
+
+    /// Which kind of refusal it is; `None` for an answer that only says what there is not.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        match self {
+            ApiError::NotAllowed(_) => Some(refused::NOT_ALLOWED),
+            ApiError::Foreign(_) => Some(refused::FOREIGN),
+            ApiError::StopFromAfar => Some(refused::STOP_FROM_AFAR),
+            ApiError::Http(Fault::TooSlow) => Some(refused::CALLER_LATE),
+            ApiError::Http(_) => Some(refused::NO_REQUEST),
+            ApiError::NoPorts(_) => Some(refused::NO_PORTS),
+            ApiError::Store(_) => Some(refused::NOT_STORED),
+            ApiError::Stopping => Some(refused::CALLER_STOPPING),
+            ApiError::Parameter { .. }
+            | ApiError::UnknownPath(_)
+            | ApiError::Unknown(_)
+            | ApiError::UnknownDirect(_)
+            | ApiError::Method { .. }
+            | ApiError::ContentType(_) => None,
+        }
+    }
+
+    /// The status code of the answer.
+    pub(crate) fn status(&self) -> u16 {
+        match self {
+            ApiError::Parameter { .. } => 400,
+            ApiError::NotAllowed(_) | ApiError::Foreign(_) | ApiError::StopFromAfar => 403,
+            ApiError::UnknownPath(_) | ApiError::Unknown(_) | ApiError::UnknownDirect(_) => 404,
+            ApiError::Method { .. } => 405,
+            ApiError::ContentType(_) => 415,
+            ApiError::Http(fault) => fault.status(),
+            ApiError::Store(_) => 500,
+            ApiError::Stopping => 503,
+            ApiError::NoPorts(_) => 507,
+        }
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ApiError::Parameter { name, fault } => write!(f, "{name} {fault}"),
+            ApiError::NotAllowed(ip) => {
+                write!(f, "{ip} is not an allowed controller; the setting controllers decides")
+            }
+            ApiError::Foreign(why) => write!(f, "{why}"),
+            ApiError::StopFromAfar => f.write_str(
+                "the connector can only be stopped on its own machine: iofog-connector stop",
+            ),
+            ApiError::UnknownPath(path) => write!(f, "no such path: {}", short(path)),
+            ApiError::Unknown(id) => write!(f, "no mapping has the id {}", short(id)),
+            ApiError::UnknownDirect(id) => {
+                write!(f, "no direct connection has the id {} and this passkey", short(id))
+            }
+            ApiError::Method { allow } => write!(f, "this path takes {allow} only"),
+            ApiError::ContentType(found) => write!(
+                f,
+                "the content type is {}; send application/x-www-form-urlencoded",
+                short(found)
+            ),
+            ApiError::Http(fault) => write!(f, "{fault}"),
+            ApiError::Store(why) => write!(f, "the change could not be stored: {why}"),
+            ApiError::Stopping => f.write_str("the connector is stopping; try again soon"),
+            ApiError::NoPorts(why) => write!(f, "no two free ports: {why}"),
+        }
+    }
+}
