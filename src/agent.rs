@@ -20,7 +20,7 @@ use crate::logging::{ALWAYS, Logging};
 use crate::mappings::ports;
 use crate::net::conduit;
 use crate::os::{self, Ask, Files, Notifier, Signals};
-use crate::runtime::reactor::{self, sleep, until};
+use crate::runtime::{self, sleep, until};
 use crate::text::reason;
 use connector::Connector;
 use listen::Listening;
@@ -74,7 +74,7 @@ pub fn run(given: options::Given) -> ExitCode {
     for warning in prepared.warning.iter().chain(&options.warnings) {
         log::warn!(target: ALWAYS, "{warning}");
     }
-    match reactor::block_on(live(&options, &job, &connector, &logging)) {
+    match runtime::block_on(live(&options, &job, &connector, &logging)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) | Err(error) => {
             log::error!(target: ALWAYS, "the tunnel cannot go on: {}", reason::words(&error));
@@ -142,7 +142,7 @@ async fn live(
         or(async { drained.await.unwrap_or_default() }, asked_to_stop(connector, &asked)).await;
         Ok(())
     };
-    let ended = or(work, reactor::run(|| tasks.tick())).await;
+    let ended = or(work, runtime::run(|| tasks.tick())).await;
     logging.flush();
     ended
 }

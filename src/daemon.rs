@@ -31,8 +31,7 @@ use crate::os::{self, Ask, Files, Instance, Notifier, Ownership, Signals};
 use crate::pipes::pipe::Shared;
 use crate::pipes::refusals::Refusals;
 use crate::pipes::registry::Registry;
-use crate::runtime::reactor::{self, sleep};
-use crate::runtime::workers::Workers;
+use crate::runtime::{self, Workers, sleep};
 use crate::text::reason;
 use crate::tls::Tls;
 
@@ -82,7 +81,7 @@ pub fn run(options: &Options) -> ExitCode {
     for warning in warnings.into_iter().chain(listen_warning) {
         log::warn!(target: ALWAYS, "{warning}");
     }
-    match reactor::block_on(serve(options, parts, &logging)) {
+    match runtime::block_on(serve(options, parts, &logging)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) | Err(error) => {
             log::error!(target: ALWAYS, "the daemon cannot go on: {}", reason::words(&error));
@@ -202,7 +201,7 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
         or(or(registry.drain(patience), again), tell(&notifier, &registry)).await;
         control_task.cancel().await;
     };
-    or(asked_to_stop, reactor::run(|| executor.tick())).await;
+    or(asked_to_stop, runtime::run(|| executor.tick())).await;
     log::info!(target: ALWAYS, "stopped");
     logging.flush();
     Ok(())

@@ -23,7 +23,7 @@ use smol::future;
 use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::limits;
-use crate::runtime::reactor::{self, sleep};
+use crate::runtime::{self, sleep};
 use parse::{Chunks, Head, Length};
 
 /// Bytes read at once. Requests are some hundred bytes; a connection that waits costs no more.
@@ -190,7 +190,7 @@ where
         if answer.is_long() {
             // The kernel still keeps much of it, which counts as held until it is taken.
             drop(answer);
-            match reactor::until(taken_by, connection.taken()).await {
+            match runtime::until(taken_by, connection.taken()).await {
                 Some(()) => connection.stream.keep(limits::HTTP_UNREAD),
                 None => return Err(io::ErrorKind::TimedOut.into()),
             }
@@ -395,7 +395,7 @@ impl<S: Wire> Connection<S> {
 const BODY_CUT: Fault = Fault::Malformed("the connection ended within the body");
 
 async fn within<T>(until: Instant, work: impl Future<Output = Result<T, End>>) -> Result<T, End> {
-    reactor::until(until, work).await.unwrap_or(Err(End::Late))
+    runtime::until(until, work).await.unwrap_or(Err(End::Late))
 }
 
 /// The answer as sent. `kept`: `None` when the connection ends with it, otherwise whether the

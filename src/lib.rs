@@ -14,7 +14,7 @@
 //! 3. [`registry`](pipes::registry), where each has its name ([`named`](pipes::named)), leases two ports from the pool
 //!    ([`ports`](mappings::ports)), has the mapping stored, runs it as a [`pipe`](pipes::pipe), and only then is the call answered.
 //! 4. The pipe accepts an agent's connection and starts [`tunnel::serve`](pipes::tunnel::serve), which tells the rest of
-//!    its story: a handshake ([`tls`], on a thread of [`workers`](runtime::workers)), the passcode (a wrong one goes
+//!    its story: a handshake ([`tls`], on a thread of [`workers`](runtime::Workers)), the passcode (a wrong one goes
 //!    to [`refusals`](pipes::refusals)), a place among `maxconnections`. Only then is there a [`tunnel::Tunnel`](pipes::tunnel::Tunnel).
 //!    Until then it stands in a [`crowd`](pipes::crowd), where newcomers replace those that say nothing.
 //! 5. The tunnel waits in [`pairing`](pipes::pairing), its heartbeats answered and their rhythm kept
@@ -25,7 +25,7 @@
 //!    PROXY header ([`proxy`](wire::proxy)).
 //! 8. [`relay`](session::relay) moves the bytes: two [`stream`](net::stream)s in, whole records in, whole records out, an
 //!    ending out; plain bytes in bulk pass through the kernel alone ([`conduit`](net::conduit)). What readiness
-//!    and time are, [`reactor`](runtime::reactor) knows; whether a silent peer is slow or dead, [`tcp_info`](net::tcp_info).
+//!    and time are, [`runtime`] knows; whether a silent peer is slow or dead, [`tcp_info`](net::tcp_info).
 //! 9. The ending goes back to the pipe, which counts it ([`status`](report::status), shown by [`report`]), logs it
 //!    ([`logging`]) and closes what is left. Places, files and ports are given back by `Drop`.
 //!
@@ -33,7 +33,7 @@
 //! shares relay, TLS and log with the daemon.
 //!
 //! One thread, the control thread, holds all state without locks; handshakes and relays, which
-//! hold none of it, run on the [`workers`](runtime::workers). Every bound stands in [`limits`], the folders in
+//! hold none of it, run on the [`workers`](runtime::Workers). Every bound stands in [`limits`], the folders in
 //! [`folders`](config::folders); signals, the service manager, the budget of open files and freed memory
 //! in [`os`].
 

@@ -1,5 +1,32 @@
-//! How tasks run: the reactor, the threads of workers, the length of a turn.
+//! How tasks run: each thread's event loop with its sockets and timers, the threads of workers,
+//! and how long a task may go on before others have their turn. It knows nothing of tunnels or
+//! TLS.
 
-pub mod reactor;
+mod io;
+mod reactor;
+mod source;
+mod timer;
 pub mod turn;
-pub mod workers;
+mod workers;
+
+pub use io::Io;
+#[cfg(test)]
+pub use reactor::set_looks;
+pub use reactor::{block_on, look, looks, now, run, yield_turn};
+pub use timer::{Timer, sleep, until};
+pub use workers::{Load, Workers, aside};
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    /// Two ends of a connection.
+    pub(super) fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (two, _) = listener.accept().unwrap();
+        one.set_nonblocking(true).unwrap();
+        two.set_nonblocking(true).unwrap();
+        (one, two)
+    }
+}

@@ -26,7 +26,7 @@ use crate::mappings::mapping::Passcode;
 use crate::net::dial::{Address, Dialler};
 use crate::net::stream::{Received, Stream, is_too_much};
 use crate::os::{FileGuard, Files, For, Notifier};
-use crate::runtime::reactor::until;
+use crate::runtime::until;
 use crate::session::relay::Traffic;
 use crate::tls::{self, TlsError};
 

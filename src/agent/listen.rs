@@ -19,7 +19,7 @@ use super::tunnel::Paired;
 use crate::limits;
 use crate::net::stream::Stream;
 use crate::os::FileGuard;
-use crate::runtime::reactor::{Io, sleep, until};
+use crate::runtime::{Io, sleep, until};
 use crate::text::reason;
 
 /// Files of a local connection and of its tunnel.

@@ -14,7 +14,7 @@ use super::pace::Outcome;
 use super::words;
 use crate::limits;
 use crate::net::stream::{Received, Stream};
-use crate::runtime::reactor::{Timer, now};
+use crate::runtime::{Timer, now};
 use crate::session::relay::{Leg, Relay, Terms, Voice};
 use crate::wire::heartbeat::BEAT;
 

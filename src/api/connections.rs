@@ -14,7 +14,7 @@ use crate::limits;
 use crate::net::handshake::Progress;
 use crate::os::FileGuard;
 use crate::report::status::{reached, refused};
-use crate::runtime::reactor::{look, until};
+use crate::runtime::{look, until};
 
 /// Who outlasts whom when places are short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

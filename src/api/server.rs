@@ -39,8 +39,8 @@ use crate::net::stream::Stream;
 use crate::net::tcp_info;
 use crate::os::{FileGuard, Files, For};
 use crate::report::status::refused;
-use crate::runtime::reactor::{Io, sleep, until};
-use crate::runtime::workers::Workers;
+use crate::runtime::Workers;
+use crate::runtime::{Io, sleep, until};
 use crate::tls;
 
 /// What answers requests, whichever connection they come on.

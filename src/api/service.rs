@@ -16,7 +16,7 @@ use crate::http::{Fault, Request, Response, Source};
 use crate::limits;
 use crate::pipes::registry::Registry;
 use crate::report::status::Status;
-use crate::runtime::workers::aside;
+use crate::runtime::aside;
 
 /// What the API needs of the daemon around it. Asked anew for every request, so that settings
 /// read again are in force at once.

@@ -100,7 +100,7 @@ fn talk_with(pieces: &[&[u8]], ends: bool, admits: bool) -> String {
     let got = Rc::new(RefCell::new(Vec::new()));
     let pieces = pieces.iter().map(|piece| piece.to_vec()).collect();
     let client = Client { pieces, ends, got: got.clone() };
-    reactor::block_on(serve_connection(client, &Echo { admits }, QUICK))
+    runtime::block_on(serve_connection(client, &Echo { admits }, QUICK))
         .expect("an event loop")
         .expect("served");
     let got = got.borrow();

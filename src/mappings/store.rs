@@ -20,7 +20,7 @@ use crate::limits;
 use crate::logging::ALWAYS;
 use crate::mappings::mapping::{Id, Mapping};
 use crate::os;
-use crate::runtime::workers::aside;
+use crate::runtime::aside;
 use crate::text::reason;
 
 /// The state file's name in the configuration directory.

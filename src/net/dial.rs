@@ -21,7 +21,7 @@ use smol::lock::Semaphore;
 use crate::limits;
 use crate::net::socket::set_up;
 use crate::os::{Files, For};
-use crate::runtime::reactor::{Io, Timer, now, until};
+use crate::runtime::{Io, Timer, now, until};
 
 /// A host, by name or address, and a port. An IPv6 address stands in brackets before the port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -264,7 +264,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::runtime::reactor::block_on;
+    use crate::runtime::block_on;
 
     #[test]
     fn addresses_are_hosts_with_ports() {
@@ -379,7 +379,7 @@ mod tests {
         let IpAddr::V4(ip) = address.ip() else { unreachable!() };
         match ip.octets()[3] {
             1 => std::future::pending().await,
-            2 => crate::runtime::reactor::sleep(Duration::from_millis(400)).await,
+            2 => crate::runtime::sleep(Duration::from_millis(400)).await,
             3 => return Err(io::ErrorKind::ConnectionRefused.into()),
             _ => {}
         }

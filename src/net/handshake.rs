@@ -20,8 +20,7 @@ use smol::future::or;
 
 use crate::net::address::network;
 use crate::net::stream::Stream;
-use crate::runtime::reactor::Io;
-use crate::runtime::workers::{Load, Workers};
+use crate::runtime::{Io, Load, Workers};
 
 /// How far a stranger has come with its handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,7 +246,7 @@ mod tests {
 
     #[test]
     fn who_is_gone_does_not_wait_for_its_turn() {
-        crate::runtime::reactor::block_on(async {
+        crate::runtime::block_on(async {
             let workers = Workers::start(1).unwrap();
             let places: Vec<_> =
                 (0..=crate::limits::HANDSHAKES).map(|_| workers.line.join(1, address(1))).collect();
@@ -260,7 +259,7 @@ mod tests {
             let spoke = |_| there.shutdown(std::net::Shutdown::Write).unwrap();
             let secured = secure(&workers, here, || unreachable!(), spoke);
             let soon = std::time::Instant::now() + crate::limits::TLS_HANDSHAKE;
-            let left = crate::runtime::reactor::until(soon, secured).await.expect("it is seen");
+            let left = crate::runtime::until(soon, secured).await.expect("it is seen");
             assert_eq!(left.err().unwrap().kind(), io::ErrorKind::UnexpectedEof);
         })
         .unwrap();
@@ -268,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_has_long_shaken_no_hands_still_does() {
-        crate::runtime::reactor::block_on(async {
+        crate::runtime::block_on(async {
             let dir = std::env::temp_dir().join(format!("handshake-{}", uuid::Uuid::new_v4()));
             std::fs::create_dir(&dir).unwrap();
             let identity = crate::tls::Identity::load_or_make(&dir, "localhost").unwrap();
@@ -283,7 +282,7 @@ mod tests {
                 workers
                     .each(|| {
                         let looks = LOOKS.load(std::sync::atomic::Ordering::SeqCst);
-                        crate::runtime::reactor::set_looks(looks);
+                        crate::runtime::set_looks(looks);
                         crate::net::stream::set_stepped(0);
                     })
                     .await;
@@ -298,7 +297,7 @@ mod tests {
                 let connected = Stream::connect(there, client.clone(), name);
                 let both = smol::future::zip(secured, connected);
                 let soon = std::time::Instant::now() + std::time::Duration::from_secs(3);
-                let (near, far) = crate::runtime::reactor::until(soon, both)
+                let (near, far) = crate::runtime::until(soon, both)
                     .await
                     .unwrap_or_else(|| panic!("no handshake after {looks} looks"));
                 assert!(near.is_ok() && far.is_ok());

@@ -25,8 +25,8 @@ use smol::io::{AsyncRead, AsyncWrite};
 use crate::limits;
 use crate::net::conduit::Conduit;
 use crate::net::tcp_info;
-use crate::runtime::reactor::{Io, Timer, looks, now, yield_turn};
 use crate::runtime::turn::{Rest, Turn};
+use crate::runtime::{Io, Timer, looks, now, yield_turn};
 use crate::tls::sni::Greeting;
 
 thread_local! {

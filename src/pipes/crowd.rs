@@ -9,7 +9,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::limits;
-use crate::runtime::reactor::until;
+use crate::runtime::until;
 
 /// The crowd.
 pub struct Crowd {
@@ -276,7 +276,7 @@ impl Drop for Member<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::reactor::sleep;
+    use crate::runtime::sleep;
     use smol::future::{block_on, poll_once};
 
     fn is_replaced(member: &Member<'_>) -> bool {
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_newcomer_takes_the_place_of_one_that_is_mute() {
-        crate::runtime::reactor::block_on(async {
+        crate::runtime::block_on(async {
             let crowd = Crowd::default();
             let (first, second) = (crowd.join(Duration::ZERO), crowd.join(Duration::ZERO));
             assert!(poll_once(crowd.room(3)).await.is_some(), "there is room");
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn who_stalls_makes_room_but_for_a_few_and_those_far_away() {
-        crate::runtime::reactor::block_on(async {
+        crate::runtime::block_on(async {
             let crowd = Crowd::default();
             crowd.room(4).await;
             let far = Duration::from_millis(300);
@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn nobody_loses_a_place_while_the_connector_takes_its_time() {
-        crate::runtime::reactor::block_on(async {
+        crate::runtime::block_on(async {
             let crowd = Crowd::default();
             let members = [Duration::ZERO; 3].map(|way| crowd.join(way));
             members.iter().for_each(Member::spoke);
@@ -386,7 +386,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_room_is_told_of_every_change() {
-        crate::runtime::reactor::block_on(async {
+        crate::runtime::block_on(async {
             let crowd = Crowd::default();
             let (first, second) = (crowd.join(Duration::ZERO), crowd.join(Duration::ZERO));
             first.spoke();
@@ -407,7 +407,7 @@ mod tests {
 
     #[test]
     fn the_connectors_time_is_added_up_and_nothing_else_adds_to_the_longest_time() {
-        crate::runtime::reactor::block_on(async {
+        crate::runtime::block_on(async {
             let crowd = Crowd::default();
             crowd.limit.set(1);
             let slow = crowd.join(Duration::ZERO);

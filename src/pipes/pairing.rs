@@ -17,7 +17,7 @@ use event_listener::{Event, EventListener};
 use crate::limits;
 use crate::pipes::tunnel::{Tunnel, Version};
 use crate::pipes::user::User;
-use crate::runtime::reactor::now;
+use crate::runtime::now;
 use crate::session::residue::Missing;
 use order::{Number, Order, Pair, Standing};
 

@@ -34,8 +34,7 @@ use crate::pipes::user::{self, User};
 use crate::report::status::reached::{self, LimitsReached};
 use crate::report::status::refused::{self, Refusal};
 use crate::report::status::{Counts, MappingStatus, SideStatus, Tunnels, timestamp};
-use crate::runtime::reactor::{self, Io, sleep, until};
-use crate::runtime::workers::{Load, Workers};
+use crate::runtime::{self, Io, Load, Workers, sleep, until};
 use crate::session::drain::{Drain, Drained, Outcome};
 use crate::session::relay::{Ended, Ending, Leg, Relay, Terms, Traffic, Voice};
 use crate::session::residue::Residue;
@@ -309,7 +308,7 @@ impl Pipe {
             }
             std::future::pending::<()>().await;
         });
-        or(served, reactor::run(|| handlers.tick())).await;
+        or(served, runtime::run(|| handlers.tick())).await;
     }
 
     /// Closes the ports. Sessions go on, and users that wait are given tunnels as long as some
@@ -513,7 +512,7 @@ impl Pipe {
                     && Instant::now() < deadline
                     && self.pairing.probe(side)
                 {
-                    reactor::look().await;
+                    runtime::look().await;
                 }
                 let waited = until(deadline, freed).await;
                 if waited.is_none() && places.taken.get() >= allowed {
@@ -534,7 +533,7 @@ impl Pipe {
             self.pairing.be_wary();
         }
         // Their sessions' tasks, which the workers have woken, deal with it.
-        reactor::look().await;
+        runtime::look().await;
     }
 
     /// Carries the session of port1's tunnel and its partner to its end. Gives the tunnel back if

@@ -16,7 +16,7 @@ use crate::limits;
 use crate::net::address::network;
 use crate::net::stream::Stream;
 use crate::pipes::crowd::Crowd;
-use crate::runtime::reactor;
+use crate::runtime;
 
 /// Whom this daemon has refused lately. One for all mappings.
 #[derive(Default)]
@@ -41,7 +41,7 @@ impl Refusals {
     pub async fn refuse(&self, stream: Stream, address: IpAddr) {
         if self.count(address, Instant::now()) > limits::REFUSALS_AT_ONCE {
             let place = self.held.replace(limits::REFUSALS_HELD);
-            let hold = reactor::sleep(limits::REFUSAL_HOLD);
+            let hold = runtime::sleep(limits::REFUSAL_HOLD);
             // Who has gone needs no holding, and its file is free.
             let gone = poll_fn(|context| stream.poll_ended(context));
             or(hold, or(place.replaced(), gone)).await;

@@ -19,7 +19,7 @@ use crate::mappings::store::{Change, Store, StoreError};
 use crate::pipes::named::Named;
 use crate::pipes::pipe::{Pipe, Shared};
 use crate::report::status::{Counts, Draining, MappingStatus, Overview, Status, condition};
-use crate::runtime::reactor::sleep;
+use crate::runtime::sleep;
 
 /// Why a change was not made.
 #[derive(Debug)]

@@ -19,8 +19,8 @@ use crate::pipes::crowd::Member;
 use crate::pipes::pairing::{Verdict, Waiting};
 use crate::pipes::pipe::{Pipe, Place, Secured};
 use crate::report::status::refused;
-use crate::runtime::reactor::{Timer, now, until};
 use crate::runtime::turn::Pace;
+use crate::runtime::{Timer, now, until};
 use crate::session::drain::Drained;
 use crate::wire::heartbeat::{self, BEAT, Rhythm, beats};
 

@@ -17,7 +17,7 @@ use crate::pipes::pairing::{Fate, Waiting};
 use crate::pipes::pipe::{Pipe, Secured};
 use crate::report::status::reached::USERS_WAITING;
 use crate::report::status::refused::{self, Refusal};
-use crate::runtime::reactor::{Timer, until};
+use crate::runtime::{Timer, until};
 
 /// A user that is ready for a tunnel.
 pub struct User {

@@ -7,26 +7,25 @@
 //! knows nothing of tunnels or TLS.
 //!
 //! Each thread that calls [`block_on`] has a reactor of its own, which nobody else touches: an
-//! [`Io`] must be used and dropped on the thread that made it ([`Io::into_inner`] takes the socket
-//! to another one). Only [`Alarm`] is for all threads.
+//! [`Io`](super::Io) must be used and dropped on the thread that made it
+//! ([`into_inner`](super::Io::into_inner) takes the socket to another one). Only [`Alarm`] is for all threads.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
-use rustix::net::{RecvFlags, SocketFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 use slab::Slab;
-use smol::io::{AsyncRead, AsyncWrite};
+
+use super::source::Source;
 
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 256;
@@ -44,18 +43,6 @@ const POLLING: u8 = 0;
 const SLEEPING: u8 = 1;
 /// A wake-up came: the thread polls again before it waits.
 const NOTIFIED: u8 = 2;
-
-/// Readiness of a source, as the edges tell it and `EAGAIN` takes it back.
-const READ: u8 = 1;
-const WRITE: u8 = 2;
-/// The peer has ended its direction: reading never waits again.
-const ENDED: u8 = 4;
-/// Both directions are gone (reset, or closed after an error).
-const GONE: u8 = 8;
-/// The connection has broken (reset, or timed out): what has come in can still be read.
-const BROKEN: u8 = 32;
-/// Urgent data has come: a read stops short of it, and says nothing about what follows.
-const URGENT: u8 = 16;
 
 thread_local! {
     static CURRENT: OnceCell<Reactor> = const { OnceCell::new() };
@@ -142,7 +129,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
 }
 
 /// Does something with this thread's reactor, if it has one.
-fn with<T>(what: impl FnOnce(&Reactor) -> T) -> Option<T> {
+pub(super) fn with<T>(what: impl FnOnce(&Reactor) -> T) -> Option<T> {
     CURRENT.try_with(|current| current.get().map(what)).ok().flatten()
 }
 
@@ -150,12 +137,12 @@ fn no_reactor() -> io::Error {
     io::Error::other("this thread has no event loop")
 }
 
-struct Reactor {
-    number: u32,
+pub(super) struct Reactor {
+    pub(super) number: u32,
     epoll: OwnedFd,
     alarm: Arc<Alarm>,
     sources: RefCell<Slab<Source>>,
-    timers: RefCell<Timers>,
+    pub(super) timers: RefCell<Timers>,
     /// Tasks that go on once the kernel has been asked what else is ready.
     yielded: RefCell<Vec<Waker>>,
     /// Those to wake now, and otherwise the room for them.
@@ -163,18 +150,9 @@ struct Reactor {
 }
 
 #[derive(Default)]
-struct Timers {
-    next_key: u64,
-    by_deadline: BTreeMap<(Instant, u64), Waker>,
-}
-
-#[derive(Default)]
-struct Source {
-    ready: u8,
-    /// What the kernel watches; nothing before it has been waited for.
-    watched: EventFlags,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
+pub(super) struct Timers {
+    pub(super) next_key: u64,
+    pub(super) by_deadline: BTreeMap<(Instant, u64), Waker>,
 }
 
 /// Makes a thread poll again that waits in the kernel.
@@ -297,81 +275,25 @@ impl Wake for Alarm {
     }
 }
 
-impl Source {
-    fn signal(&mut self, flags: EventFlags, woken: &mut Vec<Waker>) {
-        let mut ready = 0;
-        if flags.intersects(EventFlags::ERR | EventFlags::HUP) {
-            ready |= READ | WRITE | ENDED | GONE;
-        }
-        if flags.contains(EventFlags::ERR) {
-            ready |= BROKEN;
-        }
-        if flags.contains(EventFlags::RDHUP) {
-            ready |= READ | ENDED;
-        }
-        if flags.contains(EventFlags::IN) {
-            ready |= READ;
-        }
-        if flags.contains(EventFlags::PRI) {
-            ready |= READ | URGENT;
-        }
-        if flags.contains(EventFlags::OUT) {
-            ready |= WRITE;
-        }
-        self.ready |= ready;
-        if ready & READ != 0 {
-            woken.extend(self.reader.take());
-        }
-        if ready & WRITE != 0 {
-            woken.extend(self.writer.take());
-        }
-    }
-
-    /// Has the kernel watch a socket for more than it does so far.
-    fn watch(
-        &mut self,
-        epoll: &OwnedFd,
-        key: u32,
-        socket: impl AsFd,
-        direction: u8,
-    ) -> io::Result<()> {
-        let input = EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
-        let wanted = if direction == WRITE { input | EventFlags::OUT } else { input };
-        if self.watched.contains(wanted) {
-            return Ok(());
-        }
-        let data = EventData::new_u64(key.into());
-        // The kernel tells at once what is ready already.
-        if self.watched.is_empty() {
-            epoll::add(epoll, socket, data, wanted)?;
-        } else {
-            epoll::modify(epoll, socket, data, wanted)?;
-        }
-        self.watched = wanted;
-        Ok(())
-    }
-
-    fn waiting(&mut self, direction: u8) -> &mut Option<Waker> {
-        if direction == WRITE { &mut self.writer } else { &mut self.reader }
-    }
-}
-
-/// A socket of this thread's reactor. Dropping it closes the socket.
-pub struct Io<T: AsFd> {
-    place: Place,
-    inner: T,
-}
-
 /// A source's place among those of its reactor, given back when dropped. The kernel forgets a
 /// socket by itself when it is closed.
-struct Place {
+pub(super) struct Place {
     reactor: u32,
     key: u32,
 }
 
 impl Place {
+    /// Adds a source to this thread's reactor.
+    pub(super) fn new() -> io::Result<Self> {
+        let place = with(|reactor| Place {
+            reactor: reactor.number,
+            key: reactor.sources.borrow_mut().insert(Source::new()) as u32,
+        });
+        place.ok_or_else(no_reactor)
+    }
+
     /// Does something with the source here, if this is its thread.
-    fn with<R>(&self, what: impl FnOnce(&mut Source) -> R) -> Option<R> {
+    pub(super) fn with<R>(&self, what: impl FnOnce(&mut Source) -> R) -> Option<R> {
         with(|reactor| {
             let mut sources = reactor.sources.borrow_mut();
             let source = sources.get_mut(self.key as usize);
@@ -380,17 +302,30 @@ impl Place {
         .flatten()
     }
 
-    fn is(&self, bits: u8) -> bool {
+    pub(super) fn is(&self, bits: u8) -> bool {
         self.with(|source| source.ready & bits != 0).unwrap_or(false)
     }
 
-    fn clear(&self, bits: u8) {
+    pub(super) fn clear(&self, bits: u8) {
         self.with(|source| source.ready &= !bits);
+    }
+
+    /// Has the kernel stop watching the socket.
+    pub(super) fn unwatch(&self, socket: impl AsFd) {
+        if self.with(|source| source.watched.is_empty()) == Some(false) {
+            // A failure means that the kernel does not watch it any more, which is what is wanted.
+            with(|reactor| _ = epoll::delete(&reactor.epoll, socket));
+        }
     }
 
     /// Keeps the waker of the polling task for the next event of `direction`, which the kernel
     /// watches from the first time on.
-    fn wait(&self, context: &Context<'_>, direction: u8, socket: impl AsFd) -> io::Result<()> {
+    pub(super) fn wait(
+        &self,
+        context: &Context<'_>,
+        direction: u8,
+        socket: impl AsFd,
+    ) -> io::Result<()> {
         with(|reactor| {
             let mut sources = reactor.sources.borrow_mut();
             let source = sources.get_mut(self.key as usize);
@@ -418,368 +353,15 @@ impl Drop for Place {
     }
 }
 
-impl<T: AsFd> Io<T> {
-    /// Takes a non-blocking socket into this thread's reactor.
-    ///
-    /// # Errors
-    /// When the thread has none.
-    pub fn new(inner: T) -> io::Result<Self> {
-        // Assumed ready: the first operation is tried, not waited for.
-        let source = Source { ready: READ | WRITE, ..Source::default() };
-        let place = with(|reactor| Place {
-            reactor: reactor.number,
-            key: reactor.sources.borrow_mut().insert(source) as u32,
-        });
-        Ok(Io { place: place.ok_or_else(no_reactor)?, inner })
-    }
-
-    /// Takes a listening socket, which the kernel speaks of when somebody comes: to ask each of a
-    /// thousand that are opened together whether somebody is there would take its time.
-    ///
-    /// # Errors
-    /// As [`Io::new`].
-    pub fn listening(inner: T) -> io::Result<Self> {
-        let io = Self::new(inner)?;
-        io.place.clear(READ);
-        Ok(io)
-    }
-
-    /// The socket itself.
-    pub fn get_ref(&self) -> &T {
-        &self.inner
-    }
-
-    /// Takes the socket out of this thread's reactor, for another thread's.
-    pub fn into_inner(self) -> T {
-        if self.place.with(|source| source.watched.is_empty()) == Some(false) {
-            // A failure means that the kernel does not watch it any more, which is what is wanted.
-            with(|reactor| _ = epoll::delete(&reactor.epoll, self.inner.as_fd()));
-        }
-        self.inner
-    }
-
-    /// Whether something may have come in that has not been looked at yet.
-    pub fn maybe_readable(&self) -> bool {
-        self.place.is(READ)
-    }
-
-    /// Whether both directions are known to be gone.
-    pub fn is_gone(&self) -> bool {
-        self.place.is(GONE)
-    }
-
-    /// Tries `operation` whenever the socket may be readable, until it gives anything but
-    /// `WouldBlock`.
-    pub fn poll_read_with<R>(
-        &self,
-        context: &Context<'_>,
-        operation: impl FnMut(&T) -> io::Result<R>,
-    ) -> Poll<io::Result<R>> {
-        self.poll_with(context, READ, operation)
-    }
-
-    /// Tries `operation` whenever the socket may be writable, until it gives anything but
-    /// `WouldBlock`.
-    pub fn poll_write_with<R>(
-        &self,
-        context: &Context<'_>,
-        operation: impl FnMut(&T) -> io::Result<R>,
-    ) -> Poll<io::Result<R>> {
-        self.poll_with(context, WRITE, operation)
-    }
-
-    fn poll_with<R>(
-        &self,
-        context: &Context<'_>,
-        direction: u8,
-        mut operation: impl FnMut(&T) -> io::Result<R>,
-    ) -> Poll<io::Result<R>> {
-        loop {
-            if !self.place.is(direction) {
-                return match self.place.wait(context, direction, &self.inner) {
-                    Ok(()) => Poll::Pending,
-                    Err(error) => Poll::Ready(Err(error)),
-                };
-            }
-            match operation(&self.inner) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.place.clear(direction);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return Poll::Ready(result),
-            }
-        }
-    }
-
-    /// Ready when the connection has broken, or cannot be watched, for who does not read now.
-    pub fn poll_broken(&self, context: &Context<'_>) -> Poll<()> {
-        if self.place.is(BROKEN) || self.place.wait(context, READ, &self.inner).is_err() {
-            return Poll::Ready(());
-        }
-        Poll::Pending
-    }
-
-    /// Ready when the peer has ended its direction or the connection is gone, or cannot be watched,
-    /// for who does not read now.
-    pub fn poll_ended(&self, context: &Context<'_>) -> Poll<()> {
-        if self.place.is(ENDED) || self.place.wait(context, READ, &self.inner).is_err() {
-            return Poll::Ready(());
-        }
-        Poll::Pending
-    }
-
-    /// Whether the peer is known to have ended its direction, whatever is left to be read.
-    pub fn has_ended(&self) -> bool {
-        self.place.is(ENDED)
-    }
-
-    /// Ready when both directions are gone, or cannot be watched, for who does not want to read.
-    pub fn poll_gone(&self, context: &Context<'_>) -> Poll<()> {
-        if self.place.is(GONE) || self.place.wait(context, READ, &self.inner).is_err() {
-            return Poll::Ready(());
-        }
-        Poll::Pending
-    }
-}
-
-impl<T: AsFd> Io<T> {
-    /// Returns when somebody has come to a listener, who is left there.
-    pub async fn come(&self) {
-        let come = poll_fn(|context| {
-            self.poll_read_with(context, |listener| {
-                let mut asked = [PollFd::new(listener, PollFlags::IN)];
-                let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-                match rustix::event::poll(&mut asked, Some(&at_once))? {
-                    0 => Err(io::ErrorKind::WouldBlock.into()),
-                    _ => Ok(()),
-                }
-            })
-        });
-        // What is wrong with it, accepting says.
-        let _ = come.await;
-    }
-
-    /// The next connection of a listener, non-blocking and closed on exec.
-    ///
-    /// # Errors
-    /// As `accept4(2)`: the caller pauses when there are no files left.
-    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (socket, peer) = poll_fn(|context| {
-            self.poll_read_with(context, |listener| {
-                Ok(rustix::net::acceptfrom_with(listener, flags)?)
-            })
-        })
-        .await?;
-        let peer = peer
-            .and_then(|peer| SocketAddr::try_from(peer).ok())
-            .ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
-        Ok((TcpStream::from(socket), peer))
-    }
-}
-
-impl Io<TcpStream> {
-    /// Receives into `buffer`; 0 is the end of the stream. `buffer` must not be empty.
-    pub fn poll_recv(&self, context: &Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let room = buffer.len();
-        let received = self.poll_read_with(context, |mut stream| stream.read(buffer));
-        if let Poll::Ready(Ok(1..)) = received {
-            // A short read has emptied the socket: what comes next is a new edge, or told when
-            // watching begins. Not so the end of the stream, whose edge may have come with these
-            // bytes.
-            let short = matches!(received, Poll::Ready(Ok(count)) if count < room);
-            self.place.with(|source| {
-                if short && source.ready & (ENDED | URGENT) == 0 {
-                    source.ready &= !READ;
-                }
-            });
-        }
-        received
-    }
-
-    /// Whether a byte (`true`) or the end of the stream (`false`) has come, which is left there.
-    pub fn poll_peek(&self, context: &Context<'_>) -> Poll<io::Result<bool>> {
-        self.poll_read_with(context, |stream| {
-            let (count, _) = rustix::net::recv(stream, &mut [0u8; 1], RecvFlags::PEEK)?;
-            Ok(count > 0)
-        })
-    }
-
-    /// Sends some of `bytes`.
-    pub fn poll_send(&self, context: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_with(context, |mut stream| stream.write(bytes))
-    }
-
-    /// Sends some of `bytes` if that is possible at once; 0 if not.
-    ///
-    /// # Errors
-    /// As `send(2)`, but for `EAGAIN`.
-    pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.place.is(WRITE) {
-            return Ok(0);
-        }
-        match (&self.inner).write(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.place.clear(WRITE);
-                Ok(0)
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
-            result => result,
-        }
-    }
-}
-
-impl AsyncRead for Io<TcpStream> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_recv(context, buffer)
-    }
-}
-
-impl AsyncWrite for Io<TcpStream> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_send(context, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.inner.shutdown(Shutdown::Write))
-    }
-}
-
-/// Wakes its task at a deadline. A deadline that moves on costs nothing: the timer stays where
-/// it is, and the task is woken once in vain before it is set anew.
-#[derive(Default)]
-pub struct Timer {
-    armed: Option<(Instant, u64)>,
-}
-
-impl Timer {
-    /// A timer that is not set.
-    pub fn new() -> Self {
-        Timer::default()
-    }
-
-    /// Ready once `deadline` has come.
-    pub fn poll_at(&mut self, context: &Context<'_>, deadline: Instant) -> Poll<()> {
-        if now() >= deadline {
-            return Poll::Ready(());
-        }
-        // Without a reactor no future runs at all: `block_on` has made it.
-        with(|reactor| {
-            let timers = &mut *reactor.timers.borrow_mut();
-            if let Some(key) = &self.armed {
-                if key.0 <= deadline && timers.by_deadline.contains_key(key) {
-                    return;
-                }
-                timers.by_deadline.remove(key);
-            }
-            // Different from those of all other threads.
-            let key = (deadline, u64::from(reactor.number) << 48 | timers.next_key);
-            timers.next_key += 1;
-            timers.by_deadline.insert(key, context.waker().clone());
-            self.armed = Some(key);
-        });
-        Poll::Pending
-    }
-}
-
-impl Drop for Timer {
-    fn drop(&mut self) {
-        if let Some(key) = self.armed {
-            // The waker is dropped when nothing is borrowed any more.
-            drop(with(|reactor| reactor.timers.borrow_mut().by_deadline.remove(&key)));
-        }
-    }
-}
-
-/// Waits for `time`.
-pub async fn sleep(time: Duration) {
-    let deadline = Instant::now() + time;
-    let mut timer = Timer::new();
-    poll_fn(|context| timer.poll_at(context, deadline)).await;
-}
-
-/// What `future` gives, or `None` when `deadline` comes first.
-pub async fn until<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
-    let mut timer = Timer::new();
-    let mut future = pin!(future);
-    poll_fn(|context| {
-        if let Poll::Ready(output) = future.as_mut().poll(context) {
-            return Poll::Ready(Some(output));
-        }
-        timer.poll_at(context, deadline).map(|()| None)
-    })
-    .await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use smol::io::{AsyncReadExt, AsyncWriteExt};
-    use smol::{Executor, LocalExecutor};
-    use std::net::TcpListener;
-
-    fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (two, _) = listener.accept().unwrap();
-        one.set_nonblocking(true).unwrap();
-        two.set_nonblocking(true).unwrap();
-        (one, two)
-    }
-
-    #[test]
-    fn bytes_and_the_end_arrive_whatever_the_reads() {
-        block_on(async {
-            let (one, two) = pair();
-            let (mut one, mut two) = (Io::new(one).unwrap(), Io::new(two).unwrap());
-            let executor = LocalExecutor::new();
-            let sender = executor.spawn(async move {
-                for _ in 0..100 {
-                    one.write_all(&[7; 100_000]).await.unwrap();
-                }
-                one.close().await.unwrap();
-                one
-            });
-            let received = executor
-                .run(async {
-                    let mut all = Vec::new();
-                    two.read_to_end(&mut all).await.unwrap();
-                    all.len()
-                })
-                .await;
-            assert_eq!(received, 10_000_000);
-            drop(sender);
-        })
-        .unwrap();
-    }
-
-    #[test]
-    fn timers_fire_in_order_and_not_early() {
-        block_on(async {
-            let start = Instant::now();
-            assert!(
-                until(start + Duration::from_millis(20), std::future::pending::<()>())
-                    .await
-                    .is_none()
-            );
-            assert!(start.elapsed() >= Duration::from_millis(20));
-            sleep(Duration::from_millis(5)).await;
-            assert!(start.elapsed() >= Duration::from_millis(25));
-        })
-        .unwrap();
-    }
+    use crate::runtime::io::Io;
+    use crate::runtime::tests::pair;
+    use crate::runtime::timer::until;
+    use smol::Executor;
+    use smol::io::AsyncReadExt;
+    use std::io::Write;
 
     #[test]
     fn what_came_in_time_counts_however_late_the_thread_looks() {

@@ -10,8 +10,9 @@ use std::cell::Cell;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use super::reactor::{looks, now, yield_turn};
+use super::timer::Timer;
 use crate::limits;
-use crate::runtime::reactor::{Timer, looks, now, yield_turn};
 
 thread_local! {
     /// When the last of those that rest on this thread goes on.
@@ -155,7 +156,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::reactor::{block_on, look, until};
+    use crate::runtime::{block_on, look, until};
     use smol::LocalExecutor;
     use std::future::poll_fn;
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::limits;
 use crate::net::stream::{Received, Stream};
-use crate::runtime::reactor::{Timer, now};
+use crate::runtime::{Timer, now};
 use crate::session::residue::{Missing, Residue, Verdict};
 use crate::wire::heartbeat::{self, BEAT, Sieve, beats};
 
@@ -245,7 +245,7 @@ impl Future for Drain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::reactor::{block_on, look};
+    use crate::runtime::{block_on, look};
     use std::io::Write as _;
     use std::net::{TcpListener, TcpStream};
     use std::pin::pin;

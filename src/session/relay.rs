@@ -18,7 +18,7 @@ use smol::future::zip;
 use crate::limits;
 use crate::net::conduit::{self, Conduit};
 use crate::net::stream::{Loose, Received, Stream};
-use crate::runtime::reactor::{Timer, now, until};
+use crate::runtime::{Timer, now, until};
 use crate::session::drain::Drain;
 use crate::session::residue::{Leaving, Missing, Residue, Verdict};
 use crate::wire::heartbeat::{self, BEAT, Begun, Heard, beats};

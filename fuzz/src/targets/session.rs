@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use iofog_connector::net::conduit;
-use iofog_connector::runtime::reactor;
+use iofog_connector::runtime;
 
 use crate::clock;
 use crate::input::Choices;
@@ -38,7 +38,7 @@ pub(crate) fn check(data: &[u8]) -> bool {
     clock::stop();
     STAGE.with(|stage| {
         let files = next_file();
-        reactor::block_on(run(stage, data)).expect("an event loop");
+        runtime::block_on(run(stage, data)).expect("an event loop");
         assert_eq!(next_file(), files, "an open file is left");
         let (base, runs) = BASE.get();
         if runs < 64 {
@@ -77,5 +77,5 @@ fn next_file() -> i32 {
 /// What the first session of a thread would make, and later ones keep.
 fn warm_up() {
     conduit::allow(1, 1024);
-    reactor::block_on(reactor::sleep(Duration::ZERO)).expect("an event loop");
+    runtime::block_on(runtime::sleep(Duration::ZERO)).expect("an event loop");
 }

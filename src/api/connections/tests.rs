@@ -1,7 +1,7 @@
 use smol::{LocalExecutor, future};
 
 use super::*;
-use crate::runtime::reactor;
+use crate::runtime;
 
 #[test]
 fn nobody_makes_room_in_its_turn_but_for_better_callers() {
@@ -58,7 +58,7 @@ fn who_shakes_hands_leaves_its_place_to_others_until_it_is_done() {
     };
     let spoke = |state: &State| connections.shakes_hands(state, Progress::Spoke);
     let has_room = || future::block_on(future::poll_once(connections.room(Rank::Known))).is_some();
-    reactor::block_on(async {
+    runtime::block_on(async {
         let [(first, stalls), (second, waits)] = [join(), join()];
         assert!(!has_room());
         spoke(&stalls);

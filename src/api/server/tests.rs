@@ -10,7 +10,7 @@ use futures_rustls::rustls::{self, ClientConfig, ClientConnection, RootCertStore
 use smol::future;
 
 use super::*;
-use crate::runtime::reactor;
+use crate::runtime;
 
 const CAPACITY: usize = 8;
 
@@ -91,7 +91,7 @@ fn start_with(tls: Option<Arc<ServerConfig>>, files: Arc<Files>) -> Running {
             let told = async { stopped.recv().await.expect("the test says so") };
             future::or(ends, told).await;
         };
-        reactor::block_on(executor.run(work)).expect("an event loop");
+        runtime::block_on(executor.run(work)).expect("an event loop");
         count.send(counters.handshake_failures.get()).expect("the test waits");
     });
     let address = started.recv().expect("started");

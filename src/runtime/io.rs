@@ -1,0 +1,286 @@
+//! A socket of this thread's reactor: each operation is tried first, and waited for when the
+//! kernel says `WouldBlock`.
+
+use std::future::poll_fn;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{RecvFlags, SocketFlags};
+use smol::io::{AsyncRead, AsyncWrite};
+
+use super::reactor::Place;
+use super::source::{BROKEN, ENDED, GONE, READ, URGENT, WRITE};
+
+/// A socket of this thread's reactor. Dropping it closes the socket.
+pub struct Io<T: AsFd> {
+    place: Place,
+    inner: T,
+}
+
+impl<T: AsFd> Io<T> {
+    /// Takes a non-blocking socket into this thread's reactor.
+    ///
+    /// # Errors
+    /// When the thread has none.
+    pub fn new(inner: T) -> io::Result<Self> {
+        Ok(Io { place: Place::new()?, inner })
+    }
+
+    /// Takes a listening socket, which the kernel speaks of when somebody comes: to ask each of a
+    /// thousand that are opened together whether somebody is there would take its time.
+    ///
+    /// # Errors
+    /// As [`Io::new`].
+    pub fn listening(inner: T) -> io::Result<Self> {
+        let io = Self::new(inner)?;
+        io.place.clear(READ);
+        Ok(io)
+    }
+
+    /// The socket itself.
+    pub fn get_ref(&self) -> &T {
+        &self.inner
+    }
+
+    /// Takes the socket out of this thread's reactor, for another thread's.
+    pub fn into_inner(self) -> T {
+        self.place.unwatch(&self.inner);
+        self.inner
+    }
+
+    /// Whether something may have come in that has not been looked at yet.
+    pub fn maybe_readable(&self) -> bool {
+        self.place.is(READ)
+    }
+
+    /// Whether both directions are known to be gone.
+    pub fn is_gone(&self) -> bool {
+        self.place.is(GONE)
+    }
+
+    /// Tries `operation` whenever the socket may be readable, until it gives anything but
+    /// `WouldBlock`.
+    pub fn poll_read_with<R>(
+        &self,
+        context: &Context<'_>,
+        operation: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        self.poll_with(context, READ, operation)
+    }
+
+    /// Tries `operation` whenever the socket may be writable, until it gives anything but
+    /// `WouldBlock`.
+    pub fn poll_write_with<R>(
+        &self,
+        context: &Context<'_>,
+        operation: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        self.poll_with(context, WRITE, operation)
+    }
+
+    fn poll_with<R>(
+        &self,
+        context: &Context<'_>,
+        direction: u8,
+        mut operation: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        loop {
+            if !self.place.is(direction) {
+                return match self.place.wait(context, direction, &self.inner) {
+                    Ok(()) => Poll::Pending,
+                    Err(error) => Poll::Ready(Err(error)),
+                };
+            }
+            match operation(&self.inner) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.place.clear(direction);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// Ready when the connection has broken, or cannot be watched, for who does not read now.
+    pub fn poll_broken(&self, context: &Context<'_>) -> Poll<()> {
+        if self.place.is(BROKEN) || self.place.wait(context, READ, &self.inner).is_err() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// Ready when the peer has ended its direction or the connection is gone, or cannot be watched,
+    /// for who does not read now.
+    pub fn poll_ended(&self, context: &Context<'_>) -> Poll<()> {
+        if self.place.is(ENDED) || self.place.wait(context, READ, &self.inner).is_err() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// Whether the peer is known to have ended its direction, whatever is left to be read.
+    pub fn has_ended(&self) -> bool {
+        self.place.is(ENDED)
+    }
+
+    /// Ready when both directions are gone, or cannot be watched, for who does not want to read.
+    pub fn poll_gone(&self, context: &Context<'_>) -> Poll<()> {
+        if self.place.is(GONE) || self.place.wait(context, READ, &self.inner).is_err() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+impl<T: AsFd> Io<T> {
+    /// Returns when somebody has come to a listener, who is left there.
+    pub async fn come(&self) {
+        let come = poll_fn(|context| {
+            self.poll_read_with(context, |listener| {
+                let mut asked = [PollFd::new(listener, PollFlags::IN)];
+                let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+                match rustix::event::poll(&mut asked, Some(&at_once))? {
+                    0 => Err(io::ErrorKind::WouldBlock.into()),
+                    _ => Ok(()),
+                }
+            })
+        });
+        // What is wrong with it, accepting says.
+        let _ = come.await;
+    }
+
+    /// The next connection of a listener, non-blocking and closed on exec.
+    ///
+    /// # Errors
+    /// As `accept4(2)`: the caller pauses when there are no files left.
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (socket, peer) = poll_fn(|context| {
+            self.poll_read_with(context, |listener| {
+                Ok(rustix::net::acceptfrom_with(listener, flags)?)
+            })
+        })
+        .await?;
+        let peer = peer
+            .and_then(|peer| SocketAddr::try_from(peer).ok())
+            .ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
+        Ok((TcpStream::from(socket), peer))
+    }
+}
+
+impl Io<TcpStream> {
+    /// Receives into `buffer`; 0 is the end of the stream. `buffer` must not be empty.
+    pub fn poll_recv(&self, context: &Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let room = buffer.len();
+        let received = self.poll_read_with(context, |mut stream| stream.read(buffer));
+        if let Poll::Ready(Ok(1..)) = received {
+            // A short read has emptied the socket: what comes next is a new edge, or told when
+            // watching begins. Not so the end of the stream, whose edge may have come with these
+            // bytes.
+            let short = matches!(received, Poll::Ready(Ok(count)) if count < room);
+            self.place.with(|source| {
+                if short && source.ready & (ENDED | URGENT) == 0 {
+                    source.ready &= !READ;
+                }
+            });
+        }
+        received
+    }
+
+    /// Whether a byte (`true`) or the end of the stream (`false`) has come, which is left there.
+    pub fn poll_peek(&self, context: &Context<'_>) -> Poll<io::Result<bool>> {
+        self.poll_read_with(context, |stream| {
+            let (count, _) = rustix::net::recv(stream, &mut [0u8; 1], RecvFlags::PEEK)?;
+            Ok(count > 0)
+        })
+    }
+
+    /// Sends some of `bytes`.
+    pub fn poll_send(&self, context: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_with(context, |mut stream| stream.write(bytes))
+    }
+
+    /// Sends some of `bytes` if that is possible at once; 0 if not.
+    ///
+    /// # Errors
+    /// As `send(2)`, but for `EAGAIN`.
+    pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.place.is(WRITE) {
+            return Ok(0);
+        }
+        match (&self.inner).write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.place.clear(WRITE);
+                Ok(0)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            result => result,
+        }
+    }
+}
+
+impl AsyncRead for Io<TcpStream> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_recv(context, buffer)
+    }
+}
+
+impl AsyncWrite for Io<TcpStream> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.inner.shutdown(Shutdown::Write))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{block_on, tests::pair};
+    use smol::LocalExecutor;
+    use smol::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[test]
+    fn bytes_and_the_end_arrive_whatever_the_reads() {
+        block_on(async {
+            let (one, two) = pair();
+            let (mut one, mut two) = (Io::new(one).unwrap(), Io::new(two).unwrap());
+            let executor = LocalExecutor::new();
+            let sender = executor.spawn(async move {
+                for _ in 0..100 {
+                    one.write_all(&[7; 100_000]).await.unwrap();
+                }
+                one.close().await.unwrap();
+                one
+            });
+            let received = executor
+                .run(async {
+                    let mut all = Vec::new();
+                    two.read_to_end(&mut all).await.unwrap();
+                    all.len()
+                })
+                .await;
+            assert_eq!(received, 10_000_000);
+            drop(sender);
+        })
+        .unwrap();
+    }
+}

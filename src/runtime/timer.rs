@@ -1,0 +1,96 @@
+//! Deadlines: a task is woken when its time has come.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::reactor::{now, with};
+
+/// Wakes its task at a deadline. A deadline that moves on costs nothing: the timer stays where
+/// it is, and the task is woken once in vain before it is set anew.
+#[derive(Default)]
+pub struct Timer {
+    armed: Option<(Instant, u64)>,
+}
+
+impl Timer {
+    /// A timer that is not set.
+    pub fn new() -> Self {
+        Timer::default()
+    }
+
+    /// Ready once `deadline` has come.
+    pub fn poll_at(&mut self, context: &Context<'_>, deadline: Instant) -> Poll<()> {
+        if now() >= deadline {
+            return Poll::Ready(());
+        }
+        // Without a reactor no future runs at all: `block_on` has made it.
+        with(|reactor| {
+            let timers = &mut *reactor.timers.borrow_mut();
+            if let Some(key) = &self.armed {
+                if key.0 <= deadline && timers.by_deadline.contains_key(key) {
+                    return;
+                }
+                timers.by_deadline.remove(key);
+            }
+            // Different from those of all other threads.
+            let key = (deadline, u64::from(reactor.number) << 48 | timers.next_key);
+            timers.next_key += 1;
+            timers.by_deadline.insert(key, context.waker().clone());
+            self.armed = Some(key);
+        });
+        Poll::Pending
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if let Some(key) = self.armed {
+            // The waker is dropped when nothing is borrowed any more.
+            drop(with(|reactor| reactor.timers.borrow_mut().by_deadline.remove(&key)));
+        }
+    }
+}
+
+/// Waits for `time`.
+pub async fn sleep(time: Duration) {
+    let deadline = Instant::now() + time;
+    let mut timer = Timer::new();
+    poll_fn(|context| timer.poll_at(context, deadline)).await;
+}
+
+/// What `future` gives, or `None` when `deadline` comes first.
+pub async fn until<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
+    let mut timer = Timer::new();
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        if let Poll::Ready(output) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(output));
+        }
+        timer.poll_at(context, deadline).map(|()| None)
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::block_on;
+
+    #[test]
+    fn timers_fire_in_order_and_not_early() {
+        block_on(async {
+            let start = Instant::now();
+            assert!(
+                until(start + Duration::from_millis(20), std::future::pending::<()>())
+                    .await
+                    .is_none()
+            );
+            assert!(start.elapsed() >= Duration::from_millis(20));
+            sleep(Duration::from_millis(5)).await;
+            assert!(start.elapsed() >= Duration::from_millis(25));
+        })
+        .unwrap();
+    }
+}
