@@ -17,7 +17,6 @@ use smol::channel::{Receiver, Sender};
 use smol::future::or;
 
 use crate::api::{Acceptor, Api, Host, Server};
-use crate::cli::complain;
 use crate::config::Config;
 use crate::config::folders::{self, Options};
 use crate::limits;
@@ -27,6 +26,7 @@ use crate::mappings::ports::{self, Pool};
 use crate::mappings::store::{self, Store, Writer};
 use crate::net::conduit;
 use crate::os::memory;
+use crate::os::terminal::complain;
 use crate::os::{self, Ask, Files, Instance, Notifier, Ownership, Signals};
 use crate::pipes::pipe::Shared;
 use crate::pipes::refusals::Refusals;

@@ -8,6 +8,7 @@ pub mod memory;
 mod notifier;
 mod process;
 mod signals;
+pub mod terminal;
 
 pub use files::{FileGuard, Files, For};
 pub use instance::{Instance, LOCK, Ownership, ProcessError, config_of, holder, take_lock};

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::exit::BAD;
 use super::user::User;
-use super::{BAD, complain, print};
 use crate::config::Config;
 use crate::config::folders::Options;
 use crate::logging;
 use crate::mappings::mapping::Mapping;
 use crate::mappings::store;
+use crate::os::terminal::{complain, print};
 use crate::tls;
 
 /// Validates settings, certificates, `configs.json` and the log folder, as [`User::choose`] says with whose

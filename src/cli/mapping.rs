@@ -10,13 +10,13 @@ use std::process::ExitCode;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::service::UNKNOWN;
-use super::{complain, print};
-use crate::cli::control::{self, ControlError};
+use super::control::{self, ControlError};
+use super::exit::UNKNOWN;
 use crate::config::folders::Options;
 use crate::limits;
 use crate::mappings::mapping::{Passcode, Pipe};
 use crate::mappings::store;
+use crate::os::terminal::{complain, print};
 use crate::report::Report;
 use crate::report::status::Status;
 use crate::text::json;

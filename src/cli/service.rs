@@ -4,21 +4,16 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::{complain, print};
-use crate::cli::control::{self, ControlError};
+use super::control::{self, ControlError};
+use super::exit::{NOT_RUNNING, UNKNOWN};
 use crate::config::Config;
 use crate::config::folders::Options;
 use crate::limits;
 use crate::os::Instance;
+use crate::os::terminal::{complain, print};
 use crate::report::status::Draining;
 use crate::report::{self, Report};
 use crate::text::json;
-
-/// `status`: the daemon does not run (the init scripts' convention).
-const NOT_RUNNING: u8 = 3;
-
-/// `status` and `stop`: it runs, but may not or cannot be asked.
-pub(super) const UNKNOWN: u8 = 4;
 
 /// How long the sessions of a daemon may drain whose settings cannot be read.
 const DRAIN: Duration = Duration::from_secs(5);

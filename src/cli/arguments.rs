@@ -1,0 +1,363 @@
+//! Reads the command line (protocol page, section 7): arguments in, a command or a sentence out.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use pico_args::Arguments;
+
+use super::mapping::{Add, Request};
+use crate::agent::options as tunnel;
+use crate::config::folders::Options;
+use crate::config::nearest;
+
+/// Commands and options, for the nearest one to a mistyped word.
+const COMMANDS: &[&str] =
+    &["start", "stop", "status", "check", "mapping", "tunnel", "version", "help"];
+const OPTIONS: &[&str] = &["config", "run", "log", "syslog", "json", "user", "help", "version"];
+const MAPPING_OPTIONS: &[&str] = &["connections", "heartbeat-threshold", "dir", "show", "run"];
+
+/// What the command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Start,
+    Stop,
+    Status { json: bool },
+    Check { user: Option<String> },
+    Mapping(Request),
+    Tunnel(tunnel::Given),
+    TunnelHelp,
+    Version,
+    Help,
+}
+
+/// Reads the whole command line, or says what is wrong with it.
+pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), String> {
+    let mut arguments = Arguments::from_vec(arguments);
+    if arguments.contains(["-h", "--help"]) || arguments.contains("-?") {
+        let topic = match arguments.subcommand() {
+            Ok(Some(name)) if name == "tunnel" => Command::TunnelHelp,
+            _ => Command::Help,
+        };
+        return Ok((topic, Options::default()));
+    }
+    if arguments.contains(["-v", "--version"]) {
+        return Ok((Command::Version, Options::default()));
+    }
+    let mut options = Options::default();
+    for (name, path) in [
+        ("--config", &mut options.config_dir),
+        ("--run", &mut options.run_dir),
+        ("--log", &mut options.log_dir),
+        ("--syslog", &mut options.syslog),
+    ] {
+        if let Some(value) = value(&mut arguments, name, "a path")? {
+            *path = value.into();
+        }
+    }
+    let json = arguments.contains("--json");
+    let user = match value(&mut arguments, "--user", "a user's name")? {
+        Some(user) => Some(user.into_string().map_err(|_| "--user: not UTF-8 text".to_owned())?),
+        None => None,
+    };
+    let command = match arguments.subcommand() {
+        Ok(Some(name)) if name == "tunnel" => return parse_tunnel(arguments),
+        Ok(Some(name)) if name == "mapping" => {
+            return Ok((Command::Mapping(parse_mapping(arguments)?), options));
+        }
+        Ok(Some(name)) => command(&name, json, user.clone())?,
+        // What is in its place is an option that nobody knows, or nothing.
+        Ok(None) => {
+            let missing = || format!("no command given; one of {}", COMMANDS.join(", "));
+            return Err(unknown(arguments, OPTIONS).unwrap_or_else(missing));
+        }
+        Err(_) => return Err("the command is not UTF-8 text".into()),
+    };
+    match unknown(arguments, OPTIONS) {
+        Some(fault) => Err(fault),
+        None if json && command != (Command::Status { json }) => {
+            Err("--json is an option of `status` only".into())
+        }
+        None if user.is_some() && !matches!(command, Command::Check { .. }) => {
+            Err("--user is an option of `check` only".into())
+        }
+        None => Ok((command, options)),
+    }
+}
+
+fn command(name: &str, json: bool, user: Option<String>) -> Result<Command, String> {
+    Ok(match name {
+        "start" => Command::Start,
+        "stop" => Command::Stop,
+        "status" => Command::Status { json },
+        "check" => Command::Check { user },
+        "version" => Command::Version,
+        "help" => Command::Help,
+        _ => {
+            let hint = match nearest(name, COMMANDS) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("the commands are {}", COMMANDS.join(", ")),
+            };
+            return Err(format!("unknown command {name:?}: {hint}"));
+        }
+    })
+}
+
+/// Reads the options of `tunnel`; what they mean is its own business.
+fn parse_tunnel(mut arguments: Arguments) -> Result<(Command, Options), String> {
+    let mut given = tunnel::Given::new();
+    for (name, dashed) in tunnel::VALUES {
+        if let Some(value) = value(&mut arguments, dashed, "a value")? {
+            given.insert(name, value);
+        }
+    }
+    for (name, dashed) in tunnel::FLAGS {
+        if arguments.contains(*dashed) {
+            given.insert(name, "true".into());
+        }
+    }
+    if arguments.contains("--passcode") {
+        return Err("--passcode would show the passcode to everybody on this machine (`ps`); use \
+                    --passcode-file FILE"
+            .into());
+    }
+    let known: Vec<_> = [tunnel::VALUES, tunnel::FLAGS].concat().iter().map(|o| o.0).collect();
+    match unknown(arguments, &known) {
+        Some(fault) => Err(fault),
+        None => Ok((Command::Tunnel(given), Options::default())),
+    }
+}
+
+/// Reads what follows `mapping`.
+fn parse_mapping(mut arguments: Arguments) -> Result<Request, String> {
+    let mut number = |name, default: u64, most: u64| match value(&mut arguments, name, "a number")?
+    {
+        None => Ok(default),
+        Some(text) => text
+            .to_str()
+            .and_then(|text| text.parse().ok())
+            .filter(|number| (0..=most).contains(number))
+            .ok_or_else(|| format!("{name}: {text:?} is no number from 0 to {most}")),
+    };
+    let connections = number("--connections", 60, 65_535)?;
+    let threshold = number("--heartbeat-threshold", 60_000, 86_400_000)?;
+    let dir = value(&mut arguments, "--dir", "a path")?.map_or(".".into(), PathBuf::from);
+    let show = arguments.contains("--show");
+    let word = |arguments: &mut Arguments| match arguments.opt_free_from_str::<String>() {
+        Ok(Some(word)) if word.starts_with('-') => {
+            let rest = Arguments::from_vec(vec![word.into()]);
+            Err(unknown(rest, MAPPING_OPTIONS).unwrap_or_default())
+        }
+        Ok(word) => Ok(word.unwrap_or_default()),
+        Err(_) => Err("the arguments of `mapping` are not UTF-8 text".to_owned()),
+    };
+    let request = match word(&mut arguments)?.as_str() {
+        "add" => {
+            let public = match word(&mut arguments)?.as_str() {
+                "public" => true,
+                "private" => false,
+                _ => return Err("`mapping add` needs `public` or `private` after it".into()),
+            };
+            let connections = u16::try_from(connections).ok().filter(|number| *number > 0);
+            let connections = connections.ok_or("--connections: 1 to 65535 is expected")?;
+            Request::Add(Add { public, connections, threshold, show, dir })
+        }
+        "list" => Request::List,
+        "remove" => match word(&mut arguments)? {
+            id if id.is_empty() => return Err("`mapping remove` needs a mapping's id".into()),
+            id => Request::Remove { id, dir },
+        },
+        _ => return Err("`mapping` needs `add`, `list` or `remove` after it".into()),
+    };
+    match unknown(arguments, MAPPING_OPTIONS) {
+        Some(fault) => Err(fault),
+        None => Ok(request),
+    }
+}
+
+/// What is given as `--name VALUE` or `--name=VALUE`; `what` says what is expected.
+fn value(
+    arguments: &mut Arguments,
+    name: &'static str,
+    what: &str,
+) -> Result<Option<OsString>, String> {
+    let text = |text: &std::ffi::OsStr| Ok::<_, String>(text.to_owned());
+    let value = match arguments.opt_value_from_os_str(name, text) {
+        Ok(None) => arguments.opt_value_from_str::<_, String>(name).map(|v| v.map(OsString::from)),
+        value => value,
+    };
+    match value {
+        Ok(Some(value)) if value.is_empty() || value.as_encoded_bytes().starts_with(b"-") => {
+            Err(format!("{name} needs {what} after it, not {:?}", value.to_string_lossy()))
+        }
+        Ok(value) => Ok(value),
+        Err(_) => Err(format!("{name} needs {what} after it")),
+    }
+}
+
+/// What is wrong with the first argument that nothing has asked for.
+fn unknown(arguments: Arguments, options: &[&'static str]) -> Option<String> {
+    let rest = arguments.finish();
+    let first = rest.first()?.to_string_lossy();
+    let name = first.split('=').next().unwrap_or_default();
+    let Some(word) = name.strip_prefix("--") else {
+        let kind = if first.starts_with('-') { "option" } else { "argument" };
+        return Some(format!("unknown {kind} {first:?}"));
+    };
+    Some(match nearest(word, options) {
+        Some(near) if near == word => format!("option {name} is given twice"),
+        Some(near) => format!("unknown option {name:?}: did you mean --{near}?"),
+        None => format!("unknown option {name:?}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::help::{HELP, TUNNEL_HELP};
+
+    fn parsed(line: &str) -> Result<(Command, Options), String> {
+        parse(line.split_whitespace().map(OsString::from).collect())
+    }
+
+    #[test]
+    fn commands_and_options_in_any_order() {
+        for (line, command) in [
+            ("start", Command::Start),
+            ("stop", Command::Stop),
+            ("status", Command::Status { json: false }),
+            ("status --json", Command::Status { json: true }),
+            ("--json status", Command::Status { json: true }),
+            ("check", Command::Check { user: None }),
+            ("version", Command::Version),
+            ("-v", Command::Version),
+            ("--version", Command::Version),
+            ("help", Command::Help),
+            ("-h", Command::Help),
+            ("-?", Command::Help),
+            ("start --help", Command::Help),
+        ] {
+            assert_eq!(parsed(line), Ok((command, Options::default())), "{line}");
+        }
+        let expected = Options {
+            config_dir: "/c".into(),
+            run_dir: "/r".into(),
+            log_dir: "/l".into(),
+            syslog: "/s".into(),
+        };
+        for line in [
+            "start --config /c --run /r --log /l --syslog /s",
+            "--config /c --run /r start --log=/l --syslog=/s",
+        ] {
+            assert_eq!(parsed(line), Ok((Command::Start, expected.clone())), "{line}");
+        }
+    }
+
+    #[test]
+    fn faults_name_the_nearest_known() {
+        for (line, fault) in [
+            ("", "no command given; one of start, stop,"),
+            ("--run /r", "no command given; one of start, stop,"),
+            ("strat", "unknown command \"strat\": did you mean `start`?"),
+            ("explode", "unknown command \"explode\": the commands are start, stop,"),
+            ("start --confg /c", "unknown option \"--confg\": did you mean --config?"),
+            ("--confg=/c start", "unknown option \"--confg\": did you mean --config?"),
+            ("start --frobnicate", "unknown option \"--frobnicate\""),
+            ("start -x", "unknown option \"-x\""),
+            ("start now", "unknown argument \"now\""),
+            ("start --run", "--run needs a path after it"),
+            ("--config= start", "--config needs a path after it"),
+            ("start --config --run /r", "--config needs a path after it, not \"--run\""),
+            ("start --run /a --run /b", "option --run is given twice"),
+            ("start --json", "--json is an option of `status` only"),
+        ] {
+            let error = parsed(line).unwrap_err();
+            assert!(error.starts_with(fault), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_tunnel_has_options_of_its_own() {
+        let given = |line: &str| match parsed(line) {
+            Ok((Command::Tunnel(given), _)) => Ok(given),
+            Ok(other) => panic!("{line}: {other:?}"),
+            Err(fault) => Err(fault),
+        };
+        let options = given("tunnel --connector c:1 --plain --target=t:2").unwrap();
+        let expected = [("connector", "c:1"), ("plain", "true"), ("target", "t:2")];
+        assert_eq!(options, expected.map(|(name, value)| (name, value.into())).into());
+        for (line, fault) in [
+            ("tunnel --passcode x", "--passcode would show the passcode"),
+            ("tunnel --conector c:1", "unknown option \"--conector\": did you mean --connector?"),
+            ("tunnel --ca", "--ca needs a value after it"),
+            ("tunnel --target --plain", "--target needs a value after it, not \"--plain\""),
+            ("tunnel secret", "unknown argument \"secret\""),
+        ] {
+            let error = given(line).unwrap_err();
+            assert!(error.starts_with(fault), "{line}: {error}");
+        }
+        assert_eq!(parsed("tunnel --help"), Ok((Command::TunnelHelp, Options::default())));
+        let options = [tunnel::VALUES, tunnel::FLAGS].concat();
+        assert!(options.iter().all(|(_, dashed)| TUNNEL_HELP.contains(dashed)));
+        assert!(TUNNEL_HELP.lines().all(|line| line.chars().count() <= 90));
+        assert!(TUNNEL_HELP.lines().count() <= 32);
+    }
+
+    #[test]
+    fn mappings_are_added_listed_and_removed() {
+        let request = |line: &str| match parsed(line) {
+            Ok((Command::Mapping(request), _)) => Ok(request),
+            Ok(other) => panic!("{line}: {other:?}"),
+            Err(fault) => Err(fault),
+        };
+        let add =
+            Add { public: true, connections: 60, threshold: 60_000, show: false, dir: ".".into() };
+        assert_eq!(request("mapping add public"), Ok(Request::Add(add.clone())));
+        let private =
+            Add { public: false, connections: 2, threshold: 0, show: true, dir: "/d".into() };
+        for line in [
+            "mapping add private --connections 2 --heartbeat-threshold 0 --show --dir /d",
+            "--run /r mapping --show --dir=/d add --connections=2 private --heartbeat-threshold 0",
+        ] {
+            assert_eq!(request(line), Ok(Request::Add(private.clone())), "{line}");
+        }
+        assert_eq!(request("mapping list"), Ok(Request::List));
+        assert_eq!(
+            request("mapping remove a-b"),
+            Ok(Request::Remove { id: "a-b".into(), dir: ".".into() })
+        );
+        assert_eq!(
+            request("mapping remove a-b --dir /d"),
+            Ok(Request::Remove { id: "a-b".into(), dir: "/d".into() })
+        );
+        for (line, fault) in [
+            ("mapping", "`mapping` needs `add`"),
+            ("mapping drop", "`mapping` needs `add`"),
+            ("mapping add", "`mapping add` needs `public`"),
+            ("mapping remove", "`mapping remove` needs a mapping's id"),
+            ("mapping add public --connections 0", "--connections: 1 to 65535"),
+            ("mapping add public --connections x", "--connections: \"x\" is no number"),
+            ("mapping add public --conections 5", "unknown option \"--conections\": did you"),
+            ("mapping list all", "unknown argument \"all\""),
+        ] {
+            let error = request(line).unwrap_err();
+            assert!(error.starts_with(fault), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn paths_need_not_be_text() {
+        use std::os::unix::ffi::OsStringExt;
+        let path = OsString::from_vec(b"/tmp/\xff".to_vec());
+        let (_, options) = parse(vec!["start".into(), "--run".into(), path.clone()]).unwrap();
+        assert_eq!(options.run_dir, PathBuf::from(path));
+        assert!(parse(vec![OsString::from_vec(vec![0xff])]).is_err());
+    }
+
+    #[test]
+    fn help_fits_a_screen_and_names_everything() {
+        assert!(HELP.lines().all(|line| line.chars().count() <= 90));
+        assert!(HELP.lines().count() <= 34);
+        assert!(COMMANDS.iter().all(|name| HELP.contains(&format!("\n  {name} "))));
+        assert!(OPTIONS.iter().all(|name| HELP.contains(&format!("--{name}"))));
+    }
+}

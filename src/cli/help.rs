@@ -1,0 +1,67 @@
+//! The pages that explain the command line.
+
+/// What `version` prints first.
+pub const VERSION: &str = concat!("iofog-connector ", env!("CARGO_PKG_VERSION"));
+
+/// The one page that explains the command line.
+pub const HELP: &str = "\
+The Eclipse ioFog Connector: lets people reach the machines behind their gateways.
+
+Usage: iofog-connector [OPTIONS] COMMAND
+
+Commands:
+  start      Run in the foreground until SIGTERM or SIGINT. SIGHUP reads settings and
+             certificates again and reopens the log file.
+  stop       Stop the running connector and wait until it has ended.
+  status     Show the mappings and what their connections do; --json for scripts.
+  check      Validate settings, certificates and configs.json without starting, with the
+             eyes of the service's user when root asks; --user NAME for another one.
+  mapping    add public|private, list, remove ID: open and close pipes without a
+             Controller. `add` takes --connections N [60], --heartbeat-threshold MS
+             [60000], and --dir DIR [.] for the passcodes' files, or --show; `remove`
+             removes these files, too, of --dir DIR [.].
+  tunnel     Be the agent's side of a pipe; `tunnel --help` shows its options.
+  version    Show version and licence. Also -v, --version.
+  help       Show this page. Also -h, -?, --help.
+
+Options:
+  --config DIR     Settings, certificates and state   [/etc/iofog-connector]
+  --run DIR        Lock and control socket            [/run/iofog-connector]
+  --log DIR        Folder of the log file             [/var/log/iofog-connector]
+  --syslog PATH    Syslog's socket, or `none`         [/dev/log]
+  --json           status: print the whole state as JSON
+  --user NAME      check: whose rights to read the files count
+
+Exit codes:
+  0  done; status: running; stop: not running any more, or never was
+  1  failed; the message on stderr says why
+  2  the command line or the settings have a fault
+  3  status: not running
+  4  status, stop: it runs, but may not or cannot be asked
+";
+
+/// The page that explains `tunnel`.
+pub const TUNNEL_HELP: &str = "\
+Usage: iofog-connector tunnel --connector HOST:PORT --passcode-file FILE
+                              (--target HOST:PORT | --listen IP:PORT) [OPTIONS]
+
+The agent's side of a pipe. With --target it keeps tunnels to the connector open and
+carries each user's connection to a service; with --listen it takes connections on this
+machine and carries each into a private pipe, to the service at its other side.
+
+  --connector HOST:PORT    The connector and the mapping's port for this side
+  --passcode-file FILE     Holds the passcode; or set IOFOG_PASSCODE in the environment
+  --target HOST:PORT       The service, for example localhost:22
+  --listen IP:PORT         Where to take connections, for example 127.0.0.1:8022
+  --ca FILE                Trust this CA, or exactly this certificate (PEM) [the system's]
+  --plain                  No TLS, for `dev` connectors
+  --connections N          Idle tunnels kept ready for users                 [8]
+  --sessions N             Sessions at one time; idle tunnels count as such  [1000]
+  --pending N              --listen: connections that may wait for a session [128]
+  --heartbeat MS           Time between heartbeats of an idle tunnel         [20000]
+  --proxy-protocol         Send the service the user's address first (PROXY protocol 2)
+  --drain MS               After SIGTERM, time for sessions to finish        [5000]
+  --from FILE              Read options from this file: `name=value`, one a line, named as
+                           above, without dashes; also `passcode=`, unless others can
+                           read it. What the command line says counts more.
+";

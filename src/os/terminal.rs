@@ -1,0 +1,32 @@
+//! What a command says to the operator, on stdout and stderr.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::text::reason;
+
+/// Prints to stdout. A reader that closes the pipe early (`| head`) is not a failure.
+pub fn print(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(format_args!(
+                "standard output takes no more: {}",
+                reason::writing(Path::new("/dev/stdout"), &error)
+            ));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes to stderr, each line with the program's name. If stderr is closed, only the exit code
+/// tells the operator.
+pub fn complain(message: impl Display) {
+    for line in message.to_string().lines() {
+        let _ = writeln!(io::stderr(), "iofog-connector: {line}");
+    }
+}
