@@ -3,22 +3,19 @@
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::io;
-use std::net::{IpAddr, TcpListener};
-use std::path::Path;
+use std::net::TcpListener;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use async_net::unix::UnixListener;
 use log::Log;
 use smol::LocalExecutor;
-use smol::channel::{Receiver, Sender};
+use smol::channel::Receiver;
 use smol::future::or;
 
-use crate::api::{Acceptor, Api, Host, Server};
+use crate::api::{Acceptor, Api, Server};
 use crate::config::Config;
-use crate::config::folders::{self, Options};
+use crate::config::folders::Options;
 use crate::limits;
 use crate::logging::{ALWAYS, Logging};
 use crate::mappings::mapping::Mapping;
@@ -34,6 +31,13 @@ use crate::pipes::registry::Registry;
 use crate::runtime::{self, Workers, sleep};
 use crate::text::reason;
 use crate::tls::Tls;
+use control::Control;
+use host::Daemon;
+use upkeep::{housekeeping, watchdog};
+
+mod control;
+mod host;
+mod upkeep;
 
 /// The exit status of a start that settings, certificates or the state forbid.
 const FAULTY: u8 = 2;
@@ -317,122 +321,5 @@ async fn serve_api(
     match server.serve_tcp(&listener, acceptor).await {
         Ok(never) => match never {},
         Err(error) => log::error!(target: ALWAYS, "the API cannot be served: {error}"),
-    }
-}
-
-/// What the API asks of the daemon.
-struct Daemon {
-    shared: Rc<Shared>,
-    logging: Logging,
-    /// Why the API does not listen on TCP.
-    api_fault: Rc<RefCell<Option<String>>>,
-    stop: Sender<()>,
-}
-
-impl Host for Daemon {
-    fn broker(&self) -> u16 {
-        self.shared.config.borrow().broker
-    }
-
-    fn admits(&self, peer: IpAddr) -> bool {
-        match &self.shared.config.borrow().controllers {
-            None => true,
-            Some(controllers) => controllers.iter().any(|network| network.contains(peer)),
-        }
-    }
-
-    fn is_called(&self, name: &str) -> bool {
-        let machine = rustix::system::uname();
-        let own = [Ok("localhost"), machine.nodename().to_str()];
-        own.into_iter().flatten().any(|own| own.eq_ignore_ascii_case(name))
-            || self.shared.config.borrow().address.eq_ignore_ascii_case(name)
-    }
-
-    fn log_lost(&self) -> u64 {
-        self.logging.lost()
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        let listen = self.shared.config.borrow().listen_warning();
-        let log = self.logging.file_fault();
-        self.api_fault.borrow().clone().into_iter().chain(listen).chain(log).collect()
-    }
-
-    fn stop(&self) {
-        // Full means that it has been asked already.
-        let _ = self.stop.try_send(());
-    }
-}
-
-/// The socket of the command line, removed at the end.
-struct Control<'a> {
-    listener: UnixListener,
-    run: &'a Path,
-}
-
-impl<'a> Control<'a> {
-    /// Makes the socket, for the service's user alone. The run folder's lock is held, so that
-    /// one that is there is left over.
-    fn listen(run: &'a Path) -> io::Result<Self> {
-        let path = run.join(folders::SOCKET);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(named(&path, &error));
-            }
-            _ => {}
-        }
-        let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-        let listener = UnixListener::bind(&path);
-        rustix::process::umask(umask);
-        let listener = listener.map_err(|error| named(&path, &error))?;
-        Ok(Control { listener, run })
-    }
-}
-
-/// The error with the file that it is about.
-fn named(path: &Path, error: &io::Error) -> io::Error {
-    let why = reason::writing(path, error);
-    io::Error::other(format!("{}: {why}; or name another folder with --run DIR", path.display()))
-}
-
-impl Drop for Control<'_> {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(self.run.join(folders::SOCKET));
-    }
-}
-
-/// Tells the init system that every thread still takes its turn.
-async fn watchdog(shared: Rc<Shared>, notifier: Rc<Notifier>, interval: Duration) {
-    loop {
-        shared.workers.answer().await;
-        notifier.watchdog();
-        sleep(interval).await;
-    }
-}
-
-/// Writes summaries of repeated log lines, gives memory back, and complains of its own
-/// lateness.
-async fn housekeeping(shared: Rc<Shared>, logging: Logging) {
-    sleep_watchfully(limits::STARTED).await;
-    memory::give_back();
-    memory::forget_start();
-    loop {
-        sleep_watchfully(limits::HOUSEKEEPING).await;
-        logging.tick();
-        if memory::has_changed() {
-            memory::tidy();
-            shared.workers.each(memory::tidy).await;
-            memory::give_back();
-        }
-    }
-}
-
-/// Sleeps, and complains when the thread was held up meanwhile.
-async fn sleep_watchfully(time: Duration) {
-    let due = Instant::now() + time;
-    sleep(time).await;
-    let late = due.elapsed();
-    if late > limits::LATE {
-        log::warn!("the control thread was held up for {} ms", late.as_millis());
     }
 }

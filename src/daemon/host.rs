@@ -1,0 +1,55 @@
+//! What the API asks of the daemon.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use smol::channel::Sender;
+
+use crate::api::Host;
+use crate::logging::Logging;
+use crate::pipes::pipe::Shared;
+
+/// What the API asks of the daemon.
+pub(super) struct Daemon {
+    pub(super) shared: Rc<Shared>,
+    pub(super) logging: Logging,
+    /// Why the API does not listen on TCP.
+    pub(super) api_fault: Rc<RefCell<Option<String>>>,
+    pub(super) stop: Sender<()>,
+}
+
+impl Host for Daemon {
+    fn broker(&self) -> u16 {
+        self.shared.config.borrow().broker
+    }
+
+    fn admits(&self, peer: IpAddr) -> bool {
+        match &self.shared.config.borrow().controllers {
+            None => true,
+            Some(controllers) => controllers.iter().any(|network| network.contains(peer)),
+        }
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        let machine = rustix::system::uname();
+        let own = [Ok("localhost"), machine.nodename().to_str()];
+        own.into_iter().flatten().any(|own| own.eq_ignore_ascii_case(name))
+            || self.shared.config.borrow().address.eq_ignore_ascii_case(name)
+    }
+
+    fn log_lost(&self) -> u64 {
+        self.logging.lost()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let listen = self.shared.config.borrow().listen_warning();
+        let log = self.logging.file_fault();
+        self.api_fault.borrow().clone().into_iter().chain(listen).chain(log).collect()
+    }
+
+    fn stop(&self) {
+        // Full means that it has been asked already.
+        let _ = self.stop.try_send(());
+    }
+}

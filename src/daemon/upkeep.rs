@@ -1,0 +1,46 @@
+//! What the daemon does from time to time, whether anybody calls or not.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::limits;
+use crate::logging::Logging;
+use crate::os::{Notifier, memory};
+use crate::pipes::pipe::Shared;
+use crate::runtime::sleep;
+
+/// Tells the init system that every thread still takes its turn.
+pub(super) async fn watchdog(shared: Rc<Shared>, notifier: Rc<Notifier>, interval: Duration) {
+    loop {
+        shared.workers.answer().await;
+        notifier.watchdog();
+        sleep(interval).await;
+    }
+}
+
+/// Writes summaries of repeated log lines, gives memory back, and complains of its own
+/// lateness.
+pub(super) async fn housekeeping(shared: Rc<Shared>, logging: Logging) {
+    sleep_watchfully(limits::STARTED).await;
+    memory::give_back();
+    memory::forget_start();
+    loop {
+        sleep_watchfully(limits::HOUSEKEEPING).await;
+        logging.tick();
+        if memory::has_changed() {
+            memory::tidy();
+            shared.workers.each(memory::tidy).await;
+            memory::give_back();
+        }
+    }
+}
+
+/// Sleeps, and complains when the thread was held up meanwhile.
+async fn sleep_watchfully(time: Duration) {
+    let due = Instant::now() + time;
+    sleep(time).await;
+    let late = due.elapsed();
+    if late > limits::LATE {
+        log::warn!("the control thread was held up for {} ms", late.as_millis());
+    }
+}
