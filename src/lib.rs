@@ -37,6 +37,8 @@
 //! [`folders`](config::folders); signals, the service manager, the budget of open files and freed memory
 //! in [`os`].
 
+// Nothing that the network, a file or a user can influence may panic. In a test a panic is a report.
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(rustdoc::private_intra_doc_links, reason = "these pages are for readers of the source")]
 
 pub mod agent;

@@ -1,13 +1,6 @@
 //! The control API among callers that say nothing, send much that means nothing, or take large
 //! answers (protocol page, section 3). Beside `floods.rs`, what holds whatever the machine's speed.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::collections::VecDeque;

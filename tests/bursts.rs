@@ -1,13 +1,6 @@
 //! More than there is room for at one time: users, connections, mappings. Nobody is turned away who
 //! can wait, and what is left for others stays.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::fs::{self, Permissions};

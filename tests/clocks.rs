@@ -2,13 +2,6 @@
 //! still for a while goes on where it was. The wall clock is libfaketime's (Debian package
 //! `faketime`); without it, what needs it is skipped.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::fs::{self, File};

@@ -1,12 +1,5 @@
 //! The control API, call by call and byte by byte (protocol page, section 3).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::collections::HashSet;

@@ -2,13 +2,6 @@
 //! word needs a network that can be cut: a network namespace, so root. Each test lasts longer
 //! than a minute, hence `cargo test --test dead_peers -- --ignored`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::net::{Ipv4Addr, SocketAddr};

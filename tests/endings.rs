@@ -1,13 +1,6 @@
 //! How sessions end, and what happens where several things end at once (protocol page, sections
 //! 4 to 6): nobody waits for somebody that is gone, and no byte is lost or goes to another.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};

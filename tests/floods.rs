@@ -6,13 +6,6 @@
 //! (docs/testing.md). Figures are printed with `--nocapture`. No good peer may wait longer than
 //! [`SOON`], which is far beyond what it takes on a machine with nothing else to do.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::io::{ErrorKind, Read, Write};

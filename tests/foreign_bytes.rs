@@ -2,13 +2,6 @@
 //! byte says whose it is. `IOFOG_CONNECTOR_SESSIONS=1000000` asks for so many sessions, and
 //! `IOFOG_CONNECTOR_SECONDS=600` for the long form (docs/testing.md).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::collections::BTreeMap;

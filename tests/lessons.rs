@@ -1,12 +1,5 @@
 //! What a mapping learns of one version 1 tunnel holds for the others, and no longer than it says.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::time::Instant;

@@ -4,13 +4,6 @@
 //! weather on the way, because many kernels come without netem. Long forms:
 //! `cargo test --test networks -- --ignored`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::collections::{HashSet, VecDeque};

@@ -1,13 +1,6 @@
 //! What the original Connector, written in Java, failed at: fifteen failures, each reproduced on
 //! it and each a test here. The names tell the promise that it broke.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::net::{Ipv6Addr, TcpListener};

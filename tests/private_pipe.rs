@@ -1,12 +1,5 @@
 //! Private pipes: two agents reach each other (protocol page, sections 4 and 6).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::thread;

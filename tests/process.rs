@@ -1,13 +1,6 @@
 //! Signals, the command line, the service manager, limits of the process (protocol page,
 //! section 7).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::fs;

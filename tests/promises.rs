@@ -1,12 +1,5 @@
 //! The documents' promises: every test that they name exists.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,12 +1,5 @@
 //! Public pipes: users and an agent's tunnels (protocol page, section 6).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::io::{Read, Write};

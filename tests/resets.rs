@@ -2,13 +2,6 @@
 //! other, after what was already delivered; what ends in order ends in order; and nobody who has
 //! gone keeps a place because he is not read.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::thread;

@@ -3,13 +3,6 @@
 //! An ordinary run is the quick form; `IOFOG_CONNECTOR_FULL=1` asks for the long one
 //! (docs/testing.md). Figures are printed with `--nocapture`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::fs;

@@ -1,12 +1,5 @@
 //! At a limit nobody makes room while nobody else has come.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use common::*;

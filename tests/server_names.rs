@@ -1,12 +1,5 @@
 //! Names that TLS clients ask for (SNI): one that names no host is none (protocol page, section 1).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::io::Write;

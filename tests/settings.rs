@@ -1,13 +1,6 @@
 //! The settings file and the TLS files beside it (protocol page, section 1). What each key takes
 //! is a table beside the code that reads it; here stands what the program does with it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::fs;

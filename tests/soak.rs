@@ -2,13 +2,6 @@
 //! Descriptors, memory, threads, processor time and the log are sampled every 10 s and judged at
 //! the end, with every acknowledged change and every byte.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod churn;
 mod common;
 

@@ -1,12 +1,5 @@
 //! The state file: durable, whole, never lost (protocol page, section 2).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::collections::BTreeSet;

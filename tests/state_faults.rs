@@ -2,13 +2,6 @@
 //! change fails in turn, and the power fails after every one of them. Both look at the daemon
 //! through strace, and are skipped where that may not be attached.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -1,12 +1,5 @@
 //! What the daemon says while it runs: whom it refuses, and what has gone wrong.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::net::TcpListener;

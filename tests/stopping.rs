@@ -1,13 +1,6 @@
 //! How a daemon stops: whom it waits for, what it says meanwhile, and how it is hurried (protocol
 //! page, section 7).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};

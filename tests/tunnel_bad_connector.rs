@@ -1,13 +1,6 @@
 //! `iofog-connector tunnel` against connectors that are broken, overloaded or mean harm, written
 //! from the protocol page, section 5.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::ffi::OsString;

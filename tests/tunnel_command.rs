@@ -1,13 +1,6 @@
 //! `iofog-connector tunnel` and `mapping`: the agent's side as people use it (protocol page,
 //! sections 5 and 7).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::fs::{self, File, Permissions};

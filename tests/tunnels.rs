@@ -1,13 +1,6 @@
 //! Tunnels of version 1 (protocol page, section 4): passcode, refusals, heartbeats, thresholds,
 //! the limit of connections.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::time::{Duration, Instant};

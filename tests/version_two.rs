@@ -1,13 +1,6 @@
 //! Tunnels of version 2, by a client written from the protocol page, section 5; the numbers in
 //! the comments are that section's.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod common;
 
 use std::net::{IpAddr, SocketAddr};

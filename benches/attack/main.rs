@@ -10,13 +10,6 @@
 //!
 //! Runs in a network namespace of its own, whose loopback has an MTU of 1500, where it may make one.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what fails here fails for whoever measures"
-)]
-
 #[path = "../../tests/common/mod.rs"]
 mod common;
 

@@ -8,13 +8,6 @@
 #![allow(dead_code, reason = "each test file uses its own part of this module")]
 #![allow(unreachable_pub, reason = "a test is a crate without users")]
 #![allow(unused_imports, reason = "each test file uses its own part of this module")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is a report"
-)]
-
 mod agent;
 mod controller;
 mod daemon;
