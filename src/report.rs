@@ -2,54 +2,14 @@
 //! back into the same structs), Prometheus text for monitoring, a table for people. None of them
 //! shows a passcode, because `Status` has none.
 
+mod answer;
 mod metrics;
 pub mod status;
 mod table;
 
-use serde::{Deserialize, Serialize};
-
-use crate::report::status::{Counts, Status, Tunnels};
-
+pub use answer::{Report, Totals};
 pub use metrics::{METRICS_TYPE, metrics};
 pub use table::table;
-
-/// What `GET /api/v2/status` answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    /// `running`, or `draining` once the daemon is stopping.
-    pub status: String,
-    /// The daemon's version.
-    pub version: String,
-    /// When this was so, in milliseconds since the epoch.
-    pub timestamp: u64,
-    /// Sums over all mappings.
-    pub totals: Totals,
-    /// The state.
-    #[serde(flatten)]
-    pub state: Status,
-}
-
-/// Sums over all mappings: tunnels now, and counts with those of removed mappings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Totals {
-    /// Tunnels.
-    pub tunnels: Tunnels,
-    /// Counts.
-    pub counts: Counts,
-}
-
-impl Report {
-    /// The report of a state at `timestamp`, in milliseconds since the epoch.
-    pub fn of(state: Status, timestamp: u64) -> Self {
-        Report {
-            status: state.condition().into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            timestamp,
-            totals: Totals { tunnels: state.tunnels(), counts: state.counts() },
-            state,
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 //! TLS.
 
 mod io;
+mod line;
 mod reactor;
 mod source;
 mod timer;
@@ -10,6 +11,7 @@ pub mod turn;
 mod workers;
 
 pub use io::Io;
+pub use line::{Line, Place};
 #[cfg(test)]
 pub use reactor::set_looks;
 pub use reactor::{block_on, look, looks, now, run, yield_turn};

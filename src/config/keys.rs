@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::Faults;
+use super::faults::Faults;
 use crate::text::json;
 
 /// What a value's reader found wrong: the place below the key (`[1]`, or nothing) and half a

@@ -17,7 +17,7 @@ use rustix::net::{
 };
 use syslog::{Facility, LogFormat, Severity};
 
-use super::Utc;
+use super::utc::Utc;
 use crate::limits;
 use crate::text::reason;
 

@@ -4,7 +4,7 @@
 
 use std::fmt::{Display, Write};
 
-use super::Report;
+use super::answer::Report;
 use crate::report::status::reached::Reached;
 use crate::report::status::refused::Refused;
 use crate::report::status::{Counts, MappingStatus, Status};

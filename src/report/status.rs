@@ -3,14 +3,16 @@
 //! and as a table. The JSON names are the fields' names in camel case; `uptime` is in seconds.
 
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::mappings::mapping::Id;
+pub use clock::timestamp;
 use reached::LimitsReached;
 use refused::Refusals;
 
+mod clock;
 pub mod reached;
 pub mod refused;
 
@@ -66,12 +68,6 @@ pub struct Overview {
 /// As [`Status::condition`], of a daemon that is stopping or not.
 pub fn condition(is_stopping: bool) -> &'static str {
     if is_stopping { "draining" } else { "running" }
-}
-
-/// Milliseconds since the epoch; 0 while the clock stands before it.
-pub fn timestamp() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What a stopping daemon still waits for. `Display` is a sentence about it.

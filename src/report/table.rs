@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::Report;
+use super::answer::Report;
 use crate::logging::Utc;
 use crate::report::status::reached::LimitsReached;
 use crate::report::status::refused::{Refusals, Refused};

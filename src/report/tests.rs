@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::*;
 use crate::report::status::reached::{self, LimitsReached};
 use crate::report::status::refused::{self, Refusals};
-use crate::report::status::{Draining, MappingStatus, SideStatus};
+use crate::report::status::{Counts, Draining, MappingStatus, SideStatus, Status, Tunnels};
 
 fn side(port: u16, fault: Option<&str>, tunnels: Option<Tunnels>) -> SideStatus {
     SideStatus { port, open: fault.is_none(), fault: fault.map(Into::into), tunnels }

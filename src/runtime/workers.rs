@@ -10,10 +10,10 @@ use std::thread;
 use smol::lock::Semaphore;
 use smol::{Executor, Task};
 
+use super::line::Line;
 use super::reactor;
 use crate::limits;
 use crate::logging::ALWAYS;
-use crate::net::handshake::Line;
 
 /// Worker threads, each with an executor and a reactor of its own: what begins on one stays
 /// there, so that its sockets need no lock. They live as long as the process.

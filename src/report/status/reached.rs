@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::timestamp;
+use super::clock::timestamp;
 
 /// Connections that have not proved their passcode.
 pub const AGENTS_PENDING: &str = "connections without passcode yet (pending)";

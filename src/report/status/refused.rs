@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::timestamp;
+use super::clock::timestamp;
 
 /// A kind of refusal.
 #[derive(Debug, PartialEq, Eq)]

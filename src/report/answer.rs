@@ -1,0 +1,43 @@
+//! The whole answer to `GET /api/v2/status`: the state, with its sums and its time.
+
+use serde::{Deserialize, Serialize};
+
+use super::status::{Counts, Status, Tunnels};
+
+/// What `GET /api/v2/status` answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// `running`, or `draining` once the daemon is stopping.
+    pub status: String,
+    /// The daemon's version.
+    pub version: String,
+    /// When this was so, in milliseconds since the epoch.
+    pub timestamp: u64,
+    /// Sums over all mappings.
+    pub totals: Totals,
+    /// The state.
+    #[serde(flatten)]
+    pub state: Status,
+}
+
+/// Sums over all mappings: tunnels now, and counts with those of removed mappings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Tunnels.
+    pub tunnels: Tunnels,
+    /// Counts.
+    pub counts: Counts,
+}
+
+impl Report {
+    /// The report of a state at `timestamp`, in milliseconds since the epoch.
+    pub fn of(state: Status, timestamp: u64) -> Self {
+        Report {
+            status: state.condition().into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            timestamp,
+            totals: Totals { tunnels: state.tunnels(), counts: state.counts() },
+            state,
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Who waits for a handshake: the turns go around the ports, and around the addresses of each port,
+//! so that a flood of one port delays that port's newcomers, and of these mostly those of its own
+//! address.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Bound::{Excluded, Unbounded};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+/// Those that wait for one of the handshakes that may be on at one time.
+pub struct Line {
+    free: Cell<usize>,
+    ports: RefCell<BTreeMap<u16, Port>>,
+    next: Cell<u64>,
+    /// The port that had the last turn.
+    last: Cell<u16>,
+}
+
+/// Those of one port, by address and order of arrival.
+struct Port {
+    last: IpAddr,
+    waiting: BTreeMap<(IpAddr, u64), Rc<Ticket>>,
+}
+
+#[derive(Default)]
+struct Ticket {
+    granted: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// A place in the line, and later a handshake of the line's; given back when dropped.
+pub struct Place<'a> {
+    line: &'a Line,
+    port: u16,
+    key: (IpAddr, u64),
+    ticket: Rc<Ticket>,
+}
+
+impl Line {
+    /// A line for `free` handshakes at one time.
+    pub fn new(free: usize) -> Self {
+        Line {
+            free: Cell::new(free),
+            ports: RefCell::default(),
+            next: Cell::new(0),
+            last: Cell::new(0),
+        }
+    }
+
+    /// Waits for the turn of somebody from `address` at `port`.
+    pub async fn wait(&self, port: u16, address: IpAddr) -> Place<'_> {
+        let place = self.join(port, address);
+        poll_fn(|context| {
+            if place.has_turn() {
+                return Poll::Ready(());
+            }
+            place.ticket.waker.replace(Some(context.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+        place
+    }
+
+    /// Stands in line, or has a turn at once where one is free.
+    pub fn join(&self, port: u16, address: IpAddr) -> Place<'_> {
+        let key = (address, self.next.get());
+        self.next.set(key.1 + 1);
+        let ticket = Rc::new(Ticket::default());
+        let place = Place { line: self, port, key, ticket: ticket.clone() };
+        if self.free.get() > 0 {
+            self.free.set(self.free.get() - 1);
+            ticket.granted.set(true);
+        } else {
+            let mut ports = self.ports.borrow_mut();
+            let port = ports.entry(port).or_insert_with(|| Port {
+                last: Ipv4Addr::UNSPECIFIED.into(),
+                waiting: BTreeMap::new(),
+            });
+            port.waiting.insert(key, ticket);
+        }
+        place
+    }
+
+    /// Gives a handshake that is over to whose turn it is.
+    fn pass_on(&self) {
+        match self.take_next() {
+            Some(ticket) => {
+                ticket.granted.set(true);
+                if let Some(waker) = ticket.waker.take() {
+                    waker.wake();
+                }
+            }
+            None => self.free.set(self.free.get() + 1),
+        }
+    }
+
+    fn take_next(&self) -> Option<Rc<Ticket>> {
+        let mut ports = self.ports.borrow_mut();
+        let after = ports.range((Excluded(self.last.get()), Unbounded)).next();
+        let number = *after.or_else(|| ports.iter().next())?.0;
+        self.last.set(number);
+        let port = ports.get_mut(&number)?;
+        let after = port.waiting.range((Excluded((port.last, u64::MAX)), Unbounded)).next();
+        let key = *after.or_else(|| port.waiting.iter().next())?.0;
+        port.last = key.0;
+        let ticket = port.waiting.remove(&key);
+        if port.waiting.is_empty() {
+            ports.remove(&number);
+        }
+        ticket
+    }
+}
+
+impl Place<'_> {
+    /// Whether it is its turn.
+    pub fn has_turn(&self) -> bool {
+        self.ticket.granted.get()
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.ticket.granted.get() {
+            return self.line.pass_on();
+        }
+        let mut ports = self.line.ports.borrow_mut();
+        if let Some(port) = ports.get_mut(&self.port) {
+            port.waiting.remove(&self.key);
+            if port.waiting.is_empty() {
+                ports.remove(&self.port);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        Ipv4Addr::new(192, 0, 2, last).into()
+    }
+
+    #[test]
+    fn turns_go_around_the_ports_and_around_their_addresses() {
+        let line = Line::new(1);
+        let first = line.join(1000, address(1));
+        assert!(first.ticket.granted.get());
+        let flood: Vec<_> = (0..3).map(|_| line.join(1000, address(1))).collect();
+        let neighbour = line.join(1000, address(2));
+        let elsewhere = line.join(2000, address(1));
+        let all = [&flood[0], &flood[1], &flood[2], &neighbour, &elsewhere];
+        let granted = || all.map(|place| place.ticket.granted.get());
+        drop(first);
+        assert_eq!(granted(), [true, false, false, false, false]);
+        line.pass_on();
+        assert_eq!(granted(), [true, false, false, false, true], "the other port");
+        line.pass_on();
+        assert_eq!(granted(), [true, false, false, true, true], "the other address");
+        line.pass_on();
+        assert_eq!(granted(), [true, true, false, true, true], "then in order of arrival");
+    }
+
+    #[test]
+    fn who_leaves_the_line_is_passed_over_and_who_has_had_its_turn_gives_it_back() {
+        let line = Line::new(1);
+        let first = line.join(1, address(1));
+        let leaves = line.join(1, address(1));
+        let last = line.join(1, address(1));
+        drop(leaves);
+        drop(first);
+        assert!(last.has_turn());
+        drop(last);
+        assert_eq!(line.free.get(), 1);
+        assert!(line.ports.borrow().is_empty());
+    }
+}
