@@ -6,9 +6,8 @@ use crate::api;
 use crate::http::Request;
 use crate::mappings::mapping::{Mapping, NewPipe, Passcode};
 use crate::mappings::store;
-use crate::pipes::tunnel;
-use crate::pipes::tunnel::Version;
 use crate::tls;
+use crate::wire::greeting::{Offer, Version};
 
 /// What a request to the API asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,12 +69,12 @@ pub fn offer<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     passcode: &Passcode,
 ) -> (Option<Option<Version>>, Vec<u8>) {
-    let mut offer = tunnel::Offer::default();
+    let mut offer = Offer::new(passcode.len());
     let mut rest = Vec::new();
     for piece in pieces {
-        rest.extend_from_slice(offer.take(piece, passcode));
+        rest.extend_from_slice(offer.take(piece));
     }
-    (offer.verdict(passcode), rest)
+    (offer.verdict(|offered| passcode.matches(offered)), rest)
 }
 
 /// What an agent of version 2 makes of a waiting tunnel's `input`.

@@ -1,4 +1,6 @@
 //! What is spoken: pure bytes in, bytes out.
 
+pub mod greeting;
 pub mod heartbeat;
 pub mod proxy;
+pub mod token;

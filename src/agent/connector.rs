@@ -29,9 +29,7 @@ use crate::os::{FileGuard, Files, For, Notifier};
 use crate::runtime::until;
 use crate::session::relay::Traffic;
 use crate::tls::{self, TlsError};
-
-/// What a connector answers to the right passcode.
-const AUTHORIZED: &[u8] = b"IOFOG/2 AUTHORIZED\n";
+use crate::wire::greeting::{self, Version};
 
 /// A hint that may help. Users' ports cannot be told in plain TCP: what they say is their service's.
 const IS_IT_PORT1: &str = "; is it the port for agents, port1, and not the users' (port2)? \
@@ -520,21 +518,22 @@ async fn prove(
     passcode: &Passcode,
     is_plain: bool,
 ) -> Result<Vec<u8>, Failure> {
-    let offer = ["IOFOG/2 ", passcode.reveal(), "\n"].concat();
+    let offer = greeting::greeting(passcode.reveal());
     if let Err(error) = stream.queue(offer.as_bytes()) {
         return Err(broke(stream, &error));
     }
     if let Err(error) = stream.flush().await {
         return Err(broke(stream, &error));
     }
+    let authorized = Version::Two.authorized();
     let mut answer = Vec::new();
     loop {
         let received = poll_fn(|context| {
             stream.poll_receive(context, &mut |unit| answer.extend_from_slice(unit))
         });
         let received = received.await.map_err(|error| broke(stream, &error))?;
-        let common = answer.len().min(AUTHORIZED.len());
-        if answer[..common] != AUTHORIZED[..common] {
+        let common = answer.len().min(authorized.len());
+        if answer[..common] != authorized[..common] {
             return Err(match answer[0] {
                 TLS_ALERT if is_plain => {
                     Failure::Unreachable("it speaks TLS; leave --plain out".into())
@@ -545,7 +544,7 @@ async fn prove(
                 ),
             });
         }
-        if let Some(rest) = answer.strip_prefix(AUTHORIZED) {
+        if let Some(rest) = answer.strip_prefix(authorized) {
             return Ok(rest.to_vec());
         }
         if received == Received::Ended {

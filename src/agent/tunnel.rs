@@ -17,6 +17,7 @@ use crate::net::stream::{Received, Stream};
 use crate::runtime::{Timer, now};
 use crate::session::relay::{Leg, Relay, Terms, Voice};
 use crate::wire::heartbeat::BEAT;
+use crate::wire::token;
 
 /// A heartbeat unanswered for so many intervals: the connector is gone.
 const INTERVALS: u32 = 2;
@@ -198,7 +199,7 @@ impl Paired<'_> {
     /// Tells the connector that the service cannot be reached.
     pub(super) fn fail(mut self) {
         // If that cannot be sent, the close says it.
-        let _ = self.stream.queue(b"FAIL");
+        let _ = self.stream.queue(token::FAIL);
         self.stream.part();
     }
 
@@ -206,7 +207,7 @@ impl Paired<'_> {
     pub(super) async fn carry(mut self, mut local: Stream) -> Outcome {
         // From here on, and not only once the relay has begun: the tunnel may be gone by now.
         local.break_when_dropped();
-        if self.stream.queue(b"OPEN").is_err() {
+        if self.stream.queue(token::OPEN).is_err() {
             return self.outcome();
         }
         let terms =

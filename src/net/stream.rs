@@ -527,6 +527,18 @@ impl Stream {
         Ok(())
     }
 
+    /// Takes `unit` so many times, in TLS as a record each.
+    ///
+    /// # Errors
+    /// As [`Stream::queue`].
+    pub fn queue_times(&mut self, unit: &[u8], count: usize) -> io::Result<()> {
+        if self.is_tls() {
+            (0..count).try_for_each(|_| self.queue(unit))
+        } else {
+            self.queue(&unit.repeat(count))
+        }
+    }
+
     /// Bytes that wait for the peer, at most those queued since all were last sent.
     pub fn waiting(&self) -> usize {
         self.state.queued

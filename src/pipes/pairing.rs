@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use event_listener::{Event, EventListener};
 
 use crate::limits;
-use crate::pipes::tunnel::{Tunnel, Version};
+use crate::pipes::tunnel::Tunnel;
 use crate::pipes::user::User;
 use crate::runtime::now;
 use crate::session::residue::Missing;
+use crate::wire::greeting::Version;
 use order::{Number, Order, Pair, Standing};
 
 mod order;

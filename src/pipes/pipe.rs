@@ -29,7 +29,7 @@ use crate::os::{FileGuard, Files, For};
 use crate::pipes::crowd::{Crowd, Member};
 use crate::pipes::pairing::{Pairing, Partner};
 use crate::pipes::refusals::Refusals;
-use crate::pipes::tunnel::{self, Alone, Tunnel, Version};
+use crate::pipes::tunnel::{self, Alone, Tunnel};
 use crate::pipes::user::{self, User};
 use crate::report::status::reached::{self, LimitsReached};
 use crate::report::status::refused::{self, Refusal};
@@ -39,6 +39,7 @@ use crate::session::drain::{Drain, Drained, Outcome};
 use crate::session::relay::{Ended, Ending, Leg, Relay, Terms, Traffic, Voice};
 use crate::session::residue::Residue;
 use crate::tls::{self, Tls};
+use crate::wire::greeting::Version;
 use crate::wire::heartbeat::Rhythm;
 use crate::wire::proxy;
 

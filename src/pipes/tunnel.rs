@@ -22,19 +22,8 @@ use crate::report::status::refused;
 use crate::runtime::turn::Pace;
 use crate::runtime::{Timer, now, until};
 use crate::session::drain::Drained;
-use crate::wire::heartbeat::{self, BEAT, Rhythm, beats};
-
-/// What an agent of version 2 writes before its passcode (section 5).
-const VERSION_TWO: &[u8] = b"IOFOG/2 ";
-
-/// The rules a tunnel speaks by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// In the field (section 4).
-    One,
-    /// Ours (section 5).
-    Two,
-}
+use crate::wire::greeting::{Offer, Version};
+use crate::wire::heartbeat::{BEAT, Rhythm, beats};
 
 /// An agent's connection that has proved its passcode: only [`prove`] makes one.
 pub struct Tunnel {
@@ -205,13 +194,13 @@ async fn prove(
     passcode: &Passcode,
     stranger: &Member<'_>,
 ) -> Result<(Stream, Version, Vec<Box<[u8]>>), Unproven> {
-    let mut offer = Offer::default();
+    let mut offer = Offer::new(passcode.len());
     let mut early = Vec::new();
     loop {
         stranger.answered();
         let received = poll_fn(|context| {
             stream.poll_receive(context, &mut |unit| {
-                let rest = offer.take(unit, passcode);
+                let rest = offer.take(unit);
                 if !rest.is_empty() {
                     early.push(rest.into());
                 }
@@ -221,14 +210,14 @@ async fn prove(
             Err(error) => return Err(Unproven::Gone(error)),
             Ok(received) => {
                 stranger.spoke();
-                match offer.verdict(passcode) {
+                match offer.verdict(|offered| passcode.matches(offered)) {
                     Some(Some(version)) => {
                         stream.trust();
                         return Ok((stream, version, early));
                     }
                     Some(None) => return Err(Unproven::Wrong(stream)),
                     // What has ended short of the passcode is wrong, too.
-                    None if received == Received::Ended && !offer.bytes.is_empty() => {
+                    None if received == Received::Ended && !offer.is_empty() => {
                         return Err(Unproven::Wrong(stream));
                     }
                     None if received == Received::Ended => {
@@ -238,62 +227,6 @@ async fn prove(
                 }
             }
         }
-    }
-}
-
-/// The first bytes of a connection, up to the end of what should be the passcode.
-#[derive(Default)]
-pub(crate) struct Offer {
-    bytes: Vec<u8>,
-}
-
-impl Offer {
-    /// Takes what belongs to the offer from `unit` and gives back the rest.
-    pub(crate) fn take<'a>(&mut self, unit: &'a [u8], passcode: &Passcode) -> &'a [u8] {
-        for (at, byte) in unit.iter().enumerate() {
-            if self.is_whole(passcode) {
-                return &unit[at..];
-            }
-            self.bytes.push(*byte);
-        }
-        &[]
-    }
-
-    /// By which rules it is made; undecided while it may still become version 2.
-    fn version(&self) -> Option<Version> {
-        let common = self.bytes.len().min(VERSION_TWO.len());
-        if self.bytes[..common] != VERSION_TWO[..common] {
-            Some(Version::One)
-        } else if common == VERSION_TWO.len() {
-            Some(Version::Two)
-        } else {
-            None
-        }
-    }
-
-    fn is_whole(&self, passcode: &Passcode) -> bool {
-        match self.version() {
-            None => false,
-            Some(Version::One) => self.bytes.len() >= passcode.len(),
-            Some(Version::Two) => {
-                self.bytes.last() == Some(&b'\n')
-                    || self.bytes.len() > VERSION_TWO.len() + passcode.len()
-            }
-        }
-    }
-
-    /// `None` while it is not whole; else the version it proves the passcode by, if it does.
-    pub(crate) fn verdict(&self, passcode: &Passcode) -> Option<Option<Version>> {
-        let version = self.version().filter(|_| self.is_whole(passcode))?;
-        let right = match version {
-            Version::One => passcode.matches(&self.bytes),
-            Version::Two => self
-                .bytes
-                .strip_prefix(VERSION_TWO)
-                .and_then(|offer| offer.strip_suffix(b"\n"))
-                .is_some_and(|offer| passcode.matches(offer)),
-        };
-        Some(right.then_some(version))
     }
 }
 
@@ -327,10 +260,7 @@ impl Tunnel {
 
     /// Tells the agent that it is in, and takes what followed its passcode at once.
     fn greet(&mut self, early: Vec<Box<[u8]>>) -> io::Result<()> {
-        self.stream.queue(match self.version {
-            Version::One => b"AUTHORIZED",
-            Version::Two => b"IOFOG/2 AUTHORIZED\n",
-        })?;
+        self.stream.queue(self.version.authorized())?;
         early.iter().try_for_each(|unit| self.hear(unit))
     }
 
@@ -448,7 +378,7 @@ impl Tunnel {
     fn answer(&mut self, count: usize, now: Instant) -> io::Result<()> {
         self.rhythm.beat(now);
         self.answers += count * BEAT.len();
-        heartbeat::answer(&mut self.stream, count)
+        self.stream.queue_times(BEAT, count)
     }
 
     fn hold(&mut self, unit: &[u8]) -> io::Result<()> {

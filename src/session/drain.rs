@@ -11,7 +11,7 @@ use crate::limits;
 use crate::net::stream::{Received, Stream};
 use crate::runtime::{Timer, now};
 use crate::session::residue::{Missing, Residue, Verdict};
-use crate::wire::heartbeat::{self, BEAT, Sieve, beats};
+use crate::wire::heartbeat::{BEAT, Sieve, beats};
 
 /// A tunnel that is being read to nowhere.
 pub struct Drain {
@@ -104,7 +104,7 @@ impl Drain {
 
     fn answer(&mut self, heartbeats: usize) -> io::Result<()> {
         self.answers += heartbeats * BEAT.len();
-        if heartbeats == 0 { Ok(()) } else { heartbeat::answer(&mut self.stream, heartbeats) }
+        if heartbeats == 0 { Ok(()) } else { self.stream.queue_times(BEAT, heartbeats) }
     }
 
     /// Its connection, to be used again or closed.

@@ -21,7 +21,8 @@ use crate::net::stream::{Loose, Received, Stream};
 use crate::runtime::{Timer, now, until};
 use crate::session::drain::Drain;
 use crate::session::residue::{Leaving, Missing, Residue, Verdict};
-use crate::wire::heartbeat::{self, BEAT, Begun, Heard, beats};
+use crate::wire::heartbeat::{BEAT, Begun, Heard, beats};
+use crate::wire::token::{Answer, Token};
 
 /// Who speaks on a leg, and by which rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,14 +301,6 @@ enum Output {
     Broken,
 }
 
-/// What a version 2 agent that has been sent the header has answered so far.
-#[derive(Clone, Copy, Default)]
-struct Token {
-    bytes: [u8; 4],
-    length: usize,
-    failed: bool,
-}
-
 impl Side {
     fn new(leg: Leg) -> Self {
         Side {
@@ -360,7 +353,7 @@ impl Side {
             return;
         }
         self.answers += heartbeats * BEAT.len();
-        if heartbeat::answer(&mut self.stream, heartbeats).is_err() {
+        if self.stream.queue_times(BEAT, heartbeats).is_err() {
             self.output = Output::Broken;
         }
     }
@@ -425,7 +418,7 @@ impl Side {
                 },
                 Voice::Version2 => {
                     let rest = token.take(unit);
-                    if token.opened() {
+                    if token.answer() == Some(Answer::Open) {
                         *voice = Voice::Raw;
                         rest
                     } else {
@@ -719,13 +712,10 @@ impl Relay {
     fn ending(&mut self) -> Result<Ending, Option<Instant>> {
         for (side, other) in [(0, 1), (1, 0)] {
             let Side { token, voice, input, .. } = &self.sides[side];
-            if token.failed {
-                let said = &token.bytes;
-                return Ok(if said == b"FAIL" {
-                    Ending::Failed(side)
-                } else {
-                    Ending::Wrong(side)
-                });
+            match token.answer() {
+                Some(Answer::Fail) => return Ok(Ending::Failed(side)),
+                Some(Answer::Wrong) => return Ok(Ending::Wrong(side)),
+                Some(Answer::Open) | None => {}
             }
             let broken = self.sides[side].is_broken();
             if *voice == Voice::Version2 && (*input != Input::Open || broken) {
@@ -854,31 +844,5 @@ impl Future for Relay {
                 Poll::Pending
             }
         }
-    }
-}
-
-impl Token {
-    /// Reads tokens from `unit` until the agent has answered; gives what follows `OPEN`.
-    fn take<'a>(&mut self, unit: &'a [u8]) -> &'a [u8] {
-        let mut unit = unit;
-        while let [byte, rest @ ..] = unit {
-            if self.opened() || self.failed {
-                break;
-            }
-            if self.length == 4 {
-                self.length = 0;
-            }
-            self.bytes[self.length] = *byte;
-            self.length += 1;
-            unit = rest;
-            // A heartbeat that crossed the header is passed over. Anything else but the two
-            // answers is no version 2 agent.
-            self.failed = self.length == 4 && self.bytes != *b"OPEN" && self.bytes != *BEAT;
-        }
-        unit
-    }
-
-    fn opened(&self) -> bool {
-        self.length == 4 && self.bytes == *b"OPEN"
     }
 }

@@ -1,9 +1,6 @@
 //! The heartbeat: the four bytes `BEAT`, agent to connector and back (protocol page, section 4).
 
-use std::io;
 use std::time::{Duration, Instant};
-
-use crate::net::stream::Stream;
 
 /// A heartbeat, and its answer.
 pub const BEAT: &[u8; 4] = b"BEAT";
@@ -104,18 +101,6 @@ impl Sieve {
     /// Gives the beginning up: so many bytes were none's.
     pub fn release(&mut self) -> usize {
         std::mem::take(&mut self.begun)
-    }
-}
-
-/// Answers so many heartbeats: in TLS each with a record of its own.
-///
-/// # Errors
-/// As [`Stream::queue`].
-pub fn answer(stream: &mut Stream, count: usize) -> io::Result<()> {
-    if stream.is_tls() {
-        (0..count).try_for_each(|_| stream.queue(BEAT))
-    } else {
-        stream.queue(&BEAT.repeat(count))
     }
 }
 

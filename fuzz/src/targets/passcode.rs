@@ -4,7 +4,7 @@
 use iofog_connector::fuzzing::offer;
 use iofog_connector::wire::heartbeat::beats;
 use iofog_connector::mappings::mapping::Passcode;
-use iofog_connector::pipes::tunnel::Version;
+use iofog_connector::wire::greeting::Version;
 
 use crate::input::{Choices, Random, pieces};
 

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use crate::pipes::tunnel::Version;
+use crate::wire::greeting::Version;
 
 /// A tunnel or a user: a number that grows in order of arrival.
 pub(super) type Number = u64;
