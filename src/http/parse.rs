@@ -245,24 +245,19 @@ impl Chunks {
     }
 
     fn size(&mut self, rest: &[u8], body: usize) -> Result<usize, Fault> {
-        match httparse::parse_chunk_size(rest) {
-            // The parser takes an empty line for 0, and a bare line feed for a part of an
-            // extension, where other readers see a line's end.
-            Ok(httparse::Status::Complete((line, size))) => {
-                let bare = rest[..line].iter().filter(|&&byte| byte == b'\n').count() > 1;
-                if !rest[0].is_ascii_hexdigit() || bare || line > CHUNK_LINE {
-                    return Err(size_fault(rest));
-                }
-                let size = usize::try_from(size).map_err(|_| Fault::BodyTooLarge)?;
-                if size > limits::HTTP_BODY - body {
-                    return Err(Fault::BodyTooLarge);
-                }
-                self.at = if size == 0 { At::Trailers } else { At::Data(size) };
-                Ok(line)
-            }
-            Ok(httparse::Status::Partial) if rest.len() <= CHUNK_LINE => Ok(0),
-            _ => Err(size_fault(rest)),
+        let Ok(line) = size_line(rest) else {
+            // Judged by the bytes up to the wrong one alone, the fault is the same however many have
+            // been read.
+            let wrong = (1..=rest.len()).find(|&end| size_line(&rest[..end]).is_err());
+            return Err(size_fault(&rest[..wrong.unwrap_or(rest.len())]));
+        };
+        let Some((line, size)) = line else { return Ok(0) };
+        let size = usize::try_from(size).map_err(|_| Fault::BodyTooLarge)?;
+        if size > limits::HTTP_BODY - body {
+            return Err(Fault::BodyTooLarge);
         }
+        self.at = if size == 0 { At::Trailers } else { At::Data(size) };
+        Ok(line)
     }
 
     fn trailer(&mut self, rest: &[u8]) -> Result<usize, Fault> {
@@ -279,7 +274,25 @@ impl Chunks {
     }
 }
 
-/// What is wrong with the line of a chunk's size at the start of `rest`.
+/// The length of the line of a chunk's size at the start of `rest`, and that size; `None` while the
+/// line is not complete.
+fn size_line(rest: &[u8]) -> Result<Option<(usize, u64)>, httparse::InvalidChunkSize> {
+    match httparse::parse_chunk_size(rest)? {
+        httparse::Status::Complete((line, size)) => {
+            // The parser takes an empty line for 0, and a bare line feed for a part of an
+            // extension, where other readers see a line's end.
+            let bare = rest[..line].iter().filter(|&&byte| byte == b'\n').count() > 1;
+            if !rest[0].is_ascii_hexdigit() || bare || line > CHUNK_LINE {
+                return Err(httparse::InvalidChunkSize);
+            }
+            Ok(Some((line, size)))
+        }
+        httparse::Status::Partial if rest.len() <= CHUNK_LINE => Ok(None),
+        httparse::Status::Partial => Err(httparse::InvalidChunkSize),
+    }
+}
+
+/// What is wrong with the line of a chunk's size, of which `rest` is all up to the wrong byte.
 fn size_fault(rest: &[u8]) -> Fault {
     let digits = rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let end = rest.iter().position(|&byte| byte == b'\n');
