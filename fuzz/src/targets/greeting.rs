@@ -53,7 +53,7 @@ pub(crate) fn check(data: &[u8]) -> bool {
     true
 }
 
-/// A name as RFC 1123 has it.
+/// A name as RFC 1123 has it, no label of which is a number: it might be meant for an address.
 fn is_a_hosts(name: &[u8]) -> bool {
     let is_label = |label: &[u8]| {
         let ends = [label.first(), label.last()];
@@ -61,10 +61,11 @@ fn is_a_hosts(name: &[u8]) -> bool {
             && ends.into_iter().flatten().all(|byte| *byte != b'-')
             && label.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
     };
-    let mut labels = name.split(|byte| *byte == b'.');
-    let is_number =
-        name.split(|byte| *byte == b'.').any(|label| label.iter().all(u8::is_ascii_digit));
-    labels.all(is_label) && !is_number
+    let is_number = |label: &[u8]| match label {
+        [b'0', b'x' | b'X', hex @ ..] => hex.iter().all(u8::is_ascii_hexdigit),
+        label => label.iter().all(u8::is_ascii_digit),
+    };
+    name.split(|byte| *byte == b'.').all(|label| is_label(label) && !is_number(label))
 }
 
 /// A greeting for `name`, in records of so many bytes; `others` more extensions, before and behind.

@@ -2,9 +2,9 @@
 //! the pieces they come in.
 
 use iofog_connector::fuzzing::offer;
-use iofog_connector::wire::heartbeat::beats;
 use iofog_connector::mappings::mapping::Passcode;
 use iofog_connector::wire::greeting::Version;
+use iofog_connector::wire::heartbeat::beats;
 
 use crate::input::{Choices, Random, pieces};
 

@@ -6,14 +6,14 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use futures_rustls::pki_types::ServerName;
 use futures_rustls::rustls::{ClientConfig, ClientConnection, ServerConfig};
-use iofog_connector::session::relay::{Ended, Leg, Relay, Terms, Traffic, Voice};
 use iofog_connector::net::stream::Stream;
+use iofog_connector::session::relay::{Ended, Leg, Relay, Terms, Traffic, Voice};
 use iofog_connector::tls::{CERTIFICATE, Identity, client_config};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
@@ -168,14 +168,11 @@ pub(super) struct Session {
     pub(super) started: Instant,
     /// The relay's verdict, and the time of it.
     pub(super) ended: Rc<RefCell<Option<(Ended, Instant)>>>,
-    /// Whether users ever waited for a tunnel.
-    pub(super) was_wanted: bool,
     /// Units that came before the session, by leg.
     pub(super) held: [Vec<Vec<u8>>; 2],
     /// Whether a peer ended while the other may have been sending: nothing more can be said to
     /// the other then, not even an answer.
     pub(super) ended_early: [bool; 2],
-    wanted: Arc<AtomicUsize>,
     relay: Driven<'static, ()>,
     memory: isize,
     /// Which peers end by themselves when the input is used up; whether the relay is dropped.
@@ -215,9 +212,8 @@ impl Session {
             }
             [3, 4000].map(|length| peers[leg].pattern(length)).to_vec()
         });
-        let wanted = Arc::new(AtomicUsize::new(0));
         let traffic = Arc::new(Traffic::default());
-        let terms = Terms { fin_wait, wanted: wanted.clone(), traffic: traffic.clone() };
+        let terms = Terms { fin_wait, traffic: traffic.clone() };
         let legs =
             [Leg { stream: first, voice: voices[0] }, Leg { stream: second, voice: voices[1] }];
         let given = held.clone().map(|units| units.into_iter().map(Into::into).collect());
@@ -239,10 +235,8 @@ impl Session {
             traffic,
             started,
             ended,
-            was_wanted: false,
             held,
             ended_early: [false; 2],
-            wanted,
             relay,
             memory,
             last,
@@ -309,11 +303,6 @@ impl Session {
                 let steps = [1, 20, 80, 100, 500, 1000, 5000, 10_000, 60_000, 200_000];
                 let step = steps[usize::from(choices.byte()) % steps.len()];
                 clock::advance(Duration::from_millis(step));
-            }
-            28 => {
-                let wanted = usize::from(choices.byte() % 2);
-                self.wanted.store(wanted, Ordering::Relaxed);
-                self.was_wanted |= wanted > 0;
             }
             _ => {}
         }

@@ -151,13 +151,11 @@ impl Session {
             Ending::Lingered => {
                 assert!(matches!(self.voices, [Voice::Version1 { .. }, Voice::Raw]) && done[1]);
                 // A user that ended when it had got an answer to its last bytes may be let go as
-                // soon as that is over, which the silence before its end may have told.
+                // soon as that is over, which the silence before its end may have told. One that
+                // may wait for more is kept for 7 s of silence, or for less in a rhythm.
                 let asked_last = user.spoke_at > agent.spoke_at;
-                let least = match (asked_last || user.ended_at < agent.spoke_at, self.was_wanted) {
-                    (false, _) => Duration::ZERO,
-                    (true, true) => limits::LINGER_WANTED,
-                    (true, false) => limits::LINGER,
-                };
+                let waits = asked_last || user.ended_at < agent.spoke_at;
+                let least = if waits { limits::QUIET_LATE } else { Duration::ZERO };
                 assert!(unspoken >= least, "somebody spoke {unspoken:?} before");
             }
             Ending::Silent => {
