@@ -338,7 +338,8 @@ fn overdue_tunnel_is_not_given_to_a_user(mode: Mode) {
 }
 
 fn user_that_leaves_ends_the_session_after_its_bytes(mode: Mode) {
-    let daemon = Daemon::new(mode);
+    // A user that has ended may wait for an answer as long as that.
+    let daemon = Daemon::builder(mode).set("finwait", 1500).start();
     let mapping = daemon.api().add_public(60, NEVER);
     for orderly in [true, false] {
         let (mut user, mut agent) = daemon.session(&mapping);
