@@ -1,4 +1,4 @@
-//! [`Status`] for its three readers: JSON for programs (and for the command line, which reads it
+//! [`Status`](status::Status) for its three readers: JSON for programs (and for the command line, which reads it
 //! back into the same structs), Prometheus text for monitoring, a table for people. None of them
 //! shows a passcode, because `Status` has none.
 

@@ -42,7 +42,7 @@ pub struct FileGuard {
 }
 
 impl Files {
-    /// The budget of a process that may open `limit` files, as [`prepare`] returned it. The
+    /// The budget of a process that may open `limit` files, as [`prepare`](super::prepare) returned it. The
     /// files that are open now are taken for good, so it is made when everything that lives as
     /// long as the process (threads, logs, listeners of the API) is there.
     pub fn new(limit: usize) -> Arc<Self> {
