@@ -130,17 +130,22 @@ async fn find_seat<'a>(
     let pending = pipe.settings().pending;
     // Only a version 2 agent could serve a user that never says anything.
     let mute_in_vain = || !pipe.has_version_two();
-    if pipe.pairing.is_full(pending) {
-        // Others that say nothing must not keep out one that speaks: its first bytes come soon after
-        // its connection.
+    if mute_in_vain() || pipe.pairing.is_full(pending) {
+        // Who says nothing makes room for one that speaks; its first bytes come soon after its
+        // connection, and until then nothing is known of it.
         place.answered();
-        let spoken = or(poll_fn(|context| user.stream.poll_spoken(context)), async {
+        let heard = async {
+            let spoken = poll_fn(|context| user.stream.poll_spoken(context)).await;
+            spoken.map_err(|_| Wait::Left)
+        };
+        let replaced = async {
             place.replaced().await;
-            Err(io::ErrorKind::TimedOut.into())
-        });
-        match until(Instant::now() + pipe.handshakes.patience(), spoken).await {
+            Err(Wait::Replaced)
+        };
+        let patience = Instant::now() + pipe.handshakes.patience();
+        match until(deadline.min(patience), or(heard, replaced)).await {
             Some(Ok(spoken)) => user.has_spoken = spoken,
-            Some(Err(_)) => return Err((user, Wait::Replaced)),
+            Some(Err(end)) => return Err((user, end)),
             None => {}
         }
     }
