@@ -88,6 +88,8 @@ pub enum Fault {
     TransferEncoding,
     /// Neither HTTP/1.1 nor HTTP/1.0.
     Version,
+    /// More than is left of the memory for requests.
+    Crowded,
 }
 
 /// What requests come from and answers go to.
@@ -114,6 +116,11 @@ pub trait Handler {
 
     /// The answer to what is no request.
     fn refuse(&self, fault: Fault) -> Response;
+
+    /// Told how many bytes of a request are held, 0 once it is answered. `false` if so many cannot be.
+    fn may_hold(&self, _request: usize) -> bool {
+        true
+    }
 
     /// Told how many bytes of an answer are held until the client takes them, 0 once it has.
     fn holds(&self, _bytes: usize) {}
@@ -166,6 +173,8 @@ where
                 };
                 let bodiless = &*request.method == "HEAD";
                 let response = handler.answer(request).await;
+                // It is less than before.
+                let _ = handler.may_hold(connection.unread.len());
                 let kept = head.keep_alive.then_some(head.old);
                 (Answer::new(response, kept, bodiless), !head.keep_alive)
             }
@@ -285,6 +294,7 @@ impl<S: Wire> Connection<S> {
             if self.fill().await? == 0 {
                 return Err(self.cut());
             }
+            self.hold(handler, 0)?;
         };
         self.unread.drain(..end);
         handler.admit(&head.source).map_err(End::Unwanted)?;
@@ -293,17 +303,23 @@ impl<S: Wire> Connection<S> {
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
         let body = match head.length {
-            Length::Known(length) => self.read_exactly(length).await?,
-            Length::Chunked => self.read_chunks().await?,
+            Length::Known(length) => self.read_exactly(handler, length).await?,
+            Length::Chunked => self.read_chunks(handler).await?,
         };
         Ok((head, body))
     }
 
-    async fn read_exactly(&mut self, length: usize) -> Result<Vec<u8>, End> {
+    async fn read_exactly<H: Handler>(
+        &mut self,
+        handler: &H,
+        length: usize,
+    ) -> Result<Vec<u8>, End> {
         // Not reserved before it is there: many connections may promise much and send nothing.
         let mut body = Vec::new();
         loop {
+            self.hold(handler, body.len())?;
             let taken = self.unread.len().min(length - body.len());
+            make_room(&mut body, taken);
             body.extend(self.unread.drain(..taken));
             if body.len() == length {
                 return Ok(body);
@@ -314,9 +330,11 @@ impl<S: Wire> Connection<S> {
         }
     }
 
-    async fn read_chunks(&mut self) -> Result<Vec<u8>, End> {
+    async fn read_chunks<H: Handler>(&mut self, handler: &H) -> Result<Vec<u8>, End> {
         let (mut chunks, mut body) = (Chunks::default(), Vec::new());
         loop {
+            self.hold(handler, body.len())?;
+            make_room(&mut body, self.unread.len());
             let done = chunks.feed(&self.unread, &mut body)?;
             self.unread.drain(..done);
             if chunks.ended() {
@@ -326,6 +344,12 @@ impl<S: Wire> Connection<S> {
                 return Err(BODY_CUT.into());
             }
         }
+    }
+
+    /// Holds the request so far, of which `body` bytes are elsewhere.
+    fn hold<H: Handler>(&self, handler: &H, body: usize) -> Result<(), Fault> {
+        let held = handler.may_hold(self.unread.len() + body);
+        if held { Ok(()) } else { Err(Fault::Crowded) }
     }
 
     /// Reads once; 0 is the end of the stream.
@@ -389,6 +413,13 @@ impl<S: Wire> Connection<S> {
             Err(End::Io(error)) => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+/// Room for `more` bytes, and little else: who fills a body slowly has no room for twice as many.
+fn make_room(body: &mut Vec<u8>, more: usize) {
+    if body.capacity() - body.len() < more {
+        body.reserve_exact(more.next_multiple_of(limits::HTTP_STEP));
     }
 }
 
@@ -471,6 +502,7 @@ impl Fault {
             Fault::Expectation => 417,
             Fault::HeadTooLarge => 431,
             Fault::TransferEncoding => 501,
+            Fault::Crowded => 503,
             Fault::Version => 505,
         }
     }
@@ -503,6 +535,10 @@ impl fmt::Display for Fault {
             Fault::TransferEncoding => {
                 f.write_str("the only Transfer-Encoding that is understood is chunked")
             }
+            Fault::Crowded => f.write_str(
+                "other requests that are not complete take up all the memory there is for them; send \
+                 it again a little later",
+            ),
             Fault::Version => f.write_str("only HTTP/1.1 and HTTP/1.0 are spoken here"),
         }
     }

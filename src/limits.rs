@@ -138,9 +138,29 @@ pub const LONGEST_REST: Duration = Duration::from_secs(1);
 pub const RECORDS: usize = 8;
 
 /// Bytes that a connection may send before it has proved its passcode or, for a user, said its
-/// first word, the handshake included: a handshake has 2 KiB, with certificates of the client 10,
-/// and what follows the passcode comes with it, 32 KiB at a time.
+/// first word, after the handshake: what follows the passcode comes with it.
 pub const STRANGER_BYTES: usize = 64 * 1024;
+
+/// Bytes that a client may send within its TLS handshake. A real one's are fewer than 4 KiB, and
+/// with shares and signatures of the post-quantum kind and a ticket fewer than 8: nobody here asks a
+/// stranger for certificates but the API's `controllerca`, with which they are 10.
+pub const HANDSHAKE_BYTES: usize = 16 * 1024;
+
+/// Bytes of what a stranger has sent and nobody could use yet (a part of a greeting, of a record)
+/// that are always held for it; what is more comes out of [`GREETINGS`].
+pub const GREETING: usize = 4 * 1024;
+
+/// The same bytes of all strangers on all ports beyond [`GREETING`] each; who has more than is left is
+/// closed. So a stranger in TLS costs what rustls and its task have, 6 KiB, and [`GREETING`], and all of
+/// them this in addition: 1,000 have 14 MiB at most, where each could take 70 KiB.
+pub const GREETINGS: usize = 4 * 1024 * 1024;
+
+/// Bytes that are read at once from a stranger in TLS: what it is ahead of itself, beside
+/// [`GREETING`].
+pub const STRANGER_READ: usize = 4 * 1024;
+
+/// What is held for a stranger grows by so many bytes, and is not doubled.
+pub const STRANGER_STEP: usize = 1024;
 
 /// A version 2 tunnel that answers a pairing with neither `OPEN` nor `FAIL` by then is closed.
 pub const OPEN: Duration = Duration::from_secs(10);
@@ -362,10 +382,17 @@ pub const HTTP_IDLE: Duration = Duration::from_secs(60);
 /// this lets 1,280 that say nothing pass in a second.
 pub const HTTP_TURN: Duration = Duration::from_millis(200);
 /// API connections at one time but for [`HTTP_HANDSHAKES`]; at the limit the one idle longest makes
-/// room. With
-/// [`HTTP_BODY`] and [`HTTP_HEAD`] this bounds what callers can make the API hold of requests:
-/// 18 MiB, and that only callers that `controllers` allows, as nobody else's body is read.
+/// room. What they hold of requests is bounded by [`HTTP_REQUESTS`], and of TLS by [`GREETINGS`].
 pub const HTTP_CONNECTIONS: usize = 256;
+/// Bytes of a request, its head and its body, that are always held for it: more than Controllers
+/// send.
+pub const HTTP_FREE: usize = 2 * 1024;
+/// The same bytes of all requests that have not been answered beyond [`HTTP_FREE`] each; who sends
+/// more than is left is told to try again (503). Heads, which anybody may send, are half of it at most:
+/// 256 of 8 KiB. Together with the free ones 4.5 MiB, where it could be 18.
+pub const HTTP_REQUESTS: usize = 4 * 1024 * 1024;
+/// What is held of a body grows by so many bytes, and is not doubled.
+pub const HTTP_STEP: usize = 4 * 1024;
 /// API connections that have begun a TLS handshake and not finished it, beside [`HTTP_CONNECTIONS`],
 /// about 10 KB each; and a quarter of the files that may be open at most. So many greetings at one
 /// time keep no caller in the kernel's backlog, and those that wait to be answered have their turns by

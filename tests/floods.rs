@@ -713,6 +713,83 @@ fn handshakes_that_stall_hold_up_no_user() {
 }
 
 #[test]
+fn greetings_that_come_byte_after_byte_hold_up_nobody_for_long() {
+    raise_files();
+    let daemon = Daemon::new(Mode::Tls);
+    let mapping = daemon.api().add_public(60, NEVER);
+    good_peers(&daemon, &mapping);
+    let hello = client_hello(&daemon);
+    for port in [mapping.port1, mapping.port2] {
+        let mut trickling = stalled(at(port), 2000, &hello[..1]);
+        let is_on = AtomicBool::new(true);
+        let worst = thread::scope(|scope| {
+            scope.spawn(|| {
+                for byte in &hello[1..hello.len() - 1] {
+                    if !is_on.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    for link in &trickling {
+                        // One that has been closed is as good.
+                        let _ = link.socket().write(&[*byte]);
+                    }
+                    thread::sleep(ms(100));
+                }
+            });
+            let peers = std::panic::AssertUnwindSafe(|| good_peers(&daemon, &mapping));
+            let worst = std::panic::catch_unwind(peers);
+            is_on.store(false, Ordering::Relaxed);
+            worst
+        });
+        let worst = worst.expect("good peers are served");
+        figure(Mode::Tls, "longest wait of a good peer", worst);
+        assert!(worst < SOON, "a good peer waited {worst:?}");
+        until("all are closed", || open(&mut trickling) == 0);
+    }
+}
+
+#[test]
+fn greetings_that_are_never_whole_hold_little_all_together() {
+    raise_files();
+    const MAPPINGS: usize = 8;
+    const EACH: usize = 128;
+    let daemon = Daemon::builder(Mode::Tls).ports(40).start();
+    let mappings: Vec<_> = (0..MAPPINGS).map(|_| daemon.api().add_public(60, NEVER)).collect();
+    let good = daemon.api().add_public(60, NEVER);
+    good_peers(&daemon, &good);
+    // A greeting of 64 KiB but for a few bytes, in records of 16,000.
+    let message = [&[1, 0, 0xff, 0xf0, 3, 3][..], &[0; 61_000]].concat();
+    let mut greeting = Vec::new();
+    for record in message.chunks(16_000) {
+        greeting.extend([22, 3, 1]);
+        greeting.extend((record.len() as u16).to_be_bytes());
+        greeting.extend(record);
+    }
+    let base = daemon.resident();
+    // All of it is more than a client may send; its beginning is not, and is held until there is no
+    // more room for such.
+    let sent = [&greeting[..15_000], &greeting];
+    let ports = mappings.iter().flat_map(|mapping| [mapping.port1, mapping.port2]);
+    let mut strangers: Vec<_> = ports
+        .zip(sent.iter().cycle())
+        .flat_map(|(port, sent)| stalled(at(port), EACH, sent))
+        .collect();
+    let count = strangers.len() as u64;
+    let took = good_peers(&daemon, &good);
+    assert!(took < SOON, "a good peer waited {took:?}");
+    let why = "what it sent was long and unfinished, and others had all the memory for such";
+    let is_told = |mapping: &Mapping| {
+        daemon.control().state_of(mapping).is_some_and(|state| state.to_string().contains(why))
+    };
+    until("some are refused for it", || mappings.iter().any(is_told));
+    until("all are closed", || open(&mut strangers) == 0);
+    // What rustls and a task have, what is always held, and what all share, in KiB.
+    let bound = count * 12 + 4 * 1024;
+    let grown = daemon.peak().saturating_sub(base);
+    figure(Mode::Tls, "strangers, and KiB for them at most", (count, grown));
+    assert!(grown < bound, "{grown} KiB for {count} strangers");
+}
+
+#[test]
 fn greetings_that_stall_take_no_place_from_who_asks_the_api() {
     raise_files();
     let daemon = Daemon::new(Mode::Tls);

@@ -12,6 +12,7 @@ use smol::lock::Mutex;
 use super::counters::Counters;
 use crate::limits;
 use crate::net::handshake::Progress;
+use crate::net::share::Share;
 use crate::os::FileGuard;
 use crate::report::status::{reached, refused};
 use crate::runtime::{look, until};
@@ -55,10 +56,14 @@ pub(super) struct State {
     shaking: Cell<bool>,
     /// A request is being answered.
     pub(super) answering: Cell<bool>,
+    /// What is held of its request.
+    pub(super) request: RefCell<Share>,
     /// Bytes of an answer that the caller has not taken yet.
     pub(super) held: Cell<usize>,
     /// When the connection began, or had its last request answered.
     pub(super) since: Cell<Instant>,
+    /// It has begun to greet, and its turn with it.
+    has_begun: Cell<bool>,
     /// How long it may take to go on.
     turn: Duration,
     turn_ends: Cell<Instant>,
@@ -73,8 +78,10 @@ impl State {
             rank,
             shaking: Cell::new(false),
             answering: Cell::new(false),
+            request: RefCell::new(Share::of_requests()),
             held: Cell::new(0),
             since: Cell::new(now),
+            has_begun: Cell::new(false),
             turn,
             turn_ends: Cell::new(now + turn),
         }
@@ -87,9 +94,12 @@ impl State {
     /// The connector's own slowness counts for [`limits::SLOW_TURN`] at most.
     fn shakes_hands(&self, progress: Progress) {
         let longest = self.since.get() + limits::SLOW_TURN;
+        let goes_on = progress == Progress::Unfinished && self.has_begun.replace(true);
         self.turn_ends.set(match progress {
             Progress::Spoke => longest,
-            Progress::Answered => longest.min(Instant::now() + self.turn),
+            // Byte after byte gains no time.
+            Progress::Unfinished if goes_on => return,
+            Progress::Unfinished | Progress::Answered => longest.min(Instant::now() + self.turn),
         });
     }
 }
@@ -210,6 +220,11 @@ impl Connections {
     pub(super) async fn turn_out(&self, number: u64) {
         self.count_turned_out();
         self.close(number).await;
+    }
+
+    /// One is closed for what strangers hold.
+    pub(super) fn count_crowded(&self) {
+        self.counters.refusals.borrow_mut().count(&refused::CALLERS_MEMORY);
     }
 
     fn count_turned_out(&self) {

@@ -53,6 +53,7 @@ impl ApiError {
             ApiError::Foreign(_) => Some(refused::FOREIGN),
             ApiError::StopFromAfar => Some(refused::STOP_FROM_AFAR),
             ApiError::Http(Fault::TooSlow) => Some(refused::CALLER_LATE),
+            ApiError::Http(Fault::Crowded) => Some(refused::CALLERS_MEMORY),
             ApiError::Http(_) => Some(refused::NO_REQUEST),
             ApiError::NoPorts(_) => Some(refused::NO_PORTS),
             ApiError::Store(_) => Some(refused::NOT_STORED),

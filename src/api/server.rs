@@ -35,7 +35,7 @@ use super::gate::Gate;
 use crate::http::{self, Fault, Handler, Patience, Request, Response, Source, Wire};
 use crate::limits;
 use crate::net::handshake;
-use crate::net::stream::Stream;
+use crate::net::stream::{Stream, is_too_many};
 use crate::net::tcp_info;
 use crate::os::{FileGuard, Files, For};
 use crate::report::status::refused;
@@ -233,6 +233,9 @@ async fn plain<S: Service>(socket: TcpStream, handler: Connection<S>) {
 
 async fn serve<S: Service>(stream: impl Wire, handler: Connection<S>) {
     if let Err(error) = http::serve_connection(stream, &handler, Patience::default()).await {
+        if is_too_many(&error) {
+            handler.all.count_crowded();
+        }
         // Callers come and go; only whoever looks for a fault wants to know how.
         log::debug!("API: a connection ended: {error}");
     }
@@ -293,6 +296,11 @@ impl Handshake {
             Err(error) if !has_spoken.get() => {
                 log::debug!("API: {} connected and said nothing: {error}", self.ip);
             }
+            Err(error) if is_too_many(&error) => {
+                let kind = refused::CALLERS_MEMORY;
+                self.counters.refusals.borrow_mut().count(&kind);
+                log::warn!(target: kind.why, "API: {} refused: {}; {}", self.ip, kind.why, kind.remedy);
+            }
             Err(error) => {
                 let failures = &self.counters.handshake_failures;
                 failures.set(failures.get() + 1);
@@ -342,6 +350,10 @@ impl<S: Service> Handler for Connection<S> {
 
     fn refuse(&self, fault: Fault) -> Response {
         self.service.refuse(self.peer, fault)
+    }
+
+    fn may_hold(&self, request: usize) -> bool {
+        self.state.request.borrow_mut().holds(request)
     }
 
     fn holds(&self, bytes: usize) {

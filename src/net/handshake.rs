@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_rustls::rustls::ServerConfig;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,6 +25,8 @@ pub enum Progress {
     Spoke,
     /// What it has sent is answered: it is its turn to go on.
     Answered,
+    /// What it has sent is no whole step: it is still its turn.
+    Unfinished,
 }
 
 /// Shakes hands as the server with who has connected to `socket`, on a worker. The caller sets the
@@ -55,11 +58,14 @@ pub async fn secure(
     let turn = turn.ok_or(io::ErrorKind::UnexpectedEof)?;
     let socket = listened.into_inner();
     let config = config();
-    let (answered, told) = smol::channel::bounded(1);
+    let (dealt_with, told) = smol::channel::bounded(1);
+    let answers = Arc::new(AtomicUsize::new(0));
+    let answered = answers.clone();
     let handshake = |load: Load| async move {
-        let stream = Stream::accept(socket, config, || {
+        let stream = Stream::accept(socket, config, |is_answer| {
+            answered.fetch_add(usize::from(is_answer), Ordering::Relaxed);
             // That an answer before is not told of yet is as good.
-            let _ = answered.try_send(());
+            let _ = dealt_with.try_send(());
         });
         let stream = stream.await.map(Stream::loosen);
         drop(load);
@@ -68,9 +74,12 @@ pub async fn secure(
     let listening = async move {
         // What waits for the other end holds nobody up.
         let mut turn = Some(turn);
+        let mut seen = 0;
         while told.recv().await.is_ok() {
             turn.take();
-            progress(Progress::Answered);
+            let answers = answers.load(Ordering::Relaxed);
+            let is_answer = std::mem::replace(&mut seen, answers) != answers;
+            progress(if is_answer { Progress::Answered } else { Progress::Unfinished });
         }
         std::future::pending().await
     };

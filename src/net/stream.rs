@@ -24,6 +24,7 @@ use smol::io::{AsyncRead, AsyncWrite};
 
 use crate::limits;
 use crate::net::conduit::Conduit;
+use crate::net::share::Share;
 use crate::net::tcp_info;
 use crate::runtime::turn::{Rest, Turn};
 use crate::runtime::{Io, Timer, looks, now, yield_turn};
@@ -91,6 +92,14 @@ struct Tls {
     rest: Rest,
     /// Bytes that a stranger may still send; `usize::MAX` for who has proved itself.
     allowance: usize,
+    /// What a stranger holds: the bytes that came since it last sent something that could be handed
+    /// out; `None` for who has proved itself, and on the agent's side.
+    share: Option<Share>,
+    unused: usize,
+    /// Whether it is the connection that holds what could be handed out.
+    kept: bool,
+    /// Whether a step of the handshake had something for the peer since this was last asked.
+    replied: bool,
     /// Whether the connection may hold opened bytes that nobody has been given.
     opened: bool,
     /// Whether the peer has ended its direction (close_notify, or the socket's end).
@@ -126,17 +135,25 @@ impl Stream {
     }
 
     /// Shakes hands as the server, with a stranger. The caller sets the deadline. `answered` is called
-    /// when what has come is answered, and it is the stranger's turn.
+    /// when what has come is dealt with, and it is the stranger's turn: with `true` if there was
+    /// something to answer, and `false` if that was not enough for it.
     ///
     /// # Errors
     /// What rustls or the socket says; an alert for the peer has been sent then.
     pub async fn accept(
         socket: TcpStream,
         config: Arc<ServerConfig>,
-        answered: impl FnMut(),
+        answered: impl FnMut(bool),
     ) -> io::Result<Self> {
         let connection = ServerConnection::new(config).map_err(io::Error::other)?;
-        Self::shake_hands(socket, Connection::Server(connection), answered).await
+        let connection = Connection::Server(connection);
+        let mut stream = Stream::tls(Io::new(socket)?, connection, limits::HANDSHAKE_BYTES);
+        if let Some(tls) = &mut stream.state.tls {
+            tls.share = Some(Share::of_greetings());
+        }
+        stream.shake_hands(answered).await?;
+        stream.allow();
+        Ok(stream)
     }
 
     /// Goes on with the handshake, one step a turn, and one of all handshakes of the thread: with a
@@ -173,6 +190,12 @@ impl Stream {
             *queued = None;
             let step = ready!(self.poll_open(context, true, &mut |_| {}));
             self.turn.end();
+            if let Some(tls) = &mut self.state.tls {
+                tls.replied |= step.is_ok() && tls.connection.wants_write();
+                if !tls.connection.is_handshaking() {
+                    tls.unused = 0;
+                }
+            }
             if is_hard {
                 STEPPED.set(looks());
             }
@@ -194,6 +217,9 @@ impl Stream {
     /// It has proved itself: what it sends is not counted any more.
     pub fn trust(&mut self) {
         self.take_at_most(usize::MAX);
+        if let Some(tls) = &mut self.state.tls {
+            tls.share = None;
+        }
     }
 
     /// From now on takes so many bytes from the other end in TLS, handshakes and records that carry
@@ -201,6 +227,13 @@ impl Stream {
     pub fn take_at_most(&mut self, bytes: usize) {
         if let Some(tls) = &mut self.state.tls {
             tls.allowance = bytes;
+            if std::mem::take(&mut tls.kept) {
+                tls.unused = tls.unopened.len().saturating_sub(tls.begun);
+            }
+            if let Some(share) = &mut tls.share {
+                // No more than before, which is always there.
+                let _ = share.holds(tls.unused);
+            }
         }
     }
 
@@ -215,27 +248,26 @@ impl Stream {
         name: ServerName<'static>,
     ) -> io::Result<Self> {
         let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
-        Self::shake_hands(socket, Connection::Client(connection), || {}).await
+        let connection = Connection::Client(connection);
+        let mut stream = Stream::tls(Io::new(socket)?, connection, limits::STRANGER_BYTES);
+        stream.shake_hands(|_| {}).await?;
+        Ok(stream)
     }
 
-    async fn shake_hands(
-        socket: TcpStream,
-        connection: Connection,
-        mut answered: impl FnMut(),
-    ) -> io::Result<Self> {
-        let mut stream = Stream::tls(Io::new(socket)?, connection, limits::STRANGER_BYTES);
+    async fn shake_hands(&mut self, mut answered: impl FnMut(bool)) -> io::Result<()> {
         let mut queued = None;
         poll_fn(|context| {
-            let polled = stream.poll_handshake(context, &mut queued);
+            let polled = self.poll_handshake(context, &mut queued);
             if polled.is_pending() && queued.is_none() {
-                answered();
+                let tls = self.state.tls.as_mut();
+                answered(tls.is_some_and(|tls| std::mem::take(&mut tls.replied)));
             }
             polled
         })
         .await?;
         // The handshake's last bytes may never have arrived.
-        stream.state.waiting_since = Some(now());
-        Ok(stream)
+        self.state.waiting_since = Some(now());
+        Ok(())
     }
 
     /// A TLS connection, with so many bytes for a stranger.
@@ -252,6 +284,10 @@ impl Stream {
             framing: Framing::default(),
             rest: Rest::default(),
             allowance,
+            share: None,
+            unused: 0,
+            kept: false,
+            replied: false,
             opened: true,
             ended: false,
             closed: false,
@@ -368,10 +404,14 @@ impl Stream {
         if tls.rests() {
             ready!(tls.rest.poll(context));
         }
+        if std::mem::take(&mut tls.kept) {
+            tls.unused = tls.unopened.len().saturating_sub(tls.begun);
+        }
         if !tls.unopened.is_empty() {
             let unopened = std::mem::take(&mut tls.unopened);
             let rest = &unopened[tls.begun..];
             let (total, opened) = tls.open(rest, held, &mut self.turn, unit)?;
+            tls.used(total, held, rest.len() - opened);
             if opened < rest.len() && !tls.ended {
                 tls.begun += opened;
                 tls.unopened = unopened;
@@ -379,9 +419,12 @@ impl Stream {
             return Poll::Ready(Ok(tls.received(total)));
         }
         INCOMING.with_borrow_mut(|buffer| {
-            let room = limits::TLS_READ.min(tls.allowance);
+            let most = if tls.share.is_some() { limits::STRANGER_READ } else { limits::TLS_READ };
+            let room = most.min(tls.allowance);
             if room == 0 {
-                return Poll::Ready(Err(io::Error::other(TooMuch)));
+                let greets = tls.share.is_some() && tls.connection.is_handshaking();
+                let most = if greets { limits::HANDSHAKE_BYTES } else { limits::STRANGER_BYTES };
+                return Poll::Ready(Err(io::Error::other(Excess::Sent(most))));
             }
             let count = ready!(self.socket.poll_recv(context, &mut buffer[..room]))?;
             if tls.allowance != usize::MAX {
@@ -389,7 +432,14 @@ impl Stream {
             }
             *ended = count == 0;
             tls.ended = count == 0;
+            if let Some(share) = &mut tls.share {
+                tls.unused += count;
+                if !share.holds(tls.unused) {
+                    return Poll::Ready(Err(io::Error::other(Excess::Held)));
+                }
+            }
             let (total, opened) = tls.open(&buffer[..count], held, &mut self.turn, unit)?;
+            tls.used(total, held, count - opened);
             if opened < count && !tls.ended {
                 tls.unopened = buffer[opened..count].to_vec();
                 tls.begun = 0;
@@ -463,7 +513,8 @@ impl Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether the peer has sent something (`true`) or ended without (`false`); nothing is taken.
+    /// Whether the peer has sent something (`true`) or ended without (`false`); nothing is taken. The
+    /// beginning of a long record is something: a stranger's is not held before it is needed.
     ///
     /// # Errors
     /// What the socket or TLS says.
@@ -479,6 +530,9 @@ impl Stream {
             }
             if tls.ended {
                 return Poll::Ready(Ok(false));
+            }
+            if tls.framing.is_amid_long_data() {
+                return Poll::Ready(Ok(true));
             }
             ready!(self.poll_open(context, true, &mut |_| {}))?;
         }
@@ -871,6 +925,15 @@ impl Tls {
         Ok((total, opened))
     }
 
+    /// Something was handed out, if that is more than 0 bytes, and so many are left behind it.
+    fn used(&mut self, total: usize, held: bool, rest: usize) {
+        if total > 0 && held {
+            self.kept = true;
+        } else if total > 0 {
+            self.unused = rest;
+        }
+    }
+
     /// Whether it is not to be heard before others: a stranger is not, who is closed soon.
     fn rests(&self) -> bool {
         self.allowance == usize::MAX && self.rest.is_due()
@@ -912,6 +975,9 @@ impl Tls {
     }
 }
 
+/// The type of a record that carries data, or in TLS 1.3 anything that is encrypted.
+const APPLICATION_DATA: u8 = 23;
+
 /// Where records begin and end among the bytes received.
 #[derive(Default)]
 struct Framing {
@@ -923,6 +989,15 @@ struct Framing {
 }
 
 impl Framing {
+    /// Whether a record has begun that carries data (RFC 8446, section 5.1) and is longer than
+    /// [`limits::GREETING`].
+    fn is_amid_long_data(&self) -> bool {
+        let length = u16::from_be_bytes([self.header[3], self.header[4]]);
+        self.body > 0
+            && self.header[0] == APPLICATION_DATA
+            && usize::from(length) > limits::GREETING
+    }
+
     /// The length of `bytes` up to the end of the `most`th record that ends there, or of all of it,
     /// and how many records end in it.
     fn take(&mut self, bytes: &[u8], most: usize) -> (usize, usize) {
@@ -947,22 +1022,44 @@ impl Framing {
     }
 }
 
-/// A stranger has sent more than anybody needs to prove itself.
+/// Why a stranger is given up.
 #[derive(Debug)]
-struct TooMuch;
+enum Excess {
+    /// It has sent more than anybody needs to prove itself.
+    Sent(usize),
+    /// It had more held than is left for strangers.
+    Held,
+}
 
-impl fmt::Display for TooMuch {
+impl fmt::Display for Excess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "it sent {} KiB and nothing that counts", limits::STRANGER_BYTES / 1024)
+        match self {
+            Excess::Sent(most) => write!(f, "it sent {} KiB and nothing that counts", most / 1024),
+            Excess::Held => write!(
+                f,
+                "it sent over {} KiB of something unfinished, and others' had all the memory there is \
+                 for such",
+                limits::GREETING / 1024
+            ),
+        }
     }
 }
 
-impl std::error::Error for TooMuch {}
+impl std::error::Error for Excess {}
 
 /// Whether a connection was given up because a stranger has sent more than
-/// [`limits::STRANGER_BYTES`].
+/// [`limits::STRANGER_BYTES`], or [`limits::HANDSHAKE_BYTES`] in its handshake.
 pub fn is_too_much(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<TooMuch>())
+    matches!(excess(error), Some(Excess::Sent(_)))
+}
+
+/// Whether a connection was given up because strangers held [`limits::GREETINGS`].
+pub fn is_too_many(error: &io::Error) -> bool {
+    matches!(excess(error), Some(Excess::Held))
+}
+
+fn excess(error: &io::Error) -> Option<&Excess> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// Lets rustls send several records with one system call.

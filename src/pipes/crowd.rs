@@ -64,6 +64,8 @@ struct Ticket {
     turn: Cell<Option<(Instant, usize)>>,
     /// Since when it is the connector that takes its time, and how much it took before.
     ours: Cell<(Option<Instant>, Duration)>,
+    /// How much of its own time it had taken when its turn began anew.
+    renewed: Cell<Option<Duration>>,
     has_spoken: Cell<bool>,
     may_be_slow: Cell<bool>,
     revoked: Cell<bool>,
@@ -156,6 +158,7 @@ impl Crowd {
             way,
             turn: Cell::new(None),
             ours: Cell::default(),
+            renewed: Cell::default(),
             has_spoken: Cell::new(false),
             may_be_slow: Cell::new(false),
             revoked: Cell::new(false),
@@ -212,18 +215,27 @@ impl Member<'_> {
         self.ticket.has_spoken.get()
     }
 
-    /// What it has sent is dealt with: it is its turn to go on.
+    /// What it has sent is dealt with, and something is to come from it next: its turn begins anew.
     pub fn answered(&self) {
-        let Ticket { since, way, ours, may_be_slow, .. } = &*self.ticket;
+        self.ticket.renewed.set(None);
+        self.goes_on();
+    }
+
+    /// What it has sent is not enough to answer: its turn goes on. So who sends byte after byte gains no
+    /// time by it, and for one whose words come in pieces the first of them begins a turn.
+    pub fn goes_on(&self) {
+        let Ticket { since, way, ours, renewed, may_be_slow, .. } = &*self.ticket;
         let now = Instant::now();
         let (ours_since, before) = ours.get();
         let taken = before + ours_since.map_or(Duration::ZERO, |since| now - since);
         ours.set((None, taken));
-        // As if it had come so much later; who sends byte after byte gains no more time by it.
+        // As if it had come so much later.
         let came = *since + taken;
+        let own = renewed.get().unwrap_or_else(|| now.saturating_duration_since(came));
+        renewed.set(Some(own));
         let (kind, from) = match may_be_slow.get() {
             true => (SLOW, came),
-            false => (SPOKEN, now + limits::STRANGER_WAYS * *way),
+            false => (SPOKEN, came + own + limits::STRANGER_WAYS * *way),
         };
         let latest = came + limits::SLOW_TURN - limits::STRANGER_TURN;
         self.set_turn(Some((from.min(latest), kind)));
@@ -380,6 +392,39 @@ mod tests {
             members.iter().for_each(Member::answered);
             let (due, _) = crowd.first_to_go().unwrap();
             assert!(due >= answered + limits::STRANGER_TURN);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn who_sends_byte_after_byte_gains_no_time_and_who_is_answered_has_a_new_turn() {
+        crate::runtime::block_on(async {
+            let crowd = Crowd::default();
+            let member = crowd.join(Duration::ZERO);
+            sleep(Duration::from_millis(20)).await;
+            let due = || crowd.first_to_go().unwrap().0;
+            let (mute, before) = (due(), Instant::now());
+            member.spoke();
+            member.goes_on();
+            let spoken = due();
+            assert!(spoken > mute && spoken >= before + crowd.patience(), "its first word counts");
+            for _ in 0..5 {
+                member.spoke();
+                let begun = Instant::now();
+                sleep(Duration::from_millis(20)).await;
+                let ours = begun.elapsed();
+                member.goes_on();
+                let more = due() - spoken;
+                assert!(more >= ours && more < 20 * ours, "the connector's own time alone");
+                assert!(due() <= Instant::now() + crowd.patience());
+            }
+            let before_pause = due();
+            sleep(Duration::from_millis(20)).await;
+            member.goes_on();
+            assert_eq!(due(), before_pause, "a byte after a while");
+            let now = Instant::now();
+            member.answered();
+            assert!(due() >= now + crowd.patience(), "a whole step");
         })
         .unwrap();
     }

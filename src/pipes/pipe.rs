@@ -24,7 +24,7 @@ use crate::logging::ALWAYS;
 use crate::mappings::mapping::{self, AgentPort, Mapping};
 use crate::mappings::ports::{Lease, Pool};
 use crate::net::handshake::{self, Progress};
-use crate::net::stream::{Loose, Stream};
+use crate::net::stream::{Loose, Stream, is_too_many};
 use crate::os::{FileGuard, Files, For};
 use crate::pipes::crowd::{Crowd, Member};
 use crate::pipes::pairing::{Pairing, Partner};
@@ -485,6 +485,7 @@ impl Pipe {
         let progress = |progress| match progress {
             Progress::Spoke => stranger.spoke(),
             Progress::Answered => stranger.answered(),
+            Progress::Unfinished => stranger.goes_on(),
         };
         handshake::secure(&self.shared.workers, socket, config, progress).await
     }
@@ -851,7 +852,12 @@ impl Pipe {
             return self.connection(format_args!("{peer} connected and said nothing{more}"));
         }
         let users = side == 1 && self.is_public();
-        let why = if users { &refused::USER_TLS } else { &refused::AGENT_TLS };
+        let why = match (users, is_too_many(error)) {
+            (true, true) => return self.refused(&refused::USERS_MEMORY, side, peer),
+            (false, true) => return self.refused(&refused::AGENTS_MEMORY, side, peer),
+            (true, false) => &refused::USER_TLS,
+            (false, false) => &refused::AGENT_TLS,
+        };
         self.refused_since(why, side, peer, &more);
     }
 

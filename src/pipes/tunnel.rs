@@ -12,7 +12,7 @@ use smol::future::or;
 
 use crate::limits;
 use crate::mappings::mapping::Passcode;
-use crate::net::stream::{Received, Stream, is_too_much};
+use crate::net::stream::{Received, Stream, is_too_many, is_too_much};
 use crate::net::tcp_info;
 use crate::os::FileGuard;
 use crate::pipes::crowd::Member;
@@ -152,6 +152,10 @@ async fn admit(
             pipe.refused(&refused::TOO_MUCH, side, peer);
             return None;
         }
+        Some(Err(Unproven::Gone(error))) if is_too_many(&error) => {
+            pipe.refused(&refused::AGENTS_MEMORY, side, peer);
+            return None;
+        }
         Some(Err(Unproven::Gone(error))) => {
             log::debug!("{}: agent {peer} sent no passcode: {error}", pipe.id());
             return None;
@@ -196,8 +200,8 @@ async fn prove(
 ) -> Result<(Stream, Version, Vec<Box<[u8]>>), Unproven> {
     let mut offer = Offer::new(passcode.len());
     let mut early = Vec::new();
+    stranger.answered();
     loop {
-        stranger.answered();
         let received = poll_fn(|context| {
             stream.poll_receive(context, &mut |unit| {
                 let rest = offer.take(unit);
@@ -223,7 +227,7 @@ async fn prove(
                     None if received == Received::Ended => {
                         return Err(Unproven::Gone(io::ErrorKind::UnexpectedEof.into()));
                     }
-                    None => {}
+                    None => stranger.goes_on(),
                 }
             }
         }

@@ -18,6 +18,8 @@ use futures_rustls::rustls::{
     CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite,
 };
 
+use crate::limits;
+
 /// What the extension is called for the library: no number of IANA's.
 const NOBODYS: [u8; 2] = [0xff, 0x5a];
 
@@ -50,8 +52,10 @@ pub(crate) struct Greeting {
     passes: usize,
     /// How much of it has been looked at: whole records.
     looked: usize,
-    /// The greeting so far.
-    message: Vec<u8>,
+    /// How much of it is the greeting so far, without the records' headers, and its beginning: type
+    /// and length.
+    gathered: usize,
+    beginning: [u8; 4],
     /// The greetings that were changed, up to the last byte that is another one: at most
     /// [`GREETINGS`].
     shown: Vec<Vec<u8>>,
@@ -61,16 +65,23 @@ pub(crate) struct Greeting {
 impl Greeting {
     /// Takes bytes from the client; gives those that go on to the library now.
     pub(crate) fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
+        // Not doubled: thousands may hold one.
+        if self.held.capacity() - self.held.len() < bytes.len() {
+            self.held.reserve_exact(bytes.len().next_multiple_of(limits::STRANGER_STEP));
+        }
         self.held.extend(bytes);
         while !self.over {
             match self.step() {
                 Step::Unfinished => break,
                 Step::Part => continue,
                 Step::Between => self.over = self.shown.is_empty(),
-                Step::Greeting => match nameless(&self.message) {
-                    Some(at) => self.change(at),
-                    None => self.over = true,
-                },
+                Step::Greeting => {
+                    let message = self.message();
+                    match nameless(&message) {
+                        Some(at) => self.change(message, at),
+                        None => self.over = true,
+                    }
+                }
                 Step::Other => self.over = true,
             }
             self.passes = self.looked;
@@ -102,15 +113,18 @@ impl Greeting {
         let Some(body) = body.get(..length) else { return Step::Unfinished };
         self.looked += HEADER + length;
         if kind == CHANGE_CIPHER_SPEC {
-            return if self.message.is_empty() { Step::Between } else { Step::Other };
+            return if self.gathered == 0 { Step::Between } else { Step::Other };
         }
-        self.message.extend(body);
+        for (place, byte) in self.beginning.iter_mut().skip(self.gathered).zip(body) {
+            *place = *byte;
+        }
+        self.gathered += length;
         // ClientHello, and its length in three bytes.
-        match self.message[..] {
+        match self.beginning[..self.gathered.min(4)] {
             [kind, ..] if kind != 1 => Step::Other,
-            [_, a, b, c, ..] => {
+            [_, a, b, c] => {
                 let whole = 4 + u32::from_be_bytes([0, a, b, c]) as usize;
-                match self.message.len() {
+                match self.gathered {
                     length if length == whole => Step::Greeting,
                     length if length > whole || whole > LONGEST => Step::Other,
                     _ => Step::Part,
@@ -121,15 +135,27 @@ impl Greeting {
         }
     }
 
+    /// The greeting so far.
+    fn message(&self) -> Vec<u8> {
+        let mut message = Vec::with_capacity(self.gathered);
+        let mut records = &self.held[self.passes..self.looked];
+        while let Some((&[_, _, _, high, low], rest)) = records.split_first_chunk::<HEADER>() {
+            let length = usize::from(u16::from_be_bytes([high, low])).min(rest.len());
+            message.extend(&rest[..length]);
+            records = &rest[length..];
+        }
+        message
+    }
+
     /// Gives the extension at `at` of the greeting, which is whole, nobody's number.
-    fn change(&mut self, at: usize) {
+    fn change(&mut self, mut shown: Vec<u8>, at: usize) {
         let records = &mut self.held[self.passes..];
         for (offset, byte) in NOBODYS.into_iter().enumerate() {
             if let Some(place) = place(records, at + offset) {
                 records[place] = byte;
             }
         }
-        let mut shown = std::mem::take(&mut self.message);
+        self.gathered = 0;
         shown.truncate(at);
         shown.extend(NOBODYS);
         self.shown.push(shown);
@@ -355,7 +381,7 @@ mod tests {
                         }
                     }
                 }
-                assert_eq!((looked + 1, passing.message.len()), (records, records));
+                assert_eq!((looked + 1, passing.gathered), (records, records));
                 assert!(steps <= records + bytes.len().div_ceil(piece), "{steps} steps");
             }
         }

@@ -110,6 +110,7 @@ fn failures_are_one_json_object() {
         (ApiError::Method { allow: "POST" }, 405, "POST"),
         (ApiError::Http(Fault::TooSlow), 408, "10 s"),
         (ApiError::Http(Fault::BodyTooLarge), 413, "65536"),
+        (ApiError::Http(Fault::Crowded), 503, "send it again"),
         (ApiError::ContentType("text/plain".into()), 415, "form-urlencoded"),
         (change(ChangeError::Unknown), 404, "\"i\""),
         (change(ChangeError::Store("no space".into())), 500, "no space"),

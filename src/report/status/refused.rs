@@ -53,6 +53,9 @@ refusals! {
     USER_LATE: USER, "its handshake took over 10 s", "look at the line to it";
     /// Its handshake failed.
     USER_TLS: USER, "its TLS handshake failed", "users speak TLS to this port, unless dev is true";
+    /// Strangers hold as much as they may.
+    USERS_MEMORY: USER, "what it sent was long and unfinished, and others had all the memory for such",
+        "limit who reaches this port";
     /// It had sent something, and left.
     LEFT: USER, "it left before a tunnel was free", "";
     /// The daemon is stopping.
@@ -74,6 +77,9 @@ refusals! {
     /// Its handshake failed.
     AGENT_TLS: AGENT, "its TLS handshake failed",
         "agents speak TLS to this port, and trust server-cert.pem, unless dev is true";
+    /// Strangers hold as much as they may.
+    AGENTS_MEMORY: AGENT, "what it sent was long and unfinished, and others had all the memory for such",
+        "limit who reaches this port";
     /// An address outside `controllers`.
     NOT_ALLOWED: CALLER, "it is not among controllers", "controllers says who may call";
     /// A web page.
@@ -82,6 +88,9 @@ refusals! {
     STOP_FROM_AFAR: CALLER, "it asked for a stop from afar", "stop the connector on its machine";
     /// Its handshake failed.
     CALLER_TLS: CALLER, "its TLS handshake failed", "callers speak TLS, unless dev is true";
+    /// Strangers hold as much as they may.
+    CALLERS_MEMORY: CALLER, "what it sent was long and unfinished, and others had all the memory for such",
+        "limit who reaches the API's port";
     /// It was turned out of those that are connected.
     CALLER_STALLED: CALLER, "it sent no whole request in its turn, and others wanted its place",
         "limit who reaches the API's port";
