@@ -65,7 +65,7 @@ fn mute_connections_without_end_push_out_nobody_whose_request_is_on_its_way() {
     println!("{failed} of {} calls in time failed", answered.len());
     assert_eq!(failed, 0, "of {}", answered.len());
     if answered.is_empty() {
-        println!("skipped: this machine is too busy to send within {TURN:?}");
+        could_not_run(format!("this machine is too busy to send within {TURN:?}"));
     }
 }
 

@@ -46,11 +46,11 @@ impl Clock {
             .map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"))
             .find(|path| path.exists());
         let Some(library) = library else {
-            println!("skipped: no libfaketime");
+            could_not_run("no libfaketime");
             return None;
         };
         if std::env::var_os("IOFOG_CONNECTOR_BIN").is_some() {
-            println!("skipped: another binary may not load this machine's libfaketime");
+            could_not_run("another binary may not load this machine's libfaketime");
             return None;
         }
         let number = COUNT.fetch_add(1, Ordering::Relaxed);

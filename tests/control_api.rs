@@ -872,7 +872,7 @@ fn the_name_in_address_is_one_of_the_apis() {
 #[test]
 fn controllers_are_known_on_a_dual_stack_socket_too() {
     if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
-        println!("skipped: this machine has no IPv6");
+        could_not_run("this machine has no IPv6");
         return;
     }
     let builder = Daemon::builder(Mode::Plain).set("controllers", json!(["127.0.0.1"]));

@@ -22,7 +22,7 @@ impl Network {
     fn new(number: u8) -> Option<Self> {
         let name = format!("iofog{}-{number}", std::process::id() % 10_000);
         if !ip(&format!("netns add {name}")) {
-            println!("skipped: no network namespace");
+            could_not_run("no network namespace");
             return None;
         }
         let network = Network { name, number };

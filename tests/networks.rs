@@ -104,7 +104,7 @@ impl Network {
             scope
                 .spawn(|| match Network::new() {
                     Ok(network) => test(&network),
-                    Err(error) => println!("skipped: no network of its own: {error}"),
+                    Err(error) => could_not_run(format!("no network of its own: {error}")),
                 })
                 .join()
         });

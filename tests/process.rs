@@ -430,7 +430,7 @@ fn api_that_cannot_listen_is_a_warning_in_the_status_until_it_can() {
 #[test]
 fn core_files_that_cannot_be_turned_off_are_warned_of_in_the_log() {
     if !Command::new("strace").arg("-V").output().is_ok_and(|out| out.status.success()) {
-        println!("skipped: no strace");
+        could_not_run("no strace");
         return;
     }
     let strace = ["strace", "-f", "-o", "/dev/null", "-e", "trace=prlimit64", "-e"];
@@ -583,7 +583,7 @@ fn log_folder_that_cannot_be_used_is_said_by_start_check_and_status() {
 #[test]
 fn read_only_configuration_folder_does_not_keep_it_from_starting() {
     if !can_mount() {
-        return println!("skipped: no mount namespace");
+        return could_not_run("no mount namespace");
     }
     let mount = r#"config=$(echo "$*" | sed 's/.*--config \([^ ]*\).*/\1/')
         mount --bind "$config" "$config" && mount -o remount,bind,ro "$config" && exec "$@""#;

@@ -62,7 +62,7 @@ impl Limit {
     fn new() -> Option<Self> {
         let limit = Self::group().or_else(Self::scope).or_else(Self::data);
         if limit.is_none() {
-            println!("skipped: no control group, systemd-run or prlimit works here");
+            could_not_run("no control group, systemd-run or prlimit works here");
         }
         limit
     }
@@ -313,7 +313,7 @@ impl Drop for Folder {
 /// `None`, with the reason printed, where that is not allowed.
 fn with_disk(folder: &Folder, options: &str) -> Option<Daemon> {
     if !works("unshare", &["--mount", "true"]) {
-        println!("skipped: no mount namespace");
+        could_not_run("no mount namespace");
         return None;
     }
     let log = folder.0.to_str().unwrap();

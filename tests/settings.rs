@@ -151,7 +151,7 @@ fn pool_is_ports_without_exclude() {
 #[test]
 fn five_keys_are_enough_and_put_the_api_on_its_default_address() {
     if !Command::new("unshare").args(["-n", "true"]).status().is_ok_and(|status| status.success()) {
-        println!("skipped: no network namespace of its own for the fixed ports 8080 and 443");
+        could_not_run("no network namespace of its own for the fixed ports 8080 and 443");
         return;
     }
     // The address in the settings, and where the API then listens (in /proc/net's words).
@@ -304,7 +304,7 @@ fn certificate_with_its_chain_is_served_whole() {
 fn keys_of_all_three_forms_are_read() {
     let works = Command::new("openssl").arg("version").output().is_ok();
     if !works {
-        println!("skipped: no openssl to make keys with");
+        could_not_run("no openssl to make keys with");
         return;
     }
     let folder = Daemon::builder(Mode::Plain).prepare();
@@ -414,7 +414,7 @@ fn byte_order_marks_are_skipped_in_every_file() {
 /// Runs openssl in the daemon's configuration folder; `None`, with the reason printed, without it.
 fn openssl(daemon: &Daemon) -> Option<impl Fn(&str)> {
     if Command::new("openssl").arg("version").output().is_err() {
-        println!("skipped: no openssl to make keys with");
+        could_not_run("no openssl to make keys with");
         return None;
     }
     let folder = daemon.config();
@@ -478,7 +478,7 @@ fn faults_of_certificates_are_sentences_with_a_remedy() {
 #[test]
 fn check_sees_with_the_eyes_of_the_services_user() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: not root, so that nobody else's eyes can be had");
+        could_not_run("not root, so that nobody else's eyes can be had");
         return;
     }
     let mut daemon = Daemon::builder(Mode::Tls).start();
@@ -539,12 +539,12 @@ fn passcode_file_that_a_full_disk_cut_short_is_not_in_the_way() {
         .arg(&full)
         .output();
     let Ok(output) = output else {
-        println!("skipped: no unshare");
+        could_not_run("no unshare");
         return;
     };
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     if said.contains("unshare") || said.contains("mount:") {
-        println!("skipped: no mount namespace: {said}");
+        could_not_run(format!("no mount namespace: {said}"));
         return;
     }
     assert_eq!(output.status.code(), Some(1), "{said}");

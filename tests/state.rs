@@ -487,7 +487,7 @@ fn file_size_limit_loses_nothing() {
         status.is_ok_and(|status| status.success())
     };
     if !limit(&daemon, "--fsize=5:unlimited") {
-        println!("skipped: no prlimit");
+        could_not_run("no prlimit");
         return;
     }
     nothing_is_lost(&mut daemon, &kept, |daemon| {
@@ -530,11 +530,11 @@ impl Mount {
         match output {
             Ok(output) if output.status.success() => Some(Mount(to.to_owned())),
             Ok(output) => {
-                println!("skipped: mount: {}", String::from_utf8_lossy(&output.stderr));
+                could_not_run(format!("mount: {}", String::from_utf8_lossy(&output.stderr)));
                 None
             }
             Err(error) => {
-                println!("skipped: mount: {error}");
+                could_not_run(format!("mount: {error}"));
                 None
             }
         }
@@ -557,7 +557,7 @@ impl Drop for Mount {
 fn change_is_synced_before_it_is_answered() {
     let works = Command::new("strace").arg("-V").output().is_ok_and(|out| out.status.success());
     if !works {
-        println!("skipped: no strace");
+        could_not_run("no strace");
         return;
     }
     let place = Daemon::builder(Mode::Plain).prepare();
@@ -607,7 +607,7 @@ fn heartbeats_and_sessions_write_nothing() {
 #[test]
 fn state_file_that_is_a_mount_is_written_in_place() {
     if !can_mount() {
-        return println!("skipped: no mount namespace");
+        return could_not_run("no mount namespace");
     }
     // As containers bind single files: a rename over it fails with EBUSY.
     let volume = std::env::temp_dir().join(format!("iofog-volume-{}.json", std::process::id()));

@@ -39,7 +39,7 @@ impl Strace {
             .stderr(Stdio::piped())
             .spawn();
         let Ok(mut child) = child else {
-            println!("skipped: no strace");
+            could_not_run("no strace");
             return None;
         };
         let mut said = String::new();
@@ -51,7 +51,7 @@ impl Strace {
                 return Some(Strace(child));
             }
         }
-        println!("skipped: {said}");
+        could_not_run(said);
         let _ = child.wait();
         None
     }
@@ -268,12 +268,12 @@ fn state_that_cannot_be_read_stops_the_start_and_stays() {
             .args(["--log", daemon.log().to_str().unwrap()])
             .output();
         let Ok(output) = output else {
-            println!("skipped: no strace");
+            could_not_run("no strace");
             return;
         };
         let said = String::from_utf8_lossy(&output.stderr);
         if said.contains("PTRACE") {
-            println!("skipped: {said}");
+            could_not_run(said);
             return;
         }
         assert_eq!(output.status.code(), Some(2), "{calls} {error}: {said}");
@@ -659,7 +659,7 @@ fn counts(daemon: &Daemon, volume: &Path) -> BTreeSet<String> {
 #[test]
 fn change_in_place_that_fails_at_any_step_is_undone_or_made() {
     if !can_mount() {
-        return println!("skipped: no mount namespace");
+        return could_not_run("no mount namespace");
     }
     let volume = std::env::temp_dir().join(format!("iofog-faulty-{}.json", std::process::id()));
     fs::write(&volume, "{}").unwrap();

@@ -37,6 +37,18 @@ pub use tls::{Authority, Identity, trusting, trusting_version, trusting_with_ide
 
 use std::time::{Duration, Instant};
 
+/// Says that the running test could not be run here, and why: past the harness, which shows nothing of
+/// a test that ends well, and in `target/tmp/ignored`, which `.ci/run` counts.
+pub fn could_not_run(reason: impl std::fmt::Display) {
+    use std::io::Write;
+    let thread = std::thread::current();
+    let line = format!("{} ... ignored, {reason}\n", thread.name().unwrap_or("a test"));
+    let _ = std::io::stderr().write_all(format!("test {line}").as_bytes());
+    let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/ignored");
+    let file = std::fs::File::options().create(true).append(true).open(path);
+    file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the record of ignored tests");
+}
+
 /// Whether a command may mount what it likes, in a namespace of its own.
 pub fn can_mount() -> bool {
     let tried = std::process::Command::new("unshare").args(["--mount", "true"]).output();
