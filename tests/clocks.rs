@@ -46,7 +46,7 @@ impl Clock {
             .map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"))
             .find(|path| path.exists());
         let Some(library) = library else {
-            could_not_run("no libfaketime");
+            not_installed("libfaketime");
             return None;
         };
         if std::env::var_os("IOFOG_CONNECTOR_BIN").is_some() {

@@ -651,7 +651,7 @@ fn handshakes_without_end_hold_up_nobody() {
 #[test]
 fn greetings_without_end_to_a_hard_certificate_hold_up_no_session_and_nobody_for_long() {
     let Some([certificate, key]) = rsa_pair() else {
-        return could_not_run("no openssl to make a certificate with");
+        return not_installed("openssl");
     };
     raise_files();
     let daemon = Daemon::builder(Mode::Tls)

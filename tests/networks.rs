@@ -101,15 +101,12 @@ impl Network {
     /// Runs `test` in a network of its own; says so where none can be made.
     fn with(test: impl FnOnce(&Network) + Send) {
         let ran = thread::scope(|scope| {
-            scope
-                .spawn(|| match Network::new() {
-                    Ok(network) => test(&network),
-                    Err(error) => could_not_run(format!("no network of its own: {error}")),
-                })
-                .join()
+            scope.spawn(|| Network::new().map(|network| test(&network))).join()
         });
-        if let Err(panic) = ran {
-            std::panic::resume_unwind(panic);
+        match ran {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => could_not_run(format!("no network of its own: {error}")),
+            Err(panic) => std::panic::resume_unwind(panic),
         }
     }
 

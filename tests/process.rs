@@ -430,7 +430,7 @@ fn api_that_cannot_listen_is_a_warning_in_the_status_until_it_can() {
 #[test]
 fn core_files_that_cannot_be_turned_off_are_warned_of_in_the_log() {
     if !Command::new("strace").arg("-V").output().is_ok_and(|out| out.status.success()) {
-        could_not_run("no strace");
+        not_installed("strace");
         return;
     }
     let strace = ["strace", "-f", "-o", "/dev/null", "-e", "trace=prlimit64", "-e"];

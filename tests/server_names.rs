@@ -43,7 +43,7 @@ fn ask(daemon: &Daemon, mapping: &Mapping, options: &[&str]) -> String {
 fn has_openssl() -> bool {
     let works = Command::new("openssl").arg("version").output().is_ok();
     if !works {
-        could_not_run("no openssl to ask with");
+        not_installed("openssl");
     }
     works
 }

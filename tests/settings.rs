@@ -304,7 +304,7 @@ fn certificate_with_its_chain_is_served_whole() {
 fn keys_of_all_three_forms_are_read() {
     let works = Command::new("openssl").arg("version").output().is_ok();
     if !works {
-        could_not_run("no openssl to make keys with");
+        not_installed("openssl");
         return;
     }
     let folder = Daemon::builder(Mode::Plain).prepare();
@@ -414,7 +414,7 @@ fn byte_order_marks_are_skipped_in_every_file() {
 /// Runs openssl in the daemon's configuration folder; `None`, with the reason printed, without it.
 fn openssl(daemon: &Daemon) -> Option<impl Fn(&str)> {
     if Command::new("openssl").arg("version").output().is_err() {
-        could_not_run("no openssl to make keys with");
+        not_installed("openssl");
         return None;
     }
     let folder = daemon.config();
@@ -539,7 +539,7 @@ fn passcode_file_that_a_full_disk_cut_short_is_not_in_the_way() {
         .arg(&full)
         .output();
     let Ok(output) = output else {
-        could_not_run("no unshare");
+        not_installed("unshare");
         return;
     };
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

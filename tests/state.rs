@@ -487,7 +487,7 @@ fn file_size_limit_loses_nothing() {
         status.is_ok_and(|status| status.success())
     };
     if !limit(&daemon, "--fsize=5:unlimited") {
-        could_not_run("no prlimit");
+        could_not_run("prlimit may not limit a running program here");
         return;
     }
     nothing_is_lost(&mut daemon, &kept, |daemon| {
@@ -533,8 +533,8 @@ impl Mount {
                 could_not_run(format!("mount: {}", String::from_utf8_lossy(&output.stderr)));
                 None
             }
-            Err(error) => {
-                could_not_run(format!("mount: {error}"));
+            Err(_) => {
+                not_installed("mount");
                 None
             }
         }
@@ -557,7 +557,7 @@ impl Drop for Mount {
 fn change_is_synced_before_it_is_answered() {
     let works = Command::new("strace").arg("-V").output().is_ok_and(|out| out.status.success());
     if !works {
-        could_not_run("no strace");
+        not_installed("strace");
         return;
     }
     let place = Daemon::builder(Mode::Plain).prepare();

@@ -39,7 +39,7 @@ impl Strace {
             .stderr(Stdio::piped())
             .spawn();
         let Ok(mut child) = child else {
-            could_not_run("no strace");
+            not_installed("strace");
             return None;
         };
         let mut said = String::new();
@@ -268,7 +268,7 @@ fn state_that_cannot_be_read_stops_the_start_and_stays() {
             .args(["--log", daemon.log().to_str().unwrap()])
             .output();
         let Ok(output) = output else {
-            could_not_run("no strace");
+            not_installed("strace");
             return;
         };
         let said = String::from_utf8_lossy(&output.stderr);

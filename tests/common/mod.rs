@@ -37,11 +37,20 @@ pub use tls::{Authority, Identity, trusting, trusting_version, trusting_with_ide
 
 use std::time::{Duration, Instant};
 
-/// Says that the running test could not be run here, and why: past the harness, which shows nothing of
-/// a test that ends well, and in `target/tmp/ignored`, which `.ci/run` counts.
+/// Says that the running test could not be run, because a program is not installed. `.ci/run` installs
+/// them all and fails in CI where it says this.
+pub fn not_installed(program: &str) {
+    could_not_run(format!("{program} is not installed"));
+}
+
+/// Says that the running test could not be run here, and why: something that not every machine allows,
+/// or that a busy one does not have. Written past the harness, which shows nothing of a test that ends
+/// well, and to `target/tmp/ignored`, which `.ci/run` counts.
 pub fn could_not_run(reason: impl std::fmt::Display) {
     use std::io::Write;
     let thread = std::thread::current();
+    // One line, whatever a program has said.
+    let reason = reason.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
     let line = format!("{} ... ignored, {reason}\n", thread.name().unwrap_or("a test"));
     let _ = std::io::stderr().write_all(format!("test {line}").as_bytes());
     let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/ignored");
