@@ -23,7 +23,7 @@
 //!    unread. Whoever fits is joined there.
 //! 7. [`pipe::Pipe::session`](pipes::pipe::Pipe::session) hands both connections to a worker. A version 2 agent is told with a
 //!    PROXY header ([`proxy`](wire::proxy)).
-//! 8. [`relay`](session::relay) moves the bytes: two [`stream`](net::stream)s in, whole records in, whole records out, an
+//! 8. [`Relay`](session::Relay) moves the bytes: two [`stream`](net::stream)s in, whole records in, whole records out, an
 //!    ending out; plain bytes in bulk pass through the kernel alone ([`conduit`](net::conduit)). What readiness
 //!    and time are, [`runtime`] knows; whether a silent peer is slow or dead, [`tcp_info`](net::tcp_info).
 //! 9. The ending goes back to the pipe, which counts it ([`status`](report::status), shown by [`report`]), logs it

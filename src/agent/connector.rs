@@ -27,7 +27,7 @@ use crate::net::dial::{Address, Dialler};
 use crate::net::stream::{Received, Stream, is_too_much};
 use crate::os::{FileGuard, Files, For, Notifier};
 use crate::runtime::until;
-use crate::session::relay::Traffic;
+use crate::session::Traffic;
 use crate::tls::{self, TlsError};
 use crate::wire::greeting::{self, Version};
 

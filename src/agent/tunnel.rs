@@ -15,7 +15,7 @@ use super::words;
 use crate::limits;
 use crate::net::stream::{Received, Stream};
 use crate::runtime::{Timer, now};
-use crate::session::relay::{Leg, Relay, Terms, Voice};
+use crate::session::{Leg, Relay, Terms, Voice};
 use crate::wire::heartbeat::BEAT;
 use crate::wire::token;
 

@@ -18,7 +18,7 @@ use crate::limits;
 use crate::pipes::tunnel::Tunnel;
 use crate::pipes::user::User;
 use crate::runtime::now;
-use crate::session::residue::Missing;
+use crate::session::Missing;
 use crate::wire::greeting::Version;
 use order::{Number, Order, Pair, Standing};
 

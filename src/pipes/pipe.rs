@@ -35,9 +35,9 @@ use crate::report::status::reached::{self, LimitsReached};
 use crate::report::status::refused::{self, Refusal};
 use crate::report::status::{Counts, MappingStatus, SideStatus, Tunnels, timestamp};
 use crate::runtime::{self, Io, Load, Workers, sleep, until};
-use crate::session::drain::{Drain, Drained, Outcome};
-use crate::session::relay::{Ended, Ending, Leg, Relay, Terms, Traffic, Voice};
-use crate::session::residue::Residue;
+use crate::session::{
+    Drain, Drained, Ended, Ending, Leg, Outcome, Relay, Residue, Terms, Traffic, Voice,
+};
 use crate::tls::{self, Tls};
 use crate::wire::greeting::Version;
 use crate::wire::heartbeat::Rhythm;

@@ -21,7 +21,7 @@ use crate::pipes::pipe::{Pipe, Place, Secured};
 use crate::report::status::refused;
 use crate::runtime::turn::Pace;
 use crate::runtime::{Timer, now, until};
-use crate::session::drain::Drained;
+use crate::session::Drained;
 use crate::wire::greeting::{Offer, Version};
 use crate::wire::heartbeat::{BEAT, Rhythm, beats};
 

@@ -7,10 +7,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::residue::{Missing, Residue, Verdict};
 use crate::limits;
 use crate::net::stream::{Received, Stream};
 use crate::runtime::{Timer, now};
-use crate::session::residue::{Missing, Residue, Verdict};
 use crate::wire::heartbeat::{BEAT, Sieve, beats};
 
 /// A tunnel that is being read to nowhere.

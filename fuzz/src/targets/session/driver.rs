@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_rustls::pki_types::ServerName;
 use futures_rustls::rustls::{ClientConfig, ClientConnection, ServerConfig};
 use iofog_connector::net::stream::Stream;
-use iofog_connector::session::relay::{Ended, Leg, Relay, Terms, Traffic, Voice};
+use iofog_connector::session::{Ended, Leg, Relay, Terms, Traffic, Voice};
 use iofog_connector::tls::{CERTIFICATE, Identity, client_config};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};

@@ -1,0 +1,105 @@
+//! How a session ends, what an operator is told of it, and how each connection is closed then
+//! (protocol page, section 6).
+
+use std::fmt;
+use std::time::Duration;
+
+use super::residue::Missing;
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Both directions have ended.
+    Complete,
+    /// This leg (0 or 1) broke: its connection was reset or timed out, its TLS was at fault, or its
+    /// agent's TLS ended without close_notify.
+    Broken(usize),
+    /// The user had finished, and the version 1 agent's answer is over.
+    Lingered,
+    /// Nothing moved for `finwait` after one direction had ended.
+    Silent,
+    /// The agent on this leg sent nothing for its heartbeat threshold.
+    Absent(usize),
+    /// The peer on this leg acknowledged nothing for a minute.
+    Stalled(usize),
+    /// The version 2 agent on this leg could not reach its service.
+    Failed(usize),
+    /// The version 2 agent on this leg answered with something else than `OPEN` or `FAIL`.
+    Wrong(usize),
+    /// The version 2 agent on this leg ended or broke before it had answered.
+    Unanswered(usize),
+    /// The version 2 agent on this leg answered neither `OPEN` nor `FAIL`.
+    Mute(usize),
+}
+
+/// What there is to say of a session that has ended.
+pub struct Ended {
+    /// Why.
+    pub ending: Ending,
+    /// Bytes from leg 0 to leg 1, and back.
+    pub bytes: [u64; 2],
+    /// What was still to come on the version 1 tunnel on leg 0, if that broke.
+    pub missing: Missing,
+    /// Time from pairing to end.
+    pub lasted: Duration,
+}
+
+/// How a connection is closed when its session is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// As an end, once what was sent has arrived.
+    InOrder,
+    /// As a break, once what was sent has arrived.
+    Broken,
+    /// As a break, at once: nothing more arrives.
+    AtOnce,
+}
+
+impl Ending {
+    /// How `leg` is closed: what broke on one leg breaks on the other, and what is cut short here
+    /// is no end either (protocol page, section 6).
+    pub(super) fn leaves(self, leg: usize) -> Leave {
+        match self {
+            Ending::Complete | Ending::Lingered => Leave::InOrder,
+            // It has said itself that this is all.
+            Ending::Failed(side) if side == leg => Leave::InOrder,
+            Ending::Broken(side) | Ending::Stalled(side) if side == leg => Leave::AtOnce,
+            Ending::Broken(_)
+            | Ending::Stalled(_)
+            | Ending::Silent
+            | Ending::Absent(_)
+            | Ending::Failed(_)
+            | Ending::Wrong(_)
+            | Ending::Unanswered(_)
+            | Ending::Mute(_) => Leave::Broken,
+        }
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let port = |leg: &usize| leg + 1;
+        match self {
+            Ending::Complete => f.write_str("both sides have ended"),
+            Ending::Broken(leg) => write!(f, "the connection on port{} broke", port(leg)),
+            Ending::Lingered => f.write_str("the user had ended and the agent fell silent"),
+            Ending::Silent => f.write_str("one side had ended and nothing moved for finwait"),
+            Ending::Absent(leg) => write!(f, "the heartbeat on port{} is absent", port(leg)),
+            Ending::Stalled(leg) => {
+                write!(f, "the peer on port{} acknowledged nothing for 60 s", port(leg))
+            }
+            Ending::Failed(leg) => {
+                write!(f, "the agent on port{} could not reach its service", port(leg))
+            }
+            Ending::Wrong(leg) => {
+                write!(f, "the agent on port{} sent what is neither OPEN nor FAIL", port(leg))
+            }
+            Ending::Unanswered(leg) => {
+                write!(f, "the agent on port{} was gone before it had answered", port(leg))
+            }
+            Ending::Mute(leg) => {
+                write!(f, "the agent on port{} answered neither OPEN nor FAIL", port(leg))
+            }
+        }
+    }
+}
