@@ -278,6 +278,22 @@ fn commands_of_a_mapping_beat_within_its_threshold_and_are_4_when_nobody_answers
 }
 
 #[test]
+fn commands_of_a_mapping_ask_for_no_more_tunnels_than_it_allows() {
+    let daemon = Daemon::new(Mode::Plain);
+    for (pipe, allowed, asked) in [
+        ("public", "3", Some("--target localhost:PORT --connections 3\n")),
+        ("private", "1", Some("--target localhost:PORT --connections 1\n")),
+        ("public", "8", None),
+        ("public", "60", None),
+    ] {
+        let output = daemon.cli(&["mapping", "add", pipe, "--show", "--connections", allowed]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.contains(asked.unwrap_or("--target localhost:PORT\n")), "{said}");
+        assert_eq!(said.matches("--connections").count(), asked.iter().count(), "{said}");
+    }
+}
+
+#[test]
 fn commands_of_a_mapping_are_of_what_the_daemon_runs_with() {
     let daemon = Daemon::builder(Mode::Plain).set("address", "running.example").start();
     // Settings that nobody has told it to read.

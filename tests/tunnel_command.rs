@@ -29,6 +29,7 @@ in_both_modes!(
     proxy_header_is_handed_on,
     idle_tunnels_beat_and_are_replaced_when_taken,
     fewer_tunnels_allowed_than_wanted_is_no_wrong_passcode,
+    tunnels_that_sessions_have_taken_are_replaced_though_more_are_wanted_than_allowed,
     connector_that_returns_is_found_again,
     target_that_is_down_closes_the_user_and_returns,
     wrong_passcode_is_said_once_and_not_hammered,
@@ -382,6 +383,38 @@ fn fewer_tunnels_allowed_than_wanted_is_no_wrong_passcode(mode: Mode) {
         assert!(user.until_end().is_empty());
     }
     until_idle(&daemon, &mapping, 2);
+    let log = tunnel.log();
+    assert!(!log.contains("passcode"), "{log}");
+    let said = "allows 2 tunnels at one time, those in use included: fewer than --connections 8";
+    eventually("it is said", || tunnel.log().contains(said).then_some(()));
+    assert_eq!(tunnel.log().matches("at one time").count(), 1, "{}", tunnel.log());
+}
+
+fn tunnels_that_sessions_have_taken_are_replaced_though_more_are_wanted_than_allowed(mode: Mode) {
+    let (daemon, mapping) = public(mode, 3);
+    let service = greeter();
+    let tunnel = Tunnel::serve(&daemon, &mapping, service.address, &[]);
+    until_idle(&daemon, &mapping, 3);
+    until("more were refused", || daemon.api().number(&mapping, "counts.agentsRefused") >= 5);
+    let began = Instant::now();
+    for _ in 0..3 {
+        for _ in 0..5 {
+            let mut user = daemon.user(&mapping);
+            user.expect(b"220 hello\n");
+            user.finish();
+            assert!(user.until_end().is_empty());
+        }
+        // All at one time, and gone at one time.
+        let mut users: Vec<_> = (0..3).map(|_| daemon.user(&mapping)).collect();
+        users.iter_mut().for_each(|user| {
+            user.expect(b"220 hello\n");
+        });
+        drop(users);
+        until_idle(&daemon, &mapping, 3);
+    }
+    // One probe for more than are allowed comes each 30 s: nothing has waited for that.
+    let took = began.elapsed();
+    assert!(took < ms(25_000), "{took:?}");
     assert!(!tunnel.log().contains("passcode"), "{}", tunnel.log());
 }
 

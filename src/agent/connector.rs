@@ -77,6 +77,11 @@ pub(super) struct Connector {
     health: RefCell<Health>,
     /// The same in words.
     said: RefCell<String>,
+    /// Idle tunnels that are to be ready.
+    wanted: usize,
+    /// What can be done where the mapping allows fewer tunnels than are wanted, and the smallest
+    /// number of which that was said.
+    too_few: (String, Cell<usize>),
     /// What this side itself allows, by [`Bound`].
     limits: [Limit; 2],
     notifier: Notifier,
@@ -155,6 +160,22 @@ impl Connector {
                     .into(),
             ),
         ];
+        let (wanted, too_few) = match options.work {
+            Work::Serve { connections, .. } => (
+                connections,
+                format!(
+                    "fewer than --connections {connections} and the sessions need; users wait while \
+                     all are in use. Name a smaller number here, or add a mapping that allows more \
+                     (`iofog-connector mapping add public --connections N`)"
+                ),
+            ),
+            Work::Listen { .. } => (
+                1,
+                "further local connections wait; add a mapping that allows more \
+                 (`iofog-connector mapping add private --connections N`)"
+                    .into(),
+            ),
+        };
         let tls = if options.plain {
             None
         } else {
@@ -186,6 +207,8 @@ impl Connector {
             doubt: RefCell::new(None),
             health: RefCell::new(Health::Unknown),
             said: RefCell::new("connecting".into()),
+            wanted,
+            too_few: (too_few, Cell::new(usize::MAX)),
             limits,
             notifier: Notifier::from_env(),
         })
@@ -229,6 +252,7 @@ impl Connector {
         let carried = self.traffic.bytes[0].load(Ordering::Relaxed);
         let others = self.carried.replace(carried) != carried;
         let outcome = if others { Outcome::Carried } else { outcome };
+        self.pace.borrow_mut().given_back(Instant::now());
         if self.pace.borrow_mut().session_ended(Instant::now(), outcome) {
             log::warn!(
                 "{} sessions from {} end at once, one after the other, without a byte: a user that only looks in again and again, or a connector at fault; tunnels \
@@ -304,7 +328,9 @@ impl Connector {
     /// An idle tunnel has ended by itself.
     pub(super) fn lost(&self, tunnel: &Tunnel<'_>, why: &Lost) {
         log::debug!("a tunnel to {} ended: {why}", self.address());
-        let counts = self.pace.borrow_mut().lost(Instant::now(), tunnel.age());
+        let now = Instant::now();
+        self.pace.borrow_mut().given_back(now);
+        let counts = self.pace.borrow_mut().lost(now, tunnel.age());
         if tunnel.is_proven() {
             return;
         }
@@ -432,15 +458,29 @@ impl Connector {
             Failure::Refused => {
                 let refusal = self.pace.borrow_mut().refused(now, self.open.get());
                 match refusal {
-                    Refusal::OneTooMany => {
-                        log::debug!("{} allows {} tunnels", self.address(), self.open.get());
-                    }
+                    Refusal::OneTooMany => self.tell_allowed(),
+                    Refusal::NotYet => log::debug!("{} has no place free yet", self.address()),
                     Refusal::NotAnyMore | Refusal::Never => {
                         self.read.set((self.read.get().0, true));
                         self.tell(Health::Refused(refusal == Refusal::NotAnyMore));
                     }
                 }
             }
+        }
+    }
+
+    /// Says how many tunnels the mapping allows, once, and again should they become fewer.
+    fn tell_allowed(&self) {
+        let allowed = self.pace.borrow().allowed();
+        let (remedy, said) = &self.too_few;
+        if allowed < said.get() {
+            said.set(allowed);
+            log::log!(
+                if allowed < self.wanted { log::Level::Warn } else { log::Level::Info },
+                "connector {} allows {allowed} {} at one time, those in use included: {remedy}",
+                self.address(),
+                if allowed == 1 { "tunnel" } else { "tunnels" }
+            );
         }
     }
 

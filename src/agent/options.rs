@@ -34,6 +34,9 @@ pub const VALUES: &[(&str, &str)] = &[
 /// Options that have none.
 pub const FLAGS: &[(&str, &str)] = &[("plain", "--plain"), ("proxy-protocol", "--proxy-protocol")];
 
+/// Idle tunnels that are kept ready where `--connections` does not say how many.
+pub const CONNECTIONS: u64 = 8;
+
 /// The environment variable that may hold the passcode.
 pub const PASSCODE: &str = "IOFOG_PASSCODE";
 
@@ -192,7 +195,7 @@ fn work(given: &Given) -> Result<Work, String> {
         }
         (Some(target), None) => Ok(Work::Serve {
             target: address("target", target)?,
-            connections: number(given, "connections", 8, 1..=65_535)? as usize,
+            connections: number(given, "connections", CONNECTIONS, 1..=65_535)? as usize,
             proxy_protocol,
         }),
         (None, Some(listen)) => {

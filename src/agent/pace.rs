@@ -13,8 +13,15 @@ pub(super) struct Pace {
     refusals: u32,
     /// Whether the passcode was ever accepted.
     accepted: bool,
-    /// Tunnels the mapping seems to allow, and when to try for one more.
-    ceiling: Option<(usize, Instant)>,
+    /// The most tunnels that were open at one time: so many the mapping allows.
+    allowed: usize,
+    /// When to try for one more than these; `None` while more were never refused.
+    more_at: Option<Instant>,
+    /// Places that were given back and not asked for again yet, and when the last one was.
+    given_back: (usize, Option<Instant>),
+    /// One of the places that are allowed was refused: when to ask for it again, and how long to
+    /// wait after the next refusal.
+    regain: (Instant, Duration),
     /// Sessions one after another that were in vain, and when the last of them ended.
     vain: (u32, Instant),
     /// Sessions in vain do not count until then: others are served.
@@ -38,8 +45,10 @@ pub(super) enum Outcome {
 /// What a refusal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// The mapping allows no more tunnels.
+    /// The mapping allows no more tunnels than those that are open.
     OneTooMany,
+    /// It has allowed more: the place of one that is over is not free yet, or another has it.
+    NotYet,
     /// The passcode was accepted before.
     NotAnyMore,
     /// The passcode has never been accepted.
@@ -54,7 +63,10 @@ impl Pace {
             delay: limits::REDIAL[0],
             refusals: 0,
             accepted: false,
-            ceiling: None,
+            allowed: 0,
+            more_at: None,
+            given_back: (0, None),
+            regain: (now, limits::REDIAL[0]),
             vain: (0, now),
             forgiven_until: now,
             hasty_until: now,
@@ -76,19 +88,37 @@ impl Pace {
         if dialing >= limits::DIALING || (self.failing && dialing > 0) {
             return Err(None);
         }
-        match self.ceiling {
-            Some((allowed, again)) if open + dialing >= allowed => match dialing {
-                0 if now >= again => Ok(()),
-                0 => Err(Some(again)),
-                _ => Err(None),
-            },
-            _ => Ok(()),
+        let Some(more_at) = self.more_at else { return Ok(()) };
+        if open < self.allowed && self.given_back.0 > 0 {
+            // Others on their way do not count: the connector may hold their refusals for seconds.
+            return Ok(());
+        }
+        let (again, is_ours) = match open + dialing < self.allowed {
+            true => (self.regain.0, true),
+            false => (more_at, false),
+        };
+        match (now >= again, is_ours || dialing == 0) {
+            (_, false) => Err(None),
+            (true, true) => Ok(()),
+            (false, true) => Err(Some(again)),
         }
     }
 
     /// A try begins. While sessions end in vain, each lets the next one wait.
     pub(super) fn dialled(&mut self, now: Instant) {
         self.hasty_until = now + haste(self.vain.0);
+        self.given_back.0 = self.given_back.0.saturating_sub(1);
+    }
+
+    /// Tunnels that the mapping allows, as far as is known.
+    pub(super) fn allowed(&self) -> usize {
+        self.allowed
+    }
+
+    /// A tunnel or its session is over: its place is to be had again at once.
+    pub(super) fn given_back(&mut self, now: Instant) {
+        self.given_back = ((self.given_back.0 + 1).min(self.allowed), Some(now));
+        self.regain.1 = limits::REDIAL[0];
     }
 
     /// The passcode was accepted, with so many tunnels open now.
@@ -96,9 +126,7 @@ impl Pace {
         self.failing = false;
         self.accepted = true;
         self.refusals = 0;
-        if let Some((allowed, _)) = &mut self.ceiling {
-            *allowed = open.max(*allowed);
-        }
+        self.allowed = self.allowed.max(open);
     }
 
     /// There was no answer, or a wrong one.
@@ -108,9 +136,16 @@ impl Pace {
 
     /// The passcode was answered by closing, with so many tunnels open.
     pub(super) fn refused(&mut self, now: Instant, open: usize) -> Refusal {
-        // The passcode is right, so it was one tunnel too many.
-        if open > 0 {
-            self.ceiling = Some((open, now + limits::REFUSED_AGAIN));
+        // The passcode is right, so it was one tunnel too many. With none open that is known for as
+        // long as the connector may take to answer: it may not have seen yet that the last ones ended.
+        let just_now =
+            self.given_back.1.is_some_and(|at| self.accepted && now < at + limits::AUTHORIZED);
+        if open > 0 || just_now {
+            self.more_at = Some(now + limits::REFUSED_AGAIN);
+            if open < self.allowed {
+                self.regain_later(now, open);
+                return Refusal::NotYet;
+            }
             return Refusal::OneTooMany;
         }
         self.refusals = self.refusals.saturating_add(1);
@@ -122,6 +157,19 @@ impl Pace {
             self.not_before = now + limits::REFUSED_AGAIN;
         }
         if self.accepted { Refusal::NotAnyMore } else { Refusal::Never }
+    }
+
+    /// Asks again for a place that was refused, after twice as long each time: the connector has yet
+    /// to see that a session is over. When that takes too long, others have taken the place.
+    fn regain_later(&mut self, now: Instant, open: usize) {
+        let (at, delay) = self.regain;
+        if now < at {
+            return;
+        }
+        if delay >= limits::REFUSED_AGAIN {
+            self.allowed = open.max(1);
+        }
+        self.regain = (now + delay, (2 * delay).min(limits::REFUSED_AGAIN));
     }
 
     /// What was in the way may be mended: the next try need not wait.
@@ -285,6 +333,7 @@ mod tests {
         let now = Instant::now();
         let mut pace = Pace::new(now);
         pace.authorized(1);
+        pace.authorized(2);
         assert_eq!(pace.refused(now, 2), Refusal::OneTooMany);
         assert_eq!(pace.may_open(now, 2, 0), Err(Some(now + limits::REFUSED_AGAIN)));
         assert_eq!(pace.may_open(now, 1, 0), Ok(()), "one has gone");
@@ -297,6 +346,56 @@ mod tests {
         assert_eq!(pace.may_open(now, 0, 0), Err(Some(now + limits::REFUSED_AGAIN)));
         pace.authorized(0);
         assert_eq!(pace.refused(now + limits::REFUSED_AGAIN, 0), Refusal::NotAnyMore);
+    }
+
+    #[test]
+    fn a_place_that_was_given_back_is_asked_for_at_once_and_not_forgotten() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        (1..=3).for_each(|open| pace.authorized(open));
+        assert_eq!(pace.refused(now, 3), Refusal::OneTooMany);
+        for _ in 0..20 {
+            pace.given_back(now);
+            assert_eq!(pace.may_open(now, 2, 5), Ok(()), "held refusals are not in the way");
+            pace.dialled(now);
+            assert_eq!(pace.refused(now, 2), Refusal::NotYet, "the connector is a bit behind");
+            assert_eq!(pace.may_open(now, 2, 0), Err(Some(now + limits::REDIAL[0])));
+            now += limits::REDIAL[0];
+            assert_eq!(pace.may_open(now, 2, 0), Ok(()));
+            pace.dialled(now);
+            pace.authorized(3);
+            assert_eq!(pace.allowed(), 3);
+        }
+    }
+
+    #[test]
+    fn places_that_others_have_taken_are_asked_for_less_and_less_often() {
+        let start = Instant::now();
+        let (mut now, mut count) = (start, 0);
+        let mut pace = Pace::new(now);
+        (1..=3).for_each(|open| pace.authorized(open));
+        while now < start + Duration::from_secs(600) {
+            match pace.may_open(now, 1, 0) {
+                Ok(()) => {
+                    count += 1;
+                    pace.dialled(now);
+                    pace.refused(now, 1);
+                }
+                Err(again) => now = again.unwrap(),
+            }
+        }
+        assert!((20..=35).contains(&count), "{count}");
+        assert_eq!(pace.allowed(), 1);
+    }
+
+    #[test]
+    fn own_sessions_that_have_just_ended_are_no_wrong_passcode() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        pace.authorized(1);
+        pace.given_back(now);
+        assert_eq!(pace.refused(now + ms(900), 0), Refusal::NotYet);
+        assert_eq!(pace.refused(now + limits::AUTHORIZED, 0), Refusal::NotAnyMore);
     }
 
     #[test]

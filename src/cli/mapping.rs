@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::control::{self, ControlError};
 use super::exit::UNKNOWN;
+use crate::agent::options as tunnel;
 use crate::config::folders::Options;
 use crate::limits;
 use crate::mappings::mapping::{Passcode, Pipe};
@@ -260,6 +261,11 @@ fn instructions(
         threshold @ 1..60_000 => format!(" --heartbeat {}", (threshold / 3).max(100)),
         _ => String::new(),
     };
+    // More than the mapping allows would be refused again and again; fewer is the tunnel's own choice.
+    let connections = match u64::from(add.connections) {
+        few if few < tunnel::CONNECTIONS => format!(" --connections {few}"),
+        _ => String::new(),
+    };
     let mut text = format!("mapping {}\n", added.id);
     if add.public {
         let scheme = if daemon.dev { "http" } else { "https" };
@@ -267,9 +273,10 @@ fn instructions(
     }
     for (index, (port, passcode, place)) in places.iter().enumerate() {
         let (what, work) = match (add.public, index) {
-            (true, _) => ("where the service runs", "--target localhost:PORT"),
-            (false, 0) => ("where the service runs", "--target localhost:PORT"),
-            (false, _) => ("where it is used", "--listen 127.0.0.1:PORT"),
+            (true, _) | (false, 0) => {
+                ("where the service runs", format!("--target localhost:PORT{connections}"))
+            }
+            (false, _) => ("where it is used", "--listen 127.0.0.1:PORT".to_owned()),
         };
         let secret = match place {
             Some(path) => format!("--passcode-file {}", quoted(path)),
