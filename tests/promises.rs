@@ -1,10 +1,14 @@
-//! The documents' promises: every test that they name exists.
+//! The documents' promises: every test that they name exists, and every file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The documents, and how many tests each names at least: a check that finds none proves none.
-const PAGES: [(&str, usize); 2] = [("docs/threat-model.md", 40), ("docs/testing.md", 10)];
+const PAGES: [(&str, usize); 3] =
+    [("docs/threat-model.md", 40), ("docs/testing.md", 10), ("docs/results/testing.md", 10)];
+
+/// What scripts write into the results, between a mark and its end.
+const MARKS: [&str; 3] = ["results", "embedded", "attack"];
 
 #[test]
 fn every_test_named_in_the_documents_exists() {
@@ -21,6 +25,16 @@ fn every_test_named_in_the_documents_exists() {
         );
     }
     assert!(missing.is_empty(), "there is no\n{}", missing.join("\n"));
+}
+
+#[test]
+fn results_have_the_marks_between_which_scripts_write() {
+    let page = fs::read_to_string(root().join("docs/results/performance.md")).unwrap();
+    for name in MARKS {
+        let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->\n"));
+        assert_eq!((page.matches(&begin).count(), page.matches(&end).count()), (1, 1), "{name}");
+        assert!(page.find(&begin) < page.find(&end), "{name}");
+    }
 }
 
 fn root() -> &'static Path {

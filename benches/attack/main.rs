@@ -4,7 +4,7 @@
 //!     cargo bench --bench attack                 everything
 //!     cargo bench --bench attack -- --quick      two threads, shorter
 //!     cargo bench --bench attack -- --only key   attacks whose name holds the word
-//!     cargo bench --bench attack -- --record     everything, and its table into docs/performance.md
+//!     cargo bench --bench attack -- --record     everything, and its table into docs/results/performance.md
 //!
 //! The load average at the beginning and at the end tells whether the machine had other things to do.
 //!
@@ -97,8 +97,8 @@ impl Report {
 
     /// Writes it into the page, in the place of the last one.
     fn record(&self) {
-        const MARKS: [&str; 2] = ["<!-- attack -->\n", "<!-- /attack -->"];
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
+        const MARKS: [&str; 2] = ["<!-- attack -->\n", "<!-- end of attack -->"];
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/results/performance.md");
         let page = std::fs::read_to_string(path).expect("the page");
         let [from, to] = MARKS.map(|mark| page.find(mark).expect("a mark"));
         let (before, after) = (&page[..from + MARKS[0].len()], &page[to..]);

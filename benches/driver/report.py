@@ -3,7 +3,11 @@
 import os
 import statistics
 
-from . import plots, relays, targets
+from . import build, plots, relays, targets
+
+# What the benchmarks write.
+RESULTS = os.path.join(build.ROOT, "docs", "results")
+
 
 class Results:
     """Figures by relay and measure."""
@@ -142,15 +146,15 @@ def table(heads, rows):
     return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
 
 
-def write_docs(lines, folder):
-    """Puts the tables into docs/performance.md and draws the plots."""
-    write_between("results", markdown(lines), folder)
-    plots.write(Results(lines), folder)
+def write_docs(lines):
+    """Puts the tables into the results page and draws the plots beside it."""
+    write_between("results", markdown(lines))
+    plots.write(Results(lines), RESULTS)
 
 
-def write_between(name, text, folder):
-    """Replaces what docs/performance.md has between two marks; the rest stays as it is."""
-    path = os.path.join(folder, "performance.md")
+def write_between(name, text):
+    """Replaces what the results page has between two marks; the rest stays as it is."""
+    path = os.path.join(RESULTS, "performance.md")
     with open(path) as file:
         before, begin, rest = file.read().partition(f"<!-- {name} -->\n")
     _, end, after = rest.partition(f"<!-- end of {name} -->\n")
