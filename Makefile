@@ -1,4 +1,4 @@
-# make check    formatting, lints, documentation
+# make check    formatting, the order of the rooms, lints, documentation
 # make test     all tests
 # make deb      packages for amd64, arm64 and armhf, into dist/ (Debian 12, amd64; see docs/packages.md)
 # make install  program, man pages, completion and unit, from target/release (DESTDIR, PREFIX)
@@ -17,6 +17,7 @@ all:
 
 check:
 	$(CARGO) fmt --check
+	.ci/rooms
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --locked
 
