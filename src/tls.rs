@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_rustls::pki_types::pem::PemObject;
@@ -132,6 +133,7 @@ pub struct Identity {
     pub fingerprint: String,
     /// What works, but probably not as wanted: sentences for the operator.
     pub warnings: Vec<String>,
+    dates: Dates,
     /// Whether it was made just now.
     pub made: bool,
 }
@@ -184,11 +186,13 @@ impl Identity {
             }
         }
         let own = certified.end_entity_cert().map_err(TlsError::Settings)?;
-        let mut warnings = doubts(certificate, own, address, Utc::now());
+        let dates = Dates { file: certificate.to_owned(), validity: der::validity(own) };
+        let mut warnings = dates.doubt(Utc::now()).into_iter().collect::<Vec<_>>();
+        warnings.extend(misnamed(certificate, own, address));
         warnings.extend(readable(key));
         let fingerprint = fingerprint(own);
         let certified = Arc::new(certified);
-        Ok(Identity { certified, fingerprint, warnings, made: false })
+        Ok(Identity { certified, fingerprint, warnings, dates, made: false })
     }
 
     /// For agents: nothing is remembered between connections, because the field's agents keep
@@ -241,7 +245,7 @@ impl Identity {
 }
 
 /// What every listener accepts with, made from one reading of the files.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Configs {
     /// Agents' tunnels.
     pub tunnel: Arc<ServerConfig>,
@@ -249,6 +253,9 @@ pub struct Configs {
     pub user: Arc<ServerConfig>,
     /// The control API.
     pub api: Arc<ServerConfig>,
+    dates: Dates,
+    /// Whether the log has what is wrong with these dates.
+    is_told: AtomicBool,
 }
 
 /// The TLS settings in force, which a reload replaces for new connections. Shared by threads.
@@ -270,6 +277,20 @@ impl Tls {
         Ok(())
     }
 
+    /// What is wrong with the dates of the certificate in force, by the clock of this moment.
+    pub fn outdated(&self) -> Option<String> {
+        self.current().dates.doubt(Utc::now())
+    }
+
+    /// Logs once that the certificate in force is out of its time.
+    pub fn tell_outdated(&self) {
+        let configs = self.current();
+        let Some(doubt) = configs.dates.doubt(Utc::now()) else { return };
+        if !configs.is_told.swap(true, Ordering::Relaxed) {
+            log::warn!(target: ALWAYS, "{doubt}");
+        }
+    }
+
     /// The settings in force now, for the next connection.
     pub fn current(&self) -> Arc<Configs> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -282,6 +303,8 @@ impl Configs {
             tunnel: identity.tunnel_config()?,
             user: identity.user_config()?,
             api: identity.api_config(ca)?,
+            is_told: identity.dates.doubt(Utc::now()).is_some().into(),
+            dates: identity.dates.clone(),
         };
         let made = if identity.made { "made self-signed certificate" } else { "certificate" };
         log::info!(target: ALWAYS, "{made}, SHA-256 fingerprint {}", identity.fingerprint);
@@ -352,11 +375,17 @@ fn explain(error: &Error) -> String {
         Error::AlertReceived(
             AlertDescription::UnknownCA
             | AlertDescription::BadCertificate
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::CertificateExpired,
+            | AlertDescription::CertificateUnknown,
         ) => "the peer does not accept this connector's certificate; give it a copy of \
-              server-cert.pem, or have that signed by an authority that it trusts"
+              server-cert.pem, or have that signed by an authority that it trusts (`status` warns \
+              of one that has expired)"
             .into(),
+        Error::AlertReceived(AlertDescription::CertificateExpired) => {
+            "by the peer's clock this connector's certificate has expired, or is not valid yet; put \
+             a new server-cert.pem in place (`status` warns of one that has expired), or set the \
+             peer's clock"
+                .into()
+        }
         error => words::handshake(error),
     }
 }
@@ -481,34 +510,45 @@ fn unusable(error: &Error) -> String {
     }
 }
 
-/// What is doubtful about a certificate: its dates, its names.
-fn doubts(path: &Path, own: &CertificateDer<'_>, address: &str, now: Utc) -> Vec<String> {
-    let mut doubts = Vec::new();
-    let path = path.display();
-    let now = now.to_string();
-    if let Some([from, until]) = der::validity(own) {
-        if until < now {
-            doubts.push(format!(
-                "{path}: expired at {until} (the clock says {now}); agents and users will refuse it"
-            ));
-        } else if now < from {
-            doubts.push(format!(
-                "{path}: not valid before {from} (the clock says {now}: is it set?)"
+/// The dates of a certificate.
+#[derive(Clone, Debug)]
+struct Dates {
+    file: PathBuf,
+    /// As [`Utc`] shows them, from and until.
+    validity: Option<[String; 2]>,
+}
+
+impl Dates {
+    /// What is wrong with them at this moment.
+    fn doubt(&self, now: Utc) -> Option<String> {
+        let [from, until] = self.validity.as_ref()?;
+        let (path, now) = (self.file.display(), now.to_string());
+        if *until < now {
+            return Some(format!(
+                "{path}: expired at {until} (the clock says {now}); agents and users will refuse \
+                 it; put a new one in place and reload, or move it and {KEY} away and restart to \
+                 have a self-signed pair made"
             ));
         }
+        (now < *from)
+            .then(|| format!("{path}: not valid before {from} (the clock says {now}: is it set?)"))
     }
+}
+
+/// A doubt about a certificate that is made out to others than `address`.
+fn misnamed(path: &Path, own: &CertificateDer<'_>, address: &str) -> Option<String> {
     let fits =
         ParsedCertificate::try_from(own).and_then(|own| match ServerName::try_from(address) {
             Ok(name) => verify_server_name(&own, &name),
             Err(_) => Err(Error::UnsupportedNameType),
         });
-    if fits.is_err() {
-        doubts.push(format!(
+    fits.is_err().then(|| {
+        let path = path.display();
+        format!(
             "{path}: not made out to \"{address}\", the `address` in the settings; agents and \
              users that connect by that name will refuse it"
-        ));
-    }
-    doubts
+        )
+    })
 }
 
 /// A doubt about a key that everybody on the machine can read.

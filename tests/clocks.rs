@@ -342,6 +342,30 @@ fn wrong_clock_refuses_controllers_certificates_and_says_why() {
     }
 }
 
+/// Whoever looks at `status` learns why agents and users stay away, and so does the log's reader.
+#[test]
+fn certificate_that_expires_while_the_daemon_runs_is_a_warning_and_a_line() {
+    let authority = Authority::new("the authority");
+    let identity = authority.sign_for_years(&["localhost", "127.0.0.1"], 2020, 2040);
+    let chain = identity.pem() + &authority.pem();
+    let Some((daemon, clock)) = daemon_at(Mode::Tls, RIGHT, |builder| {
+        builder.file("server-cert.pem", chain).file("server-key.pem", identity.key_pem())
+    }) else {
+        return;
+    };
+    let expired = "server-cert.pem: expired at 2040-01-01T00:00:00Z";
+    let is_warned = || state(&daemon)["warnings"].to_string().contains(expired);
+    assert!(!is_warned(), "{}", state(&daemon));
+    clock.turn(FORWARD);
+    assert!(is_warned(), "{}", state(&daemon));
+    until("the log says it", || daemon.log_text().contains(expired));
+    clock.turn(RIGHT);
+    assert!(!is_warned());
+    clock.turn(BACK);
+    assert!(state(&daemon)["warnings"].to_string().contains("not valid before"));
+    assert_eq!(daemon.log_text().matches(expired).count(), 1, "{}", daemon.log_text());
+}
+
 /// A running `tunnel` that lives by a clock.
 struct Tunnel(Child);
 

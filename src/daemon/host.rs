@@ -45,7 +45,9 @@ impl Host for Daemon {
     fn warnings(&self) -> Vec<String> {
         let listen = self.shared.config.borrow().listen_warning();
         let log = self.logging.file_fault();
-        self.api_fault.borrow().clone().into_iter().chain(listen).chain(log).collect()
+        let certificate = self.shared.tls.as_ref().and_then(|tls| tls.outdated());
+        let fault = self.api_fault.borrow().clone();
+        fault.into_iter().chain(listen).chain(certificate).chain(log).collect()
     }
 
     fn stop(&self) {

@@ -18,8 +18,8 @@ pub(super) async fn watchdog(shared: Rc<Shared>, notifier: Rc<Notifier>, interva
     }
 }
 
-/// Writes summaries of repeated log lines, gives memory back, and complains of its own
-/// lateness.
+/// Writes summaries of repeated log lines, gives memory back, says that the certificate has expired,
+/// and complains of its own lateness.
 pub(super) async fn housekeeping(shared: Rc<Shared>, logging: Logging) {
     sleep_watchfully(limits::STARTED).await;
     memory::give_back();
@@ -27,6 +27,9 @@ pub(super) async fn housekeeping(shared: Rc<Shared>, logging: Logging) {
     loop {
         sleep_watchfully(limits::HOUSEKEEPING).await;
         logging.tick();
+        if let Some(tls) = &shared.tls {
+            tls.tell_outdated();
+        }
         if memory::has_changed() {
             memory::tidy();
             shared.workers.each(memory::tidy).await;
