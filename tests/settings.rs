@@ -6,6 +6,8 @@ mod common;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use common::*;
@@ -518,6 +520,52 @@ fn check_sees_with_the_eyes_of_the_services_user() {
     std::os::unix::fs::chown(daemon.config(), Some(0), Some(0)).unwrap();
     let (status, said) = check("nobody-of-this-name");
     assert!(status == Some(2) && said.contains("there is no user"), "{said}");
+}
+
+/// What would be told to somebody else as the remedy would break a service that runs.
+#[test]
+fn check_tells_an_onlooker_to_use_sudo_and_changes_no_owner() {
+    if !rustix::process::geteuid().is_root() {
+        could_not_run("not root, so that nobody else's eyes can be had");
+        return;
+    }
+    let daemon = Daemon::new(Mode::Tls);
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    // As the package makes them: nobody else may enter, or write.
+    let (config, log) = (daemon.config(), daemon.log());
+    mode(daemon.folder(), 0o755);
+    mode(&log, 0o755);
+    let check = || {
+        let [program, arguments @ ..] = &binary()[..] else { unreachable!() };
+        let output = Command::new(program)
+            .args(arguments)
+            .arg("check")
+            .arg("--config")
+            .arg(&config)
+            .arg("--log")
+            .arg(&log)
+            .uid(65534)
+            .gid(65534)
+            .output();
+        output.map(|output| {
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        })
+    };
+    for folder in [0o750, 0o755] {
+        mode(&config, folder);
+        let Ok((status, said)) = check() else {
+            could_not_run("the program lies where only root can run it");
+            return;
+        };
+        assert_eq!(status, Some(2), "{said}");
+        assert!(said.contains("who does not run the service"), "{said}");
+        assert!(said.contains("`sudo iofog-connector check`"), "{said}");
+        for wrong in ["chown", "chmod", "the service's user may not"] {
+            assert!(!said.contains(wrong), "{wrong}: {said}");
+        }
+    }
 }
 
 #[test]

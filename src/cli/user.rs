@@ -43,10 +43,7 @@ impl User {
             .map(|file| fs::read_to_string(Path::new(file)).unwrap_or_default());
         let own = geteuid();
         match name {
-            None if own.is_root() => {
-                let service = User::find(SERVICE, &users, &groups);
-                Ok(service.or_else(|| User::owner(dir, &users, &groups)))
-            }
+            None if own.is_root() => Ok(User::service(dir, &users, &groups)),
             None => Ok(None),
             Some(name) => match User::find(name, &users, &groups) {
                 None => Err(format!(
@@ -62,6 +59,21 @@ impl User {
                 user => Ok(user),
             },
         }
+    }
+
+    /// Whether this is neither root nor the user that runs the service, so that what it may not read
+    /// says nothing of the service.
+    pub(super) fn is_onlooker(dir: &Path) -> bool {
+        let own = geteuid();
+        let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let owns = fs::metadata(dir).is_ok_and(|folder| folder.uid() == own.as_raw());
+        let service = User::service(dir, &users, "");
+        !own.is_root() && !owns && service.is_none_or(|user| user.id != own.as_raw())
+    }
+
+    /// The user that runs the service, or who owns the folder in which it must write.
+    fn service(dir: &Path, users: &str, groups: &str) -> Option<Self> {
+        User::find(SERVICE, users, groups).or_else(|| User::owner(dir, users, groups))
     }
 
     /// The owner of a folder; `None` for root.
