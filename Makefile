@@ -1,6 +1,7 @@
 # make check    formatting, the order of the rooms, lints, documentation
 # make test     all tests
 # make deb      packages for amd64, arm64 and armhf, into dist/ (Debian 12, amd64; see docs/packages.md)
+# make release  checks, packages and a tag for this version; DRY_RUN=1 only says what it would do
 # make install  program, man pages, completion and unit, from target/release (DESTDIR, PREFIX)
 
 PREFIX ?= /usr/local
@@ -10,7 +11,7 @@ PROGRAM ?= target/release/iofog-connector
 # The last commit's time, so that one commit makes one and the same package.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || dpkg-parsechangelog -STimestamp)
 
-.PHONY: all check test deb install
+.PHONY: all check test deb release install
 
 all:
 	$(CARGO) build --release --locked
@@ -27,6 +28,9 @@ test:
 deb:
 	cross/build $(ARCHS)
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) cross/package $(ARCHS)
+
+release:
+	cross/release
 
 install:
 	install -D -m 0755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/iofog-connector
