@@ -1,5 +1,6 @@
-//! The documents' promises: every test that they name exists, and every file.
+//! The documents' promises: every test that they name exists, and whatever they link to.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,52 @@ fn results_have_the_marks_between_which_scripts_write() {
         assert_eq!((page.matches(&begin).count(), page.matches(&end).count()), (1, 1), "{name}");
         assert!(page.find(&begin) < page.find(&end), "{name}");
     }
+}
+
+#[test]
+fn every_link_in_the_documents_leads_to_a_file_and_a_heading_that_exist() {
+    let mut pages = Vec::new();
+    collect(root(), &mut pages);
+    collect(&root().join(".github"), &mut pages);
+    for folder in ["docs", "docs/decisions", "docs/results"] {
+        collect(&root().join(folder), &mut pages);
+    }
+    let (mut count, mut broken) = (0, Vec::new());
+    for page in &pages {
+        let text = fs::read_to_string(page).unwrap();
+        for link in links(&text).filter(|link| !link.contains(':')) {
+            count += 1;
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { page.clone() } else { page.with_file_name(file) };
+            let is_there = target.exists()
+                && (heading.is_empty()
+                    || headings(&fs::read_to_string(&target).unwrap()).contains(heading));
+            if !is_there {
+                broken.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(count > 50, "{count} links in {} pages", pages.len());
+    assert!(broken.is_empty(), "these lead nowhere:\n{}", broken.join("\n"));
+}
+
+/// The Markdown files of a folder.
+fn collect(folder: &Path, pages: &mut Vec<PathBuf>) {
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    pages.extend(files.filter(|file| file.extension().is_some_and(|kind| kind == "md")));
+}
+
+/// What stands between `](` and `)`.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link)
+}
+
+/// The headings as links name them: small letters, digits, `-` and `_`, spaces as `-`.
+fn headings(text: &str) -> BTreeSet<String> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix('#'));
+    let title = |line: &str| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    let kept = |letter: &char| letter.is_alphanumeric() || "-_".contains(*letter);
+    lines.map(|line| title(line).chars().filter(kept).collect()).collect()
 }
 
 fn root() -> &'static Path {
