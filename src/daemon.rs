@@ -203,6 +203,7 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
         api_task.cancel().await;
         let again = asked_again(&asked, by_signal, &registry, logging);
         or(or(registry.drain(patience), again), tell(&notifier, &registry)).await;
+        registry.cut().await;
         control_task.cancel().await;
     };
     or(asked_to_stop, runtime::run(|| executor.tick())).await;

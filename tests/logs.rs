@@ -180,6 +180,50 @@ fn connectionlog_writes_users_and_sessions_only_when_asked() {
     }
 }
 
+/// Nobody is cut without a trace.
+#[test]
+fn users_and_sessions_that_a_removal_or_a_stop_cuts_are_told_of() {
+    let builder = || Daemon::builder(Mode::Plain).set("connectionlog", true).set("drain", 300);
+    let has = |daemon: &Daemon, parts: &[&str]| {
+        let log = daemon.log_text();
+        let found = log.lines().any(|line| parts.iter().all(|part| line.contains(part)));
+        assert!(found, "{parts:?}: {log}");
+    };
+    for is_removed in [true, false] {
+        let mut daemon = builder().start();
+        let mapping = daemon.api().add_public(1, NEVER);
+        let (served, agent) = daemon.session(&mapping);
+        let mut waiting = daemon.user(&mapping);
+        waiting.send(b"question");
+        let number = |name| daemon.api().number(&mapping, name);
+        until("it waits", || number("counts.usersWaiting") == 1);
+        if is_removed {
+            daemon.api().remove(&mapping);
+            waiting.expect_closed();
+            has(&daemon, &["removed; cut: 1 session and 1 waiting user"]);
+            let refused = daemon.api().state()["removed"]["usersRefused"].as_u64();
+            assert_eq!(refused, Some(1), "who waited is counted");
+        } else {
+            daemon.stop();
+        }
+        let why = if is_removed { "its mapping was removed" } else { "the connector was stopping" };
+        let [served_by, waiting_at] = [served.local(), waiting.local()].map(|at| at.to_string());
+        let agent_at = agent.link.local().to_string();
+        has(&daemon, &["session of", &agent_at, &served_by, "was cut after", why]);
+        has(&daemon, &[&waiting_at, "closed", why]);
+    }
+    let mut daemon = builder().set("drain", 600_000).start();
+    let mapping = daemon.api().add_public(1, NEVER);
+    let (served, _agent) = daemon.session(&mapping);
+    daemon.signal(Signal::TERM);
+    until("it is stopping", || daemon.log_text().contains("stopping: sessions have"));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().status.code(), Some(0));
+    has(&daemon, &[&served.local().to_string(), "was cut after", "the connector was stopping"]);
+    let log = daemon.log_text();
+    assert!(log.lines().last().is_some_and(|line| line.ends_with(" stopped")), "{log}");
+}
+
 fn control_characters_are_escaped(mode: Mode) {
     let hostile = "\u{1b}[31mred\n2026-01-01T00:00:00Z ERROR forged\r\u{7}\u{9b}\u{202e}%n";
     let mut daemon = Daemon::builder(mode).set("loglevel", "trace").prepare();

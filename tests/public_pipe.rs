@@ -682,6 +682,8 @@ fn tunnel_that_is_read_to_nowhere_keeps_its_heartbeats_and_its_threshold(mode: M
     }
     agent.expect_closed();
     until("its place is free", || draining() == 0);
+    let said = format!("tunnel of {} closed: its heartbeat is absent", agent.link.local());
+    assert!(daemon.log_text().contains(&said), "{}", daemon.log_text());
 }
 
 fn no_foreign_byte_in_many_sessions_with_aborting_users(mode: Mode) {

@@ -49,6 +49,11 @@ impl<K: Ord, T> Named<K, T> {
         self.things.values()
     }
 
+    /// Takes all out, in order of arrival.
+    pub fn take(&mut self) -> impl Iterator<Item = T> {
+        std::mem::take(self).things.into_values()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.things.len()

@@ -201,6 +201,23 @@ impl Drop for Counted<'_> {
     }
 }
 
+/// Tells of a user or a session that is cut where it stands: when dropped, without an end of its own.
+pub struct Cut<F: Fn()>(pub F);
+
+impl<F: Fn()> Cut<F> {
+    /// There is an end, which is told of as such.
+    pub fn is_none(self) {
+        // Nothing but references is in it.
+        std::mem::forget(self);
+    }
+}
+
+impl<F: Fn()> Drop for Cut<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// What a session takes of its agent's side, given back at its end; and whose tunnel it is.
 struct Taken<'a> {
     place: Place,
@@ -317,6 +334,14 @@ impl Pipe {
     pub fn stop(&self) {
         self.stop.1.close();
         self.pairing.close();
+    }
+
+    /// Why those are cut that are still there when the future of [`Pipe::run`] is dropped.
+    pub fn why_cut(&self) -> &'static Refusal {
+        match self.pairing.is_closed() {
+            true => &refused::USER_STOPPING,
+            false => &refused::USER_REMOVED,
+        }
     }
 
     /// Returns once no relay of this mapping is left on any worker. The future of [`Pipe::run`]
@@ -559,7 +584,18 @@ impl Pipe {
         });
         self.is_over(Of::Users);
         let ((near, far), relay) = self.begin(tunnel, partner, user);
+        let began = Instant::now();
+        let cut = Cut(|| {
+            self.connection(format_args!(
+                "session of {} and {} was cut after {:.1} s: {}",
+                peers[0],
+                peers[1],
+                began.elapsed().as_secs_f32(),
+                self.why_cut().why
+            ));
+        });
         let (ended, draining) = relay.await.ok().unzip();
+        cut.is_none();
         let Taken { place, in_use, agent } = near;
         // Before the agent can have redialled: the worker tells of the end, then closes.
         drop((far, in_use));
@@ -645,7 +681,7 @@ impl Pipe {
             Outcome::Left | Outcome::Absent | Outcome::Stalled => {
                 self.pairing.lost(drained.missing);
                 if drained.outcome == Outcome::Absent {
-                    self.count(|counts| counts.tunnels_absent += 1);
+                    self.tunnel_absent(peer);
                 }
                 drop(place);
                 log::debug!("{}: tunnel of {peer} is gone: {:?}", self.id(), drained.outcome);
@@ -783,8 +819,7 @@ impl Pipe {
                 self.shared.refusals.refuse(stream, peer.ip()).await;
             }
             Alone::Absent => {
-                self.count(|counts| counts.tunnels_absent += 1);
-                log::info!(target: self.id(), "{}: tunnel of {peer} closed: its heartbeat is absent", self.id());
+                self.tunnel_absent(peer);
                 stream.part();
             }
             Alone::Stalled => {
@@ -793,6 +828,11 @@ impl Pipe {
             Alone::Left => log::debug!("{}: tunnel of {peer} was closed by its agent", self.id()),
         }
         drop(file);
+    }
+
+    fn tunnel_absent(&self, peer: SocketAddr) {
+        self.count(|counts| counts.tunnels_absent += 1);
+        log::info!(target: self.id(), "{}: tunnel of {peer} closed: its heartbeat is absent", self.id());
     }
 
     /// Lets a refused agent go. Counts and logs at once; the rest takes its time.

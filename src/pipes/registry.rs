@@ -167,13 +167,19 @@ impl Registry {
         }
         self.store(Change::Remove(id.into())).await?;
         let removed = self.running.borrow_mut().remove(id);
+        let mut cut = String::new();
         if let Some(Running { pipe, task }) = removed {
+            let Counts { sessions, users_waiting, .. } = pipe.status().counts;
+            let left = Draining { sessions, users_waiting, milliseconds_left: 0 };
+            if !left.is_over() {
+                cut = format!("; cut: {}", left.who());
+            }
             task.cancel().await;
             pipe.closed().await;
             let counts = pipe.status().counts.without_gauges();
             self.removed.set(self.removed.get().plus(counts));
         }
-        log::info!(target: ALWAYS, "mapping {id} removed");
+        log::info!(target: ALWAYS, "mapping {id} removed{cut}");
         Ok(())
     }
 
@@ -288,6 +294,14 @@ impl Registry {
                 each(|pipe| pipe.pairing.dismiss(false));
             }
             sleep(limits::DRAIN_CHECK).await;
+        }
+    }
+
+    /// Closes every mapping at once. Those whose session or wait this cuts are told of.
+    pub async fn cut(&self) {
+        let all: Vec<_> = self.running.borrow_mut().take().collect();
+        for Running { task, .. } in all {
+            task.cancel().await;
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::net::tcp_info;
 use crate::os::FileGuard;
 use crate::pipes::crowd::Member;
 use crate::pipes::pairing::{Fate, Waiting};
-use crate::pipes::pipe::{Pipe, Secured};
+use crate::pipes::pipe::{Cut, Pipe, Secured};
 use crate::report::status::reached::USERS_WAITING;
 use crate::report::status::refused::{self, Refusal};
 use crate::runtime::{Timer, until};
@@ -78,9 +78,11 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
     };
     let deadline = Instant::now() + user_wait;
     let user = Box::new(User { stream, peer, has_spoken: false, file });
+    let cut = Cut(|| pipe.refused(pipe.why_cut(), 1, peer));
     let waiting = match Box::pin(find_seat(pipe, user, &place, deadline)).await {
         Ok(waiting) => waiting,
         Err((user, end)) => {
+            cut.is_none();
             tell(pipe, peer, &end, user.has_spoken);
             return user.stream.part();
         }
@@ -89,6 +91,7 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
     drop(place);
     pipe.pairing.pair();
     let end = wait(pipe, &waiting, deadline).await;
+    cut.is_none();
     let user = waiting.occupant.take();
     tell(pipe, peer, &end, user.as_ref().is_some_and(|user| user.has_spoken));
     if let (Wait::TimedOut, Some(user)) = (end, user) {

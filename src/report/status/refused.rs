@@ -58,6 +58,8 @@ refusals! {
         "limit who reaches this port";
     /// It had sent something, and left.
     LEFT: USER, "it left before a tunnel was free", "";
+    /// Its mapping is removed.
+    USER_REMOVED: USER, "its mapping was removed", "";
     /// The daemon is stopping.
     USER_STOPPING: USER, "the connector was stopping", "";
     /// What it sent is not the passcode of its port.
