@@ -56,7 +56,7 @@ machine and carries each into a private pipe, to the service at its other side.
   --ca FILE                Trust this CA, or exactly this certificate (PEM) [the system's]
   --plain                  No TLS, for `dev` connectors
   --connections N          Idle tunnels kept ready for users                 [8]
-  --sessions N             Sessions at one time; idle tunnels count as such  [1000]
+  --sessions N             Sessions at one time; idle tunnels count as such  [256]
   --pending N              --listen: connections that may wait for a session [128]
   --heartbeat MS           Time between heartbeats of an idle tunnel         [20000]
   --proxy-protocol         Send the service the user's address first (PROXY protocol 2)
