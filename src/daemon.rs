@@ -286,6 +286,9 @@ fn reload(options: &Options, shared: &Shared, logging: &Logging) {
         }
     }
     shared.pool.replace(&new.ports);
+    if let Some(doubt) = shared.pool.outside() {
+        log::warn!(target: ALWAYS, "{doubt}");
+    }
     logging.set_level(new.log_level);
     shared.config.replace(Rc::new(new));
     log::info!(target: ALWAYS, "settings read again");

@@ -224,6 +224,32 @@ fn texts_of_ports_that_are_not_free_are_one_sentence() {
 }
 
 #[test]
+fn ports_that_a_reload_takes_from_mappings_are_a_warning_and_a_line() {
+    let daemon = Daemon::builder(Mode::Plain).ports(6).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let exclude = |ports: &[u16]| {
+        let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+        daemon.set("exclude", ports);
+        let before = daemon.log_text().matches("settings read again").count();
+        daemon.signal(Signal::HUP);
+        let read = || daemon.log_text().matches("settings read again").count() > before;
+        until("the settings are read again", read);
+    };
+    let warnings = || daemon.control().state()["warnings"].to_string();
+    let said = format!(
+        "leaves out what mappings have: {}, {}; they stay open until a restart",
+        mapping.port1, mapping.port2
+    );
+    assert!(!warnings().contains("leaves out"), "{}", warnings());
+    exclude(&[mapping.port1, mapping.port2]);
+    assert!(warnings().contains(&said), "{}", warnings());
+    assert_eq!(lines(&daemon, &said).len(), 1, "{}", daemon.log_text());
+    daemon.session(&mapping);
+    exclude(&[]);
+    assert!(!warnings().contains("leaves out"), "{}", warnings());
+}
+
+#[test]
 fn warnings_beside_faults_are_logged_as_warnings_at_a_reload() {
     let daemon = Daemon::new(Mode::Plain);
     daemon.set("userwait", -1);

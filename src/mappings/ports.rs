@@ -220,6 +220,27 @@ impl Pool {
         }
     }
 
+    /// A sentence for the operator where leases live on whose ports are no longer in the pool.
+    pub fn outside(&self) -> Option<String> {
+        let state = self.state.borrow();
+        let outside = |port: &&u16| !state.allowed.contains(**port);
+        let mut ports: Vec<_> = state.leased.iter().filter(outside).collect();
+        if ports.is_empty() {
+            return None;
+        }
+        ports.sort_unstable();
+        let mut named: Vec<_> = ports.iter().take(5).map(|port| port.to_string()).collect();
+        if let Some(more @ 1..) = ports.len().checked_sub(named.len()) {
+            named.push(format!("and {more} more"));
+        }
+        Some(format!(
+            "\"ports\" in the settings leaves out what mappings have: {}; they stay open until a \
+             restart and would be inactive then: add them to \"ports\", take them out of \
+             \"exclude\", or remove the mappings",
+            named.join(", ")
+        ))
+    }
+
     fn leased(&self, port: u16, listener: TcpListener, file: FileGuard) -> Lease {
         self.state.borrow_mut().leased.insert(port);
         Lease { listener, _file: file, place: Place { port, state: self.state.clone() } }

@@ -236,6 +236,7 @@ impl Registry {
                 .open_api_warning()
                 .into_iter()
                 .chain(self.store_fault.borrow().clone())
+                .chain(self.shared.pool.outside())
                 .collect(),
             mappings: self.running.borrow().iter().map(|running| running.pipe.status()).collect(),
             direct: self.direct.borrow().len(),
