@@ -151,12 +151,14 @@ pub const HANDSHAKE_BYTES: usize = 16 * 1024;
 pub const GREETING: usize = 4 * 1024;
 
 /// The same bytes of all strangers on all ports beyond [`GREETING`] each; who has more than is left is
-/// closed. So a stranger in TLS costs what rustls and its task have, 6 KiB, and [`GREETING`], and all of
-/// them this in addition: 1,000 have 14 MiB at most, where each could take 70 KiB.
+/// closed. So a stranger in TLS costs 2.4 KiB before it speaks and 7.7 KiB once it greets (rustls and
+/// the task), with what is always held for it 10.8 KiB, all measured with 1,000 of them on a release
+/// build; 12 KiB with what is rounded up ([`STRANGER_STEP`]). 1,000 have 12 MiB and this, 16 MiB, at
+/// most, where each could take 70 KiB. The sum of all stands in docs/threat-model.md.
 pub const GREETINGS: usize = 4 * 1024 * 1024;
 
-/// Bytes that are read at once from a stranger in TLS: what it is ahead of itself, beside
-/// [`GREETING`].
+/// Bytes that are read at once from a stranger in TLS, into a buffer of the thread: what is left of
+/// them counts as held.
 pub const STRANGER_READ: usize = 4 * 1024;
 
 /// What is held for a stranger grows by so many bytes, and is not doubled.

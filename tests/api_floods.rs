@@ -13,7 +13,10 @@ use std::time::{Duration, Instant};
 use common::*;
 use serde_json::json;
 
-in_both_modes!(limit_of_connections_that_is_reached_is_said_in_the_status,);
+in_both_modes!(
+    limit_of_connections_that_is_reached_is_said_in_the_status,
+    requests_that_are_not_whole_have_so_much_memory_and_what_is_more_is_503,
+);
 
 /// For how long a connection keeps its place at the least.
 const TURN: Duration = Duration::from_millis(200);
@@ -151,6 +154,57 @@ fn limit_of_connections_that_is_reached_is_said_in_the_status(mode: Mode) {
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
     assert!(table.contains("limit reached: 256 API connections at one time, "), "{table}");
     drop(mute);
+}
+
+fn requests_that_are_not_whole_have_so_much_memory_and_what_is_more_is_503(mode: Mode) {
+    raise_files();
+    const CALLERS: usize = 200;
+    const SENT: usize = 60_000;
+    // 4 MiB for all of them, beside 2 KiB each.
+    const FIT: usize = 4 * 1024 * 1024 / (SENT - 2048) + 1;
+    let daemon = Daemon::new(mode);
+    let head = format!("POST /api/v2/mapping/add HTTP/1.1\r\nContent-Length: {}\r\n\r\n", SENT + 1);
+    let body = vec![b'x'; SENT];
+    let begin = || {
+        let mut caller = daemon.api().connect();
+        caller.send(head.as_bytes());
+        // One that was refused may have been closed already.
+        let _ = caller.link.try_send(&body);
+        caller
+    };
+    // What one takes is held while it is alone.
+    let mut one = begin();
+    one.send(b"x");
+    one.response().failed(400);
+    let base = daemon.resident();
+    let mut callers: Vec<_> = (0..CALLERS).map(|_| (begin(), Vec::new())).collect();
+    let is_refused = |answer: &[u8]| answer.starts_with(b"HTTP/1.1 503 ");
+    until("the surplus is refused", || {
+        for (caller, answer) in &mut callers {
+            while let Some(Got::Bytes(bytes)) = caller.link.read_now(64 * 1024) {
+                answer.extend(bytes);
+            }
+        }
+        callers.iter().filter(|(_, answer)| is_refused(answer)).count() >= CALLERS - FIT
+    });
+    // Small requests have what they need at any time.
+    daemon.api().state();
+    let remedy = "send it again a little later";
+    for (_, answer) in callers.iter().filter(|(_, answer)| is_refused(answer)) {
+        let text = String::from_utf8_lossy(answer);
+        assert!(
+            text.contains(remedy) && text.contains("other requests that are not complete"),
+            "{text}"
+        );
+    }
+    let grown = daemon.peak().saturating_sub(base);
+    println!("{mode:?}: {grown} KiB for {CALLERS} callers");
+    drop(callers);
+    until("there is room again", || {
+        let mut one = begin();
+        one.link.try_send(b"x").is_ok()
+            && one.try_response().is_some_and(|answer| answer.status == 400)
+    });
 }
 
 #[test]
