@@ -307,9 +307,10 @@ impl Handshake {
                 self.counters.refusals.borrow_mut().count(&refused::CALLER_TLS);
                 log::warn!(
                     target: refused::CALLER_TLS.why,
-                    "API: TLS handshake with {} failed: {}",
+                    "API: TLS handshake with {} failed: {}; {}",
                     self.ip,
-                    tls::explain_handshake(&error)
+                    tls::explain_handshake(&error),
+                    refused::CALLER_TLS.remedy
                 );
             }
         }

@@ -89,7 +89,8 @@ refusals! {
     /// `command=stop` over TCP.
     STOP_FROM_AFAR: CALLER, "it asked for a stop from afar", "stop the connector on its machine";
     /// Its handshake failed.
-    CALLER_TLS: CALLER, "its TLS handshake failed", "callers speak TLS, unless dev is true";
+    CALLER_TLS: CALLER, "its TLS handshake failed",
+        "callers speak TLS (https://, curl --cacert server-cert.pem), unless dev is true";
     /// Strangers hold as much as they may.
     CALLERS_MEMORY: CALLER, "what it sent was long and unfinished, and others had all the memory for such",
         "limit who reaches the API's port";
