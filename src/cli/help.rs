@@ -63,5 +63,5 @@ machine and carries each into a private pipe, to the service at its other side.
   --drain MS               After SIGTERM, time for sessions to finish        [5000]
   --from FILE              Read options from this file: `name=value`, one a line, named as
                            above, without dashes; also `passcode=`, unless others can
-                           read it. What the command line says counts more.
+                           read it. The command line takes precedence.
 ";
