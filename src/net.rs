@@ -6,5 +6,6 @@ pub mod dial;
 pub mod handshake;
 pub(crate) mod share;
 pub mod socket;
+pub mod stall;
 pub mod stream;
 pub mod tcp_info;

@@ -2,6 +2,7 @@
 //! and how long a task may go on before others have their turn. It knows nothing of tunnels or
 //! TLS.
 
+mod deadlines;
 mod io;
 mod line;
 mod reactor;
@@ -10,6 +11,7 @@ mod timer;
 pub mod turn;
 mod workers;
 
+pub use deadlines::Deadlines;
 pub use io::Io;
 pub use line::{Line, Place};
 #[cfg(test)]

@@ -25,6 +25,7 @@ use smol::io::{AsyncRead, AsyncWrite};
 use crate::limits;
 use crate::net::conduit::Conduit;
 use crate::net::share::Share;
+use crate::net::stall::Acknowledged;
 use crate::net::tcp_info;
 use crate::runtime::turn::{Rest, Turn};
 use crate::runtime::{Io, Timer, looks, now, yield_turn};
@@ -752,30 +753,10 @@ impl Stream {
         }
     }
 
-    /// Whether [`Stream::is_stalled`] is worth asking.
-    pub fn may_stall(&self) -> bool {
-        self.state.waiting_since.is_some()
-    }
-
     /// Has the kernel ask the peer whether it still knows of this connection once it has been
     /// silent for so long, which may be now. Only a courtesy: failing changes nothing.
     pub fn keep_alive_after(&self, idle: Duration) {
         let _ = rustix::net::sockopt::set_tcp_keepidle(self.socket(), idle);
-    }
-
-    /// Whether the peer has acknowledged nothing for [`limits::UNACKNOWLEDGED`] while bytes wait
-    /// for it: it is gone, however slowly a living one may read (protocol page, section 6).
-    pub fn is_stalled(&mut self) -> bool {
-        let Some(since) = self.state.waiting_since else { return false };
-        let Ok(tcp) = tcp_info::ask(self.socket()) else { return false };
-        if tcp.packets == 0 && self.state.queued == 0 {
-            self.state.waiting_since = None;
-            return false;
-        }
-        let now = now();
-        let acknowledged = now.checked_sub(tcp.silent_for).unwrap_or(now);
-        tcp.is_owed()
-            && now.saturating_duration_since(since.max(acknowledged)) >= limits::UNACKNOWLEDGED
     }
 
     /// Whether bytes wait in the kernel for a slow peer that has acknowledged some since last
@@ -792,6 +773,25 @@ impl Stream {
     /// As [`Stream::poll_flush`].
     pub async fn flush(&mut self) -> io::Result<()> {
         poll_fn(|context| self.poll_flush(context)).await
+    }
+}
+
+impl Acknowledged for Stream {
+    fn may_stall(&self) -> bool {
+        self.state.waiting_since.is_some()
+    }
+
+    fn is_stalled(&mut self) -> bool {
+        let Some(since) = self.state.waiting_since else { return false };
+        let Ok(tcp) = tcp_info::ask(self.socket()) else { return false };
+        if tcp.packets == 0 && self.state.queued == 0 {
+            self.state.waiting_since = None;
+            return false;
+        }
+        let now = now();
+        let acknowledged = now.checked_sub(tcp.silent_for).unwrap_or(now);
+        tcp.is_owed()
+            && now.saturating_duration_since(since.max(acknowledged)) >= limits::UNACKNOWLEDGED
     }
 }
 

@@ -12,6 +12,7 @@ use smol::future::or;
 
 use crate::limits;
 use crate::mappings::mapping::Passcode;
+use crate::net::stall::{Stall, StallWatch};
 use crate::net::stream::{Received, Stream, is_too_many, is_too_much};
 use crate::net::tcp_info;
 use crate::os::FileGuard;
@@ -20,7 +21,7 @@ use crate::pipes::pairing::{Verdict, Waiting};
 use crate::pipes::pipe::{Pipe, Place, Secured};
 use crate::report::status::refused;
 use crate::runtime::turn::Pace;
-use crate::runtime::{Timer, now, until};
+use crate::runtime::{Deadlines, Timer, now, until};
 use crate::session::Drained;
 use crate::wire::greeting::{Offer, Version};
 use crate::wire::heartbeat::{BEAT, Rhythm, beats};
@@ -391,48 +392,98 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Listens to the waiting agent; ready when its wait is over without a partner.
-    fn poll_alone(&mut self, context: &Context<'_>, public: bool) -> Poll<Alone> {
+    /// Listens to the waiting agent and looks after it; ready when its wait is over without a
+    /// partner.
+    fn poll_idle(
+        &mut self,
+        context: &Context<'_>,
+        pipe: &Pipe,
+        side: usize,
+        watch: &mut StallWatch,
+        deadlines: &mut Deadlines,
+    ) -> Poll<Alone> {
+        if let Err(why) = self.listen(context, pipe.is_public()) {
+            return Poll::Ready(why);
+        }
+        let threshold = pipe.agent_port(side).limits.heartbeat_threshold;
+        let absent_at = threshold.map(|threshold| self.rhythm.last_heard() + threshold);
+        if absent_at.is_some_and(|at| deadlines.has_passed(at)) {
+            return Poll::Ready(Alone::Absent);
+        }
+        // Asked no sooner than it could have become true.
+        let stall = watch.look(&mut self.stream, limits::UNACKNOWLEDGED, deadlines);
+        if stall == Stall::Gone {
+            return Poll::Ready(Alone::Stalled);
+        }
+        if self.probed.is_some_and(|at| deadlines.has_passed(at + limits::PLACE_WAIT)) {
+            self.end_probe();
+        }
+        if let Some(at) = self.resumes_at(deadlines.now()) {
+            deadlines.look_at(at);
+        }
+        Poll::Pending
+    }
+
+    /// Reads what the agent says while it waits, and answers; an error is why its wait is over.
+    fn listen(&mut self, context: &Context<'_>, public: bool) -> Result<(), Alone> {
         loop {
-            match self.stream.poll_flush(context) {
-                Poll::Ready(Ok(())) => self.answers = 0,
-                Poll::Ready(Err(_)) => return Poll::Ready(Alone::Left),
-                Poll::Pending => {}
-            }
-            if !self.held.is_empty() && (public || self.version == Version::Two) {
-                return Poll::Ready(Alone::OutOfStep);
-            }
-            if self.ended {
-                // What it sent before is still to be delivered, unless it is gone altogether.
-                return self.stream.poll_gone(context).map(|()| Alone::Left);
-            }
-            if self.is_full() || self.resumes_at(now()).is_some() {
-                // Who is not read cannot be heard, but is known to have gone, or to have ended: from
-                // then on its silence counts.
-                let gone = self.stream.poll_gone(context);
-                if !self.stream.has_ended() {
-                    self.rhythm.heard(now());
-                }
-                return gone.map(|()| Alone::Left);
-            }
-            let before = self.stream.spent();
-            let mut units: Vec<Box<[u8]>> = Vec::new();
-            match self.stream.poll_receive(context, &mut |unit| units.push(unit.into())) {
-                Poll::Ready(Ok(Received::Bytes(_))) => {
-                    let heard = units.iter().try_for_each(|unit| self.hear(unit));
-                    if heard.is_err() {
-                        return Poll::Ready(Alone::Left);
-                    }
-                    self.pace.charge(self.stream.spent().saturating_sub(before), now());
-                }
-                Poll::Ready(Ok(Received::Ended)) if self.held.is_empty() => {
-                    return Poll::Ready(Alone::Left);
-                }
-                Poll::Ready(Ok(Received::Ended)) => self.ended = true,
-                Poll::Ready(Err(_)) => return Poll::Ready(Alone::Left),
-                Poll::Pending => return Poll::Pending,
+            self.flush(context)?;
+            if !self.may_be_read(context, public)? || !self.read(context)? {
+                return Ok(());
             }
         }
+    }
+
+    fn flush(&mut self, context: &Context<'_>) -> Result<(), Alone> {
+        match self.stream.poll_flush(context) {
+            Poll::Ready(Ok(())) => self.answers = 0,
+            Poll::Ready(Err(_)) => return Err(Alone::Left),
+            Poll::Pending => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the agent is to be read now. One that is not cannot be heard, but is known to have
+    /// gone, or to have ended: from then on its silence counts.
+    fn may_be_read(&mut self, context: &Context<'_>, public: bool) -> Result<bool, Alone> {
+        if !self.held.is_empty() && (public || self.version == Version::Two) {
+            return Err(Alone::OutOfStep);
+        }
+        if !self.ended && !self.is_full() && self.resumes_at(now()).is_none() {
+            return Ok(true);
+        }
+        // What it sent before it ended is still to be delivered, unless it is gone altogether.
+        let gone = self.stream.poll_gone(context).is_ready();
+        if !self.has_ended() {
+            self.rhythm.heard(now());
+        }
+        if gone { Err(Alone::Left) } else { Ok(false) }
+    }
+
+    /// Reads once; whether there may be more to read.
+    fn read(&mut self, context: &Context<'_>) -> Result<bool, Alone> {
+        let before = self.stream.spent();
+        let mut units: Vec<Box<[u8]>> = Vec::new();
+        match self.stream.poll_receive(context, &mut |unit| units.push(unit.into())) {
+            Poll::Ready(Ok(Received::Bytes(_))) => {
+                units.iter().try_for_each(|unit| self.hear(unit)).map_err(|_| Alone::Left)?;
+                self.pace.charge(self.stream.spent().saturating_sub(before), now());
+            }
+            Poll::Ready(Ok(Received::Ended)) if !self.held.is_empty() => self.ended = true,
+            Poll::Ready(_) => return Err(Alone::Left),
+            Poll::Pending => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// When it has been quiet for long enough to be given a user.
+    fn quiet_at(&self, pipe: &Pipe, now: Instant) -> Option<Instant> {
+        // The mapping may become wary while a fresh one waits.
+        pipe.pairing.quiet_at(self).or_else(|| {
+            let quiets = [limits::QUIET_LATE, limits::QUIET_OWED].into_iter();
+            let mut ats = quiets.map(|quiet| self.quiet_since + quiet);
+            ats.find(|at| self.fresh && *at > now)
+        })
     }
 }
 
@@ -442,60 +493,29 @@ async fn wait(
     side: usize,
     waiting: &Waiting<'_, Box<Tunnel>, Verdict>,
 ) -> Result<Verdict, Alone> {
-    let threshold = pipe.agent_port(side).limits.heartbeat_threshold;
     let mut timer = Timer::new();
-    let mut stall_check: Option<Instant> = None;
+    let mut watch = StallWatch::default();
     poll_fn(|context| {
         if let Some(verdict) = waiting.verdict(context) {
             return Poll::Ready(Ok(verdict));
         }
-        let next = {
+        let mut deadlines = Deadlines::new(now());
+        {
             let mut seat = waiting.occupant.borrow_mut();
             let Some(tunnel) = seat.as_mut() else { return Poll::Pending };
-            if let Poll::Ready(why) = tunnel.poll_alone(context, pipe.is_public()) {
+            let idle = tunnel.poll_idle(context, pipe, side, &mut watch, &mut deadlines);
+            if let Poll::Ready(why) = idle {
                 return Poll::Ready(Err(why));
             }
-            let now = now();
-            let absent = threshold.map(|threshold| tunnel.rhythm.last_heard() + threshold);
-            if absent.is_some_and(|absent| absent <= now) {
-                return Poll::Ready(Err(Alone::Absent));
+            if let Some(at) = tunnel.quiet_at(pipe, deadlines.now()) {
+                deadlines.look_at(at);
             }
-            // Looked at no more often than it could have become true.
-            match stall_check {
-                None if tunnel.stream.may_stall() => {
-                    stall_check = Some(now + limits::UNACKNOWLEDGED);
-                }
-                Some(at) if at <= now => {
-                    if tunnel.stream.is_stalled() {
-                        return Poll::Ready(Err(Alone::Stalled));
-                    }
-                    stall_check = tunnel.stream.may_stall().then(|| now + limits::STALL_CHECK);
-                }
-                _ => {}
-            }
-            let probe_over = tunnel.probed.map(|at| at + limits::PLACE_WAIT);
-            if probe_over.is_some_and(|at| at <= now) {
-                tunnel.end_probe();
-            }
-            // The mapping may become wary while a fresh one waits.
-            let quiet = pipe.pairing.quiet_at(tunnel).or_else(|| {
-                let quiets = [limits::QUIET_LATE, limits::QUIET_OWED].into_iter();
-                let mut ats = quiets.map(|quiet| tunnel.quiet_since() + quiet);
-                ats.find(|at| tunnel.is_fresh() && *at > now)
-            });
-            let resumes = tunnel.resumes_at(now);
-            [absent, stall_check, quiet, probe_over.filter(|at| *at > now), resumes]
-                .into_iter()
-                .flatten()
-                .min()
-        };
+        }
         pipe.pairing.offer(waiting);
         if let Some(verdict) = waiting.verdict(context) {
             return Poll::Ready(Ok(verdict));
         }
-        if next.is_some_and(|next| timer.poll_at(context, next).is_ready()) {
-            context.waker().wake_by_ref();
-        }
+        timer.wake_at(context, deadlines.next());
         Poll::Pending
     })
     .await

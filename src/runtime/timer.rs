@@ -42,6 +42,13 @@ impl Timer {
         });
         Poll::Pending
     }
+
+    /// Has the task polled again at `deadline`, if there is one.
+    pub fn wake_at(&mut self, context: &Context<'_>, deadline: Option<Instant>) {
+        if deadline.is_some_and(|deadline| self.poll_at(context, deadline).is_ready()) {
+            context.waker().wake_by_ref();
+        }
+    }
 }
 
 impl Drop for Timer {

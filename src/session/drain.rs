@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::residue::{Missing, Residue, Verdict};
 use crate::limits;
+use crate::net::stall::{Stall, StallWatch};
 use crate::net::stream::{Received, Stream};
-use crate::runtime::{Timer, now};
+use crate::runtime::{Deadlines, Timer, now};
 use crate::wire::heartbeat::{BEAT, Sieve, beats};
 
 /// A tunnel that is being read to nowhere.
@@ -28,7 +29,7 @@ pub struct Drain {
     answers: usize,
     bytes: u64,
     timer: Timer,
-    stall_check: Option<Instant>,
+    watch: StallWatch,
 }
 
 /// How a tunnel came out of it.
@@ -44,6 +45,13 @@ pub enum Outcome {
     Absent,
     /// It acknowledged nothing for a minute.
     Stalled,
+}
+
+/// How its agent ended it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    InOrder,
+    Broken,
 }
 
 impl Outcome {
@@ -89,7 +97,7 @@ impl Drain {
             answers: 0,
             bytes: 0,
             timer: Timer::new(),
-            stall_check: None,
+            watch: StallWatch::default(),
         }
     }
 
@@ -134,21 +142,21 @@ impl Drain {
         }
     }
 
-    /// Reads once; `None` when nothing more can be read now, or in this turn.
-    fn read(&mut self, context: &Context<'_>) -> Option<Result<(), (Outcome, bool)>> {
+    /// Reads once; whether there may be more to read, in this turn.
+    fn read(&mut self, context: &Context<'_>) -> Result<bool, End> {
         match self.stream.poll_flush(context) {
             Poll::Ready(Ok(())) => self.answers = 0,
-            Poll::Ready(Err(_)) => return Some(Err((Outcome::Left, false))),
+            Poll::Ready(Err(_)) => return Err(End::Broken),
             Poll::Pending if self.answers >= limits::ANSWERS_WAITING => {
                 // Who is not read cannot be heard.
                 self.heard_at = now();
-                return None;
+                return Ok(false);
             }
             Poll::Pending => {}
         }
         // Known before all that has come is read: its agent may be back at once.
         if self.stream.poll_broken(context).is_ready() {
-            return Some(Err((Outcome::Left, false)));
+            return Err(End::Broken);
         }
         let (tls, mut heartbeats, mut bytes) = (self.stream.is_tls(), 0, 0);
         let sieve = &mut self.sieve;
@@ -163,61 +171,69 @@ impl Drain {
         });
         match received {
             Poll::Ready(Ok(Received::Bytes(_))) => {}
-            Poll::Ready(Ok(Received::Ended)) => {
-                return Some(Err((Outcome::Left, !self.stream.is_cut())));
-            }
-            Poll::Ready(Err(_)) => return Some(Err((Outcome::Left, false))),
-            Poll::Pending => return None,
+            Poll::Ready(Ok(Received::Ended)) if !self.stream.is_cut() => return Err(End::InOrder),
+            Poll::Ready(_) => return Err(End::Broken),
+            Poll::Pending => return Ok(false),
         }
         self.heard_at = now();
-        if self.answer(heartbeats).is_err() {
-            return Some(Err((Outcome::Left, false)));
-        }
+        self.answer(heartbeats).map_err(|_| End::Broken)?;
         if bytes > 0 {
             self.bytes += bytes;
             self.residue.heard(bytes, now());
         }
-        Some(Ok(()))
+        Ok(true)
     }
 
     /// What time alone has made of it, or when to look again.
-    fn due(&mut self) -> Result<Outcome, Instant> {
-        let now = now();
-        let rest_by = self.heard_at + limits::BEAT_REST;
-        if self.sieve.is_amid() && rest_by <= now {
+    fn due(&mut self) -> Result<Outcome, Option<Instant>> {
+        let mut deadlines = Deadlines::new(now());
+        self.give_up_begun(deadlines.now());
+        let outcome = self
+            .is_over(&mut deadlines)
+            .or_else(|| self.is_absent(&mut deadlines).then_some(Outcome::Absent))
+            .or_else(|| self.is_stalled(&mut deadlines).then_some(Outcome::Stalled));
+        outcome.ok_or(deadlines.next())
+    }
+
+    /// Takes for bytes what was taken for a heartbeat's beginning, and has not become one in time.
+    fn give_up_begun(&mut self, now: Instant) {
+        if self.sieve.is_amid() && self.heard_at + limits::BEAT_REST <= now {
             let bytes = self.sieve.release() as u64;
             self.bytes += bytes;
             self.residue.heard(bytes, self.heard_at);
         }
-        let mut next = match self.residue.verdict(now) {
-            Verdict::Until(at) => at,
-            // Its turn may have ended before all was read, and answers of its own are to be with the
-            // kernel before it goes on elsewhere.
-            _ if self.stream.maybe_readable() || self.stream.waiting() > 0 => {
-                now + limits::STALL_CHECK
+    }
+
+    /// Whether the old answer is over, and the tunnel can go on to carry another session.
+    fn is_over(&self, deadlines: &mut Deadlines) -> Option<Outcome> {
+        let outcome = match self.residue.verdict(deadlines.now()) {
+            Verdict::Until(at) => {
+                deadlines.look_at(at);
+                return None;
             }
-            // The rest of a heartbeat would be another session's bytes.
-            _ if self.sieve.is_amid() => rest_by,
-            Verdict::Clean => return Ok(Outcome::Clean),
-            Verdict::Unanswered => return Ok(Outcome::Unanswered),
+            Verdict::Clean => Outcome::Clean,
+            Verdict::Unanswered => Outcome::Unanswered,
         };
-        if let Some(threshold) = self.threshold {
-            let absent = self.heard_at + threshold;
-            if absent <= now {
-                return Ok(Outcome::Absent);
-            }
-            next = next.min(absent);
+        // Its turn may have ended before all was read, and answers of its own are to be with the
+        // kernel before it goes on elsewhere.
+        if self.stream.maybe_readable() || self.stream.waiting() > 0 {
+            deadlines.look_at(deadlines.now() + limits::STALL_CHECK);
+            return None;
         }
-        if self.stream.may_stall() {
-            let at = *self.stall_check.get_or_insert(now + limits::STALL_CHECK);
-            if at <= now && self.stream.is_stalled() {
-                return Ok(Outcome::Stalled);
-            }
-            let at = if at <= now { now + limits::STALL_CHECK } else { at };
-            self.stall_check = Some(at);
-            next = next.min(at);
+        // The rest of a heartbeat would be another session's bytes.
+        if self.sieve.is_amid() {
+            deadlines.look_at(self.heard_at + limits::BEAT_REST);
+            return None;
         }
-        Err(next)
+        Some(outcome)
+    }
+
+    fn is_absent(&self, deadlines: &mut Deadlines) -> bool {
+        self.threshold.is_some_and(|threshold| deadlines.has_passed(self.heard_at + threshold))
+    }
+
+    fn is_stalled(&mut self, deadlines: &mut Deadlines) -> bool {
+        self.watch.look(&mut self.stream, limits::STALL_CHECK, deadlines) == Stall::Gone
     }
 }
 
@@ -225,17 +241,17 @@ impl Future for Drain {
     type Output = Drained;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Drained> {
-        while let Some(read) = self.read(context) {
-            if let Err((outcome, in_order)) = read {
-                return Poll::Ready(self.drained(outcome, in_order));
+        loop {
+            match self.read(context) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(end) => return Poll::Ready(self.drained(Outcome::Left, end == End::InOrder)),
             }
         }
         match self.due() {
             Ok(outcome) => Poll::Ready(self.drained(outcome, false)),
             Err(next) => {
-                if self.timer.poll_at(context, next).is_ready() {
-                    context.waker().wake_by_ref();
-                }
+                self.timer.wake_at(context, next);
                 Poll::Pending
             }
         }

@@ -19,6 +19,7 @@ use super::residue::{Leaving, Missing, Residue, Verdict};
 use super::side::{Input, Leg, Output, Side, Voice};
 use super::traffic::{Stuck, Traffic};
 use crate::limits;
+use crate::net::stall::Acknowledged;
 use crate::net::stream::Received;
 use crate::runtime::{Timer, now, until};
 use crate::wire::token::Answer;
