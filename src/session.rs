@@ -2,14 +2,18 @@
 
 mod drain;
 mod ending;
+mod progress;
 mod relay;
 mod residue;
 mod side;
 mod traffic;
+mod voice;
 
 pub use drain::{Drain, Drained, Outcome};
 pub use ending::{Ended, Ending};
-pub use relay::{Parting, Relay, Terms};
+pub use progress::Terms;
+pub use relay::{Parting, Relay};
 pub use residue::{Leaving, Missing, Residue, Verdict};
-pub use side::{Leg, Voice};
+pub use side::Leg;
 pub use traffic::Traffic;
+pub use voice::Voice;

@@ -1,30 +1,16 @@
-//! One leg of a session while it runs: what its peer is, what has come of it, and what goes to it.
+//! One leg of a session while it runs: its connection, what its peer is, and what has come of both.
 
 use std::io;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::ending::Leave;
+use super::voice::{Listener, Unit, Voice};
 use crate::limits;
 use crate::net::conduit::{self, Conduit};
+use crate::net::stall::{Acknowledged, StallWatch};
 use crate::net::stream::{Loose, Received, Stream};
-use crate::runtime::now;
-use crate::wire::heartbeat::{BEAT, Begun, Heard, beats};
-use crate::wire::token::{Answer, Token};
-
-/// Who speaks on a leg, and by which rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Voice {
-    /// Bytes that mean nothing here: a user, or the program behind a `tunnel`.
-    Raw,
-    /// A version 1 agent: heartbeats among its units, absence after this threshold.
-    Version1 {
-        /// Silence after which it is taken for gone; `None` for never.
-        threshold: Option<Duration>,
-    },
-    /// A version 2 agent that has been sent the PROXY header and owes `OPEN` or `FAIL`.
-    Version2,
-}
+use crate::wire::heartbeat::BEAT;
 
 /// One end of a session: a [`Stream`], or a [`Loose`] one on its way to a worker.
 pub struct Leg<S = Stream> {
@@ -44,39 +30,84 @@ impl Leg<Loose> {
     }
 }
 
-pub(super) struct Side {
-    pub(super) stream: Stream,
-    pub(super) voice: Voice,
-    pub(super) token: Token,
+/// What a session asks its connections.
+pub(super) trait Connection: Acknowledged {
+    /// As [`Stream::waiting`].
+    fn waiting(&self) -> usize;
+
+    /// As [`Stream::maybe_readable`].
+    fn maybe_readable(&self) -> bool;
+
+    /// As [`Stream::is_draining`]: a system call.
+    fn is_draining(&mut self) -> bool;
+
+    /// As [`Stream::has_arrived`]: a system call.
+    fn has_arrived(&self) -> bool;
+
+    /// As [`Stream::is_cut`].
+    fn is_cut(&self) -> bool;
+
+    /// As [`Stream::has_said_goodbye`].
+    fn has_said_goodbye(&self) -> bool;
+}
+
+impl Connection for Stream {
+    fn waiting(&self) -> usize {
+        Stream::waiting(self)
+    }
+
+    fn maybe_readable(&self) -> bool {
+        Stream::maybe_readable(self)
+    }
+
+    fn is_draining(&mut self) -> bool {
+        Stream::is_draining(self)
+    }
+
+    fn has_arrived(&self) -> bool {
+        Stream::has_arrived(self)
+    }
+
+    fn is_cut(&self) -> bool {
+        Stream::is_cut(self)
+    }
+
+    fn has_said_goodbye(&self) -> bool {
+        Stream::has_said_goodbye(self)
+    }
+}
+
+/// One side of a session. Tests have it without a socket.
+pub(super) struct Side<S = Stream> {
+    pub(super) stream: S,
+    pub(super) listener: Listener,
     pub(super) input: Input,
     pub(super) output: Output,
     /// When it last sent anything, heartbeats included.
     pub(super) heard_at: Instant,
-    /// When it last sent bytes of the session.
-    pub(super) spoke_at: Instant,
     /// Whether the other side's slowness kept it from being read when last looked at.
     pub(super) paused: bool,
     /// Whether an end without close_notify is an end, as many users end TLS.
     pub(super) may_be_cut: bool,
     /// Whether its connection is known to be gone, though what it sent may not all be read.
     pub(super) gone: bool,
-    /// Whether its bytes come in such an amount that they go through a kernel pipe.
-    pub(super) bulk: bool,
-    /// A heartbeat that a read has cut, in plain TCP.
-    pub(super) begun: Begun,
     /// Heartbeats answered since its queue was last empty, in bytes.
     pub(super) answers: usize,
-    pub(super) stall_check: Option<Instant>,
+    pub(super) watch: StallWatch,
+    /// Whether its bytes come in such an amount that they go through a kernel pipe.
+    bulk: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What comes from a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
     Open,
     Ended,
     Broken,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What goes to a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Output {
     Open,
     /// The end has been passed on.
@@ -84,36 +115,51 @@ pub(super) enum Output {
     Broken,
 }
 
-impl Side {
-    pub(super) fn new(leg: Leg) -> Self {
+impl<S> Side<S> {
+    pub(super) fn new(leg: Leg<S>, now: Instant) -> Self {
         Side {
             stream: leg.stream,
-            voice: leg.voice,
-            token: Token::default(),
+            listener: Listener::new(leg.voice),
             input: Input::Open,
             output: Output::Open,
-            heard_at: now(),
-            spoke_at: now(),
+            heard_at: now,
             paused: false,
             may_be_cut: false,
             gone: false,
-            bulk: false,
-            begun: Begun::default(),
             answers: 0,
-            stall_check: None,
+            watch: StallWatch::default(),
+            bulk: false,
         }
     }
 
+    pub(super) fn is_broken(&self) -> bool {
+        self.gone || self.input == Input::Broken || self.output == Output::Broken
+    }
+
+    /// Whether it is an agent of version 2 that has not reached its service yet.
+    pub(super) fn owes_answer(&self) -> bool {
+        self.listener.voice() == Voice::Version2
+    }
+}
+
+impl<S: Connection> Side<S> {
+    /// Whether nothing waits to be sent to it.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.stream.waiting() == 0
+    }
+}
+
+impl Side {
     /// Sends `unit` on. A version 1 agent would take the bytes of a user that happen to look
     /// like heartbeats for heartbeats: these go in two pieces.
     pub(super) fn send(&mut self, unit: &[u8], from: Voice) {
-        let swallowed = matches!(self.voice, Voice::Version1 { .. })
+        if unit.is_empty() || self.output != Output::Open {
+            return;
+        }
+        let swallowed = matches!(self.listener.voice(), Voice::Version1 { .. })
             && !matches!(from, Voice::Version1 { .. })
             && (unit == BEAT || unit == b"BEATBEAT");
         let (head, tail) = unit.split_at(if swallowed { 2 } else { unit.len() });
-        if self.output != Output::Open {
-            return;
-        }
         let sent = self.stream.queue(head);
         let sent = if tail.is_empty() { sent } else { sent.and(self.stream.queue(tail)) };
         if sent.is_err() {
@@ -152,14 +198,6 @@ impl Side {
         }
     }
 
-    pub(super) fn is_flushed(&self) -> bool {
-        self.stream.waiting() == 0
-    }
-
-    pub(super) fn is_broken(&self) -> bool {
-        self.gone || self.input == Input::Broken || self.output == Output::Broken
-    }
-
     /// Looks after a side that is not read now: nothing else would tell that it has broken. `soon` for
     /// one of which that must be known before all that it has sent is read.
     pub(super) fn poll_unread(&mut self, context: &Context<'_>, soon: bool) {
@@ -169,70 +207,58 @@ impl Side {
     }
 
     /// Reads once, and sends on what is not meant for the connector; counts it in `bytes`.
-    pub(super) fn pump_units(
+    pub(super) fn pump(
         &mut self,
         context: &Context<'_>,
         sink: &mut Side,
         bytes: &mut u64,
     ) -> Poll<io::Result<Received>> {
-        let Side { stream, voice, token, begun, .. } = self;
+        // What goes out in TLS has to be sealed first, which the kernel does not do.
+        if self.bulk && !sink.stream.is_tls() && sink.is_flushed() {
+            self.pump_bulk(context, sink, bytes)
+        } else {
+            self.pump_units(context, sink, bytes)
+        }
+    }
+
+    fn pump_units(
+        &mut self,
+        context: &Context<'_>,
+        sink: &mut Side,
+        bytes: &mut u64,
+    ) -> Poll<io::Result<Received>> {
+        let Side { stream, listener, .. } = self;
         let tls = stream.is_tls();
         let mut heartbeats = 0;
-        let received = stream.poll_receive(context, &mut |unit| {
-            let unit = match voice {
-                Voice::Raw => unit,
-                Voice::Version1 { .. } if tls => {
-                    let count = beats(unit, tls);
-                    heartbeats += count;
-                    if count > 0 { &[] } else { unit }
-                }
-                Voice::Version1 { .. } => match begun.take(unit) {
-                    Heard::Beats(count) => {
-                        heartbeats += count;
-                        &[]
-                    }
-                    Heard::Bytes(before) => {
-                        if !before.is_empty() {
-                            *bytes += before.len() as u64;
-                            sink.send(before, *voice);
-                        }
-                        unit
-                    }
-                },
-                Voice::Version2 => {
-                    let rest = token.take(unit);
-                    if token.answer() == Some(Answer::Open) {
-                        *voice = Voice::Raw;
-                        rest
-                    } else {
-                        // Nothing that follows another answer is the session's.
-                        &[]
+        let received =
+            stream.poll_receive(context, &mut |unit| match listener.classify(unit, tls) {
+                Unit::Heartbeats(count) => heartbeats += count,
+                Unit::Data { begun, bytes: unit } => {
+                    for piece in [begun, unit] {
+                        *bytes += piece.len() as u64;
+                        sink.send(piece, listener.voice());
                     }
                 }
-            };
-            if !unit.is_empty() {
-                *bytes += unit.len() as u64;
-                sink.send(unit, *voice);
-            }
-        });
+                Unit::Token => {}
+            });
         self.answer(heartbeats);
         // Much at once, and nothing in it to look for: the kernel can move the next bytes.
         self.bulk = !tls
             && matches!(received, Poll::Ready(Ok(Received::Bytes(limits::READ..))))
-            && self.voice != Voice::Version2
+            && !self.owes_answer()
             && heartbeats == 0;
         received
     }
 
     /// The same through a kernel pipe, for what does not begin as heartbeats do.
-    pub(super) fn pump_bulk(
+    fn pump_bulk(
         &mut self,
         context: &Context<'_>,
         sink: &mut Side,
         bytes: &mut u64,
     ) -> Poll<io::Result<Received>> {
-        let may_beat = matches!(self.voice, Voice::Version1 { .. });
-        if may_beat && (self.begun.is_some() || self.stream.begins_with(BEAT)?) {
+        let may_beat = matches!(self.listener.voice(), Voice::Version1 { .. });
+        if may_beat && (self.listener.is_amid_heartbeat() || self.stream.begins_with(BEAT)?) {
             // Only a read can tell whether anything else follows.
             return self.pump_units(context, sink, bytes);
         }
@@ -260,7 +286,7 @@ impl Side {
             self.bulk = false;
             let unit = conduit.empty()?;
             *bytes += count as u64;
-            sink.send(&unit, self.voice);
+            sink.send(&unit, self.listener.voice());
         }
         Poll::Ready(Ok(Received::Bytes(count)))
     }

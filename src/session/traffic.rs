@@ -53,11 +53,15 @@ impl Traffic {
 
 /// Counts a session among those that are stuck, while it is.
 pub(super) struct Stuck {
-    pub(super) traffic: Arc<Traffic>,
-    pub(super) is: bool,
+    traffic: Arc<Traffic>,
+    is: bool,
 }
 
 impl Stuck {
+    pub(super) fn new(traffic: Arc<Traffic>) -> Self {
+        Stuck { traffic, is: false }
+    }
+
     pub(super) fn set(&mut self, is: bool) {
         match (std::mem::replace(&mut self.is, is), is) {
             (false, true) => _ = self.traffic.stuck.fetch_add(1, Ordering::Relaxed),

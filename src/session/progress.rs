@@ -1,0 +1,300 @@
+//! How far a session has come, and whether that is its end (protocol page, section 6).
+//!
+//! A value: events and their times go in, an ending or the next time to look comes out. It reads
+//! and writes nothing; what only a connection knows it asks through [`Connection`], so that it is
+//! tested without sockets.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::ending::Ending;
+use super::residue::{Leaving, Missing, Residue, Verdict};
+use super::side::{Connection, Input, Leg, Output, Side};
+use super::traffic::Traffic;
+use super::voice::Voice;
+use crate::limits;
+use crate::net::stall::Stall;
+use crate::net::stream::Stream;
+use crate::runtime::Deadlines;
+use crate::wire::token::Answer;
+
+/// What both directions of a session may do.
+#[derive(Clone)]
+pub struct Terms {
+    /// Silence after one direction has ended that ends the session.
+    pub fin_wait: Duration,
+    /// Where the bytes are counted.
+    pub traffic: Arc<Traffic>,
+}
+
+/// A session between two legs, 0 on the mapping's port1.
+pub(super) struct Progress<S = Stream> {
+    pub(super) sides: [Side<S>; 2],
+    /// Whether leg 1 is a user whose end cannot be told to the version 1 agent on leg 0: what may
+    /// still come for it.
+    pub(super) residue: Option<Residue>,
+    pub(super) terms: Terms,
+    /// Bytes from leg 0 to leg 1, and back.
+    pub(super) bytes: [u64; 2],
+    pub(super) started: Instant,
+    /// When bytes last moved, either way, or a direction ended.
+    moved_at: Instant,
+}
+
+impl<S: Connection> Progress<S> {
+    /// A session that begins. The residue is that of a version 1 agent and its user.
+    pub(super) fn new(
+        legs: [Leg<S>; 2],
+        residue: Option<Residue>,
+        terms: Terms,
+        now: Instant,
+    ) -> Self {
+        let [first, second] = legs.each_ref().map(|leg| leg.voice);
+        let mut sides = legs.map(|leg| Side::new(leg, now));
+        sides[1].may_be_cut = first != Voice::Raw && second == Voice::Raw;
+        Progress { sides, residue, terms, bytes: [0; 2], started: now, moved_at: now }
+    }
+
+    /// The side that `from`'s bytes come from, and the one that they go to.
+    pub(super) fn pair(&mut self, from: usize) -> (&mut Side<S>, &mut Side<S>) {
+        let [first, second] = &mut self.sides;
+        if from == 0 { (first, second) } else { (second, first) }
+    }
+
+    /// Whether `from` is to be read now, and notes it as paused where the other side is too slow.
+    pub(super) fn may_read(&mut self, from: usize, now: Instant) -> bool {
+        let (source, sink) = self.pair(from);
+        let open = source.input == Input::Open;
+        let slow = sink.output == Output::Broken
+            || sink.stream.waiting() >= limits::READ_AHEAD
+            || source.answers >= limits::ANSWERS_WAITING;
+        let paused = open && slow;
+        if std::mem::replace(&mut source.paused, paused) {
+            // The time during which it was not read does not count as its silence.
+            source.heard_at = now;
+            if let Some(residue) = self.residue.as_mut().filter(|_| from == 0) {
+                residue.read_again(now);
+            }
+        }
+        open && !paused
+    }
+
+    /// A read of `from` has passed on so many bytes of the session, or none.
+    pub(super) fn heard(&mut self, from: usize, moved: u64, now: Instant) {
+        self.sides[from].heard_at = now;
+        if moved == 0 {
+            return;
+        }
+        self.moved_at = now;
+        match &mut self.residue {
+            Some(residue) if from == 0 => residue.heard(moved, now),
+            Some(residue) => residue.asked(),
+            None => {}
+        }
+        self.bytes[from] += moved;
+        self.terms.traffic.count(from, moved);
+    }
+
+    /// So many bytes of `from` were passed on that had come earlier, which is no sign of life.
+    pub(super) fn delivered(&mut self, from: usize, bytes: u64) {
+        self.bytes[from] += bytes;
+        self.terms.traffic.count(from, bytes);
+    }
+
+    /// `from` has ended its direction. The silence that ends a session counts from here, however
+    /// long it was silent before.
+    pub(super) fn ended(&mut self, from: usize, now: Instant) {
+        self.moved_at = now;
+        let source = &mut self.sides[from];
+        source.heard_at = now;
+        let whole = source.may_be_cut || !source.stream.is_cut();
+        source.input = if whole { Input::Ended } else { Input::Broken };
+        if let Some(residue) = self.residue.as_mut().filter(|_| from == 1) {
+            let goodbye = source.stream.has_said_goodbye();
+            let leaving = if goodbye { Leaving::InOrder } else { Leaving::Fin };
+            residue.left(leaving, source.stream.has_arrived(), now);
+        }
+    }
+
+    /// A read has found that `from`'s connection has broken.
+    pub(super) fn broke(&mut self, from: usize, now: Instant) {
+        self.moved_at = now;
+        let source = &mut self.sides[from];
+        source.heard_at = now;
+        source.input = Input::Broken;
+        source.output = Output::Broken;
+    }
+
+    /// Whether the end of `from`'s direction is to be passed on, once all its bytes are sent. A
+    /// break is no end, nor is that of an agent that has not taken the session.
+    pub(super) fn passes_end_on(&self, from: usize) -> bool {
+        let (source, sink) = (&self.sides[from], &self.sides[1 - from]);
+        let untold = self.residue.is_some() && from == 1 && sink.input == Input::Open;
+        source.input == Input::Ended
+            && !source.is_broken()
+            && !source.owes_answer()
+            && !untold
+            && sink.output == Output::Open
+    }
+
+    /// Whether nothing is on its way to either side.
+    pub(super) fn is_settled(&self) -> bool {
+        self.sides.iter().all(Side::is_flushed)
+    }
+
+    /// The ending, if it has come; else when to look again.
+    pub(super) fn ending(&mut self, now: Instant) -> Result<Ending, Option<Instant>> {
+        let mut deadlines = Deadlines::new(now);
+        let ending = self
+            .cut_short(0)
+            .or_else(|| self.cut_short(1))
+            .or_else(|| self.is_complete().then_some(Ending::Complete))
+            .or_else(|| self.lost(0, &mut deadlines))
+            .or_else(|| self.lost(1, &mut deadlines))
+            .or_else(|| self.is_silent(&mut deadlines).then_some(Ending::Silent))
+            .or_else(|| self.has_lingered(&mut deadlines).then_some(Ending::Lingered));
+        ending.ok_or(deadlines.next())
+    }
+
+    /// Whether the agent on this leg has refused the session, or the leg has broken.
+    fn cut_short(&self, leg: usize) -> Option<Ending> {
+        let side = &self.sides[leg];
+        match side.listener.answer() {
+            Some(Answer::Fail) => return Some(Ending::Failed(leg)),
+            Some(Answer::Wrong) => return Some(Ending::Wrong(leg)),
+            Some(Answer::Open) | None => {}
+        }
+        let broken = side.is_broken();
+        if side.owes_answer() && (broken || side.input != Input::Open) {
+            return Some(Ending::Unanswered(leg));
+        }
+        // Nothing is left but the delivery of its last bytes, which needs no session. What a
+        // user has said, a version 1 agent is still given in its own time.
+        let at_once = self.residue.is_none() || leg == 0;
+        (broken && (at_once || self.is_complete())).then_some(Ending::Broken(leg))
+    }
+
+    fn is_complete(&self) -> bool {
+        self.is_over(0) && self.is_over(1)
+    }
+
+    /// Whether nothing more can move from `from` to the other side.
+    fn is_over(&self, from: usize) -> bool {
+        let (source, sink) = (&self.sides[from], &self.sides[1 - from]);
+        sink.is_broken()
+            || (source.input != Input::Open && sink.output == Output::Finished)
+            // Its end cannot be told to the agent, and a broken user is not waited for.
+            || (self.residue.is_some()
+                && from == 1
+                && source.input != Input::Open
+                && source.is_broken()
+                && sink.is_flushed())
+    }
+
+    /// Whether the peer on this leg says nothing that it should, or takes nothing.
+    fn lost(&mut self, leg: usize, deadlines: &mut Deadlines) -> Option<Ending> {
+        if self.is_absent(leg, deadlines) {
+            return Some(Ending::Absent(leg));
+        }
+        let side = &self.sides[leg];
+        if side.listener.is_amid_heartbeat() {
+            deadlines.look_at(side.heard_at + limits::BEAT_REST);
+        }
+        if side.owes_answer() && deadlines.has_passed(self.started + limits::OPEN) {
+            return Some(Ending::Mute(leg));
+        }
+        self.is_stalled(leg, deadlines).then_some(Ending::Stalled(leg))
+    }
+
+    fn is_absent(&mut self, leg: usize, deadlines: &mut Deadlines) -> bool {
+        let side = &mut self.sides[leg];
+        let Voice::Version1 { threshold: Some(threshold) } = side.listener.voice() else {
+            return false;
+        };
+        if side.paused {
+            side.heard_at = deadlines.now();
+        }
+        side.input == Input::Open && deadlines.has_passed(side.heard_at + threshold)
+    }
+
+    fn is_stalled(&mut self, leg: usize, deadlines: &mut Deadlines) -> bool {
+        let side = &mut self.sides[leg];
+        let stall = side.watch.look(&mut side.stream, limits::STALL_CHECK, deadlines);
+        if stall == Stall::Alive && !side.is_flushed() && side.stream.is_draining() {
+            self.moved_at = deadlines.now();
+            self.terms.traffic.moves();
+        }
+        stall == Stall::Gone
+    }
+
+    /// Whether nothing has moved for `finwait` since one direction ended.
+    fn is_silent(&mut self, deadlines: &mut Deadlines) -> bool {
+        let one_has_ended =
+            self.sides.iter().any(|side| side.input != Input::Open || side.is_broken());
+        if !one_has_ended || !deadlines.has_passed(self.moved_at + self.terms.fin_wait) {
+            return false;
+        }
+        // Both are asked: each tells what it has taken since it was last asked.
+        let draining = self.sides.each_mut().map(|side| side.stream.is_draining());
+        if draining == [false; 2] {
+            return true;
+        }
+        self.moved_at = deadlines.now();
+        deadlines.look_at(self.moved_at + self.terms.fin_wait);
+        false
+    }
+
+    /// Whether the user has ended, and the version 1 agent's answer is over.
+    fn has_lingered(&self, deadlines: &mut Deadlines) -> bool {
+        let [agent, user] = &self.sides;
+        let Some(residue) = &self.residue else { return false };
+        if user.input == Input::Open || !self.is_settled() {
+            return false;
+        }
+        match residue.verdict(deadlines.now()) {
+            Verdict::Clean => {
+                let over = !agent.stream.maybe_readable() && user.stream.has_arrived();
+                if !over {
+                    deadlines.look_at(deadlines.now() + limits::LINGER_CHECK);
+                }
+                over
+            }
+            // An answer that is owed is waited for as long as `finwait` has it.
+            Verdict::Until(at) if !residue.is_owed() => {
+                deadlines.look_at(at);
+                false
+            }
+            Verdict::Until(_) | Verdict::Unanswered => false,
+        }
+    }
+
+    /// Whether the version 1 tunnel of a session that has ended so can be kept: its user has left,
+    /// and its agent is there.
+    pub(super) fn keeps_tunnel(&self, ending: Ending) -> bool {
+        let user_left = match ending {
+            Ending::Broken(side) | Ending::Stalled(side) => side == 1,
+            Ending::Lingered | Ending::Silent => true,
+            _ => false,
+        };
+        let agent = &self.sides[0];
+        let lives = agent.input == Input::Open && agent.output == Output::Open && !agent.gone;
+        self.residue.is_some() && user_left && lives
+    }
+
+    /// What was still to come on a version 1 tunnel that broke.
+    pub(super) fn missing(&self, ending: Ending, now: Instant) -> Missing {
+        let broke = matches!(ending, Ending::Broken(0) | Ending::Absent(0) | Ending::Stalled(0));
+        let Some(residue) = self.residue.as_ref().filter(|_| broke) else {
+            return Missing::Nothing;
+        };
+        // More of it may have come than was read.
+        let unread = ending == Ending::Broken(0) && self.sides[0].input == Input::Open;
+        match residue.missing(now) {
+            Missing::Nothing if unread => Missing::Rest,
+            missing => missing,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,556 @@
+//! Sessions without sockets: single promises, and histories drawn at random against a naive model.
+
+use super::*;
+use crate::net::stall::Acknowledged;
+
+const AGENT: Voice = Voice::Version1 { threshold: Some(Duration::from_secs(30)) };
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// A connection of which everything is known.
+#[derive(Default)]
+struct Known {
+    /// Whether so much waits for the peer that the other side is not read.
+    clogged: bool,
+    /// Whether the peer has not acknowledged all that it was sent.
+    owed: bool,
+    /// Whether it is gone, and acknowledges nothing.
+    stalled: bool,
+    draining: bool,
+    readable: bool,
+    cut: bool,
+    goodbye: bool,
+}
+
+impl Acknowledged for Known {
+    fn may_stall(&self) -> bool {
+        self.owed
+    }
+
+    fn is_stalled(&mut self) -> bool {
+        self.stalled
+    }
+}
+
+impl Connection for Known {
+    fn waiting(&self) -> usize {
+        if self.clogged { limits::READ_AHEAD } else { 0 }
+    }
+
+    fn maybe_readable(&self) -> bool {
+        self.readable
+    }
+
+    fn is_draining(&mut self) -> bool {
+        self.draining
+    }
+
+    fn has_arrived(&self) -> bool {
+        !self.clogged
+    }
+
+    fn is_cut(&self) -> bool {
+        self.cut
+    }
+
+    fn has_said_goodbye(&self) -> bool {
+        self.goodbye
+    }
+}
+
+fn begin(voices: [Voice; 2], fin_wait: Duration, now: Instant) -> Progress<Known> {
+    let legs = voices.map(|voice| Leg { stream: Known::default(), voice });
+    let lingers = matches!(voices, [Voice::Version1 { .. }, Voice::Raw]);
+    let residue = lingers.then(|| Residue::new(Duration::ZERO, now));
+    let terms = Terms { fin_wait, traffic: Arc::default() };
+    Progress::new(legs, residue, terms, now)
+}
+
+#[test]
+fn a_session_is_complete_once_both_ends_have_been_passed_on() {
+    let now = Instant::now();
+    let mut session = begin([Voice::Raw; 2], ms(1000), now);
+    assert_eq!(session.ending(now), Err(None));
+    for from in [0, 1] {
+        assert!(!session.passes_end_on(from));
+        session.ended(from, now);
+        assert!(session.passes_end_on(from));
+        assert_eq!(session.ending(now), Err(Some(now + ms(1000))));
+        session.sides[1 - from].output = Output::Finished;
+    }
+    assert_eq!(session.ending(now), Ok(Ending::Complete));
+}
+
+#[test]
+fn what_a_peer_still_takes_keeps_a_session_from_being_silent() {
+    let now = Instant::now();
+    let mut session = begin([Voice::Raw; 2], ms(1000), now);
+    session.ended(0, now);
+    session.sides[1].stream.draining = true;
+    assert_eq!(session.ending(now + ms(1000)), Err(Some(now + ms(2000))));
+    session.sides[1].stream.draining = false;
+    assert_eq!(session.ending(now + ms(1999)), Err(Some(now + ms(2000))));
+    assert_eq!(session.ending(now + ms(2000)), Ok(Ending::Silent));
+    // It is asked every 5 s, too, while bytes wait for it.
+    let mut session = begin([Voice::Raw; 2], ms(6000), now);
+    session.ended(0, now);
+    let peer = &mut session.sides[1].stream;
+    (peer.clogged, peer.owed, peer.draining) = (true, true, true);
+    assert_eq!(session.ending(now), Err(Some(now + ms(5000))));
+    assert_eq!(session.ending(now + ms(5000)), Err(Some(now + ms(10_000))));
+    session.sides[1].stream.draining = false;
+    assert_eq!(session.ending(now + ms(10_000)), Err(Some(now + ms(11_000))));
+    assert_eq!(session.ending(now + ms(11_000)), Ok(Ending::Silent));
+}
+
+#[test]
+fn what_a_user_said_before_it_broke_is_still_given_to_an_agent_of_version_1() {
+    let now = Instant::now();
+    let mut session = begin([AGENT, Voice::Raw], ms(60_000), now);
+    session.sides[0].stream.clogged = true;
+    session.heard(1, 100, now);
+    session.broke(1, now);
+    assert!(session.ending(now + ms(1)).is_err());
+    session.sides[0].stream.clogged = false;
+    assert_eq!(session.ending(now + ms(2)), Ok(Ending::Broken(1)));
+    assert!(session.keeps_tunnel(Ending::Broken(1)));
+    // The agent's break is one at once, and so is that of a user of version 2.
+    for (voices, leg) in [([AGENT, Voice::Raw], 0), ([Voice::Version2, Voice::Raw], 1)] {
+        let mut session = begin(voices, ms(60_000), now);
+        let _ = session.sides[0].listener.classify(b"OPEN", false);
+        session.sides[1 - leg].stream.clogged = true;
+        session.broke(leg, now);
+        assert_eq!(session.ending(now), Ok(Ending::Broken(leg)));
+        assert!(!session.keeps_tunnel(Ending::Broken(leg)));
+    }
+}
+
+#[test]
+fn an_agent_that_is_not_read_is_not_absent() {
+    let now = Instant::now();
+    let mut session = begin([AGENT, Voice::Raw], ms(60_000), now);
+    session.sides[1].stream.clogged = true;
+    assert!(!session.may_read(0, now));
+    assert_eq!(session.ending(now + ms(40_000)), Err(Some(now + ms(70_000))));
+    session.sides[1].stream.clogged = false;
+    assert!(session.may_read(0, now + ms(50_000)));
+    assert_eq!(session.ending(now + ms(79_999)), Err(Some(now + ms(80_000))));
+    assert_eq!(session.ending(now + ms(80_000)), Ok(Ending::Absent(0)));
+}
+
+#[test]
+fn what_was_to_come_on_a_tunnel_that_broke_is_told() {
+    let now = Instant::now();
+    let mut session = begin([AGENT, Voice::Raw], ms(60_000), now);
+    session.heard(1, 1, now);
+    assert_eq!(session.missing(Ending::Absent(0), now), Missing::Answer);
+    session.heard(0, 1, now);
+    assert_eq!(session.missing(Ending::Stalled(0), now), Missing::Rest);
+    assert_eq!(session.missing(Ending::Silent, now), Missing::Nothing, "the tunnel is there");
+    // The user has left in order, with all of a short answer.
+    let later = now + ms(100);
+    session.sides[1].stream.goodbye = true;
+    session.ended(1, later);
+    assert_eq!(session.missing(Ending::Absent(0), later), Missing::Nothing);
+    assert_eq!(session.missing(Ending::Broken(0), later), Missing::Rest, "more may be unread");
+}
+
+/// What can happen to a leg.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Event {
+    /// It was read, and so many bytes of it were passed on: 0 for a heartbeat.
+    Read(u64),
+    Ended {
+        cut: bool,
+        goodbye: bool,
+    },
+    /// A read has met an error.
+    Broke,
+    /// A write has.
+    CannotSend,
+    Gone,
+    Answered(Answer),
+    Clogged(bool),
+    /// It is sent bytes that it does not acknowledge at once.
+    Owed,
+    Stalled,
+    Draining(bool),
+    Readable(bool),
+    /// The other's end was passed on to it.
+    Told,
+}
+
+/// A session as the protocol page tells of it: a list of what has happened, which every question
+/// goes through from the beginning.
+struct Model {
+    voices: [Voice; 2],
+    fin_wait: Duration,
+    begun: Instant,
+    log: Vec<(Instant, usize, Event)>,
+    /// When a peer was last seen to take what the kernel had for it.
+    drained: Instant,
+    residue: Option<Residue>,
+}
+
+impl Model {
+    fn times(&self, leg: usize, is: impl Fn(Event) -> bool) -> Option<Instant> {
+        let mut found = self.log.iter().rev().filter(|(_, on, event)| *on == leg && is(*event));
+        found.next().map(|(at, ..)| *at)
+    }
+
+    fn had(&self, leg: usize, is: impl Fn(Event) -> bool) -> bool {
+        self.times(leg, is).is_some()
+    }
+
+    /// What was last said of something that comes and goes.
+    fn last(&self, leg: usize, is: impl Fn(Event) -> Option<bool>) -> bool {
+        let events = self.log.iter().rev().filter(|(_, on, _)| *on == leg);
+        events.filter_map(|(.., event)| is(*event)).next().unwrap_or(false)
+    }
+
+    fn is_open(&self, leg: usize) -> bool {
+        !self.had(leg, |event| matches!(event, Event::Ended { .. } | Event::Broke))
+    }
+
+    /// Whether it ended TLS without close_notify, which only a user may.
+    fn was_cut(&self, leg: usize) -> bool {
+        let may = leg == 1 && self.voices[0] != Voice::Raw && self.voices[1] == Voice::Raw;
+        !may && self.had(leg, |event| matches!(event, Event::Ended { cut: true, .. }))
+    }
+
+    fn is_broken(&self, leg: usize) -> bool {
+        let broke = |event| matches!(event, Event::Broke | Event::CannotSend | Event::Gone);
+        self.was_cut(leg) || self.had(leg, broke)
+    }
+
+    fn cannot_be_sent(&self, leg: usize) -> bool {
+        self.had(leg, |event| matches!(event, Event::Broke | Event::CannotSend))
+    }
+
+    fn is_clogged(&self, leg: usize) -> bool {
+        self.last(leg, |event| if let Event::Clogged(is) = event { Some(is) } else { None })
+    }
+
+    fn is_draining(&self, leg: usize) -> bool {
+        self.last(leg, |event| if let Event::Draining(is) = event { Some(is) } else { None })
+    }
+
+    fn is_readable(&self, leg: usize) -> bool {
+        self.last(leg, |event| if let Event::Readable(is) = event { Some(is) } else { None })
+    }
+
+    fn owes_answer(&self, leg: usize) -> bool {
+        self.voices[leg] == Voice::Version2
+            && !self.had(leg, |event| event == Event::Answered(Answer::Open))
+    }
+
+    fn is_read(&self, leg: usize) -> bool {
+        self.is_open(leg) && !self.is_clogged(1 - leg) && !self.cannot_be_sent(1 - leg)
+    }
+
+    fn tells(&self, from: usize) -> bool {
+        let to = 1 - from;
+        let untold = self.residue.is_some() && from == 1 && self.is_open(0);
+        self.had(from, |event| matches!(event, Event::Ended { .. }))
+            && !self.is_broken(from)
+            && !self.owes_answer(from)
+            && !untold
+            && !self.cannot_be_sent(to)
+            && !self.had(to, |event| event == Event::Told)
+    }
+
+    fn is_over(&self, from: usize) -> bool {
+        let to = 1 - from;
+        let told = !self.is_open(from) && self.had(to, |event| event == Event::Told);
+        let untold = self.residue.is_some() && from == 1 && !self.is_open(1);
+        self.is_broken(to) || told || (untold && self.is_broken(1) && !self.is_clogged(0))
+    }
+
+    /// Whether the kernel is asked now whether the peer is gone.
+    fn is_asked(&self, leg: usize, now: Instant) -> bool {
+        let owed = self.times(leg, |event| event == Event::Owed);
+        owed.is_some_and(|at| {
+            let since = (now - at).as_millis();
+            since > 0 && since % limits::STALL_CHECK.as_millis() == 0
+        })
+    }
+
+    fn moved(&self) -> Instant {
+        let moves = |event: &Event| match event {
+            Event::Read(bytes) => *bytes > 0,
+            Event::Ended { .. } | Event::Broke => true,
+            _ => false,
+        };
+        let moved = self.log.iter().filter(|(.., event)| moves(event)).map(|(at, ..)| *at);
+        moved.max().unwrap_or(self.begun).max(self.drained)
+    }
+
+    fn happens(&mut self, leg: usize, event: Event, now: Instant) {
+        let was_read = self.is_read(0);
+        self.log.push((now, leg, event));
+        let Some(residue) = &mut self.residue else { return };
+        match (leg, event) {
+            (0, Event::Read(bytes @ 1..)) => residue.heard(bytes, now),
+            (1, Event::Read(1..)) => residue.asked(),
+            (1, Event::Ended { goodbye, .. }) => {
+                let leaving = if goodbye { Leaving::InOrder } else { Leaving::Fin };
+                let got_all = !self.is_clogged(1);
+                self.residue.as_mut().unwrap().left(leaving, got_all, now);
+            }
+            (1, Event::Clogged(false)) if !was_read && self.is_read(0) => {
+                self.residue.as_mut().unwrap().read_again(now);
+            }
+            _ => {}
+        }
+    }
+
+    fn ending(&mut self, now: Instant) -> Option<Ending> {
+        let lingers = self.residue.is_some();
+        let is_over = self.is_over(0) && self.is_over(1);
+        for leg in [0, 1] {
+            if self.had(leg, |event| event == Event::Answered(Answer::Fail)) {
+                return Some(Ending::Failed(leg));
+            }
+            if self.had(leg, |event| event == Event::Answered(Answer::Wrong)) {
+                return Some(Ending::Wrong(leg));
+            }
+            if self.owes_answer(leg) && (!self.is_open(leg) || self.is_broken(leg)) {
+                return Some(Ending::Unanswered(leg));
+            }
+            if self.is_broken(leg) && (!lingers || leg == 0 || is_over) {
+                return Some(Ending::Broken(leg));
+            }
+        }
+        if is_over {
+            return Some(Ending::Complete);
+        }
+        for leg in [0, 1] {
+            if let Voice::Version1 { threshold: Some(threshold) } = self.voices[leg] {
+                let heard = self.times(leg, |event| matches!(event, Event::Read(_)));
+                let resumed = self.times(1 - leg, |event| event == Event::Clogged(false));
+                let heard = heard.max(resumed).unwrap_or(self.begun);
+                if self.is_read(leg) && now >= heard + threshold {
+                    return Some(Ending::Absent(leg));
+                }
+            }
+            if self.owes_answer(leg) && now >= self.begun + limits::OPEN {
+                return Some(Ending::Mute(leg));
+            }
+            if self.is_asked(leg, now) {
+                if self.had(leg, |event| event == Event::Stalled) {
+                    return Some(Ending::Stalled(leg));
+                }
+                if self.is_draining(leg) && self.is_clogged(leg) {
+                    self.drained = now;
+                }
+            }
+        }
+        let one_has_ended = [0, 1].iter().any(|leg| !self.is_open(*leg) || self.is_broken(*leg));
+        if one_has_ended && now >= self.moved() + self.fin_wait {
+            if !self.is_draining(0) && !self.is_draining(1) {
+                return Some(Ending::Silent);
+            }
+            self.drained = now;
+        }
+        let residue = self.residue.as_ref()?;
+        let settled = !self.is_clogged(0) && !self.is_clogged(1);
+        let over = residue.verdict(now) == Verdict::Clean && !self.is_readable(0);
+        (!self.is_open(1) && settled && over).then_some(Ending::Lingered)
+    }
+}
+
+/// All times are multiples of this, and the model is asked at each of them.
+const TICK: Duration = Duration::from_millis(5);
+
+/// The session is looked at when something happens to it and when it has asked for that, and once
+/// in a while in vain; the model at every tick. Both end at the same time, and in the same way.
+#[test]
+fn a_session_in_any_history_ends_as_a_naive_model_of_it_does() {
+    let asked = std::env::var("IOFOG_CONNECTOR_HISTORIES").ok();
+    let histories = asked.map_or(5000, |count| count.parse().expect("a number"));
+    let mut endings = [0; 10];
+    for number in 0..histories {
+        if let Some(ending) = history(number) {
+            endings[kind(ending)] += 1;
+        }
+    }
+    println!("endings by kind: {endings:?}");
+    assert!(histories < 5000 || endings.iter().all(|count| *count > 0), "{endings:?}");
+}
+
+fn kind(ending: Ending) -> usize {
+    match ending {
+        Ending::Complete => 0,
+        Ending::Broken(_) => 1,
+        Ending::Lingered => 2,
+        Ending::Silent => 3,
+        Ending::Absent(_) => 4,
+        Ending::Stalled(_) => 5,
+        Ending::Failed(_) => 6,
+        Ending::Wrong(_) => 7,
+        Ending::Unanswered(_) => 8,
+        Ending::Mute(_) => 9,
+    }
+}
+
+fn history(seed: u64) -> Option<Ending> {
+    let random = &mut fastrand::Rng::with_seed(seed);
+    let begun = Instant::now();
+    let threshold = ticks(random, 1000..8000);
+    let agent = Voice::Version1 { threshold: random.bool().then_some(threshold) };
+    let voices = match random.u8(..8) {
+        0 => [Voice::Raw; 2],
+        1 => [agent; 2],
+        2 => [Voice::Version2, agent],
+        3 | 4 => [Voice::Version2, Voice::Raw],
+        _ => [agent, Voice::Raw],
+    };
+    let fin_wait = ticks(random, 500..12_000);
+    let mut session = begin(voices, fin_wait, begun);
+    let residue = session.residue.clone();
+    let mut model = Model { voices, fin_wait, begun, log: Vec::new(), drained: begun, residue };
+    let what = |model: &Model| {
+        let told = model.log.iter().map(|(at, leg, event)| (*at - begun, *leg, *event));
+        format!("seed {seed}: {voices:?}, finwait {fin_wait:?}: {:#?}", told.collect::<Vec<_>>())
+    };
+
+    let mut events = random.u32(..15);
+    let (mut now, mut next_event) = (begun, begun);
+    let mut next_look = Some(begun);
+    let last = loop {
+        let mut looks = next_look.is_some_and(|at| at <= now) || random.u8(..) == 0;
+        while events > 0 && next_event <= now {
+            events -= 1;
+            next_event = now + pause(random);
+            let leg = random.usize(..2);
+            if let Some(event) = draw(random, &model, leg) {
+                assert_eq!(session.may_read(leg, now), model.is_read(leg), "{}", what(&model));
+                apply(&mut session, leg, event, now);
+                model.happens(leg, event, now);
+                looks = true;
+            }
+        }
+        for from in [0, 1] {
+            let tells = model.tells(from);
+            assert_eq!(
+                session.passes_end_on(from),
+                tells,
+                "at {:?}, {}",
+                now - begun,
+                what(&model)
+            );
+            if tells && !model.is_clogged(1 - from) {
+                session.sides[1 - from].output = Output::Finished;
+                model.happens(1 - from, Event::Told, now);
+                looks = true;
+            }
+        }
+        let expected = model.ending(now);
+        let mut found = None;
+        if looks {
+            for leg in [0, 1] {
+                session.may_read(leg, now);
+            }
+            match session.ending(now) {
+                Ok(ending) => found = Some(ending),
+                Err(next) => next_look = next,
+            }
+        }
+        if found.is_none() && expected == Some(Ending::Lingered) {
+            // What the user has not got yet is asked for now and then only.
+            let by = now + limits::LINGER_CHECK;
+            assert!(next_look.is_some_and(|at| at <= by), "{}", what(&model));
+            break expected;
+        }
+        assert_eq!(found, expected, "at {:?}, {}", now - begun, what(&model));
+        if found.is_some() || (events == 0 && now >= next_event + ms(15_000)) {
+            break found;
+        }
+        now += TICK;
+    };
+    if let Some(ending) = last {
+        let tunnel = model.residue.is_some()
+            && model.is_open(0)
+            && !model.cannot_be_sent(0)
+            && !model.is_broken(0)
+            && !model.had(0, |event| event == Event::Told);
+        let user_left = matches!(
+            ending,
+            Ending::Lingered | Ending::Silent | Ending::Broken(1) | Ending::Stalled(1)
+        );
+        assert_eq!(session.keeps_tunnel(ending), tunnel && user_left, "{}", what(&model));
+    }
+    last
+}
+
+fn ticks(random: &mut fastrand::Rng, millis: std::ops::Range<u64>) -> Duration {
+    let tick = TICK.as_millis() as u64;
+    ms(random.u64(millis) / tick * tick)
+}
+
+fn pause(random: &mut fastrand::Rng) -> Duration {
+    match random.u8(..20) {
+        0 => ticks(random, 0..12_000),
+        1..=4 => ticks(random, 0..3000),
+        _ => ticks(random, 0..300),
+    }
+}
+
+/// Something that can happen to a leg now.
+fn draw(random: &mut fastrand::Rng, model: &Model, leg: usize) -> Option<Event> {
+    let may_end = model.is_read(leg) && !model.is_readable(leg);
+    Some(match random.u8(..26) {
+        0..=6 if may_end && !model.owes_answer(leg) => {
+            Event::Read([0, 1, 100, 70_000][random.usize(..4)])
+        }
+        0..=6 if model.owes_answer(leg) && model.is_read(leg) => match random.u8(..6) {
+            0 => Event::Answered(Answer::Fail),
+            1 => Event::Answered(Answer::Wrong),
+            _ => Event::Answered(Answer::Open),
+        },
+        7..=11 if may_end => {
+            let goodbye = random.bool();
+            Event::Ended { cut: !goodbye && random.u8(..4) == 0, goodbye }
+        }
+        12 if may_end => Event::Broke,
+        13 => Event::CannotSend,
+        14 => Event::Gone,
+        15..=17 => Event::Clogged(!model.is_clogged(leg)),
+        18 | 19 if !model.had(leg, |event| event == Event::Owed) => Event::Owed,
+        20 | 21 if model.had(leg, |event| event == Event::Owed) => Event::Stalled,
+        22 | 23 => Event::Draining(!model.is_draining(leg)),
+        24 => Event::Readable(!model.is_readable(leg)),
+        _ => return None,
+    })
+}
+
+fn apply(session: &mut Progress<Known>, leg: usize, event: Event, now: Instant) {
+    let side = &mut session.sides[leg];
+    match event {
+        Event::Read(bytes) => session.heard(leg, bytes, now),
+        Event::Ended { cut, goodbye } => {
+            (side.stream.cut, side.stream.goodbye) = (cut, goodbye);
+            session.ended(leg, now);
+        }
+        Event::Broke => session.broke(leg, now),
+        Event::CannotSend => side.output = Output::Broken,
+        Event::Gone => side.gone = true,
+        Event::Answered(answer) => {
+            let token = match answer {
+                Answer::Open => b"OPEN",
+                Answer::Fail => b"FAIL",
+                Answer::Wrong => b"HTTP",
+            };
+            let _ = side.listener.classify(token, false);
+            session.heard(leg, 0, now);
+        }
+        Event::Clogged(is) => side.stream.clogged = is,
+        Event::Owed => side.stream.owed = true,
+        Event::Stalled => side.stream.stalled = true,
+        Event::Draining(is) => side.stream.draining = is,
+        Event::Readable(is) => side.stream.readable = is,
+        Event::Told => side.output = Output::Finished,
+    }
+}

@@ -1,0 +1,137 @@
+//! Who speaks on a leg, and what each unit of theirs is (protocol page, sections 4 and 5).
+
+use std::time::Duration;
+
+use crate::wire::heartbeat::{Begun, Heard, beats};
+use crate::wire::token::{Answer, Token};
+
+/// Who speaks on a leg, and by which rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voice {
+    /// Bytes that mean nothing here: a user, or the program behind a `tunnel`.
+    Raw,
+    /// A version 1 agent: heartbeats among its units, absence after this threshold.
+    Version1 {
+        /// Silence after which it is taken for gone; `None` for never.
+        threshold: Option<Duration>,
+    },
+    /// A version 2 agent that has been sent the PROXY header and owes `OPEN` or `FAIL`.
+    Version2,
+}
+
+/// What a unit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit<'a> {
+    /// So many heartbeats, and nothing for the other side.
+    Heartbeats(usize),
+    /// The session's bytes, with what was taken for a heartbeat's beginning before them.
+    Data {
+        /// Bytes of units before this one; empty but for version 1 in plain TCP.
+        begun: &'static [u8],
+        /// This unit's bytes.
+        bytes: &'a [u8],
+    },
+    /// An agent's answer to its pairing, or a part of it: nothing for the other side.
+    Token,
+}
+
+/// Tells what the units of one peer are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listener {
+    voice: Voice,
+    token: Token,
+    /// A heartbeat that a read has cut, in plain TCP.
+    begun: Begun,
+}
+
+impl Listener {
+    pub(super) fn new(voice: Voice) -> Self {
+        Listener { voice, token: Token::default(), begun: Begun::default() }
+    }
+
+    /// The peer's rules now: an agent of version 2 that has answered `OPEN` has none any more.
+    pub(super) fn voice(&self) -> Voice {
+        self.voice
+    }
+
+    /// What an agent of version 2 has answered.
+    pub(super) fn answer(&self) -> Option<Answer> {
+        self.token.answer()
+    }
+
+    /// Whether the last bytes may be a heartbeat's beginning.
+    pub(super) fn is_amid_heartbeat(&self) -> bool {
+        self.begun.is_some()
+    }
+
+    /// Gives the beginning up: its bytes.
+    pub(super) fn release(&mut self) -> &'static [u8] {
+        self.begun.release()
+    }
+
+    /// What `unit` is, which is a record in TLS, and else what one read has given.
+    pub(super) fn classify<'a>(&mut self, unit: &'a [u8], tls: bool) -> Unit<'a> {
+        match self.voice {
+            Voice::Raw => Unit::Data { begun: &[], bytes: unit },
+            Voice::Version1 { .. } if tls => match beats(unit, tls) {
+                0 => Unit::Data { begun: &[], bytes: unit },
+                count => Unit::Heartbeats(count),
+            },
+            Voice::Version1 { .. } => match self.begun.take(unit) {
+                Heard::Beats(count) => Unit::Heartbeats(count),
+                Heard::Bytes(begun) => Unit::Data { begun, bytes: unit },
+            },
+            Voice::Version2 => {
+                let rest = self.token.take(unit);
+                if self.answer() != Some(Answer::Open) {
+                    // Nothing that follows another answer is the session's.
+                    return Unit::Token;
+                }
+                self.voice = Voice::Raw;
+                Unit::Data { begun: &[], bytes: rest }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATA: fn(&'static [u8]) -> Unit<'static> = |bytes| Unit::Data { begun: &[], bytes };
+
+    #[test]
+    fn only_agents_of_version_1_have_heartbeats_among_their_units() {
+        let agent = Voice::Version1 { threshold: None };
+        for (voice, tls, unit, expected) in [
+            (Voice::Raw, false, &b"BEAT"[..], DATA(b"BEAT")),
+            (agent, false, b"BEATBEAT", Unit::Heartbeats(2)),
+            (agent, true, b"BEAT", Unit::Heartbeats(1)),
+            (agent, true, b"BEATBEAT", DATA(b"BEATBEAT")),
+            (agent, true, b"BEATX", DATA(b"BEATX")),
+        ] {
+            assert_eq!(Listener::new(voice).classify(unit, tls), expected, "{voice:?} {unit:?}");
+        }
+        let mut listener = Listener::new(agent);
+        assert_eq!(listener.classify(b"BEATBE", false), Unit::Heartbeats(1));
+        assert!(listener.is_amid_heartbeat());
+        let expected = Unit::Data { begun: b"BE", bytes: b"x" };
+        assert_eq!(listener.classify(b"x", false), expected, "it was none");
+        assert!(!listener.is_amid_heartbeat());
+    }
+
+    #[test]
+    fn what_an_agent_of_version_2_sends_is_the_sessions_once_it_has_answered_open() {
+        let mut listener = Listener::new(Voice::Version2);
+        assert_eq!(listener.classify(b"BEATOP", false), Unit::Token);
+        assert_eq!(listener.classify(b"ENBEAT", false), DATA(b"BEAT"));
+        assert_eq!((listener.voice(), listener.answer()), (Voice::Raw, Some(Answer::Open)));
+        assert_eq!(listener.classify(b"BEAT", false), DATA(b"BEAT"));
+        for (unit, answer) in [(&b"FAILx"[..], Answer::Fail), (b"HTTPx", Answer::Wrong)] {
+            let mut listener = Listener::new(Voice::Version2);
+            assert_eq!(listener.classify(unit, true), Unit::Token);
+            assert_eq!(listener.classify(b"more", true), Unit::Token);
+            assert_eq!(listener.answer(), Some(answer));
+        }
+    }
+}
