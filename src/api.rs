@@ -27,5 +27,6 @@ mod quoted;
 mod server;
 mod service;
 
+pub(crate) use call::LONGEST_THRESHOLD;
 pub use server::{Acceptor, Server};
 pub use service::{Api, Host};

@@ -29,7 +29,7 @@ use crate::pipes::pipe::Shared;
 use crate::pipes::refusals::Refusals;
 use crate::pipes::registry::Registry;
 use crate::runtime::{self, Workers, sleep};
-use crate::text::reason;
+use crate::text::{counted, reason};
 use crate::tls::Tls;
 use control::Control;
 use host::Daemon;
@@ -178,9 +178,10 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
         executor.spawn(watchdog(shared.clone(), notifier.clone(), interval)).detach();
     }
     log::info!(
-        target: ALWAYS, "iofog-connector {} serves {mappings} mappings; the limit of {file_limit} open files \
+        target: ALWAYS, "iofog-connector {} serves {}; the limit of {file_limit} open files \
          carries about {} sessions",
         env!("CARGO_PKG_VERSION"),
+        counted(mappings as u64, "mapping"),
         file_limit.saturating_sub(limits::FILES_RESERVED) / 2
     );
     notifier.ready("serving");

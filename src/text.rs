@@ -3,3 +3,8 @@
 pub mod json;
 pub mod mark;
 pub mod reason;
+
+/// `1 session`, `2 sessions`.
+pub(crate) fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}

@@ -740,7 +740,8 @@ fn mapping_prints_commands_that_work(mode: Mode) {
     assert!(!say(&["mapping", "list"]).contains(id));
     let output = daemon.cli(&["mapping", "remove", id]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8(output.stderr).unwrap().contains(id));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains(id) && stderr.contains("`iofog-connector mapping list`"), "{stderr}");
 }
 
 #[test]
@@ -887,7 +888,7 @@ fn faulty_start(arguments: &[&str], status: i32) -> String {
 #[test]
 fn files_that_are_missing_are_named_with_their_option() {
     let fault = faulty_start(&["--target", "y:1", "--ca", "/none/such"], 2);
-    assert!(fault.contains("--ca /none/such: it does not exist"), "{fault}");
+    assert!(fault.contains("--ca /none/such: it does not exist; is its path right?"), "{fault}");
     let fault = faulty_start(&["--target", "y:1", "--ca", "/"], 2);
     assert!(fault.contains("--ca /: it is a folder"), "{fault}");
     let fault = faulty_start(&["--target", "y:1", "--ca", "/dev/null"], 2);

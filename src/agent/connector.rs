@@ -28,6 +28,7 @@ use crate::net::stream::{Received, Stream, is_too_much};
 use crate::os::{FileGuard, Files, For, Notifier};
 use crate::runtime::until;
 use crate::session::Traffic;
+use crate::text::reason;
 use crate::tls::{self, TlsError};
 use crate::wire::greeting::{self, Version};
 
@@ -547,6 +548,9 @@ impl Connector {
 /// Why the certificates to trust cannot be read; with the option that names them, if there is one.
 fn distrust(ca: Option<&Path>, fault: &TlsError) -> String {
     match ca {
+        Some(_) if matches!(fault, TlsError::File { error, .. } if reason::is_missing(error)) => {
+            format!("--ca {fault}; is its path right?")
+        }
         Some(_) => format!("--ca {fault}"),
         None => fault.to_string(),
     }

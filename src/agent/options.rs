@@ -292,7 +292,9 @@ fn proper(text: &str, place: &str) -> Result<Passcode, String> {
     if secret.len() > LONGEST_PASSCODE {
         return Err(format!("{place}: longer than {LONGEST_PASSCODE} bytes, so no passcode"));
     }
-    Passcode::new(secret).ok_or_else(|| format!("{place}: the passcode is empty"))
+    Passcode::new(secret).ok_or_else(|| {
+        format!("{place}: the passcode is empty; the one that `mapping add` has written or shown is expected")
+    })
 }
 
 /// One option a line, `name=value`, a flag also without a value; empty lines and those that begin
@@ -367,8 +369,10 @@ fn named(option: &str, path: &Path) -> String {
 }
 
 fn read(option: &str, path: &Path) -> Result<(String, u32), String> {
-    let failed =
-        |error: io::Error| format!("{}: {}", named(option, path), reason::reading(path, &error));
+    let failed = |error: io::Error| {
+        let remedy = if reason::is_missing(&error) { "; is its path right?" } else { "" };
+        format!("{}: {}{remedy}", named(option, path), reason::reading(path, &error))
+    };
     let file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.mode();
     let mut text = Vec::new();
@@ -461,9 +465,13 @@ mod tests {
             (&[connector, target, ("plain", "true"), ("ca", "x")], "--plain and --ca exclude"),
             (
                 &[connector, target, ("passcode-file", "/none/such")],
-                "--passcode-file /none/such: it does not exist",
+                "--passcode-file /none/such: it does not exist; is its path right?",
             ),
-            (&[connector, target, ("from", "/none")], "--from /none: it does not exist"),
+            (&[connector, target, ("from", "/none")], "--from /none: it does not exist; is its"),
+            (
+                &[("connector", "https://c:1"), target],
+                "--connector: \"https://c:1\" begins with a scheme",
+            ),
             (&[connector, target, ("from", "/")], "--from /: it is a folder"),
             (&[connector, target, ("plain", "no")], "--plain: what stands after it is neither"),
         ] {
@@ -486,7 +494,8 @@ mod tests {
         assert_eq!(found.passcode.reveal(), "from Windows");
         let found = with("readable", 0o644).unwrap();
         assert!(found.warnings[0].contains("chmod 600"), "{:?}", found.warnings);
-        assert!(with("\n", 0o600).unwrap_err().ends_with("the passcode is empty"));
+        let said = with("\n", 0o600).unwrap_err();
+        assert!(said.contains("the passcode is empty; the one that `mapping add`"), "{said}");
         assert!(with("a\nb\n", 0o600).unwrap_err().contains("more than one line"));
     }
 

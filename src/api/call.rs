@@ -55,7 +55,7 @@ impl std::fmt::Debug for Passkey {
 
 /// What a heartbeat threshold may be at most, in milliseconds: the original reads it as a signed
 /// 32-bit number from the state file.
-const LONGEST_THRESHOLD: u64 = i32::MAX as u64;
+pub(crate) const LONGEST_THRESHOLD: u64 = i32::MAX as u64;
 
 impl Call {
     /// What `request` asks for. The error says what is wrong with it and what would be right.

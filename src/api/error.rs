@@ -95,7 +95,11 @@ impl fmt::Display for ApiError {
                 "the connector can only be stopped on its own machine: iofog-connector stop",
             ),
             ApiError::UnknownPath(path) => write!(f, "no such path: {}", short(path)),
-            ApiError::Unknown(id) => write!(f, "no mapping has the id {}", short(id)),
+            ApiError::Unknown(id) => write!(
+                f,
+                "no mapping has the id {}; `iofog-connector mapping list` shows those that are there",
+                short(id)
+            ),
             ApiError::UnknownDirect(id) => {
                 write!(f, "no direct connection has the id {} and this passkey", short(id))
             }

@@ -7,6 +7,7 @@ use pico_args::Arguments;
 
 use super::mapping::{Add, Request};
 use crate::agent::options as tunnel;
+use crate::api::LONGEST_THRESHOLD;
 use crate::config::folders::Options;
 use crate::config::nearest;
 
@@ -129,17 +130,15 @@ fn parse_tunnel(mut arguments: Arguments) -> Result<(Command, Options), String> 
 
 /// Reads what follows `mapping`.
 fn parse_mapping(mut arguments: Arguments) -> Result<Request, String> {
-    let mut number = |name, default: u64, most: u64| match value(&mut arguments, name, "a number")?
-    {
-        None => Ok(default),
-        Some(text) => text
-            .to_str()
+    let mut number = |name, default: u64, least: u64, most: u64| {
+        let Some(text) = value(&mut arguments, name, "a number")? else { return Ok(default) };
+        text.to_str()
             .and_then(|text| text.parse().ok())
-            .filter(|number| (0..=most).contains(number))
-            .ok_or_else(|| format!("{name}: {text:?} is no number from 0 to {most}")),
+            .filter(|number| (least..=most).contains(number))
+            .ok_or_else(|| format!("{name}: {text:?} is no number from {least} to {most}"))
     };
-    let connections = number("--connections", 60, 65_535)?;
-    let threshold = number("--heartbeat-threshold", 60_000, 86_400_000)?;
+    let connections = number("--connections", 60, 1, u16::MAX.into())?;
+    let threshold = number("--heartbeat-threshold", 60_000, 0, LONGEST_THRESHOLD)?;
     let dir = value(&mut arguments, "--dir", "a path")?.map_or(".".into(), PathBuf::from);
     let show = arguments.contains("--show");
     let word = |arguments: &mut Arguments| match arguments.opt_free_from_str::<String>() {
@@ -155,10 +154,9 @@ fn parse_mapping(mut arguments: Arguments) -> Result<Request, String> {
             let public = match word(&mut arguments)?.as_str() {
                 "public" => true,
                 "private" => false,
-                _ => return Err("`mapping add` needs `public` or `private` after it".into()),
+                other => return Err(needs("mapping add", &["public", "private"], other)),
             };
-            let connections = u16::try_from(connections).ok().filter(|number| *number > 0);
-            let connections = connections.ok_or("--connections: 1 to 65535 is expected")?;
+            let connections = u16::try_from(connections).unwrap_or(u16::MAX);
             Request::Add(Add { public, connections, threshold, show, dir })
         }
         "list" => Request::List,
@@ -166,12 +164,24 @@ fn parse_mapping(mut arguments: Arguments) -> Result<Request, String> {
             id if id.is_empty() => return Err("`mapping remove` needs a mapping's id".into()),
             id => Request::Remove { id, dir },
         },
-        _ => return Err("`mapping` needs `add`, `list` or `remove` after it".into()),
+        other => return Err(needs("mapping", &["add", "list", "remove"], other)),
     };
     match unknown(arguments, MAPPING_OPTIONS) {
         Some(fault) => Err(fault),
         None => Ok(request),
     }
+}
+
+/// Says which words may stand after a command, where another one does, or none.
+fn needs(command: &str, words: &[&'static str], found: &str) -> String {
+    let mut said = format!("`{command}` needs `{}` after it", words.join("` or `"));
+    if !found.is_empty() {
+        said.push_str(&format!(", not {found:?}"));
+    }
+    if let Some(near) = nearest(found, words) {
+        said.push_str(&format!(": did you mean `{near}`?"));
+    }
+    said
 }
 
 /// What is given as `--name VALUE` or `--name=VALUE`; `what` says what is expected.
@@ -203,6 +213,15 @@ fn unknown(arguments: Arguments, options: &[&'static str]) -> Option<String> {
         let kind = if first.starts_with('-') { "option" } else { "argument" };
         return Some(format!("unknown {kind} {first:?}"));
     };
+    let is_of = |options: &[(&str, &str)]| options.iter().any(|option| option.0 == word);
+    let homes = [
+        ("mapping", MAPPING_OPTIONS.contains(&word)),
+        ("tunnel", is_of(tunnel::VALUES) || is_of(tunnel::FLAGS)),
+    ];
+    let homes: Vec<_> = homes.iter().filter(|home| home.1).map(|home| home.0).collect();
+    if !options.contains(&word) && !homes.is_empty() {
+        return Some(format!("{name} is an option of `{}` only", homes.join("` and `")));
+    }
     Some(match nearest(word, options) {
         Some(near) if near == word => format!("option {name} is given twice"),
         Some(near) => format!("unknown option {name:?}: did you mean --{near}?"),
@@ -269,6 +288,8 @@ mod tests {
             ("start --config --run /r", "--config needs a path after it, not \"--run\""),
             ("start --run /a --run /b", "option --run is given twice"),
             ("start --json", "--json is an option of `status` only"),
+            ("status --connections 3", "--connections is an option of `mapping` and `tunnel` only"),
+            ("start --target=t:1", "--target is an option of `tunnel` only"),
         ] {
             let error = parsed(line).unwrap_err();
             assert!(error.starts_with(fault), "{line}: {error}");
@@ -331,11 +352,32 @@ mod tests {
         );
         for (line, fault) in [
             ("mapping", "`mapping` needs `add`"),
-            ("mapping drop", "`mapping` needs `add`"),
-            ("mapping add", "`mapping add` needs `public`"),
+            ("mapping drop", "`mapping` needs `add` or `list` or `remove` after it, not \"drop\""),
+            (
+                "mapping ad public",
+                "`mapping` needs `add` or `list` or `remove` after it, not \"ad\": did",
+            ),
+            ("mapping add", "`mapping add` needs `public` or `private` after it"),
+            (
+                "mapping add publc",
+                "`mapping add` needs `public` or `private` after it, not \"publc\": did you mean \
+                 `public`?",
+            ),
             ("mapping remove", "`mapping remove` needs a mapping's id"),
-            ("mapping add public --connections 0", "--connections: 1 to 65535"),
+            (
+                "mapping add public --connections 0",
+                "--connections: \"0\" is no number from 1 to 65535",
+            ),
+            (
+                "mapping add public --connections 70000",
+                "--connections: \"70000\" is no number from 1 to 65535",
+            ),
             ("mapping add public --connections x", "--connections: \"x\" is no number"),
+            (
+                "mapping add public --heartbeat-threshold 2147483648",
+                "--heartbeat-threshold: \"2147483648\" is no number from 0 to 2147483647",
+            ),
+            ("mapping add public --target t:1", "--target is an option of `tunnel` only"),
             ("mapping add public --conections 5", "unknown option \"--conections\": did you"),
             ("mapping list all", "unknown argument \"all\""),
         ] {

@@ -119,8 +119,10 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
             "heartbeatabsencethresholdport2": threshold})
     };
     // The commands name the files by their whole paths, to work from everywhere.
-    let dir = fs::canonicalize(&add.dir)
-        .map_err(|e| format!("--dir {}: {}", add.dir.display(), reason::reading(&add.dir, &e)))?;
+    let dir = fs::canonicalize(&add.dir).map_err(|error| {
+        let why = reason::reading(&add.dir, &error);
+        format!("--dir {}: {why}; make it, or name another folder", add.dir.display())
+    })?;
     // What the daemon runs with counts, whatever the settings on disk say. Asked first: when it
     // does not answer, nothing has been opened.
     let report: Report = understand(&call(options, "GET", "status", "")?)?;

@@ -71,11 +71,11 @@ pub(super) fn stop(options: &Options) -> ExitCode {
     let mut deadline = begun + drain + GRACE;
     let mut told = false;
     let mut ask_at = begun + limits::DRAIN_TOLD;
-    while let Some(process) = running(&options.run_dir) {
+    while let Some((process, kill)) = running(&options.run_dir) {
         let now = Instant::now();
         if now >= deadline {
             let seconds = begun.elapsed().as_secs();
-            complain(format_args!("{process} has not ended within {seconds} s; `kill` ends it"));
+            complain(format_args!("{process} has not ended within {seconds} s; `{kill}` ends it"));
             return ExitCode::FAILURE;
         }
         if now >= ask_at {
@@ -114,9 +114,9 @@ fn ask(wait: Duration, run: &Path, method: &str, path: &str, body: &str) -> Aske
         // is just starting or ending, or somebody has removed its socket.
         Err(ControlError::NotRunning(socket)) => match running(run) {
             None => return Asked::NotRunning,
-            Some(process) => complain(format_args!(
+            Some((process, kill)) => complain(format_args!(
                 "{process} runs, but nobody listens on {}; try again in a moment, or end it with \
-                 `kill`",
+                 `{kill}`",
                 socket.display()
             )),
         },
@@ -125,11 +125,12 @@ fn ask(wait: Duration, run: &Path, method: &str, path: &str, body: &str) -> Aske
     Asked::Failed
 }
 
-/// The daemon that holds the run folder's lock, by its process id. A lock that may not be read
-/// is taken for nobody's.
-fn running(run: &Path) -> Option<String> {
+/// The daemon that holds the run folder's lock, by its process id, and the command that ends it. A
+/// lock that may not be read is taken for nobody's.
+fn running(run: &Path) -> Option<(String, String)> {
     let pid = Instance::running(run).ok()??;
-    Some(pid.map_or("the daemon".into(), |pid| format!("process {pid}")))
+    let named = |pid| (format!("process {pid}"), format!("kill {pid}"));
+    Some(pid.map_or(("the daemon".into(), "kill".into()), named))
 }
 
 #[cfg(test)]
@@ -164,6 +165,18 @@ mod tests {
             drop(instance);
             String::from_utf8_lossy(&request[..count]).into_owned()
         })
+    }
+
+    #[test]
+    fn the_command_that_ends_a_daemon_is_whole() {
+        let run = folder();
+        let instance = Instance::take(&run).unwrap();
+        let (who, kill) = running(&run).unwrap();
+        let pid = std::process::id();
+        assert_eq!((who, kill), (format!("process {pid}"), format!("kill {pid}")));
+        drop(instance);
+        assert_eq!(running(&run), None);
+        fs::remove_dir_all(&run).unwrap();
     }
 
     #[test]

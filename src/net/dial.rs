@@ -37,6 +37,12 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let fault = |what: &str| format!("{text:?} {what}; HOST:PORT is expected");
+        if text.contains("://") {
+            return Err(fault("begins with a scheme, which does not belong there"));
+        }
+        if text.contains(char::is_whitespace) {
+            return Err(fault("has a blank in it"));
+        }
         let (host, port) = text.rsplit_once(':').ok_or_else(|| fault("has no port"))?;
         let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
             Some(bare) if bare.parse::<std::net::Ipv6Addr>().is_ok() => bare,
@@ -46,7 +52,7 @@ impl FromStr for Address {
             }
             None => host,
         };
-        if host.is_empty() || host.len() > 253 || host.contains(|c: char| c.is_whitespace()) {
+        if host.is_empty() || host.len() > 253 {
             return Err(fault("has no name or address before its port"));
         }
         match port.parse() {
@@ -283,7 +289,9 @@ mod tests {
             ("gateway:0", "has no port from 1 to 65535"),
             ("gateway:65536", "has no port from 1 to 65535"),
             (":80", "has no name or address"),
-            ("a b:80", "has no name or address"),
+            ("a b:80", "has a blank in it"),
+            ("https://host:6000", "begins with a scheme, which does not belong there"),
+            ("https://host", "begins with a scheme, which does not belong there"),
             ("2001:db8::1:80", "without brackets"),
             ("[gateway]:80", "no IPv6 address in its brackets"),
         ] {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::mappings::mapping::Id;
+use crate::text::counted;
 pub use clock::timestamp;
 use reached::LimitsReached;
 use refused::Refusals;
@@ -182,8 +183,6 @@ impl Draining {
 
     /// Who is left.
     pub fn who(&self) -> String {
-        let counted =
-            |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         let sessions = counted(self.sessions, "session");
         match self.users_waiting {
             0 => sessions,

@@ -9,6 +9,7 @@ use crate::logging::Utc;
 use crate::report::status::reached::LimitsReached;
 use crate::report::status::refused::{Refusals, Refused};
 use crate::report::status::{Counts, MappingStatus, SideStatus, Tunnels};
+use crate::text::counted;
 
 const COLUMNS: [&str; 9] = [
     "MAPPING",
@@ -60,21 +61,22 @@ pub fn table(report: &Report) -> String {
     line(
         &mut text,
         &format!(
-            "sessions {} now, {} in all; refused: {} users, {} agents; connections without \
-             passcode yet {}",
+            "sessions {} now, {} in all; refused: {}, {}; connections without passcode yet {}",
             counts.sessions,
             counts.sessions_total,
-            counts.users_refused,
-            counts.agents_refused,
+            counted(counts.users_refused, "user"),
+            counted(counts.agents_refused, "agent"),
             counts.pending
         ),
     );
     line(
         &mut text,
         &format!(
-            "free ports {}; direct connections {}; API: {} requests refused, {} TLS handshakes \
-             failed",
-            state.available_ports, state.direct, state.api_refused, state.api_handshake_failures
+            "free ports {}; direct connections {}; API: {} refused, {} failed",
+            state.available_ports,
+            state.direct,
+            counted(state.api_refused, "request"),
+            counted(state.api_handshake_failures, "TLS handshake")
         ),
     );
     if state.log_lost > 0 {
@@ -113,10 +115,7 @@ fn row(mapping: &MappingStatus) -> [String; 9] {
 
 fn total(mappings: usize, all: Tunnels, counts: &Counts) -> [String; 9] {
     [
-        match mappings {
-            1 => "1 mapping".into(),
-            many => format!("{many} mappings"),
-        },
+        counted(mappings as u64, "mapping"),
         String::new(),
         String::new(),
         tunnels(all),

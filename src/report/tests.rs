@@ -140,6 +140,18 @@ fn table_at_a_glance() {
 }
 
 #[test]
+fn one_of_a_thing_is_said_as_one() {
+    let mut report = Report::of(Status { mappings: vec![], ..Status::default() }, 0);
+    report.totals.counts.users_refused = 1;
+    report.totals.counts.agents_refused = 1;
+    report.state.api_refused = 1;
+    report.state.api_handshake_failures = 1;
+    let said = table(&report);
+    assert!(said.contains("refused: 1 user, 1 agent;"), "{said}");
+    assert!(said.contains("API: 1 request refused, 1 TLS handshake failed"), "{said}");
+}
+
+#[test]
 fn a_stopping_daemon_says_what_is_left() {
     let mut report = sample();
     let left = Draining { sessions: 1, users_waiting: 2, milliseconds_left: 4_001 };

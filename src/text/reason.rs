@@ -18,6 +18,11 @@ pub(crate) fn words(error: &io::Error) -> String {
     }
 }
 
+/// Whether an error says that there is no such file.
+pub(crate) fn is_missing(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound
+}
+
 /// Why the file `path` cannot be read: half a sentence about it, with the remedy, without a dot.
 pub(crate) fn reading(path: &Path, error: &io::Error) -> String {
     match error.kind() {
