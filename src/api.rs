@@ -21,7 +21,6 @@ mod counters;
 mod direct;
 mod error;
 mod form;
-mod gate;
 mod origin;
 mod quoted;
 mod server;

@@ -28,10 +28,12 @@ use std::time::{Duration, Instant};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use budget::{Budget, Kind};
+pub use gate::Gate;
 use sink::Counted;
 pub use utc::Utc;
 
 mod budget;
+mod gate;
 mod sink;
 mod utc;
 

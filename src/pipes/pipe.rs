@@ -20,7 +20,7 @@ use smol::{LocalExecutor, Task};
 
 use crate::config::Config;
 use crate::limits;
-use crate::logging::ALWAYS;
+use crate::logging::{ALWAYS, Gate};
 use crate::mappings::mapping::{self, AgentPort, Mapping};
 use crate::mappings::ports::{Lease, Pool};
 use crate::net::handshake::{self, Progress};
@@ -86,7 +86,7 @@ pub struct Pipe {
     last_error: RefCell<Option<Fault>>,
     refusals: RefCell<refused::Refusals>,
     /// When the log was last told of an old answer.
-    residue_told: Cell<Option<Instant>>,
+    residue_told: Gate,
     limits_reached: RefCell<LimitsReached>,
     /// Closed when no new connection is to be taken.
     stop: (Sender<()>, Receiver<()>),
@@ -303,7 +303,7 @@ impl Pipe {
             counts: Cell::default(),
             last_error: RefCell::new(None),
             refusals: RefCell::default(),
-            residue_told: Cell::new(None),
+            residue_told: Gate::new(limits::RESIDUE_TOLD),
             limits_reached: RefCell::default(),
             stop: smol::channel::bounded(1),
             relays: (RefCell::new(Some(relay)), relays_gone),
@@ -394,11 +394,9 @@ impl Pipe {
         lease: &Lease,
     ) -> io::Result<Infallible> {
         let listener = Io::listening(lease.listener())?;
-        let mut complained: Option<Instant> = None;
-        let mut complain = |why: &str| {
-            let now = Instant::now();
-            if complained.is_none_or(|at| now.duration_since(at) >= limits::COMPLAINT) {
-                complained = Some(now);
+        let complaints = Gate::new(limits::COMPLAINT);
+        let complain = |why: &str| {
+            if complaints.open() {
                 self.fault(Of::Accepting(side), why);
             }
         };
@@ -625,7 +623,7 @@ impl Pipe {
             Some(late) => self.pairing.learn(late),
             None => self.pairing.found(),
         }
-        if self.is_told_again() {
+        if self.residue_told.open() {
             self.fault(
                 Of::Event,
                 &format!(
@@ -663,7 +661,7 @@ impl Pipe {
         let (drained, rest) = draining.task.await;
         place.set_unanswered(drained.outcome == Outcome::Unanswered);
         let (peer, _) = agent;
-        if drained.bytes > 0 && drained.lasted >= limits::QUIET_LATE && self.is_told_again() {
+        if drained.bytes > 0 && drained.lasted >= limits::QUIET_LATE && self.residue_told.open() {
             log::info!(
                 target: self.id(),
                 "{}: tunnel of {peer}: {} bytes for a user that had left were read over in {:.1} s",
@@ -688,17 +686,6 @@ impl Pipe {
                 None
             }
         }
-    }
-
-    /// Whether the log may be told of old answers again.
-    fn is_told_again(&self) -> bool {
-        let now = Instant::now();
-        let last = self.residue_told.get();
-        let again = last.is_none_or(|last| now.duration_since(last) >= limits::RESIDUE_TOLD);
-        if again {
-            self.residue_told.set(Some(now));
-        }
-        again
     }
 
     /// Gives a worker the relay of a session; what is given back at its end stays here.

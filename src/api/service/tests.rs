@@ -1,7 +1,6 @@
 use std::time::Duration;
 
 use super::*;
-use crate::api::gate::Gate;
 use crate::mappings::mapping::{AgentLimits, AgentPort, Mapping, Passcode, Pipe};
 use crate::pipes::registry::ChangeError;
 use crate::report::status::refused::Refusals;
@@ -128,13 +127,4 @@ fn failures_are_one_json_object() {
     }
     let long = ApiError::Unknown("\u{1f}".repeat(5000).into()).to_string();
     assert!(long.len() < 1000, "{long}");
-}
-
-#[test]
-fn gates_open_seldom() {
-    let gate = Gate::new(Duration::from_secs(3600));
-    assert!(gate.open());
-    assert!(!gate.open());
-    let gate = Gate::new(Duration::ZERO);
-    assert!(gate.open() && gate.open());
 }
