@@ -1,6 +1,7 @@
 //! Text that people and programs write: JSON, byte order marks.
 
 pub mod json;
+pub mod line;
 pub mod mark;
 pub mod reason;
 

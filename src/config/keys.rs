@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::faults::Faults;
-use crate::text::json;
+use crate::text::{json, line};
 
 /// What a value's reader found wrong: the place below the key (`[1]`, or nothing) and half a
 /// sentence, for each fault.
@@ -39,7 +39,7 @@ impl<'a> Keys<'a> {
         let mut keys =
             Keys { file, entries: Vec::new(), known: vec![], faults: vec![], warnings: vec![] };
         for (key, value) in all {
-            let name = shorten(&key.escape_debug().to_string());
+            let name = line::cut(&key.escape_debug().to_string(), FITS);
             match keys.entries.iter().find(|(name, _)| *name == key) {
                 None => keys.entries.push((key, value)),
                 Some((_, first)) if *first == value => {
@@ -110,7 +110,7 @@ impl<'a> Keys<'a> {
                     self.known.join(", ")
                 ),
             };
-            self.warn(&shorten(&key), &why);
+            self.warn(&line::cut(&key, FITS), &why);
         }
         if self.faults.is_empty() {
             return Ok(self.warnings);
@@ -145,24 +145,13 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
+/// Characters of a key or a value that fit a line.
+const FITS: usize = 60;
+
 /// A value as JSON, shortened to what fits a line. JSON itself leaves DEL, the controls that some
 /// terminals obey (U+0080 to U+009F) and two line separators as they are.
 pub(super) fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    let unfit = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
-    if !text.contains(unfit) {
-        return shorten(&text);
-    }
-    let escape = |c: char| if unfit(c) { c.escape_unicode().to_string() } else { c.into() };
-    shorten(&text.chars().map(escape).collect::<String>())
-}
-
-fn shorten(text: &str) -> String {
-    const FITS: usize = 60;
-    match text.char_indices().nth(FITS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
+    line::cut(&line::escaped(&value.to_string()), FITS)
 }
 
 /// The known key that was probably meant: the one that the fewest changed letters make, if those

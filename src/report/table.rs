@@ -10,6 +10,7 @@ use crate::report::status::reached::LimitsReached;
 use crate::report::status::refused::{Refusals, Refused};
 use crate::report::status::{Counts, MappingStatus, SideStatus, Tunnels};
 use crate::text::counted;
+use crate::text::line::escaped;
 
 const COLUMNS: [&str; 9] = [
     "MAPPING",
@@ -28,14 +29,14 @@ pub fn table(report: &Report) -> String {
     let (state, totals) = (&report.state, &report.totals);
     let mut text = format!(
         "iofog-connector {}, running for {}\n",
-        safe(&report.version),
+        escaped(&report.version),
         duration(state.uptime)
     );
     if let Some(draining) = &state.draining {
         line(&mut text, &format!("{draining}; a second SIGTERM ends them at once"));
     }
     for warning in &state.warnings {
-        line(&mut text, &format!("warning: {}", safe(warning)));
+        line(&mut text, &format!("warning: {}", escaped(warning)));
     }
     text.push('\n');
     if state.mappings.is_empty() {
@@ -101,7 +102,7 @@ fn row(mapping: &MappingStatus) -> [String; 9] {
         false => "-".into(),
     };
     [
-        safe(&mapping.id),
+        escaped(&mapping.id),
         if mapping.public { "public" } else { "private" }.into(),
         format!("{} {}", one.port, two.port),
         tunnels.join(" "),
@@ -109,7 +110,7 @@ fn row(mapping: &MappingStatus) -> [String; 9] {
         bytes(counts.bytes_up),
         bytes(counts.bytes_down),
         state(one, two).into(),
-        mapping.url.as_deref().map_or("-".into(), safe),
+        mapping.url.as_deref().map_or("-".into(), escaped),
     ]
 }
 
@@ -145,7 +146,7 @@ fn faults(mapping: &MappingStatus, closed: bool) -> Vec<String> {
         .iter()
         .filter(|side| closed && !side.open)
         .map(|side| {
-            let fault = safe(side.fault.as_deref().unwrap_or("not open"));
+            let fault = escaped(side.fault.as_deref().unwrap_or("not open"));
             let port = format!("port {}", side.port);
             if fault.starts_with(&port) { fault } else { format!("{port}: {fault}") }
         })
@@ -171,7 +172,7 @@ fn faults(mapping: &MappingStatus, closed: bool) -> Vec<String> {
     if let Some(error) = mapping.last_error.as_ref().filter(|error| !is_said(error)) {
         let at = mapping.last_error_at.map(|at| format!(" at {}", Utc(at / 1000)));
         let over = if mapping.last_error_over { ", over since" } else { "" };
-        faults.push(format!("last error{}{over}: {}", at.unwrap_or_default(), safe(error)));
+        faults.push(format!("last error{}{over}: {}", at.unwrap_or_default(), escaped(error)));
     }
     faults.extend(refusals(&mapping.refusals));
     faults.extend(limits(&mapping.limits_reached));
@@ -180,7 +181,7 @@ fn faults(mapping: &MappingStatus, closed: bool) -> Vec<String> {
 
 fn refusals(refusals: &Refusals) -> impl Iterator<Item = String> {
     refusals.iter().map(|Refused { who, why, times, last }| {
-        let (who, why, last) = (safe(who), safe(why), Utc(last / 1000));
+        let (who, why, last) = (escaped(who), escaped(why), Utc(last / 1000));
         format!("refused: {who}: {why}, {}, last at {last}", how_often(*times))
     })
 }
@@ -196,7 +197,7 @@ fn limits(limits: &LimitsReached) -> impl Iterator<Item = String> {
     limits.iter().map(|reached| {
         let times = how_often(reached.times);
         let last = Utc(reached.last / 1000);
-        format!("limit reached: {}, {times}, last at {last}", safe(&reached.limit))
+        format!("limit reached: {}, {times}, last at {last}", escaped(&reached.limit))
     })
 }
 
@@ -222,17 +223,6 @@ fn aligned(row: &[String; 9], widths: &[usize; 9]) -> String {
 fn line(text: &mut String, line: &str) {
     text.push_str(line.trim_end());
     text.push('\n');
-}
-
-/// Text that a terminal shows as it stands: ids of older files, and errors, may hold anything.
-fn safe(text: &str) -> String {
-    text.chars()
-        .flat_map(|character| {
-            let escaped = character.is_control().then(|| character.escape_default());
-            let plain = (!character.is_control()).then_some(character);
-            escaped.into_iter().flatten().chain(plain)
-        })
-        .collect()
 }
 
 /// A number of bytes in three or four digits.
@@ -296,6 +286,6 @@ mod tests {
         for (seconds, expected) in cases {
             assert_eq!(duration(Duration::from_secs(seconds)), expected);
         }
-        assert_eq!(safe("a\u{1b}[2Jb\nc\u{e9}"), "a\\u{1b}[2Jb\\nc\u{e9}");
+        assert_eq!(escaped("a\u{1b}[2Jb\nc\u{e9}"), "a\\u{1b}[2Jb\\nc\u{e9}");
     }
 }

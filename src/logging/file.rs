@@ -1,0 +1,192 @@
+//! The way out to the log file, with one old file beside it.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use log::Level;
+use rustix::fs::{Access, OFlags, statvfs};
+use rustix::io::Errno;
+
+use super::sink::Sink;
+use super::utc::Utc;
+use crate::limits;
+use crate::text::reason;
+
+/// The log file: at most [`limits::LOG_FILE`] bytes, and one old file of that size.
+pub(super) struct File {
+    path: PathBuf,
+    open: Option<Open>,
+    /// What the last try to open it or to write met.
+    fault: Option<io::Error>,
+}
+
+struct Open {
+    file: fs::File,
+    size: u64,
+    /// A disk that was full took the beginning of a line.
+    torn: bool,
+    /// Not a device that the name leads to: those have no size and cannot be put aside.
+    regular: bool,
+}
+
+impl File {
+    pub(super) fn new(path: &Path) -> Self {
+        File { path: path.to_owned(), open: None, fault: None }
+    }
+
+    fn open(&self) -> io::Result<Open> {
+        if let Some(dir) = self.path.parent() {
+            DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
+        }
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o640)
+            // A pipe that nobody reads must fail instead of waiting for a reader.
+            .custom_flags(OFlags::NONBLOCK.bits() as i32)
+            .open(&self.path)?;
+        let metadata = file.metadata()?;
+        let kind = metadata.file_type();
+        let regular = !kind.is_fifo() && !kind.is_char_device();
+        Ok(Open { file, size: metadata.size(), torn: false, regular })
+    }
+
+    fn put_aside(&self) -> io::Result<()> {
+        let mut old = self.path.clone().into_os_string();
+        old.push(".old");
+        fs::rename(&self.path, old)
+    }
+}
+
+impl File {
+    fn append(&mut self, level: Level, message: &str) -> io::Result<()> {
+        let line = format!("{} {level:<5} {message}\n", Utc::now());
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => self.open()?,
+        };
+        if open.regular && open.size > 0 && open.size + line.len() as u64 > limits::LOG_FILE {
+            self.put_aside()?;
+            open = self.open()?;
+        }
+        let done = open.line(&line);
+        self.open = Some(open);
+        done
+    }
+}
+
+impl Sink for File {
+    fn write(&mut self, level: Level, message: &str) -> io::Result<()> {
+        let done = self.append(level, message);
+        self.fault = done.as_ref().err().map(same);
+        done
+    }
+
+    fn reopen(&mut self) {
+        // At once: who has moved the old one away waits for the new one. Where it cannot be opened,
+        // the next message tries again.
+        let opened = self.open();
+        self.fault = opened.as_ref().err().map(same);
+        self.open = opened.ok();
+    }
+
+    fn fault(&self) -> Option<String> {
+        let known = self.fault.as_ref().map(|error| unusable(&self.path, error));
+        known.or_else(|| doubt(&self.path))
+    }
+}
+
+/// An error, as far as it can be kept.
+fn same(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}
+
+/// Why the log file `path` would take nothing, as far as looking tells; changes nothing.
+pub(super) fn doubt(path: &Path) -> Option<String> {
+    let folder = path.ancestors().skip(1).find(|folder| folder.exists())?;
+    let is_dir = |path: &Path| fs::metadata(path).is_ok_and(|found| found.is_dir());
+    let access = |path, what| rustix::fs::access(path, what);
+    let found = match path.exists() {
+        true if is_dir(path) => Err(Errno::ISDIR),
+        true => access(path, Access::WRITE_OK),
+        false if !is_dir(folder) => Err(Errno::NOTDIR),
+        // Missing folders are made at start.
+        false => access(folder, Access::WRITE_OK | Access::EXEC_OK),
+    };
+    let room = || {
+        let disk = statvfs(folder)?;
+        // Pseudo file systems have no blocks at all.
+        if disk.f_blocks > 0 && disk.f_bavail == 0 { Err(Errno::NOSPC) } else { Ok(()) }
+    };
+    found.and_then(|()| room()).err().map(|error| unusable(path, &error.into()))
+}
+
+fn unusable(path: &Path, error: &io::Error) -> String {
+    let why = match error.kind() {
+        io::ErrorKind::WriteZero => reason::writing(path, &Errno::NOSPC.into()),
+        _ => reason::writing(path, error),
+    };
+    format!(
+        "The log file {} cannot be written: {why}. Its lines are lost until then, while syslog goes \
+         on; --log DIR names another folder.",
+        path.display()
+    )
+}
+
+impl Open {
+    fn line(&mut self, line: &str) -> io::Result<()> {
+        if self.torn {
+            self.file.write_all(b"\n")?;
+            self.size += 1;
+            self.torn = false;
+        }
+        // One write: either all of the line is there, or the disk is full.
+        let written = self.file.write(line.as_bytes())?;
+        self.size += written as u64;
+        if written < line.len() {
+            self.torn = true;
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_capped_and_one_old_one_kept() {
+        let dir = std::env::temp_dir().join(format!("sink-{}", uuid::Uuid::new_v4()));
+        let path = dir.join("log");
+        let old = dir.join("log.old");
+        let mut file = File::new(&path);
+        let message = "x".repeat(1000);
+        for _ in 0..2500 {
+            file.write(Level::Info, &message).unwrap();
+        }
+        let sizes = [&path, &old].map(|path| fs::metadata(path).unwrap().len());
+        assert!(sizes.iter().all(|size| *size <= limits::LOG_FILE), "{sizes:?}");
+        assert!(sizes[1] > limits::LOG_FILE - 2000, "{sizes:?}");
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o137, 0);
+
+        fs::rename(&path, dir.join("moved")).unwrap();
+        file.reopen();
+        assert!(path.exists(), "the new file is there at once");
+        file.write(Level::Info, "after").unwrap();
+        assert!(fs::read_to_string(&path).unwrap().ends_with("after\n"));
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_loses_lines_and_nothing_else() {
+        let mut file = File::new(Path::new("/dev/full"));
+        assert!(file.write(Level::Info, "one").is_err());
+        assert!(file.write(Level::Info, "two").is_err());
+        let fault = file.fault().unwrap();
+        assert!(fault.starts_with("The log file /dev/full cannot be written: the disk is full; "));
+    }
+}

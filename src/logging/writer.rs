@@ -1,0 +1,107 @@
+//! Which lines are written: what is repeated is counted, and what peers cause is bounded.
+
+use std::time::{Duration, Instant};
+
+use log::Level;
+
+use super::budget::{Budget, Kind};
+use super::sink::Counted;
+
+/// A line that comes again within this time of the last one is counted instead of written; a
+/// count is written no later than this after its first line.
+const REPEAT: Duration = Duration::from_secs(10);
+
+/// The ways out, and what is left out on them.
+pub(super) struct Writer {
+    pub(super) sinks: Vec<Counted>,
+    last: Option<Last>,
+    budget: Budget,
+}
+
+/// The line written last, and how often it came since.
+struct Last {
+    level: Level,
+    message: String,
+    seen: Instant,
+    repeats: u64,
+    first_repeat: Instant,
+    bounded: bool,
+}
+
+impl Writer {
+    pub(super) fn new(sinks: Vec<Counted>, now: Instant) -> Self {
+        Writer { sinks, last: None, budget: Budget::new(now) }
+    }
+
+    /// Writes or counts a message, which is bounded if it has a kind; returns how many were lost on
+    /// the way.
+    pub(super) fn log(
+        &mut self,
+        kind: Option<Kind>,
+        level: Level,
+        message: String,
+        now: Instant,
+    ) -> u64 {
+        if let Some(last) = &mut self.last {
+            let soon = now < last.seen + REPEAT;
+            if soon && last.level == level && last.message == message {
+                if last.repeats == 0 {
+                    last.first_repeat = now;
+                }
+                last.repeats += 1;
+                last.seen = now;
+                return 0;
+            }
+        }
+        let bounded = kind.is_some();
+        if !kind.is_none_or(|kind| self.budget.admit(kind, level, &message, now)) {
+            return 0;
+        }
+        let lost = self.summarise() + self.write(level, &message);
+        self.last =
+            Some(Last { level, message, seen: now, repeats: 0, first_repeat: now, bounded });
+        lost
+    }
+
+    /// Writes summaries that are due; returns how many lines were lost on the way.
+    pub(super) fn tick(&mut self, now: Instant) -> u64 {
+        let due = |last: &Last| last.repeats > 0 && now >= last.first_repeat + REPEAT;
+        let mut lost = 0;
+        if self.last.as_ref().is_some_and(due) {
+            lost += self.summarise();
+        }
+        while let Some((level, line)) = self.budget.summary(now) {
+            lost += self.summarise() + self.write(level, &line);
+            self.last = None;
+        }
+        lost
+    }
+
+    /// Writes all summaries, due or not; returns how many lines were lost on the way.
+    pub(super) fn flush(&mut self) -> u64 {
+        let mut lost = self.summarise();
+        for (level, line) in self.budget.last_summaries() {
+            lost += self.write(level, &line);
+        }
+        lost
+    }
+
+    fn summarise(&mut self) -> u64 {
+        let Some(last) = &mut self.last else { return 0 };
+        let level = last.level;
+        let summary = match std::mem::take(&mut last.repeats) {
+            0 => return 0,
+            1 if !last.bounded => last.message.clone(),
+            1 => "last message repeated once".to_owned(),
+            repeats => format!("last message repeated {repeats} times"),
+        };
+        if last.bounded {
+            self.budget.charge(summary.len());
+        }
+        self.write(level, &summary)
+    }
+
+    fn write(&mut self, level: Level, message: &str) -> u64 {
+        self.sinks.iter_mut().map(|sink| u64::from(!sink.write(level, message))).sum()
+    }
+}
