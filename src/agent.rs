@@ -171,7 +171,7 @@ async fn watchdog(notifier: &Notifier, interval: Duration) {
 /// Writes summaries of repeated log lines, and of limits that were reached.
 async fn upkeep(logging: &Logging, connector: &Connector) {
     loop {
-        sleep(limits::HOUSEKEEPING).await;
+        sleep(limits::UPKEEP).await;
         connector.tell_limits();
         logging.tick();
     }

@@ -384,7 +384,7 @@ impl<S: Wire> Connection<S> {
         let mut pause = limits::HTTP_TAKEN;
         while !self.stream.is_taken() {
             sleep(pause).await;
-            pause = (2 * pause).min(limits::FAREWELL_CHECK);
+            pause = (2 * pause).min(limits::CLOSE_CHECK);
         }
     }
 

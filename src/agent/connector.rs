@@ -355,7 +355,7 @@ impl Connector {
     /// connector is all right.
     pub(super) fn first_heartbeat(&self) -> Duration {
         match *self.doubt.borrow() {
-            Some(_) => self.heartbeat.min(2 * limits::PROVEN),
+            Some(_) => self.heartbeat.min(2 * limits::PROVEN_IDLE),
             None => self.heartbeat,
         }
     }

@@ -36,7 +36,7 @@ pub(super) enum Outcome {
     /// Bytes have come from the connector's side. What the user makes of the answer is not the
     /// connector's doing.
     Carried,
-    /// It has lasted for [`limits::VAIN`].
+    /// It has lasted for [`limits::VAIN_SESSION`].
     Lasted,
     /// Neither.
     Vain,
@@ -181,7 +181,7 @@ impl Pace {
     /// An idle tunnel of this age has ended by itself; `false` when it was lost together with
     /// others, which counts once.
     pub(super) fn lost(&mut self, now: Instant, age: Duration) -> bool {
-        if age >= limits::PROVEN {
+        if age >= limits::PROVEN_IDLE {
             self.delay = limits::REDIAL[0];
         }
         self.back_off(now)
@@ -225,7 +225,7 @@ impl Pace {
 
 /// How long a try has to wait for the last one after so many sessions in vain.
 fn haste(vain: u32) -> Duration {
-    let [first, longest] = limits::HASTE;
+    let [first, longest] = limits::VAIN_DIAL_PAUSE;
     match vain.checked_sub(limits::VAIN_SESSIONS + 1) {
         None => Duration::ZERO,
         Some(more) => first.saturating_mul(1 << more.min(16)).min(longest),

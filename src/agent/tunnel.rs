@@ -134,7 +134,7 @@ impl<'a> Tunnel<'a> {
                     Poll::Ready(Ok(Received::Bytes(count))) => {
                         unasked += count;
                         let answered = count > 0 && unanswered.take().is_some();
-                        if answered && !self.proven && self.age() >= limits::PROVEN {
+                        if answered && !self.proven && self.age() >= limits::PROVEN_IDLE {
                             self.proven = true;
                             self.connector.steady();
                         }
@@ -226,7 +226,7 @@ impl Paired<'_> {
         );
         match ended.lasted {
             _ if ended.bytes[0] > 0 => Outcome::Carried,
-            lasted if lasted >= limits::VAIN => Outcome::Lasted,
+            lasted if lasted >= limits::VAIN_SESSION => Outcome::Lasted,
             _ => Outcome::Vain,
         }
     }

@@ -73,7 +73,7 @@ impl State {
     pub(super) fn new(rank: Rank, way: Duration) -> Self {
         let now = Instant::now();
         // However far away it says that it is.
-        let turn = (limits::HTTP_TURN + limits::STRANGER_WAYS * way).min(limits::SLOW_TURN);
+        let turn = (limits::HTTP_TURN + limits::STRANGER_ROUND_TRIPS * way).min(limits::SLOW_TURN);
         State {
             rank,
             shaking: Cell::new(false),

@@ -25,7 +25,7 @@ pub(super) async fn housekeeping(shared: Rc<Shared>, logging: Logging) {
     memory::give_back();
     memory::forget_start();
     loop {
-        sleep_watchfully(limits::HOUSEKEEPING).await;
+        sleep_watchfully(limits::UPKEEP).await;
         logging.tick();
         if let Some(tls) = &shared.tls {
             tls.tell_outdated();

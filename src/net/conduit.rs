@@ -66,7 +66,7 @@ impl Conduit {
     pub fn fill(&mut self, socket: impl AsFd) -> io::Result<usize> {
         let Some((_, end)) = &self.ends else { return Ok(0) };
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        let count = splice(socket, None, end, None, limits::CONDUIT, flags)?;
+        let count = splice(socket, None, end, None, limits::CONDUIT_BYTES, flags)?;
         self.holds += count;
         Ok(count)
     }
@@ -122,7 +122,7 @@ pub fn is_refused(error: &io::Error) -> bool {
 fn make() -> Option<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
     // Best effort: an ordinary user has a quota, and a smaller pipe works as well.
-    let _ = fcntl_setpipe_size(&write, limits::CONDUIT);
+    let _ = fcntl_setpipe_size(&write, limits::CONDUIT_BYTES);
     Some((read, write))
 }
 

@@ -34,7 +34,7 @@ use crate::tls::sni::Greeting;
 thread_local! {
     /// What this thread is reading right now. Nothing stays in it between two polls, so that all
     /// sessions of a thread share it and an idle one holds no buffer.
-    static INCOMING: RefCell<Box<[u8]>> = RefCell::new(vec![0; limits::READ].into());
+    static INCOMING: RefCell<Box<[u8]>> = RefCell::new(vec![0; limits::READ_BYTES].into());
     /// The look at the kernel after which this thread last took a step of a handshake.
     static STEPPED: Cell<u32> = const { Cell::new(0) };
 }
@@ -365,7 +365,7 @@ impl Stream {
             ready!(self.turn.poll(context));
             return INCOMING.with_borrow_mut(|buffer| {
                 let count = ready!(self.socket.poll_recv(context, buffer))?;
-                self.turn.charge(count.max(limits::RECORD));
+                self.turn.charge(count.max(limits::RECORD_COST));
                 if count == 0 {
                     self.state.ended = true;
                     return Poll::Ready(Ok(Received::Ended));
@@ -420,7 +420,8 @@ impl Stream {
             return Poll::Ready(Ok(tls.received(total)));
         }
         INCOMING.with_borrow_mut(|buffer| {
-            let most = if tls.share.is_some() { limits::STRANGER_READ } else { limits::TLS_READ };
+            let most =
+                if tls.share.is_some() { limits::STRANGER_READ } else { limits::TLS_READ_BYTES };
             let room = most.min(tls.allowance);
             if room == 0 {
                 let greets = tls.share.is_some() && tls.connection.is_handshaking();
@@ -494,7 +495,9 @@ impl Stream {
             Poll::Ready(Ok(())) => self.state.queued = 0,
             Poll::Pending => {
                 // A small rest is kept by itself, so that reading can go on.
-                if let Some(conduit) = self.state.conduit.take_if(|c| c.holds() < limits::BULK) {
+                if let Some(conduit) =
+                    self.state.conduit.take_if(|c| c.holds() < limits::BULK_BYTES)
+                {
                     self.state.rest = conduit.empty()?;
                     self.state.queued = self.state.rest.len();
                 }
@@ -684,13 +687,13 @@ impl Stream {
 
     /// Closes while the peer may still be sending: what it has not received yet would be lost
     /// with the reset that answers bytes to a closed socket. So this waits until it has all, or
-    /// ends too, for [`limits::FAREWELL`] at most, and takes what it sends meanwhile.
+    /// ends too, for [`limits::CLOSE_TIMEOUT`] at most, and takes what it sends meanwhile.
     pub async fn farewell(mut self) {
         if self.waiting() == 0 && !self.is_unacknowledged() {
             return self.part();
         }
         self.close_in_order();
-        let deadline = Instant::now() + limits::FAREWELL;
+        let deadline = Instant::now() + limits::CLOSE_TIMEOUT;
         let mut timer = Timer::new();
         poll_fn(|context| {
             let sent = self.poll_finish(context);
@@ -710,7 +713,7 @@ impl Stream {
             if now >= deadline {
                 return Poll::Ready(());
             }
-            timer.poll_at(context, deadline.min(now + limits::FAREWELL_CHECK))
+            timer.poll_at(context, deadline.min(now + limits::CLOSE_CHECK))
         })
         .await;
     }
@@ -735,7 +738,7 @@ impl Stream {
                     Poll::Pending => {}
                 }
             }
-            timer.poll_at(context, deadline.min(now + limits::FAREWELL_CHECK))
+            timer.poll_at(context, deadline.min(now + limits::CLOSE_CHECK))
         })
         .await;
     }
@@ -807,7 +810,7 @@ impl AsyncRead for Stream {
             let Some(tls) = &mut stream.state.tls else {
                 ready!(stream.turn.poll(context));
                 let count = ready!(stream.socket.poll_recv(context, buffer))?;
-                stream.turn.charge(count.max(limits::RECORD));
+                stream.turn.charge(count.max(limits::RECORD_COST));
                 stream.state.ended = count == 0;
                 return Poll::Ready(Ok(count));
             };
@@ -888,7 +891,7 @@ impl Tls {
         let (mut total, mut opened) = (0, 0);
         while opened < bytes.len() && !self.ended && !turn.is_over() && !self.rests() {
             // The library holds one record for whom takes bytes when it likes, and refuses a second.
-            let most = if held { 1 } else { limits::RECORDS };
+            let most = if held { 1 } else { limits::RECORDS_AT_ONCE };
             let (length, records) = self.framing.take(&bytes[opened..], most);
             let passed;
             let mut piece = &bytes[opened..opened + length];
@@ -917,7 +920,7 @@ impl Tls {
             // Those that carry nothing change keys, which takes longer than to open a few bytes.
             let empty = records.saturating_sub(full);
             self.rest.charge(empty);
-            turn.charge(length + full * limits::RECORD + empty * limits::EMPTY_RECORD);
+            turn.charge(length + full * limits::RECORD_COST + empty * limits::EMPTY_RECORD_COST);
             if held && given > 0 {
                 break;
             }

@@ -79,7 +79,7 @@ impl Default for Crowd {
             next: Cell::default(),
             members: RefCell::default(),
             turns: RefCell::new([
-                turns(limits::MUTE_HALVINGS),
+                turns(limits::SILENT_HALVINGS),
                 turns(limits::SPOKEN_HALVINGS),
                 turns(0),
             ]),
@@ -235,7 +235,7 @@ impl Member<'_> {
         renewed.set(Some(own));
         let (kind, from) = match may_be_slow.get() {
             true => (SLOW, came),
-            false => (SPOKEN, came + own + limits::STRANGER_WAYS * *way),
+            false => (SPOKEN, came + own + limits::STRANGER_ROUND_TRIPS * *way),
         };
         let latest = came + limits::SLOW_TURN - limits::STRANGER_TURN;
         self.set_turn(Some((from.min(latest), kind)));

@@ -554,7 +554,7 @@ impl Pipe {
         if in_use.get() + draining.get() == 0 {
             return;
         }
-        if until(Instant::now() + limits::LOOKED, self.shared.workers.look()).await.is_none() {
+        if until(Instant::now() + limits::LOOK_WAIT, self.shared.workers.look()).await.is_none() {
             self.pairing.be_wary();
         }
         // Their sessions' tasks, which the workers have woken, deal with it.

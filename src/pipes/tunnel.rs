@@ -342,7 +342,7 @@ impl Tunnel {
     }
 
     fn is_full(&self) -> bool {
-        self.held_bytes >= limits::HELD || self.answers >= limits::ANSWERS_WAITING
+        self.held_bytes >= limits::HELD_BYTES || self.answers >= limits::ANSWERS_WAITING
     }
 
     /// When an agent that beats without a pause is read again. What is held is bounded anyway.

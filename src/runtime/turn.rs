@@ -31,7 +31,7 @@ impl Turn {
     /// Ready while the turn goes on; else the polling task is woken when the next one begins.
     #[inline]
     pub fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
-        if (self.spent as usize) < limits::TURN {
+        if (self.spent as usize) < limits::TURN_BYTES {
             return Poll::Ready(());
         }
         self.poll_next(context)
@@ -53,7 +53,7 @@ impl Turn {
 
     /// Whether the turn is over.
     pub fn is_over(&self) -> bool {
-        self.spent() >= limits::TURN
+        self.spent() >= limits::TURN_BYTES
     }
 
     /// Charges so many bytes, or what counts as much.
@@ -68,7 +68,7 @@ impl Turn {
 
     /// Ends the turn, after something that is as much as a peer may cause at one time.
     pub fn end(&mut self) {
-        self.charge(limits::TURN);
+        self.charge(limits::TURN_BYTES);
     }
 }
 
@@ -151,7 +151,7 @@ impl Pace {
     /// When it is read again, if that is not now.
     pub fn resumes_at(&self, now: Instant) -> Option<Instant> {
         let next = self.since + limits::PACE;
-        (self.spent >= limits::TURN && now < next).then_some(next)
+        (self.spent >= limits::TURN_BYTES && now < next).then_some(next)
     }
 }
 
@@ -166,14 +166,14 @@ mod tests {
     fn who_says_more_than_a_turn_holds_is_read_again_a_little_later() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
-        pace.charge(limits::TURN - 1, start);
+        pace.charge(limits::TURN_BYTES - 1, start);
         assert_eq!(pace.resumes_at(start), None);
         pace.charge(1, start);
         assert_eq!(pace.resumes_at(start), Some(start + limits::PACE));
         assert_eq!(pace.resumes_at(start + limits::PACE), None);
         pace.charge(1, start + limits::PACE);
         assert_eq!(pace.resumes_at(start + limits::PACE), None, "a new beginning");
-        pace.charge(limits::TURN - 1, start + limits::PACE);
+        pace.charge(limits::TURN_BYTES - 1, start + limits::PACE);
         assert_eq!(pace.resumes_at(start + limits::PACE), Some(start + 2 * limits::PACE));
     }
 
@@ -289,7 +289,7 @@ mod tests {
             poll_fn(|context| {
                 for _ in 0..2 {
                     assert!(turn.poll(context).is_ready(), "a new turn");
-                    turn.charge(limits::TURN / 2);
+                    turn.charge(limits::TURN_BYTES / 2);
                 }
                 assert!(turn.is_over() && turn.poll(context).is_pending());
                 looks += 1;

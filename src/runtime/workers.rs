@@ -98,9 +98,9 @@ impl Workers {
 
 /// Does `work`, which may block, on a thread of its own that ends with it: what is so rare needs
 /// no pool, whose idle threads would wake up now and then (`blocking` 1.7: twice a second, for
-/// ever). [`limits::ASIDE`] at one time; where the system grants no thread, this one does it.
+/// ever). [`limits::BLOCKING_THREADS`] at one time; where the system grants no thread, this one does it.
 pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    static PLACES: Semaphore = Semaphore::new(limits::ASIDE);
+    static PLACES: Semaphore = Semaphore::new(limits::BLOCKING_THREADS);
     let _place = PLACES.acquire().await;
     let (tell, told) = smol::channel::bounded(1);
     let work = Arc::new(Mutex::new(Some(work)));

@@ -287,7 +287,10 @@ mod tests {
         block_on(async {
             let socket = broken_behind_unread_bytes();
             let unread = rustix::io::ioctl_fionread(&socket).unwrap();
-            assert!(unread > 2 * limits::TURN as u64, "{unread} bytes are too few to show it");
+            assert!(
+                unread > 2 * limits::TURN_BYTES as u64,
+                "{unread} bytes are too few to show it"
+            );
             let stream = Stream::plain(socket).unwrap();
             let residue = Residue::stray(stream.round_trip(), None, now());
             let mut drain = pin!(Drain::new(stream, None, residue, now()));

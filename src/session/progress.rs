@@ -200,7 +200,7 @@ impl<S: Connection> Progress<S> {
         if side.listener.is_amid_heartbeat() {
             deadlines.look_at(side.heard_at + limits::BEAT_REST);
         }
-        if side.owes_answer() && deadlines.has_passed(self.started + limits::OPEN) {
+        if side.owes_answer() && deadlines.has_passed(self.started + limits::OPEN_WAIT) {
             return Some(Ending::Mute(leg));
         }
         self.is_stalled(leg, deadlines).then_some(Ending::Stalled(leg))

@@ -41,7 +41,7 @@ pub struct Parting {
 impl Parting {
     /// Closes it as [`Relay::part`] does.
     pub async fn part(self) {
-        let deadline = Instant::now() + limits::FAREWELL;
+        let deadline = Instant::now() + limits::CLOSE_TIMEOUT;
         self.user.leave(self.ending.leaves(1), deadline).await;
     }
 }
@@ -65,10 +65,10 @@ impl Relay {
     }
 
     /// Closes both connections as the session has ended: in order, or broken off. At once where
-    /// nothing can be lost, else when what was sent has arrived, for [`limits::FAREWELL`] at most.
+    /// nothing can be lost, else when what was sent has arrived, for [`limits::CLOSE_TIMEOUT`] at most.
     pub async fn part(mut self) {
         let Some(ending) = self.ending else { return };
-        let deadline = Instant::now() + limits::FAREWELL;
+        let deadline = Instant::now() + limits::CLOSE_TIMEOUT;
         if let Ending::Broken(side) = ending {
             until(deadline, poll_fn(|context| self.poll_rest(context, side))).await;
         }

@@ -145,7 +145,7 @@ impl Residue {
     pub fn left(&mut self, leaving: Leaving, got_all: bool, now: Instant) {
         if self.left.is_none() {
             self.left_waiting = self.owed || !got_all || self.begun_at == now;
-            self.answer_by = now + limits::OWED;
+            self.answer_by = now + limits::OWED_WAIT;
         }
         self.gone |= leaving == Leaving::Torn;
         self.left = Some((leaving, now));
@@ -187,7 +187,7 @@ impl Residue {
             Some(at) if now < at => Verdict::Until(at),
             Some(_) if self.owed => Verdict::Unanswered,
             Some(_) => Verdict::Clean,
-            None => Verdict::Until(now + limits::OWED),
+            None => Verdict::Until(now + limits::OWED_WAIT),
         }
     }
 
@@ -200,7 +200,7 @@ impl Residue {
         let quick = 2 * self.round_trip + self.twice(self.gap);
         let is_long = self.length > limits::SHORT_ANSWER;
         // Short, but not all at once: a stream of events, say, with more to come.
-        let is_slow = self.heard_at.duration_since(self.begun_at) >= limits::PAUSE;
+        let is_slow = self.heard_at.duration_since(self.begun_at) >= limits::ANSWER_PAUSE;
         let unseen = self.heard_at + self.unseen();
         // It has ended its direction, has taken bytes since, and may wait for more.
         let waits = if self.late { !self.gone } else { self.left_waiting };
@@ -225,7 +225,7 @@ impl Residue {
     /// The silence after an answer whose user may wait for more of it, or after a long one whose user
     /// may have left just as a pause began.
     fn unseen(&self) -> Duration {
-        if self.longest >= limits::PAUSE && self.alike >= limits::PAUSES_ALIKE {
+        if self.longest >= limits::ANSWER_PAUSE && self.alike >= limits::PAUSES_ALIKE {
             self.settled()
         } else {
             limits::QUIET_UNSEEN.max(self.twice(self.longest))

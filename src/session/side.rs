@@ -244,7 +244,7 @@ impl Side {
         self.answer(heartbeats);
         // Much at once, and nothing in it to look for: the kernel can move the next bytes.
         self.bulk = !tls
-            && matches!(received, Poll::Ready(Ok(Received::Bytes(limits::READ..))))
+            && matches!(received, Poll::Ready(Ok(Received::Bytes(limits::READ_BYTES..))))
             && !self.owes_answer()
             && heartbeats == 0;
         received
@@ -277,7 +277,7 @@ impl Side {
                 return received;
             }
         };
-        if count >= limits::BULK {
+        if count >= limits::BULK_BYTES {
             *bytes += count as u64;
             if sink.stream.queue_conduit(conduit).is_err() {
                 sink.output = Output::Broken;

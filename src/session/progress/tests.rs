@@ -335,7 +335,7 @@ impl Model {
                     return Some(Ending::Absent(leg));
                 }
             }
-            if self.owes_answer(leg) && now >= self.begun + limits::OPEN {
+            if self.owes_answer(leg) && now >= self.begun + limits::OPEN_WAIT {
                 return Some(Ending::Mute(leg));
             }
             if self.is_asked(leg, now) {

@@ -129,8 +129,8 @@ fn owed_answer_is_waited_for_a_minute_and_until_it_is_over() {
     assert!(residue.is_owed());
     assert_eq!(residue.missing(now), Missing::Answer);
     residue.given_up(now + ms(1000));
-    assert_eq!(residue.verdict(now + ms(59_999)), Verdict::Until(now + limits::OWED));
-    assert_eq!(residue.verdict(now + limits::OWED), Verdict::Unanswered);
+    assert_eq!(residue.verdict(now + ms(59_999)), Verdict::Until(now + limits::OWED_WAIT));
+    assert_eq!(residue.verdict(now + limits::OWED_WAIT), Verdict::Unanswered);
     residue.heard(10, now + ms(50_000));
     assert_eq!(residue.missing(now + ms(50_849)), Missing::Rest);
     assert_eq!(residue.missing(now + ms(50_850)), Missing::Nothing);

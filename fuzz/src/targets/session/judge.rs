@@ -191,7 +191,7 @@ impl Session {
             }
             Ending::Mute(leg) => {
                 assert_eq!(self.voices[leg], Voice::Version2);
-                assert!(at.duration_since(self.started) >= limits::OPEN);
+                assert!(at.duration_since(self.started) >= limits::OPEN_WAIT);
             }
             Ending::Stalled(leg) => panic!("leg {leg}: the kernel acknowledges everything here"),
         }
