@@ -327,6 +327,7 @@ pub fn check(dir: &Path, address: &str, ca: Option<&Path>) -> Result<Vec<String>
                 "{dir}: neither {CERTIFICATE} nor {KEY} is there; `start` makes a self-signed pair"
             ));
         }
+        [Err(certificate), Err(key)] => errors.extend([certificate, key]),
         _ => match Identity::load(dir, address) {
             Ok(identity) => warnings.extend(identity.warnings),
             Err(error) => errors.push(error),
@@ -425,7 +426,9 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let file = File::open(path).map_err(TlsError::file(path))?;
     file.take(PEM_FILE + 1).read_to_end(&mut text).map_err(TlsError::file(path))?;
     if text.is_empty() {
-        return Err(TlsError::content(path, "the file is empty"));
+        let fault =
+            "the file is empty; put in what its name says, in PEM (a line -----BEGIN …-----)";
+        return Err(TlsError::content(path, fault));
     }
     if text.len() as u64 > PEM_FILE {
         return Err(TlsError::content(path, "larger than 1 MiB, so no file of certificates"));
@@ -434,12 +437,18 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = read(path)?;
     let chain: Vec<_> =
-        CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<_, _>>().map_err(
-            |error| TlsError::content(path, format!("not a PEM file: {}", words::file(&error))),
-        )?;
+        CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(|error| {
+            TlsError::content(path, format!("not a PEM file: {}", words::file(&error)))
+        })?;
     if chain.is_empty() {
-        let fault = "holds no certificate; a line -----BEGIN CERTIFICATE----- is expected";
+        let mut fault =
+            "holds no certificate; a line -----BEGIN CERTIFICATE----- is expected".to_owned();
+        if PrivateKeyDer::from_pem_slice(&text).is_ok() {
+            fault
+                .push_str(&format!(", and there is a key: are {CERTIFICATE} and {KEY} exchanged?"));
+        }
         return Err(TlsError::content(path, fault));
     }
     Ok(chain)

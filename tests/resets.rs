@@ -203,7 +203,7 @@ fn session_that_was_not_answered_is_no_empty_answer(mode: Mode) {
     let mapping = daemon.api().add_public(60, NEVER);
     let why = || daemon.control().state_of(&mapping).unwrap()["lastError"].to_string();
     for (answer, fault) in [
-        (&b"FAIL"[..], "could not reach its service"),
+        (&b"FAIL"[..], "could not reach its service; see that the service runs"),
         (b"HTTP", "neither OPEN nor FAIL"),
         (b"", "was gone before it had answered"),
     ] {

@@ -129,8 +129,8 @@ fn unusable(path: &Path, error: &io::Error) -> String {
         _ => reason::writing(path, error),
     };
     format!(
-        "The log file {} cannot be written: {why}. Its lines are lost until then, while syslog goes \
-         on; --log DIR names another folder.",
+        "The log file {} cannot be written: {why}. Until then syslog alone has its lines, if \
+         there is one; --log DIR names another folder.",
         path.display()
     )
 }

@@ -89,7 +89,12 @@ impl fmt::Display for Ending {
                 write!(f, "the peer on port{} acknowledged nothing for 60 s", port(leg))
             }
             Ending::Failed(leg) => {
-                write!(f, "the agent on port{} could not reach its service", port(leg))
+                write!(
+                    f,
+                    "the agent on port{} could not reach its service; see that the service runs, and \
+                     is what the agent's target names",
+                    port(leg)
+                )
             }
             Ending::Wrong(leg) => {
                 write!(f, "the agent on port{} sent what is neither OPEN nor FAIL", port(leg))

@@ -71,6 +71,17 @@ fn explain(text: &[u8], error: &serde_json::Error) -> String {
     match error.classify() {
         Category::Data => format!("{place}: {}", data(&text[..text.len().min(at + 1)], what)),
         Category::Eof => format!("{place}: the text ends there too early: {}", ended(what)),
+        Category::Syntax if text[..at].iter().all(u8::is_ascii_whitespace) => {
+            let found = found(text, at);
+            match what {
+                "expected value" if found.starts_with("a ") => {
+                    format!(
+                        "{place}: an object in braces {{ }} is expected, and {found} stands there"
+                    )
+                }
+                what => format!("{place}: {}", syntax(what, &found)),
+            }
+        }
         Category::Syntax | Category::Io => format!("{place}: {}", syntax(what, &found(text, at))),
     }
 }
@@ -288,6 +299,7 @@ mod tests {
             ("{\"a\":01}", "line 1, column 7: the number there is not written"),
             ("{\"a\":1} x", "line 1, column 9: a letter follows the end"),
             ("{\"a\":1} // x", "line 1, column 9: / stands there; JSON has no comments"),
+            ("ports=6000", "line 1, column 1: an object in braces { } is expected, and a letter"),
             ("# x\n{}", "line 1, column 1: # stands there; JSON has no comments"),
             ("{\"a\\x\":1}", "line 1, column 5: the backslash before it means nothing"),
             ("{\"a\\u00g0\":1}", "line 1, column "),

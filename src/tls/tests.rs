@@ -152,9 +152,15 @@ fn faults_name_the_file_and_the_remedy() {
         (Some(&*certificate), None, "DIR/server-key.pem is missing, while DIR/server-cert.pem"),
         (None, Some(&*key), "DIR/server-cert.pem is missing, while DIR/server-key.pem"),
         (Some(&certificate), Some(&other), "DIR/server-cert.pem: its first certificate does not"),
-        (Some(""), Some(&key), "DIR/server-cert.pem: the file is empty"),
+        (Some(""), Some(&key), "DIR/server-cert.pem: the file is empty; put in what its name says"),
         (Some(&certificate), Some(""), "DIR/server-key.pem: the file is empty"),
         (Some("text"), Some(&key), "DIR/server-cert.pem: holds no certificate"),
+        (
+            Some(&key),
+            Some(&certificate),
+            "DIR/server-cert.pem: holds no certificate; a line -----BEGIN CERTIFICATE----- is \
+             expected, and there is a key: are server-cert.pem and server-key.pem exchanged?",
+        ),
         (Some(broken), Some(&key), "DIR/server-cert.pem: not a certificate that can be used"),
         (Some(&certificate), Some("text"), "DIR/server-key.pem: holds no key"),
         (Some(&certificate), Some(&certificate), "DIR/server-key.pem: holds no key"),
@@ -211,6 +217,19 @@ fn doubts_are_warnings() {
     assert!(at(0).contains("x: not valid before 1975-01-01T00:00:00Z"));
     assert_eq!(at(u64::from(u32::MAX)), "");
     assert!(at(70_000_000_000).contains("x: expired at 4096-01-01T00:00:00Z"));
+}
+
+#[test]
+fn check_names_both_links_that_lead_nowhere() {
+    let folder = Folder::new();
+    for name in [CERTIFICATE, KEY] {
+        std::os::unix::fs::symlink("/none/such", folder.0.join(name)).unwrap();
+    }
+    let errors = check(&folder.0, "gate.example.org", None).unwrap_err();
+    for (error, name) in errors.iter().zip([CERTIFICATE, KEY]) {
+        assert!(error.to_string().contains(name), "{errors:?}");
+    }
+    assert_eq!(errors.len(), 2, "{errors:?}");
 }
 
 #[test]

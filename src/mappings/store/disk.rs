@@ -185,7 +185,8 @@ fn is_at(opened: &File, path: &Path) -> bool {
 
 /// The mode of a file that others than its owner may read or write.
 pub(super) fn too_open(file: &Path) -> Option<u32> {
-    let mode = fs::metadata(file).ok()?.mode() & 0o777;
+    // A folder there is another fault, which a start does not mend.
+    let mode = fs::metadata(file).ok().filter(fs::Metadata::is_file)?.mode() & 0o777;
     (mode & 0o077 != 0).then_some(mode)
 }
 

@@ -53,10 +53,10 @@ struct Row<'a> {
 /// Where the text cannot be parsed (line, column, what), or every mapping that cannot be; half
 /// a sentence each, without passcodes.
 pub(crate) fn read(text: &[u8]) -> Result<Vec<Mapping>, Vec<String>> {
-    let contents: Contents = json::read(text).map_err(|fault| vec![fault])?;
-    // Serde takes an array of the members for an object too; the original's parser did not.
+    // First: serde takes an array of the members for an object too; the original's parser did not.
     let members: BTreeMap<Cow<'_, str>, IgnoredAny> =
         json::read(text).map_err(|fault| vec![fault])?;
+    let contents: Contents = json::read(text).map_err(|fault| vec![fault])?;
     let rows = match contents.mappings {
         Some(rows) => rows,
         None if members.is_empty() => Vec::new(),
@@ -70,7 +70,7 @@ pub(crate) fn read(text: &[u8]) -> Result<Vec<Mapping>, Vec<String>> {
         let name = format!("mappings[{index}] (id {:?})", row.id);
         let mut fault = |why: &str| faults.push(format!("{name}: {why}"));
         if !ids.insert(&row.id) {
-            fault("another mapping has this id too");
+            fault("another mapping has this id too; take one out, or give it another id");
         }
         if row.id.is_empty() {
             fault("the id is empty");
@@ -85,7 +85,7 @@ pub(crate) fn read(text: &[u8]) -> Result<Vec<Mapping>, Vec<String>> {
         // A port that another mapping has too is no fault: one of them is inactive.
         match pipe.ports() {
             Some([one, two]) if one == two => {
-                fault(&format!("port {one} is its port1 and its port2"));
+                fault(&format!("port {one} is its port1 and its port2; give one another port"));
             }
             _ => {}
         }
@@ -263,6 +263,10 @@ mod tests {
         for (text, wanted) in [
             (String::new(), "it is empty; JSON text in braces".to_owned()),
             (
+                "[]".into(),
+                "line 1, column 1: the value there is an array; an object in braces".into(),
+            ),
+            (
                 "[[]]".into(),
                 "line 1, column 1: the value there is an array; an object in braces".into(),
             ),
@@ -312,11 +316,11 @@ mod tests {
             ),
             (
                 row(r#""id":"b","port1":3,"port2":3,"passcodeport1":"s3cret""#),
-                format!("{second}port 3 is its port1 and its port2"),
+                format!("{second}port 3 is its port1 and its port2; give one another port"),
             ),
             (
                 row(r#""id":"a","port1":3,"port2":4,"passcodeport1":"s3cret""#),
-                "mappings[1] (id \"a\"): another mapping has this id too".into(),
+                "mappings[1] (id \"a\"): another mapping has this id too; take one out".into(),
             ),
             (
                 row(r#""id":"","port1":3,"port2":4,"passcodeport1":"s3cret""#),

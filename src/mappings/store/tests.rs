@@ -247,6 +247,14 @@ fn a_journal_that_could_not_be_finished_does_not_outlive_the_next_change() {
 }
 
 #[test]
+fn a_folder_in_the_state_files_place_is_not_said_to_be_tightened() {
+    let folder = Folder::new();
+    fs::create_dir(folder.0.join(FILE)).unwrap();
+    assert_eq!(doubts(&folder.0), [""; 0]);
+    assert!(check(&folder.0).is_err());
+}
+
+#[test]
 fn a_state_file_that_others_can_read_is_tightened_at_start() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new();
