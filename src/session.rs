@@ -12,7 +12,7 @@ mod voice;
 pub use drain::{Drain, Drained, Outcome};
 pub use ending::{Ended, Ending};
 pub use progress::Terms;
-pub use relay::{Parting, Relay};
+pub use relay::{FormerUser, Relay};
 pub use residue::{Leaving, Missing, Residue, Verdict};
 pub use side::Leg;
 pub use traffic::Traffic;

@@ -138,13 +138,13 @@ impl<'a> Listening<'a> {
                 let outcome = paired.carry(stream).await;
                 self.connector.session_ended(outcome);
             }
-            Some(None) => stream.part(),
+            Some(None) => stream.close(),
             None => {
                 log::warn!(
                     "a local connection is closed: the pipe's other side has not come within {} s",
                     limits::LOCAL_WAIT.as_secs()
                 );
-                stream.part();
+                stream.close();
             }
         }
     }
@@ -182,7 +182,7 @@ impl<'a> Listening<'a> {
                 Ok(header) => return tunnel.pair(header),
                 Err(why) => {
                     self.connector.lost(&tunnel, &why);
-                    tunnel.part();
+                    tunnel.close();
                 }
             }
         }

@@ -95,7 +95,7 @@ impl<'a> Serving<'a> {
             Ok(header) => Some(tunnel.pair(header)),
             Err(why) => {
                 self.connector.lost(&tunnel, &why);
-                tunnel.part();
+                tunnel.close();
                 None
             }
         }

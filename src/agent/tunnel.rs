@@ -175,9 +175,9 @@ impl<'a> Tunnel<'a> {
         Paired { stream, header, rest, place, connector }
     }
 
-    /// Ends it, with a goodbye.
-    pub(super) fn part(self) {
-        self.stream.part();
+    /// Closes it in order.
+    pub(super) fn close(self) {
+        self.stream.close();
     }
 }
 
@@ -200,7 +200,7 @@ impl Paired<'_> {
     pub(super) fn fail(mut self) {
         // If that cannot be sent, the close says it.
         let _ = self.stream.queue(token::FAIL);
-        self.stream.part();
+        self.stream.close();
     }
 
     /// Carries the session with the local connection to its end; gives what it was.
@@ -216,7 +216,7 @@ impl Paired<'_> {
         let legs = [self.stream, local].map(|stream| Leg { stream, voice: Voice::Raw });
         let mut relay = Relay::new(legs, [held, Vec::new()], terms);
         let ended = (&mut relay).await;
-        relay.part().await;
+        relay.close().await;
         drop(self.place);
         log::debug!(
             "session ended after {:.1} s, {} bytes in, {} out",

@@ -117,7 +117,7 @@ impl<S: Service> Server<S> {
                         secure: tls.is_some(),
                         loopback: local.is_ok_and(|local| local.is_loopback()),
                     };
-                    let way = tcp_info::way(&socket);
+                    let way = tcp_info::round_trip(&socket);
                     let caller = Caller { peer: Peer::Remote(ip), door, way };
                     match &tls {
                         None => self.spawn(caller, move |handler| plain(socket, handler)).await,

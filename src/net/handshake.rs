@@ -67,7 +67,7 @@ pub async fn secure(
             // That an answer before is not told of yet is as good.
             let _ = dealt_with.try_send(());
         });
-        let stream = stream.await.map(Stream::loosen);
+        let stream = stream.await.map(Stream::detach);
         drop(load);
         stream
     };
@@ -83,7 +83,7 @@ pub async fn secure(
         }
         std::future::pending().await
     };
-    or(workers.spawn(handshake), listening).await?.fasten()
+    or(workers.spawn(handshake), listening).await?.attach()
 }
 
 /// Waits for the turn of who has connected to `socket`.

@@ -54,7 +54,7 @@ pub struct Stream {
 }
 
 /// A connection on its way from one thread to another.
-pub struct Loose {
+pub struct Detached {
     socket: TcpStream,
     state: State,
 }
@@ -299,9 +299,9 @@ impl Stream {
         Stream { socket, state, turn: Turn::default() }
     }
 
-    /// Takes it off this thread.
-    pub fn loosen(self) -> Loose {
-        Loose { socket: self.socket.into_inner(), state: self.state }
+    /// Takes it off this thread, on its way to another.
+    pub fn detach(self) -> Detached {
+        Detached { socket: self.socket.into_inner(), state: self.state }
     }
 
     /// Whether the server has given a ticket for another session (TLS 1.3).
@@ -337,14 +337,14 @@ impl Stream {
         self.state.tls.as_ref().is_some_and(|tls| tls.ended && !tls.closed)
     }
 
-    /// Whether the peer's end was announced: close_notify in TLS. Plain TCP has nothing like it.
-    pub fn has_said_goodbye(&self) -> bool {
+    /// Whether the peer has announced its end: close_notify in TLS. Plain TCP has nothing like it.
+    pub fn has_sent_close_notify(&self) -> bool {
         self.state.tls.as_ref().is_some_and(|tls| tls.closed)
     }
 
     /// The round trip to the peer as the kernel has measured it; zero where it cannot be told.
     pub fn round_trip(&self) -> std::time::Duration {
-        tcp_info::way(self.socket())
+        tcp_info::round_trip(self.socket())
     }
 
     /// Whether the peer's machine has all that was sent to it.
@@ -656,7 +656,7 @@ impl Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// From now on until [`Stream::part`] the kernel resets this connection when it is closed, also
+    /// From now on until [`Stream::close`] the kernel resets this connection when it is closed, also
     /// when the process is killed: the peer must not take for whole what it has got so far.
     pub fn break_when_dropped(&mut self) {
         if !self.state.breaks {
@@ -667,10 +667,9 @@ impl Stream {
         }
     }
 
-    /// Says goodbye as far as that is possible without waiting: what the kernel takes at once of
-    /// what is queued, close_notify, and FIN rather than a reset where the peer was still
-    /// sending.
-    pub fn part(mut self) {
+    /// Best-effort close without waiting: sends what the kernel takes at once of what is queued, and
+    /// close_notify; then FIN, rather than a reset, even where the peer was still sending.
+    pub fn close(mut self) {
         self.close_in_order();
         let context = Context::from_waker(Waker::noop());
         let _ = self.poll_finish(&context);
@@ -686,11 +685,11 @@ impl Stream {
     }
 
     /// Closes while the peer may still be sending: what it has not received yet would be lost
-    /// with the reset that answers bytes to a closed socket. So this waits until it has all, or
+    /// with the reset that answers bytes to a closed socket. So this waits until the peer has all, or
     /// ends too, for [`limits::CLOSE_TIMEOUT`] at most, and takes what it sends meanwhile.
-    pub async fn farewell(mut self) {
+    pub async fn linger(mut self) {
         if self.waiting() == 0 && !self.is_unacknowledged() {
-            return self.part();
+            return self.close();
         }
         self.close_in_order();
         let deadline = Instant::now() + limits::CLOSE_TIMEOUT;
@@ -851,12 +850,12 @@ impl AsyncWrite for Stream {
     }
 }
 
-impl Loose {
+impl Detached {
     /// Puts it on this thread.
     ///
     /// # Errors
     /// As [`Io::new`].
-    pub fn fasten(self) -> io::Result<Stream> {
+    pub fn attach(self) -> io::Result<Stream> {
         Ok(Stream { socket: Io::new(self.socket)?, state: self.state, turn: Turn::default() })
     }
 }

@@ -67,7 +67,7 @@ pub fn ask(socket: &TcpStream) -> io::Result<Unacknowledged> {
 
 /// The round trip to the peer as the kernel has measured it, first while it was connecting; zero
 /// where it cannot be told.
-pub fn way(socket: &TcpStream) -> Duration {
+pub fn round_trip(socket: &TcpStream) -> Duration {
     let micros = tcp_info(socket).map_or(0, |info| word(&info, ROUND_TRIP));
     Duration::from_micros(micros.into())
 }
@@ -129,8 +129,8 @@ mod tests {
         let mut one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (_two, _) = listener.accept().unwrap();
         assert_eq!(ask(&one).unwrap().packets, 0);
-        let way = way(&one);
-        assert!(!way.is_zero() && way < Duration::from_secs(10), "{way:?}");
+        let round_trip = round_trip(&one);
+        assert!(!round_trip.is_zero() && round_trip < Duration::from_secs(10), "{round_trip:?}");
         one.set_nonblocking(true).unwrap();
         while one.write(&[0; 65536]).is_ok() {}
         let shut = ask(&one).unwrap();

@@ -303,7 +303,7 @@ impl Pairing {
     fn replace_user(&self, number: Option<Number>) -> bool {
         let Some(seat) = number.and_then(|number| self.unseat_user(number)) else { return false };
         if let Some(user) = seat.occupant.take() {
-            user.stream.part();
+            user.stream.close();
         }
         seat.settle(Fate::Replaced);
         true
@@ -333,7 +333,7 @@ impl Pairing {
         drop(users);
         for seat in goes.into_iter().filter_map(|number| self.unseat_user(number)) {
             if let Some(user) = seat.occupant.take() {
-                user.stream.part();
+                user.stream.close();
             }
             seat.settle(Fate::Stopping);
         }
@@ -421,7 +421,7 @@ impl Pairing {
         seat.settle(Verdict::Replaced);
         // Its place is free at once, so that one newcomer takes one place.
         if let Some(tunnel) = seat.occupant.take() {
-            tunnel.stream.part();
+            tunnel.stream.close();
         }
         true
     }

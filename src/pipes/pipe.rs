@@ -24,7 +24,7 @@ use crate::logging::{ALWAYS, Gate};
 use crate::mappings::mapping::{self, AgentPort, Mapping};
 use crate::mappings::ports::{Lease, Pool};
 use crate::net::handshake::{self, Progress};
-use crate::net::stream::{Loose, Stream, is_too_many};
+use crate::net::stream::{Detached, Stream, is_too_many};
 use crate::os::{FileGuard, Files, For};
 use crate::pipes::crowd::{Crowd, Member};
 use crate::pipes::pairing::{Pairing, Partner};
@@ -234,7 +234,7 @@ type Begun<'a> = ((Taken<'a>, Option<Taken<'a>>), Task<io::Result<(Ended, Option
 /// A tunnel that a worker reads to nowhere.
 struct Draining {
     is_owed: bool,
-    task: Task<(Drained, Option<(Loose, FileGuard)>)>,
+    task: Task<(Drained, Option<(Detached, FileGuard)>)>,
 }
 
 impl Draining {
@@ -246,9 +246,9 @@ impl Draining {
             let drained = (&mut drain).await;
             let stream = drain.into_stream();
             let rest = if drained.outcome.is_usable() {
-                Some((stream.loosen(), file))
+                Some((stream.detach(), file))
             } else {
-                stream.part();
+                stream.close();
                 None
             };
             drop((alive, load));
@@ -260,7 +260,7 @@ impl Draining {
 
 /// What a session is made of, on its way to a worker.
 struct Parts {
-    legs: [Leg<Loose>; 2],
+    legs: [Leg<Detached>; 2],
     held: [Vec<Box<[u8]>>; 2],
     terms: Terms,
 }
@@ -268,7 +268,7 @@ struct Parts {
 impl Parts {
     fn join(self: Box<Self>) -> io::Result<Relay> {
         let Parts { legs: [near, far], held, terms } = *self;
-        Ok(Relay::new([near.fasten()?, far.fasten()?], held, terms))
+        Ok(Relay::new([near.attach()?, far.attach()?], held, terms))
     }
 }
 
@@ -637,10 +637,10 @@ impl Pipe {
         let Tunnel { stream, peer, rhythm, place, file, .. } = *tunnel;
         let threshold = self.agent_port(0).limits.heartbeat_threshold;
         let residue = Residue::stray(stream.round_trip(), late, rhythm.last_heard());
-        let stream = stream.loosen();
+        let stream = stream.detach();
         let alive = self.relays.0.borrow().clone();
         let begun = self.shared.workers.spawn(|load| async move {
-            let stream = stream.fasten()?;
+            let stream = stream.attach()?;
             let mut drain = Drain::new(stream, threshold, residue, rhythm.last_heard());
             held.iter().try_for_each(|unit| drain.take_over(unit))?;
             io::Result::Ok(Draining::go_on(drain, file, alive, load))
@@ -673,7 +673,7 @@ impl Pipe {
         match drained.outcome {
             Outcome::Clean | Outcome::Unanswered => {
                 let (stream, file) = rest?;
-                let stream = stream.fasten().ok()?;
+                let stream = stream.attach().ok()?;
                 Some(Box::new(Tunnel::again(stream, agent, place, file, &drained)))
             }
             Outcome::Left | Outcome::Absent | Outcome::Stalled => {
@@ -704,7 +704,7 @@ impl Pipe {
             Partner::User(user) => {
                 let User { mut stream, file, .. } = *user;
                 stream.trust();
-                let leg = Leg { stream: stream.loosen(), voice: Voice::Raw };
+                let leg = Leg { stream: stream.detach(), voice: Voice::Raw };
                 (leg, Vec::new(), None, file)
             }
         };
@@ -718,14 +718,14 @@ impl Pipe {
             if !relay.keeps_tunnel() {
                 drop(alive);
                 load.go_on(|load| async move {
-                    relay.part().await;
+                    relay.close().await;
                     drop((near_file, far_file, load));
                 });
                 return Ok((ended, None));
             }
             let draining = relay.keep_tunnel().map(|(drain, user)| {
                 load.another().go_on(|load| async move {
-                    user.part().await;
+                    user.close().await;
                     drop((far_file, load));
                 });
                 Draining::go_on(drain, near_file, alive, load)
@@ -742,7 +742,7 @@ impl Pipe {
         side: usize,
         mut tunnel: Box<Tunnel>,
         user: Option<UserAddresses>,
-    ) -> (Leg<Loose>, Vec<Box<[u8]>>, Taken<'_>, FileGuard) {
+    ) -> (Leg<Detached>, Vec<Box<[u8]>>, Taken<'_>, FileGuard) {
         let held = tunnel.take_held();
         tunnel.end_probe();
         let voice = match tunnel.version {
@@ -758,7 +758,7 @@ impl Pipe {
         let Tunnel { stream, peer, rhythm, place, file, .. } = *tunnel;
         let in_use = Counted::new(&self.sides[side].in_use);
         let taken = Taken { place, in_use, agent: (peer, rhythm) };
-        (Leg { stream: stream.loosen(), voice }, held, taken, file)
+        (Leg { stream: stream.detach(), voice }, held, taken, file)
     }
 
     fn session_ended(&self, ended: Option<Ended>, [agent, partner]: [SocketAddr; 2]) {
@@ -807,7 +807,7 @@ impl Pipe {
             }
             Alone::Absent => {
                 self.tunnel_absent(peer);
-                stream.part();
+                stream.close();
             }
             Alone::Stalled => {
                 log::info!(target: self.id(), "{}: tunnel of {peer} closed: it acknowledges nothing", self.id());

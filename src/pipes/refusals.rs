@@ -46,7 +46,7 @@ impl Refusals {
             let gone = poll_fn(|context| stream.poll_ended(context));
             or(hold, or(place.replaced(), gone)).await;
         }
-        stream.part();
+        stream.close();
     }
 
     /// Counts one more refusal of `address`, or of its network; gives how many there were lately.

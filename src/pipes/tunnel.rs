@@ -126,7 +126,7 @@ async fn admit(
     let port = pipe.agent_port(side);
     let is_secured = Cell::new(false);
     let (proven, has_spoken) = {
-        let stranger = pipe.pending.join(tcp_info::way(&socket));
+        let stranger = pipe.pending.join(tcp_info::round_trip(&socket));
         let proving = async {
             let secured = pipe.secure(socket, Secured::Tunnel, &stranger).await;
             let stream = secured.map_err(|error| {

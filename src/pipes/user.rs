@@ -58,7 +58,7 @@ impl From<Fate> for Wait {
 /// Serves one user, from accepted socket until a tunnel has it or it is closed.
 pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileGuard) {
     let user_wait = pipe.settings().user_wait;
-    let place = pipe.handshakes.join(tcp_info::way(&socket));
+    let place = pipe.handshakes.join(tcp_info::round_trip(&socket));
     // It has waited for a tunnel from when it came, which may be a while before it was accepted.
     let user_wait = user_wait.saturating_sub(tcp_info::silence(&socket));
     let securing = async {
@@ -84,7 +84,7 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
         Err((user, end)) => {
             cut.is_none();
             tell(pipe, peer, &end, user.has_spoken);
-            return user.stream.part();
+            return user.stream.close();
         }
     };
     place.got_through();
@@ -95,7 +95,7 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
     let user = waiting.occupant.take();
     tell(pipe, peer, &end, user.as_ref().is_some_and(|user| user.has_spoken));
     if let (Wait::TimedOut, Some(user)) = (end, user) {
-        user.stream.part();
+        user.stream.close();
     }
     drop(waiting);
     pipe.pairing.pair();

@@ -110,7 +110,7 @@ impl<S: Connection> Progress<S> {
         let whole = source.may_be_cut || !source.stream.is_cut();
         source.input = if whole { Input::Ended } else { Input::Broken };
         if let Some(residue) = self.residue.as_mut().filter(|_| from == 1) {
-            let goodbye = source.stream.has_said_goodbye();
+            let goodbye = source.stream.has_sent_close_notify();
             let leaving = if goodbye { Leaving::InOrder } else { Leaving::Fin };
             residue.left(leaving, source.stream.has_arrived(), now);
         }

@@ -23,7 +23,7 @@ use crate::net::stream::Received;
 use crate::runtime::{Timer, now, until};
 
 /// A session: moves bytes between two legs until both directions have ended. The connections
-/// stay open until [`Relay::part`].
+/// stay open until [`Relay::close`].
 pub struct Relay {
     progress: Progress,
     /// How it has ended.
@@ -33,14 +33,14 @@ pub struct Relay {
 }
 
 /// A user's connection after its session, of which the tunnel was kept.
-pub struct Parting {
+pub struct FormerUser {
     user: Side,
     ending: Ending,
 }
 
-impl Parting {
-    /// Closes it as [`Relay::part`] does.
-    pub async fn part(self) {
+impl FormerUser {
+    /// Closes it as [`Relay::close`] does.
+    pub async fn close(self) {
         let deadline = Instant::now() + limits::CLOSE_TIMEOUT;
         self.user.leave(self.ending.leaves(1), deadline).await;
     }
@@ -66,7 +66,7 @@ impl Relay {
 
     /// Closes both connections as the session has ended: in order, or broken off. At once where
     /// nothing can be lost, else when what was sent has arrived, for [`limits::CLOSE_TIMEOUT`] at most.
-    pub async fn part(mut self) {
+    pub async fn close(mut self) {
         let Some(ending) = self.ending else { return };
         let deadline = Instant::now() + limits::CLOSE_TIMEOUT;
         if let Ending::Broken(side) = ending {
@@ -84,9 +84,9 @@ impl Relay {
     }
 
     /// Keeps the tunnel of a session that [allows it](Self::keeps_tunnel): once the old answer is
-    /// over, it can carry the next one. The user is to be parted with. `None` for other sessions,
+    /// over, it can carry the next one. The user is to be closed. `None` for other sessions,
     /// which are broken off.
-    pub fn keep_tunnel(self) -> Option<(Drain, Parting)> {
+    pub fn keep_tunnel(self) -> Option<(Drain, FormerUser)> {
         let ending = self.ending.filter(|ending| self.progress.keeps_tunnel(*ending))?;
         let Progress { sides: [agent, user], residue, .. } = self.progress;
         let mut residue = residue?;
@@ -100,7 +100,7 @@ impl Relay {
         let mut drain = Drain::new(agent.stream, threshold, residue, agent.heard_at);
         // A beginning alone asks for no answer, so that nothing can fail.
         let _ = drain.take_over(listener.release());
-        Some((drain, Parting { user, ending }))
+        Some((drain, FormerUser { user, ending }))
     }
 
     /// Passes on what the broken side has left to be read.

@@ -12,7 +12,7 @@ use crate::limits;
 /// How a user left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaving {
-    /// It said goodbye: close_notify in TLS.
+    /// It announced its end: close_notify in TLS.
     InOrder,
     /// FIN and nothing else: what many TLS clients do, and all there is in plain TCP.
     Fin,

@@ -9,10 +9,10 @@ use super::voice::{Listener, Unit, Voice};
 use crate::limits;
 use crate::net::conduit::{self, Conduit};
 use crate::net::stall::{Acknowledged, StallWatch};
-use crate::net::stream::{Loose, Received, Stream};
+use crate::net::stream::{Detached, Received, Stream};
 use crate::wire::heartbeat::BEAT;
 
-/// One end of a session: a [`Stream`], or a [`Loose`] one on its way to a worker.
+/// One end of a session: a [`Stream`], or a [`Detached`] one on its way to a worker.
 pub struct Leg<S = Stream> {
     /// The connection.
     pub stream: S,
@@ -20,13 +20,13 @@ pub struct Leg<S = Stream> {
     pub voice: Voice,
 }
 
-impl Leg<Loose> {
+impl Leg<Detached> {
     /// Puts it on this thread.
     ///
     /// # Errors
-    /// As [`Loose::fasten`].
-    pub fn fasten(self) -> io::Result<Leg> {
-        Ok(Leg { stream: self.stream.fasten()?, voice: self.voice })
+    /// As [`Detached::attach`].
+    pub fn attach(self) -> io::Result<Leg> {
+        Ok(Leg { stream: self.stream.attach()?, voice: self.voice })
     }
 }
 
@@ -47,8 +47,8 @@ pub(super) trait Connection: Acknowledged {
     /// As [`Stream::is_cut`].
     fn is_cut(&self) -> bool;
 
-    /// As [`Stream::has_said_goodbye`].
-    fn has_said_goodbye(&self) -> bool;
+    /// As [`Stream::has_sent_close_notify`].
+    fn has_sent_close_notify(&self) -> bool;
 }
 
 impl Connection for Stream {
@@ -72,8 +72,8 @@ impl Connection for Stream {
         Stream::is_cut(self)
     }
 
-    fn has_said_goodbye(&self) -> bool {
-        Stream::has_said_goodbye(self)
+    fn has_sent_close_notify(&self) -> bool {
+        Stream::has_sent_close_notify(self)
     }
 }
 
@@ -169,8 +169,8 @@ impl Side {
 
     pub(super) async fn leave(mut self, how: Leave, deadline: Instant) {
         match how {
-            Leave::InOrder if self.input != Input::Open => self.stream.part(),
-            Leave::InOrder => self.stream.farewell().await,
+            Leave::InOrder if self.input != Input::Open => self.stream.close(),
+            Leave::InOrder => self.stream.linger().await,
             Leave::Broken => self.stream.break_off(deadline).await,
             // The alert that says what was wrong with its TLS, if anything.
             Leave::AtOnce => _ = self.stream.poll_flush(&Context::from_waker(Waker::noop())),

@@ -55,7 +55,7 @@ impl Connection for Known {
         self.cut
     }
 
-    fn has_said_goodbye(&self) -> bool {
+    fn has_sent_close_notify(&self) -> bool {
         self.goodbye
     }
 }

@@ -225,7 +225,7 @@ impl Session {
         let relay = Driven::new(async move {
             let outcome = (&mut relay).await;
             verdict.replace(Some((outcome, Instant::now())));
-            relay.part().await;
+            relay.close().await;
         });
         let started = Instant::now();
         let mut session = Session {
