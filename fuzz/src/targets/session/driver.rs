@@ -95,7 +95,7 @@ impl Stage {
         client.set_buffer_limit(None);
         let mut peer = Peer::new(ours, Some(client.into()), leg);
         let mut accepted =
-            Driven::new(async { Stream::accept(theirs, self.server.clone(), || {}).await });
+            Driven::new(async { Stream::accept(theirs, self.server.clone(), |_| {}).await });
         for _ in 0..1000 {
             peer.push();
             peer.receive(ALL);
