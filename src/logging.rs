@@ -8,16 +8,15 @@
 //! Every line at `info` or above is bounded by its kind: the place in the source that logs it, and
 //! its target. So whoever logs something about a mapping names it, `log::warn!(target: id, …)`, and
 //! each mapping has lines of its own; a function that logs for its callers is `#[track_caller]`,
-//! so that each of them is a kind. What is left out is counted and told within minutes. Nobody has
-//! to think of a bound when a line is added, whatever a peer may put in it.
+//! so that each of them is a kind. Lines that are left out are counted, and the count is logged within
+//! minutes. Nobody has to think of a bound when a line is added, whatever a peer may put in it.
 //!
-//! Two sorts of lines are not bounded: those with the target [`ALWAYS`], of the daemon's own life
-//! and of what its operator asked for, which no stranger can cause; and those at `debug` and `trace`.
+//! Two sorts of lines are not bounded: those with the target [`ALWAYS`], about the daemon's own life
+//! and what its operator asked for, which no stranger can cause; and those at `debug` and `trace`.
 //!
 //! A message is written in the thread that logs it: to syslog and stderr without ever waiting,
-//! to the file by one small write into the kernel's cache, with no sync. Nothing that goes wrong
-//! here reaches the caller. The message is counted as lost, and the sink says how many were when
-//! it works again.
+//! to the file by one small write into the kernel's cache, with no sync. No failure here reaches the
+//! caller: the message is counted as lost, and the sink logs how many were lost once it works again.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,7 +48,7 @@ mod writer;
 /// Where syslog listens when no `--syslog` says otherwise.
 pub const SYSLOG: &str = "/dev/log";
 
-/// Given as `--syslog`: there is none, and none is missed.
+/// Given as `--syslog`: log to no syslog, and report none as missing.
 pub const NO_SYSLOG: &str = "none";
 
 /// The log file's name in its folder; the old one has `.old` behind it. `.1` is logrotate's.
@@ -71,8 +70,8 @@ struct Shared {
 
 impl Logging {
     /// Opens the ways out: the journal (with stderr connected to it) or syslog at the socket
-    /// `syslog` (unless that is [`NO_SYSLOG`]), the file in `dir`, and stderr when it is a terminal or a pipe. What cannot be
-    /// opened is tried again at each message; this never fails.
+    /// `syslog` (unless that is [`NO_SYSLOG`]), the file in `dir`, and stderr when it is a terminal or
+    /// a pipe. What cannot be opened is tried again at each message; this never fails.
     pub fn new(dir: &Path, syslog: &Path) -> Self {
         let mut sinks = Vec::new();
         let stderr = Stderr::find();
@@ -102,8 +101,8 @@ impl Logging {
         self.0.on_stderr
     }
 
-    /// Takes plain lines off stderr, for messages to the operator in the form of a command's; `false`
-    /// where stderr leads to the journal, which has them as log lines anyway.
+    /// Writes no more log lines to a plain stderr, so that messages to the operator can look like those
+    /// of a command. `false` where stderr leads to the journal, which gets log lines in any case.
     pub fn leave_stderr(&self) -> bool {
         let sinks = &mut self.lock().sinks;
         let others = sinks.len();
@@ -135,8 +134,8 @@ impl Logging {
         }
     }
 
-    /// Writes due summaries of lines that were repeated or left out. The daemon calls it every few seconds; it is
-    /// cheap when there is nothing to write.
+    /// Writes due summaries of lines that were repeated or left out. The daemon calls it every few
+    /// seconds; it is cheap when there is nothing to write.
     pub fn tick(&self) {
         self.tick_at(Instant::now());
     }
@@ -174,7 +173,7 @@ impl Logging {
         self.0.lost.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// A panic elsewhere does not end logging: the writer is whole after every statement.
+    /// A panic elsewhere does not end logging: the writer is consistent after every statement.
     fn lock(&self) -> MutexGuard<'_, Writer> {
         self.0.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -203,7 +202,8 @@ impl Log for Logging {
     }
 }
 
-/// Why a daemon would write no log file in `dir`, as far as looking tells, for `check`: a sentence.
+/// Why a daemon could not write a log file in `dir`, as far as that shows without writing: a sentence
+/// for `check`.
 pub fn doubt(dir: &Path) -> Option<String> {
     file::doubt(&dir.join(FILE))
 }

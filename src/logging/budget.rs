@@ -11,10 +11,10 @@ use log::{Level, Record};
 
 use crate::limits::{LOG_BYTES, LOG_BYTES_HOUR, LOG_KIND_EVERY, LOG_KIND_LINES, LOG_KINDS};
 
-/// Bytes of a line beside its message: time, level, line feed.
+/// Bytes of a line in addition to its message: time, level, line feed.
 const HEAD: usize = 28;
 
-/// Longest piece of a message that is kept for a summary.
+/// Longest part of a message that is kept for a summary.
 const SAMPLE: usize = 300;
 
 /// What a line is: where it is logged and what it is about.
@@ -39,7 +39,7 @@ pub(super) struct Budget {
     since: Instant,
 }
 
-/// One kind's part.
+/// One kind's share.
 struct Share {
     /// Lines that may be written now.
     lines: f64,
@@ -61,7 +61,7 @@ impl Budget {
         if new && self.kinds.len() >= LOG_KINDS {
             self.forget();
         }
-        // A kind's first line may use what others that flood have to leave.
+        // A kind's first line may use the half that kinds which flood may not.
         let room = if new { self.bytes > 0.0 } else { self.bytes > LOG_BYTES / 2.0 };
         let share = self.kinds.entry(kind).or_insert_with(|| Share::new(now));
         share.refill(now);
@@ -81,7 +81,7 @@ impl Budget {
         self.bytes -= (message + HEAD) as f64;
     }
 
-    /// A line that is due on what was left out, if one is and there is room for it.
+    /// A line about what was left out, if one is due and there is room for it.
     pub(super) fn summary(&mut self, now: Instant) -> Option<(Level, String)> {
         self.refill(now);
         if self.bytes <= 0.0 {
@@ -119,8 +119,8 @@ impl Budget {
         self.bytes = (self.bytes + hours * LOG_BYTES_HOUR).min(LOG_BYTES);
     }
 
-    /// Makes room for kinds that are new, all at once, so that it costs nearly nothing for each:
-    /// what was left out of those known is told as one.
+    /// Makes room for new kinds by forgetting all at once, so that each costs next to nothing; what was
+    /// left out of them is told as one.
     fn forget(&mut self) {
         let left_out: u64 = self.kinds.drain().map(|(_, share)| share.left_out).sum();
         if left_out > 0 {

@@ -18,16 +18,16 @@ use crate::text::reason;
 pub(super) struct File {
     path: PathBuf,
     open: Option<Open>,
-    /// What the last try to open it or to write met.
+    /// The error of the last attempt to open it or to write.
     fault: Option<io::Error>,
 }
 
 struct Open {
     file: fs::File,
     size: u64,
-    /// A disk that was full took the beginning of a line.
+    /// Whether a full disk has taken only the beginning of a line.
     torn: bool,
-    /// Not a device that the name leads to: those have no size and cannot be put aside.
+    /// Whether it is a file: a device or a pipe has no size and cannot be put aside.
     regular: bool,
 }
 
@@ -85,8 +85,8 @@ impl Sink for File {
     }
 
     fn reopen(&mut self) {
-        // At once: who has moved the old one away waits for the new one. Where it cannot be opened,
-        // the next message tries again.
+        // Immediately: whoever has moved the old file away waits for the new one. If it cannot be
+        // opened, the next message tries again.
         let opened = self.open();
         self.fault = opened.as_ref().err().map(same);
         self.open = opened.ok();
@@ -98,12 +98,12 @@ impl Sink for File {
     }
 }
 
-/// An error, as far as it can be kept.
+/// A copy of an error, as far as errors can be copied.
 fn same(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
-/// Why the log file `path` would take nothing, as far as looking tells; changes nothing.
+/// Why the log file `path` could not be written, as far as that shows without writing.
 pub(super) fn doubt(path: &Path) -> Option<String> {
     let folder = path.ancestors().skip(1).find(|folder| folder.exists())?;
     let is_dir = |path: &Path| fs::metadata(path).is_ok_and(|found| found.is_dir());
@@ -112,7 +112,7 @@ pub(super) fn doubt(path: &Path) -> Option<String> {
         true if is_dir(path) => Err(Errno::ISDIR),
         true => access(path, Access::WRITE_OK),
         false if !is_dir(folder) => Err(Errno::NOTDIR),
-        // Missing folders are made at start.
+        // Missing folders are made at the start.
         false => access(folder, Access::WRITE_OK | Access::EXEC_OK),
     };
     let room = || {

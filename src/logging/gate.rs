@@ -1,4 +1,4 @@
-//! A complaint that would come again and again is made once in a while.
+//! Complaints that would come again and again are logged once in a while.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// One that opens once in such a time.
+    /// A gate that opens at most once in this time.
     pub fn new(every: Duration) -> Self {
         Gate { opened: Cell::new(None), every }
     }

@@ -15,7 +15,7 @@ pub(super) trait Sink: Send {
     /// Opens its file again, if it has one.
     fn reopen(&mut self) {}
 
-    /// Why its file takes nothing now, as far as the last try tells.
+    /// Why its file takes nothing now, as far as the last attempt shows.
     fn fault(&self) -> Option<String> {
         None
     }
@@ -70,8 +70,8 @@ impl Counted {
     }
 }
 
-/// Sends what a stream socket takes now; what it leaves of a line begun is kept in `rest`, which
-/// goes before the next one.
+/// Sends what a stream socket takes now. The rest of a line that it has begun to take is kept in `rest`
+/// and goes before the next line.
 pub(super) fn send_line(socket: impl AsFd, rest: &mut Vec<u8>, line: &[u8]) -> io::Result<()> {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     if !rest.is_empty() {

@@ -111,7 +111,7 @@ mod tests {
     }
 
     fn assert_whole(mut text: String, line: impl Fn(usize) -> String) {
-        // What was begun when the reader's queue filled up is finished by the next message.
+        // A line that was begun when the reader's queue filled up is finished with the next message.
         text.truncate(text.rfind('\n').unwrap() + 1);
         let lines: Vec<_> = text.lines().collect();
         assert!(lines.len() > 50, "{}", lines.len());

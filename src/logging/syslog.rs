@@ -60,7 +60,7 @@ struct Socket {
 
 enum Connected {
     Datagrams(UnixDatagram),
-    /// With what it did not take of the last message; that goes first.
+    /// With the rest of the last message that it has not taken; it goes first.
     Stream(UnixStream, Vec<u8>),
 }
 
@@ -71,7 +71,7 @@ impl Connected {
         match socket.connect(path) {
             Ok(()) => Ok(Connected::Datagrams(socket)),
             Err(error) if error.raw_os_error() == Some(Errno::PROTOTYPE.raw_os_error()) => {
-                // Non-blocking from its beginning: connecting waits while many others do.
+                // Non-blocking from the beginning: connect waits while many others are connecting.
                 let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
                 let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
                 connect(&socket, &SocketAddrUnix::new(path)?)?;
@@ -97,9 +97,9 @@ impl Write for Socket {
         if let Some(open) = &mut self.open {
             match open.send(message) {
                 Ok(()) => return Ok(message.len()),
-                // Its queue is full: it is there, and slow.
+                // Its queue is full: the receiver is there, and slow.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
-                // It was restarted; the socket would fail for ever.
+                // The receiver was restarted; this socket would fail for ever.
                 Err(_) => self.open = None,
             }
         }

@@ -2,8 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Seconds since the epoch, shown as ISO 8601 in UTC. Shown ones from the years 0 to 9999 order
-/// as the times do.
+/// Seconds since the epoch, shown as ISO 8601 in UTC. For the years 0 to 9999 the text sorts as the
+/// time does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Utc(pub u64);
 

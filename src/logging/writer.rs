@@ -11,7 +11,7 @@ use super::sink::Counted;
 /// count is written no later than this after its first line.
 const REPEAT: Duration = Duration::from_secs(10);
 
-/// The ways out, and what is left out on them.
+/// Writes lines to the sinks, or leaves them out.
 pub(super) struct Writer {
     pub(super) sinks: Vec<Counted>,
     last: Option<Last>,

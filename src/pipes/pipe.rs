@@ -772,7 +772,7 @@ impl Pipe {
             Ending::Failed(side)
             | Ending::Wrong(side)
             | Ending::Unanswered(side)
-            | Ending::Mute(side)
+            | Ending::NoAnswer(side)
             | Ending::Stalled(side) => {
                 let who = if side == 0 { agent } else { partner };
                 self.fault(Of::Event, &format!("a session with {who} failed: {}", ended.ending));

@@ -1,5 +1,5 @@
-//! A version 1 tunnel whose user has left, read to nowhere until the old answer is over (protocol
-//! page, section 6, step 7). It has never heard of mappings.
+//! A version 1 tunnel whose user has left: its bytes are read and dropped until the old answer is over
+//! (protocol page, section 6, step 7). Knows nothing of mappings.
 
 use std::future::Future;
 use std::io;
@@ -14,30 +14,30 @@ use crate::net::stream::{Received, Stream};
 use crate::runtime::{Deadlines, Timer, now};
 use crate::wire::heartbeat::{BEAT, Sieve, beats};
 
-/// A tunnel that is being read to nowhere.
+/// A tunnel whose bytes are read and dropped.
 pub struct Drain {
     stream: Stream,
-    /// Silence after which the agent is taken for gone; `None` for never.
+    /// Silence after which the agent counts as gone; `None` for never.
     threshold: Option<Duration>,
     residue: Residue,
-    /// Heartbeats in plain TCP.
+    /// Finds heartbeats in plain TCP.
     sieve: Sieve,
     started: Instant,
     /// When the agent last sent anything, heartbeats included.
     heard_at: Instant,
-    /// Heartbeats answered since the last answer was with the kernel, in bytes.
+    /// Bytes of heartbeat answers since the kernel last had all of them.
     answers: usize,
     bytes: u64,
     timer: Timer,
     watch: StallWatch,
 }
 
-/// How a tunnel came out of it.
+/// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Nothing more comes.
     Clean,
-    /// Nothing has come for as long as an answer is waited for that a user has asked for.
+    /// The answer that a user has asked for has not come in the time for which it is waited for.
     Unanswered,
     /// Its agent closed it, or it broke.
     Left,
@@ -61,7 +61,7 @@ impl Outcome {
     }
 }
 
-/// What there is to say of it.
+/// What came of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Drained {
     /// Whether it can be used again.
@@ -72,7 +72,7 @@ pub struct Drained {
     pub heard_at: Instant,
     /// When it last sent anything but heartbeats.
     pub spoke_at: Instant,
-    /// Bytes read to nowhere.
+    /// Bytes read and dropped.
     pub bytes: u64,
     /// How long that took.
     pub lasted: Duration,
@@ -101,7 +101,7 @@ impl Drain {
         }
     }
 
-    /// Takes what came last before it, of which heartbeats are not answered yet.
+    /// Takes the last bytes that came before it, whose heartbeats are not answered yet.
     ///
     /// # Errors
     /// As [`Stream::queue`].
@@ -148,13 +148,13 @@ impl Drain {
             Poll::Ready(Ok(())) => self.answers = 0,
             Poll::Ready(Err(_)) => return Err(End::Broken),
             Poll::Pending if self.answers >= limits::ANSWERS_WAITING => {
-                // Who is not read cannot be heard.
+                // It cannot be heard while it is not read.
                 self.heard_at = now();
                 return Ok(false);
             }
             Poll::Pending => {}
         }
-        // Known before all that has come is read: its agent may be back at once.
+        // To be known before everything that has come is read: its agent may be back immediately.
         if self.stream.poll_broken(context).is_ready() {
             return Err(End::Broken);
         }
@@ -184,7 +184,7 @@ impl Drain {
         Ok(true)
     }
 
-    /// What time alone has made of it, or when to look again.
+    /// How it ends by the passing of time, or when to look again.
     fn due(&mut self) -> Result<Outcome, Option<Instant>> {
         let mut deadlines = Deadlines::new(now());
         self.give_up_begun(deadlines.now());
@@ -195,7 +195,7 @@ impl Drain {
         outcome.ok_or(deadlines.next())
     }
 
-    /// Takes for bytes what was taken for a heartbeat's beginning, and has not become one in time.
+    /// Counts the beginning of a heartbeat as bytes if the rest has not come in time.
     fn give_up_begun(&mut self, now: Instant) {
         if self.sieve.is_amid() && self.heard_at + limits::BEAT_REST <= now {
             let bytes = self.sieve.release() as u64;
@@ -214,8 +214,8 @@ impl Drain {
             Verdict::Clean => Outcome::Clean,
             Verdict::Unanswered => Outcome::Unanswered,
         };
-        // Its turn may have ended before all was read, and answers of its own are to be with the
-        // kernel before it goes on elsewhere.
+        // Its turn may have ended before all was read, and its own answers must be with the kernel
+        // before it carries another session.
         if self.stream.maybe_readable() || self.stream.waiting() > 0 {
             deadlines.look_at(deadlines.now() + limits::STALL_CHECK);
             return None;
@@ -267,7 +267,7 @@ mod tests {
     use std::pin::pin;
     use std::task::Waker;
 
-    /// A connection with much unread and a reset behind it.
+    /// A connection with many unread bytes and a reset behind them.
     fn broken_behind_unread_bytes() -> TcpStream {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 4 << 20).unwrap();

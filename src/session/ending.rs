@@ -1,4 +1,4 @@
-//! How a session ends, what an operator is told of it, and how each connection is closed then
+//! How a session ends, what an operator reads about it, and how each connection is then closed
 //! (protocol page, section 6).
 
 use std::fmt;
@@ -14,7 +14,7 @@ pub enum Ending {
     /// This leg (0 or 1) broke: its connection was reset or timed out, its TLS was at fault, or its
     /// agent's TLS ended without close_notify.
     Broken(usize),
-    /// The user had finished, and the version 1 agent's answer is over.
+    /// The user had ended its direction, and the version 1 agent's answer is over.
     Lingered,
     /// Nothing moved for `finwait` after one direction had ended.
     Silent,
@@ -24,15 +24,15 @@ pub enum Ending {
     Stalled(usize),
     /// The version 2 agent on this leg could not reach its service.
     Failed(usize),
-    /// The version 2 agent on this leg answered with something else than `OPEN` or `FAIL`.
+    /// The version 2 agent on this leg answered with something other than `OPEN` or `FAIL`.
     Wrong(usize),
     /// The version 2 agent on this leg ended or broke before it had answered.
     Unanswered(usize),
-    /// The version 2 agent on this leg answered neither `OPEN` nor `FAIL`.
-    Mute(usize),
+    /// The version 2 agent on this leg did not answer in time.
+    NoAnswer(usize),
 }
 
-/// What there is to say of a session that has ended.
+/// What is reported of a session that has ended.
 pub struct Ended {
     /// Why.
     pub ending: Ending,
@@ -56,12 +56,12 @@ pub(super) enum Leave {
 }
 
 impl Ending {
-    /// How `leg` is closed: what broke on one leg breaks on the other, and what is cut short here
-    /// is no end either (protocol page, section 6).
+    /// How `leg` is closed: a break on one leg is passed on as a break, and a session that is cut short
+    /// here does not look like a complete one either (protocol page, section 6).
     pub(super) fn leaves(self, leg: usize) -> Leave {
         match self {
             Ending::Complete | Ending::Lingered => Leave::InOrder,
-            // It has said itself that this is all.
+            // Its `FAIL` has said that nothing more comes.
             Ending::Failed(side) if side == leg => Leave::InOrder,
             Ending::Broken(side) | Ending::Stalled(side) if side == leg => Leave::AtOnce,
             Ending::Broken(_)
@@ -71,7 +71,7 @@ impl Ending {
             | Ending::Failed(_)
             | Ending::Wrong(_)
             | Ending::Unanswered(_)
-            | Ending::Mute(_) => Leave::Broken,
+            | Ending::NoAnswer(_) => Leave::Broken,
         }
     }
 }
@@ -102,7 +102,7 @@ impl fmt::Display for Ending {
             Ending::Unanswered(leg) => {
                 write!(f, "the agent on port{} was gone before it had answered", port(leg))
             }
-            Ending::Mute(leg) => {
+            Ending::NoAnswer(leg) => {
                 write!(f, "the agent on port{} answered neither OPEN nor FAIL", port(leg))
             }
         }

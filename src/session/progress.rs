@@ -18,10 +18,10 @@ use crate::net::stream::Stream;
 use crate::runtime::Deadlines;
 use crate::wire::token::Answer;
 
-/// What both directions of a session may do.
+/// What applies to both directions of a session.
 #[derive(Clone)]
 pub struct Terms {
-    /// Silence after one direction has ended that ends the session.
+    /// Once one direction has ended, this much silence ends the session.
     pub fin_wait: Duration,
     /// Where the bytes are counted.
     pub traffic: Arc<Traffic>,
@@ -30,8 +30,8 @@ pub struct Terms {
 /// A session between two legs, 0 on the mapping's port1.
 pub(super) struct Progress<S = Stream> {
     pub(super) sides: [Side<S>; 2],
-    /// Whether leg 1 is a user whose end cannot be told to the version 1 agent on leg 0: what may
-    /// still come for it.
+    /// For a user on leg 1 whose end cannot be passed on to the version 1 agent on leg 0: what may still
+    /// come for it.
     pub(super) residue: Option<Residue>,
     pub(super) terms: Terms,
     /// Bytes from leg 0 to leg 1, and back.
@@ -42,7 +42,7 @@ pub(super) struct Progress<S = Stream> {
 }
 
 impl<S: Connection> Progress<S> {
-    /// A session that begins. The residue is that of a version 1 agent and its user.
+    /// A session that begins, with a residue if it joins a version 1 agent and a user.
     pub(super) fn new(
         legs: [Leg<S>; 2],
         residue: Option<Residue>,
@@ -55,13 +55,13 @@ impl<S: Connection> Progress<S> {
         Progress { sides, residue, terms, bytes: [0; 2], started: now, moved_at: now }
     }
 
-    /// The side that `from`'s bytes come from, and the one that they go to.
+    /// The side where `from`'s bytes come from, and the side where they go.
     pub(super) fn pair(&mut self, from: usize) -> (&mut Side<S>, &mut Side<S>) {
         let [first, second] = &mut self.sides;
         if from == 0 { (first, second) } else { (second, first) }
     }
 
-    /// Whether `from` is to be read now, and notes it as paused where the other side is too slow.
+    /// Whether `from` is to be read now. It is noted as paused if the other side is too slow for that.
     pub(super) fn may_read(&mut self, from: usize, now: Instant) -> bool {
         let (source, sink) = self.pair(from);
         let open = source.input == Input::Open;
@@ -79,7 +79,7 @@ impl<S: Connection> Progress<S> {
         open && !paused
     }
 
-    /// A read of `from` has passed on so many bytes of the session, or none.
+    /// `from` has been read, and this many bytes of the session have been passed on, or none.
     pub(super) fn heard(&mut self, from: usize, moved: u64, now: Instant) {
         self.sides[from].heard_at = now;
         if moved == 0 {
@@ -95,7 +95,7 @@ impl<S: Connection> Progress<S> {
         self.terms.traffic.count(from, moved);
     }
 
-    /// So many bytes of `from` were passed on that had come earlier, which is no sign of life.
+    /// This many bytes of `from` that had come earlier have been passed on; they are no sign of life.
     pub(super) fn delivered(&mut self, from: usize, bytes: u64) {
         self.bytes[from] += bytes;
         self.terms.traffic.count(from, bytes);
@@ -168,8 +168,8 @@ impl<S: Connection> Progress<S> {
         if side.owes_answer() && (broken || side.input != Input::Open) {
             return Some(Ending::Unanswered(leg));
         }
-        // Nothing is left but the delivery of its last bytes, which needs no session. What a
-        // user has said, a version 1 agent is still given in its own time.
+        // What is left is the delivery of its last bytes, which needs no session. But what a user has
+        // sent is still given to a version 1 agent at the agent's own pace.
         let at_once = self.residue.is_none() || leg == 0;
         (broken && (at_once || self.is_complete())).then_some(Ending::Broken(leg))
     }
@@ -191,7 +191,7 @@ impl<S: Connection> Progress<S> {
                 && sink.is_flushed())
     }
 
-    /// Whether the peer on this leg says nothing that it should, or takes nothing.
+    /// Whether the peer on this leg is silent where it must not be, or takes nothing.
     fn lost(&mut self, leg: usize, deadlines: &mut Deadlines) -> Option<Ending> {
         if self.is_absent(leg, deadlines) {
             return Some(Ending::Absent(leg));
@@ -201,7 +201,7 @@ impl<S: Connection> Progress<S> {
             deadlines.look_at(side.heard_at + limits::BEAT_REST);
         }
         if side.owes_answer() && deadlines.has_passed(self.started + limits::OPEN_WAIT) {
-            return Some(Ending::Mute(leg));
+            return Some(Ending::NoAnswer(leg));
         }
         self.is_stalled(leg, deadlines).then_some(Ending::Stalled(leg))
     }
@@ -234,7 +234,7 @@ impl<S: Connection> Progress<S> {
         if !one_has_ended || !deadlines.has_passed(self.moved_at + self.terms.fin_wait) {
             return false;
         }
-        // Both are asked: each tells what it has taken since it was last asked.
+        // Both are asked, since each says what it has taken since it was last asked.
         let draining = self.sides.each_mut().map(|side| side.stream.is_draining());
         if draining == [false; 2] {
             return true;
@@ -259,7 +259,7 @@ impl<S: Connection> Progress<S> {
                 }
                 over
             }
-            // An answer that is owed is waited for as long as `finwait` has it.
+            // An answer that is owed is waited for as long as `finwait` allows.
             Verdict::Until(at) if !residue.is_owed() => {
                 deadlines.look_at(at);
                 false

@@ -2,7 +2,7 @@
 //!
 //! One future moves both directions of a session. It holds no buffer while nothing waits for a
 //! slow side, keeps to each peer's [turn](crate::runtime::turn), and keeps at most what
-//! [`limits::READ_AHEAD`] states. It has never heard of mappings.
+//! [`limits::READ_AHEAD`] states. It knows nothing of mappings.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -55,7 +55,7 @@ impl Relay {
         let residue = lingers.then(|| Residue::new(agent.stream.round_trip(), now()));
         let stuck = Stuck::new(terms.traffic.clone());
         let mut progress = Progress::new(legs, residue, terms, now());
-        // Whatever ends this session unasked, a kill included: neither end shall take it for whole.
+        // If something else ends this session, even a kill, neither end may take it for complete.
         progress.sides.iter_mut().for_each(|side| side.stream.break_when_dropped());
         let mut relay = Relay { progress, ending: None, timer: Timer::new(), stuck };
         for (from, units) in held.iter().enumerate() {
@@ -64,8 +64,8 @@ impl Relay {
         relay
     }
 
-    /// Closes both connections as the session has ended: in order, or broken off. At once where
-    /// nothing can be lost, else when what was sent has arrived, for [`limits::CLOSE_TIMEOUT`] at most.
+    /// Closes both connections as the session has ended: in order, or with a reset. Immediately where
+    /// nothing can be lost, else once what was sent has arrived, within [`limits::CLOSE_TIMEOUT`].
     pub async fn close(mut self) {
         let Some(ending) = self.ending else { return };
         let deadline = Instant::now() + limits::CLOSE_TIMEOUT;
@@ -83,27 +83,27 @@ impl Relay {
         self.ending.is_some_and(|ending| self.progress.keeps_tunnel(ending))
     }
 
-    /// Keeps the tunnel of a session that [allows it](Self::keeps_tunnel): once the old answer is
-    /// over, it can carry the next one. The user is to be closed. `None` for other sessions,
-    /// which are broken off.
+    /// Keeps the tunnel of a session that [allows it](Self::keeps_tunnel): it can carry the next one
+    /// once the old answer is over. The caller closes the user. `None` for other sessions, whose
+    /// connections are reset.
     pub fn keep_tunnel(self) -> Option<(Drain, FormerUser)> {
         let ending = self.ending.filter(|ending| self.progress.keeps_tunnel(*ending))?;
         let Progress { sides: [agent, user], residue, .. } = self.progress;
         let mut residue = residue?;
         let Voice::Version1 { threshold } = agent.listener.voice() else { return None };
-        // A reset that a write has met first is read as an end.
+        // After a write has met a reset, a read sees only an end.
         if matches!(ending, Ending::Broken(_) | Ending::Stalled(_)) {
             residue.left(Leaving::Torn, false, now());
         }
         residue.given_up(now());
         let mut listener = agent.listener;
         let mut drain = Drain::new(agent.stream, threshold, residue, agent.heard_at);
-        // A beginning alone asks for no answer, so that nothing can fail.
+        // The beginning of a heartbeat is not answered, so nothing can fail.
         let _ = drain.take_over(listener.release());
         Some((drain, FormerUser { user, ending }))
     }
 
-    /// Passes on what the broken side has left to be read.
+    /// Passes on what the broken side has left unread.
     fn poll_rest(&mut self, context: &Context<'_>, from: usize) -> Poll<()> {
         while self.pump(context, from) {}
         let (source, sink) = self.progress.pair(from);
@@ -144,7 +144,7 @@ impl Relay {
         match received {
             Ok(Received::Bytes(_)) => {}
             Ok(Received::Ended) if !is_gone => self.progress.ended(from, now),
-            // After a break whose error another call was told of, the end is only that of reading.
+            // Another call has already been given the error of a break; a read then sees only an end.
             Ok(Received::Ended) | Err(_) => self.progress.broke(from, now),
         }
         let (source, sink) = self.progress.pair(from);
@@ -154,7 +154,7 @@ impl Relay {
         goes_on
     }
 
-    /// Passes on what was taken for a heartbeat's beginning, and has not become one in time.
+    /// Passes on the beginning of a heartbeat as bytes if the rest has not come in time.
     fn give_up_begun(&mut self, from: usize) {
         let (source, _) = self.progress.pair(from);
         let late = source.input != Input::Open || now() >= source.heard_at + limits::BEAT_REST;
@@ -182,8 +182,8 @@ impl Future for Relay {
     type Output = Ended;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ended> {
-        // A direction that has nothing to move is woken when it has, and one whose turn is over when
-        // it has another: deadlines are looked at in either case.
+        // A direction with nothing to move is woken when it has something, and one whose turn is over
+        // when its next turn comes. Deadlines are checked in either case.
         let mut goes_on = [true; 2];
         while goes_on != [false; 2] {
             goes_on = [0, 1].map(|from| goes_on[from] && self.pump(context, from));

@@ -1,9 +1,9 @@
 //! Whether an old answer may still come on a version 1 tunnel whose user has left (protocol page,
-//! section 6, step 7). No sockets and no clocks: events with their times in, a time out.
+//! section 6, step 7). No sockets and no clocks: events and their times go in, a time comes out.
 //!
-//! The field's agent keeps its service's connection, and its service goes on answering whoever has
-//! left. What the session itself has shown tells how long the silence must be after which the
-//! answer is over.
+//! The field's agent keeps the connection to its service, and the service goes on answering a user
+//! that has left. What the session itself has shown tells how much silence means that the answer is
+//! over.
 
 use std::time::{Duration, Instant};
 
@@ -25,13 +25,13 @@ pub enum Leaving {
 pub enum Verdict {
     /// Nothing: the next user may have it.
     Clean,
-    /// The user's last bytes were never answered, for as long as anybody waits for that.
+    /// The user's last bytes were not answered within the time for which that is waited for.
     Unanswered,
-    /// Look again at this time, unless something happens before.
+    /// To be asked again at this time, unless something happens before.
     Until(Instant),
 }
 
-/// What a tunnel that is lost had still to bring, which may then come on a fresh one.
+/// What was still to come on a tunnel that is lost, and may now come on a fresh one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// Nothing.
@@ -42,13 +42,12 @@ pub enum Missing {
     Answer,
 }
 
-/// One session of a version 1 tunnel, and what came after its user had left. Heartbeats are none of
-/// its business.
+/// One session of a version 1 tunnel, and what came after its user had left. Heartbeats do not count.
 #[derive(Clone, Debug)]
 pub struct Residue {
-    /// To the agent and back.
+    /// The round trip to the agent.
     round_trip: Duration,
-    /// Whether the last to speak was the user.
+    /// Whether the user was the last to send anything.
     owed: bool,
     /// When the agent last sent bytes, or else when the session began.
     heard_at: Instant,
@@ -66,11 +65,11 @@ pub struct Residue {
     /// Silences of the kind of `longest`, so far.
     alike: u32,
     left: Option<(Leaving, Instant)>,
-    /// Until when an answer that is owed is waited for once the user has left.
+    /// How long an answer that is owed is waited for once the user has left.
     answer_by: Instant,
     /// Whether the user cannot have seen an answer to its last bytes when it left.
     left_waiting: bool,
-    /// Whether nobody is there any more: a user that has ended its direction may be.
+    /// Whether the user is certainly gone: one that has only ended its direction may still be there.
     gone: bool,
     /// Whether bytes have come for a user that was certainly gone, or that had left an answer.
     late: bool,
@@ -97,8 +96,8 @@ impl Residue {
         }
     }
 
-    /// A tunnel on which bytes have come that no user waits for; `after` so long a silence since
-    /// the bytes before, if there were any.
+    /// A tunnel on which bytes have come that no user waits for; `after` this much silence since the
+    /// bytes before, if there were any.
     pub fn stray(round_trip: Duration, after: Option<Duration>, now: Instant) -> Self {
         let mut residue = Residue::new(round_trip, now);
         residue.left = Some((Leaving::Torn, now));
@@ -109,7 +108,7 @@ impl Residue {
         residue
     }
 
-    /// Bytes of the user were passed on.
+    /// Bytes of the user have been passed on.
     pub fn asked(&mut self) {
         self.owed = true;
         self.silent_from = None;
@@ -117,12 +116,12 @@ impl Residue {
         self.gap = Duration::ZERO;
     }
 
-    /// So many bytes of the agent came, heartbeats not among them.
+    /// This many bytes have come from the agent, heartbeats not counted.
     pub fn heard(&mut self, bytes: u64, now: Instant) {
         if let Some(from) = self.silent_from {
             self.note(now.saturating_duration_since(from));
         }
-        // A half-closed user may have waited for just this.
+        // A user that has ended only its direction may have waited for just this.
         self.late |= self.left.is_some() && (self.gone || !self.left_waiting);
         if std::mem::take(&mut self.owed) {
             self.begun_at = now;
@@ -132,16 +131,16 @@ impl Residue {
         self.length += bytes;
     }
 
-    /// The agent was not read until now: its silence was not its own.
+    /// The agent was not read until now, so its silence does not count.
     pub fn read_again(&mut self, now: Instant) {
         if let Some(from) = &mut self.silent_from {
             *from = now;
         }
     }
 
-    /// The user has left, having got all of the answer so far or not: in that case, and where the
-    /// answer began at this very time, it may have ended its direction alone and wait for the
-    /// answer. Said again when more is known.
+    /// The user has left, and had or had not got all of the answer so far. If it had not, or if the
+    /// answer began at this very time, it may have ended only its direction and wait for the answer.
+    /// Called again when more is known.
     pub fn left(&mut self, leaving: Leaving, got_all: bool, now: Instant) {
         if self.left.is_none() {
             self.left_waiting = self.owed || !got_all || self.begun_at == now;
@@ -151,7 +150,7 @@ impl Residue {
         self.left = Some((leaving, now));
     }
 
-    /// Nobody is there any more: the session is over.
+    /// The user is gone: the session is over.
     pub fn given_up(&mut self, now: Instant) {
         if self.left.is_none() {
             self.left(Leaving::Torn, false, now);
@@ -170,7 +169,7 @@ impl Residue {
         }
     }
 
-    /// Whether the user's last bytes are not answered.
+    /// Whether the user's last bytes are still unanswered.
     pub fn is_owed(&self) -> bool {
         self.owed
     }
@@ -180,7 +179,7 @@ impl Residue {
         self.heard_at
     }
 
-    /// What there is to say of the tunnel now.
+    /// The state of the tunnel now.
     pub fn verdict(&self, now: Instant) -> Verdict {
         let at = self.over_at();
         match at {
@@ -199,7 +198,7 @@ impl Residue {
         }
         let quick = 2 * self.round_trip + self.twice(self.gap);
         let is_long = self.length > limits::SHORT_ANSWER;
-        // Short, but not all at once: a stream of events, say, with more to come.
+        // Short, but not all at once: for instance a stream of events, with more to come.
         let is_slow = self.heard_at.duration_since(self.begun_at) >= limits::ANSWER_PAUSE;
         let unseen = self.heard_at + self.unseen();
         // It has ended its direction, has taken bytes since, and may wait for more.
@@ -217,13 +216,13 @@ impl Residue {
         })
     }
 
-    /// The silence after bytes for which nobody was there any more.
+    /// The silence that ends an answer of which bytes came after the user was gone.
     fn settled(&self) -> Duration {
         limits::QUIET_LATE.max(self.twice(self.longest))
     }
 
-    /// The silence after an answer whose user may wait for more of it, or after a long one whose user
-    /// may have left just as a pause began.
+    /// The silence that ends an answer whose user may wait for more of it, or a long one whose user may
+    /// have left just as a pause began.
     fn unseen(&self) -> Duration {
         if self.longest >= limits::ANSWER_PAUSE && self.alike >= limits::PAUSES_ALIKE {
             self.settled()
@@ -244,7 +243,7 @@ impl Residue {
 
     fn note(&mut self, silence: Duration) {
         self.gap = self.gap.max(silence);
-        // A rhythm is made of silences of about the same length; a much longer one begins anew.
+        // A rhythm consists of silences of about the same length; a much longer one starts a new rhythm.
         if silence > self.longest.mul_f32(1.5) {
             self.alike = 1;
         } else if silence >= self.longest / 2 {

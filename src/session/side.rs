@@ -1,4 +1,4 @@
-//! One leg of a session while it runs: its connection, what its peer is, and what has come of both.
+//! One leg of a running session: its connection, what its peer is, and how far both have come.
 
 use std::io;
 use std::task::{Context, Poll, Waker};
@@ -77,7 +77,7 @@ impl Connection for Stream {
     }
 }
 
-/// One side of a session. Tests have it without a socket.
+/// One side of a session. Tests use it without a socket.
 pub(super) struct Side<S = Stream> {
     pub(super) stream: S,
     pub(super) listener: Listener,
@@ -85,16 +85,16 @@ pub(super) struct Side<S = Stream> {
     pub(super) output: Output,
     /// When it last sent anything, heartbeats included.
     pub(super) heard_at: Instant,
-    /// Whether the other side's slowness kept it from being read when last looked at.
+    /// Whether it was not read when last looked at, because the other side is slow.
     pub(super) paused: bool,
-    /// Whether an end without close_notify is an end, as many users end TLS.
+    /// Whether an end without close_notify counts as an end: many users end TLS that way.
     pub(super) may_be_cut: bool,
-    /// Whether its connection is known to be gone, though what it sent may not all be read.
+    /// Whether its connection is known to be gone, although some of what it sent may be unread.
     pub(super) gone: bool,
-    /// Heartbeats answered since its queue was last empty, in bytes.
+    /// Bytes of heartbeat answers since its queue was last empty.
     pub(super) answers: usize,
     pub(super) watch: StallWatch,
-    /// Whether its bytes come in such an amount that they go through a kernel pipe.
+    /// Whether so many bytes come from it at once that they go through a kernel pipe.
     bulk: bool,
 }
 
@@ -150,8 +150,8 @@ impl<S: Connection> Side<S> {
 }
 
 impl Side {
-    /// Sends `unit` on. A version 1 agent would take the bytes of a user that happen to look
-    /// like heartbeats for heartbeats: these go in two pieces.
+    /// Sends `unit` on. A user's bytes that look like heartbeats go in two pieces, since a version 1
+    /// agent would take them for heartbeats.
     pub(super) fn send(&mut self, unit: &[u8], from: Voice) {
         if unit.is_empty() || self.output != Output::Open {
             return;
@@ -172,7 +172,7 @@ impl Side {
             Leave::InOrder if self.input != Input::Open => self.stream.close(),
             Leave::InOrder => self.stream.linger().await,
             Leave::Broken => self.stream.break_off(deadline).await,
-            // The alert that says what was wrong with its TLS, if anything.
+            // Sends the alert that says what was wrong with its TLS, if anything was.
             Leave::AtOnce => _ = self.stream.poll_flush(&Context::from_waker(Waker::noop())),
         }
     }
@@ -198,22 +198,22 @@ impl Side {
         }
     }
 
-    /// Looks after a side that is not read now: nothing else would tell that it has broken. `soon` for
-    /// one of which that must be known before all that it has sent is read.
+    /// Checks a side that is not read now, since nothing else would show that it has broken. `soon` if
+    /// that must be known before everything that it has sent is read.
     pub(super) fn poll_unread(&mut self, context: &Context<'_>, soon: bool) {
         if self.paused || self.input != Input::Open || (soon && self.stream.maybe_readable()) {
             self.gone |= self.stream.poll_broken(context).is_ready();
         }
     }
 
-    /// Reads once, and sends on what is not meant for the connector; counts it in `bytes`.
+    /// Reads once, and sends on what is not meant for the connector; adds its length to `bytes`.
     pub(super) fn pump(
         &mut self,
         context: &Context<'_>,
         sink: &mut Side,
         bytes: &mut u64,
     ) -> Poll<io::Result<Received>> {
-        // What goes out in TLS has to be sealed first, which the kernel does not do.
+        // What goes out in TLS must be encrypted first, which the kernel does not do.
         if self.bulk && !sink.stream.is_tls() && sink.is_flushed() {
             self.pump_bulk(context, sink, bytes)
         } else {
@@ -242,7 +242,7 @@ impl Side {
                 Unit::Token => {}
             });
         self.answer(heartbeats);
-        // Much at once, and nothing in it to look for: the kernel can move the next bytes.
+        // A full read with nothing in it to look for: the kernel can move the next bytes.
         self.bulk = !tls
             && matches!(received, Poll::Ready(Ok(Received::Bytes(limits::READ_BYTES..))))
             && !self.owes_answer()
@@ -250,7 +250,7 @@ impl Side {
         received
     }
 
-    /// The same through a kernel pipe, for what does not begin as heartbeats do.
+    /// The same through a kernel pipe, unless the next bytes begin as a heartbeat does.
     fn pump_bulk(
         &mut self,
         context: &Context<'_>,
@@ -267,7 +267,7 @@ impl Side {
         };
         let count = match self.stream.try_fill(&mut conduit) {
             Ok(count @ 1..) => count,
-            // Asking has taken the error from the socket, where no read finds it again.
+            // The call has taken the error from the socket; no read would find it again.
             Err(error) if !conduit::is_refused(&error) => return Poll::Ready(Err(error)),
             // Nothing now, the end, urgent data, or no splice here: a read tells.
             nothing => {

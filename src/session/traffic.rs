@@ -41,8 +41,8 @@ impl Traffic {
         self.moved.store(at, Ordering::Relaxed);
     }
 
-    /// Whether nothing has moved in any session for [`limits::STILL`]. What waits for a slow side
-    /// is looked at every [`limits::STALL_CHECK`] only, and moves while the peer takes any of it.
+    /// Whether nothing has moved in any session for [`limits::STILL`]. Bytes that wait for a slow side
+    /// are checked only every [`limits::STALL_CHECK`]; they move while the peer takes any of them.
     pub fn is_still(&self) -> bool {
         let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
         let quiet = now().saturating_duration_since(self.since).saturating_sub(moved);
@@ -51,7 +51,7 @@ impl Traffic {
     }
 }
 
-/// Counts a session among those that are stuck, while it is.
+/// Counts a session among the stuck ones for as long as it is stuck.
 pub(super) struct Stuck {
     traffic: Arc<Traffic>,
     is: bool,

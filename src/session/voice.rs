@@ -12,7 +12,7 @@ pub enum Voice {
     Raw,
     /// A version 1 agent: heartbeats among its units, absence after this threshold.
     Version1 {
-        /// Silence after which it is taken for gone; `None` for never.
+        /// Silence after which it counts as gone; `None` for never.
         threshold: Option<Duration>,
     },
     /// A version 2 agent that has been sent the PROXY header and owes `OPEN` or `FAIL`.
@@ -24,9 +24,9 @@ pub enum Voice {
 pub(super) enum Unit<'a> {
     /// So many heartbeats, and nothing for the other side.
     Heartbeats(usize),
-    /// The session's bytes, with what was taken for a heartbeat's beginning before them.
+    /// The session's bytes, after what looked like the beginning of a heartbeat.
     Data {
-        /// Bytes of units before this one; empty but for version 1 in plain TCP.
+        /// Bytes of earlier units; always empty except for version 1 in plain TCP.
         begun: &'static [u8],
         /// This unit's bytes.
         bytes: &'a [u8],
@@ -35,12 +35,12 @@ pub(super) enum Unit<'a> {
     Token,
 }
 
-/// Tells what the units of one peer are.
+/// Classifies the units of one peer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Listener {
     voice: Voice,
     token: Token,
-    /// A heartbeat that a read has cut, in plain TCP.
+    /// A heartbeat of which a read in plain TCP has brought only a part.
     begun: Begun,
 }
 
@@ -59,7 +59,7 @@ impl Listener {
         self.token.answer()
     }
 
-    /// Whether the last bytes may be a heartbeat's beginning.
+    /// Whether the last bytes may be the beginning of a heartbeat.
     pub(super) fn is_amid_heartbeat(&self) -> bool {
         self.begun.is_some()
     }
@@ -69,7 +69,7 @@ impl Listener {
         self.begun.release()
     }
 
-    /// What `unit` is, which is a record in TLS, and else what one read has given.
+    /// What `unit` is: a record in TLS, the bytes of one read in plain TCP.
     pub(super) fn classify<'a>(&mut self, unit: &'a [u8], tls: bool) -> Unit<'a> {
         match self.voice {
             Voice::Raw => Unit::Data { begun: &[], bytes: unit },

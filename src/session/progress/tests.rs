@@ -336,7 +336,7 @@ impl Model {
                 }
             }
             if self.owes_answer(leg) && now >= self.begun + limits::OPEN_WAIT {
-                return Some(Ending::Mute(leg));
+                return Some(Ending::NoAnswer(leg));
             }
             if self.is_asked(leg, now) {
                 if self.had(leg, |event| event == Event::Stalled) {
@@ -391,7 +391,7 @@ fn kind(ending: Ending) -> usize {
         Ending::Failed(_) => 6,
         Ending::Wrong(_) => 7,
         Ending::Unanswered(_) => 8,
-        Ending::Mute(_) => 9,
+        Ending::NoAnswer(_) => 9,
     }
 }
 

@@ -189,7 +189,7 @@ impl Session {
                 assert_eq!(self.voices[leg], Voice::Version2);
                 assert!((taken[leg].answer.is_none() && done[leg]) || broken[leg]);
             }
-            Ending::Mute(leg) => {
+            Ending::NoAnswer(leg) => {
                 assert_eq!(self.voices[leg], Voice::Version2);
                 assert!(at.duration_since(self.started) >= limits::OPEN_WAIT);
             }
