@@ -736,7 +736,12 @@ fn mapping_prints_commands_that_work(mode: Mode) {
     let shown = say(&["mapping", "add", "private", "--show"]);
     assert!(shown.contains("--target ") && shown.contains("--listen "), "{shown}");
     assert_eq!(shown.matches("passcode of port").count(), 2, "{shown}");
-    say(&["mapping", "remove", id]);
+    let elsewhere = say(&["mapping", "remove", id]);
+    assert!(elsewhere.contains("no file with its passcode is in /"), "{elsewhere}");
+    assert!(
+        std::path::Path::new(file).exists(),
+        "one in a folder that was not named is left alone"
+    );
     assert!(!say(&["mapping", "list"]).contains(id));
     let output = daemon.cli(&["mapping", "remove", id]);
     assert_eq!(output.status.code(), Some(1));
@@ -772,6 +777,7 @@ fn removed_mapping_takes_its_passcode_files_along_and_no_others() {
     let (status, said) = say(&["mapping", "remove", &id]);
     assert_eq!(status, Some(0), "{said}");
     assert_eq!(said.matches(".passcode removed").count(), 2, "{said}");
+    assert!(!said.contains("no file with"), "{said}");
     assert_eq!(files(), [folder.join("iofog-1.passcode")]);
     // One that has been written anew stays, and is said to be in the way.
     let id = add();

@@ -26,7 +26,8 @@ Commands:
 
 Options:
   --config DIR     Settings, certificates and state   [/etc/iofog-connector]
-  --run DIR        Lock and control socket            [/run/iofog-connector]
+  --run DIR        Lock and control socket, by which the running connector is found,
+                   whatever --config says             [/run/iofog-connector]
   --log DIR        Folder of the log file             [/var/log/iofog-connector]
   --syslog PATH    Syslog's socket, or `none`         [/dev/log]
   --json           status: print the whole state as JSON

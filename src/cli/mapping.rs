@@ -172,18 +172,28 @@ fn close(id: &str, dir: &Path, options: &Options) -> Result<String, Fault> {
         Some(Pipe::Private { sides }) => sides.into(),
         Some(Pipe::Direct { .. }) | None => Vec::new(),
     };
+    let mut found = false;
     for port in ports {
         let path = passcode_file(dir, port);
         let passcode = sides.iter().find(|side| side.port == port).map(|side| &side.passcode);
         match discard(&path, passcode) {
             Ok(true) => text.push_str(&format!("{} removed\n", path.display())),
-            Ok(false) => {}
+            Ok(false) => continue,
             Err(why) => text.push_str(&format!(
                 "{} stays: {why}; while it is there, no mapping with port {port} can be added with \
                  this folder\n",
                 path.display()
             )),
         }
+        found = true;
+    }
+    if !found {
+        let dir = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+        text.push_str(&format!(
+            "no file with its passcode is in {}; one made elsewhere stays there (--dir DIR names \
+             the folder)\n",
+            dir.display()
+        ));
     }
     Ok(text)
 }
