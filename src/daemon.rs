@@ -17,7 +17,7 @@ use crate::api::{Acceptor, Api, Server};
 use crate::config::Config;
 use crate::config::folders::Options;
 use crate::limits;
-use crate::logging::{ALWAYS, Logging};
+use crate::logging::{self, ALWAYS, Logging};
 use crate::mappings::mapping::Mapping;
 use crate::mappings::ports::{self, Pool};
 use crate::mappings::store::{self, Store, Writer};
@@ -63,6 +63,11 @@ pub fn run(options: &Options) -> ExitCode {
         if !logging.is_on_stderr() {
             complain(format_args!("warning: {fault}"));
         }
+    }
+    // One that is not there yet may come.
+    if let Some(doubt) = logging::syslog_doubt(&options.syslog).filter(|_| options.syslog.exists())
+    {
+        log::warn!(target: ALWAYS, "{doubt}");
     }
     os::abort_on_panic(&logging);
     if let Some(warning) = warning {

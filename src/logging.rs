@@ -18,6 +18,8 @@
 //! to the file by one small write into the kernel's cache, with no sync. No failure here reaches the
 //! caller: the message is counted as lost, and the sink logs how many were lost once it works again.
 
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -25,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use crate::text::reason;
 use budget::Kind;
 use file::File;
 pub use gate::Gate;
@@ -206,6 +209,22 @@ impl Log for Logging {
 /// for `check`.
 pub fn doubt(dir: &Path) -> Option<String> {
     file::doubt(&dir.join(FILE))
+}
+
+/// Why nobody takes lines at `syslog`, which was given as `--syslog`: a sentence for the operator.
+pub fn syslog_doubt(syslog: &Path) -> Option<String> {
+    if [SYSLOG, NO_SYSLOG].iter().any(|known| syslog == Path::new(known)) {
+        return None;
+    }
+    let why = match fs::metadata(syslog) {
+        Ok(found) if found.file_type().is_socket() => return None,
+        Ok(_) => "it is no socket".into(),
+        Err(error) => reason::reading(syslog, &error),
+    };
+    Some(format!(
+        "--syslog {}: {why}; lines for syslog are lost there: name syslog's socket, or `none`",
+        syslog.display()
+    ))
 }
 
 #[cfg(test)]

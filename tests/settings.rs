@@ -121,6 +121,24 @@ fn check_starts_nothing_and_makes_nothing() {
     }
 }
 
+#[test]
+fn a_syslog_that_is_none_is_warned_of() {
+    let daemon = Daemon::builder(Mode::Plain).prepare();
+    let file = daemon.folder().join("file");
+    fs::write(&file, "").unwrap();
+    let missing = daemon.folder().join("missing");
+    for (path, why) in [(&file, "it is no socket"), (&missing, "it does not exist")] {
+        let check = daemon.cli(&["check", "--syslog", path.to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&check.stderr).into_owned();
+        let wanted = format!("warning: --syslog {}: {why};", path.display());
+        assert!(check.status.success() && said.contains(&wanted), "{said}");
+    }
+    let daemon = Daemon::builder(Mode::Plain).syslog(file.to_str().unwrap()).start();
+    assert!(daemon.log_text().contains("it is no socket"), "{}", daemon.log_text());
+    let check = daemon.cli(&["check", "--syslog", "none"]);
+    assert!(!String::from_utf8_lossy(&check.stderr).contains("syslog"));
+}
+
 /// What lies in the configuration folder.
 fn names(daemon: &Daemon) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(daemon.config())

@@ -35,7 +35,7 @@ pub(super) fn check(options: &Options, user: Option<&str>) -> ExitCode {
     if let Some(user) = user.filter(|_| !faults.is_empty()) {
         complain(format_args!("checked with the eyes of {user}, the user that runs the service"));
     }
-    for warning in warnings {
+    for warning in warnings.into_iter().chain(logging::syslog_doubt(&options.syslog)) {
         complain(format_args!("warning: {warning}"));
     }
     for fault in &faults {
