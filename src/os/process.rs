@@ -6,6 +6,7 @@ use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::logging::Logging;
+use crate::text::line::escaped;
 use crate::text::reason;
 
 /// Files the daemon asks for at most: more would only make the kernel's table large.
@@ -59,7 +60,7 @@ pub fn abort_on_panic(logging: &Logging) {
         let name = thread.name().unwrap_or("unnamed").to_owned();
         let message = format!("thread {name} panicked, the daemon ends: {info}");
         // The log may be what panicked; stderr comes first.
-        let _ = writeln!(io::stderr(), "{}", message.escape_debug());
+        let _ = writeln!(io::stderr(), "{}", escaped(&message));
         logging.last_words(&message);
         std::process::abort();
     }));
