@@ -1,0 +1,132 @@
+//! How a connection is closed: in order, or with a reset.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::Shutdown;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use super::{INCOMING, Output, Stream};
+use crate::limits;
+use crate::net::tcp_info;
+use crate::runtime::{Timer, now, yield_turn};
+
+impl Stream {
+    /// Ends this side's direction once everything queued is sent: in TLS close_notify, then FIN.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub fn poll_finish(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
+        if self.state.output == Output::Open {
+            self.state.output = Output::Closing;
+            if let Some(tls) = &mut self.state.tls {
+                tls.connection.send_close_notify();
+            }
+        }
+        ready!(self.poll_flush(context))?;
+        if self.state.output == Output::Closing {
+            self.state.output = Output::Finished;
+            self.socket().shutdown(Shutdown::Write)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// From now on until [`Stream::close`] the kernel resets this connection when it is closed, also
+    /// when the process is killed: the peer must not take for whole what it has got so far.
+    pub fn break_when_dropped(&mut self) {
+        if !self.state.breaks {
+            // Where it cannot be set, there is nothing better than a close.
+            let linger = Some(Duration::ZERO);
+            self.state.breaks =
+                rustix::net::sockopt::set_socket_linger(self.socket(), linger).is_ok();
+        }
+    }
+
+    /// Best-effort close without waiting: sends what the kernel takes at once of what is queued, and
+    /// close_notify; then FIN, rather than a reset, even where the peer was still sending.
+    pub fn close(mut self) {
+        self.close_in_order();
+        let context = Context::from_waker(Waker::noop());
+        let _ = self.poll_finish(&context);
+        // Unread bytes turn a close into a reset, which destroys what the peer has not read yet.
+        let unread = if self.state.ended { 0 } else { 4 };
+        for _ in 0..unread {
+            let drained =
+                INCOMING.with_borrow_mut(|buffer| self.socket.poll_recv(&context, buffer));
+            if !matches!(drained, Poll::Ready(Ok(1..))) {
+                break;
+            }
+        }
+    }
+
+    /// Closes while the peer may still be sending: what it has not received yet would be lost
+    /// with the reset that answers bytes to a closed socket. So this waits until the peer has all, or
+    /// ends too, for [`limits::CLOSE_TIMEOUT`] at most, and takes what it sends meanwhile.
+    pub async fn linger(mut self) {
+        if self.waiting() == 0 && !self.is_unacknowledged() {
+            return self.close();
+        }
+        self.close_in_order();
+        let deadline = Instant::now() + limits::CLOSE_TIMEOUT;
+        let mut timer = Timer::new();
+        poll_fn(|context| {
+            let sent = self.poll_finish(context);
+            let received =
+                INCOMING.with_borrow_mut(|buffer| self.socket.poll_recv(context, buffer));
+            let now = now();
+            match (sent, received) {
+                (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Ok(0) | Err(_))) => {
+                    return Poll::Ready(());
+                }
+                (_, Poll::Ready(Ok(_))) => yield_turn(context),
+                (Poll::Ready(Ok(())), Poll::Pending) if !self.is_unacknowledged() => {
+                    return Poll::Ready(());
+                }
+                _ => {}
+            }
+            if now >= deadline {
+                return Poll::Ready(());
+            }
+            timer.poll_at(context, deadline.min(now + limits::CLOSE_CHECK))
+        })
+        .await;
+    }
+
+    /// Breaks the connection off: with a reset, in TLS without close_notify, so that the peer does
+    /// not take for whole what it got. What it was sent arrives first, until `deadline` at the
+    /// latest; what it sends meanwhile is taken, since one that sends may not read.
+    pub async fn break_off(mut self, deadline: Instant) {
+        self.break_when_dropped();
+        let mut timer = Timer::new();
+        poll_fn(|context| {
+            let sent = self.poll_flush(context);
+            let now = now();
+            let arrived = sent.is_ready() && !self.is_unacknowledged();
+            if arrived || matches!(sent, Poll::Ready(Err(_))) || now >= deadline {
+                return Poll::Ready(());
+            }
+            if !self.state.ended {
+                match INCOMING.with_borrow_mut(|buffer| self.socket.poll_recv(context, buffer)) {
+                    Poll::Ready(Ok(1..)) => yield_turn(context),
+                    Poll::Ready(_) => self.state.ended = true,
+                    Poll::Pending => {}
+                }
+            }
+            timer.poll_at(context, deadline.min(now + limits::CLOSE_CHECK))
+        })
+        .await;
+    }
+
+    /// Whether the kernel has bytes that the peer has not acknowledged.
+    pub(super) fn is_unacknowledged(&self) -> bool {
+        tcp_info::ask(self.socket()).is_ok_and(|tcp| tcp.packets > 0)
+    }
+
+    /// Undoes [`Stream::break_when_dropped`].
+    pub fn close_in_order(&mut self) {
+        if std::mem::take(&mut self.state.breaks) {
+            // The option was there when it was set.
+            let _ = rustix::net::sockopt::set_socket_linger(self.socket(), None);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Handshakes, one step a turn.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_rustls::pki_types::ServerName;
+use futures_rustls::rustls::{
+    ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection,
+};
+
+use super::Stream;
+use crate::limits;
+use crate::net::share::Share;
+use crate::runtime::{Io, looks, now, yield_turn};
+
+thread_local! {
+    /// The look at the kernel after which this thread last took a step of a handshake.
+    static STEPPED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// As if the last step of a handshake on this thread was after so many looks.
+#[cfg(test)]
+pub fn set_stepped(look: u32) {
+    STEPPED.set(look);
+}
+
+impl Stream {
+    /// Shakes hands as the server, with a stranger. The caller sets the deadline. `answered` is called
+    /// when what has come is dealt with, and it is the stranger's turn: with `true` if there was
+    /// something to answer, and `false` if that was not enough for it.
+    ///
+    /// # Errors
+    /// What rustls or the socket says; an alert for the peer has been sent then.
+    pub async fn accept(
+        socket: TcpStream,
+        config: Arc<ServerConfig>,
+        answered: impl FnMut(bool),
+    ) -> io::Result<Self> {
+        let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+        let connection = Connection::Server(connection);
+        let mut stream = Stream::tls(Io::new(socket)?, connection, limits::HANDSHAKE_BYTES);
+        if let Some(tls) = &mut stream.state.tls {
+            tls.share = Some(Share::of_greetings());
+        }
+        stream.shake_hands(answered).await?;
+        stream.allow();
+        Ok(stream)
+    }
+
+    /// Goes on with the handshake, one step a turn, and one of all handshakes of the thread: with a
+    /// hard certificate a step takes as long as a MiB of a session, or ten. So before a step the
+    /// kernel is looked at, and all that is ready has its turn, `queued` being the look after which
+    /// this one has queued up: it goes on behind those that became ready in the last step.
+    pub(super) fn poll_handshake(
+        &mut self,
+        context: &Context<'_>,
+        queued: &mut Option<u32>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_send_queued(context))?;
+            let Some(tls) = &self.state.tls else { return Poll::Ready(Ok(())) };
+            if !tls.connection.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            }
+            if tls.ended {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            // One that has nothing to open takes no step.
+            let has_more = self.socket.maybe_readable() || !tls.unopened.is_empty();
+            // What is hard is done with the agreement on keys; what is left takes little.
+            let is_hard = tls.connection.negotiated_key_exchange_group().is_none();
+            // By how long ago it was, since the number of looks begins anew some day.
+            let age = |look: u32| looks().wrapping_sub(look);
+            let is_behind =
+                queued.is_some_and(|look| age(look) != 0 && age(look) < age(STEPPED.get()));
+            if has_more && is_hard && !is_behind {
+                *queued = Some(looks());
+                yield_turn(context);
+                return Poll::Pending;
+            }
+            *queued = None;
+            let step = ready!(self.poll_open(context, true, &mut |_| {}));
+            self.turn.end();
+            if let Some(tls) = &mut self.state.tls {
+                tls.replied |= step.is_ok() && tls.connection.wants_write();
+                if !tls.connection.is_handshaking() {
+                    tls.unused = 0;
+                }
+            }
+            if is_hard {
+                STEPPED.set(looks());
+            }
+            if step.is_err() {
+                // The alert: what the socket does not take at once is lost.
+                let _ = self.poll_send_queued(context);
+            }
+            step?;
+        }
+    }
+
+    /// Shakes hands as the client, with the server of this name, a stranger. The caller sets the
+    /// deadline.
+    ///
+    /// # Errors
+    /// What rustls or the socket says; an alert for the peer has been sent then.
+    pub async fn connect(
+        socket: TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> io::Result<Self> {
+        let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        let connection = Connection::Client(connection);
+        let mut stream = Stream::tls(Io::new(socket)?, connection, limits::STRANGER_BYTES);
+        stream.shake_hands(|_| {}).await?;
+        Ok(stream)
+    }
+
+    pub(super) async fn shake_hands(&mut self, mut answered: impl FnMut(bool)) -> io::Result<()> {
+        let mut queued = None;
+        poll_fn(|context| {
+            let polled = self.poll_handshake(context, &mut queued);
+            if polled.is_pending() && queued.is_none() {
+                let tls = self.state.tls.as_mut();
+                answered(tls.is_some_and(|tls| std::mem::take(&mut tls.replied)));
+            }
+            polled
+        })
+        .await?;
+        // The handshake's last bytes may never have arrived.
+        self.state.waiting_since = Some(now());
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! Sending in units, and what waits for a slow peer.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice, Write};
+use std::net::TcpStream;
+use std::task::{Context, Poll, Waker, ready};
+
+use super::{State, Stream};
+use crate::limits;
+use crate::net::conduit::Conduit;
+use crate::runtime::now;
+
+impl Stream {
+    /// Takes `unit` for the peer, as one record in TLS, and sends what can be sent at once in
+    /// plain TCP. What cannot waits, for [`Stream::poll_flush`]: the caller queues only while
+    /// [`Stream::waiting`] is small.
+    ///
+    /// # Errors
+    /// What the socket or TLS says: nothing can be sent any more.
+    pub fn queue(&mut self, unit: &[u8]) -> io::Result<()> {
+        let state = &mut self.state;
+        state.waiting_since.get_or_insert_with(now);
+        if let Some(tls) = &mut state.tls {
+            state.queued += unit.len();
+            return tls.connection.writer().write_all(unit);
+        }
+        let free = state.rest.is_empty() && state.conduit.is_none();
+        let taken = if free { self.socket.try_send(unit)? } else { 0 };
+        if taken < unit.len() {
+            state.rest.extend_from_slice(&unit[taken..]);
+            state.queued += unit.len() - taken;
+        }
+        Ok(())
+    }
+
+    /// Takes `unit` so many times, in TLS as a record each.
+    ///
+    /// # Errors
+    /// As [`Stream::queue`].
+    pub fn queue_times(&mut self, unit: &[u8], count: usize) -> io::Result<()> {
+        if self.is_tls() {
+            (0..count).try_for_each(|_| self.queue(unit))
+        } else {
+            self.queue(&unit.repeat(count))
+        }
+    }
+
+    /// Bytes that wait for the peer, at most those queued since all were last sent.
+    pub fn waiting(&self) -> usize {
+        self.state.queued
+    }
+
+    /// Ready when the kernel has all that was queued.
+    ///
+    /// # Errors
+    /// What the socket says: nothing can be sent any more.
+    #[inline]
+    pub fn poll_flush(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
+        // TLS has bytes of its own to send, which nobody has queued.
+        if self.state.queued == 0 && !self.is_tls() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_send_queued(context)
+    }
+
+    pub(super) fn poll_send_queued(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(context))?;
+        let State { tls, rest, sent, queued, .. } = &mut self.state;
+        if let Some(tls) = tls {
+            while tls.connection.wants_write() {
+                let connection = &mut tls.connection;
+                ready!(
+                    self.socket.poll_write_with(context, |socket| connection
+                        .write_tls(&mut Gather(socket)))
+                )?;
+            }
+        }
+        while *sent < rest.len() {
+            *sent += ready!(self.socket.poll_send(context, &rest[*sent..]))?;
+        }
+        if !rest.is_empty() {
+            (*rest, *sent) = (Vec::new(), 0);
+        }
+        *queued = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Waits until everything queued is with the kernel.
+    ///
+    /// # Errors
+    /// As [`Stream::poll_flush`].
+    pub async fn flush(&mut self) -> io::Result<()> {
+        poll_fn(|context| self.poll_flush(context)).await
+    }
+
+    /// Takes what `conduit` holds for the peer. Plain connections only, when nothing waits.
+    ///
+    /// # Errors
+    /// What the socket says: nothing can be sent any more.
+    pub fn queue_conduit(&mut self, conduit: Conduit) -> io::Result<()> {
+        self.state.waiting_since.get_or_insert_with(now);
+        self.state.queued += conduit.holds();
+        self.state.conduit = Some(conduit);
+        match self.poll_drain(&Context::from_waker(Waker::noop())) {
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Ready(Ok(())) => self.state.queued = 0,
+            Poll::Pending => {
+                // A small rest is kept by itself, so that reading can go on.
+                if let Some(conduit) =
+                    self.state.conduit.take_if(|c| c.holds() < limits::BULK_BYTES)
+                {
+                    self.state.rest = conduit.empty()?;
+                    self.state.queued = self.state.rest.len();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn poll_drain(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(conduit) = &mut self.state.conduit {
+            if conduit.holds() == 0 {
+                self.state.conduit = None;
+                break;
+            }
+            ready!(self.socket.poll_write_with(context, |socket| conduit.drain(socket)))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Lets rustls send several records with one system call.
+struct Gather<'a>(&'a TcpStream);
+
+impl Write for Gather<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
