@@ -98,11 +98,15 @@ async fn live(
     logging: &Logging,
 ) -> io::Result<()> {
     let signals = Signals::new()?;
-    let what = match &options.work {
-        Work::Serve { target, .. } => format!("serving {target} through"),
-        Work::Listen { address, .. } => format!("listening on {address} for"),
+    let (what, rest) = match &options.work {
+        Work::Serve { target, .. } => (format!("serving {target} through"), ""),
+        // A tunnel to look would begin a session at the pipe's other side.
+        Work::Listen { address, .. } => (
+            format!("listening on {address} for"),
+            ", which is tried, with its certificate and the passcode, at the first local connection",
+        ),
     };
-    log::info!(target: ALWAYS, "{what} {}", connector.address());
+    log::info!(target: ALWAYS, "{what} {}{rest}", connector.address());
     let tasks = LocalExecutor::new();
     let (ask, asked) = smol::channel::bounded(1);
     tasks.spawn(signals.pass_on(ask)).detach();

@@ -637,8 +637,12 @@ fn private_pipe_joins_target_and_listen(mode: Mode) {
     let listen = local.to_string();
     let _serving = Tunnel::serve(&daemon, &mapping, service.address, &["--connections", "2"]);
     let more = ["--listen", &listen];
-    let _listening = Tunnel::start(&daemon, mapping.port2, &mapping.passcode2, &more);
+    let listening = Tunnel::start(&daemon, mapping.port2, &mapping.passcode2, &more);
     until_idle(&daemon, &mapping, 2);
+    // Nothing is promised before it was tried.
+    let untried = "which is tried, with its certificate and the passcode, at the first local";
+    eventually("it says so", || listening.log().contains(untried).then_some(()));
+    assert!(!listening.log().contains("connected"), "{}", listening.log());
     for size in [1, 100_000, 8 << 20] {
         let mut user = eventually("the local port is open", || Link::plain(local).ok());
         user.expect(b"220 hello\n");
