@@ -5,6 +5,7 @@
 mod deadlines;
 mod io;
 mod line;
+mod numbered;
 mod reactor;
 mod source;
 mod timer;
@@ -14,6 +15,7 @@ mod workers;
 pub use deadlines::Deadlines;
 pub use io::Io;
 pub use line::{Line, Place};
+pub use numbered::Numbered;
 #[cfg(test)]
 pub use reactor::set_looks;
 pub use reactor::{block_on, look, looks, now, run, yield_turn};

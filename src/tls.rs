@@ -20,8 +20,8 @@ use futures_rustls::rustls::server::{
 };
 use futures_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use futures_rustls::rustls::{
-    AlertDescription, CertificateError, Error, InconsistentKeys, InvalidMessage, RootCertStore,
-    ServerConfig,
+    AlertDescription, CertificateError, CipherSuite, Error, InconsistentKeys, InvalidMessage,
+    RootCertStore, ServerConfig,
 };
 
 use crate::config;
@@ -582,8 +582,17 @@ fn fingerprint(certificate: &CertificateDer<'_>) -> String {
 fn provider(aes: bool) -> CryptoProvider {
     let mut provider = ring::default_provider();
     if !aes {
-        // A stable sort: the rest keeps its order.
-        provider.cipher_suites.sort_by_key(|suite| !format!("{suite:?}").contains("CHACHA20"));
+        let suites = provider.cipher_suites.into_iter();
+        let (mut first, rest): (Vec<_>, Vec<_>) = suites.partition(|suite| {
+            matches!(
+                suite.suite(),
+                CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+                    | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+                    | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
+            )
+        });
+        first.extend(rest);
+        provider.cipher_suites = first;
     }
     provider
 }

@@ -125,9 +125,9 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
     })?;
     // What the daemon runs with counts, whatever the settings on disk say. Asked first: when it
     // does not answer, nothing has been opened.
-    let report: Report = understand(&call(options, "GET", "status", "")?)?;
+    let report = report(options)?;
     let answer = call(options, "POST", "mapping/add", &form("mapping", &mapping.to_string()))?;
-    let added: Added = understand(&answer)?;
+    let added: Added = understood(json::read(answer.as_bytes()))?;
     let mut sides = vec![(added.port1, &added.passcode1)];
     if !add.public {
         sides.push((added.port2, &added.passcode2));
@@ -162,7 +162,7 @@ fn close(id: &str, dir: &Path, options: &Options) -> Result<String, Fault> {
     // Known as long as the mapping is there; of another folder than the daemon's nothing is known.
     let stored = store::check(&options.config_dir).unwrap_or_default();
     let mapping = stored.into_iter().find(|mapping| &*mapping.id == id);
-    let report: Report = understand(&call(options, "GET", "status", "")?)?;
+    let report = report(options)?;
     remove(id, options)?;
     let mut text = format!("mapping {id} removed\n");
     let running = report.state.mappings.iter().find(|mapping| &*mapping.id == id);
@@ -319,7 +319,7 @@ fn instructions(
 }
 
 fn list(options: &Options) -> Result<String, Fault> {
-    let report: Report = understand(&call(options, "GET", "status", "")?)?;
+    let report = report(options)?;
     let mut text = String::new();
     for mapping in &report.state.mappings {
         let [one, two] = &mapping.sides;
@@ -355,8 +355,12 @@ fn call(options: &Options, method: &str, path: &str, body: &str) -> Result<Strin
     }
 }
 
-fn understand<'a, T: Deserialize<'a>>(answer: &'a str) -> Result<T, String> {
-    json::read(answer.as_bytes()).map_err(|fault| {
+fn report(options: &Options) -> Result<Report, Fault> {
+    Ok(understood(Report::read(call(options, "GET", "status", "")?.as_bytes()))?)
+}
+
+fn understood<T>(read: Result<T, String>) -> Result<T, String> {
+    read.map_err(|fault| {
         format!("the connector's answer cannot be read ({fault}); is it of another version?")
     })
 }

@@ -13,7 +13,6 @@ use crate::os::Instance;
 use crate::os::terminal::{complain, print};
 use crate::report::status::Draining;
 use crate::report::{self, Report};
-use crate::text::json;
 
 /// How long the sessions of a daemon may drain whose settings cannot be read.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -45,7 +44,7 @@ pub(super) fn status(run: &Path, json: bool) -> ExitCode {
     if json {
         return print(&format!("{}\n", state.trim_end()));
     }
-    match json::read::<Report>(state.as_bytes()) {
+    match Report::read(state.as_bytes()) {
         Ok(report) => print(&report::table(&report)),
         Err(fault) => {
             complain(format_args!(
@@ -99,7 +98,7 @@ pub(super) fn stop(options: &Options) -> ExitCode {
 fn draining(run: &Path) -> Option<Draining> {
     let answer = control::call(limits::STATUS_WAIT, run, "GET", "/api/v2/status", "");
     let (_, state) = answer.ok()?;
-    serde_json::from_str::<Report>(&state).ok()?.state.draining
+    Report::read(state.as_bytes()).ok()?.state.draining
 }
 
 const NOT_RUNNING_TEXT: &str = "iofog-connector is not running\n";

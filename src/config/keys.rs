@@ -61,12 +61,11 @@ impl<'a> Keys<'a> {
         expected: &str,
         read: impl FnOnce(&Value) -> Result<T, Wrong>,
     ) -> Option<T> {
-        if !self.entries.iter().any(|(name, _)| name == key) {
-            self.known.push(key);
+        let value = self.take(key);
+        if value.is_none() {
             self.fault(key, &format!("is missing; {expected} is required."));
-            return None;
         }
-        self.optional(key, read)
+        self.value(key, read(&value?))
     }
 
     /// Takes a key that may be absent; `None` when it is, or after a fault.
@@ -75,17 +74,27 @@ impl<'a> Keys<'a> {
         key: &'static str,
         read: impl FnOnce(&Value) -> Result<T, Wrong>,
     ) -> Option<T> {
+        let value = self.take(key)?;
+        self.value(key, read(&value))
+    }
+
+    /// Takes a key, if it is there. Not inlined, as [`wrong`](Self::wrong) is not: the callers are
+    /// many, and of many types.
+    #[inline(never)]
+    fn take(&mut self, key: &'static str) -> Option<Value> {
         self.known.push(key);
         let place = self.entries.iter().position(|(name, _)| name == key)?;
-        let (_, value) = self.entries.remove(place);
-        match read(&value) {
-            Ok(value) => Some(value),
-            Err(Wrong(list)) => {
-                for (place, why) in list {
-                    self.fault(&format!("{key}{place}"), &format!("{why}."));
-                }
-                None
-            }
+        Some(self.entries.remove(place).1)
+    }
+
+    fn value<T>(&mut self, key: &str, read: Result<T, Wrong>) -> Option<T> {
+        read.map_err(|wrong| self.wrong(key, wrong)).ok()
+    }
+
+    #[inline(never)]
+    fn wrong(&mut self, key: &str, Wrong(list): Wrong) {
+        for (place, why) in list {
+            self.fault(&format!("{key}{place}"), &format!("{why}."));
         }
     }
 

@@ -2,19 +2,19 @@
 //! that wait in vain: strangers that say nothing, or not enough, cannot keep others out.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::limits;
-use crate::runtime::until;
+use crate::runtime::{Numbered, until};
 
 /// The crowd.
 pub struct Crowd {
     next: Cell<u64>,
-    members: RefCell<BTreeMap<u64, Rc<Ticket>>>,
+    members: RefCell<Numbered<Rc<Ticket>>>,
     turns: RefCell<[Turns; 3]>,
     /// The limit when room was last asked for.
     limit: Cell<usize>,
@@ -134,7 +134,7 @@ impl Crowd {
     }
 
     fn revoke(&self, number: u64) {
-        let Some(ticket) = self.members.borrow_mut().remove(&number) else { return };
+        let Some(ticket) = self.members.borrow_mut().remove(number) else { return };
         if let Some((_, kind @ (MUTE | SPOKEN))) = ticket.turn.get() {
             let turns = &mut self.turns.borrow_mut()[kind];
             if !std::mem::take(&mut turns.got_through) {
@@ -171,7 +171,7 @@ impl Crowd {
 
     /// Joins a crowd of `limit`, for the oldest if there is no room.
     pub fn replace(&self, limit: usize) -> Member<'_> {
-        let oldest = self.members.borrow().keys().next().copied();
+        let oldest = self.members.borrow().first();
         if let Some(oldest) = oldest.filter(|_| self.len() >= limit) {
             self.revoke(oldest);
         }
@@ -279,7 +279,7 @@ impl Member<'_> {
 impl Drop for Member<'_> {
     fn drop(&mut self) {
         self.set_turn(None);
-        self.crowd.members.borrow_mut().remove(&self.number);
+        self.crowd.members.borrow_mut().remove(self.number);
         self.end_slowness();
         self.crowd.changed.notify(1);
     }

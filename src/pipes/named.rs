@@ -4,17 +4,19 @@
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
+use crate::runtime::Numbered;
+
 /// Things by name.
 #[derive(Debug)]
 pub struct Named<K, T> {
     next: u64,
     numbers: BTreeMap<K, u64>,
-    things: BTreeMap<u64, T>,
+    things: Numbered<T>,
 }
 
 impl<K, T> Default for Named<K, T> {
     fn default() -> Self {
-        Named { next: 0, numbers: BTreeMap::new(), things: BTreeMap::new() }
+        Named { next: 0, numbers: BTreeMap::new(), things: Numbered::default() }
     }
 }
 
@@ -22,7 +24,7 @@ impl<K: Ord, T> Named<K, T> {
     /// Adds one, behind all others; one of the same name is replaced.
     pub fn push(&mut self, name: K, thing: T) {
         if let Some(before) = self.numbers.insert(name, self.next) {
-            self.things.remove(&before);
+            self.things.remove(before);
         }
         self.things.insert(self.next, thing);
         self.next += 1;
@@ -33,7 +35,7 @@ impl<K: Ord, T> Named<K, T> {
     where
         K: Borrow<Q>,
     {
-        self.things.get(self.numbers.get(name)?)
+        self.things.get(*self.numbers.get(name)?)
     }
 
     /// Takes out the one of this name.
@@ -41,17 +43,17 @@ impl<K: Ord, T> Named<K, T> {
     where
         K: Borrow<Q>,
     {
-        self.things.remove(&self.numbers.remove(name)?)
+        self.things.remove(self.numbers.remove(name)?)
     }
 
     /// All, in order of arrival.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.things.values()
+        self.things.iter().map(|(_, thing)| thing)
     }
 
     /// Takes all out, in order of arrival.
     pub fn take(&mut self) -> impl Iterator<Item = T> {
-        std::mem::take(self).things.into_values()
+        std::mem::take(self).things.into_things()
     }
 
     /// How many there are.

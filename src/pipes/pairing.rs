@@ -7,7 +7,6 @@
 //! [`order`]'s to say.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
@@ -17,7 +16,7 @@ use event_listener::{Event, EventListener};
 use crate::limits;
 use crate::pipes::tunnel::Tunnel;
 use crate::pipes::user::User;
-use crate::runtime::now;
+use crate::runtime::{Numbered, now};
 use crate::session::Missing;
 use crate::wire::greeting::Version;
 use order::{Number, Order, Pair, Standing};
@@ -65,7 +64,7 @@ impl Drop for InLine<'_> {
     }
 }
 
-type Seats<T, V> = RefCell<BTreeMap<Number, Rc<Seat<T, V>>>>;
+type Seats<T, V> = RefCell<Numbered<Rc<Seat<T, V>>>>;
 
 /// Whose seat it is.
 #[derive(Clone, Copy)]
@@ -157,7 +156,7 @@ impl<T, V> std::ops::Deref for Waiting<'_, T, V> {
 
 impl<T, V> Drop for Waiting<'_, T, V> {
     fn drop(&mut self) {
-        self.seats.borrow_mut().remove(&self.number);
+        self.seats.borrow_mut().remove(self.number);
         let mut order = self.pairing.order.borrow_mut();
         match self.whose {
             Whose::Tunnel(side) => order.tunnel_left(side, self.number),
@@ -311,7 +310,7 @@ impl Pairing {
 
     fn unseat_user(&self, number: Number) -> Option<Rc<Seat<Box<User>, Fate>>> {
         self.order.borrow_mut().user_left(number);
-        self.users.borrow_mut().remove(&number)
+        self.users.borrow_mut().remove(number)
     }
 
     /// The daemon is stopping: tunnels of a private pipe are not paired from now on, and users only
@@ -329,7 +328,7 @@ impl Pairing {
         };
         let users = self.users.borrow();
         let goes = users.iter().filter(|(_, seat)| all || is_mute(seat));
-        let goes: Vec<_> = goes.map(|(number, _)| *number).collect();
+        let goes: Vec<_> = goes.map(|(number, _)| number).collect();
         drop(users);
         for seat in goes.into_iter().filter_map(|number| self.unseat_user(number)) {
             if let Some(user) = seat.occupant.take() {
@@ -366,7 +365,7 @@ impl Pairing {
             wary.owed &= wary.lost > 0;
         });
         // Others need not be quiet for as long now, perhaps.
-        self.tunnels[0].borrow().values().for_each(|seat| seat.wake());
+        self.tunnels[0].borrow().iter().for_each(|(_, seat)| seat.wake());
     }
 
     fn be_wary_of(&self, what: impl FnOnce(&mut Wary)) {
@@ -417,7 +416,7 @@ impl Pairing {
     pub fn replace_overdue(&self, side: usize) -> bool {
         let Some(number) = self.order.borrow().most_overdue(side, now()) else { return false };
         self.order.borrow_mut().tunnel_left(side, number);
-        let Some(seat) = self.tunnels[side].borrow_mut().remove(&number) else { return false };
+        let Some(seat) = self.tunnels[side].borrow_mut().remove(number) else { return false };
         seat.settle(Verdict::Replaced);
         // Its place is free at once, so that one newcomer takes one place.
         if let Some(tunnel) = seat.occupant.take() {
@@ -433,7 +432,7 @@ impl Pairing {
         let mut order = self.order.borrow_mut();
         let unasked = order.unasked(side, limits::PROBES);
         for &number in &unasked {
-            let seat = self.tunnels[side].borrow().get(&number).cloned();
+            let seat = self.tunnels[side].borrow().get(number).cloned();
             let asked = seat.as_ref().is_some_and(|seat| {
                 seat.occupant.borrow_mut().as_mut().is_some_and(|tunnel| tunnel.probe())
             });
@@ -482,8 +481,8 @@ impl Pairing {
     }
 
     fn join_user(&self, Pair { tunnel, partner }: Pair) {
-        let tunnel = self.tunnels[0].borrow_mut().remove(&tunnel);
-        let user = self.users.borrow_mut().remove(&partner);
+        let tunnel = self.tunnels[0].borrow_mut().remove(tunnel);
+        let user = self.users.borrow_mut().remove(partner);
         if let (Some(tunnel), Some(waiting)) = (tunnel, user) {
             if let Some(user) = waiting.occupant.take() {
                 tunnel.settle(Verdict::Paired(Partner::User(user)));
@@ -494,7 +493,7 @@ impl Pairing {
 
     fn join_sides(&self, Pair { tunnel, partner }: Pair) {
         let [one, two] = &self.tunnels;
-        let (first, second) = (one.borrow_mut().remove(&tunnel), two.borrow_mut().remove(&partner));
+        let (first, second) = (one.borrow_mut().remove(tunnel), two.borrow_mut().remove(partner));
         if let (Some(first), Some(second)) = (first, second) {
             if let Some(tunnel) = second.occupant.take() {
                 second.settle(Verdict::Taken);
@@ -505,7 +504,7 @@ impl Pairing {
 
     fn look(&self, side: usize, number: Number) -> Option<Standing> {
         let seats = self.tunnels[side].borrow();
-        let seat = seats.get(&number)?;
+        let seat = seats.get(number)?;
         let standing = self.standing(seat)?;
         if !standing.fit {
             // Its task knows when it is fit again, which may follow from what another one has shown

@@ -17,6 +17,7 @@ use crate::net::address::network;
 use crate::net::stream::Stream;
 use crate::pipes::crowd::Crowd;
 use crate::runtime;
+use crate::runtime::Numbered;
 
 /// Whom this daemon has refused lately. One for all mappings.
 #[derive(Default)]
@@ -32,7 +33,7 @@ struct Recent {
     /// By address: the number of its last refusal, and when there were some.
     times: BTreeMap<IpAddr, (u64, VecDeque<Instant>)>,
     /// The addresses in the order of their last refusals.
-    order: BTreeMap<u64, IpAddr>,
+    order: Numbered<IpAddr>,
 }
 
 impl Refusals {
@@ -59,7 +60,7 @@ impl Refusals {
         recent.next += 1;
         let mut times = match recent.times.remove(&address) {
             Some((last, times)) => {
-                recent.order.remove(&last);
+                recent.order.remove(last);
                 times
             }
             None => VecDeque::new(),
@@ -73,9 +74,8 @@ impl Refusals {
         times.push_back(now);
         let count = times.len();
         if recent.times.len() >= limits::REFUSED_ADDRESSES {
-            if let Some((_, oldest)) = recent.order.pop_first() {
-                recent.times.remove(&oldest);
-            }
+            let oldest = recent.order.first().and_then(|first| recent.order.remove(first));
+            oldest.map(|oldest| recent.times.remove(&oldest));
         }
         recent.times.insert(address, (number, times));
         recent.order.insert(number, address);

@@ -95,7 +95,7 @@ fn sample() -> Report {
 fn json_is_read_back() {
     let report = sample();
     let json = serde_json::to_string(&report).expect("JSON");
-    assert_eq!(serde_json::from_str::<Report>(&json).expect("the same"), report);
+    assert_eq!(Report::read(json.as_bytes()).expect("the same"), report);
     let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(value["status"], "running");
     assert_eq!(value["availablePorts"], 996);

@@ -10,13 +10,15 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use super::numbered::Numbered;
+
 /// Those that wait for one of the handshakes that may be on at one time.
 pub struct Line {
     free: Cell<usize>,
-    ports: RefCell<BTreeMap<u16, Port>>,
+    ports: RefCell<Numbered<Port>>,
     next: Cell<u64>,
     /// The port that had the last turn.
-    last: Cell<u16>,
+    last: Cell<u64>,
 }
 
 /// Those of one port, by address and order of arrival.
@@ -34,7 +36,7 @@ struct Ticket {
 /// A place in the line, and later a handshake of the line's; given back when dropped.
 pub struct Place<'a> {
     line: &'a Line,
-    port: u16,
+    port: u64,
     key: (IpAddr, u64),
     ticket: Rc<Ticket>,
 }
@@ -69,17 +71,20 @@ impl Line {
         let key = (address, self.next.get());
         self.next.set(key.1 + 1);
         let ticket = Rc::new(Ticket::default());
-        let place = Place { line: self, port, key, ticket: ticket.clone() };
+        let number = u64::from(port);
+        let place = Place { line: self, port: number, key, ticket: ticket.clone() };
         if self.free.get() > 0 {
             self.free.set(self.free.get() - 1);
             ticket.granted.set(true);
         } else {
             let mut ports = self.ports.borrow_mut();
-            let port = ports.entry(port).or_insert_with(|| Port {
-                last: Ipv4Addr::UNSPECIFIED.into(),
-                waiting: BTreeMap::new(),
-            });
-            port.waiting.insert(key, ticket);
+            match ports.get_mut(number) {
+                Some(port) => _ = port.waiting.insert(key, ticket),
+                None => {
+                    let (last, waiting) = (Ipv4Addr::UNSPECIFIED.into(), [(key, ticket)].into());
+                    ports.insert(number, Port { last, waiting });
+                }
+            }
         }
         place
     }
@@ -99,16 +104,15 @@ impl Line {
 
     fn take_next(&self) -> Option<Rc<Ticket>> {
         let mut ports = self.ports.borrow_mut();
-        let after = ports.range((Excluded(self.last.get()), Unbounded)).next();
-        let number = *after.or_else(|| ports.iter().next())?.0;
+        let number = ports.after(self.last.get()).or_else(|| ports.first())?;
         self.last.set(number);
-        let port = ports.get_mut(&number)?;
+        let port = ports.get_mut(number)?;
         let after = port.waiting.range((Excluded((port.last, u64::MAX)), Unbounded)).next();
         let key = *after.or_else(|| port.waiting.iter().next())?.0;
         port.last = key.0;
         let ticket = port.waiting.remove(&key);
         if port.waiting.is_empty() {
-            ports.remove(&number);
+            ports.remove(number);
         }
         ticket
     }
@@ -127,10 +131,10 @@ impl Drop for Place<'_> {
             return self.line.pass_on();
         }
         let mut ports = self.line.ports.borrow_mut();
-        if let Some(port) = ports.get_mut(&self.port) {
+        if let Some(port) = ports.get_mut(self.port) {
             port.waiting.remove(&self.key);
             if port.waiting.is_empty() {
-                ports.remove(&self.port);
+                ports.remove(self.port);
             }
         }
     }

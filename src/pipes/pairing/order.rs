@@ -8,9 +8,10 @@
 //! to be unfit leaves the list until its task has looked at it, which tells of that by
 //! [`Order::tunnel`]. So each is looked at in vain at most once for each time it was listed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
+use crate::runtime::Numbered;
 use crate::wire::greeting::Version;
 
 /// A tunnel or a user: a number that grows in order of arrival.
@@ -34,11 +35,12 @@ pub(super) struct Standing {
 impl Standing {
     /// The smallest of those that are fit is the next one.
     fn rank(&self, number: Number) -> Rank {
-        (self.used_last, number)
+        u64::from(self.used_last) << 63 | number
     }
 }
 
-type Rank = (bool, Number);
+/// A tunnel's number; the highest bit is set for one that is used last.
+type Rank = Number;
 
 /// Everybody that waits on one mapping.
 pub(super) struct Order {
@@ -53,7 +55,7 @@ pub(super) struct Order {
 /// The tunnels that wait on one side.
 #[derive(Default)]
 struct Tunnels {
-    known: BTreeMap<Number, Standing>,
+    known: Numbered<Standing>,
     /// Those that were fit, of version 1 and of version 2.
     fit: [BTreeSet<Rank>; 2],
     by_overdue: BTreeSet<(Instant, Number)>,
@@ -85,7 +87,7 @@ impl Order {
     /// A tunnel of `side` is this now.
     pub(super) fn tunnel(&mut self, side: usize, number: Number, standing: Standing) {
         let tunnels = &mut self.sides[side];
-        if tunnels.known.get(&number) == Some(&standing) {
+        if tunnels.known.get(number) == Some(&standing) {
             return;
         }
         self.tunnel_left(side, number);
@@ -103,7 +105,7 @@ impl Order {
     /// A tunnel of `side` waits no longer, if it did.
     pub(super) fn tunnel_left(&mut self, side: usize, number: Number) {
         let tunnels = &mut self.sides[side];
-        let Some(was) = tunnels.known.remove(&number) else { return };
+        let Some(was) = tunnels.known.remove(number) else { return };
         tunnels.fit[index(was.version)].remove(&was.rank(number));
         if let Some(at) = was.overdue_at {
             tunnels.by_overdue.remove(&(at, number));
@@ -169,7 +171,10 @@ impl Order {
         }
         let first = |spoken: bool| self.users[usize::from(spoken)].first().map(|n| (*n, spoken));
         let mut users = [first(false), first(true)];
-        users.sort();
+        // Two are compared: sorting code would be 2 KB of the program.
+        if users[1] < users[0] {
+            users.swap(0, 1);
+        }
         let (tunnel, partner) = users
             .into_iter()
             .flatten()
@@ -185,7 +190,7 @@ impl Order {
         loop {
             let versions = &self.sides[side].fit[usize::from(mute)..];
             let rank = versions.iter().filter_map(BTreeSet::first).min().copied()?;
-            let (_, number) = rank;
+            let number = number_of(rank);
             match look(side, number) {
                 Some(standing) if standing.fit && standing.rank(number) == rank => {
                     return Some(number);
@@ -195,6 +200,11 @@ impl Order {
             }
         }
     }
+}
+
+/// The number in a rank.
+fn number_of(rank: Rank) -> Number {
+    rank & (Number::MAX >> 1)
 }
 
 fn index(version: Version) -> usize {

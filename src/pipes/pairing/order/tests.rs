@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
@@ -19,7 +20,7 @@ impl Model {
         let fits =
             |standing: &Standing| standing.fit && (!mute || standing.version == Version::Two);
         let fit = self.sides[side].iter().filter(|(_, standing)| fits(standing));
-        fit.map(|(number, standing)| standing.rank(*number)).min().map(|(_, number)| number)
+        fit.map(|(number, standing)| standing.rank(*number)).min().map(number_of)
     }
 
     fn next(&mut self) -> Option<Pair> {
