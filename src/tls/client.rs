@@ -1,4 +1,4 @@
-//! The agent's side of TLS: whom a `tunnel` takes for its connector.
+//! The agent's side of TLS: which connector the command `tunnel` trusts.
 
 use std::fmt;
 use std::io;
@@ -18,22 +18,25 @@ use futures_rustls::rustls::{
     RootCertStore, SignatureScheme,
 };
 
-use super::{TlsError, certificates, der, fingerprint, has_aes, provider, words};
+use super::fault::TlsError;
+use super::pem::certificates;
+use super::provider::{fingerprint, has_aes, provider};
+use super::{der, words};
 use crate::logging::Utc;
 
-/// Where systems keep the authorities that they trust.
+/// Where systems keep their trusted authorities.
 const SYSTEM: &[&str] = &[
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/cert.pem",
 ];
 
-/// Trusts the certificates in the PEM file `ca`: an authority for what it has signed, and each
-/// for itself. Without `ca`, the system's authorities.
+/// Trusts the certificates in the PEM file `ca`: each one itself, and what is signed by those that
+/// are authorities. Without `ca`, trusts what the system's authorities have signed.
 ///
-/// A server that shows a certificate from the file, and has its key, is the one that was meant,
-/// whatever name, dates and use the certificate states: that is what pinning is. A certificate
-/// that an authority has signed must fit the name and the clock.
+/// A certificate from the file is pinned: a server that shows it and has its key is trusted, whatever
+/// name, dates and use the certificate states. A certificate signed by an authority must fit the
+/// name and the clock.
 ///
 /// # Errors
 /// When the file cannot be read or holds no certificate.
@@ -44,8 +47,8 @@ pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
         None => Vec::new(),
     };
     let mut roots = RootCertStore::empty();
-    // What is no authority is pinned alone: what it has signed is not trusted. The system's are
-    // what the system takes them for.
+    // A pinned certificate that is no authority does not make others trusted. The system's list is
+    // taken as it is.
     let is_root = |root: &&CertificateDer<'_>| ca.is_none() || der::is_authority(root);
     roots.add_parsable_certificates(pinned.iter().filter(is_root).cloned());
     let authorities = if roots.is_empty() {
@@ -83,7 +86,7 @@ fn system() -> Option<&'static Path> {
 struct Trust {
     pinned: Vec<CertificateDer<'static>>,
     authorities: Option<Arc<WebPkiServerVerifier>>,
-    /// What is trusted, for the operator.
+    /// Names for the operator what is trusted.
     source: String,
     provider: Arc<CryptoProvider>,
 }
@@ -142,7 +145,7 @@ impl ServerCertVerifier for Trust {
 }
 
 impl Trust {
-    /// Why a certificate is refused, and what to do.
+    /// Why a certificate is refused, with the remedy.
     fn explain(
         &self,
         fault: &CertificateError,
@@ -201,7 +204,7 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// Whether a handshake failed because of the certificates that are trusted.
+/// Whether a handshake failed because the connector's certificate is not trusted.
 pub fn is_distrust(error: &io::Error) -> bool {
     let error = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     matches!(error, Some(Error::InvalidCertificate(_)))

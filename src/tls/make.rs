@@ -15,11 +15,12 @@ use rcgen::{
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::{CERTIFICATE, KEY, TlsError};
+use super::fault::TlsError;
+use super::pem::{CERTIFICATE, KEY};
 
 /// Makes the pair and puts both files into `dir`, the key unreadable to others. Power may fail
-/// at any instant: both are on disk under other names before the first gets its own, and
-/// [`finish`] gives the second one its name at the next start.
+/// at any instant: both are on disk under temporary names before the first is renamed, and
+/// [`finish`] renames the second at the next start.
 pub(super) fn make(dir: &Path, address: &str) -> Result<(), TlsError> {
     let (certificate, key) = pair(address)?;
     let begun = || {
@@ -32,7 +33,7 @@ pub(super) fn make(dir: &Path, address: &str) -> Result<(), TlsError> {
     };
     begun().inspect_err(|_| {
         for name in [KEY, CERTIFICATE] {
-            // What is not there was not made; the fault that is told is the first one.
+            // It may not have been made. The first fault is the one reported.
             let _ = fs::remove_file(fresh(dir, name));
         }
     })?;
@@ -40,12 +41,12 @@ pub(super) fn make(dir: &Path, address: &str) -> Result<(), TlsError> {
     sync(dir)
 }
 
-/// The name that a file made by [`make`] has until both are complete.
+/// The temporary name of a file made by [`make`], until both are complete.
 pub(super) fn fresh(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!(".{name}.new"))
 }
 
-/// Gives the file `name` its name, which no other file may have.
+/// Gives the file `name` its final name, unless another file has that.
 pub(super) fn finish(dir: &Path, name: &str) -> Result<(), TlsError> {
     publish(dir, name)?;
     sync(dir)
@@ -54,7 +55,7 @@ pub(super) fn finish(dir: &Path, name: &str) -> Result<(), TlsError> {
 fn publish(dir: &Path, name: &str) -> Result<(), TlsError> {
     let (from, to) = (fresh(dir, name), dir.join(name));
     let moved = match renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE) {
-        // File systems without the flag have the older way.
+        // Some file systems lack the flag; a hard link does the same.
         Err(Errno::INVAL | Errno::NOSYS) => {
             fs::hard_link(&from, &to).and_then(|()| fs::remove_file(&from))
         }
@@ -69,7 +70,7 @@ fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    // The umask narrowed the mode; a certificate is for everybody.
+    // The umask may have narrowed the mode; a certificate is for everybody.
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
@@ -110,7 +111,7 @@ fn names(address: &str) -> Result<Vec<SanType>, TlsError> {
     for name in [address, &host, "localhost"] {
         let name = match name.parse() {
             Ok(ip) => SanType::IpAddress(ip),
-            // A host's name can be anything; one that is no DNS name would spoil the rest.
+            // A host's name can be anything; one that is no valid DNS name would spoil the rest.
             Err(_) => match DnsName::try_from(name.trim_end_matches('.')) {
                 Ok(dns) => SanType::DnsName(dns.as_ref().try_into().map_err(TlsError::Make)?),
                 Err(_) => continue,

@@ -426,7 +426,7 @@ mod tests {
 
     #[test]
     fn hashes_see_the_true_bytes() {
-        let suites = super::super::provider(true).cipher_suites;
+        let suites = crate::tls::provider::provider(true).cipher_suites;
         let SupportedCipherSuite::Tls13(suite) = honest(&suites)[0] else { panic!("TLS 1.3") };
         let (hash, plain) =
             (suite.common.hash_provider, suites[0].tls13().unwrap().common.hash_provider);

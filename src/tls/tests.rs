@@ -1,12 +1,21 @@
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
+use futures_rustls::pki_types::pem::PemObject;
+use futures_rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use futures_rustls::rustls::crypto::ring;
 use futures_rustls::rustls::{
-    ClientConfig, ClientConnection, ProtocolVersion, ServerConnection, SupportedProtocolVersion,
-    version,
+    ClientConfig, ClientConnection, Error, ProtocolVersion, ServerConnection,
+    SupportedProtocolVersion, version,
 };
 use rcgen::{CertificateParams, KeyPair};
 
+use super::identity::misnamed;
+use super::pem::roots;
+use super::provider::provider;
+use super::words::explain;
 use super::*;
 
 /// A folder of its own, removed when dropped.

@@ -1,9 +1,65 @@
 //! What is wrong in TLS, in words with a remedy: the library's own texts are for programmers.
 
+use std::io;
+
 use futures_rustls::pki_types::pem;
-use futures_rustls::rustls::{AlertDescription, CertificateError, Error, PeerMisbehaved};
+use futures_rustls::rustls::{
+    AlertDescription, CertificateError, Error, InvalidMessage, PeerMisbehaved,
+};
 
 use crate::logging::Utc;
+
+/// Why a handshake failed, as a sentence for the log. `error` is what accepting returned.
+pub fn explain_handshake(error: &io::Error) -> String {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    match tls {
+        Some(tls) => explain(tls),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "the peer closed the connection during the TLS handshake".into()
+        }
+        None => error.to_string(),
+    }
+}
+
+pub(super) fn explain(error: &Error) -> String {
+    use CertificateError::{
+        Expired, ExpiredContext, NotValidYet, NotValidYetContext, UnknownIssuer,
+    };
+    match error {
+        Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => format!(
+            "the peer's certificate is not valid yet; this machine's clock says {}: if that is \
+             wrong, the clock is not set",
+            Utc::now()
+        ),
+        Error::InvalidCertificate(Expired | ExpiredContext { .. }) => {
+            format!("the peer's certificate has expired; this machine's clock says {}", Utc::now())
+        }
+        Error::InvalidCertificate(UnknownIssuer) => {
+            "the peer's certificate is not signed by an authority in controllerca".into()
+        }
+        Error::NoCertificatesPresented => {
+            "the peer has shown no certificate, and controllerca asks for one".into()
+        }
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "the peer does not speak TLS".into()
+        }
+        Error::AlertReceived(
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateUnknown,
+        ) => "the peer does not accept this connector's certificate; give it a copy of \
+              server-cert.pem, or have that signed by an authority that it trusts (`status` warns \
+              of one that has expired)"
+            .into(),
+        Error::AlertReceived(AlertDescription::CertificateExpired) => {
+            "by the peer's clock this connector's certificate has expired, or is not valid yet; put \
+             a new server-cert.pem in place (`status` warns of one that has expired), or set the \
+             peer's clock"
+                .into()
+        }
+        error => handshake(error),
+    }
+}
 
 /// What is wrong with a certificate: a sentence about "it", and what to do.
 pub(super) fn certificate(fault: &CertificateError) -> String {
