@@ -19,7 +19,7 @@
 //!    Until then it stands in a [`crowd`](pipes::crowd), where newcomers replace those that say nothing.
 //! 5. The tunnel waits in [`pairing`](pipes::pairing), its heartbeats answered and their rhythm kept
 //!    ([`heartbeat`](wire::heartbeat)).
-//! 6. A user's connection is served by [`user`](pipes::user): a handshake, then it waits in [`pairing`](pipes::pairing) too,
+//! 6. A user's connection is served by [`serve_user`](pipes::serve_user): a handshake, then it waits in [`pairing`](pipes::pairing) too,
 //!    unread. Whoever fits is joined there.
 //! 7. [`pipe::Pipe::session`](pipes::pipe::Pipe::session) hands both connections to a worker. A version 2 agent is told with a
 //!    PROXY header ([`proxy`](wire::proxy)).

@@ -6,5 +6,5 @@ pub mod pairing;
 pub mod pipe;
 pub mod refusals;
 pub mod registry;
+pub mod serve_user;
 pub mod tunnel;
-pub mod user;

@@ -29,8 +29,8 @@ use crate::os::{FileGuard, Files, For};
 use crate::pipes::crowd::{Crowd, Member};
 use crate::pipes::pairing::{Pairing, Partner};
 use crate::pipes::refusals::Refusals;
+use crate::pipes::serve_user::{self, User};
 use crate::pipes::tunnel::{self, Alone, Tunnel};
-use crate::pipes::user::{self, User};
 use crate::report::status::reached::{self, LimitsReached};
 use crate::report::status::refused::{self, Refusal};
 use crate::report::status::{Counts, MappingStatus, SideStatus, Tunnels, timestamp};
@@ -421,7 +421,7 @@ impl Pipe {
                     };
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     if users {
-                        handlers.spawn(user::serve(self, socket, peer, file)).detach();
+                        handlers.spawn(serve_user::serve(self, socket, peer, file)).detach();
                     } else {
                         handlers.spawn(tunnel::serve(self, side, socket, peer, file)).detach();
                     }
