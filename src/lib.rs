@@ -13,7 +13,7 @@
 //!    connection may stay), [`http`] (which bytes are a request) and [`api`] (what it asks for).
 //! 3. [`registry`](pipes::registry), where each has its name ([`named`](pipes::named)), leases two ports from the pool
 //!    ([`ports`](mappings::ports)), has the mapping stored, runs it as a [`pipe`](pipes::pipe), and only then is the call answered.
-//! 4. The pipe accepts an agent's connection and starts [`tunnel::serve`](pipes::tunnel::serve), which tells the rest of
+//! 4. The pipe accepts an agent's connection and starts [`serve_agent`](pipes::serve_agent), which tells the rest of
 //!    its story: a handshake ([`tls`], on a thread of [`workers`](runtime::Workers)), the passcode (a wrong one goes
 //!    to [`refusals`](pipes::refusals)), a place among `maxconnections`. Only then is there a [`tunnel::Tunnel`](pipes::tunnel::Tunnel).
 //!    Until then it stands in a [`crowd`](pipes::crowd), where newcomers replace those that say nothing.
@@ -21,7 +21,7 @@
 //!    ([`heartbeat`](wire::heartbeat)).
 //! 6. A user's connection is served by [`serve_user`](pipes::serve_user): a handshake, then it waits in [`pairing`](pipes::pairing) too,
 //!    unread. Whoever fits is joined there.
-//! 7. [`pipe::Pipe::session`](pipes::pipe::Pipe::session) hands both connections to a worker. A version 2 agent is told with a
+//! 7. [`session::carry`](pipes::session::carry) hands both connections to a worker. A version 2 agent is told with a
 //!    PROXY header ([`proxy`](wire::proxy)).
 //! 8. [`Relay`](session::Relay) moves the bytes: two [`stream`](net::stream)s in, whole records in, whole records out, an
 //!    ending out; plain bytes in bulk pass through the kernel alone ([`conduit`](net::conduit)). What readiness

@@ -187,11 +187,6 @@ impl Crowd {
     pub fn len(&self) -> usize {
         self.members.borrow().len()
     }
-
-    /// Whether there is nobody.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 impl Member<'_> {
@@ -311,7 +306,7 @@ mod tests {
             drop(third);
             assert!(poll_once(crowd.room(2)).await.is_some());
             drop((first, second));
-            assert!(crowd.is_empty());
+            assert_eq!(crowd.len(), 0);
         })
         .unwrap();
     }
@@ -486,6 +481,6 @@ mod tests {
         assert!(block_on(poll_once(second.replaced())).is_none());
         assert_eq!(crowd.len(), 2);
         drop((first, second, third));
-        assert!(crowd.is_empty());
+        assert_eq!(crowd.len(), 0);
     }
 }

@@ -60,11 +60,6 @@ impl<K: Ord, T> Named<K, T> {
     pub fn len(&self) -> usize {
         self.things.len()
     }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.things.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -131,6 +126,6 @@ mod tests {
         assert_eq!(named.remove("a"), None);
         named.push("c".into(), "d");
         assert!(named.iter().eq(&["b", "d"]));
-        assert_eq!((named.get("c"), named.len(), named.is_empty()), (Some(&"d"), 2, false));
+        assert_eq!((named.get("c"), named.len()), (Some(&"d"), 2));
     }
 }

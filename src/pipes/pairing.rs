@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use event_listener::{Event, EventListener};
 
 use crate::limits;
-use crate::pipes::serve_user::User;
 use crate::pipes::tunnel::Tunnel;
+use crate::pipes::user::User;
 use crate::runtime::{Numbered, now};
 use crate::session::Missing;
 use crate::wire::greeting::Version;

@@ -16,6 +16,7 @@ use crate::logging::ALWAYS;
 use crate::mappings::mapping::{self, AgentPort, Id, Mapping, NewPipe, Passcode, random_id};
 use crate::mappings::ports::Lease;
 use crate::mappings::store::{Change, Store, StoreError};
+use crate::pipes::listen;
 use crate::pipes::named::Named;
 use crate::pipes::pipe::{Pipe, Shared};
 use crate::report::status::{Counts, Draining, MappingStatus, Overview, Status, condition};
@@ -107,7 +108,7 @@ impl Registry {
                 if self.draining.get().is_some() {
                     pipe.stop();
                 }
-                let task = self.executor.spawn(pipe.clone().run(leases));
+                let task = self.executor.spawn(listen::run(pipe.clone(), leases));
                 self.running.borrow_mut().push(mapping.id, Running { pipe, task });
             }
         }

@@ -1,4 +1,4 @@
-//! One user's connection to a public pipe's port2 (protocol page, section 6).
+//! One user's connection to a public pipe's port2, until a tunnel has it (protocol page, section 6).
 
 use std::future::poll_fn;
 use std::io;
@@ -9,27 +9,15 @@ use std::time::Instant;
 use smol::future::or;
 
 use crate::limits;
-use crate::net::stream::Stream;
 use crate::net::tcp_info;
 use crate::os::FileGuard;
 use crate::pipes::crowd::Member;
 use crate::pipes::pairing::{Fate, Waiting};
 use crate::pipes::pipe::{Cut, Pipe, Secured};
+use crate::pipes::user::User;
 use crate::report::status::reached::USERS_WAITING;
 use crate::report::status::refused::{self, Refusal};
 use crate::runtime::{Timer, until};
-
-/// A user that is ready for a tunnel.
-pub struct User {
-    /// Its connection.
-    pub stream: Stream,
-    /// Where it comes from.
-    pub peer: SocketAddr,
-    /// Whether it has sent anything.
-    pub has_spoken: bool,
-    /// Its share of the open files.
-    pub file: FileGuard,
-}
 
 /// How a user's wait ended.
 enum Wait {
@@ -82,7 +70,7 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
     let waiting = match Box::pin(find_seat(pipe, user, &place, deadline)).await {
         Ok(waiting) => waiting,
         Err((user, end)) => {
-            cut.is_none();
+            cut.disarm();
             tell(pipe, peer, &end, user.has_spoken);
             return user.stream.close();
         }
@@ -91,7 +79,7 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
     drop(place);
     pipe.pairing.pair();
     let end = wait(pipe, &waiting, deadline).await;
-    cut.is_none();
+    cut.disarm();
     let user = waiting.occupant.take();
     tell(pipe, peer, &end, user.as_ref().is_some_and(|user| user.has_spoken));
     if let (Wait::TimedOut, Some(user)) = (end, user) {

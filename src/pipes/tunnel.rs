@@ -1,32 +1,24 @@
-//! One agent's connection: passcode, heartbeats, waiting, session (protocol page, sections 4
-//! to 6).
+//! An agent's connection that has proved its passcode: its heartbeats, and what it sends while it waits (protocol
+//! page, sections 4 to 6).
 
-use std::cell::Cell;
-use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
-use std::time::Instant;
-
-use smol::future::or;
+use std::time::{Duration, Instant};
 
 use crate::limits;
-use crate::mappings::mapping::Passcode;
 use crate::net::stall::{Stall, StallWatch};
-use crate::net::stream::{Received, Stream, is_too_many, is_too_much};
-use crate::net::tcp_info;
+use crate::net::stream::{Received, Stream};
 use crate::os::FileGuard;
-use crate::pipes::crowd::Member;
-use crate::pipes::pairing::{Verdict, Waiting};
-use crate::pipes::pipe::{Pipe, Place, Secured};
-use crate::report::status::refused;
+use crate::pipes::place::Place;
 use crate::runtime::turn::Pace;
-use crate::runtime::{Deadlines, Timer, now, until};
+use crate::runtime::{Deadlines, now};
 use crate::session::Drained;
-use crate::wire::greeting::{Offer, Version};
+use crate::wire::greeting::Version;
 use crate::wire::heartbeat::{BEAT, Rhythm, beats};
 
-/// An agent's connection that has proved its passcode: only [`prove`] makes one.
+/// An agent's connection that has proved its passcode: only the task that
+/// [serves agents](super::serve_agent) makes one.
 pub struct Tunnel {
     /// Its connection.
     pub stream: Stream,
@@ -56,18 +48,6 @@ pub struct Tunnel {
     probed: Option<Instant>,
 }
 
-/// Why a connection did not become a tunnel.
-enum Unproven {
-    /// It broke or ended.
-    Gone(io::Error),
-    /// Its handshake failed, which is told of.
-    Unsecured,
-    /// Newer connections took its place.
-    Replaced,
-    /// It said the wrong thing.
-    Wrong(Stream),
-}
-
 /// Why a tunnel's wait ended without a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alone {
@@ -81,162 +61,9 @@ pub enum Alone {
     OutOfStep,
 }
 
-/// Serves one agent's connection, from accepted socket to its end.
-///
-/// The stages before and after the wait are boxed: a waiting tunnel, of which there are many,
-/// has memory for its wait alone.
-pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr, file: FileGuard) {
-    let mut next = Box::pin(admit(pipe, side, socket, peer, file)).await;
-    if next.as_ref().is_some_and(|tunnel| tunnel.version == Version::One) && pipe.is_public() {
-        // Its agent may have dialled it because another one broke, the rest of whose answer it is
-        // about to send: that is known before a user is given it.
-        Box::pin(pipe.hear_of_ends()).await;
-    }
-    while let Some(tunnel) = next.take() {
-        let waiting = pipe.pairing.tunnel(side, tunnel);
-        let outcome = wait(pipe, side, &waiting).await;
-        let tunnel = waiting.occupant.take();
-        drop(waiting);
-        match (outcome, tunnel) {
-            (Ok(Verdict::Paired(partner)), Some(tunnel)) => {
-                next = Box::pin(pipe.session(tunnel, partner)).await;
-            }
-            // The rest of an old answer: it is over at some time.
-            (Err(Alone::OutOfStep), Some(tunnel)) if tunnel.version == Version::One => {
-                next = Box::pin(pipe.drain_stray(tunnel)).await;
-            }
-            (Err(why), Some(tunnel)) => Box::pin(pipe.tunnel_ended(tunnel, why)).await,
-            (Ok(Verdict::Replaced), _) => {
-                log::info!(target: pipe.id(), "{}: the overdue tunnel of {peer} makes room for a new one", pipe.id());
-            }
-            // The other side's task has it.
-            _ => {}
-        }
-    }
-}
-
-/// Lets an agent in that proves its passcode, if there is a place for it.
-async fn admit(
-    pipe: &Pipe,
-    side: usize,
-    socket: TcpStream,
-    peer: SocketAddr,
-    file: FileGuard,
-) -> Option<Box<Tunnel>> {
-    let port = pipe.agent_port(side);
-    let is_secured = Cell::new(false);
-    let (proven, has_spoken) = {
-        let stranger = pipe.pending.join(tcp_info::round_trip(&socket));
-        let proving = async {
-            let secured = pipe.secure(socket, Secured::Tunnel, &stranger).await;
-            let stream = secured.map_err(|error| {
-                pipe.handshake_failed(side, peer, &error, stranger.has_spoken());
-                Unproven::Unsecured
-            })?;
-            is_secured.set(true);
-            prove(stream, &port.passcode, &stranger).await
-        };
-        let replaced = async {
-            stranger.replaced().await;
-            Err(Unproven::Replaced)
-        };
-        let proven = until(Instant::now() + limits::PASSCODE, or(proving, replaced)).await;
-        (proven, stranger.has_spoken())
-    };
-    let (stream, version, early) = match proven {
-        Some(Ok(proven)) => proven,
-        Some(Err(Unproven::Wrong(stream))) => {
-            pipe.refuse_agent(stream, &refused::WRONG_PASSCODE, side, peer).await;
-            return None;
-        }
-        Some(Err(Unproven::Gone(error))) if is_too_much(&error) => {
-            pipe.refused(&refused::TOO_MUCH, side, peer);
-            return None;
-        }
-        Some(Err(Unproven::Gone(error))) if is_too_many(&error) => {
-            pipe.refused(&refused::AGENTS_MEMORY, side, peer);
-            return None;
-        }
-        Some(Err(Unproven::Gone(error))) => {
-            log::debug!("{}: agent {peer} sent no passcode: {error}", pipe.id());
-            return None;
-        }
-        Some(Err(Unproven::Unsecured)) => return None,
-        Some(Err(Unproven::Replaced)) => {
-            pipe.refused(&refused::AGENT_STALLED, side, peer);
-            return None;
-        }
-        None if is_secured.get() => {
-            pipe.refused(&refused::NO_PASSCODE, side, peer);
-            return None;
-        }
-        None => {
-            pipe.handshake_late(side, peer, has_spoken);
-            return None;
-        }
-    };
-    let placed = async { Some(pipe.place(side, version).await) };
-    let gone = async {
-        poll_fn(|context| stream.poll_gone(context)).await;
-        None
-    };
-    // One that has gone meanwhile wants no place.
-    let place = or(placed, gone).await?;
-    let Some(place) = place else {
-        pipe.refuse_agent(stream, &refused::FULL, side, peer).await;
-        return None;
-    };
-    let mut tunnel = Box::new(Tunnel::new(stream, version, peer, place, file));
-    tunnel.greet(early).is_ok().then_some(tunnel)
-}
-
-/// Reads the passcode, in however many pieces it comes, and what follows it at once.
-///
-/// Nothing is said about it before as many bytes have come as the passcode has: an answer after
-/// a part of it would tell how much was right.
-async fn prove(
-    mut stream: Stream,
-    passcode: &Passcode,
-    stranger: &Member<'_>,
-) -> Result<(Stream, Version, Vec<Box<[u8]>>), Unproven> {
-    let mut offer = Offer::new(passcode.len());
-    let mut early = Vec::new();
-    stranger.answered();
-    loop {
-        let received = poll_fn(|context| {
-            stream.poll_receive(context, &mut |unit| {
-                let rest = offer.take(unit);
-                if !rest.is_empty() {
-                    early.push(rest.into());
-                }
-            })
-        });
-        match received.await {
-            Err(error) => return Err(Unproven::Gone(error)),
-            Ok(received) => {
-                stranger.spoke();
-                match offer.verdict(|offered| passcode.matches(offered)) {
-                    Some(Some(version)) => {
-                        stream.trust();
-                        return Ok((stream, version, early));
-                    }
-                    Some(None) => return Err(Unproven::Wrong(stream)),
-                    // What has ended short of the passcode is wrong, too.
-                    None if received == Received::Ended && !offer.is_empty() => {
-                        return Err(Unproven::Wrong(stream));
-                    }
-                    None if received == Received::Ended => {
-                        return Err(Unproven::Gone(io::ErrorKind::UnexpectedEof.into()));
-                    }
-                    None => stranger.goes_on(),
-                }
-            }
-        }
-    }
-}
-
 impl Tunnel {
-    fn new(
+    /// A tunnel that has just proved its passcode.
+    pub fn new(
         stream: Stream,
         version: Version,
         peer: SocketAddr,
@@ -264,7 +91,7 @@ impl Tunnel {
     }
 
     /// Tells the agent that it is in, and takes what followed its passcode at once.
-    fn greet(&mut self, early: Vec<Box<[u8]>>) -> io::Result<()> {
+    pub fn greet(&mut self, early: Vec<Box<[u8]>>) -> io::Result<()> {
         self.stream.queue(self.version.authorized())?;
         early.iter().try_for_each(|unit| self.hear(unit))
     }
@@ -394,18 +221,17 @@ impl Tunnel {
 
     /// Listens to the waiting agent and looks after it; ready when its wait is over without a
     /// partner.
-    fn poll_idle(
+    pub fn poll_idle(
         &mut self,
         context: &Context<'_>,
-        pipe: &Pipe,
-        side: usize,
+        public: bool,
+        threshold: Option<Duration>,
         watch: &mut StallWatch,
         deadlines: &mut Deadlines,
     ) -> Poll<Alone> {
-        if let Err(why) = self.listen(context, pipe.is_public()) {
+        if let Err(why) = self.listen(context, public) {
             return Poll::Ready(why);
         }
-        let threshold = pipe.agent_port(side).limits.heartbeat_threshold;
         let absent_at = threshold.map(|threshold| self.rhythm.last_heard() + threshold);
         if absent_at.is_some_and(|at| deadlines.has_passed(at)) {
             return Poll::Ready(Alone::Absent);
@@ -476,47 +302,10 @@ impl Tunnel {
         Ok(true)
     }
 
-    /// When it has been quiet for long enough to be given a user.
-    fn quiet_at(&self, pipe: &Pipe, now: Instant) -> Option<Instant> {
-        // The mapping may become wary while a fresh one waits.
-        pipe.pairing.quiet_at(self).or_else(|| {
-            let quiets = [limits::QUIET_LATE, limits::QUIET_OWED].into_iter();
-            let mut ats = quiets.map(|quiet| self.quiet_since + quiet);
-            ats.find(|at| self.fresh && *at > now)
-        })
+    /// When a fresh one has been quiet for long enough to be given a user of a mapping that is wary.
+    pub fn quiet_enough_at(&self, now: Instant) -> Option<Instant> {
+        let quiets = [limits::QUIET_LATE, limits::QUIET_OWED].into_iter();
+        let mut ats = quiets.map(|quiet| self.quiet_since + quiet);
+        ats.find(|at| self.fresh && *at > now)
     }
-}
-
-/// Listens to a waiting tunnel until it has a partner, or ends without.
-async fn wait(
-    pipe: &Pipe,
-    side: usize,
-    waiting: &Waiting<'_, Box<Tunnel>, Verdict>,
-) -> Result<Verdict, Alone> {
-    let mut timer = Timer::new();
-    let mut watch = StallWatch::default();
-    poll_fn(|context| {
-        if let Some(verdict) = waiting.verdict(context) {
-            return Poll::Ready(Ok(verdict));
-        }
-        let mut deadlines = Deadlines::new(now());
-        {
-            let mut seat = waiting.occupant.borrow_mut();
-            let Some(tunnel) = seat.as_mut() else { return Poll::Pending };
-            let idle = tunnel.poll_idle(context, pipe, side, &mut watch, &mut deadlines);
-            if let Poll::Ready(why) = idle {
-                return Poll::Ready(Err(why));
-            }
-            if let Some(at) = tunnel.quiet_at(pipe, deadlines.now()) {
-                deadlines.look_at(at);
-            }
-        }
-        pipe.pairing.offer(waiting);
-        if let Some(verdict) = waiting.verdict(context) {
-            return Poll::Ready(Ok(verdict));
-        }
-        timer.wake_at(context, deadlines.next());
-        Poll::Pending
-    })
-    .await
 }

@@ -1,0 +1,169 @@
+//! A mapping's task: its ports, opened and served, and a task for every connection.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Instant;
+
+use smol::LocalExecutor;
+use smol::future::{or, yield_now, zip};
+
+use crate::limits;
+use crate::logging::Gate;
+use crate::mappings::ports::Lease;
+use crate::os::For;
+use crate::pipes::pipe::{Of, Pipe};
+use crate::pipes::{serve_agent, serve_user};
+use crate::report::status::reached;
+use crate::runtime::{self, Io, sleep, until};
+
+/// Serves both ports. Those that are not given are opened here, now or when they can be.
+/// Dropping the future closes ports, waiting users, tunnels and sessions.
+pub async fn run(pipe: Rc<Pipe>, leases: [Option<Lease>; 2]) {
+    let handlers = LocalExecutor::new();
+    let [one, two] = leases;
+    let stopped = async {
+        let _ = pipe.stop.1.recv().await;
+    };
+    let served = pin!(async {
+        {
+            let ports = zip(listen(&pipe, &handlers, 0, one), listen(&pipe, &handlers, 1, two));
+            let listening = pin!(ports);
+            or(async { _ = listening.await }, stopped).await;
+        }
+        std::future::pending::<()>().await;
+    });
+    or(served, runtime::run(|| handlers.tick())).await;
+}
+
+/// Opens one port, again and again until that is possible, and serves it.
+async fn listen<'a>(
+    pipe: &'a Pipe,
+    handlers: &LocalExecutor<'a>,
+    index: usize,
+    mut lease: Option<Lease>,
+) {
+    let side = &pipe.sides[index];
+    let [mut pause, longest] = limits::PORT_RETRY;
+    loop {
+        let opened = match lease.take() {
+            Some(lease) => Ok(lease),
+            None => pipe.shared.pool.lease_port(side.port),
+        };
+        let why = match opened {
+            Err(error) => error.to_string(),
+            Ok(lease) => {
+                side.fault.replace(None);
+                pipe.is_over(Of::Port(index));
+                match accept(pipe, handlers, index, &lease).await {
+                    Err(error) => format!("port {} cannot be served: {error}", side.port),
+                    Ok(never) => match never {},
+                }
+            }
+        };
+        let why = format!("{why}; it is tried again until it opens");
+        if side.fault.borrow().as_ref() != Some(&why) {
+            pipe.fault(Of::Port(index), &why);
+            side.fault.replace(Some(why));
+        }
+        sleep(pause).await;
+        pause = (2 * pause).min(longest);
+    }
+}
+
+/// Accepts connections, each served by a task of its own.
+async fn accept<'a>(
+    pipe: &'a Pipe,
+    handlers: &LocalExecutor<'a>,
+    side: usize,
+    lease: &Lease,
+) -> io::Result<Infallible> {
+    let listener = Io::listening(lease.listener())?;
+    let complaints = Gate::new(limits::COMPLAINT);
+    let complain = |why: &str| {
+        if complaints.open() {
+            pipe.fault(Of::Accepting(side), why);
+        }
+    };
+    let users = side == 1 && pipe.is_public();
+    loop {
+        room(pipe, users, &listener).await;
+        if !pipe.shared.files.has_room(For::Pipe) {
+            pipe.reached(reached::FILES);
+            complain(&no_files(pipe));
+            sleep(limits::ACCEPT_PAUSE).await;
+            continue;
+        }
+        match listener.accept().await {
+            Ok((socket, peer)) => {
+                pipe.is_over(Of::Accepting(side));
+                let file = loop {
+                    // Another port may have taken the last one meanwhile.
+                    match pipe.shared.files.try_take(For::Pipe) {
+                        Some(file) => break file,
+                        None => sleep(limits::ACCEPT_PAUSE).await,
+                    }
+                };
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                if users {
+                    handlers.spawn(serve_user::serve(pipe, socket, peer, file)).detach();
+                } else {
+                    handlers.spawn(serve_agent::serve(pipe, side, socket, peer, file)).detach();
+                }
+                // It may have sent already what lets it leave the crowd.
+                yield_now().await;
+            }
+            // The connection was gone before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                complain(&format!("new connections wait, accepting failed: {error}"));
+                sleep(limits::ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Waits until one more connection may be taken; meanwhile newcomers wait in the kernel's
+/// backlog. While there are none, nobody makes room.
+async fn room(pipe: &Pipe, users: bool, newcomers: &Io<&TcpListener>) {
+    if !users {
+        let pending = pipe.settings().pending;
+        if pipe.pending.len() >= pending {
+            newcomers.come().await;
+        }
+        if pipe.pending.room(pending).await {
+            pipe.reached(reached::AGENTS_PENDING);
+        }
+        return;
+    }
+    let mut waited = false;
+    loop {
+        let pending = pipe.settings().pending;
+        let may_wait = || pipe.pairing.has_room(pending, !pipe.has_version_two());
+        if pipe.handshakes.len() >= pending || !may_wait() {
+            newcomers.come().await;
+        }
+        if pipe.handshakes.room(pending).await {
+            pipe.reached(reached::USERS_PENDING);
+        }
+        let room = pipe.pairing.room();
+        if may_wait() {
+            return;
+        }
+        if !std::mem::replace(&mut waited, true) {
+            pipe.reached(reached::USERS_WAITING);
+        }
+        // The last version 2 agent may leave meanwhile, so that mute users wait in vain.
+        until(Instant::now() + limits::ACCEPT_PAUSE, room).await;
+    }
+}
+
+fn no_files(pipe: &Pipe) -> String {
+    format!(
+        "new connections wait: {} files are in use, as many as the limit of open files allows; \
+         raise it (LimitNOFILE)",
+        pipe.shared.files.used()
+    )
+}

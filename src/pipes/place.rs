@@ -1,0 +1,78 @@
+//! The places of a side's tunnels, `maxconnections` of them, and counts; both given back when dropped.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use crate::wire::greeting::Version;
+
+/// The authenticated tunnels of one side.
+#[derive(Default)]
+pub struct Places {
+    /// All that are taken.
+    pub taken: Cell<usize>,
+    /// Those of them that version 2 agents have.
+    pub version_two: Cell<usize>,
+    /// Those whose agents have taken a user's bytes and answered nothing.
+    pub unanswered: Cell<usize>,
+    /// For who waits for one.
+    pub freed: event_listener::Event,
+}
+
+/// One of a side's `maxconnections`, given back when dropped.
+pub struct Place {
+    places: Rc<Places>,
+    version: Version,
+    unanswered: bool,
+}
+
+impl Place {
+    /// One more is taken.
+    pub fn take(places: Rc<Places>, version: Version) -> Self {
+        places.taken.set(places.taken.get() + 1);
+        if version == Version::Two {
+            places.version_two.set(places.version_two.get() + 1);
+        }
+        Place { places, version, unanswered: false }
+    }
+
+    /// Whether its agent has taken a user's bytes and answered nothing.
+    pub fn is_unanswered(&self) -> bool {
+        self.unanswered
+    }
+
+    /// Counts it among those of which that is so, or no longer.
+    pub fn set_unanswered(&mut self, unanswered: bool) {
+        let count = &self.places.unanswered;
+        let others = count.get() - usize::from(self.unanswered);
+        count.set(others + usize::from(unanswered));
+        self.unanswered = unanswered;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.set_unanswered(false);
+        self.places.taken.set(self.places.taken.get() - 1);
+        if self.version == Version::Two {
+            self.places.version_two.set(self.places.version_two.get() - 1);
+        }
+        self.places.freed.notify_additional(1);
+    }
+}
+
+/// Counts one more while it lives.
+pub struct Counted<'a>(&'a Cell<usize>);
+
+impl<'a> Counted<'a> {
+    /// Counts one more in `cell`.
+    pub fn new(cell: &'a Cell<usize>) -> Self {
+        cell.set(cell.get() + 1);
+        Counted(cell)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}

@@ -1,0 +1,309 @@
+//! One session as its mapping sees it: what it takes, the relay on a worker, and what its ending means
+//! (protocol page, section 6).
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use smol::Task;
+use smol::channel::Sender;
+
+use crate::limits;
+use crate::logging::ALWAYS;
+use crate::net::stream::Detached;
+use crate::os::FileGuard;
+use crate::pipes::pairing::Partner;
+use crate::pipes::pipe::{Cut, Of, Pipe};
+use crate::pipes::place::{Counted, Place};
+use crate::pipes::tunnel::Tunnel;
+use crate::pipes::user::User;
+use crate::runtime::Load;
+use crate::session::{Drain, Drained, Ended, Ending, Leg, Outcome, Relay, Residue, Terms, Voice};
+use crate::wire::greeting::Version;
+use crate::wire::heartbeat::Rhythm;
+use crate::wire::proxy;
+
+/// What a session takes of its agent's side, given back at its end; and whose tunnel it is.
+struct Taken<'a> {
+    place: Place,
+    in_use: Counted<'a>,
+    agent: (SocketAddr, Rhythm),
+}
+
+/// Where a user comes from, and where it has come to.
+type UserAddresses = (SocketAddr, SocketAddr);
+
+/// A session that a worker carries: what it has taken, and its relay.
+type Begun<'a> = ((Taken<'a>, Option<Taken<'a>>), Task<io::Result<(Ended, Option<Draining>)>>);
+
+/// A tunnel that a worker reads to nowhere.
+struct Draining {
+    is_owed: bool,
+    task: Task<(Drained, Option<(Detached, FileGuard)>)>,
+}
+
+impl Draining {
+    /// Goes on with `drain` on the worker that has begun it. `alive` is held meanwhile.
+    fn go_on(drain: Drain, file: FileGuard, alive: Option<Sender<()>>, load: Load) -> Self {
+        let is_owed = drain.is_owed();
+        let task = load.spawn(|load| async move {
+            let mut drain = drain;
+            let drained = (&mut drain).await;
+            let stream = drain.into_stream();
+            let rest = if drained.outcome.is_usable() {
+                Some((stream.detach(), file))
+            } else {
+                stream.close();
+                None
+            };
+            drop((alive, load));
+            (drained, rest)
+        });
+        Draining { is_owed, task }
+    }
+}
+
+/// What a session is made of, on its way to a worker.
+struct Parts {
+    legs: [Leg<Detached>; 2],
+    held: [Vec<Box<[u8]>>; 2],
+    terms: Terms,
+}
+
+impl Parts {
+    fn join(self: Box<Self>) -> io::Result<Relay> {
+        let Parts { legs: [near, far], held, terms } = *self;
+        Ok(Relay::new([near.attach()?, far.attach()?], held, terms))
+    }
+}
+
+/// Carries the session of port1's tunnel and its partner to its end. Gives the tunnel back if
+/// it can carry another one, once nothing more comes of this one.
+pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option<Box<Tunnel>> {
+    let peers = match &partner {
+        Partner::User(user) => [tunnel.peer, user.peer],
+        Partner::Tunnel(other) => [tunnel.peer, other.peer],
+    };
+    // Only the header for a version 2 agent tells of them.
+    let user = match &partner {
+        Partner::User(user) if tunnel.version == Version::Two => {
+            user.stream.socket().local_addr().ok().map(|local| (user.peer, local))
+        }
+        _ => None,
+    };
+    pipe.count(|counts| {
+        counts.sessions += 1;
+        counts.sessions_total += 1;
+        counts.users_served += u64::from(pipe.is_public());
+    });
+    pipe.is_over(Of::Users);
+    let ((near, far), relay) = begin(pipe, tunnel, partner, user);
+    let began = Instant::now();
+    let cut = Cut(|| {
+        pipe.connection(format_args!(
+            "session of {} and {} was cut after {:.1} s: {}",
+            peers[0],
+            peers[1],
+            began.elapsed().as_secs_f32(),
+            pipe.why_cut().why
+        ));
+    });
+    let (ended, draining) = relay.await.ok().unzip();
+    cut.disarm();
+    let Taken { place, in_use, agent } = near;
+    // Before the agent can have redialled: the worker tells of the end, then closes.
+    drop((far, in_use));
+    let kept = match draining.flatten() {
+        Some(draining) => Some((draining, Counted::new(&pipe.sides[0].draining), place)),
+        None => {
+            drop(place);
+            None
+        }
+    };
+    pipe.count(|counts| counts.sessions -= 1);
+    session_ended(pipe, ended, peers);
+    pipe.pairing.pair();
+    let (draining, counted, place) = kept?;
+    let tunnel = drained(pipe, draining, place, agent).await;
+    drop(counted);
+    tunnel
+}
+
+/// Has a worker read a waiting version 1 tunnel to nowhere, on which bytes have come that no
+/// user waits for. Gives it back once nothing more comes.
+pub async fn drain_stray(pipe: &Pipe, mut tunnel: Box<Tunnel>) -> Option<Box<Tunnel>> {
+    let late = (!tunnel.is_fresh()).then(|| tunnel.rhythm.last_heard() - tunnel.quiet_since());
+    match late {
+        // That it would come was known.
+        Some(_) if tunnel.place.is_unanswered() => {}
+        Some(late) => pipe.pairing.learn(late),
+        None => pipe.pairing.found(),
+    }
+    if pipe.residue_told.open() {
+        pipe.fault(
+            Of::Event,
+            &format!(
+                "tunnel of {} sends the rest of an answer whose user is gone: it is read over, \
+             and the tunnel is used again after it",
+                tunnel.peer
+            ),
+        );
+    }
+    let held = tunnel.take_held();
+    let Tunnel { stream, peer, rhythm, place, file, .. } = *tunnel;
+    let threshold = pipe.agent_port(0).limits.heartbeat_threshold;
+    let residue = Residue::stray(stream.round_trip(), late, rhythm.last_heard());
+    let stream = stream.detach();
+    let alive = pipe.relays.0.borrow().clone();
+    let begun = pipe.shared.workers.spawn(|load| async move {
+        let stream = stream.attach()?;
+        let mut drain = Drain::new(stream, threshold, residue, rhythm.last_heard());
+        held.iter().try_for_each(|unit| drain.take_over(unit))?;
+        io::Result::Ok(Draining::go_on(drain, file, alive, load))
+    });
+    let _counted = Counted::new(&pipe.sides[0].draining);
+    let draining = begun.await.ok()?;
+    drained(pipe, draining, place, (peer, rhythm)).await
+}
+
+/// Waits until a tunnel has been read to nowhere; gives it back if it can be used again.
+async fn drained(
+    pipe: &Pipe,
+    draining: Draining,
+    mut place: Place,
+    agent: (SocketAddr, Rhythm),
+) -> Option<Box<Tunnel>> {
+    place.set_unanswered(draining.is_owed);
+    let (drained, rest) = draining.task.await;
+    place.set_unanswered(drained.outcome == Outcome::Unanswered);
+    let (peer, _) = agent;
+    if drained.bytes > 0 && drained.lasted >= limits::QUIET_LATE && pipe.residue_told.open() {
+        log::info!(
+            target: pipe.id(),
+            "{}: tunnel of {peer}: {} bytes for a user that had left were read over in {:.1} s",
+            pipe.id(),
+            drained.bytes,
+            drained.lasted.as_secs_f32()
+        );
+    }
+    match drained.outcome {
+        Outcome::Clean | Outcome::Unanswered => {
+            let (stream, file) = rest?;
+            let stream = stream.attach().ok()?;
+            Some(Box::new(Tunnel::again(stream, agent, place, file, &drained)))
+        }
+        Outcome::Left | Outcome::Absent | Outcome::Stalled => {
+            pipe.pairing.lost(drained.missing);
+            if drained.outcome == Outcome::Absent {
+                pipe.tunnel_absent(peer);
+            }
+            drop(place);
+            log::debug!("{}: tunnel of {peer} is gone: {:?}", pipe.id(), drained.outcome);
+            None
+        }
+    }
+}
+
+/// Gives a worker the relay of a session; what is given back at its end stays here.
+fn begin(
+    pipe: &Pipe,
+    tunnel: Box<Tunnel>,
+    partner: Partner,
+    user: Option<UserAddresses>,
+) -> Begun<'_> {
+    let (near, near_held, taken, near_file) = agent_leg(pipe, 0, tunnel, user);
+    let (far, far_held, far_taken, far_file) = match partner {
+        Partner::Tunnel(other) => {
+            let (leg, held, taken, file) = agent_leg(pipe, 1, other, None);
+            (leg, held, Some(taken), file)
+        }
+        Partner::User(user) => {
+            let User { mut stream, file, .. } = *user;
+            stream.trust();
+            let leg = Leg { stream: stream.detach(), voice: Voice::Raw };
+            (leg, Vec::new(), None, file)
+        }
+    };
+    let terms = Terms { fin_wait: pipe.settings().fin_wait, traffic: pipe.traffic.clone() };
+    let alive = pipe.relays.0.borrow().clone();
+    // Boxed, so that the session's memory is the relay's and not that of its making, too.
+    let parts = Box::new(Parts { legs: [near, far], held: [near_held, far_held], terms });
+    let relay = pipe.shared.workers.spawn(|load| async move {
+        let mut relay = parts.join()?;
+        let ended = (&mut relay).await;
+        if !relay.keeps_tunnel() {
+            drop(alive);
+            load.go_on(|load| async move {
+                relay.close().await;
+                drop((near_file, far_file, load));
+            });
+            return Ok((ended, None));
+        }
+        let draining = relay.keep_tunnel().map(|(drain, user)| {
+            load.another().go_on(|load| async move {
+                user.close().await;
+                drop((far_file, load));
+            });
+            Draining::go_on(drain, near_file, alive, load)
+        });
+        Ok((ended, draining))
+    });
+    ((taken, far_taken), relay)
+}
+
+/// Takes a tunnel apart into what a worker needs, what it held, and what is given back at
+/// the session's end. A version 2 agent is told of the pairing.
+fn agent_leg(
+    pipe: &Pipe,
+    side: usize,
+    mut tunnel: Box<Tunnel>,
+    user: Option<UserAddresses>,
+) -> (Leg<Detached>, Vec<Box<[u8]>>, Taken<'_>, FileGuard) {
+    let held = tunnel.take_held();
+    tunnel.end_probe();
+    let voice = match tunnel.version {
+        Version::One => {
+            Voice::Version1 { threshold: pipe.agent_port(side).limits.heartbeat_threshold }
+        }
+        Version::Two => {
+            // An agent that is gone by now shows that to the relay.
+            let _ = tunnel.stream.queue(&proxy::header(user));
+            Voice::Version2
+        }
+    };
+    let Tunnel { stream, peer, rhythm, place, file, .. } = *tunnel;
+    let in_use = Counted::new(&pipe.sides[side].in_use);
+    let taken = Taken { place, in_use, agent: (peer, rhythm) };
+    (Leg { stream: stream.detach(), voice }, held, taken, file)
+}
+
+fn session_ended(pipe: &Pipe, ended: Option<Ended>, [agent, partner]: [SocketAddr; 2]) {
+    let Some(ended) = ended else {
+        return pipe
+            .fault(Of::Event, "a session could not begin: the kernel watches no more sockets");
+    };
+    pipe.pairing.lost(ended.missing);
+    match ended.ending {
+        Ending::Absent(_) => pipe.count(|counts| counts.tunnels_absent += 1),
+        Ending::Failed(side)
+        | Ending::Wrong(side)
+        | Ending::Unanswered(side)
+        | Ending::NoAnswer(side)
+        | Ending::Stalled(side) => {
+            let who = if side == 0 { agent } else { partner };
+            pipe.fault(Of::Event, &format!("a session with {who} failed: {}", ended.ending));
+        }
+        _ => {}
+    }
+    let level = if pipe.settings().connection_log { log::Level::Info } else { log::Level::Debug };
+    log::log!(
+        target: ALWAYS,
+        level,
+        "{}: session of {agent} and {partner} ended after {:.1} s, {} bytes from port1, {} from port2: {}",
+        pipe.id(),
+        ended.lasted.as_secs_f32(),
+        ended.bytes[0],
+        ended.bytes[1],
+        ended.ending
+    );
+}
