@@ -35,6 +35,7 @@ pub enum Stall {
 impl StallWatch {
     /// Asks `peer` if it is time to: when bytes have waited for `first`, and then every
     /// [`limits::STALL_CHECK`].
+    #[inline(always)]
     pub fn look(
         &mut self,
         peer: &mut impl Acknowledged,

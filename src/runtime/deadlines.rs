@@ -21,6 +21,7 @@ impl Deadlines {
     }
 
     /// Whether `deadline` has passed. If it has not, the task waits for it.
+    #[inline(always)]
     pub fn has_passed(&mut self, deadline: Instant) -> bool {
         let passed = deadline <= self.now;
         if !passed {

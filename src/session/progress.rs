@@ -56,6 +56,7 @@ impl<S: Connection> Progress<S> {
     }
 
     /// The side where `from`'s bytes come from, and the side where they go.
+    #[inline(always)]
     pub(super) fn pair(&mut self, from: usize) -> (&mut Side<S>, &mut Side<S>) {
         let [first, second] = &mut self.sides;
         if from == 0 { (first, second) } else { (second, first) }
@@ -145,12 +146,9 @@ impl<S: Connection> Progress<S> {
     /// The ending, if it has come; else when to look again.
     pub(super) fn ending(&mut self, now: Instant) -> Result<Ending, Option<Instant>> {
         let mut deadlines = Deadlines::new(now);
-        let ending = self
-            .cut_short(0)
-            .or_else(|| self.cut_short(1))
+        let ending = find_leg(|leg| self.cut_short(leg))
             .or_else(|| self.is_complete().then_some(Ending::Complete))
-            .or_else(|| self.lost(0, &mut deadlines))
-            .or_else(|| self.lost(1, &mut deadlines))
+            .or_else(|| find_leg(|leg| self.lost(leg, &mut deadlines)))
             .or_else(|| self.is_silent(&mut deadlines).then_some(Ending::Silent))
             .or_else(|| self.has_lingered(&mut deadlines).then_some(Ending::Lingered));
         ending.ok_or(deadlines.next())
@@ -294,6 +292,11 @@ impl<S: Connection> Progress<S> {
             missing => missing,
         }
     }
+}
+
+/// What is found on the first leg on which there is anything.
+fn find_leg(find: impl FnMut(usize) -> Option<Ending>) -> Option<Ending> {
+    [0, 1].into_iter().find_map(find)
 }
 
 #[cfg(test)]

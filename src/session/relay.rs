@@ -157,8 +157,10 @@ impl Relay {
     /// Passes on the beginning of a heartbeat as bytes if the rest has not come in time.
     fn give_up_begun(&mut self, from: usize) {
         let (source, _) = self.progress.pair(from);
-        let late = source.input != Input::Open || now() >= source.heard_at + limits::BEAT_REST;
-        if source.listener.is_amid_heartbeat() && late {
+        if !source.listener.is_amid_heartbeat() {
+            return;
+        }
+        if source.input != Input::Open || now() >= source.heard_at + limits::BEAT_REST {
             let bytes = source.listener.release();
             self.deliver(from, bytes);
         }

@@ -153,7 +153,7 @@ impl Side {
     /// Sends `unit` on. A user's bytes that look like heartbeats go in two pieces, since a version 1
     /// agent would take them for heartbeats.
     pub(super) fn send(&mut self, unit: &[u8], from: Voice) {
-        if unit.is_empty() || self.output != Output::Open {
+        if self.output != Output::Open {
             return;
         }
         let swallowed = matches!(self.listener.voice(), Voice::Version1 { .. })
@@ -234,7 +234,7 @@ impl Side {
             stream.poll_receive(context, &mut |unit| match listener.classify(unit, tls) {
                 Unit::Heartbeats(count) => heartbeats += count,
                 Unit::Data { begun, bytes: unit } => {
-                    for piece in [begun, unit] {
+                    for piece in [begun, unit].into_iter().filter(|piece| !piece.is_empty()) {
                         *bytes += piece.len() as u64;
                         sink.send(piece, listener.voice());
                     }
