@@ -1,6 +1,7 @@
-//! The server's side of HTTP/1.1 (RFC 9110 and 9112): bytes to [`Request`], [`Response`] to
-//! bytes, and one connection's whole life in [`serve_connection`]. It has never heard of
-//! mappings: what to answer, also to what is no request, is its [`Handler`]'s to say.
+//! The server's side of HTTP/1.1 (RFC 9110 and 9112): one connection's whole life in
+//! [`serve_connection`]. `parse` and `chunks` turn bytes into a [`Request`], `answer` a [`Response`]
+//! into bytes. This room knows nothing of mappings: the [`Handler`] decides what is answered, also to
+//! what is not a request.
 //!
 //! Choices where HTTP leaves one:
 //! - A request without `Content-Length` and `Transfer-Encoding` has no body (so `POST` works
@@ -10,11 +11,8 @@
 //!   `100-continue` is 417. A request line beyond the head's limit is 414, a head 431.
 //! - A missing `Host` is tolerated, one given twice is 400; the query is ignored; the target may be an
 //!   absolute URL, whose host counts.
-//! - A client that sent nothing at all is not told that it was too slow; it is closed.
+//! - The connection of a client that sent nothing at all is closed without an answer.
 
-mod parse;
-
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::time::{Duration, Instant};
@@ -24,81 +22,28 @@ use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::limits;
 use crate::runtime::{self, sleep};
-use parse::{Chunks, Head, Length};
+use answer::Answer;
+use chunks::Chunks;
+use parse::{Head, Length};
 
-/// Bytes read at once. Requests are some hundred bytes; a connection that waits costs no more.
+pub use fault::Fault;
+pub use message::{Request, Response, Source};
+
+mod answer;
+mod chunks;
+mod fault;
+mod message;
+mod parse;
+
+/// Bytes read at once: requests are a few hundred bytes.
 const READ: usize = 1024;
 
-/// A request, whole. Its `Debug` hides the body, which may hold secrets.
-#[derive(PartialEq, Eq)]
-pub struct Request {
-    /// `GET`, `POST` or any other token.
-    pub method: Box<str>,
-    /// The path, without host, query and fragment; not percent-decoded.
-    pub path: Box<str>,
-    /// The content type with its parameters, if there is one.
-    pub content_type: Option<Box<str>>,
-    /// The body, at most [`limits::HTTP_BODY`] bytes.
-    pub body: Vec<u8>,
-}
-
-/// What a request's head says of where it comes from. Browsers tell it of web pages; other clients
-/// can say what they like.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Source {
-    /// The host that the client means to speak to, with its port: of the target, or `Host`.
-    pub host: Option<Box<str>>,
-    /// `Origin`: the scheme, host and port of the page that makes a browser send the request.
-    pub origin: Option<Box<str>>,
-    /// `Sec-Fetch-Site`: how that page and this server are related.
-    pub fetch_site: Option<Box<str>>,
-}
-
-/// An answer. Its `Debug` hides the body, which may hold secrets.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Response {
-    /// The status code.
-    pub status: u16,
-    /// The body's content type.
-    pub content_type: &'static str,
-    /// The methods that the path takes, for a 405.
-    pub allow: Option<&'static str>,
-    /// The body. A `HEAD` request gets its length and type alone.
-    pub body: Vec<u8>,
-}
-
-/// Why what a client sent is not a request. The connection ends with the answer to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Not HTTP, or open to more than one reading; what is wrong.
-    Malformed(&'static str),
-    /// Not complete within the time for a request.
-    TooSlow,
-    /// An HTTP/1.0 request that ought to have a length.
-    LengthRequired,
-    /// A body of more than [`limits::HTTP_BODY`].
-    BodyTooLarge,
-    /// A request line of more than [`limits::HTTP_HEAD`].
-    TargetTooLong,
-    /// An `Expect` that is not `100-continue`.
-    Expectation,
-    /// A head of more than [`limits::HTTP_HEAD`], or with too many fields.
-    HeadTooLarge,
-    /// A transfer coding other than `chunked`.
-    TransferEncoding,
-    /// Neither HTTP/1.1 nor HTTP/1.0.
-    Version,
-    /// More than is left of the memory for requests.
-    Crowded,
-}
-
-/// What requests come from and answers go to.
+/// The stream that requests come from and answers go to.
 pub trait Wire: AsyncRead + AsyncWrite + Unpin {
-    /// From now on takes at most so many bytes from the other end, all that carries nothing
-    /// included, and fails beyond.
+    /// From now on takes at most `bytes` from the other end, overhead included, and fails beyond.
     fn bound(&mut self, bytes: usize);
 
-    /// Has the kernel keep about so many bytes that the other end has not acknowledged.
+    /// Has the kernel buffer about `bytes` that the other end has not acknowledged.
     fn keep(&mut self, bytes: usize);
 
     /// Whether the other end has acknowledged all that was written.
@@ -107,8 +52,8 @@ pub trait Wire: AsyncRead + AsyncWrite + Unpin {
 
 /// What answers a connection's requests.
 pub trait Handler {
-    /// Whether this caller is heard at all; asked once a request's head is complete, before its
-    /// body is read. The error is the answer, and the connection's last.
+    /// Decides whether this caller may make requests at all; called once a request's head is complete,
+    /// before its body is read. The error is the answer, and the connection's last.
     fn admit(&self, source: &Source) -> Result<(), Response>;
 
     /// Answers one request. Runs to its end even when the client goes away meanwhile.
@@ -117,12 +62,14 @@ pub trait Handler {
     /// The answer to what is no request.
     fn refuse(&self, fault: Fault) -> Response;
 
-    /// Told how many bytes of a request are held, 0 once it is answered. `false` if so many cannot be.
+    /// Called with the number of bytes of a request that are in memory, 0 once it is answered. `false`
+    /// if there is no room for so many.
     fn may_hold(&self, _request: usize) -> bool {
         true
     }
 
-    /// Told how many bytes of an answer are held until the client takes them, 0 once it has.
+    /// Called with the number of bytes of an answer that are in memory until the client has taken them,
+    /// 0 once it has.
     fn holds(&self, _bytes: usize) {}
 }
 
@@ -147,13 +94,14 @@ impl Default for Patience {
     }
 }
 
-/// Serves one connection until the client or a fault ends it: requests one after the other,
-/// those that come together too, each answered before the next is looked at.
+/// Serves one connection until the client or a fault ends it: requests one after the other, each
+/// answered before the next is looked at, even if they arrive together.
 ///
-/// Until its head is whole a request may take [`limits::STRANGER_BYTES`] of the wire. (What came
-/// before the first one, as in TLS, is for the caller to bound together with it.)
+/// Until its head is complete, a request may take [`limits::STRANGER_BYTES`] of the wire. The caller
+/// sets this bound for the first request, with what came before it, such as the TLS handshake.
 ///
-/// Errors: what the stream reports; most often that the client has gone.
+/// # Errors
+/// What the stream reports; most often that the client has gone.
 pub async fn serve_connection<S, H>(stream: S, handler: &H, patience: Patience) -> io::Result<()>
 where
     S: Wire,
@@ -173,7 +121,7 @@ where
                 };
                 let bodiless = &*request.method == "HEAD";
                 let response = handler.answer(request).await;
-                // It is less than before.
+                // Less than before, so there is room.
                 let _ = handler.may_hold(connection.unread.len());
                 let kept = head.keep_alive.then_some(head.old);
                 (Answer::new(response, kept, bodiless), !head.keep_alive)
@@ -197,7 +145,7 @@ where
             connection.close(patience.linger).await?;
         }
         if answer.is_long() {
-            // The kernel still keeps much of it, which counts as held until it is taken.
+            // Until the client takes it, much of it is in the kernel, and counts as held.
             drop(answer);
             match runtime::until(taken_by, connection.taken()).await {
                 Some(()) => connection.stream.keep(limits::HTTP_UNREAD),
@@ -209,13 +157,13 @@ where
             return Ok(());
         }
         connection.stream.bound(limits::STRANGER_BYTES);
-        // A client that sends its requests in one go must not hold up everybody else.
+        // A client that sends many requests at once must not hold up everybody else.
         future::yield_now().await;
         until = connection.next_request(patience).await?;
     }
 }
 
-/// Why no request came out of a connection.
+/// Why a connection gave no request.
 enum End {
     /// The client ended the connection between two requests.
     Closed,
@@ -239,40 +187,15 @@ impl From<io::Error> for End {
 
 struct Connection<S> {
     stream: S,
-    /// What has arrived and is not yet part of a request: at most a head and one read.
+    /// What has arrived but does not belong to a request yet: at most a head and one read.
     unread: Vec<u8>,
-    /// Something of the next request has arrived.
+    /// Whether bytes of the next request have arrived.
     begun: bool,
 }
 
-/// An answer as sent: the head, with the body behind it where that is short.
-struct Answer {
-    front: Vec<u8>,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    /// As [`to_bytes`]; a long body is not copied.
-    fn new(mut response: Response, kept: Option<bool>, bodiless: bool) -> Self {
-        let long = response.body.len() > limits::HTTP_UNREAD && !bodiless;
-        let front = to_bytes(&response, kept, bodiless || long);
-        let body = if long { std::mem::take(&mut response.body) } else { Vec::new() };
-        Answer { front, body }
-    }
-
-    fn len(&self) -> usize {
-        self.front.len() + self.body.len()
-    }
-
-    /// Whether it is longer than the kernel keeps for one that does not read.
-    fn is_long(&self) -> bool {
-        !self.body.is_empty()
-    }
-}
-
 impl<S: Wire> Connection<S> {
-    /// Waits for a kept connection's next request to begin; returns when it must be complete.
-    /// An end or a silence is left for [`Connection::read_request`] to find.
+    /// Waits for the next request on a kept connection to begin; gives the time by which it must be
+    /// complete. An end or a silence is for [`Connection::read_request`] to find.
     async fn next_request(&mut self, patience: Patience) -> io::Result<Instant> {
         self.begun = !self.unread.is_empty();
         if !self.begun {
@@ -314,7 +237,7 @@ impl<S: Wire> Connection<S> {
         handler: &H,
         length: usize,
     ) -> Result<Vec<u8>, End> {
-        // Not reserved before it is there: many connections may promise much and send nothing.
+        // Memory is taken as bytes arrive: many connections may announce much and send nothing.
         let mut body = Vec::new();
         loop {
             self.hold(handler, body.len())?;
@@ -346,7 +269,7 @@ impl<S: Wire> Connection<S> {
         }
     }
 
-    /// Holds the request so far, of which `body` bytes are elsewhere.
+    /// Tells the handler how much of the request is in memory: what is unread, and `body` bytes.
     fn hold<H: Handler>(&self, handler: &H, body: usize) -> Result<(), Fault> {
         let held = handler.may_hold(self.unread.len() + body);
         if held { Ok(()) } else { Err(Fault::Crowded) }
@@ -361,7 +284,7 @@ impl<S: Wire> Connection<S> {
         Ok(count)
     }
 
-    /// What an end of the stream means while a head is awaited: blank lines are nothing.
+    /// What the end of the stream means while a head is expected. Blank lines do not count as one.
     fn cut(&self) -> End {
         match self.unread.trim_ascii().is_empty() {
             true => End::Closed,
@@ -369,8 +292,8 @@ impl<S: Wire> Connection<S> {
         }
     }
 
-    /// Sends an answer. A small buffer of the kernel's would have a long one wait for the delayed
-    /// acknowledgements of its pieces, 40 ms each.
+    /// Sends an answer. With a small buffer in the kernel, each piece of a long answer would wait 40 ms
+    /// for the delayed acknowledgement of the one before.
     async fn answer(&mut self, answer: &Answer) -> io::Result<()> {
         if answer.is_long() {
             self.stream.keep(limits::HTTP_FLIGHT);
@@ -394,9 +317,9 @@ impl<S: Wire> Connection<S> {
         self.stream.flush().await
     }
 
-    /// Ends the connection so that the client can read the last answer: closed with unread bytes
-    /// a socket sends a reset, which takes the answer from the client's buffer. So the rest of
-    /// what the client sends is read over, within bounds.
+    /// Ends the connection so that the client can read the last answer. A socket closed with unread
+    /// bytes sends a reset, which discards the answer in the client's buffer. So what the client still
+    /// sends is read and discarded, within bounds.
     async fn close(&mut self, linger: Duration) -> io::Result<()> {
         let drain = async {
             self.stream.close().await?;
@@ -416,7 +339,8 @@ impl<S: Wire> Connection<S> {
     }
 }
 
-/// Room for `more` bytes, and little else: who fills a body slowly has no room for twice as many.
+/// Makes room for `more` bytes and little else: a vector would double, and a body that arrives slowly
+/// would occupy twice its size.
 fn make_room(body: &mut Vec<u8>, more: usize) {
     if body.capacity() - body.len() < more {
         body.reserve_exact(more.next_multiple_of(limits::HTTP_STEP));
@@ -427,121 +351,6 @@ const BODY_CUT: Fault = Fault::Malformed("the connection ended within the body")
 
 async fn within<T>(until: Instant, work: impl Future<Output = Result<T, End>>) -> Result<T, End> {
     runtime::until(until, work).await.unwrap_or(Err(End::Late))
-}
-
-/// The answer as sent. `kept`: `None` when the connection ends with it, otherwise whether the
-/// client must be told that it does not. `bodiless`: the answer to a `HEAD`.
-fn to_bytes(response: &Response, kept: Option<bool>, bodiless: bool) -> Vec<u8> {
-    let mut bytes = format!(
-        "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n",
-        response.status,
-        reason(response.status),
-        response.content_type,
-        response.body.len(),
-    );
-    if let Some(methods) = response.allow {
-        bytes.push_str(&format!("Allow: {methods}\r\n"));
-    }
-    bytes.push_str(match kept {
-        None => "Connection: close\r\n\r\n",
-        Some(true) => "Connection: keep-alive\r\n\r\n",
-        Some(false) => "\r\n",
-    });
-    let mut bytes = bytes.into_bytes();
-    if !bodiless {
-        bytes.extend_from_slice(&response.body);
-    }
-    bytes
-}
-
-fn reason(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        400 => "Bad Request",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        411 => "Length Required",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        415 => "Unsupported Media Type",
-        417 => "Expectation Failed",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        503 => "Service Unavailable",
-        505 => "HTTP Version Not Supported",
-        507 => "Insufficient Storage",
-        // The phrase is for people and may be empty (RFC 9112, section 4).
-        _ => "",
-    }
-}
-
-impl fmt::Debug for Request {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Request({} {}, {} bytes)", self.method, self.path, self.body.len())
-    }
-}
-
-impl fmt::Debug for Response {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Response({}, {} bytes)", self.status, self.body.len())
-    }
-}
-
-impl Fault {
-    /// The status code of the answer.
-    pub fn status(&self) -> u16 {
-        match self {
-            Fault::Malformed(_) => 400,
-            Fault::TooSlow => 408,
-            Fault::LengthRequired => 411,
-            Fault::BodyTooLarge => 413,
-            Fault::TargetTooLong => 414,
-            Fault::Expectation => 417,
-            Fault::HeadTooLarge => 431,
-            Fault::TransferEncoding => 501,
-            Fault::Crowded => 503,
-            Fault::Version => 505,
-        }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::Malformed(what) => write!(f, "not an HTTP/1.1 request: {what}"),
-            Fault::TooSlow => write!(
-                f,
-                "the request was not complete within {} s",
-                limits::HTTP_REQUEST.as_secs()
-            ),
-            Fault::LengthRequired => {
-                f.write_str("an HTTP/1.0 request with a body needs a Content-Length")
-            }
-            Fault::BodyTooLarge => {
-                write!(f, "the body is longer than {} bytes", limits::HTTP_BODY)
-            }
-            Fault::TargetTooLong => {
-                write!(f, "the request line is longer than {} bytes", limits::HTTP_HEAD)
-            }
-            Fault::Expectation => f.write_str("the only Expect that is met is 100-continue"),
-            Fault::HeadTooLarge => write!(
-                f,
-                "the head is longer than {} bytes or has more than 64 fields",
-                limits::HTTP_HEAD
-            ),
-            Fault::TransferEncoding => {
-                f.write_str("the only Transfer-Encoding that is understood is chunked")
-            }
-            Fault::Crowded => f.write_str(
-                "other requests that are not complete take up all the memory there is for them; send \
-                 it again a little later",
-            ),
-            Fault::Version => f.write_str("only HTTP/1.1 and HTTP/1.0 are spoken here"),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,19 +1,15 @@
-//! Bytes to the parts of an HTTP/1.1 request: pure functions over what has arrived so far.
+//! Bytes to the head of an HTTP/1.1 request: pure functions over what has arrived so far.
 //!
-//! The head is read by `httparse`; what it does not decide (the length of the body, whether the
-//! connection is kept, which forms of target there are) is decided here, strictly: whatever two
-//! readers of the same bytes could take for different requests is refused (RFC 9112, section
-//! 11.2).
+//! `httparse` reads the head. What it leaves open is decided here, strictly: the length of the body,
+//! whether the connection is kept, which forms of target there are. Bytes that two readers could take
+//! for different requests are refused (RFC 9112, section 11.2).
 
+use super::fault::Fault;
+use super::message::Source;
 use crate::limits;
 
-use super::{Fault, Source};
-
-/// Fields a head may have. The head's own limit of 8 KiB would allow thousands of empty ones.
+/// Most fields in a head. The head's limit of 8 KiB alone would allow thousands of empty ones.
 const FIELDS: usize = 64;
-
-/// Longest line that gives a chunk's size, its extensions included.
-const CHUNK_LINE: usize = 256;
 
 /// What the head of a request says.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,11 +23,11 @@ pub(super) struct Head {
     /// The client waits for `100 Continue` before it sends the body.
     pub(super) expects_continue: bool,
     pub(super) keep_alive: bool,
-    /// The request is of HTTP/1.0, whose clients must be told that a connection is kept.
+    /// The request is HTTP/1.0: such a client must be told that the connection is kept.
     pub(super) old: bool,
 }
 
-/// How the end of the body is known.
+/// What says where the body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
     Known(usize),
@@ -42,7 +38,7 @@ pub(super) enum Length {
 pub(super) fn head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Fault> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS];
     let mut request = httparse::Request::new(&mut fields);
-    // What is beyond the limit is not looked at: whether it has come yet must change nothing.
+    // Bytes beyond the limit are ignored: whether they have arrived yet must not matter.
     let bytes = &bytes[..bytes.len().min(limits::HTTP_HEAD)];
     let end = match request.parse(bytes) {
         Ok(httparse::Status::Complete(end)) => end,
@@ -84,8 +80,8 @@ pub(super) fn head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Fault> {
     Ok(Some((head, end)))
 }
 
-/// Which limit a head that does not end in its first [`limits::HTTP_HEAD`] bytes has broken: the
-/// first line alone, or the whole.
+/// Which limit is exceeded by a head that does not end within [`limits::HTTP_HEAD`] bytes: that of
+/// its first line, or that of the whole.
 fn too_large(bytes: &[u8]) -> Fault {
     let mut line = bytes.iter().skip_while(|byte| matches!(byte, b'\r' | b'\n'));
     match line.any(|&byte| byte == b'\n') {
@@ -95,15 +91,15 @@ fn too_large(bytes: &[u8]) -> Fault {
 }
 
 /// Whether the third word of the first line names a version of HTTP, so that 505 is the right
-/// answer to it. What follows has not always come yet when the answer is due.
+/// answer. The rest of the line may not have arrived yet.
 fn names_http(bytes: &[u8]) -> bool {
     let line = bytes.split(|&byte| byte == b'\n').find(|line| !line.trim_ascii().is_empty());
     let version = line.and_then(|line| line.split(|&byte| byte == b' ').nth(2));
     version.is_some_and(|version| version.starts_with(b"HTTP/"))
 }
 
-/// The values of a field, in order. One that is not text (bytes above 127) is the empty string:
-/// no field read here may have such bytes.
+/// The values of a field, in order. A value that is not UTF-8 counts as empty: no field
+/// that is read here may have such bytes.
 fn values<'a>(
     fields: &'a [httparse::Header<'a>],
     name: &'static str,
@@ -114,7 +110,7 @@ fn values<'a>(
         .map(|field| std::str::from_utf8(field.value).unwrap_or("").trim())
 }
 
-/// The value of a field; given more than once it has none that means anything, the empty one.
+/// The value of a field; the empty string when the field is given more than once.
 fn only(fields: &[httparse::Header<'_>], name: &'static str) -> Option<Box<str>> {
     let mut values = values(fields, name);
     let first = values.next()?;
@@ -141,9 +137,9 @@ fn target_parts(target: &str) -> Result<(Option<&str>, &str), Fault> {
     }
 }
 
-/// How the body's end is told (RFC 9112, section 6.3). A request with neither field has no body;
-/// only of an HTTP/1.0 request that ought to have one a length is demanded (411), as there its
-/// absence once meant "until the connection ends".
+/// Where the body ends (RFC 9112, section 6.3). A request with neither field has no body; but an
+/// HTTP/1.0 request whose method has one needs a length (411), because in HTTP/1.0 its absence once
+/// meant "until the connection ends".
 fn length(fields: &[httparse::Header<'_>], method: &str, old: bool) -> Result<Length, Fault> {
     let mut lengths = values(fields, "content-length");
     let mut codings = values(fields, "transfer-encoding");
@@ -158,7 +154,7 @@ fn length(fields: &[httparse::Header<'_>], method: &str, old: bool) -> Result<Le
             if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
                 return Err(Fault::Malformed("Content-Length is not a number"));
             }
-            // What does not fit the type does not fit the limit either.
+            // A number too large for the type is beyond the limit too.
             match digits.parse() {
                 Ok(length) if length <= limits::HTTP_BODY => Ok(Length::Known(length)),
                 _ => Err(Fault::BodyTooLarge),
@@ -186,129 +182,6 @@ fn expects_continue(fields: &[httparse::Header<'_>], old: bool) -> Result<bool, 
         Some(_) => Err(Fault::Expectation),
         None => Ok(false),
     }
-}
-
-/// Takes a chunked body apart, piece by piece.
-#[derive(Debug, Default)]
-pub(super) struct Chunks {
-    at: At,
-    /// Bytes of trailer fields so far; they are read over.
-    trailers: usize,
-}
-
-#[derive(Debug, Default)]
-enum At {
-    #[default]
-    Size,
-    Data(usize),
-    DataEnd,
-    Trailers,
-    End,
-}
-
-impl Chunks {
-    /// Appends what of the body is in `input` to `body`; returns how much of `input` is done
-    /// with. To be called again with the rest and more bytes until [`Chunks::ended`].
-    pub(super) fn feed(&mut self, input: &[u8], body: &mut Vec<u8>) -> Result<usize, Fault> {
-        let mut done = 0;
-        loop {
-            let rest = &input[done..];
-            let step = match self.at {
-                At::Size => self.size(rest, body.len())?,
-                At::Data(left) => {
-                    let taken = left.min(rest.len());
-                    body.extend_from_slice(&rest[..taken]);
-                    self.at = if taken == left { At::DataEnd } else { At::Data(left - taken) };
-                    taken
-                }
-                At::DataEnd => match rest {
-                    [b'\r', b'\n', ..] => {
-                        self.at = At::Size;
-                        2
-                    }
-                    [] | [b'\r'] => 0,
-                    _ => return Err(Fault::Malformed("a chunk is longer than its size says")),
-                },
-                At::Trailers => self.trailer(rest)?,
-                At::End => 0,
-            };
-            if step == 0 {
-                return Ok(done);
-            }
-            done += step;
-        }
-    }
-
-    /// Whether the body is complete.
-    pub(super) fn ended(&self) -> bool {
-        matches!(self.at, At::End)
-    }
-
-    fn size(&mut self, rest: &[u8], body: usize) -> Result<usize, Fault> {
-        let Ok(line) = size_line(rest) else {
-            // Judged by the bytes up to the wrong one alone, the fault is the same however many have
-            // been read.
-            let wrong = (1..=rest.len()).find(|&end| size_line(&rest[..end]).is_err());
-            return Err(size_fault(&rest[..wrong.unwrap_or(rest.len())]));
-        };
-        let Some((line, size)) = line else { return Ok(0) };
-        let size = usize::try_from(size).map_err(|_| Fault::BodyTooLarge)?;
-        if size > limits::HTTP_BODY - body {
-            return Err(Fault::BodyTooLarge);
-        }
-        self.at = if size == 0 { At::Trailers } else { At::Data(size) };
-        Ok(line)
-    }
-
-    fn trailer(&mut self, rest: &[u8]) -> Result<usize, Fault> {
-        let line = rest.iter().position(|&byte| byte == b'\n').map(|end| end + 1);
-        if self.trailers + line.unwrap_or(rest.len()) > limits::HTTP_HEAD {
-            return Err(Fault::HeadTooLarge);
-        }
-        let Some(line) = line else { return Ok(0) };
-        self.trailers += line;
-        if matches!(&rest[..line], b"\r\n" | b"\n") {
-            self.at = At::End;
-        }
-        Ok(line)
-    }
-}
-
-/// The length of the line of a chunk's size at the start of `rest`, and that size; `None` while the
-/// line is not complete.
-fn size_line(rest: &[u8]) -> Result<Option<(usize, u64)>, httparse::InvalidChunkSize> {
-    match httparse::parse_chunk_size(rest)? {
-        httparse::Status::Complete((line, size)) => {
-            // The parser takes an empty line for 0, and a bare line feed for a part of an
-            // extension, where other readers see a line's end.
-            let bare = rest[..line].iter().filter(|&&byte| byte == b'\n').count() > 1;
-            if !rest[0].is_ascii_hexdigit() || bare || line > CHUNK_LINE {
-                return Err(httparse::InvalidChunkSize);
-            }
-            Ok(Some((line, size)))
-        }
-        httparse::Status::Partial if rest.len() <= CHUNK_LINE => Ok(None),
-        httparse::Status::Partial => Err(httparse::InvalidChunkSize),
-    }
-}
-
-/// What is wrong with the line of a chunk's size, of which `rest` is all up to the wrong byte.
-fn size_fault(rest: &[u8]) -> Fault {
-    let digits = rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let end = rest.iter().position(|&byte| byte == b'\n');
-    let is_bare = end.and_then(|end| rest[..end].last()).is_some_and(|&byte| byte != b'\r');
-    let is_number = matches!(rest.get(digits), None | Some(b';' | b' ' | b'\t' | b'\r' | b'\n'));
-    Fault::Malformed(if digits == 0 || !is_number {
-        "the size of a chunk is not a hexadecimal number"
-    } else if digits > 16 {
-        "the size of a chunk has more than 16 digits"
-    } else if end.map_or(rest.len(), |end| end + 1) > CHUNK_LINE {
-        "the line of a chunk's size is longer than 256 bytes with its extensions; leave these out"
-    } else if is_bare {
-        "the line of a chunk's size ends with a line feed alone; CR and LF end a line"
-    } else {
-        "the line of a chunk's size has something else behind the size than an extension"
-    })
 }
 
 #[cfg(test)]
@@ -452,75 +325,5 @@ mod tests {
         assert_eq!(fault(long.as_bytes()), 414);
         assert_eq!(fault(post(&"a:\r\n".repeat(FIELDS + 1)).as_bytes()), 431);
         assert_eq!(fault(&b"\r\n".repeat(limits::HTTP_HEAD)), 414);
-    }
-
-    fn chunks(pieces: &[&[u8]]) -> Result<(Vec<u8>, usize, bool), u16> {
-        let (mut chunks, mut body, mut kept) = (Chunks::default(), Vec::new(), Vec::new());
-        for piece in pieces {
-            kept.extend_from_slice(piece);
-            let done = chunks.feed(&kept, &mut body).map_err(|fault| fault.status())?;
-            kept.drain(..done);
-        }
-        Ok((body, kept.len(), chunks.ended()))
-    }
-
-    #[test]
-    fn chunks_cut_at_any_byte() {
-        let whole = b"5;x=\"y\"\r\nhello\r\n6 \r\n world\r\n0\r\nTrailer: 1\r\n\r\nGET";
-        for cut in 0..whole.len() {
-            let (body, left, ended) = chunks(&[&whole[..cut], &whole[cut..]]).expect("no fault");
-            assert_eq!((body.as_slice(), left, ended), (&b"hello world"[..], 3, true), "{cut}");
-        }
-        let bytes: Vec<&[u8]> = whole.chunks(1).collect();
-        assert_eq!(chunks(&bytes).expect("no fault").0, b"hello world");
-    }
-
-    #[test]
-    fn faults_of_a_chunks_line_say_what_is_wrong() {
-        let long = [b"1;".as_slice(), &[b'a'; CHUNK_LINE], b"\r\n"].concat();
-        let cases: &[(&[u8], &str)] = &[
-            (b"\r\n\r\n", "not a hexadecimal number"),
-            (b"x\r\n", "not a hexadecimal number"),
-            (b"5x\r\n", "not a hexadecimal number"),
-            (b"5\nhello", "a line feed alone"),
-            (b"5;a\nhello\r\n", "a line feed alone"),
-            (b"fffffffffffffffff\r\n", "more than 16 digits"),
-            (&long, "longer than 256 bytes"),
-            (&long[..long.len() - 2], "longer than 256 bytes"),
-            (b"5 6\r\n", "something else behind the size"),
-            (b"5;a\rb\r\n", "something else behind the size"),
-        ];
-        for (bytes, words) in cases {
-            let fault = Chunks::default().feed(bytes, &mut Vec::new()).expect_err(words);
-            let text = fault.to_string();
-            assert!(text.contains(words), "{:?}: {text}", String::from_utf8_lossy(bytes));
-        }
-        assert!(size_fault(&long).to_string().contains(&CHUNK_LINE.to_string()));
-    }
-
-    #[test]
-    fn chunk_faults() {
-        let long_line = [b"1;".as_slice(), &[b'a'; CHUNK_LINE]].concat();
-        let long_trailer = [b"0\r\n".as_slice(), &[b'a'; limits::HTTP_HEAD + 1]].concat();
-        let cases: &[(&[u8], u16)] = &[
-            (b"\r\n\r\n", 400),
-            (b"x\r\n", 400),
-            (b"-1\r\n", 400),
-            (b"5\nhello", 400),
-            (b"5;a\nb\r\nhello\r\n", 400),
-            (b"5\r\nhello!\r\n", 400),
-            (b"10001\r\n", 413),
-            (b"fffffffffffffff\r\n", 413),
-            (b"fffffffffffffffff\r\n", 400),
-            (&long_line, 400),
-            (&long_trailer, 431),
-        ];
-        for (bytes, status) in cases {
-            assert_eq!(chunks(&[bytes]), Err(*status), "{:?}", String::from_utf8_lossy(bytes));
-        }
-        let full = [b"10000\r\n".as_slice(), &[0; 65536], b"\r\n0\r\n\r\n"].concat();
-        assert_eq!(chunks(&[&full]).expect("fits").0.len(), limits::HTTP_BODY);
-        let over = [b"ffff\r\n".as_slice(), &[0; 65535], b"\r\n2\r\n"].concat();
-        assert_eq!(chunks(&[&over]), Err(413));
     }
 }

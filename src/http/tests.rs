@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use super::answer::to_bytes;
 use super::*;
 
 const QUICK: Patience = Patience {
