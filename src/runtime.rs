@@ -15,7 +15,7 @@ mod workers;
 pub use deadlines::Deadlines;
 pub use io::Io;
 pub use line::{Line, Place};
-pub use numbered::Numbered;
+pub use numbered::{Numbered, Numbers};
 #[cfg(test)]
 pub use reactor::set_looks;
 pub use reactor::{block_on, look, looks, now, run, yield_turn};

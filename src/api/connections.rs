@@ -1,7 +1,7 @@
 //! The API's connections at this moment, and which of them makes room for another one.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::net::handshake::Progress;
 use crate::net::share::Share;
 use crate::os::FileGuard;
 use crate::report::status::{reached, refused};
-use crate::runtime::{look, until};
+use crate::runtime::{Numbered, look, until};
 
 /// Who outlasts whom when places are short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,7 +30,7 @@ pub(super) enum Rank {
 
 /// The connections at this moment.
 pub(super) struct Connections {
-    pub(super) open: RefCell<HashMap<u64, Open>>,
+    pub(super) open: RefCell<Numbered<Open>>,
     begun: Cell<u64>,
     /// How many there may be, but for those that shake hands.
     pub(super) capacity: usize,
@@ -184,7 +184,7 @@ impl Connections {
     }
 
     fn remove(&self, number: u64) -> Option<Open> {
-        let open = self.open.borrow_mut().remove(&number)?;
+        let open = self.open.borrow_mut().remove(number)?;
         self.shaking.set(self.shaking.get() - usize::from(open.state.shaking.take()));
         Some(open)
     }
@@ -207,7 +207,7 @@ impl Connections {
         let first = open
             .iter()
             .filter(|(_, open)| !open.state.answering.get() && of(&open.state))
-            .map(|(number, open)| (open.state.rank, open.state.turn_ends.get(), *number))
+            .map(|(number, open)| (open.state.rank, open.state.turn_ends.get(), number))
             .min();
         match first {
             Some((of, due, number)) if of < rank || due <= Instant::now() => (Some(number), None),
@@ -244,7 +244,7 @@ impl Connections {
     /// until all answers together are at most `limit` bytes.
     pub(super) fn bound_held(&self, own: &Rc<State>, limit: usize) {
         let held = |open: &Open| open.state.held.get();
-        let mut all: usize = self.open.borrow().values().map(held).sum();
+        let mut all: usize = self.open.borrow().iter().map(|(_, open)| held(open)).sum();
         while all > limit {
             let slowest = self
                 .open
@@ -252,7 +252,7 @@ impl Connections {
                 .iter()
                 .filter(|(_, open)| open.state.held.get() > 0 && !Rc::ptr_eq(&open.state, own))
                 .min_by_key(|(_, open)| (open.state.rank == Rank::Local, open.state.since.get()))
-                .map(|(number, _)| *number);
+                .map(|(number, _)| number);
             let Some(slowest) = slowest.and_then(|number| self.remove(number)) else { return };
             all -= slowest.state.held.get();
         }

@@ -25,13 +25,13 @@ pub(super) fn ports(value: &Value) -> Result<PortRanges, Wrong> {
 
 /// The ports that `allowed` names and `excluded` does not, ascending.
 pub(super) fn pool(allowed: &PortRanges, excluded: &PortRanges) -> Vec<u16> {
-    let mut excluded = covered(excluded).peekable();
-    covered(allowed)
-        .filter(|port| {
-            while excluded.next_if(|excluded| excluded < port).is_some() {}
-            *port != 0 && excluded.peek() != Some(port)
-        })
-        .collect()
+    let mut is_in = vec![false; 1 << 16];
+    for (ranges, says) in [(allowed, true), (excluded, false)] {
+        for range in ranges {
+            is_in[usize::from(*range.start())..=usize::from(*range.end())].fill(says);
+        }
+    }
+    (1..=u16::MAX).filter(|port| is_in[usize::from(*port)]).collect()
 }
 
 /// A port number.
@@ -187,19 +187,6 @@ fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
             Ok(first..=last)
         }
     }
-}
-
-/// The ports that ranges cover, ascending, each once.
-fn covered(ranges: &PortRanges) -> impl Iterator<Item = u16> {
-    let mut ranges = ranges.clone();
-    ranges.sort_unstable_by_key(|range| *range.start());
-    let mut next = 0;
-    ranges.into_iter().flat_map(move |range| {
-        let from = next.max(u32::from(*range.start()));
-        next = next.max(u32::from(*range.end()) + 1);
-        // All below 65,536, which the last range may leave as `next`.
-        (from..next).map(|port| port as u16)
-    })
 }
 
 /// Reads every item of an array; all faults at once, each with its index.

@@ -6,7 +6,7 @@
 //! nobody else's.
 
 use std::cell::RefCell;
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -40,15 +40,15 @@ pub fn open_listener(address: SocketAddr) -> io::Result<TcpListener> {
 /// No borrow of this is held across a call out of this module.
 #[derive(Debug)]
 struct State {
-    allowed: Allowed,
+    allowed: PortSet,
     /// Allowed and not leased, the next one first.
     free: VecDeque<u16>,
-    leased: HashSet<u16>,
+    leased: PortSet,
 }
 
-/// The ports of the pool, whether leased or not: a bit for each number.
+/// A set of ports: a bit for each number.
 #[derive(Debug)]
-struct Allowed(Box<[u64]>);
+struct PortSet(Box<[u64]>);
 
 /// A port of the pool, bound and listening.
 ///
@@ -113,8 +113,11 @@ impl Pool {
     /// every interface, both families (IPv4 alone where there is no IPv6). 0 is no port and is
     /// left out; a port given twice counts once. Each one that is open takes one of `files`.
     pub fn new(ports: &[u16], listen: Option<IpAddr>, files: Arc<Files>) -> Self {
-        let state =
-            State { allowed: Allowed::default(), free: VecDeque::new(), leased: HashSet::new() };
+        let state = State {
+            allowed: PortSet::default(),
+            free: VecDeque::new(),
+            leased: PortSet::default(),
+        };
         let pool = Pool { state: Rc::new(RefCell::new(state)), listen, files };
         pool.replace(ports);
         pool
@@ -167,7 +170,7 @@ impl Pool {
     pub fn lease_port(&self, port: u16) -> Result<Lease, PortError> {
         {
             let state = self.state.borrow();
-            if state.leased.contains(&port) {
+            if state.leased.contains(port) {
                 return Err(PortError::Leased(port));
             }
             if !state.allowed.contains(port) {
@@ -210,7 +213,7 @@ impl Pool {
         let mut added = Vec::new();
         for &port in ports.iter().filter(|port| **port != 0) {
             let new = state.allowed.insert(port);
-            if new && !known.contains(port) && !state.leased.contains(&port) {
+            if new && !known.contains(port) && !state.leased.contains(port) {
                 added.push(port);
             }
         }
@@ -223,12 +226,11 @@ impl Pool {
     /// A sentence for the operator where leases live on whose ports are no longer in the pool.
     pub fn outside(&self) -> Option<String> {
         let state = self.state.borrow();
-        let outside = |port: &&u16| !state.allowed.contains(**port);
-        let mut ports: Vec<_> = state.leased.iter().filter(outside).collect();
+        let outside = |port: &u16| state.leased.contains(*port) && !state.allowed.contains(*port);
+        let ports: Vec<_> = (1..=u16::MAX).filter(outside).collect();
         if ports.is_empty() {
             return None;
         }
-        ports.sort_unstable();
         let mut named: Vec<_> = ports.iter().take(5).map(|port| port.to_string()).collect();
         if let Some(more @ 1..) = ports.len().checked_sub(named.len()) {
             named.push(format!("and {more} more"));
@@ -263,7 +265,7 @@ impl Lease {
 impl Drop for Place {
     fn drop(&mut self) {
         let state = &mut *self.state.borrow_mut();
-        state.leased.remove(&self.port);
+        state.leased.remove(self.port);
         if state.allowed.contains(self.port) {
             state.free.push_back(self.port);
         }
@@ -304,13 +306,13 @@ impl fmt::Display for PortError {
 
 impl std::error::Error for PortError {}
 
-impl Default for Allowed {
+impl Default for PortSet {
     fn default() -> Self {
-        Allowed(vec![0; (usize::from(u16::MAX) + 1) / 64].into())
+        PortSet(vec![0; (usize::from(u16::MAX) + 1) / 64].into())
     }
 }
 
-impl Allowed {
+impl PortSet {
     fn contains(&self, port: u16) -> bool {
         self.0[usize::from(port / 64)] & (1 << (port % 64)) != 0
     }
@@ -320,6 +322,10 @@ impl Allowed {
         let new = !self.contains(port);
         self.0[usize::from(port / 64)] |= 1 << (port % 64);
         new
+    }
+
+    fn remove(&mut self, port: u16) {
+        self.0[usize::from(port / 64)] &= !(1 << (port % 64));
     }
 }
 

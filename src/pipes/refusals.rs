@@ -5,7 +5,7 @@
 //! the /64 network: whoever has one address there has them all.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::time::Instant;
@@ -31,7 +31,7 @@ pub struct Refusals {
 struct Recent {
     next: u64,
     /// By address: the number of its last refusal, and when there were some.
-    times: BTreeMap<IpAddr, (u64, VecDeque<Instant>)>,
+    times: HashMap<IpAddr, (u64, VecDeque<Instant>)>,
     /// The addresses in the order of their last refusals.
     order: Numbered<IpAddr>,
 }

@@ -1,7 +1,41 @@
-//! Things by number. A tree of its own for each kind of thing takes 6 KB of the program; here one
-//! tree of numbers serves all kinds, and the things themselves lie in slots.
+//! Numbers, and things by number. A tree of its own for each kind of thing takes 6 KB of the program;
+//! here one tree of numbers serves all kinds, and the things themselves lie in slots.
 
 use std::collections::BTreeMap;
+
+/// Numbers in their order, in the same tree.
+#[derive(Debug, Default)]
+pub struct Numbers(BTreeMap<u64, usize>);
+
+impl Numbers {
+    /// Adds a number, if it is not there.
+    pub fn insert(&mut self, number: u64) {
+        self.0.insert(number, 0);
+    }
+
+    /// Takes out a number; whether it was there.
+    pub fn remove(&mut self, number: u64) -> bool {
+        self.0.remove(&number).is_some()
+    }
+
+    /// Whether a number is there.
+    pub fn contains(&self, number: u64) -> bool {
+        self.0.contains_key(&number)
+    }
+
+    /// The smallest one.
+    pub fn first(&self) -> Option<u64> {
+        self.0.keys().next().copied()
+    }
+
+    /// All.
+    pub fn iter(&self) -> impl Iterator<Item = u64> {
+        self.0.keys().copied()
+    }
+}
+
+/// Slots that are kept when all things have gone, since others come soon.
+const KEPT: usize = 16;
 
 /// Things, each with a number, kept in the order of the numbers. Finding, adding and removing one
 /// takes a number of steps that grows with the logarithm of how many there are.
@@ -45,7 +79,7 @@ impl<T> Numbered<T> {
         let slot = self.slots.remove(&number)?;
         let thing = self.things.get_mut(slot)?.take();
         self.free.push(slot);
-        if self.slots.is_empty() {
+        if self.slots.is_empty() && self.things.len() > KEPT {
             // What a burst has taken is given back.
             *self = Numbered::default();
         }

@@ -71,7 +71,7 @@ fn who_shakes_hands_leaves_its_place_to_others_until_it_is_done() {
         // One that stalls makes room for the next.
         stalls.turn_ends.set(Instant::now());
         spoke(&late);
-        assert!(connections.open.borrow().get(&first).is_none());
+        assert!(connections.open.borrow().get(first).is_none());
         assert!(has_room());
         let (asks, _) = join();
         {

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use crate::runtime::Numbered;
+use crate::runtime::{Numbered, Numbers};
 use crate::wire::greeting::Version;
 
 /// A tunnel or a user: a number that grows in order of arrival.
@@ -47,9 +47,9 @@ pub(super) struct Order {
     public: bool,
     sides: [Tunnels; 2],
     /// Users that have sent nothing, and those that have.
-    users: [BTreeSet<Number>; 2],
+    users: [Numbers; 2],
     /// Those of them that have ended their direction, and may have gone.
-    ended: BTreeSet<Number>,
+    ended: Numbers,
 }
 
 /// The tunnels that wait on one side.
@@ -57,9 +57,9 @@ pub(super) struct Order {
 struct Tunnels {
     known: Numbered<Standing>,
     /// Those that were fit, of version 1 and of version 2.
-    fit: [BTreeSet<Rank>; 2],
+    fit: [Numbers; 2],
     by_overdue: BTreeSet<(Instant, Number)>,
-    unasked: BTreeSet<Number>,
+    unasked: Numbers,
 }
 
 /// Two to be joined.
@@ -80,7 +80,7 @@ impl Order {
             public,
             sides: Default::default(),
             users: Default::default(),
-            ended: BTreeSet::new(),
+            ended: Numbers::default(),
         }
     }
 
@@ -106,11 +106,11 @@ impl Order {
     pub(super) fn tunnel_left(&mut self, side: usize, number: Number) {
         let tunnels = &mut self.sides[side];
         let Some(was) = tunnels.known.remove(number) else { return };
-        tunnels.fit[index(was.version)].remove(&was.rank(number));
+        tunnels.fit[index(was.version)].remove(was.rank(number));
         if let Some(at) = was.overdue_at {
             tunnels.by_overdue.remove(&(at, number));
         }
-        tunnels.unasked.remove(&number);
+        tunnels.unasked.remove(number);
     }
 
     /// A user waits that has sent something, or nothing yet.
@@ -121,25 +121,25 @@ impl Order {
 
     /// A user waits no longer, if it did.
     pub(super) fn user_left(&mut self, number: Number) {
-        self.users.iter_mut().for_each(|users| _ = users.remove(&number));
-        self.ended.remove(&number);
+        self.users.iter_mut().for_each(|users| _ = users.remove(number));
+        self.ended.remove(number);
     }
 
     /// A user that waits has ended its direction.
     pub(super) fn user_ended(&mut self, number: Number) {
-        if self.users.iter().any(|users| users.contains(&number)) {
+        if self.users.iter().any(|users| users.contains(number)) {
             self.ended.insert(number);
         }
     }
 
     /// The user that waits longest of those that have ended their direction.
     pub(super) fn first_ended(&self) -> Option<Number> {
-        self.ended.first().copied()
+        self.ended.first()
     }
 
     /// The user that waits longest of those that have sent nothing.
     pub(super) fn first_mute(&self) -> Option<Number> {
-        self.users[0].first().copied()
+        self.users[0].first()
     }
 
     /// The tunnel of `side` that is most overdue.
@@ -150,7 +150,7 @@ impl Order {
 
     /// The first `most` tunnels of `side` whose machines are not being asked.
     pub(super) fn unasked(&self, side: usize, most: usize) -> Vec<Number> {
-        self.sides[side].unasked.iter().take(most).copied().collect()
+        self.sides[side].unasked.iter().take(most).collect()
     }
 
     /// Whether a tunnel is there for a user that has sent something, or nothing yet.
@@ -169,7 +169,7 @@ impl Order {
             self.tunnel_left(1, partner);
             return Some(Pair { tunnel, partner });
         }
-        let first = |spoken: bool| self.users[usize::from(spoken)].first().map(|n| (*n, spoken));
+        let first = |spoken: bool| self.users[usize::from(spoken)].first().map(|n| (n, spoken));
         let mut users = [first(false), first(true)];
         // Two are compared: sorting code would be 2 KB of the program.
         if users[1] < users[0] {
@@ -189,7 +189,7 @@ impl Order {
     fn fittest(&mut self, side: usize, mute: bool, look: Look<'_>) -> Option<Number> {
         loop {
             let versions = &self.sides[side].fit[usize::from(mute)..];
-            let rank = versions.iter().filter_map(BTreeSet::first).min().copied()?;
+            let rank = versions.iter().filter_map(Numbers::first).min()?;
             let number = number_of(rank);
             match look(side, number) {
                 Some(standing) if standing.fit && standing.rank(number) == rank => {
