@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use log::Log;
 use smol::LocalExecutor;
 use smol::channel::Receiver;
-use smol::future::or;
+use smol::future::{FutureExt, or};
 
 use crate::limits;
 use crate::logging::{ALWAYS, Logging};
@@ -109,11 +109,11 @@ async fn live(
     log::info!(target: ALWAYS, "{what} {}{rest}", connector.address());
     let tasks = LocalExecutor::new();
     let (ask, asked) = smol::channel::bounded(1);
-    tasks.spawn(signals.pass_on(ask)).detach();
+    tasks.spawn(signals.pass_on(ask).boxed_local()).detach();
     let (stop, stopped) = smol::channel::bounded(1);
-    tasks.spawn(upkeep(logging, connector)).detach();
+    tasks.spawn(upkeep(logging, connector).boxed_local()).detach();
     if let Some(interval) = os::watchdog_interval() {
-        tasks.spawn(watchdog(connector.notifier(), interval)).detach();
+        tasks.spawn(watchdog(connector.notifier(), interval).boxed_local()).detach();
     }
     connector.notifier().ready("connecting");
     let work = async {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use log::Log;
 use smol::LocalExecutor;
 use smol::channel::Receiver;
-use smol::future::or;
+use smol::future::{FutureExt, or};
 
 use crate::api::{Acceptor, Api, Server};
 use crate::config::Config;
@@ -136,7 +136,8 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
     let Parts { config, tls, state: (store, writer, stored), file_limit, _instance } = parts;
     let executor = Rc::new(LocalExecutor::new());
     let (ask, asked) = smol::channel::bounded(1);
-    executor.spawn(Signals::new()?.pass_on(ask)).detach();
+    // Boxed, as those below: a task of its own type takes 700 bytes of the program.
+    executor.spawn(Signals::new()?.pass_on(ask).boxed_local()).detach();
     let notifier = Rc::new(Notifier::from_env());
     let workers = Rc::new(Workers::start(config.threads)?);
     // Their event loops are among the open files that are counted below.
@@ -152,7 +153,7 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
         files,
         config: RefCell::new(Rc::new(config)),
     });
-    executor.spawn(writer.run()).detach();
+    executor.spawn(writer.run().boxed_local()).detach();
     let mappings = stored.len();
     let registry = Registry::new(shared.clone(), executor.clone(), store, stored);
     let (stop, stopped) = smol::channel::bounded(1);
@@ -174,13 +175,14 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
     let server = Rc::new(server);
     let control_task = executor.spawn({
         let (server, listener) = (server.clone(), control.listener.clone());
-        async move { server.serve_unix(listener).await }
+        async move { server.serve_unix(listener).await }.boxed_local()
     });
     let listener = ports::open_listener(shared.config.borrow().api);
-    let api_task = executor.spawn(serve_api(server, shared.clone(), listener, api_fault));
-    executor.spawn(housekeeping(shared.clone(), logging.clone())).detach();
+    let api_task =
+        executor.spawn(serve_api(server, shared.clone(), listener, api_fault).boxed_local());
+    executor.spawn(housekeeping(shared.clone(), logging.clone()).boxed_local()).detach();
     if let Some(interval) = os::watchdog_interval() {
-        executor.spawn(watchdog(shared.clone(), notifier.clone(), interval)).detach();
+        executor.spawn(watchdog(shared.clone(), notifier.clone(), interval).boxed_local()).detach();
     }
     log::info!(
         target: ALWAYS, "iofog-connector {} serves {}; the limit of {file_limit} open files \
