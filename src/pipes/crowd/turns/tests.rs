@@ -1,0 +1,295 @@
+use std::collections::BTreeMap;
+
+use super::*;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// What a member can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Spoke,
+    Answered,
+    GoesOn,
+    GotThrough,
+}
+
+/// All that is known of a member: every question goes through its whole past.
+struct Past {
+    came: Instant,
+    round_trip: Duration,
+    may_be_slow: bool,
+    words: Vec<(Word, Instant)>,
+}
+
+impl Past {
+    /// For how long it had been the connector's turn after its first words.
+    fn ours(&self, words: usize) -> Duration {
+        let (mut sum, mut begun) = (Duration::ZERO, None);
+        for (word, at) in &self.words[..words] {
+            match word {
+                Word::Spoke => _ = begun.get_or_insert(*at),
+                Word::Answered | Word::GoesOn => {
+                    sum += begun.take().map_or(Duration::ZERO, |begun| *at - begun);
+                }
+                Word::GotThrough => begun = None,
+            }
+        }
+        sum
+    }
+
+    /// Since when it could have gone on, and what it is; `None` while it is not its turn.
+    fn turn(&self) -> Option<(Kind, Instant)> {
+        match self.words.last() {
+            None => return Some((Kind::Silent, self.came)),
+            Some((Word::Spoke | Word::GotThrough, _)) => return None,
+            Some(_) => {}
+        }
+        let is = |wanted: Word| move |(word, _): &(Word, Instant)| *word == wanted;
+        let anew = self.words.iter().rposition(is(Word::Answered));
+        let anew = anew.or_else(|| self.words.iter().position(is(Word::GoesOn))).unwrap();
+        let own = self.words[anew].1 - self.came - self.ours(anew + 1);
+        let far = limits::STRANGER_ROUND_TRIPS * self.round_trip;
+        let longest = limits::SLOW_TURN - limits::STRANGER_TURN;
+        let (kind, turn) = match self.may_be_slow {
+            true => (Kind::Slow, Duration::ZERO),
+            false => (Kind::Spoken, (own + far).min(longest)),
+        };
+        Some((kind, self.came + self.ours(self.words.len()) + turn))
+    }
+}
+
+/// Those in the crowd, as they are: every question looks at all of them.
+#[derive(Default)]
+struct Model {
+    limit: usize,
+    members: BTreeMap<Number, Past>,
+    /// Who had to go, by kind, and where there is `None` that one got through.
+    ends: Vec<Option<Kind>>,
+}
+
+impl Model {
+    fn patience(&self, kind: Kind) -> Duration {
+        let mut patience = match kind {
+            Kind::Silent => Duration::from_millis(250),
+            Kind::Spoken => Duration::from_secs(1),
+            Kind::Slow => return Duration::from_secs(2),
+        };
+        let mut others_get_through = false;
+        for end in self.ends.iter().filter(|end| end.is_none_or(|gone| gone == kind)) {
+            patience = match end {
+                None => (2 * patience).min(Duration::from_secs(2)),
+                Some(_) if others_get_through => patience,
+                Some(_) => (patience / 2).max(Duration::from_millis(125)),
+            };
+            others_get_through = end.is_none();
+        }
+        patience
+    }
+
+    fn does(&mut self, number: Number, word: Word, now: Instant) {
+        let slow = self.members.values().filter(|past| past.may_be_slow).count();
+        if word == Word::GotThrough {
+            self.ends.push(None);
+        }
+        let Some(past) = self.members.get_mut(&number) else { return };
+        let is_first = past.words.iter().all(|(word, _)| *word != Word::Spoke);
+        if word == Word::Spoke && is_first {
+            past.may_be_slow = 4 * slow < self.limit;
+        }
+        past.may_be_slow &= word != Word::GotThrough;
+        past.words.push((word, now));
+    }
+
+    fn goes(&mut self, number: Number) -> Number {
+        let past = self.members.remove(&number).unwrap();
+        self.ends.extend(past.turn().map(|(kind, _)| Some(kind)));
+        number
+    }
+
+    fn room(&mut self, limit: usize, now: Instant) -> Room<Number> {
+        self.limit = limit;
+        if self.members.len() < limit {
+            return Room::Free;
+        }
+        let dues = self.members.iter().filter_map(|(number, past)| {
+            let (kind, from) = past.turn()?;
+            Some((from + self.patience(kind), *number))
+        });
+        match dues.min() {
+            Some((due, number)) if due <= now => Room::From(self.goes(number)),
+            first => Room::NotBefore(first.map(|(due, _)| due)),
+        }
+    }
+
+    fn replace_oldest(&mut self, limit: usize) -> Option<Number> {
+        let oldest = *self.members.keys().next()?;
+        (self.members.len() >= limit).then(|| self.goes(oldest))
+    }
+}
+
+#[test]
+fn whatever_happens_the_same_must_go_as_by_looking_at_all() {
+    let mut replaced = 0;
+    for seed in 0..200 {
+        let random = &mut fastrand::Rng::with_seed(seed);
+        let (mut model, mut turns) = (Model::default(), Turns::default());
+        let mut now = Instant::now();
+        let mut joined = 0;
+        for step in 0..300 {
+            now += random.choice([0u32, 1, 30, 250]).unwrap() * MILLISECOND;
+            // One that is gone, too, may still say something.
+            let number = random.u64(..joined + 1).max(joined.saturating_sub(12));
+            let limit = random.usize(..12);
+            let at = format!("seed {seed}, step {step}");
+            match random.u8(..9) {
+                0 | 1 => {
+                    let round_trip = random.u32(..3) * 200 * MILLISECOND;
+                    let (came, words) = (now, Vec::new());
+                    let past = Past { came, round_trip, may_be_slow: false, words };
+                    model.members.insert(joined, past);
+                    assert_eq!(turns.join(joined, round_trip, now), joined, "{at}");
+                    joined += 1;
+                }
+                2 | 3 => {
+                    model.does(number, Word::Spoke, now);
+                    turns.spoke(number, now);
+                }
+                4 => {
+                    model.does(number, Word::Answered, now);
+                    turns.answered(number, now);
+                }
+                5 => {
+                    model.does(number, Word::GoesOn, now);
+                    turns.goes_on(number, now);
+                }
+                6 if random.bool() => {
+                    model.does(number, Word::GotThrough, now);
+                    turns.got_through(number);
+                }
+                6 => {
+                    let left = model.members.remove(&number).map(|_| number);
+                    assert_eq!(turns.leave(number), left, "{at}");
+                }
+                7 => assert_eq!(turns.replace_oldest(limit), model.replace_oldest(limit), "{at}"),
+                _ => {
+                    let room = turns.room(limit, now);
+                    replaced += usize::from(matches!(room, Room::From(_)));
+                    assert_eq!(room, model.room(limit, now), "{at}");
+                }
+            }
+            assert_eq!(turns.len(), model.members.len(), "{at}");
+            for kind in [Kind::Silent, Kind::Spoken, Kind::Slow] {
+                assert_eq!(turns.patience(kind), model.patience(kind), "{at}");
+            }
+        }
+    }
+    assert!(replaced > 1000, "{replaced} had to go");
+}
+
+/// One that has sent something and been answered at once.
+fn answered(turns: &mut Turns<()>, now: Instant) -> Number {
+    let member = turns.join((), Duration::ZERO, now);
+    turns.spoke(member, now);
+    turns.answered(member, now);
+    member
+}
+
+#[test]
+fn patience_shrinks_while_all_wait_in_vain_and_grows_while_others_get_through() {
+    let (mut turns, now) = (Turns::default(), Instant::now());
+    let get_through = |turns: &mut Turns<()>| {
+        let member = turns.join((), Duration::ZERO, now);
+        turns.got_through(member);
+        turns.leave(member);
+    };
+    turns.limit = 8;
+    let _slow = [answered(&mut turns, now), answered(&mut turns, now)];
+    let before = turns.patience(Kind::Spoken);
+    let silent = turns.patience(Kind::Silent);
+    assert!(before > silent && silent >= limits::STRANGER_TURN);
+    let mut stalling: Vec<_> = (0..10).map(|_| answered(&mut turns, now)).collect();
+    let last = stalling.pop().unwrap();
+    for member in stalling {
+        turns.revoke(member);
+    }
+    assert!(turns.patience(Kind::Spoken) >= limits::STRANGER_TURN);
+    assert!(turns.patience(Kind::Spoken) < 2 * limits::STRANGER_TURN);
+    // One that gets through for each one that must go: it stays.
+    let short = turns.patience(Kind::Spoken);
+    get_through(&mut turns);
+    assert_eq!(turns.patience(Kind::Spoken), 2 * short);
+    turns.revoke(last);
+    assert_eq!(turns.patience(Kind::Spoken), 2 * short);
+    let next = answered(&mut turns, now);
+    turns.revoke(next);
+    assert_eq!(turns.patience(Kind::Spoken), short, "for one, and not for all after it");
+    for _ in 0..10 {
+        get_through(&mut turns);
+    }
+    let all = [Kind::Silent, Kind::Spoken, Kind::Slow];
+    assert_eq!(all.map(|kind| turns.patience(kind)), [limits::SLOW_TURN; 3]);
+}
+
+#[test]
+fn nobody_loses_a_place_while_the_connector_takes_its_time() {
+    let (mut turns, mut now) = (Turns::default(), Instant::now());
+    let members = [(); 3].map(|()| turns.join((), Duration::ZERO, now));
+    members.iter().for_each(|member| turns.spoke(*member, now));
+    assert_eq!(turns.first_to_go(), None);
+    now += limits::STRANGER_TURN;
+    members.iter().for_each(|member| turns.answered(*member, now));
+    let (due, _) = turns.first_to_go().unwrap();
+    assert!(due >= now + limits::STRANGER_TURN);
+}
+
+#[test]
+fn who_sends_byte_after_byte_gains_no_time_and_who_is_answered_has_a_new_turn() {
+    let (mut turns, mut now) = (Turns::default(), Instant::now());
+    let pause = 20 * MILLISECOND;
+    let member = turns.join((), Duration::ZERO, now);
+    let due = |turns: &Turns<()>| turns.first_to_go().unwrap().0;
+    let silent = due(&turns);
+    now += pause;
+    turns.spoke(member, now);
+    turns.goes_on(member, now);
+    let spoken = due(&turns);
+    assert!(spoken > silent, "its first word counts");
+    assert_eq!(spoken, now + turns.patience(Kind::Spoken));
+    for round in 1..=5 {
+        turns.spoke(member, now);
+        now += pause;
+        turns.goes_on(member, now);
+        assert_eq!(due(&turns), spoken + round * pause, "the connector's own time alone");
+    }
+    let before_pause = due(&turns);
+    now += pause;
+    turns.goes_on(member, now);
+    assert_eq!(due(&turns), before_pause, "a byte after a while");
+    turns.answered(member, now);
+    assert_eq!(due(&turns), now + turns.patience(Kind::Spoken), "a whole step");
+}
+
+#[test]
+fn the_connectors_time_is_added_up_and_nothing_else_adds_to_the_longest_time() {
+    let (mut turns, start) = (Turns::default(), Instant::now());
+    let mut now = start;
+    turns.limit = 1;
+    let slow = turns.join((), Duration::ZERO, now);
+    for _ in 0..2 {
+        turns.spoke(slow, now);
+        now += 20 * MILLISECOND;
+        turns.answered(slow, now);
+        now += 20 * MILLISECOND;
+    }
+    let due = start + 40 * MILLISECOND + limits::SLOW_TURN;
+    assert_eq!(turns.first_to_go(), Some((due, slow)));
+    // One that gets through makes room for another that may be slow, and never has to go.
+    turns.got_through(slow);
+    assert_eq!((turns.slow, turns.first_to_go()), (0, None));
+    turns.limit = 0;
+    let far = turns.join((), Duration::from_secs(10), now);
+    turns.spoke(far, now);
+    turns.answered(far, now);
+    let latest = now + limits::SLOW_TURN - limits::STRANGER_TURN;
+    assert_eq!(turns.first_to_go(), Some((latest + turns.patience(Kind::Spoken), far)));
+}
