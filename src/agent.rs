@@ -1,10 +1,11 @@
 //! `iofog-connector tunnel`: the agent's side of a pipe (protocol page, section 5), for people
 //! without ioFog's own agent.
 //!
-//! One thread does everything. [`connector`] knows how the connector is, [`pace`] when it may be
-//! asked for a tunnel; [`tunnel`] is one such tunnel until its session; [`serve`] carries sessions
-//! to a service, [`listen`] carries local connections into a private pipe. Relay, TLS, log and
-//! process are the daemon's.
+//! One thread does everything. [`connector`] counts the tunnels, [`pace`] says when the connector may
+//! be asked for one more, [`authorize`] opens it with the [`proof`], and [`health`] tells the operator
+//! how the connector is. [`tunnel`] is one tunnel until its session; [`serve`] carries sessions to a
+//! service, [`listen`] carries local connections into a private pipe. Relay, TLS, log and process are
+//! the daemon's.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -27,11 +28,15 @@ use listen::Listening;
 use options::{Options, Work};
 use serve::Serving;
 
+mod authorize;
 mod connector;
 mod counted;
+mod health;
 mod listen;
+mod lost;
 pub mod options;
 mod pace;
+mod proof;
 mod reached;
 mod serve;
 pub(crate) mod tunnel;
@@ -113,9 +118,9 @@ async fn live(
     let (stop, stopped) = smol::channel::bounded(1);
     tasks.spawn(upkeep(logging, connector).boxed_local()).detach();
     if let Some(interval) = os::watchdog_interval() {
-        tasks.spawn(watchdog(connector.notifier(), interval).boxed_local()).detach();
+        tasks.spawn(watchdog(connector.health().notifier(), interval).boxed_local()).detach();
     }
-    connector.notifier().ready("connecting");
+    connector.health().notifier().ready("connecting");
     let work = async {
         let working = async {
             match job {
@@ -130,7 +135,7 @@ async fn live(
         };
         or(working, asked_once).await?;
         stop.close();
-        connector.notifier().stopping();
+        connector.health().notifier().stopping();
         let patience = options.drain.as_millis();
         log::info!(target: ALWAYS, "stopping: {} sessions have {patience} ms to finish", connector.sessions());
         let finished = async {
@@ -176,7 +181,7 @@ async fn watchdog(notifier: &Notifier, interval: Duration) {
 async fn upkeep(logging: &Logging, connector: &Connector) {
     loop {
         sleep(limits::UPKEEP).await;
-        connector.tell_limits();
+        connector.health().tell_limits();
         logging.tick();
     }
 }

@@ -12,10 +12,11 @@ use smol::LocalExecutor;
 use smol::channel::Receiver;
 use smol::future::or;
 
-use super::connector::{Bound, Connector};
+use super::connector::Connector;
 use super::counted::Counted;
+use super::health::Bound;
 use super::serve::closed;
-use super::tunnel::Paired;
+use super::tunnel::{Paired, Tunnel};
 use crate::limits;
 use crate::net::stream::Stream;
 use crate::os::FileGuard;
@@ -108,7 +109,11 @@ impl<'a> Listening<'a> {
                 }
             } else if !std::mem::replace(&mut said, true) {
                 let waiting = self.waiting.get() >= self.pending;
-                self.connector.reached(if waiting { Bound::Pending } else { Bound::Sessions });
+                self.connector.health().reached(if waiting {
+                    Bound::Pending
+                } else {
+                    Bound::Sessions
+                });
             }
             self.make_room.notify(1);
             until(Instant::now() + limits::FILES_AGAIN, changed).await;
@@ -177,12 +182,12 @@ impl<'a> Listening<'a> {
     async fn pair(&self) -> Paired<'_> {
         loop {
             let place = self.connector.place(0).await;
-            let Ok(mut tunnel) = self.connector.open(place).await else { continue };
+            let Ok(opened) = self.connector.open(place).await else { continue };
+            let mut tunnel = Tunnel::new(opened, self.connector);
             match tunnel.session().await {
                 Ok(header) => return tunnel.pair(header),
                 Err(why) => {
-                    self.connector.lost(&tunnel, &why);
-                    tunnel.close();
+                    tunnel.lost(&why);
                 }
             }
         }

@@ -7,10 +7,11 @@ use smol::LocalExecutor;
 use smol::channel::Receiver;
 use smol::future::or;
 
-use super::connector::{Bound, Connector, Place};
+use super::connector::{Connector, Place};
 use super::counted::Counted;
+use super::health::Bound;
 use super::pace::Outcome;
-use super::tunnel::Paired;
+use super::tunnel::{Paired, Tunnel};
 use super::words;
 use crate::limits;
 use crate::net::dial::{Address, Dialler};
@@ -82,7 +83,7 @@ impl<'a> Serving<'a> {
             let _session = self.connector.session();
             drop(ready);
             if self.connector.sessions() >= self.most {
-                self.connector.reached(Bound::Sessions);
+                self.connector.health().reached(Bound::Sessions);
             }
             let outcome = self.session(paired).await;
             self.connector.session_ended(outcome);
@@ -90,12 +91,12 @@ impl<'a> Serving<'a> {
     }
 
     async fn pair<'p>(&'p self, place: Place<'p>) -> Option<Paired<'p>> {
-        let mut tunnel = self.connector.open(place).await.ok()?;
+        let opened = self.connector.open(place).await.ok()?;
+        let mut tunnel = Tunnel::new(opened, self.connector);
         match tunnel.session().await {
             Ok(header) => Some(tunnel.pair(header)),
             Err(why) => {
-                self.connector.lost(&tunnel, &why);
-                tunnel.close();
+                tunnel.lost(&why);
                 None
             }
         }

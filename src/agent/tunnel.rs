@@ -1,17 +1,15 @@
 //! One authorized tunnel, until its session begins (protocol page, sections 5.2 to 5.4), and the
 //! session itself.
 
-use std::fmt;
 use std::future::poll_fn;
-use std::io;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ppp::v2::{Header, ParseError};
 
-use super::connector::{Connector, Open};
+use super::connector::{Connector, Open, Opened};
+use super::lost::{INTERVALS, Lost};
 use super::pace::Outcome;
-use super::words;
 use crate::limits;
 use crate::net::stream::{Received, Stream};
 use crate::runtime::{Timer, now};
@@ -19,31 +17,16 @@ use crate::session::{Leg, Relay, Terms, Voice};
 use crate::wire::heartbeat::BEAT;
 use crate::wire::token;
 
-/// A heartbeat unanswered for so many intervals: the connector is gone.
-const INTERVALS: u32 = 2;
-
 /// A tunnel that has no session yet.
 pub(super) struct Tunnel<'a> {
     stream: Stream,
-    /// What came in and is not understood yet.
+    /// What has arrived and is not understood yet.
     input: Vec<u8>,
     place: Open<'a>,
     connector: &'a Connector,
     since: Instant,
-    /// Whether a heartbeat has been answered by a tunnel that has lived for a while.
+    /// Whether a heartbeat was answered after the tunnel had been open for [`limits::PROVEN_IDLE`].
     proven: bool,
-}
-
-/// Why a tunnel will have no session.
-pub(super) enum Lost {
-    Closed,
-    Broken(io::Error),
-    /// No heartbeat was answered.
-    Mute,
-    /// What came is no tunnel's.
-    Garbled,
-    /// It sends heartbeats that nobody has asked for.
-    Flooding,
 }
 
 /// A tunnel whose session has begun and waits for this side's `OPEN` or `FAIL`.
@@ -57,52 +40,15 @@ pub(super) struct Paired<'a> {
     connector: &'a Connector,
 }
 
-impl Lost {
-    /// Whether it is how a connector that stops ends its tunnels.
-    pub(super) fn is_ending(&self) -> bool {
-        matches!(self, Lost::Closed | Lost::Broken(_))
-    }
-}
-
-impl fmt::Display for Lost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Lost::Closed => f.write_str("closes the tunnel then"),
-            Lost::Broken(error) => {
-                write!(f, "the tunnel breaks then: {}", words::connection(error))
-            }
-            Lost::Mute => write!(f, "has answered no heartbeat for {INTERVALS} intervals"),
-            Lost::Flooding => f.write_str("sends heartbeats without end that nobody has asked for"),
-            Lost::Garbled => {
-                f.write_str("sends what is neither a heartbeat nor a session's beginning")
-            }
-        }
-    }
-}
-
 impl<'a> Tunnel<'a> {
-    /// A tunnel that was authorized just now, and what came with that.
-    pub(super) fn new(
-        stream: Stream,
-        rest: Vec<u8>,
-        place: Open<'a>,
-        connector: &'a Connector,
-    ) -> Self {
-        Tunnel { stream, input: rest, place, connector, since: Instant::now(), proven: false }
+    /// A tunnel that was authorized just now.
+    pub(super) fn new(opened: Opened<'a>, connector: &'a Connector) -> Self {
+        let Opened { stream, input, place } = opened;
+        Tunnel { stream, input, place, connector, since: Instant::now(), proven: false }
     }
 
-    /// For how long it has been open.
-    pub(super) fn age(&self) -> Duration {
-        self.since.elapsed()
-    }
-
-    /// Whether it has shown that the connector keeps it and answers.
-    pub(super) fn is_proven(&self) -> bool {
-        self.proven
-    }
-
-    /// Waits for the session's beginning, with a heartbeat each interval. May be dropped and
-    /// called again.
+    /// Waits for the session to begin, with a heartbeat each interval. May be dropped and called
+    /// again.
     ///
     /// # Errors
     /// Why there will be none.
@@ -111,7 +57,7 @@ impl<'a> Tunnel<'a> {
         let mut timer = Timer::new();
         let mut next = now() + self.connector.first_heartbeat();
         let mut unanswered: Option<Instant> = None;
-        // What came since the last heartbeat: little more than its answer is due.
+        // Bytes since the last heartbeat: there should be little more than its answer.
         let mut unasked = 0;
         self.stream.allow();
         poll_fn(|context| {
@@ -134,9 +80,9 @@ impl<'a> Tunnel<'a> {
                     Poll::Ready(Ok(Received::Bytes(count))) => {
                         unasked += count;
                         let answered = count > 0 && unanswered.take().is_some();
-                        if answered && !self.proven && self.age() >= limits::PROVEN_IDLE {
+                        if answered && !self.proven && self.since.elapsed() >= limits::PROVEN_IDLE {
                             self.proven = true;
-                            self.connector.steady();
+                            self.connector.health().steady();
                         }
                         continue;
                     }
@@ -147,7 +93,7 @@ impl<'a> Tunnel<'a> {
                 let now = now();
                 let gone = unanswered.map(|since| since + INTERVALS * heartbeat);
                 if gone.is_some_and(|gone| gone <= now) {
-                    return Poll::Ready(Err(Lost::Mute));
+                    return Poll::Ready(Err(Lost::Unanswered));
                 }
                 if next <= now {
                     if let Err(error) = self.stream.queue(BEAT) {
@@ -175,23 +121,24 @@ impl<'a> Tunnel<'a> {
         Paired { stream, header, rest, place, connector }
     }
 
-    /// Closes it in order.
-    pub(super) fn close(self) {
+    /// Closes it after it has ended by itself, and tells the connector's state why.
+    pub(super) fn lost(self, why: &Lost) {
+        self.connector.lost(why, self.since.elapsed(), self.proven);
         self.stream.close();
     }
 }
 
 impl Paired<'_> {
-    /// Returns when the session has broken before it was answered.
+    /// Returns when the session has broken before this side has answered it.
     pub(super) async fn gone(&self) {
         poll_fn(|context| self.stream.poll_gone(context)).await;
     }
 
-    /// What the session was that is over before it has begun: bytes may have come.
+    /// The outcome of a session that is over before it has begun; bytes may have arrived.
     pub(super) fn outcome(&mut self) -> Outcome {
         let mut came = !self.rest.is_empty();
         let context = Context::from_waker(Waker::noop());
-        // How it has ended is known.
+        // That the session is over is known already.
         let _ = self.stream.poll_receive(&context, &mut |unit| came |= !unit.is_empty());
         if came { Outcome::Carried } else { Outcome::Vain }
     }
@@ -203,9 +150,9 @@ impl Paired<'_> {
         self.stream.close();
     }
 
-    /// Carries the session with the local connection to its end; gives what it was.
+    /// Carries the session with the local connection to its end.
     pub(super) async fn carry(mut self, mut local: Stream) -> Outcome {
-        // From here on, and not only once the relay has begun: the tunnel may be gone by now.
+        // Not only once the relay runs: the tunnel may be gone by now.
         local.break_when_dropped();
         if self.stream.queue(token::OPEN).is_err() {
             return self.outcome();
@@ -232,13 +179,13 @@ impl Paired<'_> {
     }
 }
 
-/// Takes heartbeats' answers from the front of `input`, and the PROXY header if it is whole.
-/// `Err` if something else is there.
+/// Takes answers to heartbeats from the front of `input`, then the PROXY header if it is complete.
+/// `Err` if anything else is there.
 pub(crate) fn understand(input: &mut Vec<u8>) -> Result<Option<Vec<u8>>, ()> {
     let beats = input.chunks_exact(BEAT.len()).take_while(|token| token == BEAT).count();
     input.drain(..beats * BEAT.len());
     if input.is_empty() {
-        // An idle tunnel keeps no memory, however much came at once.
+        // An idle tunnel keeps no memory, however much arrived at once.
         *input = Vec::new();
     }
     if BEAT.starts_with(input) {

@@ -1,0 +1,46 @@
+//! Why an idle tunnel ended without a session.
+
+use std::fmt;
+use std::io;
+
+use super::words;
+
+/// The connector counts as gone when a heartbeat has not been answered for this many intervals.
+pub(super) const INTERVALS: u32 = 2;
+
+/// Why a tunnel will have no session.
+pub(super) enum Lost {
+    Closed,
+    Broken(io::Error),
+    /// No heartbeat was answered.
+    Unanswered,
+    /// The connector sent what does not belong on a tunnel.
+    Garbled,
+    /// The connector sends heartbeats that nobody has asked for.
+    Flooding,
+}
+
+impl Lost {
+    /// Whether a connector that stops ends its tunnels like this.
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self, Lost::Closed | Lost::Broken(_))
+    }
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lost::Closed => f.write_str("closes the tunnel then"),
+            Lost::Broken(error) => {
+                write!(f, "the tunnel breaks then: {}", words::connection(error))
+            }
+            Lost::Unanswered => {
+                write!(f, "has answered no heartbeat for {INTERVALS} intervals")
+            }
+            Lost::Flooding => f.write_str("sends heartbeats without end that nobody has asked for"),
+            Lost::Garbled => {
+                f.write_str("sends what is neither a heartbeat nor a session's beginning")
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What both sides prove themselves with: this side's passcode, and the certificates that the
+//! connector is trusted by.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_rustls::pki_types::ServerName;
+use futures_rustls::rustls::ClientConfig;
+
+use super::options::{Options, Source};
+use crate::limits;
+use crate::mappings::mapping::Passcode;
+use crate::text::reason;
+use crate::tls::{self, TlsError};
+
+/// The passcode and the trusted certificates, as they were last read.
+pub(super) struct Proof {
+    pub(super) passcode: Passcode,
+    /// `None` in plain TCP.
+    pub(super) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    source: Source,
+    ca: Option<PathBuf>,
+    read_at: Instant,
+    is_suspect: bool,
+}
+
+impl Proof {
+    /// From the files that `options` name.
+    ///
+    /// # Errors
+    /// A sentence about the certificates to trust, or the connector's name.
+    pub(super) fn new(options: &Options) -> Result<Self, String> {
+        let host = &options.connector.host;
+        let tls = if options.plain {
+            None
+        } else {
+            let ca = options.ca.as_deref();
+            let config = tls::client_config(ca).map_err(|fault| distrust(ca, &fault))?;
+            let name = ServerName::try_from(host.clone())
+                .map_err(|_| format!("--connector: {host:?} is no name of a host"))?;
+            Some((config, name))
+        };
+        Ok(Proof {
+            passcode: options.passcode.clone(),
+            tls,
+            source: options.source.clone(),
+            ca: options.ca.clone(),
+            read_at: Instant::now(),
+            is_suspect: false,
+        })
+    }
+
+    /// A try has failed in a way that an old passcode or old certificates would explain.
+    pub(super) fn suspect(&mut self) {
+        self.is_suspect = true;
+    }
+
+    /// Reads the files again if they may be why tries fail, each [`limits::READ_AGAIN`] at most.
+    pub(super) fn refresh(&mut self) {
+        if self.is_suspect && self.read_at.elapsed() >= limits::READ_AGAIN {
+            self.read_again();
+        }
+    }
+
+    /// Reads certificates and passcode again; what cannot be read stays as it was. `true` when all
+    /// was read.
+    pub(super) fn read_again(&mut self) -> bool {
+        self.read_at = Instant::now();
+        self.is_suspect = false;
+        let mut all = true;
+        if let Some((trusted, _)) = &mut self.tls {
+            match tls::client_config(self.ca.as_deref()) {
+                Ok(config) => *trusted = config,
+                Err(fault) => {
+                    let fault = distrust(self.ca.as_deref(), &fault);
+                    log::warn!("{fault}; the certificates read before stay in force");
+                    all = false;
+                }
+            }
+        }
+        match self.source.read_again() {
+            Ok(Some(passcode)) => self.passcode = passcode,
+            Ok(None) => {}
+            Err(fault) => {
+                log::warn!("{fault}; the passcode read before stays in force");
+                all = false;
+            }
+        }
+        all
+    }
+}
+
+/// Why the certificates to trust cannot be read, with the option that names them, if there is one.
+fn distrust(ca: Option<&Path>, fault: &TlsError) -> String {
+    match ca {
+        Some(_) if matches!(fault, TlsError::File { error, .. } if reason::is_missing(error)) => {
+            format!("--ca {fault}; is its path right?")
+        }
+        Some(_) => format!("--ca {fault}"),
+        None => fault.to_string(),
+    }
+}
