@@ -28,7 +28,7 @@ use crate::os::{self, Ask, Files, Instance, Notifier, Ownership, Signals};
 use crate::pipes::pipe::Shared;
 use crate::pipes::refusals::Refusals;
 use crate::pipes::registry::Registry;
-use crate::runtime::{self, Workers, sleep};
+use crate::runtime::{self, Backoff, Workers, sleep};
 use crate::text::{counted, reason};
 use crate::tls::Tls;
 use control::Control;
@@ -311,7 +311,7 @@ async fn serve_api(
     fault: Rc<RefCell<Option<String>>>,
 ) {
     let address = shared.config.borrow().api;
-    let [mut pause, longest] = limits::PORT_RETRY;
+    let mut retry = Backoff::new(limits::PORT_RETRY);
     let listener = loop {
         match opened {
             Ok(listener) => break listener,
@@ -322,8 +322,7 @@ async fn serve_api(
                 fault.replace(Some(why));
             }
         }
-        sleep(pause).await;
-        pause = (2 * pause).min(longest);
+        sleep(retry.pause()).await;
         opened = ports::open_listener(address);
     };
     fault.replace(None);

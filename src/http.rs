@@ -21,7 +21,7 @@ use smol::future;
 use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::limits;
-use crate::runtime::{self, sleep};
+use crate::runtime::{self, Backoff, sleep};
 use answer::Answer;
 use chunks::Chunks;
 use parse::{Head, Length};
@@ -304,10 +304,9 @@ impl<S: Wire> Connection<S> {
 
     /// Waits until the client has acknowledged everything.
     async fn taken(&self) {
-        let mut pause = limits::HTTP_TAKEN;
+        let mut checks = Backoff::new([limits::HTTP_TAKEN, limits::CLOSE_CHECK]);
         while !self.stream.is_taken() {
-            sleep(pause).await;
-            pause = (2 * pause).min(limits::CLOSE_CHECK);
+            sleep(checks.pause()).await;
         }
     }
 

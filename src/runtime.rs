@@ -2,6 +2,7 @@
 //! and how long a task may go on before others have their turn. It knows nothing of tunnels or
 //! TLS.
 
+mod backoff;
 mod deadlines;
 mod io;
 mod line;
@@ -12,6 +13,7 @@ mod timer;
 pub mod turn;
 mod workers;
 
+pub use backoff::Backoff;
 pub use deadlines::Deadlines;
 pub use io::Io;
 pub use line::{Line, Place};

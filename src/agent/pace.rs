@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use crate::limits;
+use crate::runtime::Backoff;
 
 /// What has been learnt of the connector, and what follows for the next try.
 pub(super) struct Pace {
     /// The last try failed, or a tunnel was lost since: one try at a time.
     failing: bool,
     not_before: Instant,
-    delay: Duration,
+    redial: Backoff,
     refusals: u32,
     /// Whether the passcode was ever accepted.
     accepted: bool,
@@ -60,7 +61,7 @@ impl Pace {
         Pace {
             failing: true,
             not_before: now,
-            delay: limits::REDIAL[0],
+            redial: Backoff::new(limits::REDIAL),
             refusals: 0,
             accepted: false,
             allowed: 0,
@@ -175,14 +176,14 @@ impl Pace {
     /// What was in the way may be mended: the next try need not wait.
     pub(super) fn try_now(&mut self, now: Instant) {
         self.not_before = now;
-        self.delay = limits::REDIAL[0];
+        self.redial = Backoff::new(limits::REDIAL);
     }
 
     /// An idle tunnel of this age has ended by itself; `false` when it was lost together with
     /// others, which counts once.
     pub(super) fn lost(&mut self, now: Instant, age: Duration) -> bool {
         if age >= limits::PROVEN_IDLE {
-            self.delay = limits::REDIAL[0];
+            self.redial = Backoff::new(limits::REDIAL);
         }
         self.back_off(now)
     }
@@ -192,7 +193,7 @@ impl Pace {
     /// many that only make this side dial. Gives `true` when sessions in vain begin to be slowed down.
     pub(super) fn session_ended(&mut self, now: Instant, outcome: Outcome) -> bool {
         if outcome != Outcome::Vain {
-            self.delay = limits::REDIAL[0];
+            self.redial = Backoff::new(limits::REDIAL);
             self.vain.0 /= 2;
             if outcome == Outcome::Carried {
                 self.hasty_until = now;
@@ -217,8 +218,7 @@ impl Pace {
         if now < self.not_before {
             return false;
         }
-        self.not_before = now + self.delay.mul_f32(0.5 + 0.5 * fastrand::f32());
-        self.delay = (2 * self.delay).min(limits::REDIAL[1]);
+        self.not_before = now + self.redial.pause().mul_f32(0.5 + 0.5 * fastrand::f32());
         true
     }
 }

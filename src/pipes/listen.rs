@@ -17,7 +17,7 @@ use crate::os::For;
 use crate::pipes::pipe::{Of, Pipe};
 use crate::pipes::{serve_agent, serve_user};
 use crate::report::status::reached;
-use crate::runtime::{self, Io, sleep, until};
+use crate::runtime::{self, Backoff, Io, sleep, until};
 
 /// Serves both ports. Those that are not given are opened here, now or when they can be.
 /// Dropping the future closes ports, waiting users, tunnels and sessions.
@@ -46,7 +46,7 @@ async fn listen<'a>(
     mut lease: Option<Lease>,
 ) {
     let side = &pipe.sides[index];
-    let [mut pause, longest] = limits::PORT_RETRY;
+    let mut retry = Backoff::new(limits::PORT_RETRY);
     loop {
         let opened = match lease.take() {
             Some(lease) => Ok(lease),
@@ -68,8 +68,7 @@ async fn listen<'a>(
             pipe.fault(Of::Port(index), &why);
             side.fault.replace(Some(why));
         }
-        sleep(pause).await;
-        pause = (2 * pause).min(longest);
+        sleep(retry.pause()).await;
     }
 }
 
