@@ -262,11 +262,9 @@ fn passcode(
                 .into(),
             _ => fault,
         })?;
-        if mode & 0o004 != 0 {
+        if let Some(fault) = reason::exposed("passcode", mode) {
             let path = path.display();
-            warnings.push(format!(
-                "{path}: everybody on this machine can read the passcode (chmod 600 {path})"
-            ));
+            warnings.push(format!("{path}: {fault} (chmod 600 {path})"));
         }
         let passcode = proper(&text, &named(option, path))?;
         return Ok((passcode, Source::File(path.to_owned())));
@@ -316,11 +314,11 @@ fn read_options(path: &Path) -> Result<(Given, Option<Passcode>), String> {
         };
         if name == PASSCODE_KEY {
             once(&mut lines, PASSCODE_KEY, number, &place)?;
-            if mode & 0o004 != 0 {
+            if let Some(fault) = reason::exposed("passcode", mode) {
                 let path = path.display();
                 return Err(format!(
-                    "{place}: everybody on this machine can read the passcode; run `chmod 640 \
-                     {path}`, or move it to a file of its own and name that with passcode-file="
+                    "{place}: {fault}; run `chmod 640 {path}`, or move it to a file of its own and \
+                     name that with passcode-file="
                 ));
             }
             passcode = Some(proper(value, &place)?);

@@ -207,6 +207,12 @@ pub(crate) fn quoted(path: &Path) -> String {
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
+/// Says that everybody on this machine can read `what`, which a file of this `mode` holds; `None`
+/// where they cannot.
+pub fn exposed(what: &str, mode: u32) -> Option<String> {
+    (mode & 0o004 != 0).then(|| format!("everybody on this machine can read the {what}"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;

@@ -224,11 +224,10 @@ pub(super) fn misnamed(path: &Path, own: &CertificateDer<'_>, address: &str) -> 
     })
 }
 
-/// A doubt about a key that everybody on the machine can read.
+/// A warning about a key that everybody on the machine can read.
 fn readable(key: &Path) -> Option<String> {
     let mode = std::fs::metadata(key).ok()?.mode();
-    (mode & 0o004 != 0).then(|| {
-        let key = key.display();
-        format!("{key}: everybody on this machine can read the key (chmod 600 {key})")
-    })
+    let fault = reason::exposed("key", mode)?;
+    let key = key.display();
+    Some(format!("{key}: {fault} (chmod 600 {key})"))
 }
