@@ -135,8 +135,9 @@ impl Connector {
         self.pace.borrow_mut().given_back(Instant::now());
         if self.pace.borrow_mut().session_ended(Instant::now(), outcome) {
             log::warn!(
-                "{} sessions from {} end at once, one after the other, without a byte: a user that only looks in again and again, or a connector at fault; tunnels \
-                 are opened more slowly until one is used",
+                "{} sessions from {} end at once, one after the other, without a byte: a user that \
+                 only looks in again and again, or a connector at fault; tunnels are opened more \
+                 slowly until one is used",
                 limits::VAIN_SESSIONS,
                 self.address()
             );

@@ -1,17 +1,17 @@
-//! What is counted while it lives: dials, open tunnels, sessions.
+//! A counted guard: for dials, open tunnels and sessions.
 
 use std::cell::Cell;
 
 use event_listener::Event;
 
-/// Counts one more while it lives, and tells when it is over.
+/// Counts one until it is dropped, and then notifies.
 pub(super) struct Counted<'a> {
     count: &'a Cell<usize>,
     changed: &'a Event,
 }
 
 impl<'a> Counted<'a> {
-    /// One more, of which the waiters on `changed` learn when it is over.
+    /// Adds one to `count`; the drop notifies `changed`.
     pub(super) fn new(count: &'a Cell<usize>, changed: &'a Event) -> Self {
         count.set(count.get() + 1);
         Counted { count, changed }

@@ -29,14 +29,14 @@ const FILES: usize = 2;
 /// Carries local connections into a private pipe.
 pub(super) struct Listening<'a> {
     connector: &'a Connector,
-    /// Until it is served from.
+    /// Taken when serving begins.
     listener: Cell<Option<TcpListener>>,
-    /// Local connections that wait for the other side, and how many may.
+    /// Local connections that wait for the other side, and the most that may.
     waiting: Cell<usize>,
     pending: usize,
-    /// Sessions at one time, with those that wait for one.
+    /// Most sessions at one time, counting connections that wait for one.
     most: usize,
-    /// Asks one that waits, and has ended without a word, to make room.
+    /// Asks a waiting connection that has ended without sending anything to make room.
     make_room: Event,
 }
 
@@ -60,7 +60,7 @@ impl<'a> Listening<'a> {
         Listening { connector, listener, waiting, pending, most, make_room }
     }
 
-    /// Serves until `stopped` is closed, and the local port with it; sessions that are on go on as
+    /// Serves until `stopped` is closed, then closes the local port; sessions that run then go on as
     /// tasks of `tasks`. Called once.
     ///
     /// # Errors
@@ -125,7 +125,7 @@ impl<'a> Listening<'a> {
         waiting >= self.pending || waiting + self.connector.sessions() >= self.most
     }
 
-    /// One local connection, to the end of its session.
+    /// Serves one local connection to the end of its session.
     async fn connection(&self, local: Local<'_>, stopped: Receiver<()>) {
         let Local { mut stream, waiting, _files } = local;
         let waited = until(Instant::now() + limits::LOCAL_WAIT, async {
@@ -154,8 +154,8 @@ impl<'a> Listening<'a> {
         }
     }
 
-    /// Returns when a local connection that waits is gone; at the limit, also when it has ended
-    /// without a word.
+    /// Returns when a waiting local connection is gone; at the limit, also when it has ended without
+    /// sending anything.
     async fn left(&self, local: &mut Stream) {
         poll_fn(|context| match local.poll_gone(context) {
             Poll::Ready(()) => Poll::Ready(()),
@@ -165,7 +165,7 @@ impl<'a> Listening<'a> {
             },
         })
         .await;
-        // It may still want to hear something: only who needs the place takes it.
+        // It may still want to read an answer, so its place is taken only when another needs it.
         let gone = poll_fn(|context| local.poll_gone(context));
         let asked = async {
             loop {

@@ -5,39 +5,39 @@ use std::time::{Duration, Instant};
 use crate::limits;
 use crate::runtime::Backoff;
 
-/// What has been learnt of the connector, and what follows for the next try.
+/// What is known of the connector, and when the next try may be.
 pub(super) struct Pace {
-    /// The last try failed, or a tunnel was lost since: one try at a time.
+    /// The last try failed, or a tunnel was lost since. Then there is only one try at a time.
     failing: bool,
     not_before: Instant,
     redial: Backoff,
     refusals: u32,
     /// Whether the passcode was ever accepted.
     accepted: bool,
-    /// The most tunnels that were open at one time: so many the mapping allows.
+    /// The most tunnels that were open at one time: the mapping allows at least this many.
     allowed: usize,
-    /// When to try for one more than these; `None` while more were never refused.
+    /// When to try for one more than that; `None` if none was ever refused.
     more_at: Option<Instant>,
-    /// Places that were given back and not asked for again yet, and when the last one was.
+    /// Places given back and not asked for again yet, and when the last one was given back.
     given_back: (usize, Option<Instant>),
-    /// One of the places that are allowed was refused: when to ask for it again, and how long to
-    /// wait after the next refusal.
+    /// After one of the allowed places was refused: when to ask for it again, and how long to wait
+    /// after the next refusal.
     regain: (Instant, Duration),
-    /// Sessions one after another that were in vain, and when the last of them ended.
+    /// How many sessions in a row were in vain, and when the last of them ended.
     vain: (u32, Instant),
-    /// Sessions in vain do not count until then: others are served.
+    /// Until then sessions in vain do not count, because others are served.
     forgiven_until: Instant,
-    /// After a session in vain the next try has to wait for this.
+    /// After sessions in vain, the next try waits until then.
     hasty_until: Instant,
 }
 
-/// What a session was.
+/// How a session went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Bytes have come from the connector's side. What the user makes of the answer is not the
-    /// connector's doing.
+    /// Bytes came from the connector's side. Whether the answer was of use to the user is not the
+    /// connector's affair.
     Carried,
-    /// It has lasted for [`limits::VAIN_SESSION`].
+    /// It lasted for [`limits::VAIN_SESSION`].
     Lasted,
     /// Neither.
     Vain,
@@ -48,7 +48,7 @@ pub(super) enum Outcome {
 pub(super) enum Refusal {
     /// The mapping allows no more tunnels than those that are open.
     OneTooMany,
-    /// It has allowed more: the place of one that is over is not free yet, or another has it.
+    /// It has allowed more before: the place of a closed tunnel is not free yet, or another has it.
     NotYet,
     /// The passcode was accepted before.
     NotAnyMore,
@@ -91,7 +91,7 @@ impl Pace {
         }
         let Some(more_at) = self.more_at else { return Ok(()) };
         if open < self.allowed && self.given_back.0 > 0 {
-            // Others on their way do not count: the connector may hold their refusals for seconds.
+            // Other dials do not count: the connector may delay their refusals for seconds.
             return Ok(());
         }
         let (again, is_ours) = match open + dialing < self.allowed {
@@ -105,24 +105,24 @@ impl Pace {
         }
     }
 
-    /// A try begins. While sessions end in vain, each lets the next one wait.
+    /// A try begins. While sessions end in vain, each try delays the next.
     pub(super) fn dialled(&mut self, now: Instant) {
         self.hasty_until = now + haste(self.vain.0);
         self.given_back.0 = self.given_back.0.saturating_sub(1);
     }
 
-    /// Tunnels that the mapping allows, as far as is known.
+    /// How many tunnels the mapping allows, as far as is known.
     pub(super) fn allowed(&self) -> usize {
         self.allowed
     }
 
-    /// A tunnel or its session is over: its place is to be had again at once.
+    /// A tunnel or its session is over: its place can be taken again at once.
     pub(super) fn given_back(&mut self, now: Instant) {
         self.given_back = ((self.given_back.0 + 1).min(self.allowed), Some(now));
         self.regain.1 = limits::REDIAL[0];
     }
 
-    /// The passcode was accepted, with so many tunnels open now.
+    /// The passcode was accepted; this many tunnels are `open` now.
     pub(super) fn authorized(&mut self, open: usize) {
         self.failing = false;
         self.accepted = true;
@@ -135,10 +135,11 @@ impl Pace {
         self.back_off(now);
     }
 
-    /// The passcode was answered by closing, with so many tunnels open.
+    /// The passcode was answered by closing, while this many tunnels were `open`.
     pub(super) fn refused(&mut self, now: Instant, open: usize) -> Refusal {
-        // The passcode is right, so it was one tunnel too many. With none open that is known for as
-        // long as the connector may take to answer: it may not have seen yet that the last ones ended.
+        // With tunnels open, the passcode is right, so this was one tunnel too many. With none open,
+        // that holds for as long as the connector may take to answer: it may not have seen yet that
+        // the last ones ended.
         let just_now =
             self.given_back.1.is_some_and(|at| self.accepted && now < at + limits::AUTHORIZED);
         if open > 0 || just_now {
@@ -150,7 +151,7 @@ impl Pace {
             return Refusal::OneTooMany;
         }
         self.refusals = self.refusals.saturating_add(1);
-        // A connector that is just ending closes, too: a first time is no proof.
+        // A connector that is about to stop closes connections too: a first time proves nothing.
         if self.accepted || self.refusals == 1 {
             self.back_off(now);
         } else {
@@ -160,8 +161,9 @@ impl Pace {
         if self.accepted { Refusal::NotAnyMore } else { Refusal::Never }
     }
 
-    /// Asks again for a place that was refused, after twice as long each time: the connector has yet
-    /// to see that a session is over. When that takes too long, others have taken the place.
+    /// Schedules the next try for a place that was refused, after twice as long each time: the
+    /// connector may not have seen yet that a session is over. When that takes too long, others have
+    /// taken the place.
     fn regain_later(&mut self, now: Instant, open: usize) {
         let (at, delay) = self.regain;
         if now < at {
@@ -173,7 +175,7 @@ impl Pace {
         self.regain = (now + delay, (2 * delay).min(limits::REFUSED_AGAIN));
     }
 
-    /// What was in the way may be mended: the next try need not wait.
+    /// What was wrong may have been mended: the next try need not wait.
     pub(super) fn try_now(&mut self, now: Instant) {
         self.not_before = now;
         self.redial = Backoff::new(limits::REDIAL);
@@ -188,9 +190,10 @@ impl Pace {
         self.back_off(now)
     }
 
-    /// A session has ended. One that carried bytes, or beside which another did, shows that users are
-    /// served: for a while those in vain are of users that only look in. Else one in vain may be one of
-    /// many that only make this side dial. Gives `true` when sessions in vain begin to be slowed down.
+    /// A session has ended. If it or another one beside it carried bytes, users are served; then for a
+    /// while sessions in vain are taken for those of users that only connect and leave. Otherwise
+    /// they may be a flood that only makes this side dial. Gives `true` when dials begin to be slowed
+    /// down because of them.
     pub(super) fn session_ended(&mut self, now: Instant, outcome: Outcome) -> bool {
         if outcome != Outcome::Vain {
             self.redial = Backoff::new(limits::REDIAL);
@@ -211,8 +214,8 @@ impl Pace {
         count + 1 == limits::VAIN_SESSIONS + 1
     }
 
-    /// Lets time pass before the next try, twice as much each time. What fails together counts
-    /// once; `true` when this one counts.
+    /// Delays the next try, twice as long each time. Failures at the same time count as one; gives
+    /// `true` when this one counts.
     fn back_off(&mut self, now: Instant) -> bool {
         self.failing = true;
         if now < self.not_before {
@@ -223,7 +226,7 @@ impl Pace {
     }
 }
 
-/// How long a try has to wait for the last one after so many sessions in vain.
+/// How long a try waits after the last one when this many sessions in a row were in vain.
 fn haste(vain: u32) -> Duration {
     let [first, longest] = limits::VAIN_DIAL_PAUSE;
     match vain.checked_sub(limits::VAIN_SESSIONS + 1) {

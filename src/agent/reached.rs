@@ -1,33 +1,33 @@
-//! Limits of this side that are reached: counted, and said now and then.
+//! Limits of this side that are reached: counted, and logged now and then.
 
 use std::cell::Cell;
 use std::time::Instant;
 
 use crate::limits;
 
-/// An option that bounds something.
+/// An option that sets a limit.
 pub(super) struct Limit {
     option: &'static str,
     most: usize,
-    /// What that means, and what can be done.
+    /// What reaching it means, and what can be done.
     remedy: String,
     times: Cell<u64>,
-    /// How often when that was last said, and when that was.
+    /// The count when it was last logged, and when that was.
     told: Cell<(u64, Option<Instant>)>,
 }
 
 impl Limit {
-    /// One that has not been reached.
+    /// A limit that has not been reached.
     pub(super) fn new(option: &'static str, most: usize, remedy: String) -> Self {
         Limit { option, most, remedy, times: Cell::new(0), told: Cell::new((0, None)) }
     }
 
-    /// The last place has been taken.
+    /// Counts that the last place was taken.
     pub(super) fn reach(&self) {
         self.times.set(self.times.get().saturating_add(1));
     }
 
-    /// A line, when it was reached since the last one, each [`limits::LIMIT_TOLD`] at most.
+    /// A line for the log if it was reached since the last one, at most one each [`limits::LIMIT_TOLD`].
     pub(super) fn news(&self, now: Instant) -> Option<String> {
         let (told, at) = self.told.get();
         let times = self.times.get();
@@ -40,7 +40,7 @@ impl Limit {
         Some(format!("{option} {most} was reached, {} so far: {remedy}", times_of(times)))
     }
 
-    /// The same in short, once it has been reached.
+    /// A short form for the status, once it has been reached.
     pub(super) fn state(&self) -> Option<String> {
         let times = self.times.get();
         let Limit { option, most, .. } = self;

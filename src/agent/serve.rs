@@ -26,11 +26,11 @@ pub(super) struct Serving<'a> {
     target: Dialler,
     /// Idle tunnels kept ready.
     connections: usize,
-    /// Sessions at one time, with the idle tunnels of which each may become one.
+    /// Most sessions at one time, counting idle tunnels, each of which may become one.
     most: usize,
     /// Whether the service is sent the PROXY header first.
     proxy_protocol: bool,
-    /// Idle tunnels, and those on their way to be.
+    /// Idle tunnels, and those that are being opened.
     ready: Cell<usize>,
     reachable: Cell<bool>,
 }
@@ -49,7 +49,7 @@ impl<'a> Serving<'a> {
         Serving { connector, target, connections, most, proxy_protocol, ready, reachable }
     }
 
-    /// Serves until `stopped` is closed; sessions that are on go on as tasks of `tasks`.
+    /// Serves until `stopped` is closed; sessions that run then go on as tasks of `tasks`.
     pub(super) async fn run<'t>(&'t self, tasks: &LocalExecutor<'t>, stopped: Receiver<()>) {
         let opening = async {
             loop {
@@ -58,7 +58,7 @@ impl<'a> Serving<'a> {
                     changed.await;
                     continue;
                 }
-                // A task for each tunnel that may be opened, none for those that may not.
+                // A task only for a tunnel that may be opened now.
                 let place = self.connector.place(FILES).await;
                 let ready = Counted::new(&self.ready, &self.connector.changed);
                 tasks.spawn(self.tunnel(place, ready, stopped.clone())).detach();
@@ -111,7 +111,7 @@ impl<'a> Serving<'a> {
         let local = match or(dialled, gone).await {
             Some(Ok(socket)) => Stream::plain(socket),
             Some(Err(error)) => Err(error),
-            // Nobody is left to serve: the place is for the next one.
+            // The user has gone: the place is for the next one.
             None => return paired.outcome(),
         };
         let mut local = match local {
@@ -128,12 +128,12 @@ impl<'a> Serving<'a> {
                 return Outcome::Vain;
             }
         };
-        // From its first moment on: whatever keeps the session from being is no end for the target.
+        // From the start: if the session never begins, the target must not take that for an orderly end.
         local.break_when_dropped();
         if !self.reachable.replace(true) {
             log::info!("the target {} can be reached again", self.target.address());
         }
-        // A target that is gone by now shows that to the relay.
+        // If the target has gone by now, the relay finds out.
         if self.proxy_protocol && local.queue(&paired.header).is_err() {
             paired.fail();
             return Outcome::Vain;
