@@ -17,7 +17,7 @@ mod turns;
 #[derive(Default)]
 pub struct Crowd {
     turns: RefCell<Turns<Rc<Ticket>>>,
-    /// One has left, or its turn ends at another time now.
+    /// A member has left, or its turn now ends at another time.
     changed: event_listener::Event,
 }
 
@@ -47,8 +47,8 @@ impl Ticket {
 }
 
 impl Crowd {
-    /// Waits until one more may join a crowd of `limit`; `true` if that was reached. At the limit
-    /// the one is told to go whose turn ended first.
+    /// Waits until one more may join a crowd of `limit`; `true` if the limit was reached. At the limit
+    /// the member whose turn ended first loses its place.
     pub async fn room(&self, limit: usize) -> bool {
         let mut reached = false;
         loop {
@@ -74,7 +74,7 @@ impl Crowd {
         Member { crowd: self, number, ticket, has_spoken: Cell::new(false) }
     }
 
-    /// Joins a crowd of `limit`, for the oldest if there is no room.
+    /// Joins a crowd of `limit`, in place of the oldest member if it is full.
     pub fn replace(&self, limit: usize) -> Member<'_> {
         let oldest = self.turns.borrow_mut().replace_oldest(limit);
         if let Some(oldest) = oldest {
@@ -83,7 +83,7 @@ impl Crowd {
         self.join(Duration::ZERO)
     }
 
-    /// For how long one that is answered keeps its place.
+    /// How long a member keeps its place after it was answered.
     pub fn patience(&self) -> Duration {
         self.turns.borrow().patience(Kind::Spoken)
     }
@@ -95,8 +95,7 @@ impl Crowd {
 }
 
 impl Member<'_> {
-    /// It has sent something, and it is the connector that takes its time now, for which nobody
-    /// loses a place.
+    /// It has sent something. The connector's turn begins, in which no member loses its place.
     pub fn spoke(&self) {
         self.has_spoken.set(true);
         self.crowd.turns.borrow_mut().spoke(self.number, Instant::now());
@@ -107,14 +106,14 @@ impl Member<'_> {
         self.has_spoken.get()
     }
 
-    /// What it has sent is dealt with, and something is to come from it next: its turn begins anew.
+    /// The connector has answered, and waits for the member's next message: a new turn begins.
     pub fn answered(&self) {
         self.crowd.turns.borrow_mut().answered(self.number, Instant::now());
         self.crowd.changed.notify(usize::MAX);
     }
 
-    /// What it has sent is not enough to answer: its turn goes on. So who sends byte after byte gains no
-    /// time by it, and for one whose words come in pieces the first of them begins a turn.
+    /// What it has sent is not enough to answer: its turn goes on. So a member that sends byte after byte
+    /// gains no time, and one whose message comes in pieces begins a turn with the first.
     pub fn goes_on(&self) {
         self.crowd.turns.borrow_mut().goes_on(self.number, Instant::now());
         self.crowd.changed.notify(usize::MAX);

@@ -111,7 +111,7 @@ async fn accept<'a>(
                 } else {
                     handlers.spawn(serve_agent::serve(pipe, side, socket, peer, file)).detach();
                 }
-                // It may have sent already what lets it leave the crowd.
+                // Its task may find at once what lets it leave the crowd.
                 yield_now().await;
             }
             // The connection was gone before it was accepted.
@@ -124,8 +124,8 @@ async fn accept<'a>(
     }
 }
 
-/// Waits until one more connection may be taken; meanwhile newcomers wait in the kernel's
-/// backlog. While there are none, nobody makes room.
+/// Waits until one more connection may be accepted; meanwhile newcomers wait in the kernel's
+/// backlog. Nobody loses a place before there is a newcomer.
 async fn room(pipe: &Pipe, users: bool, newcomers: &Io<&TcpListener>) {
     if !users {
         let pending = pipe.settings().pending;
@@ -154,7 +154,7 @@ async fn room(pipe: &Pipe, users: bool, newcomers: &Io<&TcpListener>) {
         if !std::mem::replace(&mut waited, true) {
             pipe.reached(reached::USERS_WAITING);
         }
-        // The last version 2 agent may leave meanwhile, so that mute users wait in vain.
+        // The last version 2 agent may leave meanwhile, so that silent users wait in vain.
         until(Instant::now() + limits::ACCEPT_PAUSE, room).await;
     }
 }

@@ -211,7 +211,7 @@ impl Pairing {
     }
 
     /// A user begins to wait; given back when `limit` do already, no tunnel is there for it at
-    /// once, and none of those that wait makes room. With `mute_in_vain` the one that waits longest
+    /// once, and none of those that wait makes room. With `silent_in_vain` the one that waits longest
     /// of those that have sent nothing does, for a newcomer that has sent something; before it, the
     /// one that waits longest of those that have ended their direction. While others are in line, the
     /// limit counts as reached for a user that is not the `first` of them.
@@ -219,17 +219,17 @@ impl Pairing {
         &self,
         user: Box<User>,
         limit: usize,
-        mute_in_vain: bool,
+        silent_in_vain: bool,
         first: bool,
     ) -> Result<Waiting<'_, Box<User>, Fate>, Box<User>> {
         let full = if first { self.waiting_users() >= limit } else { self.is_full(limit) };
         let spoken = user.has_spoken;
         let makes_room = || {
             let order = self.order.borrow();
-            let ended = order.first_ended().filter(|_| spoken || !mute_in_vain);
-            let mute = order.first_mute().filter(|_| spoken && mute_in_vain);
+            let ended = order.first_ended().filter(|_| spoken || !silent_in_vain);
+            let silent = order.first_silent().filter(|_| spoken && silent_in_vain);
             drop(order);
-            self.replace_user(ended.or(mute))
+            self.replace_user(ended.or(silent))
         };
         let room = || match self.closed.get() {
             true => self.serves(spoken),
@@ -253,13 +253,13 @@ impl Pairing {
         self.order.borrow_mut().serves(spoken, &mut |side, number| self.look(side, number))
     }
 
-    /// Whether one more user could be given a seat when `limit` wait at most; with `mute_in_vain`
+    /// Whether one more user could be given a seat when `limit` wait at most; with `silent_in_vain`
     /// that of one that has sent nothing.
-    pub fn has_room(&self, limit: usize, mute_in_vain: bool) -> bool {
+    pub fn has_room(&self, limit: usize, silent_in_vain: bool) -> bool {
         self.waiting_users() + self.in_line.get() < limit
             || self.serves(true)
             || self.order.borrow().first_ended().is_some()
-            || (mute_in_vain && self.order.borrow().first_mute().is_some())
+            || (silent_in_vain && self.order.borrow().first_silent().is_some())
     }
 
     /// A user gets in line for a seat.
@@ -323,11 +323,11 @@ impl Pairing {
 
     /// Closes the users that wait, those that have sent something only with `all`.
     pub fn dismiss(&self, all: bool) {
-        let is_mute = |seat: &Seat<Box<User>, Fate>| {
+        let is_silent = |seat: &Seat<Box<User>, Fate>| {
             seat.occupant.borrow().as_ref().is_none_or(|user| !user.has_spoken)
         };
         let users = self.users.borrow();
-        let goes = users.iter().filter(|(_, seat)| all || is_mute(seat));
+        let goes = users.iter().filter(|(_, seat)| all || is_silent(seat));
         let goes: Vec<_> = goes.map(|(number, _)| number).collect();
         drop(users);
         for seat in goes.into_iter().filter_map(|number| self.unseat_user(number)) {
@@ -468,7 +468,7 @@ impl Pairing {
         if self.closed.get() && !self.public {
             return;
         }
-        while let Some(pair) = self.next() {
+        while let Some(pair) = self.next_match() {
             if self.public { self.join_user(pair) } else { self.join_sides(pair) }
         }
         if self.closed.get() && self.idle(0) == 0 {
@@ -476,7 +476,7 @@ impl Pairing {
         }
     }
 
-    fn next(&self) -> Option<Pair> {
+    fn next_match(&self) -> Option<Pair> {
         self.order.borrow_mut().next(&mut |side, number| self.look(side, number))
     }
 

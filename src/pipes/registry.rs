@@ -282,7 +282,7 @@ impl Registry {
             self.running.borrow().iter().for_each(|running| what(&running.pipe));
         };
         each(Pipe::stop);
-        let mut mute_may_speak = true;
+        let mut silent_may_speak = true;
         while let Some(left) = self.draining().filter(|left| !left.is_over()) {
             if left.milliseconds_left == 0 {
                 return log::warn!(
@@ -291,8 +291,8 @@ impl Registry {
                     left.who()
                 );
             }
-            if mute_may_speak && begun.elapsed() >= limits::STILL {
-                mute_may_speak = false;
+            if silent_may_speak && begun.elapsed() >= limits::STILL {
+                silent_may_speak = false;
                 each(|pipe| pipe.pairing.dismiss(false));
             }
             sleep(limits::DRAIN_CHECK).await;

@@ -120,10 +120,10 @@ async fn find_seat<'a>(
 ) -> Result<Waiting<'a, Box<User>, Fate>, (Box<User>, Wait)> {
     let pending = pipe.settings().pending;
     // Only a version 2 agent could serve a user that never says anything.
-    let mute_in_vain = || !pipe.has_version_two();
-    if mute_in_vain() || pipe.pairing.is_full(pending) {
-        // Who says nothing makes room for one that speaks; its first bytes come soon after its
-        // connection, and until then nothing is known of it.
+    let silent_in_vain = || !pipe.has_version_two();
+    if silent_in_vain() || pipe.pairing.is_full(pending) {
+        // A silent user makes room for one that speaks. A user's first bytes come soon after its
+        // connection: wait for them before judging it.
         place.answered();
         let heard = async {
             let spoken = poll_fn(|context| user.stream.poll_spoken(context)).await;
@@ -143,15 +143,15 @@ async fn find_seat<'a>(
     let mut in_line = None;
     loop {
         let moved_on = pipe.pairing.move_on();
-        user = match pipe.pairing.user(user, pending, mute_in_vain(), in_line.is_some()) {
+        user = match pipe.pairing.user(user, pending, silent_in_vain(), in_line.is_some()) {
             Ok(waiting) => return Ok(waiting),
             Err(user) => user,
         };
         if pipe.pairing.is_closed() {
             return Err((user, Wait::Stopping));
         }
-        // It keeps out those that could be served.
-        if !user.has_spoken && (mute_in_vain() || pipe.pairing.serves(true)) {
+        // A silent user would keep out users that could be served.
+        if !user.has_spoken && (silent_in_vain() || pipe.pairing.serves(true)) {
             return Err((user, Wait::Replaced));
         }
         if in_line.is_none() {
@@ -211,7 +211,7 @@ async fn wait(pipe: &Pipe, waiting: &Waiting<'_, Box<User>, Fate>, deadline: Ins
                 // Paired or not, the next poll listens for its end.
                 context.waker().wake_by_ref();
             }
-            // Who ends without having said anything has gone: a scanner, a health check.
+            // A user that ends without having sent anything has gone: a scanner, a health check.
             Poll::Ready(Ok(false) | Err(_)) => return Poll::Ready(Wait::Left),
             Poll::Pending => {}
         }

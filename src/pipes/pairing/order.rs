@@ -138,7 +138,7 @@ impl Order {
     }
 
     /// The user that waits longest of those that have sent nothing.
-    pub(super) fn first_mute(&self) -> Option<Number> {
+    pub(super) fn first_silent(&self) -> Option<Number> {
         self.users[0].first()
     }
 
@@ -184,11 +184,11 @@ impl Order {
         Some(Pair { tunnel, partner })
     }
 
-    /// The first of a side's tunnels that is fit now, of version 2 if `mute`: a version 1 agent
+    /// The first of a side's tunnels that is fit now, of version 2 if `silent`: a version 1 agent
     /// would do nothing with a user that says nothing.
-    fn fittest(&mut self, side: usize, mute: bool, look: Look<'_>) -> Option<Number> {
+    fn fittest(&mut self, side: usize, silent: bool, look: Look<'_>) -> Option<Number> {
         loop {
-            let versions = &self.sides[side].fit[usize::from(mute)..];
+            let versions = &self.sides[side].fit[usize::from(silent)..];
             let rank = versions.iter().filter_map(Numbers::first).min()?;
             let number = number_of(rank);
             match look(side, number) {

@@ -16,9 +16,9 @@ impl Model {
         Model { public, sides: Default::default(), users: BTreeMap::new() }
     }
 
-    fn fittest(&self, side: usize, mute: bool) -> Option<Number> {
+    fn fittest(&self, side: usize, silent: bool) -> Option<Number> {
         let fits =
-            |standing: &Standing| standing.fit && (!mute || standing.version == Version::Two);
+            |standing: &Standing| standing.fit && (!silent || standing.version == Version::Two);
         let fit = self.sides[side].iter().filter(|(_, standing)| fits(standing));
         fit.map(|(number, standing)| standing.rank(*number)).min().map(number_of)
     }
@@ -134,8 +134,8 @@ fn whatever_happens_the_same_are_joined_as_by_looking_at_all() {
             let spoken = random.bool();
             let look = &mut |side: usize, number| model.sides[side].get(&number).copied();
             assert_eq!(order.serves(spoken, look), model.fittest(0, !spoken).is_some());
-            let mute = model.users.iter().find(|(_, spoken)| !**spoken).map(|(user, _)| *user);
-            assert_eq!(order.first_mute(), mute);
+            let silent = model.users.iter().find(|(_, spoken)| !**spoken).map(|(user, _)| *user);
+            assert_eq!(order.first_silent(), silent);
             let unasked = model.sides[side].iter().filter(|(_, standing)| !standing.asked);
             let unasked: Vec<_> = unasked.map(|(number, _)| *number).collect();
             let some = random.usize(..5);
@@ -172,7 +172,7 @@ fn users_that_have_ended_make_room_in_their_order_while_they_wait() {
     assert_eq!(order.first_ended(), None, "nobody else waits");
 }
 
-/// One mute user, and version 1 tunnels, of which none can serve it: a heartbeat of each.
+/// One silent user, and version 1 tunnels, of which none can serve it: a heartbeat of each.
 #[test]
 fn a_heartbeat_looks_at_no_other_tunnel() {
     const TUNNELS: u64 = 16_000;
