@@ -11,7 +11,7 @@ pub struct Request {
     pub path: Box<str>,
     /// The content type with its parameters, if there is one.
     pub content_type: Option<Box<str>>,
-    /// The body, at most [`limits::HTTP_BODY`] bytes.
+    /// The body, at most [`HTTP_BODY`](crate::limits::HTTP_BODY) bytes.
     pub body: Vec<u8>,
 }
 
