@@ -120,6 +120,24 @@ mod tests {
     }
 
     #[test]
+    fn whatever_happens_an_address_has_as_many_as_the_log_of_all_refusals_says() {
+        for seed in 0..200 {
+            let random = &mut fastrand::Rng::with_seed(seed);
+            let (refusals, mut log) = (Refusals::default(), Vec::new());
+            let mut now = Instant::now();
+            for step in 0..300 {
+                now += Duration::from_millis(random.u64(..4000));
+                let address = IpAddr::from([192, 0, 2, random.u8(..3)]);
+                log.push((address, now));
+                let is_recent = |at: Instant| now - at <= limits::REFUSAL_WINDOW;
+                let recent = log.iter().filter(|(whose, at)| *whose == address && is_recent(*at));
+                let expected = recent.count().min(limits::REFUSALS_AT_ONCE + 1);
+                assert_eq!(refusals.count(address, now), expected, "seed {seed}, step {step}");
+            }
+        }
+    }
+
+    #[test]
     fn only_so_many_addresses_are_remembered() {
         let refusals = Refusals::default();
         let again = IpAddr::from([192, 0, 2, 1]);
