@@ -327,6 +327,10 @@ pub const PROBES_LOST: u8 = 2;
 /// How long the connection of an ended session is kept, at most, until its last bytes have arrived;
 /// and how often that is checked.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// So many sessions of a mapping that are over may still wait for their last bytes to arrive, or as
+/// many as it may have tunnels if that is more: a user that reads nothing would else keep two files
+/// for [`CLOSE_TIMEOUT`] for each session that it has broken.
+pub const CLOSINGS: usize = 8;
 /// See [`CLOSE_TIMEOUT`].
 pub const CLOSE_CHECK: Duration = Duration::from_millis(50);
 

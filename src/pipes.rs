@@ -1,5 +1,6 @@
 //! Mappings while they run: who arrives, who waits, who is paired.
 
+mod closings;
 pub(crate) mod crowd;
 mod listen;
 pub(crate) mod named;

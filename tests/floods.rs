@@ -27,6 +27,7 @@ in_both_modes!(
     answers_that_are_read_slowly_hold_up_no_call,
     requests_without_a_pause_hold_up_no_call,
     reset_connections_leave_nothing,
+    sessions_that_are_over_hold_no_more_places_than_tunnels,
     sixty_agents_with_a_wrong_passcode_are_held,
     users_faster_than_tunnels_are_served_or_closed,
     all_tunnels_return_at_once_after_a_restart,
@@ -560,6 +561,37 @@ fn reset_connections_leave_nothing(mode: Mode) {
 }
 
 /// Whether nobody but idle tunnels is there.
+fn sessions_that_are_over_hold_no_more_places_than_tunnels(mode: Mode) {
+    // So many users at least; the agents' connections are gone.
+    const FILES: usize = 8;
+    let daemon = Daemon::builder(mode).start();
+    let mapping = daemon.api().add_public(2, 200_000);
+    let bytes_down = || daemon.control().number(&mapping, "counts.bytesDown");
+    let before = daemon.open_files();
+    // A fresh tunnel waits for 0.85 s each time, since the rest of the last answer may come on it.
+    let unread: Vec<_> = (0..14)
+        .map(|number| {
+            let mut agent = daemon.tunnel(&mapping);
+            let mut user = daemon.user(&mapping);
+            sockopt::set_socket_recv_buffer_size(user.socket(), 2048).expect("SO_RCVBUF");
+            user.send(b"question");
+            agent.expect(b"question");
+            agent.send(&[7; 200_000]);
+            until("the user has all that it takes", || bytes_down() > 90_000 * (number + 1));
+            agent.link.reset();
+            user
+        })
+        .collect();
+    // Those that are not cut are kept for 30 s.
+    let start = Instant::now();
+    while daemon.open_files() > before + FILES + 4 {
+        let open = daemon.open_files();
+        assert!(start.elapsed() < ms(15_000), "{open} files are open, {before} were before");
+        thread::sleep(ms(20));
+    }
+    drop(unread);
+}
+
 fn is_at_rest(state: serde_json::Value) -> bool {
     let counts = &state["counts"];
     counts["usersWaiting"] == 0 && counts["sessions"] == 0 && counts["pending"] == 0

@@ -226,8 +226,7 @@ impl Pool {
     /// A sentence for the operator where leases live on whose ports are no longer in the pool.
     pub fn outside(&self) -> Option<String> {
         let state = self.state.borrow();
-        let outside = |port: &u16| state.leased.contains(*port) && !state.allowed.contains(*port);
-        let ports: Vec<_> = (1..=u16::MAX).filter(outside).collect();
+        let ports = state.leased.without(&state.allowed);
         if ports.is_empty() {
             return None;
         }
@@ -322,6 +321,19 @@ impl PortSet {
         let new = !self.contains(port);
         self.0[usize::from(port / 64)] |= 1 << (port % 64);
         new
+    }
+
+    /// Those that are not in `others` too, ascending.
+    fn without(&self, others: &PortSet) -> Vec<u16> {
+        let mut ports = Vec::new();
+        for (place, (own, other)) in self.0.iter().zip(&others.0).enumerate() {
+            let mut left = own & !other;
+            while left != 0 {
+                ports.push((64 * place + left.trailing_zeros() as usize) as u16);
+                left &= left - 1;
+            }
+        }
+        ports
     }
 
     fn remove(&mut self, port: u16) {

@@ -20,6 +20,7 @@ use crate::mappings::ports::Pool;
 use crate::net::handshake::{self, Progress};
 use crate::net::stream::{Stream, is_too_many};
 use crate::os::Files;
+use crate::pipes::closings::Closings;
 use crate::pipes::crowd::{Crowd, Member};
 use crate::pipes::pairing::Pairing;
 use crate::pipes::place::Places;
@@ -70,6 +71,8 @@ pub struct Pipe {
     pub shared: Rc<Shared>,
     mapping: Mapping,
     ends: Ends,
+    /// Its sessions that are over.
+    pub closings: Arc<Closings>,
     /// Its sessions' bytes.
     pub traffic: Arc<Traffic>,
     counts: Cell<Counts>,
@@ -159,6 +162,13 @@ impl Pipe {
             mapping::Pipe::Direct { .. } => return None,
         };
         let (relay, relays_gone) = smol::channel::bounded(1);
+        let tunnels = match &ends {
+            Ends::Public { agent } => agent.limits.max_connections,
+            Ends::Private { agents: [one, two] } => {
+                one.limits.max_connections.max(two.limits.max_connections)
+            }
+        };
+        let closings = Closings::new(usize::from(tunnels).max(limits::CLOSINGS));
         Some(Rc::new(Pipe {
             pairing: Pairing::new(matches!(ends, Ends::Public { .. })),
             sides: ports.map(|port| Side {
@@ -173,6 +183,7 @@ impl Pipe {
             shared,
             mapping,
             ends,
+            closings: Arc::new(closings),
             traffic: Arc::default(),
             counts: Cell::default(),
             last_error: RefCell::new(None),

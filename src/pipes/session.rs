@@ -226,6 +226,7 @@ fn begin(
     };
     let terms = Terms { fin_wait: pipe.settings().fin_wait, traffic: pipe.traffic.clone() };
     let alive = pipe.relays.0.borrow().clone();
+    let closings = pipe.closings.clone();
     // Boxed, so that the session's memory is the relay's and not that of its making, too.
     let parts = Box::new(Parts { legs: [near, far], held: [near_held, far_held], terms });
     let relay = pipe.shared.workers.spawn(|load| async move {
@@ -234,14 +235,14 @@ fn begin(
         if !relay.keeps_tunnel() {
             drop(alive);
             load.go_on(|load| async move {
-                relay.close().await;
+                closings.bound(relay.close()).await;
                 drop((near_file, far_file, load));
             });
             return Ok((ended, None));
         }
         let draining = relay.keep_tunnel().map(|(drain, user)| {
             load.another().go_on(|load| async move {
-                user.close().await;
+                closings.bound(user.close()).await;
                 drop((far_file, load));
             });
             Draining::go_on(drain, near_file, alive, load)

@@ -23,6 +23,11 @@ impl Numbers {
         self.0.contains_key(&number)
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The smallest one.
     pub fn first(&self) -> Option<u64> {
         self.0.keys().next().copied()
