@@ -40,7 +40,7 @@ fn users_beyond_pending_wait_in_the_backlog_and_are_served_in_turn(mode: Mode) {
                 scope.spawn(|| {
                     let mut user = daemon.user(&mapping);
                     // One that thinks for a moment is not one that never says anything.
-                    thread::sleep(ms(50));
+                    thread::sleep(ms(20));
                     user.send(b"question");
                     user.expect(b"answer");
                 })

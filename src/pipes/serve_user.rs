@@ -75,7 +75,11 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
             return user.stream.close();
         }
     };
-    place.got_through();
+    let has_spoken = waiting.occupant.borrow().as_ref().is_none_or(|user| user.has_spoken);
+    if has_spoken || pipe.has_version_two() {
+        // One that nobody can serve yet is no sign that newcomers get somewhere.
+        place.got_through();
+    }
     drop(place);
     pipe.pairing.pair();
     let end = wait(pipe, &waiting, deadline).await;
