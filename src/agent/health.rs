@@ -10,6 +10,7 @@ use super::reached::Limit;
 use crate::limits;
 use crate::net::dial::Address;
 use crate::os::Notifier;
+use crate::text::counted;
 
 /// The state of the connector, as far as this side knows it.
 pub(super) struct Health {
@@ -155,9 +156,9 @@ impl Health {
             said.set(allowed);
             log::log!(
                 if allowed < self.wanted { log::Level::Warn } else { log::Level::Info },
-                "connector {} allows {allowed} {} at one time, those in use included: {remedy}",
+                "connector {} allows {} at one time, those in use included: {remedy}",
                 self.address,
-                if allowed == 1 { "tunnel" } else { "tunnels" }
+                counted(allowed as u64, "tunnel")
             );
         }
     }

@@ -61,11 +61,11 @@ impl<'a> Keys<'a> {
         expected: &str,
         read: impl FnOnce(&Value) -> Result<T, Wrong>,
     ) -> Option<T> {
-        let value = self.take(key);
-        if value.is_none() {
+        let Some(value) = self.take(key) else {
             self.fault(key, &format!("is missing; {expected} is required."));
-        }
-        self.value(key, read(&value?))
+            return None;
+        };
+        self.value(key, read(&value))
     }
 
     /// Takes a key that may be absent; `None` when it is, or after a fault.

@@ -1,6 +1,5 @@
 //! The sessions of one mapping that are over, and whose last bytes are still to arrive.
 
-use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -46,14 +45,13 @@ impl Closings {
                 sleep(limits::CLOSE_CHECK).await;
             }
         };
-        or(poll_fn(|context| close.as_mut().poll(context)), cut).await;
+        or(close, cut).await;
     }
 
     fn begin(&self) -> Closing<'_> {
         let mut waiting = self.waiting();
         if waiting.numbers.count() >= self.limit {
-            let oldest = waiting.numbers.first();
-            oldest.map(|oldest| waiting.numbers.remove(oldest));
+            waiting.numbers.pop_first();
         }
         let number = waiting.next;
         waiting.next += 1;

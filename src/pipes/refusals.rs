@@ -74,8 +74,9 @@ impl Refusals {
         times.push_back(now);
         let count = times.len();
         if recent.times.len() >= limits::REFUSED_ADDRESSES {
-            let oldest = recent.order.first().and_then(|first| recent.order.remove(first));
-            oldest.map(|oldest| recent.times.remove(&oldest));
+            if let Some(oldest) = recent.order.pop_first() {
+                recent.times.remove(&oldest);
+            }
         }
         recent.times.insert(address, (number, times));
         recent.order.insert(number, address);

@@ -33,6 +33,11 @@ impl Numbers {
         self.0.keys().next().copied()
     }
 
+    /// Takes out the smallest one.
+    pub fn pop_first(&mut self) -> Option<u64> {
+        self.0.pop_first().map(|(number, _)| number)
+    }
+
     /// All.
     pub fn iter(&self) -> impl Iterator<Item = u64> {
         self.0.keys().copied()
@@ -89,6 +94,11 @@ impl<T> Numbered<T> {
             *self = Numbered::default();
         }
         thing
+    }
+
+    /// Takes out the thing of the smallest number.
+    pub fn pop_first(&mut self) -> Option<T> {
+        self.remove(self.first()?)
     }
 
     /// The smallest number.
@@ -154,7 +164,7 @@ mod tests {
         }
         let (mut emptied, mut filled) = (numbered, Numbered::default());
         for (number, thing) in &tree {
-            assert_eq!(emptied.remove(*number), Some(*thing));
+            assert_eq!(emptied.pop_first(), Some(*thing));
             filled.insert(*number, *thing);
         }
         assert_eq!(emptied.things.capacity(), 0, "a burst's memory is given back");
