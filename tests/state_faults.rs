@@ -309,8 +309,8 @@ impl std::fmt::Debug for Bytes {
     }
 }
 
-/// The calls of `trace` in the order of their end; those that send, in the order of their begin.
-/// Each is a name, its arguments and its result.
+/// The calls of `trace` in the order of their end; those that send or close, in the order of their
+/// begin. Each is a name, its arguments and its result.
 fn calls(trace: &str) -> Vec<(String, String, i64)> {
     let mut all: Vec<(String, String, i64)> = Vec::new();
     let mut unfinished: HashMap<&str, (String, Option<usize>)> = HashMap::new();
@@ -318,9 +318,10 @@ fn calls(trace: &str) -> Vec<(String, String, i64)> {
         let Some((thread, rest)) = line.split_once(char::is_whitespace) else { continue };
         let rest = rest.trim_start();
         if let Some(begun) = rest.strip_suffix(" <unfinished ...>") {
-            // Bytes may be with the caller before the call returns.
-            let sends = begun.starts_with("send") || begun.starts_with("write");
-            let place = sends.then(|| {
+            // Before such a call returns, the caller may have its bytes, and another thread may
+            // have opened a file under its number.
+            let at_once = ["send", "write", "close"].iter().any(|call| begun.starts_with(call));
+            let place = at_once.then(|| {
                 all.push((String::new(), String::new(), 0));
                 all.len() - 1
             });
@@ -351,6 +352,16 @@ fn calls(trace: &str) -> Vec<(String, String, i64)> {
         }
     }
     all
+}
+
+#[test]
+fn number_is_free_for_another_thread_once_its_close_begins() {
+    let trace = "7 close(9 <unfinished ...>\n\
+                 8 openat(AT_FDCWD, \"\\x61\", O_RDONLY) = 9\n\
+                 7 <... close resumed>)              = 0\n";
+    let calls = calls(trace);
+    let names: Vec<&str> = calls.iter().map(|(name, ..)| name.as_str()).collect();
+    assert_eq!(names, ["close", "openat"]);
 }
 
 /// The strings among the arguments, which strace wrote as `"\x41\x42"`.
