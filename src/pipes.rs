@@ -1,16 +1,20 @@
 //! Mappings while they run: who arrives, who waits, who is paired.
 
 mod closings;
-pub(crate) mod crowd;
+mod crowd;
+mod cut;
+mod handshake;
 mod listen;
-pub(crate) mod named;
-pub(crate) mod pairing;
-pub(crate) mod pipe;
+mod named;
+mod pairing;
+mod pipe;
 mod place;
+mod record;
 pub(crate) mod refusals;
 pub(crate) mod registry;
-pub(crate) mod serve_agent;
-pub(crate) mod serve_user;
-pub(crate) mod session;
-pub(crate) mod tunnel;
+mod serve_agent;
+mod serve_user;
+mod session;
+pub(crate) mod shared;
+mod tunnel;
 mod user;

@@ -8,7 +8,7 @@ use smol::channel::Sender;
 
 use crate::api::Host;
 use crate::logging::Logging;
-use crate::pipes::pipe::Shared;
+use crate::pipes::shared::Shared;
 
 /// What the API asks of the daemon.
 pub(super) struct Daemon {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::limits;
 use crate::logging::Logging;
 use crate::os::{Notifier, memory};
-use crate::pipes::pipe::Shared;
+use crate::pipes::shared::Shared;
 use crate::runtime::sleep;
 
 /// Tells the init system that every thread still takes its turn.

@@ -14,7 +14,8 @@ use crate::limits;
 use crate::logging::Gate;
 use crate::mappings::ports::Lease;
 use crate::os::For;
-use crate::pipes::pipe::{Of, Pipe};
+use crate::pipes::pipe::Pipe;
+use crate::pipes::record::About;
 use crate::pipes::{serve_agent, serve_user};
 use crate::report::status::reached;
 use crate::runtime::{self, Backoff, Io, sleep, until};
@@ -56,7 +57,7 @@ async fn listen<'a>(
             Err(error) => error.to_string(),
             Ok(lease) => {
                 side.fault.replace(None);
-                pipe.is_over(Of::Port(index));
+                pipe.record.resolved(About::Port(index));
                 match accept(pipe, handlers, index, &lease).await {
                     Err(error) => format!("port {} cannot be served: {error}", side.port),
                     Ok(never) => match never {},
@@ -65,7 +66,7 @@ async fn listen<'a>(
         };
         let why = format!("{why}; it is tried again until it opens");
         if side.fault.borrow().as_ref() != Some(&why) {
-            pipe.fault(Of::Port(index), &why);
+            pipe.record.fault(About::Port(index), &why);
             side.fault.replace(Some(why));
         }
         sleep(retry.pause()).await;
@@ -83,21 +84,21 @@ async fn accept<'a>(
     let complaints = Gate::new(limits::COMPLAINT);
     let complain = |why: &str| {
         if complaints.open() {
-            pipe.fault(Of::Accepting(side), why);
+            pipe.record.fault(About::Accepting(side), why);
         }
     };
     let users = side == 1 && pipe.is_public();
     loop {
         room(pipe, users, &listener).await;
         if !pipe.shared.files.has_room(For::Pipe) {
-            pipe.reached(reached::FILES);
+            pipe.record.reached(reached::FILES);
             complain(&no_files(pipe));
             sleep(limits::ACCEPT_PAUSE).await;
             continue;
         }
         match listener.accept().await {
             Ok((socket, peer)) => {
-                pipe.is_over(Of::Accepting(side));
+                pipe.record.resolved(About::Accepting(side));
                 let file = loop {
                     // Another port may have taken the last one meanwhile.
                     match pipe.shared.files.try_take(For::Pipe) {
@@ -133,7 +134,7 @@ async fn room(pipe: &Pipe, users: bool, newcomers: &Io<&TcpListener>) {
             newcomers.come().await;
         }
         if pipe.pending.room(pending).await {
-            pipe.reached(reached::AGENTS_PENDING);
+            pipe.record.reached(reached::AGENTS_PENDING);
         }
         return;
     }
@@ -145,14 +146,14 @@ async fn room(pipe: &Pipe, users: bool, newcomers: &Io<&TcpListener>) {
             newcomers.come().await;
         }
         if pipe.handshakes.room(pending).await {
-            pipe.reached(reached::USERS_PENDING);
+            pipe.record.reached(reached::USERS_PENDING);
         }
         let room = pipe.pairing.room();
         if may_wait() {
             return;
         }
         if !std::mem::replace(&mut waited, true) {
-            pipe.reached(reached::USERS_WAITING);
+            pipe.record.reached(reached::USERS_WAITING);
         }
         // The last version 2 agent may leave meanwhile, so that silent users wait in vain.
         until(Instant::now() + limits::ACCEPT_PAUSE, room).await;

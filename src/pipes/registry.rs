@@ -18,7 +18,8 @@ use crate::mappings::ports::Lease;
 use crate::mappings::store::{Change, Store, StoreError};
 use crate::pipes::listen;
 use crate::pipes::named::Named;
-use crate::pipes::pipe::{Pipe, Shared};
+use crate::pipes::pipe::Pipe;
+use crate::pipes::shared::Shared;
 use crate::report::status::{Counts, Draining, MappingStatus, Overview, Status, condition};
 use crate::runtime::sleep;
 

@@ -17,9 +17,11 @@ use crate::net::stream::{Received, Stream, is_too_many, is_too_much};
 use crate::net::tcp_info;
 use crate::os::FileGuard;
 use crate::pipes::crowd::Member;
+use crate::pipes::handshake::{Peer, secure};
 use crate::pipes::pairing::{Verdict, Waiting};
-use crate::pipes::pipe::{Of, Pipe, Secured, Side};
+use crate::pipes::pipe::{Pipe, Side};
 use crate::pipes::place::Place;
+use crate::pipes::record::About;
 use crate::pipes::session;
 use crate::pipes::tunnel::{Alone, Tunnel};
 use crate::report::status::{reached, refused};
@@ -85,9 +87,9 @@ async fn admit(
     let (proven, has_spoken) = {
         let stranger = pipe.pending.join(tcp_info::round_trip(&socket));
         let proving = async {
-            let secured = pipe.secure(socket, Secured::Tunnel, &stranger).await;
+            let secured = secure(&pipe.shared, socket, Peer::Agent, &stranger).await;
             let stream = secured.map_err(|error| {
-                pipe.handshake_failed(side, peer, &error, stranger.has_spoken());
+                pipe.record.handshake_failed(side, peer, &error, stranger.has_spoken());
                 Unproven::Unsecured
             })?;
             is_secured.set(true);
@@ -107,11 +109,11 @@ async fn admit(
             return None;
         }
         Some(Err(Unproven::Gone(error))) if is_too_much(&error) => {
-            pipe.refused(&refused::TOO_MUCH, side, peer);
+            pipe.record.refused(&refused::TOO_MUCH, side, peer);
             return None;
         }
         Some(Err(Unproven::Gone(error))) if is_too_many(&error) => {
-            pipe.refused(&refused::AGENTS_MEMORY, side, peer);
+            pipe.record.refused(&refused::AGENTS_MEMORY, side, peer);
             return None;
         }
         Some(Err(Unproven::Gone(error))) => {
@@ -120,15 +122,15 @@ async fn admit(
         }
         Some(Err(Unproven::Unsecured)) => return None,
         Some(Err(Unproven::Replaced)) => {
-            pipe.refused(&refused::AGENT_STALLED, side, peer);
+            pipe.record.refused(&refused::AGENT_STALLED, side, peer);
             return None;
         }
         None if is_secured.get() => {
-            pipe.refused(&refused::NO_PASSCODE, side, peer);
+            pipe.record.refused(&refused::NO_PASSCODE, side, peer);
             return None;
         }
         None => {
-            pipe.handshake_late(side, peer, has_spoken);
+            pipe.record.handshake_late(side, peer, has_spoken);
             return None;
         }
     };
@@ -203,11 +205,11 @@ async fn place(pipe: &Pipe, side: usize, version: Version) -> Option<Place> {
         let freed = places.freed.listen();
         let is_full = places.taken.get() >= allowed;
         if is_full && !std::mem::replace(&mut waited, true) {
-            pipe.reached(reached::MAX_CONNECTIONS);
+            pipe.record.reached(reached::MAX_CONNECTIONS);
         }
         if !is_full {
-            pipe.count(|counts| counts.tunnels_total += 1);
-            pipe.is_over(Of::Agents(side));
+            pipe.record.count(|counts| counts.tunnels_total += 1);
+            pipe.record.resolved(About::Agents(side));
             return Some(Place::take(places.clone(), version));
         }
         if !pipe.pairing.replace_overdue(side) {
@@ -284,14 +286,14 @@ async fn tunnel_ended(pipe: &Pipe, tunnel: Box<Tunnel>, why: Alone) {
     drop(place);
     match why {
         Alone::OutOfStep => {
-            pipe.fault(
-                Of::Event,
+            pipe.record.fault(
+                About::Event,
                 &format!("tunnel of {peer} closed: it sent bytes while no session was on"),
             );
             pipe.shared.refusals.refuse(stream, peer.ip()).await;
         }
         Alone::Absent => {
-            pipe.tunnel_absent(peer);
+            pipe.record.tunnel_absent(peer);
             stream.close();
         }
         Alone::Stalled => {

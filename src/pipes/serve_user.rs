@@ -12,8 +12,10 @@ use crate::limits;
 use crate::net::tcp_info;
 use crate::os::FileGuard;
 use crate::pipes::crowd::Member;
+use crate::pipes::cut::Cut;
+use crate::pipes::handshake::{Peer, secure};
 use crate::pipes::pairing::{Fate, Waiting};
-use crate::pipes::pipe::{Cut, Pipe, Secured};
+use crate::pipes::pipe::Pipe;
 use crate::pipes::user::User;
 use crate::report::status::reached::USERS_WAITING;
 use crate::report::status::refused::{self, Refusal};
@@ -50,23 +52,23 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
     // It has waited for a tunnel from when it came, which may be a while before it was accepted.
     let user_wait = user_wait.saturating_sub(tcp_info::silence(&socket));
     let securing = async {
-        let secured = pipe.secure(socket, Secured::User, &place).await;
-        secured.map_err(|error| pipe.handshake_failed(1, peer, &error, place.has_spoken()))
+        let secured = secure(&pipe.shared, socket, Peer::User, &place).await;
+        secured.map_err(|error| pipe.record.handshake_failed(1, peer, &error, place.has_spoken()))
     };
     let replaced = async {
         place.replaced().await;
-        pipe.refused(&refused::USER_STALLED, 1, peer);
+        pipe.record.refused(&refused::USER_STALLED, 1, peer);
         Err(())
     };
     let secured = until(Instant::now() + limits::TLS_HANDSHAKE, or(securing, replaced));
     let stream = match Box::pin(secured).await {
         Some(Ok(stream)) => stream,
         Some(Err(())) => return,
-        None => return pipe.handshake_late(1, peer, place.has_spoken()),
+        None => return pipe.record.handshake_late(1, peer, place.has_spoken()),
     };
     let deadline = Instant::now() + user_wait;
     let user = Box::new(User { stream, peer, has_spoken: false, file });
-    let cut = Cut(|| pipe.refused(pipe.why_cut(), 1, peer));
+    let cut = Cut(|| pipe.record.refused(pipe.why_cut(), 1, peer));
     let waiting = match Box::pin(find_seat(pipe, user, &place, deadline)).await {
         Ok(waiting) => waiting,
         Err((user, end)) => {
@@ -99,7 +101,7 @@ fn tell(pipe: &Pipe, peer: SocketAddr, end: &Wait, has_spoken: bool) {
         Wait::Served => return,
         // A port that is looked at for whether it is open, as health checks do.
         Wait::Left if !has_spoken => {
-            return pipe.connection(format_args!("user {peer} left and had sent nothing"));
+            return pipe.record.connection(format_args!("user {peer} left and had sent nothing"));
         }
         Wait::Left => &refused::LEFT,
         Wait::Replaced => &refused::OUSTED,
@@ -108,7 +110,7 @@ fn tell(pipe: &Pipe, peer: SocketAddr, end: &Wait, has_spoken: bool) {
         Wait::TimedOut if !has_spoken && pipe.pairing.idle(0) > 0 => &refused::SAID_NOTHING,
         Wait::TimedOut => &refused::NO_TUNNEL,
     };
-    pipe.refused(why, 1, peer);
+    pipe.record.refused(why, 1, peer);
 }
 
 /// A seat for `user`. While as many wait as may, it is in line for one, and keeps its place in the
@@ -161,7 +163,7 @@ async fn find_seat<'a>(
         if in_line.is_none() {
             in_line = Some(pipe.pairing.line_up());
             place.got_through();
-            pipe.reached(USERS_WAITING);
+            pipe.record.reached(USERS_WAITING);
         }
         let spoken = user.has_spoken;
         let heard = poll_fn(|context| {

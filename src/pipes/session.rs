@@ -9,12 +9,13 @@ use smol::Task;
 use smol::channel::Sender;
 
 use crate::limits;
-use crate::logging::ALWAYS;
 use crate::net::stream::Detached;
 use crate::os::FileGuard;
+use crate::pipes::cut::Cut;
 use crate::pipes::pairing::Partner;
-use crate::pipes::pipe::{Cut, Of, Pipe};
+use crate::pipes::pipe::Pipe;
 use crate::pipes::place::{Counted, Place};
+use crate::pipes::record::About;
 use crate::pipes::tunnel::Tunnel;
 use crate::pipes::user::User;
 use crate::runtime::Load;
@@ -91,16 +92,16 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
         }
         _ => None,
     };
-    pipe.count(|counts| {
+    pipe.record.count(|counts| {
         counts.sessions += 1;
         counts.sessions_total += 1;
         counts.users_served += u64::from(pipe.is_public());
     });
-    pipe.is_over(Of::Users);
+    pipe.record.resolved(About::Users);
     let ((near, far), relay) = begin(pipe, tunnel, partner, user);
     let began = Instant::now();
     let cut = Cut(|| {
-        pipe.connection(format_args!(
+        pipe.record.connection(format_args!(
             "session of {} and {} was cut after {:.1} s: {}",
             peers[0],
             peers[1],
@@ -120,7 +121,7 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
             None
         }
     };
-    pipe.count(|counts| counts.sessions -= 1);
+    pipe.record.count(|counts| counts.sessions -= 1);
     session_ended(pipe, ended, peers);
     pipe.pairing.pair();
     let (draining, counted, place) = kept?;
@@ -139,9 +140,9 @@ pub async fn drain_stray(pipe: &Pipe, mut tunnel: Box<Tunnel>) -> Option<Box<Tun
         Some(late) => pipe.pairing.learn(late),
         None => pipe.pairing.found(),
     }
-    if pipe.residue_told.open() {
-        pipe.fault(
-            Of::Event,
+    if pipe.record.may_tell_residue() {
+        pipe.record.fault(
+            About::Event,
             &format!(
                 "tunnel of {} sends the rest of an answer whose user is gone: it is read over, \
              and the tunnel is used again after it",
@@ -177,7 +178,7 @@ async fn drained(
     let (drained, rest) = draining.task.await;
     place.set_unanswered(drained.outcome == Outcome::Unanswered);
     let (peer, _) = agent;
-    if drained.bytes > 0 && drained.lasted >= limits::QUIET_LATE && pipe.residue_told.open() {
+    if drained.bytes > 0 && drained.lasted >= limits::QUIET_LATE && pipe.record.may_tell_residue() {
         log::info!(
             target: pipe.id(),
             "{}: tunnel of {peer}: {} bytes for a user that had left were read over in {:.1} s",
@@ -195,7 +196,7 @@ async fn drained(
         Outcome::Left | Outcome::Absent | Outcome::Stalled => {
             pipe.pairing.lost(drained.missing);
             if drained.outcome == Outcome::Absent {
-                pipe.tunnel_absent(peer);
+                pipe.record.tunnel_absent(peer);
             }
             drop(place);
             log::debug!("{}: tunnel of {peer} is gone: {:?}", pipe.id(), drained.outcome);
@@ -281,30 +282,28 @@ fn agent_leg(
 fn session_ended(pipe: &Pipe, ended: Option<Ended>, [agent, partner]: [SocketAddr; 2]) {
     let Some(ended) = ended else {
         return pipe
-            .fault(Of::Event, "a session could not begin: the kernel watches no more sockets");
+            .record
+            .fault(About::Event, "a session could not begin: the kernel watches no more sockets");
     };
     pipe.pairing.lost(ended.missing);
     match ended.ending {
-        Ending::Absent(_) => pipe.count(|counts| counts.tunnels_absent += 1),
+        Ending::Absent(_) => pipe.record.count(|counts| counts.tunnels_absent += 1),
         Ending::Failed(side)
         | Ending::Wrong(side)
         | Ending::Unanswered(side)
         | Ending::NoAnswer(side)
         | Ending::Stalled(side) => {
             let who = if side == 0 { agent } else { partner };
-            pipe.fault(Of::Event, &format!("a session with {who} failed: {}", ended.ending));
+            pipe.record
+                .fault(About::Event, &format!("a session with {who} failed: {}", ended.ending));
         }
         _ => {}
     }
-    let level = if pipe.settings().connection_log { log::Level::Info } else { log::Level::Debug };
-    log::log!(
-        target: ALWAYS,
-        level,
-        "{}: session of {agent} and {partner} ended after {:.1} s, {} bytes from port1, {} from port2: {}",
-        pipe.id(),
+    pipe.record.connection(format_args!(
+        "session of {agent} and {partner} ended after {:.1} s, {} bytes from port1, {} from port2: {}",
         ended.lasted.as_secs_f32(),
         ended.bytes[0],
         ended.bytes[1],
         ended.ending
-    );
+    ));
 }

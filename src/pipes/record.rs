@@ -1,0 +1,255 @@
+//! What happens on one mapping, for those who look at it: it is counted, logged, and the last fault is kept.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use crate::limits;
+use crate::logging::{ALWAYS, Gate};
+use crate::mappings::mapping::Id;
+use crate::net::stream::is_too_many;
+use crate::pipes::shared::Shared;
+use crate::report::status::reached::LimitsReached;
+use crate::report::status::refused::{self, Refusal, Refusals};
+use crate::report::status::{Counts, MappingStatus, SideStatus, timestamp};
+use crate::tls;
+
+/// What has happened on one mapping since the daemon started.
+pub struct Record {
+    shared: Rc<Shared>,
+    id: Id,
+    ports: [u16; 2],
+    public: bool,
+    counts: Cell<Counts>,
+    last: RefCell<LastFault>,
+    refusals: RefCell<Refusals>,
+    limits_reached: RefCell<LimitsReached>,
+    /// When the log was last told of an old answer.
+    residue_told: Gate,
+}
+
+/// What a fault is about: when that has gone right again, the fault is over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    /// The port of this side: it opens.
+    Port(usize),
+    /// New connections there: they are accepted.
+    Accepting(usize),
+    /// Users: one is served.
+    Users,
+    /// The agents of this side: one is let in.
+    Agents(usize),
+    /// Something that happens once, and is never over.
+    Event,
+}
+
+/// What has gone wrong last.
+#[derive(Default)]
+struct LastFault(Option<Fault>);
+
+struct Fault {
+    what: String,
+    /// In milliseconds since the epoch.
+    at: u64,
+    about: About,
+    /// It has gone right since.
+    over: bool,
+}
+
+impl LastFault {
+    fn set(&mut self, about: About, what: String) {
+        self.0 = Some(Fault { what, at: timestamp(), about, over: false });
+    }
+
+    fn resolve(&mut self, about: About) {
+        if let Some(fault) = self.0.as_mut().filter(|fault| fault.about == about) {
+            fault.over = true;
+        }
+    }
+}
+
+impl Record {
+    /// Nothing has happened yet on the mapping `id`, whose port2 takes users if it is `public`.
+    pub fn new(shared: Rc<Shared>, id: Id, ports: [u16; 2], public: bool) -> Self {
+        Record {
+            shared,
+            id,
+            ports,
+            public,
+            counts: Cell::default(),
+            last: RefCell::default(),
+            refusals: RefCell::default(),
+            limits_reached: RefCell::default(),
+            residue_told: Gate::new(limits::RESIDUE_TOLD),
+        }
+    }
+
+    /// The mapping's name, for the log.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Changes what is counted.
+    pub fn count(&self, change: impl FnOnce(&mut Counts)) {
+        let mut counts = self.counts.get();
+        change(&mut counts);
+        self.counts.set(counts);
+    }
+
+    /// What is counted here.
+    pub fn counts(&self) -> Counts {
+        self.counts.get()
+    }
+
+    /// A limit was reached.
+    pub fn reached(&self, limit: &'static str) {
+        self.limits_reached.borrow_mut().reached(limit);
+    }
+
+    /// A user or an agent on the port of `side` is refused: counted by kind, and reported with the
+    /// remedy.
+    pub fn refused(&self, why: &Refusal, side: usize, peer: SocketAddr) {
+        self.refused_since(why, side, peer, "");
+    }
+
+    fn refused_since(&self, why: &Refusal, side: usize, peer: SocketAddr, more: &str) {
+        let Refusal { who, why: kind, remedy } = why;
+        let is_user = *who == refused::USER;
+        self.refusals.borrow_mut().count(why);
+        self.count(|counts| {
+            match (is_user, *why == refused::USER_TLS, *why == refused::AGENT_TLS) {
+                (_, true, _) | (_, _, true) => counts.handshake_failures += 1,
+                (true, ..) => counts.users_refused += 1,
+                (false, ..) => counts.agents_refused += 1,
+            }
+        });
+        self.connection(format_args!("{who} {peer} closed: {kind}{more}"));
+        if remedy.is_empty() {
+            return;
+        }
+        let about = if is_user { About::Users } else { About::Agents(side) };
+        let port = self.ports[side];
+        let what = format!("{who} {} refused on port {port}: {kind}{more}; {remedy}", peer.ip());
+        // Each kind has lines of its own; of users that are logged one by one this is said already.
+        if !is_user || !self.logs_connections() {
+            log::warn!(target: &format!("{} {kind}", self.id), "{}: {what}", self.id);
+        }
+        self.last.borrow_mut().set(about, what);
+    }
+
+    /// A TLS handshake failed. A peer that connected and sent nothing, as health checks do, is neither
+    /// counted nor reported.
+    pub fn handshake_failed(
+        &self,
+        side: usize,
+        peer: SocketAddr,
+        error: &io::Error,
+        has_spoken: bool,
+    ) {
+        let more = format!(": {}", tls::explain_handshake(error));
+        if !has_spoken {
+            return self.connection(format_args!("{peer} connected and said nothing{more}"));
+        }
+        let why = match (self.takes_users(side), is_too_many(error)) {
+            (true, true) => return self.refused(&refused::USERS_MEMORY, side, peer),
+            (false, true) => return self.refused(&refused::AGENTS_MEMORY, side, peer),
+            (true, false) => &refused::USER_TLS,
+            (false, false) => &refused::AGENT_TLS,
+        };
+        self.refused_since(why, side, peer, &more);
+    }
+
+    /// A TLS handshake took too long.
+    pub fn handshake_late(&self, side: usize, peer: SocketAddr, has_spoken: bool) {
+        self.count(|counts| counts.handshake_failures += u64::from(has_spoken));
+        let is_user = self.takes_users(side);
+        self.refused(if is_user { &refused::USER_LATE } else { &refused::NO_PASSCODE }, side, peer);
+    }
+
+    fn takes_users(&self, side: usize) -> bool {
+        side == 1 && self.public
+    }
+
+    /// A tunnel's heartbeat is absent.
+    pub fn tunnel_absent(&self, peer: SocketAddr) {
+        self.count(|counts| counts.tunnels_absent += 1);
+        log::info!(target: &self.id, "{}: tunnel of {peer} closed: its heartbeat is absent", self.id);
+    }
+
+    /// A line about one connection, for those who have asked for such.
+    pub fn connection(&self, what: fmt::Arguments<'_>) {
+        let level = if self.logs_connections() { log::Level::Info } else { log::Level::Debug };
+        log::log!(target: ALWAYS, level, "{}: {what}", self.id);
+    }
+
+    fn logs_connections(&self) -> bool {
+        self.shared.config.borrow().connection_log
+    }
+
+    /// Something an operator should know of this mapping. Each caller is a kind of its own for the
+    /// log's bounds.
+    #[track_caller]
+    pub fn fault(&self, about: About, what: &str) {
+        log::warn!(target: &self.id, "{}: {what}", self.id);
+        self.last.borrow_mut().set(about, what.to_owned());
+    }
+
+    /// This has gone right: the last fault is over, if it was about it.
+    pub fn resolved(&self, about: About) {
+        self.last.borrow_mut().resolve(about);
+    }
+
+    /// Whether the log may be told of an old answer now: it is told rarely.
+    pub fn may_tell_residue(&self) -> bool {
+        self.residue_told.open()
+    }
+
+    /// The mapping as an operator is shown it, with the state of its ports.
+    pub fn status(
+        &self,
+        sides: [SideStatus; 2],
+        url: Option<String>,
+        counts: Counts,
+    ) -> MappingStatus {
+        let last = self.last.borrow();
+        let fault = last.0.as_ref();
+        MappingStatus {
+            id: self.id.clone(),
+            sides,
+            public: self.public,
+            url,
+            counts,
+            last_error: fault.map(|fault| fault.what.clone()),
+            last_error_at: fault.map(|fault| fault.at),
+            last_error_over: fault.is_some_and(|fault| fault.over),
+            refusals: self.refusals.borrow().clone(),
+            limits_reached: self.limits_reached.borrow().clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_over_once_what_it_is_about_goes_right_and_nothing_else() {
+        let over = |last: &LastFault| last.0.as_ref().map(|fault| fault.over);
+        let mut last = LastFault::default();
+        last.resolve(About::Users);
+        assert_eq!(over(&last), None, "nothing has gone wrong");
+        for about in [About::Port(1), About::Accepting(0), About::Users, About::Agents(1)] {
+            last.set(about, "it failed".into());
+            for other in [About::Port(0), About::Accepting(1), About::Agents(0), About::Event] {
+                last.resolve(other);
+            }
+            assert_eq!(over(&last), Some(false));
+            last.resolve(about);
+            assert_eq!(over(&last), Some(true));
+        }
+        last.set(About::Users, "it failed again".into());
+        assert_eq!(over(&last), Some(false));
+    }
+}

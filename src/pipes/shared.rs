@@ -1,0 +1,28 @@
+//! What all pipes of the daemon share.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::mappings::ports::Pool;
+use crate::os::Files;
+use crate::pipes::refusals::Refusals;
+use crate::runtime::Workers;
+use crate::tls::Tls;
+
+/// What all pipes of the daemon share. The control thread owns it.
+pub struct Shared {
+    /// The settings in force.
+    pub config: RefCell<Rc<Config>>,
+    /// How TLS is spoken; `None` when `dev`.
+    pub tls: Option<Arc<Tls>>,
+    /// The threads for handshakes and relays.
+    pub workers: Rc<Workers>,
+    /// The ports.
+    pub pool: Pool,
+    /// The agents refused lately.
+    pub refusals: Refusals,
+    /// The open files.
+    pub files: Arc<Files>,
+}
