@@ -58,6 +58,12 @@ pub mod pipes;
 pub mod report;
 pub mod runtime;
 pub mod session;
+#[cfg(test)]
+#[path = "../tests/common"]
+mod testing {
+    pub mod folder;
+    pub mod ignored;
+}
 mod text;
 pub mod tls;
 pub mod wire;

@@ -15,11 +15,3 @@ pub use instance::{Instance, LOCK, Ownership, ProcessError, config_of, holder, t
 pub use notifier::{Notifier, watchdog_interval};
 pub use process::{Prepared, abort_on_panic, prepare};
 pub use signals::{Ask, Signals};
-
-#[cfg(test)]
-mod tests {
-    /// A path in the system's temporary folder that nobody else uses.
-    pub(super) fn folder() -> std::path::PathBuf {
-        std::env::temp_dir().join(format!("os-{}", uuid::Uuid::new_v4()))
-    }
-}

@@ -8,7 +8,6 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,12 +34,12 @@ const RIGHT: &str = "+0";
 struct Clock {
     library: PathBuf,
     file: PathBuf,
+    _folder: Folder,
 }
 
 impl Clock {
     /// `None`, with the reason printed, where there is none.
     fn new(time: &str) -> Option<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
         let library = folders
             .map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"))
@@ -53,9 +52,8 @@ impl Clock {
             could_not_run("another binary may not load this machine's libfaketime");
             return None;
         }
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("iofog-connector-test-clock-{}-{number}", std::process::id());
-        let clock = Clock { library, file: std::env::temp_dir().join(name) };
+        let folder = Folder::new();
+        let clock = Clock { library, file: folder.join("clock"), _folder: folder };
         clock.turn(time);
         Some(clock)
     }
@@ -97,12 +95,6 @@ fn daemon_at(
     let mut daemon = prepare(clock.builder(mode)).prepare();
     daemon.start();
     Some((daemon, clock))
-}
-
-impl Drop for Clock {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.file);
-    }
 }
 
 /// The answer to a success; its timestamp may be any.

@@ -551,7 +551,8 @@ fn faults_of_a_start_have_the_programs_name_before_each_line() {
 
 #[test]
 fn log_folder_that_cannot_be_used_is_said_by_start_check_and_status() {
-    let place = std::env::temp_dir().join(format!("log-{}", std::process::id()));
+    let own = Folder::new();
+    let place = own.join("log");
     for (folder, why) in [
         ("file", "is a file, where a folder is expected"),
         ("file/deeper", "is a file, where a folder is expected"),

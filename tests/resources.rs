@@ -291,24 +291,6 @@ fn lost(daemon: &Daemon) -> u64 {
     daemon.control().state()["logLost"].as_u64().expect("logLost")
 }
 
-/// A folder of the test's own, removed when dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        let name = format!("iofog-connector-resources-{}-{}", std::process::id(), number());
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir_all(&folder).unwrap();
-        Folder(folder)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// A daemon whose log folder is a small disk that nobody else sees, mounted with these options;
 /// `None`, with the reason printed, where that is not allowed.
 fn with_disk(folder: &Folder, options: &str) -> Option<Daemon> {
@@ -316,10 +298,10 @@ fn with_disk(folder: &Folder, options: &str) -> Option<Daemon> {
         could_not_run("no mount namespace");
         return None;
     }
-    let log = folder.0.to_str().unwrap();
+    let log = folder.to_str().unwrap();
     let mount = format!("mount -t tmpfs -o {options} none {log} && exec \"$@\"");
     let wrapper = ["unshare", "--mount", "sh", "-c", &mount, "sh"];
-    Some(Daemon::builder(Mode::Plain).wrapper(&wrapper).log(&folder.0).start())
+    Some(Daemon::builder(Mode::Plain).wrapper(&wrapper).log(folder).start())
 }
 
 /// The log folder as the daemon sees it.

@@ -610,9 +610,9 @@ fn state_file_that_is_a_mount_is_written_in_place() {
         return could_not_run("no mount namespace");
     }
     // As containers bind single files: a rename over it fails with EBUSY.
-    let volume = std::env::temp_dir().join(format!("iofog-volume-{}.json", std::process::id()));
+    let folder = Folder::new();
     let text = r#"{"mappings":[]}"#;
-    fs::write(&volume, text).unwrap();
+    let volume = folder.file("volume.json", text, 0o644);
     let mount = format!(
         r#"config=$(echo "$*" | sed 's/.*--config \([^ ]*\).*/\1/')
         mount --bind {} "$config/configs.json" && exec "$@""#,
@@ -637,5 +637,4 @@ fn state_file_that_is_a_mount_is_written_in_place() {
     assert_eq!(stored(), running(&daemon));
     assert_eq!(daemon.read("configs.json"), text, "the file below the mount");
     assert!(!daemon.config().join(".configs.json.journal").exists());
-    fs::remove_file(&volume).unwrap();
 }

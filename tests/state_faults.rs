@@ -672,8 +672,8 @@ fn change_in_place_that_fails_at_any_step_is_undone_or_made() {
     if !can_mount() {
         return could_not_run("no mount namespace");
     }
-    let volume = std::env::temp_dir().join(format!("iofog-faulty-{}.json", std::process::id()));
-    fs::write(&volume, "{}").unwrap();
+    let folder = Folder::new();
+    let volume = folder.file("volume.json", "{}", 0o644);
     let mount = format!(
         r#"config=$(echo "$*" | sed 's/.*--config \([^ ]*\).*/\1/')
         mount --bind {} "$config/configs.json" && exec "$@""#,
@@ -719,5 +719,4 @@ fn change_in_place_that_fails_at_any_step_is_undone_or_made() {
             assert!(!daemon.config().join(JOURNAL).exists(), "{what}");
         }
     }
-    fs::remove_file(&volume).unwrap();
 }

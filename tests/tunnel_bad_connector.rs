@@ -4,10 +4,9 @@
 mod common;
 
 use std::ffi::OsString;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -30,7 +29,7 @@ const SESSION: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 /// A running `tunnel` in a folder of its own; both end when this is dropped.
 struct Tunnel {
     child: Child,
-    folder: PathBuf,
+    folder: Folder,
     manager: Manager,
 }
 
@@ -52,10 +51,8 @@ impl Tunnel {
 
     /// The same, by way of another command.
     fn within(wrapper: &[&str], connector: SocketAddr, more: &[&str]) -> Self {
-        let folder = folder();
-        let passcode = folder.join("passcode");
-        fs::write(&passcode, PASSCODE).unwrap();
-        fs::set_permissions(&passcode, Permissions::from_mode(0o600)).unwrap();
+        let folder = Folder::new();
+        let passcode = folder.file("passcode", PASSCODE, 0o600);
         let manager = Manager::new(&folder);
         let command: Vec<OsString> = wrapper.iter().map(OsString::from).chain(binary()).collect();
         // A name, so that certificates fit.
@@ -110,14 +107,7 @@ impl Drop for Tunnel {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.folder);
     }
-}
-
-fn folder() -> PathBuf {
-    let path = std::env::temp_dir().join(format!("bad-connector-{:016x}", fastrand::u64(..)));
-    fs::create_dir(&path).unwrap();
-    path
 }
 
 /// Reads the passcode and accepts it.
@@ -169,23 +159,19 @@ fn service_in_tls(
 }
 
 /// A file in a folder of its own; both are removed when this is dropped.
-struct Text(PathBuf);
+struct Text {
+    path: PathBuf,
+    _folder: Folder,
+}
 
 impl Text {
     fn new(text: &str) -> Self {
-        let path = folder().join("file");
-        fs::write(&path, text).unwrap();
-        Text(path)
+        let folder = Folder::new();
+        Text { path: folder.file("file", text, 0o644), _folder: folder }
     }
 
     fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for Text {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(self.0.parent().unwrap());
+        self.path.to_str().unwrap()
     }
 }
 

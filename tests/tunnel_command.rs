@@ -882,12 +882,10 @@ fn faults_in_the_options_end_with_2_and_a_sentence() {
 
 /// The one line with which a `tunnel` that has its passcode ends at its start.
 fn faulty_start(arguments: &[&str], status: i32) -> String {
-    let passcode = std::env::temp_dir().join(format!("passcode-{:016x}", fastrand::u64(..)));
-    fs::write(&passcode, "passcode").unwrap();
-    fs::set_permissions(&passcode, Permissions::from_mode(0o600)).unwrap();
+    let own = Folder::new();
+    let passcode = own.file("passcode", "passcode", 0o600);
     let common = ["tunnel", "--connector", "x:1", "--passcode-file", passcode.to_str().unwrap()];
     let output = run_cli(&[&common, arguments].concat());
-    fs::remove_file(passcode).unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(status), "{arguments:?}: {stderr}");
     assert!(stderr.starts_with("iofog-connector: ") && stderr.lines().count() == 1, "{stderr}");
@@ -918,11 +916,9 @@ fn local_port_that_cannot_be_opened_is_named_with_the_remedy() {
 
 #[test]
 fn options_given_twice_in_a_file_are_refused_by_their_lines() {
-    let file = std::env::temp_dir().join(format!("options-{:016x}", fastrand::u64(..)));
-    fs::write(&file, "passcode=SECRET\n# more\npasscode=SECRET\n").unwrap();
-    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    let own = Folder::new();
+    let file = own.file("options", "passcode=SECRET\n# more\npasscode=SECRET\n", 0o600);
     let output = run_cli(&["tunnel", "--from", file.to_str().unwrap()]);
-    fs::remove_file(file).unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr.contains("line 3: passcode is given already, in line 1"), "{stderr}");

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::common::{Agent, Daemon, Got, Link, Mapping, PATIENCE, at, ms};
+use crate::common::{Agent, Daemon, Folder, Got, Link, Mapping, PATIENCE, at, ms};
 
 /// Tunnels of the agent that serves users.
 const TUNNELS: usize = 8;
@@ -198,6 +198,7 @@ fn echo(agent: &mut Agent, passcode: &str) -> io::Result<()> {
 /// The service manager's socket.
 pub(crate) struct Notified {
     path: PathBuf,
+    _folder: Folder,
     socket: Arc<UnixDatagram>,
     state: Arc<Mutex<State>>,
 }
@@ -211,10 +212,8 @@ struct State {
 
 impl Notified {
     pub(crate) fn bind() -> Self {
-        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("attack-notify-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let folder = Folder::new();
+        let path = folder.join("notify");
         let socket = Arc::new(UnixDatagram::bind(&path).expect("a socket"));
         let state = Arc::<Mutex<State>>::default();
         let (listened, shared) = (socket.clone(), state.clone());
@@ -233,7 +232,7 @@ impl Notified {
                 }
             }
         });
-        Notified { path, socket, state }
+        Notified { path, _folder: folder, socket, state }
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -265,6 +264,5 @@ impl Notified {
 impl Drop for Notified {
     fn drop(&mut self) {
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
-        let _ = std::fs::remove_file(&self.path);
     }
 }

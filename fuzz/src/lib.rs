@@ -5,6 +5,9 @@
 //! those that are kept, without the engine.
 
 pub mod clock;
+#[allow(dead_code, unreachable_pub, reason = "shared with the tests of the Connector itself")]
+#[path = "../../tests/common/folder.rs"]
+mod folder;
 mod input;
 mod memory;
 mod targets;

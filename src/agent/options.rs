@@ -390,10 +390,8 @@ fn read(option: &str, path: &Path) -> Result<(String, u32), String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
+    use crate::testing::folder::Folder;
 
     fn given(pairs: &[(&'static str, &str)]) -> Given {
         pairs.iter().map(|(name, value)| (*name, OsString::from(value))).collect()
@@ -401,27 +399,6 @@ mod tests {
 
     fn options(pairs: &[(&'static str, &str)]) -> Result<Options, String> {
         Options::new(given(pairs), Some("secret".into()))
-    }
-
-    struct TempFile(PathBuf);
-
-    impl TempFile {
-        fn new(text: &str, mode: u32) -> Self {
-            let path = std::env::temp_dir().join(format!("options-{}", uuid::Uuid::new_v4()));
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            TempFile(path)
-        }
-
-        fn path(&self) -> &str {
-            self.0.to_str().unwrap()
-        }
-    }
-
-    impl Drop for TempFile {
-        fn drop(&mut self) {
-            let _ = fs::remove_file(&self.0);
-        }
     }
 
     #[test]
@@ -483,8 +460,13 @@ mod tests {
     #[test]
     fn a_passcode_file_holds_one_line() {
         let with = |text, mode| {
-            let file = TempFile::new(text, mode);
-            options(&[("connector", "c:1"), ("target", "t:1"), ("passcode-file", file.path())])
+            let folder = Folder::new();
+            let file = folder.file("file", text, mode);
+            options(&[
+                ("connector", "c:1"),
+                ("target", "t:1"),
+                ("passcode-file", file.to_str().unwrap()),
+            ])
         };
         let found = with("from file\r\n", 0o600).unwrap();
         assert_eq!((found.passcode.reveal(), found.warnings.len()), ("from file", 0));
@@ -502,8 +484,9 @@ mod tests {
         let text = "# a tunnel\n\nconnector = c:1\ntarget=t:1\nplain\nheartbeat=500\n\
                     passcode=in file\n";
         let text = format!("\u{feff}{text}");
-        let file = TempFile::new(&text, 0o640);
-        let options = options(&[("from", file.path()), ("target", "t:2")]).unwrap();
+        let folder = Folder::new();
+        let file = folder.file("file", &text, 0o640);
+        let options = options(&[("from", file.to_str().unwrap()), ("target", "t:2")]).unwrap();
         assert_eq!(options.connector.to_string(), "c:1");
         assert!(matches!(options.work, Work::Serve { target, .. } if target.port == 2));
         assert!(options.plain);
@@ -523,8 +506,9 @@ mod tests {
             ("plain\nplain\n", 0o600, "line 2: plain is given already, in line 1;"),
             ("passcode=a\npasscode=b\n", 0o600, "line 2: passcode is given already, in line 1;"),
         ] {
-            let file = TempFile::new(text, mode);
-            let error = options(&[("from", file.path())]).unwrap_err();
+            let folder = Folder::new();
+            let file = folder.file("file", text, mode);
+            let error = options(&[("from", file.to_str().unwrap())]).unwrap_err();
             assert!(error.contains(fault), "{text:?}: {error}");
         }
     }
@@ -541,8 +525,9 @@ mod tests {
             "passcode=SECRET\npasscode=SECRET\n",
             "connector=c:1\nSECRET and=more\n",
         ] {
-            let file = TempFile::new(text, 0o600);
-            let pairs = [("from", file.path()), ("connector", "c:1"), ("target", "t:1")];
+            let folder = Folder::new();
+            let file = folder.file("file", text, 0o600);
+            let pairs = [("from", file.to_str().unwrap()), ("connector", "c:1"), ("target", "t:1")];
             let error = options(&pairs).unwrap_err();
             assert!(!error.contains("SECRET"), "{text:?}: {error}");
             assert!(error.contains(": line ") || error.contains("--passcode-file"), "{error}");

@@ -143,8 +143,7 @@ mod tests {
 
     #[test]
     fn everything_wrong_is_found_in_one_run() {
-        let dir = std::env::temp_dir().join(format!("check-{}", uuid::Uuid::new_v4()));
-        fs::create_dir(&dir).unwrap();
+        let dir = crate::testing::folder::Folder::new();
         let settings = |ports: &str| {
             let rest = r#""exclude":[],"broker":12345,"address":"127.0.0.1","dev":false"#;
             fs::write(dir.join(crate::config::FILE), format!("{{\"ports\":[{ports}],{rest}}}"))
@@ -190,6 +189,5 @@ mod tests {
         for part in ["ports[0]", "ports[1]", store::FILE] {
             assert!(faults.iter().any(|fault| fault.contains(part)), "{part}: {faults:?}");
         }
-        fs::remove_dir_all(&dir).unwrap();
     }
 }

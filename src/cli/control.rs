@@ -173,27 +173,11 @@ mod tests {
     use std::thread;
 
     use super::*;
-
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new() -> Self {
-            let name = format!("iofog-{}", uuid::Uuid::new_v4().simple());
-            let path = std::env::temp_dir().join(name);
-            std::fs::create_dir(&path).expect("a new folder");
-            Folder(path)
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
+    use crate::testing::folder::Folder;
 
     /// A daemon that reads one request and answers with these pieces.
     fn answering(folder: &Folder, pieces: &'static [&'static str]) -> thread::JoinHandle<String> {
-        let listener = UnixListener::bind(folder.0.join(SOCKET)).expect("a socket");
+        let listener = UnixListener::bind(folder.join(SOCKET)).expect("a socket");
         thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a caller");
             let mut request = vec![0; 4096];
@@ -218,7 +202,7 @@ mod tests {
             &folder,
             &["HTTP/1.1 40", "4 Not Found\r\ncontent-length: 7\r\n\r", "\n{\"a\":", "1}more"],
         );
-        let answer = call(limits::CONTROL_WAIT, &folder.0, "POST", "/x", "a=b").expect("an answer");
+        let answer = call(limits::CONTROL_WAIT, &folder, "POST", "/x", "a=b").expect("an answer");
         assert_eq!(answer, (404, "{\"a\":1}".into()));
         let request = daemon.join().expect("the daemon");
         assert!(request.starts_with("POST /x HTTP/1.1\r\n"), "{request}");
@@ -236,8 +220,7 @@ mod tests {
         ] {
             let folder = Folder::new();
             let daemon = answering(&folder, pieces);
-            let error =
-                call(limits::CONTROL_WAIT, &folder.0, "GET", "/", "").expect_err("no answer");
+            let error = call(limits::CONTROL_WAIT, &folder, "GET", "/", "").expect_err("no answer");
             assert!(matches!(error, ControlError::BadAnswer(_)), "{pieces:?}: {error}");
             daemon.join().expect("the daemon");
         }
@@ -246,12 +229,12 @@ mod tests {
     #[test]
     fn absent_daemons() {
         let folder = Folder::new();
-        let ask = || call(limits::CONTROL_WAIT, &folder.0, "GET", "/", "").expect_err("no daemon");
+        let ask = || call(limits::CONTROL_WAIT, &folder, "GET", "/", "").expect_err("no daemon");
         assert!(matches!(ask(), ControlError::NotRunning(_)));
         // The socket file of a daemon that was killed.
-        drop(UnixListener::bind(folder.0.join(SOCKET)).expect("a socket"));
+        drop(UnixListener::bind(folder.join(SOCKET)).expect("a socket"));
         assert!(matches!(ask(), ControlError::NotRunning(_)));
-        let long = folder.0.join("x".repeat(200));
+        let long = folder.join("x".repeat(200));
         let error = call(limits::CONTROL_WAIT, &long, "GET", "/", "").expect_err("too long");
         assert!(matches!(error, ControlError::Io(..)), "{error}");
     }
@@ -259,7 +242,7 @@ mod tests {
     #[test]
     fn hanging_daemons() {
         let folder = Folder::new();
-        let socket = folder.0.join(SOCKET);
+        let socket = folder.join(SOCKET);
         let daemon = UnixListener::bind(&socket).expect("a socket");
         rustix::net::listen(&daemon, 4).expect("a short queue");
         let wait = Duration::from_millis(50);

@@ -134,17 +134,12 @@ fn running(run: &Path) -> Option<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixListener;
-    use std::path::PathBuf;
     use std::thread;
 
     use super::*;
-
-    fn folder() -> PathBuf {
-        std::env::temp_dir().join(format!("service-{}", uuid::Uuid::new_v4()))
-    }
+    use crate::testing::folder::Folder;
 
     fn same(code: ExitCode, expected: u8) -> bool {
         format!("{code:?}") == format!("{:?}", ExitCode::from(expected))
@@ -168,45 +163,42 @@ mod tests {
 
     #[test]
     fn the_command_that_ends_a_daemon_is_whole() {
-        let run = folder();
+        let run = Folder::new();
         let instance = Instance::take(&run).unwrap();
         let (who, kill) = running(&run).unwrap();
         let pid = std::process::id();
         assert_eq!((who, kill), (format!("process {pid}"), format!("kill {pid}")));
         drop(instance);
         assert_eq!(running(&run), None);
-        fs::remove_dir_all(&run).unwrap();
     }
 
     #[test]
     fn nobody_there_is_3_for_status_and_0_for_stop() {
-        let run = folder();
+        let run = Folder::new();
         assert!(same(status(&run, false), NOT_RUNNING));
         assert!(same(status(&run, true), NOT_RUNNING));
-        assert!(same(stop(&Options { run_dir: run, ..Options::default() }), 0));
+        assert!(same(stop(&Options { run_dir: run.to_path_buf(), ..Options::default() }), 0));
     }
 
     #[test]
     fn stop_waits_until_the_daemon_has_ended() {
-        let run = folder();
+        let run = Folder::new();
         let daemon = daemon(&run, "{}");
-        assert!(same(stop(&Options { run_dir: run.clone(), ..Options::default() }), 0));
+        assert!(same(stop(&Options { run_dir: run.to_path_buf(), ..Options::default() }), 0));
         assert_eq!(running(&run), None);
         let request = daemon.join().unwrap();
         assert!(request.starts_with("POST /api/v2/commandline "), "{request}");
         assert!(request.ends_with("command=stop"), "{request}");
-        fs::remove_dir_all(&run).unwrap();
     }
 
     #[test]
     fn an_answer_of_another_version_or_none_is_4() {
-        let run = folder();
+        let run = Folder::new();
         let daemon = daemon(&run, "{\"status\":\"odd\"}");
         assert!(same(status(&run, false), UNKNOWN));
         daemon.join().unwrap();
         let instance = Instance::take(&run).unwrap();
         assert!(same(status(&run, false), UNKNOWN), "it runs and nobody listens");
         drop(instance);
-        fs::remove_dir_all(&run).unwrap();
     }
 }

@@ -267,7 +267,7 @@ fn restart_is_asked_for_four_keys() {
 
 #[test]
 fn missing_file_says_what_to_do() {
-    let dir = std::env::temp_dir().join(format!("iofog-none-{}", std::process::id()));
+    let dir = crate::testing::folder::Folder::new().join("none");
     let faults = Config::load(&dir).expect_err("there is no such folder").to_string();
     assert!(faults.contains("iofog-connector.conf: does not exist; write it with"), "{faults}");
     assert!(faults.contains("--config DIR"));

@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn the_file_is_capped_and_one_old_one_kept() {
-        let dir = std::env::temp_dir().join(format!("sink-{}", uuid::Uuid::new_v4()));
+        let folder = crate::testing::folder::Folder::new();
+        let dir = folder.join("made");
         let path = dir.join("log");
         let old = dir.join("log.old");
         let mut file = File::new(&path);
@@ -178,7 +179,6 @@ mod tests {
         assert!(path.exists(), "the new file is there at once");
         file.write(Level::Info, "after").unwrap();
         assert!(fs::read_to_string(&path).unwrap().ends_with("after\n"));
-        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

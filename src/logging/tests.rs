@@ -6,19 +6,11 @@ use std::os::unix::net::UnixDatagram;
 
 use super::message::MESSAGE;
 use super::*;
-
-/// A folder of its own, removed when dropped.
-struct Folder(std::path::PathBuf);
+use crate::testing::folder::Folder;
 
 impl Folder {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("logging-{}", uuid::Uuid::new_v4()));
-        fs::create_dir(&path).unwrap();
-        Folder(path)
-    }
-
     fn log(&self) -> String {
-        fs::read_to_string(self.0.join(FILE)).unwrap_or_default()
+        fs::read_to_string(self.join(FILE)).unwrap_or_default()
     }
 
     /// The messages in the log, without time and level.
@@ -27,13 +19,7 @@ impl Folder {
     }
 
     fn logging(&self) -> Logging {
-        Logging::with(vec![Counted::new(File::new(&self.0.join(FILE)))], false)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        Logging::with(vec![Counted::new(File::new(&self.join(FILE)))], false)
     }
 }
 
@@ -167,7 +153,7 @@ fn lines_of_the_file_have_a_time_and_a_level() {
 #[test]
 fn no_folder_loses_a_count_and_says_so_later() {
     let folder = Folder::new();
-    let place = folder.0.join("place");
+    let place = folder.join("place");
     fs::write(&place, "a file where the folder should be").unwrap();
     let logging = Logging::with(vec![Counted::new(File::new(&place.join(FILE)))], false);
     say(&logging, "one", Instant::now());
@@ -184,7 +170,7 @@ fn no_folder_loses_a_count_and_says_so_later() {
 #[test]
 fn syslog_comes_and_goes_without_blocking() {
     let folder = Folder::new();
-    let path = folder.0.join("log");
+    let path = folder.join("log");
     let logging = Logging::with(vec![Counted::new(Syslog::new(&path))], false);
     let mut number = 0;
     let mut say = |count: usize| {
@@ -233,7 +219,7 @@ fn syslog_that_takes_streams_gets_whole_messages_and_blocks_nobody() {
     use std::os::unix::net::UnixListener;
 
     let folder = Folder::new();
-    let path = folder.0.join("log");
+    let path = folder.join("log");
     let syslogd = UnixListener::bind(&path).unwrap();
     // Who should have connected has by the time it is looked for.
     syslogd.set_nonblocking(true).unwrap();

@@ -135,13 +135,12 @@ mod tests {
     #[test]
     fn a_thread_that_has_long_shaken_no_hands_still_does() {
         crate::runtime::block_on(async {
-            let dir = std::env::temp_dir().join(format!("handshake-{}", uuid::Uuid::new_v4()));
-            std::fs::create_dir(&dir).unwrap();
+            let dir = crate::testing::folder::Folder::new();
             let identity = crate::tls::Identity::load_or_make(&dir, "localhost").unwrap();
             let config = identity.tunnel_config().unwrap();
             let trusted = dir.join(crate::tls::CERTIFICATE);
             let client = crate::tls::client_config(Some(&trusted)).unwrap();
-            std::fs::remove_dir_all(&dir).unwrap();
+            drop(dir);
             let workers = Workers::start(1).unwrap();
             for looks in [0, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 31) + 1000, u32::MAX - 1] {
                 static LOOKS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);

@@ -224,11 +224,12 @@ fn pid(lock: &mut File) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::tests::folder;
+    use crate::testing::folder::Folder;
 
     #[test]
     fn one_instance_a_run_folder() {
-        let run = folder().join("deep");
+        let folder = Folder::new();
+        let run = folder.join("made").join("deep");
         assert!(Instance::running(&run).unwrap().is_none());
         let instance = Instance::take(&run).unwrap();
         let own = std::process::id();
@@ -239,7 +240,6 @@ mod tests {
         drop(instance);
         assert!(Instance::running(&run).unwrap().is_none());
         Instance::take(&run).unwrap();
-        fs::remove_dir_all(run.parent().unwrap()).unwrap();
     }
 
     #[test]

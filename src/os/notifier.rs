@@ -90,8 +90,7 @@ fn watchdog(usec: Option<String>, pid: Option<String>, own: u32) -> Option<Durat
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::tests::folder;
-    use std::fs;
+    use crate::testing::folder::Folder;
 
     #[test]
     fn the_watchdog_is_pinged_at_half_its_time() {
@@ -109,8 +108,9 @@ mod tests {
 
     #[test]
     fn systemd_is_told_by_path_and_by_abstract_name() {
-        let path = folder();
-        let name = path.file_name().unwrap().as_bytes();
+        let folder = Folder::new();
+        let path = folder.join("socket");
+        let name = folder.file_name().unwrap().as_bytes();
         let abstract_name = [b"@", name].concat();
         let by_name =
             UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
@@ -136,7 +136,6 @@ mod tests {
             notifier.stopping();
             assert!(heard().starts_with("STOPPING=1"));
         }
-        fs::remove_file(path).unwrap();
         assert!(Notifier::socket(b"relative").is_none());
         assert!(Notifier::socket(b"vsock:2:1").is_none());
         Notifier(None).ready("nobody listens");

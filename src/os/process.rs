@@ -69,7 +69,7 @@ pub fn abort_on_panic(logging: &Logging) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::tests::folder;
+    use crate::testing::folder::Folder;
     use std::fs;
     use std::path::Path;
 
@@ -95,9 +95,9 @@ mod tests {
     #[test]
     fn a_panic_in_any_thread_ends_the_process_and_is_logged() {
         use std::os::unix::process::ExitStatusExt;
-        let dir = folder();
+        let dir = Folder::new();
         let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-        child.args(["--exact", "os::process::tests::child_that_panics"]).env("PANIC_IN", &dir);
+        child.args(["--exact", "os::process::tests::child_that_panics"]).env("PANIC_IN", &*dir);
         let output = child.output().unwrap();
         assert_eq!(output.status.signal(), Some(6));
         let log = fs::read_to_string(dir.join(crate::logging::FILE)).unwrap();
@@ -105,6 +105,5 @@ mod tests {
         assert!(log.ends_with("two\\nlines\n"), "{log}");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(stderr.contains("thread worker panicked"), "{stderr}");
-        fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -219,6 +219,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::testing::{folder::Folder, ignored::could_not_run};
 
     #[test]
     fn every_error_of_a_file_names_what_mends_it() {
@@ -249,10 +250,9 @@ mod tests {
     #[test]
     fn files_and_folders_that_a_user_may_not_use_are_named_with_owner_mode_and_command() {
         if !geteuid().is_root() {
-            println!("skipped: not root, so that nobody else's eyes can be had");
-            return;
+            return could_not_run("not root, so that nobody else's eyes can be had");
         }
-        let dir = std::env::temp_dir().join(format!("reason-{}", uuid::Uuid::new_v4()));
+        let dir = Folder::new();
         let mode = |path: &Path, mode| {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         };
@@ -287,6 +287,5 @@ mod tests {
         })
         .join()
         .unwrap();
-        fs::remove_dir_all(dir).unwrap();
     }
 }

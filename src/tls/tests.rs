@@ -1,7 +1,6 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 
 use futures_rustls::pki_types::pem::PemObject;
 use futures_rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -17,43 +16,20 @@ use super::pem::roots;
 use super::provider::provider;
 use super::words::explain;
 use super::*;
-
-/// A folder of its own, removed when dropped.
-struct Folder(PathBuf);
+use crate::testing::folder::Folder;
 
 impl Folder {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("tls-{}", uuid::Uuid::new_v4()));
-        fs::create_dir(&path).unwrap();
-        Folder(path)
-    }
-
     fn write(&self, name: &str, text: &str) {
-        fs::write(self.0.join(name), text).unwrap();
+        fs::write(self.join(name), text).unwrap();
     }
 
     fn load(&self) -> Result<Identity, TlsError> {
-        Identity::load_or_make(&self.0, "gate.example.org")
+        Identity::load_or_make(self, "gate.example.org")
     }
 
     fn fault(&self) -> String {
         let error = self.load().unwrap_err();
-        error.to_string().replace(&self.0.display().to_string(), "DIR")
-    }
-
-    fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(&self.0)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        error.to_string().replace(&self.display().to_string(), "DIR")
     }
 }
 
@@ -102,10 +78,10 @@ fn first_start_makes_a_pair_that_clients_accept_by_every_name() {
     assert!(identity.made);
     assert_eq!(identity.warnings, [""; 0]);
     assert_eq!(folder.names(), [CERTIFICATE, KEY]);
-    let mode = |name| fs::metadata(folder.0.join(name)).unwrap().permissions().mode() & 0o777;
+    let mode = |name| fs::metadata(folder.join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(CERTIFICATE), mode(KEY)), (0o644, 0o600));
 
-    let trust = folder.0.join(CERTIFICATE);
+    let trust = folder.join(CERTIFICATE);
     let server = identity.tunnel_config().unwrap();
     for name in ["gate.example.org", "localhost", "127.0.0.1", "::1"] {
         for (version, spoken) in [
@@ -133,7 +109,7 @@ fn a_pair_is_never_overwritten_and_serials_differ() {
     assert_eq!(first.fingerprint, second.fingerprint);
     assert_eq!(first.fingerprint.len(), 32 * 3 - 1);
     assert_ne!(Folder::new().load().unwrap().fingerprint, first.fingerprint);
-    let error = make::make(&folder.0, "gate.example.org").unwrap_err();
+    let error = make::make(&folder, "gate.example.org").unwrap_err();
     assert!(error.to_string().contains(KEY), "{error}");
     assert_eq!(folder.load().unwrap().fingerprint, first.fingerprint);
 }
@@ -143,7 +119,7 @@ fn an_interrupted_first_start_is_finished() {
     for name in [CERTIFICATE, KEY] {
         let folder = Folder::new();
         let first = folder.load().unwrap();
-        fs::rename(folder.0.join(name), make::fresh(&folder.0, name)).unwrap();
+        fs::rename(folder.join(name), make::fresh(&folder, name)).unwrap();
         assert_eq!(folder.load().unwrap().fingerprint, first.fingerprint);
         assert_eq!(folder.names(), [CERTIFICATE, KEY]);
     }
@@ -185,7 +161,7 @@ fn faults_name_the_file_and_the_remedy() {
         let before = folder.names();
         assert!(folder.fault().starts_with(fault), "{fault} <> {}", folder.fault());
         assert_eq!(folder.names(), before);
-        assert_eq!(check(&folder.0, "gate.example.org", None).unwrap_err().len(), 1);
+        assert_eq!(check(&folder, "gate.example.org", None).unwrap_err().len(), 1);
     }
 }
 
@@ -213,7 +189,7 @@ fn doubts_are_warnings() {
     let folder = Folder::new();
     folder.write(CERTIFICATE, &certificate);
     folder.write(KEY, &key);
-    fs::set_permissions(folder.0.join(KEY), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(folder.join(KEY), fs::Permissions::from_mode(0o644)).unwrap();
     let warnings = folder.load().unwrap().warnings;
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(warnings[0].contains("not made out to \"gate.example.org\""));
@@ -232,9 +208,9 @@ fn doubts_are_warnings() {
 fn check_names_both_links_that_lead_nowhere() {
     let folder = Folder::new();
     for name in [CERTIFICATE, KEY] {
-        std::os::unix::fs::symlink("/none/such", folder.0.join(name)).unwrap();
+        std::os::unix::fs::symlink("/none/such", folder.join(name)).unwrap();
     }
-    let errors = check(&folder.0, "gate.example.org", None).unwrap_err();
+    let errors = check(&folder, "gate.example.org", None).unwrap_err();
     for (error, name) in errors.iter().zip([CERTIFICATE, KEY]) {
         assert!(error.to_string().contains(name), "{errors:?}");
     }
@@ -244,11 +220,11 @@ fn check_names_both_links_that_lead_nowhere() {
 #[test]
 fn check_changes_nothing() {
     let folder = Folder::new();
-    let warnings = check(&folder.0, "gate.example.org", None).unwrap();
+    let warnings = check(&folder, "gate.example.org", None).unwrap();
     assert!(warnings[0].contains("`start` makes a self-signed pair"), "{warnings:?}");
     assert_eq!(folder.names(), [""; 0]);
-    let missing = folder.0.join("ca.pem");
-    let errors = check(&folder.0, "gate.example.org", Some(&missing)).unwrap_err();
+    let missing = folder.join("ca.pem");
+    let errors = check(&folder, "gate.example.org", Some(&missing)).unwrap_err();
     assert!(errors[0].to_string().contains("ca.pem: "), "{errors:?}");
 }
 
@@ -256,14 +232,14 @@ fn check_changes_nothing() {
 fn api_callers_need_a_certificate_of_the_authority() {
     let folder = Folder::new();
     let identity = folder.load().unwrap();
-    let trust = folder.0.join(CERTIFICATE);
+    let trust = folder.join(CERTIFICATE);
     let authority_key = KeyPair::generate().unwrap();
     let mut authority = CertificateParams::default();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let certificate = authority.self_signed(&authority_key).unwrap();
     folder.write("ca.pem", &certificate.pem());
     let issuer = rcgen::Issuer::new(authority, authority_key);
-    let server = identity.api_config(Some(&folder.0.join("ca.pem"))).unwrap();
+    let server = identity.api_config(Some(&folder.join("ca.pem"))).unwrap();
 
     let anonymous = handshake(server.clone(), client(&trust, &[&version::TLS13]), "localhost");
     let error = anonymous.err().unwrap();
@@ -297,18 +273,18 @@ fn api_callers_need_a_certificate_of_the_authority() {
 #[test]
 fn a_bad_reload_leaves_the_old_settings_in_force() {
     let folder = Folder::new();
-    let tls = Tls::start(&folder.0, "gate.example.org", None).unwrap();
+    let tls = Tls::start(&folder, "gate.example.org", None).unwrap();
     let before = tls.current();
-    let certificate = fs::read_to_string(folder.0.join(CERTIFICATE)).unwrap();
+    let certificate = fs::read_to_string(folder.join(CERTIFICATE)).unwrap();
     folder.write(CERTIFICATE, "garbage");
-    tls.reload(&folder.0, "gate.example.org", None).unwrap_err();
+    tls.reload(&folder, "gate.example.org", None).unwrap_err();
     assert!(Arc::ptr_eq(&before, &tls.current()));
     folder.write(CERTIFICATE, &certificate);
-    tls.reload(&folder.0, "gate.example.org", None).unwrap();
+    tls.reload(&folder, "gate.example.org", None).unwrap();
     assert!(!Arc::ptr_eq(&before, &tls.current()));
-    fs::remove_file(folder.0.join(CERTIFICATE)).unwrap();
-    fs::remove_file(folder.0.join(KEY)).unwrap();
-    tls.reload(&folder.0, "gate.example.org", None).unwrap_err();
+    fs::remove_file(folder.join(CERTIFICATE)).unwrap();
+    fs::remove_file(folder.join(KEY)).unwrap();
+    tls.reload(&folder, "gate.example.org", None).unwrap_err();
     assert_eq!(folder.names(), [""; 0], "a reload makes no files");
 }
 
@@ -360,8 +336,8 @@ fn what_is_pinned_and_no_authority_vouches_for_itself_alone() {
         {
             folder.write(CERTIFICATE, &certificate);
             folder.write(KEY, &key.serialize_pem());
-            let server = Identity::load(&folder.0, "localhost").unwrap().tunnel_config().unwrap();
-            let client = client_config(Some(&folder.0.join("pinned.pem"))).unwrap();
+            let server = Identity::load(&folder, "localhost").unwrap().tunnel_config().unwrap();
+            let client = client_config(Some(&folder.join("pinned.pem"))).unwrap();
             let result = handshake(server, ClientConfig::clone(&client), "localhost");
             assert_eq!(result.is_ok(), accepted, "{name}: {:?}", result.err());
         }

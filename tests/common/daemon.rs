@@ -6,7 +6,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -14,7 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustls::ClientConfig;
 use serde_json::{Map, Value, json};
 
-use super::{Agent, Controller, Link, Mapping, Mode, PATIENCE, PortBlock, ms, trusting, until};
+use super::{
+    Agent, Controller, Folder, Link, Mapping, Mode, PATIENCE, PortBlock, ms, trusting, until,
+};
 
 /// The command that runs the daemon. `IOFOG_CONNECTOR_BIN` names another one, with arguments
 /// before it where it needs a wrapper: `qemu-arm-static /path/to/iofog-connector`.
@@ -54,7 +55,7 @@ pub struct Daemon {
     pub mode: Mode,
     /// Its ports: the first is the API's, the others are the pool.
     pub block: PortBlock,
-    folder: PathBuf,
+    folder: Folder,
     wrapper: Vec<String>,
     environment: Vec<(String, String)>,
     log: PathBuf,
@@ -120,12 +121,8 @@ impl Builder {
 
     /// Makes the folders and files without starting the daemon.
     pub fn prepare(self) -> Daemon {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let block = PortBlock::take(self.ports + 1);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("iofog-connector-test-{}-{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        let _ = fs::remove_dir_all(&folder);
+        let folder = Folder::new();
         let mut daemon = Daemon {
             mode: self.mode,
             block,
@@ -523,7 +520,6 @@ impl Drop for Daemon {
             }
         }
         self.kill();
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 

@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
-use super::{Agent, Daemon, Got, Link, Mapping, Mode, ms};
+use super::{Agent, Daemon, Folder, Got, Link, Mapping, Mode, ms};
 
 /// Whether the long forms are asked for: `IOFOG_CONNECTOR_FULL=1`.
 pub fn full() -> bool {
@@ -174,8 +174,7 @@ impl Mover {
 pub fn rsa_pair() -> Option<[Vec<u8>; 2]> {
     static PAIR: std::sync::OnceLock<Option<[Vec<u8>; 2]>> = std::sync::OnceLock::new();
     let make = || {
-        let folder = std::env::temp_dir().join(format!("rsa-pair-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).ok()?;
+        let folder = Folder::new();
         let [certificate, key] = ["cert.pem", "key.pem"].map(|name| folder.join(name));
         let mut openssl = std::process::Command::new("openssl");
         openssl.args(["req", "-x509", "-newkey", "rsa:4096", "-nodes", "-days", "30"]);
@@ -183,9 +182,7 @@ pub fn rsa_pair() -> Option<[Vec<u8>; 2]> {
         openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
         openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
         let made = openssl.output().is_ok_and(|output| output.status.success());
-        let pair = made.then(|| [certificate, key].map(|path| std::fs::read(path).expect("PEM")));
-        let _ = std::fs::remove_dir_all(&folder);
-        pair
+        made.then(|| [certificate, key].map(|path| std::fs::read(path).expect("PEM")))
     };
     PAIR.get_or_init(make).clone()
 }

@@ -12,7 +12,9 @@ mod agent;
 mod controller;
 mod daemon;
 mod field;
+mod folder;
 mod forge;
+mod ignored;
 mod link;
 mod load;
 mod manager;
@@ -24,7 +26,9 @@ pub use agent::{Agent, BEAT};
 pub use controller::{Connection, Controller, Mapping, Response, form, now, post};
 pub use daemon::{Builder, Daemon, Exit, at, binary, run_cli};
 pub use field::{FieldAgent, FieldOptions};
+pub use folder::Folder;
 pub use forge::Forger;
+pub use ignored::could_not_run;
 pub use link::{Got, Link};
 pub use load::{
     Base, Mover, client_hello, figure, full, open, period, raise_files, rsa_pair, size, stalled,
@@ -41,21 +45,6 @@ use std::time::{Duration, Instant};
 /// them all and fails in CI where it says this.
 pub fn not_installed(program: &str) {
     could_not_run(format!("{program} is not installed"));
-}
-
-/// Says that the running test could not be run here, and why: something that not every machine allows,
-/// or that a busy one does not have. Written past the harness, which shows nothing of a test that ends
-/// well, and to `target/tmp/ignored`, which `.ci/run` counts.
-pub fn could_not_run(reason: impl std::fmt::Display) {
-    use std::io::Write;
-    let thread = std::thread::current();
-    // One line, whatever a program has said.
-    let reason = reason.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-    let line = format!("{} ... ignored, {reason}\n", thread.name().unwrap_or("a test"));
-    let _ = std::io::stderr().write_all(format!("test {line}").as_bytes());
-    let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/ignored");
-    let file = std::fs::File::options().create(true).append(true).open(path);
-    file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the record of ignored tests");
 }
 
 /// Whether a command may mount what it likes, in a namespace of its own.

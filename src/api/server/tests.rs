@@ -11,6 +11,7 @@ use smol::future;
 
 use super::*;
 use crate::runtime;
+use crate::testing::folder::Folder;
 
 const CAPACITY: usize = 8;
 
@@ -55,6 +56,7 @@ impl Service for Slow {
 struct Running {
     address: SocketAddr,
     socket: std::path::PathBuf,
+    _folder: Folder,
     story: mpsc::Receiver<&'static str>,
     failures: mpsc::Receiver<u64>,
     stop: smol::channel::Sender<()>,
@@ -71,7 +73,8 @@ fn start_with(tls: Option<Arc<ServerConfig>>, files: Arc<Files>) -> Running {
     let (told, story) = mpsc::channel();
     let (stop, stopped) = smol::channel::bounded(1);
     let (count, failures) = mpsc::channel();
-    let socket = std::env::temp_dir().join(format!("iofog-api-{}", uuid::Uuid::new_v4().simple()));
+    let folder = Folder::new();
+    let socket = folder.join("socket");
     let path = socket.clone();
     let thread = thread::spawn(move || {
         let executor = Rc::new(LocalExecutor::new());
@@ -95,14 +98,14 @@ fn start_with(tls: Option<Arc<ServerConfig>>, files: Arc<Files>) -> Running {
         count.send(counters.handshake_failures.get()).expect("the test waits");
     });
     let address = started.recv().expect("started");
-    Running { address, socket, story, failures, stop, thread: Some(thread) }
+    let thread = Some(thread);
+    Running { address, socket, _folder: folder, story, failures, stop, thread }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.stop.try_send(());
         let ended = self.thread.take().map(thread::JoinHandle::join);
-        let _ = std::fs::remove_file(&self.socket);
         assert!(thread::panicking() || matches!(ended, Some(Ok(()))), "the server panicked");
     }
 }

@@ -20,6 +20,7 @@ use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
 
 use super::peer::{ALL, Doing, Peer};
 use crate::clock;
+use crate::folder::Folder;
 use crate::input::Choices;
 use crate::memory;
 
@@ -39,13 +40,10 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn new() -> Self {
-        let thread = format!("{:?}", std::thread::current().id()).replace(['(', ')'], "");
-        let dir = format!("fuzz-session-{}-{thread}", std::process::id());
-        let dir = std::env::temp_dir().join(dir);
-        std::fs::create_dir_all(&dir).expect("a folder");
+        let dir = Folder::new();
         let identity = Identity::load_or_make(&dir, "localhost").expect("a certificate");
         let client = client_config(Some(&dir.join(CERTIFICATE))).expect("trust");
-        std::fs::remove_dir_all(&dir).expect("its removal");
+        drop(dir);
         super::warm_up();
         Stage {
             listener: TcpListener::bind("0.0.0.0:0").expect("a port"),
