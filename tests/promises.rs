@@ -98,9 +98,12 @@ fn test(quoted: &str) -> Option<(&str, &str)> {
 
 /// Whether the file, or for a module of `src/` one of its own files, has that test.
 fn exists(file: &str, name: &str) -> bool {
-    let base = if file.contains('/') { root().join(file) } else { root().join("tests").join(file) };
-    let mut places = vec![base.with_extension("rs")];
-    places.extend(fs::read_dir(base).into_iter().flatten().flatten().map(|entry| entry.path()));
+    let folders = if file.contains('/') { &[""][..] } else { &["tests", "tests/suite"] };
+    let mut places = Vec::new();
+    for base in folders.iter().map(|folder| root().join(folder).join(file)) {
+        places.push(base.with_extension("rs"));
+        places.extend(fs::read_dir(base).into_iter().flatten().flatten().map(|entry| entry.path()));
+    }
     let has_it = |place: &PathBuf| fs::read_to_string(place).is_ok_and(|text| is_in(&text, name));
     places.iter().any(has_it)
 }

@@ -1,13 +1,11 @@
 //! How sessions end, and what happens where several things end at once (protocol page, sections
 //! 4 to 6): nobody waits for somebody that is gone, and no byte is lost or goes to another.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::common::*;
 use rustix::process::Signal;
 
 in_both_modes!(

@@ -1,11 +1,9 @@
 //! Tunnels of version 1 (protocol page, section 4): passcode, refusals, heartbeats, thresholds,
 //! the limit of connections.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::common::*;
 
 in_both_modes!(
     passcode_may_arrive_in_any_pieces,

@@ -1,10 +1,8 @@
 //! What a mapping learns of one version 1 tunnel holds for the others, and no longer than it says.
 
-mod common;
-
 use std::time::Instant;
 
-use common::*;
+use crate::common::*;
 
 #[test]
 fn tunnel_that_must_be_quiet_for_longer_now_serves_as_soon_as_it_was() {

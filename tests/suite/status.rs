@@ -1,10 +1,8 @@
 //! What the daemon says while it runs: whom it refuses, and what has gone wrong.
 
-mod common;
-
 use std::net::TcpListener;
 
-use common::*;
+use crate::common::*;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

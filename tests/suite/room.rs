@@ -1,8 +1,6 @@
 //! At a limit nobody makes room while nobody else has come.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 
 #[test]
 fn slow_agent_that_is_alone_has_all_its_time() {

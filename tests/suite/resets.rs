@@ -2,11 +2,9 @@
 //! other, after what was already delivered; what ends in order ends in order; and nobody who has
 //! gone keeps a place because he is not read.
 
-mod common;
-
 use std::thread;
 
-use common::*;
+use crate::common::*;
 
 in_both_modes!(
     agent_that_resets_resets_its_user_after_its_bytes,

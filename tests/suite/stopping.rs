@@ -1,13 +1,11 @@
 //! How a daemon stops: whom it waits for, what it says meanwhile, and how it is hurried (protocol
 //! page, section 7).
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use common::*;
+use crate::common::*;
 use rustix::process::Signal;
 
 in_both_modes!(

@@ -1,11 +1,9 @@
 //! Private pipes: two agents reach each other (protocol page, sections 4 and 6).
 
-mod common;
-
 use std::thread;
 use std::time::Instant;
 
-use common::*;
+use crate::common::*;
 
 in_both_modes!(
     two_agents_exchange_records,

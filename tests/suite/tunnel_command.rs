@@ -1,8 +1,6 @@
 //! `iofog-connector tunnel` and `mapping`: the agent's side as people use it (protocol page,
 //! sections 5 and 7).
 
-mod common;
-
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -14,7 +12,7 @@ use std::sync::{Arc, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use common::*;
+use crate::common::*;
 use rustix::process::{Pid, Signal, kill_process};
 
 in_both_modes!(

@@ -1,8 +1,6 @@
 //! `iofog-connector tunnel` against connectors that are broken, overloaded or mean harm, written
 //! from the protocol page, section 5.
 
-mod common;
-
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -14,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::common::*;
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 

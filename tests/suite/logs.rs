@@ -1,12 +1,10 @@
 //! What is logged, where, and what never is.
 
-mod common;
-
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use common::*;
+use crate::common::*;
 use rustix::process::Signal;
 
 in_both_modes!(no_passcode_is_ever_logged, control_characters_are_escaped);

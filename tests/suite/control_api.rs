@@ -1,14 +1,12 @@
 //! The control API, call by call and byte by byte (protocol page, section 3).
 
-mod common;
-
 use std::collections::HashSet;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::common::*;
 use serde_json::{Value, json};
 
 in_both_modes!(

@@ -1,13 +1,11 @@
 //! Tunnels of version 2, by a client written from the protocol page, section 5; the numbers in
 //! the comments are that section's.
 
-mod common;
-
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Instant;
 
-use common::*;
+use crate::common::*;
 
 in_both_modes!(
     right_passcode_in_any_pieces_is_answered,

@@ -1,8 +1,6 @@
 //! Signals, the command line, the service manager, limits of the process (protocol page,
 //! section 7).
 
-mod common;
-
 use std::fs;
 use std::net::TcpListener;
 use std::process::{Command, Output};
@@ -10,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use common::*;
+use crate::common::*;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

@@ -1,12 +1,10 @@
 //! What the original Connector, written in Java, failed at: fifteen failures, each reproduced on
 //! it and each a test here. The names tell the promise that it broke.
 
-mod common;
-
 use std::net::{Ipv6Addr, TcpListener};
 use std::thread;
 
-use common::*;
+use crate::common::*;
 use serde_json::{Value, json};
 
 in_both_modes!(

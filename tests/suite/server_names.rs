@@ -1,13 +1,11 @@
 //! Names that TLS clients ask for (SNI): one that names no host is none (protocol page, section 1).
 
-mod common;
-
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 
-use common::*;
+use crate::common::*;
 
 const NEVER: u64 = 200_000;
 

@@ -1,13 +1,11 @@
 //! Public pipes: users and an agent's tunnels (protocol page, section 6).
 
-mod common;
-
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::common::*;
 
 in_both_modes!(
     user_reaches_the_agents_web_server,

@@ -2,8 +2,6 @@
 //! still for a while goes on where it was. The wall clock is libfaketime's (Debian package
 //! `faketime`); without it, what needs it is skipped.
 
-mod common;
-
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::common::*;
 use rustix::process::Signal;
 use rustls::ClientConfig;
 use serde_json::Value;

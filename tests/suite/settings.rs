@@ -1,8 +1,6 @@
 //! The settings file and the TLS files beside it (protocol page, section 1). What each key takes
 //! is a table beside the code that reads it; here stands what the program does with it.
 
-mod common;
-
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::*;
+use crate::common::*;
 use serde_json::{Value, json};
 
 const NEVER: u64 = 200_000;

@@ -1,7 +1,5 @@
 //! The state file: durable, whole, never lost (protocol page, section 2).
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv6Addr, TcpListener};
@@ -11,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::*;
+use crate::common::*;
 use serde_json::json;
 
 const NEVER: u64 = 200_000;

@@ -1,0 +1,28 @@
+//! The tests that mostly wait, in one program: it is linked once, and they wait beside each other.
+//! What loads the machine, or needs a network of its own, has programs of its own in `tests/`.
+
+#[macro_use]
+#[path = "../common/mod.rs"]
+mod common;
+
+mod clocks;
+mod control_api;
+mod endings;
+mod lessons;
+mod logs;
+mod original_failures;
+mod private_pipe;
+mod process;
+mod public_pipe;
+mod resets;
+mod room;
+mod server_names;
+mod settings;
+mod state;
+mod state_faults;
+mod status;
+mod stopping;
+mod tunnel_bad_connector;
+mod tunnel_command;
+mod tunnels;
+mod version_two;
