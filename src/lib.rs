@@ -63,6 +63,7 @@ pub mod session;
 mod testing {
     pub mod folder;
     pub mod ignored;
+    pub mod ports;
 }
 mod text;
 pub mod tls;

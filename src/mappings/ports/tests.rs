@@ -7,14 +7,16 @@ use rustix::net::sockopt;
 
 use super::*;
 use crate::limits;
+use crate::testing::ports::PortBlock;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// Ports that are free at this moment, and that the kernel does not give to other tests: each
-/// test binds an address of its own in 127.0.0.0/8.
-fn free_ports<const N: usize>(at: IpAddr) -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind((at, 0)).expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("bound").port())
+/// Ports that nobody else uses, neither another test nor the kernel for outgoing connections, until
+/// this process ends.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let block = Box::leak(Box::new(PortBlock::take(N as u16)));
+    let mut ports = block.all();
+    [(); N].map(|()| ports.next().expect("as many as were taken"))
 }
 
 fn local(last: u8) -> IpAddr {
@@ -28,7 +30,7 @@ fn pool_of(ports: &[u16], listen: Option<IpAddr>) -> Pool {
 #[test]
 fn no_port_is_opened_without_a_file() {
     let at = local(7);
-    let ports = free_ports::<4>(at);
+    let ports = free_ports::<4>();
     let files = Files::new(1 << 20);
     let pool = Pool::new(&ports, Some(at), files.clone());
     let used = files.used();
@@ -49,7 +51,7 @@ fn no_port_is_opened_without_a_file() {
 #[test]
 fn released_port_is_the_last_to_be_handed_out() {
     let at = local(1);
-    let [a, b, c] = free_ports(at);
+    let [a, b, c] = free_ports();
     let pool = pool_of(&[a, 0, b, c, a], Some(at));
     assert_eq!(pool.available(), 3);
     let first = pool.lease().expect("a port");
@@ -64,7 +66,7 @@ fn released_port_is_the_last_to_be_handed_out() {
 #[test]
 fn lease_listens_and_its_drop_closes() {
     let at = local(2);
-    let [port] = free_ports(at);
+    let [port] = free_ports();
     let pool = pool_of(&[port], Some(at));
     let lease = pool.lease().expect("a port");
     let listener = lease.listener();
@@ -88,7 +90,7 @@ fn lease_listens_and_its_drop_closes() {
 #[test]
 fn port_of_another_program_is_skipped_and_put_back() {
     let at = local(3);
-    let [taken, free] = free_ports(at);
+    let [taken, free] = free_ports();
     let other = TcpListener::bind((at, taken)).expect("another program");
     let pool = pool_of(&[taken, free], Some(at));
     let lease = pool.lease().expect("the free one");
@@ -111,7 +113,7 @@ fn port_of_another_program_is_skipped_and_put_back() {
 #[test]
 fn stored_ports_are_refused_for_different_reasons() {
     let at = local(4);
-    let [a, b, outside] = free_ports(at);
+    let [a, b, outside] = free_ports();
     let pool = pool_of(&[a, b], Some(at));
     let lease = pool.lease_port(b).expect("free");
     assert_eq!(pool.available(), 1);
@@ -127,7 +129,7 @@ fn stored_ports_are_refused_for_different_reasons() {
 #[test]
 fn address_of_another_machine_is_never_replaced() {
     let elsewhere: IpAddr = "192.0.2.1".parse().expect("an address");
-    let [a, b] = free_ports(LOOPBACK);
+    let [a, b] = free_ports();
     let pool = pool_of(&[a, b], Some(elsewhere));
     let error = pool.lease().expect_err("not ours");
     assert_eq!(error, PortError::NoneOpened { tried: 1, port: a, error: Errno::ADDRNOTAVAIL });
@@ -141,7 +143,7 @@ fn address_of_another_machine_is_never_replaced() {
 
 #[test]
 fn without_listen_both_families_reach_the_port() {
-    let [a, b, c, d] = free_ports(LOOPBACK);
+    let [a, b, c, d] = free_ports();
     let pool = pool_of(&[a, b, c, d], None);
     let lease = pool.lease().expect("one of four");
     TcpStream::connect((LOOPBACK, lease.port())).expect("over IPv4");
@@ -153,7 +155,7 @@ fn without_listen_both_families_reach_the_port() {
 #[test]
 fn replaced_pool_keeps_leases_and_turns() {
     let at = local(5);
-    let [a, b, c, d] = free_ports(at);
+    let [a, b, c, d] = free_ports();
     let pool = pool_of(&[a, b, c], Some(at));
     let [one, two] = pool.lease_pair().expect("two ports");
     pool.replace(&[b, c, d]);
