@@ -125,6 +125,10 @@ impl Config {
         if controller_ca.is_some() && dev == Some(true) {
             keys.warn("controllerca", "does nothing while dev is true, since there is no TLS.");
         }
+        if connection_log == Some(true) && log_level.is_some_and(|level| level < LevelFilter::Info)
+        {
+            keys.warn("connectionlog", "its lines have the level info, which loglevel leaves out.");
+        }
         let nowhere =
             |address: &String| address.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());
         if address.as_ref().is_some_and(nowhere) {
@@ -185,14 +189,12 @@ impl Config {
 
     /// A warning when this machine does not have the address of `listen` now.
     pub fn listen_warning(&self) -> Option<String> {
-        let ip = self.listen?;
-        let error = std::net::TcpListener::bind((ip, 0)).err()?;
-        (error.kind() == io::ErrorKind::AddrNotAvailable).then(|| {
-            format!(
-                "this machine does not have the address {ip}, the setting listen in {FILE}, so that \
-                 no mapping's port can be opened; correct it, or leave it out for all addresses"
-            )
-        })
+        absent(self.listen?, "listen", "no mapping's port can be opened")
+    }
+
+    /// The same for `api`.
+    pub fn api_warning(&self) -> Option<String> {
+        absent(self.api.ip(), "api", "nobody can call the API")
     }
 
     /// Whether a mapping's port would be the very one that the API listens on.
@@ -225,6 +227,17 @@ impl Config {
         .filter_map(|(key, changed)| changed.then_some(key))
         .collect()
     }
+}
+
+/// A warning when this machine does not have the address of the setting `key`.
+fn absent(ip: IpAddr, key: &str, result: &str) -> Option<String> {
+    let error = std::net::TcpListener::bind((ip, 0)).err()?;
+    (error.kind() == io::ErrorKind::AddrNotAvailable).then(|| {
+        format!(
+            "this machine does not have the address {ip}, the setting {key} in {FILE}, so that \
+             {result}; correct it, or leave it out for all addresses"
+        )
+    })
 }
 
 /// Where the API listens when `api` is absent: on loopback when the connector is reached there,

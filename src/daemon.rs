@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use log::Log;
+use log::{Level, Log};
 use smol::LocalExecutor;
 use smol::channel::Receiver;
 use smol::future::{FutureExt, or};
@@ -156,12 +156,14 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
     executor.spawn(writer.run().boxed_local()).detach();
     let mappings = stored.len();
     let registry = Registry::new(shared.clone(), executor.clone(), store, stored);
+    let not_in_force = Rc::new(RefCell::new(Vec::new()));
     let (stop, stopped) = smol::channel::bounded(1);
     let api_fault = Rc::new(RefCell::new(None));
     let host = Rc::new(Daemon {
         shared: shared.clone(),
         logging: logging.clone(),
         api_fault: api_fault.clone(),
+        not_in_force: not_in_force.clone(),
         stop,
     });
     let api = Rc::new(Api::new(registry.clone(), host));
@@ -199,7 +201,7 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
                 (Ask::Reload, _) => {
                     notifier.reloading();
                     logging.reopen();
-                    reload(options, &shared, logging);
+                    not_in_force.replace(reload(options, &shared, logging));
                     notifier.ready("serving");
                 }
             }
@@ -265,18 +267,24 @@ async fn tell(notifier: &Notifier, registry: &Registry) {
 }
 
 /// Puts the settings and certificates in force that the files hold now, as far as that goes
-/// without a restart; with a fault in them, the old ones stay.
-fn reload(options: &Options, shared: &Shared, logging: &Logging) {
+/// without a restart; with a fault in them, the old ones stay. Gives what is not in force.
+fn reload(options: &Options, shared: &Shared, logging: &Logging) -> Vec<String> {
+    let mut not_in_force = Vec::new();
+    let mut keep = |level, what: String| {
+        log::log!(target: ALWAYS, level, "{what}");
+        not_in_force.push(what);
+    };
     let (mut new, warnings) = match Config::load(&options.config_dir) {
         Ok(loaded) => loaded,
         Err(faults) => {
             for fault in faults.sentences() {
-                log::error!(target: ALWAYS, "{fault}");
+                keep(Level::Error, fault.clone());
             }
             for warning in faults.warnings() {
                 log::warn!(target: ALWAYS, "{warning}");
             }
-            return log::error!(target: ALWAYS, "the old settings stay in force");
+            keep(Level::Error, "the old settings stay in force".into());
+            return not_in_force;
         }
     };
     for warning in warnings {
@@ -284,13 +292,13 @@ fn reload(options: &Options, shared: &Shared, logging: &Logging) {
     }
     let old = shared.config.borrow().clone();
     for key in old.needs_restart(&new) {
-        log::warn!(target: ALWAYS, "{key} has changed, which a restart alone puts in force");
+        keep(Level::Warn, format!("{key} has changed, which a restart alone puts in force"));
     }
     (new.dev, new.api, new.listen, new.threads) = (old.dev, old.api, old.listen, old.threads);
     if let Some(tls) = &shared.tls {
         let ca = new.controller_ca.as_deref();
         if let Err(error) = tls.reload(&options.config_dir, &new.address, ca) {
-            log::error!(target: ALWAYS, "{error}; the old certificates stay in force");
+            keep(Level::Error, format!("{error}; the old certificates stay in force"));
         }
     }
     shared.pool.replace(&new.ports);
@@ -300,6 +308,7 @@ fn reload(options: &Options, shared: &Shared, logging: &Logging) {
     logging.set_level(new.log_level);
     shared.config.replace(Rc::new(new));
     log::info!(target: ALWAYS, "settings read again");
+    not_in_force
 }
 
 /// Answers the API on TCP. An address that is not there yet, or is taken, is tried again: the

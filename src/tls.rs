@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_rustls::rustls::ServerConfig;
+use rustix::fs::{Access, access};
 
 use crate::logging::{ALWAYS, Utc};
 use identity::{Dates, controllers, there};
@@ -106,12 +107,13 @@ pub fn check(dir: &Path, address: &str, ca: Option<&Path>) -> Result<Vec<String>
     let mut warnings = Vec::new();
     let mut errors = Vec::new();
     match [CERTIFICATE, KEY].map(|name| there(&dir.join(name))) {
-        [Ok(false), Ok(false)] => {
-            let dir = dir.display();
-            warnings.push(format!(
-                "{dir}: neither {CERTIFICATE} nor {KEY} is there; `start` makes a self-signed pair"
-            ));
-        }
+        [Ok(false), Ok(false)] => match access(dir, Access::WRITE_OK | Access::EXEC_OK) {
+            Ok(()) => warnings.push(format!(
+                "{}: neither {CERTIFICATE} nor {KEY} is there; `start` makes a self-signed pair",
+                dir.display()
+            )),
+            Err(error) => errors.push(TlsError::unwritten(&dir.join(KEY))(error.into())),
+        },
         [Err(certificate), Err(key)] => errors.extend([certificate, key]),
         _ => match Identity::load(dir, address) {
             Ok(identity) => warnings.extend(identity.warnings),

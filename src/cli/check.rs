@@ -1,7 +1,6 @@
 //! `check`: validates what `start` reads, without starting.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::ExitCode;
 
 use super::exit::BAD;
@@ -11,19 +10,21 @@ use crate::config::folders::Options;
 use crate::logging;
 use crate::mappings::mapping::Mapping;
 use crate::mappings::store;
+use crate::os::Instance;
 use crate::os::terminal::{complain, print};
 use crate::text::reason;
 use crate::tls;
 
-/// Validates settings, certificates, `configs.json` and the log folder, as [`User::choose`] says with whose
+/// Validates settings, certificates, `configs.json`, the run and the log folder, as [`User::choose`] says with whose
 /// eyes. Warnings and faults go to stderr, all in one run; "ok" to stdout.
 pub(super) fn check(options: &Options, user: Option<&str>) -> ExitCode {
-    let (dir, log) = (&options.config_dir, &options.log_dir);
+    let dir = &options.config_dir;
+    let findings = || findings(options);
     let onlooker = user.is_none() && User::is_onlooker(dir);
     let seen = User::choose(user, dir).and_then(|user| match user {
-        None if onlooker => Ok((as_onlooker(findings(dir, log), &reason::user()), None)),
-        None => Ok((findings(dir, log), None)),
-        Some(user) => user.see(|| findings(dir, log)).map(|findings| (findings, Some(user))),
+        None if onlooker => Ok((as_onlooker(findings(), &reason::user()), None)),
+        None => Ok((findings(), None)),
+        Some(user) => user.see(findings).map(|findings| (findings, Some(user))),
     });
     let ((warnings, faults), user) = match seen {
         Ok(seen) => seen,
@@ -64,13 +65,16 @@ fn as_onlooker(
 
 /// Warnings and faults. Certificates are not looked at while the settings do not say whether
 /// they are used.
-fn findings(dir: &Path, log: &Path) -> (Vec<String>, Vec<String>) {
-    let mut warnings: Vec<String> = logging::doubt(log).into_iter().collect();
+fn findings(options: &Options) -> (Vec<String>, Vec<String>) {
+    let dir = &options.config_dir;
+    let mut warnings: Vec<String> = logging::doubt(&options.log_dir).into_iter().collect();
     let mut faults = Vec::new();
+    faults.extend(Instance::check(&options.run_dir).err().map(|fault| fault.to_string()));
     let settings = match Config::load(dir) {
         Ok((settings, doubts)) => {
             warnings.extend(doubts);
             warnings.extend(settings.listen_warning());
+            warnings.extend(settings.api_warning());
             Some(settings)
         }
         Err(errors) => {
@@ -144,12 +148,18 @@ mod tests {
     #[test]
     fn everything_wrong_is_found_in_one_run() {
         let dir = crate::testing::folder::Folder::new();
+        let options = Options {
+            config_dir: dir.to_path_buf(),
+            run_dir: dir.to_path_buf(),
+            log_dir: dir.to_path_buf(),
+            ..Options::default()
+        };
         let settings = |ports: &str| {
             let rest = r#""exclude":[],"broker":12345,"address":"127.0.0.1","dev":false"#;
             fs::write(dir.join(crate::config::FILE), format!("{{\"ports\":[{ports}],{rest}}}"))
         };
         settings("\"6000-6001\"").unwrap();
-        let (warnings, faults) = findings(&dir, &dir);
+        let (warnings, faults) = findings(&options);
         assert_eq!(faults, [""; 0]);
         assert!(warnings.iter().any(|text| text.contains("makes a self-signed")), "{warnings:?}");
 
@@ -157,7 +167,7 @@ mod tests {
             "maxconnectionsport2":0,"passcodeport1":"s3cret","passcodeport2":"",
             "heartbeatabsencethresholdport1":0,"heartbeatabsencethresholdport2":0}"#;
         fs::write(dir.join(store::FILE), format!("{{\"mappings\":[{mapping}]}}")).unwrap();
-        let (warnings, faults) = findings(&dir, &dir);
+        let (warnings, faults) = findings(&options);
         assert_eq!(faults, [""; 0]);
         assert!(warnings.iter().any(|text| text.contains("mapping m: port 7000")), "{warnings:?}");
 
@@ -168,7 +178,7 @@ mod tests {
         let (rest, ports) = (r#""broker":12345,"address":"127.0.0.1","dev":true"#, api);
         fs::write(dir.join(crate::config::FILE), format!("{{\"ports\":[{ports}\"],{rest}}}"))
             .unwrap();
-        let (warnings, _) = findings(&dir, &dir);
+        let (warnings, _) = findings(&options);
         for part in [
             "mappings m and n: both have port 6000 in",
             "mapping m: port 7000 is not among",
@@ -180,12 +190,12 @@ mod tests {
         settings("\"6000-6001\"").unwrap();
         fs::write(dir.join(store::FILE), "{").unwrap();
         fs::write(dir.join(tls::KEY), "").unwrap();
-        let (_, faults) = findings(&dir, &dir);
+        let (_, faults) = findings(&options);
         for file in [store::FILE, tls::CERTIFICATE] {
             assert!(faults.iter().any(|fault| fault.contains(file)), "{file}: {faults:?}");
         }
         settings("\"6001-6000\", \"0\"").unwrap();
-        let (_, faults) = findings(&dir, &dir);
+        let (_, faults) = findings(&options);
         for part in ["ports[0]", "ports[1]", store::FILE] {
             assert!(faults.iter().any(|fault| fault.contains(part)), "{part}: {faults:?}");
         }

@@ -16,6 +16,8 @@ pub(super) struct Daemon {
     pub(super) logging: Logging,
     /// Why the API does not listen on TCP.
     pub(super) api_fault: Rc<RefCell<Option<String>>>,
+    /// What the last reload did not put in force.
+    pub(super) not_in_force: Rc<RefCell<Vec<String>>>,
     pub(super) stop: Sender<()>,
 }
 
@@ -47,7 +49,8 @@ impl Host for Daemon {
         let log = self.logging.file_fault();
         let certificate = self.shared.tls.as_ref().and_then(|tls| tls.outdated());
         let fault = self.api_fault.borrow().clone();
-        fault.into_iter().chain(listen).chain(certificate).chain(log).collect()
+        let reload = self.not_in_force.borrow().clone();
+        fault.into_iter().chain(reload).chain(listen).chain(certificate).chain(log).collect()
     }
 
     fn stop(&self) {

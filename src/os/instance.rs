@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Access, FlockOperation, access, flock};
 use rustix::io::Errno;
 
 use crate::config::folders::Options;
@@ -125,6 +125,26 @@ impl Instance {
         // The lock is what counts; where a full disk keeps the process id out, messages lack it.
         let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
         Ok(Instance { lock })
+    }
+
+    /// Why a start could not use the run folder, as far as looking tells. The service manager makes
+    /// the package's own, so that one may be missing.
+    pub fn check(run: &Path) -> Result<(), ProcessError> {
+        let may = |path: &Path, what| {
+            let failed =
+                |error: Errno| ProcessError::File { path: path.into(), error: error.into() };
+            access(path, what).map_err(failed)
+        };
+        let lock = run.join(LOCK);
+        if lock.exists() {
+            may(&lock, Access::READ_OK | Access::WRITE_OK)?;
+        }
+        if !run.exists() && run == Options::default().run_dir {
+            return Ok(());
+        }
+        // The socket is made anew; missing folders are made.
+        let folder = run.ancestors().find(|folder| folder.exists());
+        folder.map_or(Ok(()), |folder| may(folder, Access::WRITE_OK | Access::EXEC_OK))
     }
 
     /// Whether a daemon runs in this folder now, and its process id where it can be told.

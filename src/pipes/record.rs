@@ -132,10 +132,8 @@ impl Record {
         let about = if is_user { About::Users } else { About::Agents(side) };
         let port = self.ports[side];
         let what = format!("{who} {} refused on port {port}: {kind}{more}; {remedy}", peer.ip());
-        // Each kind has lines of its own; of users that are logged one by one this is said already.
-        if !is_user || !self.logs_connections() {
-            log::warn!(target: &format!("{} {kind}", self.id), "{}: {what}", self.id);
-        }
+        // Each kind has lines of its own. `connectionlog`'s lines have no remedies.
+        log::warn!(target: &format!("{} {kind}", self.id), "{}: {what}", self.id);
         self.last.borrow_mut().set(about, what);
     }
 

@@ -951,4 +951,8 @@ fn listen_that_is_not_this_machines_is_named_by_status_check_log_and_add() {
     for said in [message, daemon.api().state()["warnings"].to_string(), check, daemon.log_text()] {
         assert!(said.contains("does not have the address 192.0.2.77"), "{said}");
     }
+    daemon.set("api", "192.0.2.78:8080");
+    let check = daemon.cli(&["check"]);
+    let check = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert!(check.contains("does not have the address 192.0.2.78, the setting api"), "{check}");
 }

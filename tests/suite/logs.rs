@@ -175,7 +175,26 @@ fn connectionlog_writes_users_and_sessions_only_when_asked() {
                 assert!(!found(), "{}", daemon.log_text());
             }
         }
+        assert!(daemon.log_text().contains("see that the mapping's agent runs"), "the remedy");
     }
+}
+
+/// Whatever `loglevel` leaves out of what was asked for is said.
+#[test]
+fn connectionlog_that_loglevel_leaves_out_is_said_and_hides_no_warning() {
+    let builder = Daemon::builder(Mode::Plain).set("connectionlog", true).set("loglevel", "warn");
+    let daemon = builder.set("userwait", 300).start();
+    let check = daemon.cli(&["check"]);
+    let check = String::from_utf8_lossy(&check.stderr).into_owned();
+    for said in [check, daemon.log_text()] {
+        let named = "connectionlog: its lines have the level info, which loglevel leaves out";
+        assert!(said.contains(named), "{said}");
+    }
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut refused = daemon.user(&mapping);
+    refused.send(b"question");
+    refused.expect_closed();
+    assert!(daemon.log_text().contains("see that the mapping's agent runs"));
 }
 
 /// Nobody is cut without a trace.

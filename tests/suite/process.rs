@@ -181,6 +181,7 @@ fn faulty_settings_leave_the_old_ones_in_force() {
 #[test]
 fn reload_says_what_needs_a_restart() {
     let daemon = Daemon::new(Mode::Plain);
+    let settings = daemon.read("iofog-connector.conf");
     daemon.set("dev", false);
     daemon.set("threads", 3);
     daemon.set("listen", "127.0.0.1");
@@ -193,6 +194,15 @@ fn reload_says_what_needs_a_restart() {
         });
     }
     daemon.api().status("all");
+    let warnings = || daemon.control().state()["warnings"].to_string();
+    until("status says so, too", || warnings().contains("threads has changed, which a restart"));
+    daemon.set("threads", "many");
+    daemon.signal(Signal::HUP);
+    until("a fault is in the status", || warnings().contains("threads: \\\"many\\\""));
+    assert!(warnings().contains("the old settings stay in force"), "{}", warnings());
+    daemon.write("iofog-connector.conf", &settings);
+    daemon.signal(Signal::HUP);
+    until("nothing is left to say", || !warnings().contains("force"));
 }
 
 #[test]
@@ -221,6 +231,8 @@ fn reload_takes_a_new_certificate_and_keeps_the_old_one_for_a_bad_one() {
     let before = daemon.log_text().len();
     daemon.signal(Signal::HUP);
     until("the fault is logged", || daemon.log_text()[before..].contains("server-"));
+    let warnings = daemon.control().state()["warnings"].to_string();
+    assert!(warnings.contains("the old certificates stay in force"), "{warnings}");
     for port in ports {
         Link::tls(at(port), &trust(&one)).expect("still the first certificate");
     }

@@ -526,9 +526,27 @@ fn check_sees_with_the_eyes_of_the_services_user() {
     assert!(!said.contains(&mapping.passcode1));
     open("server-key.pem", 0o644);
     open("configs.json", 0o644);
+    // Nor does it start with root's lock file, or in root's run folder.
+    let own = |path: &Path| std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+    for root_owned in [daemon.run().join("iofog-connector.lock"), daemon.run()] {
+        let (status, said) = check("65534");
+        let named = format!("may not write in {}, which belongs to root", root_owned.display());
+        assert!(status == Some(2) && said.contains(&named), "{named}: {said}");
+        own(&root_owned);
+    }
     let (status, said) = check("65534");
     assert_eq!(status, Some(0), "{said}");
     assert!(said.contains("mappings cannot be added or removed"), "{said}");
+    // Nor where it would have to make the certificate in root's folder.
+    let pair = ["server-key.pem", "server-cert.pem"].map(|name| daemon.config().join(name));
+    let aside = |path: &Path| path.with_extension("aside");
+    pair.iter().for_each(|path| fs::rename(path, aside(path)).unwrap());
+    let (status, said) = check("65534");
+    assert!(
+        status == Some(2) && said.contains("server-key.pem cannot be made: nobody may"),
+        "{said}"
+    );
+    pair.iter().for_each(|path| fs::rename(aside(path), path).unwrap());
     // By default with the eyes of who owns the folder, where the package's user is not known.
     open("server-key.pem", 0o600);
     std::os::unix::fs::chown(daemon.config(), Some(65534), Some(65534)).unwrap();
