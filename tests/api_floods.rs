@@ -23,6 +23,11 @@ const TURN: Duration = Duration::from_millis(200);
 
 #[test]
 fn mute_connections_without_end_push_out_nobody_whose_request_is_on_its_way() {
+    until("requests are sent in time", || requests_among_mute_connections() > 0);
+}
+
+/// How many were sent in time; a busy machine may send none.
+fn requests_among_mute_connections() -> usize {
     raise_files();
     let daemon = Daemon::new(Mode::Plain);
     let address = daemon.api_address();
@@ -67,9 +72,7 @@ fn mute_connections_without_end_push_out_nobody_whose_request_is_on_its_way() {
     let failed = answered.iter().filter(|answered| !**answered).count();
     println!("{failed} of {} calls in time failed", answered.len());
     assert_eq!(failed, 0, "of {}", answered.len());
-    if answered.is_empty() {
-        could_not_run(format!("this machine is too busy to send within {TURN:?}"));
-    }
+    answered.len()
 }
 
 #[test]

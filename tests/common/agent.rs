@@ -1,7 +1,7 @@
 //! An agent of version 1, one step at a time (protocol page, section 4).
 
 use std::ops::{Deref, DerefMut};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Got, Link, ms};
 
@@ -45,6 +45,24 @@ impl Agent {
     pub fn beat_and_answer(&mut self) {
         self.beat();
         self.link.expect_record(BEAT);
+    }
+
+    /// Beats for `length`, every 100 ms at most, and expects each answer; `since` is when its threshold
+    /// began. False where it was closed and this machine, being busy, had held a beat up for `most`.
+    #[track_caller]
+    pub fn beats_for(&mut self, length: Duration, since: Instant, most: Duration) -> bool {
+        let (start, mut last) = (Instant::now(), since);
+        while start.elapsed() < length {
+            let got = self.link.try_send(BEAT).map(|()| self.link.record());
+            if !matches!(&got, Ok(Got::Bytes(bytes)) if bytes == BEAT) {
+                let held_up = last.elapsed();
+                assert!(held_up >= most, "{got:?} to a heartbeat {held_up:?} after the last");
+                return false;
+            }
+            last = Instant::now();
+            std::thread::sleep(ms(100));
+        }
+        true
     }
 
     /// Goes on beating, every 100 ms, until these bytes of a user have come.

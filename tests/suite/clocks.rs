@@ -209,15 +209,18 @@ fn clock_that_jumps_disturbs_nobody(mode: Mode) {
 fn deadlines_come_in_time_whatever_the_clock_does() {
     thread::scope(|scope| {
         for time in [BACK, FORWARD] {
-            scope.spawn(move || deadlines_come_in_time(time));
+            scope.spawn(move || {
+                until("the clock is turned before a deadline", || deadlines_come_in_time(time));
+            });
         }
     });
 }
 
-/// Lets each deadline begin, turns the clock, and expects it after its own time.
-fn deadlines_come_in_time(time: &str) {
+/// Lets each deadline begin, turns the clock, and expects it after its own time. False where the machine
+/// was too busy to turn it before the first.
+fn deadlines_come_in_time(time: &str) -> bool {
     let short = |builder: Builder| builder.set("userwait", 3000).set("finwait", 3000);
-    let Some((daemon, clock)) = daemon_at(Mode::Tls, RIGHT, short) else { return };
+    let Some((daemon, clock)) = daemon_at(Mode::Tls, RIGHT, short) else { return true };
     let absent = PUBLIC.replace("200000", "3000");
     let [absent, full, fading] = [absent.as_str(), PUBLIC, PUBLIC].map(|json| add(&daemon, json));
     let start = Instant::now();
@@ -232,8 +235,9 @@ fn deadlines_come_in_time(time: &str) {
     let mut mute = Link::plain(at(full.port1)).unwrap();
     let mut slow = Link::plain(daemon.api_address()).unwrap();
     clock.turn(time);
-    let turned = start.elapsed();
-    assert!(turned < Duration::from_secs(3), "the machine is too slow: {turned:?}");
+    if start.elapsed() > ms(2700) {
+        return false;
+    }
     thread::scope(|scope| {
         let ends = [
             ("heartbeat threshold", &mut silent.link, 3),
@@ -256,6 +260,7 @@ fn deadlines_come_in_time(time: &str) {
         assert!(elapsed > ms(2700), "finwait: {elapsed:?}");
     });
     drop(user);
+    true
 }
 
 fn start_at_a_wrong_clock_serves(mode: Mode) {

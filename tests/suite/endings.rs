@@ -499,7 +499,8 @@ fn silence_counts_anew_after_a_pause_in_reading(mode: Mode) {
 }
 
 fn agent_slow_to_take_what_a_broken_user_sent_is_not_absent(mode: Mode) {
-    const THRESHOLD: u64 = 1000;
+    // Beats of a busy machine come in its time, too.
+    const THRESHOLD: u64 = 4000;
     let daemon = Daemon::new(mode);
     let mapping = daemon.api().add_public(60, THRESHOLD);
     let (mut user, mut agent) = daemon.session(&mapping);
@@ -517,7 +518,7 @@ fn agent_slow_to_take_what_a_broken_user_sent_is_not_absent(mode: Mode) {
     // It shows that nobody is there any more to read for.
     agent.send(b"answer");
     let start = Instant::now();
-    while start.elapsed() < ms(THRESHOLD * 3) {
+    while start.elapsed() < ms(THRESHOLD * 2) {
         agent.beat();
         assert_eq!(daemon.control().in_use(&mapping), 1, "after {:?}", start.elapsed());
         thread::sleep(ms(100));

@@ -363,7 +363,8 @@ fn failure_14_direct_connection_stays_one_after_a_restart(mode: Mode) {
 
 fn failure_15_heartbeat_absence_is_enforced_and_an_agents_user_is_not_left_hanging(mode: Mode) {
     let daemon = Daemon::new(mode);
-    let mapping = daemon.api().add_public(60, 700);
+    // Long enough to begin a session on a busy machine.
+    let mapping = daemon.api().add_public(60, 4000);
     daemon.tunnel(&mapping).expect_closed();
     let (mut user, _agent) = daemon.session(&mapping);
     user.expect_closed();

@@ -668,16 +668,15 @@ fn tunnel_taken_for_clean_too_soon_teaches_its_mapping(mode: Mode) {
 
 fn tunnel_that_is_read_to_nowhere_keeps_its_heartbeats_and_its_threshold(mode: Mode) {
     let daemon = Daemon::new(mode);
-    let mapping = daemon.api().add_public(60, 1500);
-    let (user, mut agent) = daemon.session(&mapping);
-    user.reset();
+    let mapping = daemon.api().add_public(60, 3000);
     let draining = || daemon.control().number(&mapping, "sides.0.tunnels.draining");
-    until("the session is over", || draining() == 1);
-    let start = Instant::now();
-    while start.elapsed() < ms(3000) {
-        agent.beat_and_answer();
-        thread::sleep(ms(50));
-    }
+    let mut agent = eventually("its beats are not held up", || {
+        let start = Instant::now();
+        let (user, mut agent) = daemon.session(&mapping);
+        user.reset();
+        until("the session is over", || draining() == 1);
+        agent.beats_for(ms(4500), start, ms(2500)).then_some(agent)
+    });
     agent.expect_closed();
     until("its place is free", || draining() == 0);
     let said = format!("tunnel of {} closed: its heartbeat is absent", agent.link.local());

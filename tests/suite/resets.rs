@@ -179,7 +179,8 @@ fn user_that_resets_after_its_end_ends_the_session_at_once(mode: Mode) {
 
 fn absent_agent_is_no_end_for_its_user(mode: Mode) {
     let daemon = Daemon::new(mode);
-    let mapping = daemon.api().add_public(60, 1000);
+    // Long enough to begin a session on a busy machine.
+    let mapping = daemon.api().add_public(60, 4000);
     let (mut user, mut agent) = daemon.session(&mapping);
     agent.send(b"half an answer");
     expect_reset_after(&mut user, b"half an answer");

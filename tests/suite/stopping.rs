@@ -117,6 +117,11 @@ fn users_without_a_tunnel_are_closed_at_once(mode: Mode) {
 
 #[test]
 fn users_that_wait_are_given_the_tunnels_that_are_there() {
+    until("the user sends within its second", waiting_user_is_given_a_tunnel);
+}
+
+/// False where this machine was too busy to let the user send in time.
+fn waiting_user_is_given_a_tunnel() -> bool {
     let mut daemon = Daemon::builder(Mode::Plain).set("drain", LONG).set("userwait", LONG).start();
     let mapping = daemon.api().add_public(60, NEVER);
     let mut agent = daemon.tunnel(&mapping);
@@ -128,8 +133,7 @@ fn users_that_wait_are_given_the_tunnels_that_are_there() {
     until("the port is closed", || Link::plain(at(mapping.port2)).is_err());
     let sent = user.try_send(b"question");
     if start.elapsed() > ms(700) {
-        could_not_run("this machine is too busy to send within 1 s");
-        return;
+        return false;
     }
     sent.expect("it is still there");
     agent.expect(b"question");
@@ -140,6 +144,7 @@ fn users_that_wait_are_given_the_tunnels_that_are_there() {
     user.finish();
     agent.finish();
     assert_eq!(daemon.wait().status.code(), Some(0));
+    true
 }
 
 #[test]

@@ -175,12 +175,10 @@ fn silent_tunnel_is_closed_after_its_threshold(mode: Mode) {
 fn beating_tunnel_outlives_its_threshold(mode: Mode) {
     let daemon = Daemon::new(mode);
     let mapping = daemon.api().add_public(60, 1500);
-    let mut agent = daemon.tunnel(&mapping);
-    let start = Instant::now();
-    while start.elapsed() < ms(3500) {
-        agent.beat_and_answer();
-        std::thread::sleep(ms(100));
-    }
+    until("its beats are not held up", || {
+        let start = Instant::now();
+        daemon.tunnel(&mapping).beats_for(ms(3500), start, ms(1000))
+    });
 }
 
 fn threshold_zero_turns_the_check_off(mode: Mode) {
@@ -196,11 +194,12 @@ fn threshold_zero_turns_the_check_off(mode: Mode) {
 
 fn silent_agent_in_a_session_is_closed_and_its_user_too(mode: Mode) {
     let daemon = Daemon::new(mode);
-    let mapping = daemon.api().add_public(60, 700);
-    let (mut user, mut agent) = daemon.session(&mapping);
+    // A busy machine takes long to begin the session.
+    let mapping = daemon.api().add_public(60, 4000);
     let start = Instant::now();
+    let (mut user, mut agent) = daemon.session(&mapping);
     user.expect_closed();
-    assert!(start.elapsed() >= ms(500), "closed after {:?}", start.elapsed());
+    assert!(start.elapsed() >= ms(3800), "closed after {:?}", start.elapsed());
     agent.expect_closed();
 }
 
