@@ -135,7 +135,7 @@ async fn live(
         };
         or(working, asked_once).await?;
         stop.close();
-        connector.health().notifier().stopping();
+        connector.health().notifier().stopping(options.drain);
         let patience = options.drain.as_millis();
         log::info!(target: ALWAYS, "stopping: {} sessions have {patience} ms to finish", connector.sessions());
         let finished = async {

@@ -206,8 +206,8 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
                 }
             }
         };
-        notifier.stopping();
         let patience = shared.config.borrow().drain;
+        notifier.stopping(patience);
         log::info!(target: ALWAYS, "stopping: sessions have {} ms to finish", patience.as_millis());
         // The API's port closes at once; the command line may go on asking.
         api_task.cancel().await;

@@ -10,6 +10,9 @@ use std::time::Duration;
 /// Longest wait for the service manager to take a message.
 const NOTIFY: Duration = Duration::from_millis(250);
 
+/// What ending takes beyond the sessions' time, generously.
+const ENDING: Duration = Duration::from_secs(30);
+
 /// Tells systemd how the daemon is (sd_notify(3)), where `NOTIFY_SOCKET` asks for it; elsewhere
 /// every call does nothing. A message that systemd does not take within 250 ms is dropped.
 #[derive(Debug)]
@@ -46,9 +49,12 @@ impl Notifier {
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
     }
 
-    /// The daemon drains and ends; [`status`](Self::status) says how far it is.
-    pub fn stopping(&self) {
-        self.send("STOPPING=1\nSTATUS=stopping");
+    /// It drains for so long at most, and ends; [`status`](Self::status) says how far it is. systemd
+    /// kills what takes longer than it was told (`EXTEND_TIMEOUT_USEC` of sd_notify(3)), else than
+    /// 90 s.
+    pub fn stopping(&self, drain: Duration) {
+        let micros = (drain + ENDING).as_micros();
+        self.send(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={micros}\nSTATUS=stopping"));
     }
 
     /// The daemon's executor is alive; see [`watchdog_interval`].
@@ -133,8 +139,8 @@ mod tests {
             let reloading = heard();
             let micros = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
             assert!(micros.parse::<u64>().unwrap() > 0);
-            notifier.stopping();
-            assert!(heard().starts_with("STOPPING=1"));
+            notifier.stopping(Duration::from_secs(600));
+            assert_eq!(heard(), "STOPPING=1\nEXTEND_TIMEOUT_USEC=630000000\nSTATUS=stopping");
         }
         assert!(Notifier::socket(b"relative").is_none());
         assert!(Notifier::socket(b"vsock:2:1").is_none());
