@@ -7,8 +7,7 @@ mod keys;
 mod network;
 mod values;
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
@@ -19,13 +18,13 @@ use log::LevelFilter;
 pub use self::faults::Faults;
 use self::keys::Keys;
 pub(crate) use self::keys::nearest;
-use crate::text::reason;
+use crate::text::{file, reason};
 
 /// The settings file's name in the configuration directory.
 pub const FILE: &str = "iofog-connector.conf";
 
 /// The longest settings file that is read: 1 MiB, a thousand times what all keys need.
-const LONGEST: u64 = 1024 * 1024;
+const LONGEST: usize = 1024 * 1024;
 
 /// The most executor threads that may be asked for.
 const MOST_THREADS: u64 = 256;
@@ -80,11 +79,9 @@ impl Config {
     /// Every fault of the file at once; or why it cannot be read.
     pub fn load(dir: &Path) -> Result<(Config, Vec<String>), Faults> {
         let file = dir.join(FILE);
-        let mut text = Vec::new();
-        File::open(&file)
-            .and_then(|opened| opened.take(LONGEST + 1).read_to_end(&mut text))
+        let text = file::read(&file, LONGEST, None)
             .map_err(|error| Faults::one(&file, &unreadable(&file, &error)))?;
-        if text.len() as u64 > LONGEST {
+        if text.len() > LONGEST {
             return Err(Faults::one(&file, "is longer than 1 MiB, which no settings need."));
         }
         Config::parse(&text, &file)

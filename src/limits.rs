@@ -230,6 +230,10 @@ pub const VAIN_DIAL_PAUSE: [Duration; 2] = [Duration::from_millis(5), Duration::
 /// was refused, the files are read again no sooner than this.
 pub const READ_AGAIN: Duration = Duration::from_secs(3);
 
+/// The agent's side: how long the start waits for what writes a pipe that the command line names in
+/// a file's place. Later only files are read.
+pub const PIPE_WAIT: Duration = Duration::from_secs(30);
+
 /// The agent's side: longest PROXY header accepted; the connector sends at most 52 bytes.
 pub const PROXY_HEADER: usize = 4 * 1024;
 

@@ -1,5 +1,6 @@
-//! Text that people and programs write: JSON, byte order marks.
+//! Text that people and programs write: the files it is in, JSON, byte order marks.
 
+pub(crate) mod file;
 pub mod json;
 pub mod line;
 pub mod mark;

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -11,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::nearest;
+use crate::limits;
 use crate::mappings::mapping::Passcode;
 use crate::net::dial::Address;
-use crate::text::mark;
-use crate::text::reason;
+use crate::text::{file, mark, reason};
 
 /// Options that have a value: in a file, and on the command line.
 pub const VALUES: &[(&str, &str)] = &[
@@ -44,7 +43,7 @@ pub const PASSCODE: &str = "IOFOG_PASSCODE";
 const PASSCODE_KEY: &str = "passcode";
 
 /// Bytes read of an options or passcode file at most.
-const FILE: u64 = 64 * 1024;
+const FILE: usize = 64 * 1024;
 
 /// Sessions at one time, unless told otherwise: two files each, and where the target does not read
 /// what a flood brings, up to 111 KB of memory: 28 MB in all, which a gateway of 64 MB has.
@@ -121,10 +120,10 @@ impl Source {
     pub fn read_again(&self) -> Result<Option<Passcode>, String> {
         match self {
             Source::File(path) => {
-                let (text, _) = read("--passcode-file", path)?;
+                let (text, _) = read("--passcode-file", path, None)?;
                 proper(&text, &named("--passcode-file", path)).map(Some)
             }
-            Source::Options(path) => read_options(path).map(|(_, passcode)| passcode),
+            Source::Options(path) => read_options(path, None).map(|(_, passcode)| passcode),
             Source::Environment => Ok(None),
         }
     }
@@ -140,7 +139,7 @@ impl Options {
         let mut given = given;
         let mut in_file = None;
         if let Some(path) = given.remove("from").map(PathBuf::from) {
-            let (from_file, passcode) = read_options(&path)?;
+            let (from_file, passcode) = read_options(&path, Some(limits::PIPE_WAIT))?;
             in_file = passcode.map(|passcode| (passcode, Source::Options(path)));
             for (name, value) in from_file {
                 given.entry(name).or_insert(value);
@@ -255,7 +254,8 @@ fn passcode(
 ) -> Result<(Passcode, Source), String> {
     if let Some(path) = given.get("passcode-file").map(Path::new) {
         let option = "--passcode-file";
-        let (text, mode) = read(option, path).map_err(|fault| match path.components().count() {
+        let read = read(option, path, Some(limits::PIPE_WAIT));
+        let (text, mode) = read.map_err(|fault| match path.components().count() {
             // The passcode itself, taken for its file's name, is not repeated.
             1 if !path.exists() => "--passcode-file: there is no such file here; the path of the \
                                     file that holds the passcode is expected"
@@ -297,8 +297,8 @@ fn proper(text: &str, place: &str) -> Result<Passcode, String> {
 
 /// One option a line, `name=value`, a flag also without a value; empty lines and those that begin
 /// with `#` are passed over. A name given twice is a fault.
-fn read_options(path: &Path) -> Result<(Given, Option<Passcode>), String> {
-    let (text, mode) = read("--from", path)?;
+fn read_options(path: &Path, wait: Option<Duration>) -> Result<(Given, Option<Passcode>), String> {
+    let (text, mode) = read("--from", path, wait)?;
     let mut given = Given::new();
     let mut passcode = None;
     let mut lines = BTreeMap::new();
@@ -366,16 +366,14 @@ fn named(option: &str, path: &Path) -> String {
     format!("{option} {}", path.display())
 }
 
-fn read(option: &str, path: &Path) -> Result<(String, u32), String> {
+fn read(option: &str, path: &Path, wait: Option<Duration>) -> Result<(String, u32), String> {
     let failed = |error: io::Error| {
         let remedy = if reason::is_missing(&error) { "; is its path right?" } else { "" };
         format!("{}: {}{remedy}", named(option, path), reason::reading(path, &error))
     };
-    let file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.mode();
-    let mut text = Vec::new();
-    file.take(FILE + 1).read_to_end(&mut text).map_err(failed)?;
-    if text.len() as u64 > FILE {
+    let text = file::read(path, FILE, wait).map_err(failed)?;
+    let mode = path.metadata().map_err(failed)?.mode();
+    if text.len() > FILE {
         return Err(format!(
             "{}: larger than {FILE} bytes; is it the right file?",
             named(option, path)

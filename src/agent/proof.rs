@@ -36,7 +36,8 @@ impl Proof {
             None
         } else {
             let ca = options.ca.as_deref();
-            let config = tls::client_config(ca).map_err(|fault| distrust(ca, &fault))?;
+            let config = tls::client_config(ca, Some(limits::PIPE_WAIT))
+                .map_err(|fault| distrust(ca, &fault))?;
             let name = ServerName::try_from(host.clone())
                 .map_err(|_| format!("--connector: {host:?} is no name of a host"))?;
             Some((config, name))
@@ -70,7 +71,7 @@ impl Proof {
         self.is_suspect = false;
         let mut all = true;
         if let Some((trusted, _)) = &mut self.tls {
-            match tls::client_config(self.ca.as_deref()) {
+            match tls::client_config(self.ca.as_deref(), None) {
                 Ok(config) => *trusted = config,
                 Err(fault) => {
                     let fault = distrust(self.ca.as_deref(), &fault);

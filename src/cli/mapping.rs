@@ -20,8 +20,8 @@ use crate::mappings::store;
 use crate::os::terminal::{complain, print};
 use crate::report::Report;
 use crate::report::status::Status;
-use crate::text::json;
 use crate::text::reason::{self, quoted};
+use crate::text::{file, json};
 use crate::tls;
 
 /// What to do with mappings.
@@ -209,7 +209,7 @@ fn discard(path: &Path, passcode: Option<&Passcode>) -> Result<bool, String> {
     let Some(passcode) = passcode else {
         return Err("the state file does not say this mapping's passcode".into());
     };
-    let text = fs::read(path).map_err(|error| reason::reading(path, &error))?;
+    let text = file::read(path, 1024, None).map_err(|error| reason::reading(path, &error))?;
     if text.strip_suffix(b"\n").is_none_or(|text| !passcode.matches(text)) {
         return Err("it does not hold this mapping's passcode".into());
     }

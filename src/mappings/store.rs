@@ -21,7 +21,7 @@ use crate::logging::ALWAYS;
 use crate::mappings::mapping::{Id, Mapping};
 use crate::os;
 use crate::runtime::aside;
-use crate::text::reason;
+use crate::text::{file, reason};
 
 /// The state file's name in the configuration directory.
 pub const FILE: &str = "configs.json";
@@ -47,7 +47,8 @@ pub enum Change {
 pub fn open(dir: &Path) -> Result<(Store, Writer, Vec<Mapping>), StoreError> {
     let file = dir.join(FILE);
     let lock = disk::lock(&file).map_err(|_| {
-        let holder = File::open(&file).ok().and_then(|file| os::holder(&file));
+        let holder =
+            file::open(&file, File::options().read(true)).ok().and_then(|file| os::holder(&file));
         error::shared(&file, holder)
     })?;
     let mappings = check(dir)?;
@@ -102,7 +103,7 @@ pub fn doubts(dir: &Path) -> Vec<String> {
 /// As [`open`].
 pub fn check(dir: &Path) -> Result<Vec<Mapping>, StoreError> {
     let file = dir.join(FILE);
-    match disk::read(&file).map_err(|error| error::unreadable(&file, &error))? {
+    match disk::read(&file).map_err(|(place, error)| error::unreadable(&place, &error))? {
         None => Ok(Vec::new()),
         Some((place, text)) => format::read(&text).map_err(|faults| error::invalid(&place, faults)),
     }

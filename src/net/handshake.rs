@@ -139,7 +139,7 @@ mod tests {
             let identity = crate::tls::Identity::load_or_make(&dir, "localhost").unwrap();
             let config = identity.tunnel_config().unwrap();
             let trusted = dir.join(crate::tls::CERTIFICATE);
-            let client = crate::tls::client_config(Some(&trusted)).unwrap();
+            let client = crate::tls::client_config(Some(&trusted), None).unwrap();
             drop(dir);
             let workers = Workers::start(1).unwrap();
             for looks in [0, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 31) + 1000, u32::MAX - 1] {

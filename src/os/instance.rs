@@ -2,7 +2,7 @@
 //! of a daemon that finds another one there.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use rustix::fs::{Access, FlockOperation, access, flock};
 use rustix::io::Errno;
 
 use crate::config::folders::Options;
-use crate::text::reason;
+use crate::text::{file, reason};
 
 /// The file in the run folder whose lock says that a daemon runs there; it holds the daemon's
 /// process id.
@@ -107,14 +107,9 @@ impl Instance {
         // 0755, narrowed by the process's umask.
         DirBuilder::new().recursive(true).mode(0o755).create(run).map_err(failed(run))?;
         let path = run.join(LOCK);
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            .open(&path)
-            .map_err(failed(&path))?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o644);
+        let mut lock = file::open(&path, &mut options).map_err(failed(&path))?;
         match take_lock(&lock) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
@@ -151,7 +146,7 @@ impl Instance {
     pub fn running(run: &Path) -> Result<Option<Option<u32>>, ProcessError> {
         let path = run.join(LOCK);
         let failed = |error| ProcessError::File { path: path.clone(), error };
-        let mut lock = match File::open(&path) {
+        let mut lock = match file::open(&path, File::options().read(true)) {
             Ok(lock) => lock,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),

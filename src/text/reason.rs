@@ -77,10 +77,13 @@ fn other(path: &Path, error: &io::Error) -> String {
         _ => match Errno::from_io_error(error) {
             Some(Errno::LOOP) => "it is a link that leads to itself; remove it".into(),
             Some(Errno::NAMETOOLONG) => "its name is too long; name a shorter path".into(),
-            Some(Errno::NXIO) => "it is a socket or a device, where a file is expected".into(),
+            Some(Errno::NXIO) => {
+                "it is a pipe, a socket or a device; put a file in its place".into()
+            }
             Some(Errno::MFILE | Errno::NFILE) => {
                 "too many files are open; raise the limit (LimitNOFILE=, ulimit -n)".into()
             }
+            Some(Errno::TIMEDOUT) => "what writes it has not come to an end in time".into(),
             Some(Errno::IO) => "the disk reports a fault (dmesg may tell more)".into(),
             Some(Errno::NOLCK | Errno::OPNOTSUPP) => {
                 "its file system knows no locks; name a place on another one".into()
@@ -234,6 +237,8 @@ mod tests {
             (Errno::LOOP, "a link that leads to itself; remove it"),
             (Errno::NAMETOOLONG, "name a shorter path"),
             (Errno::MFILE, "LimitNOFILE"),
+            (Errno::NXIO, "it is a pipe, a socket or a device; put a file in its place"),
+            (Errno::TIMEDOUT, "what writes it has not come to an end in time"),
             (Errno::IO, "the disk reports a fault"),
             (Errno::NOLCK, "name a place on another one"),
         ] {

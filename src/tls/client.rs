@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use futures_rustls::rustls::client::danger::{
@@ -38,12 +39,17 @@ const SYSTEM: &[&str] = &[
 /// name, dates and use the certificate states. A certificate signed by an authority must fit the
 /// name and the clock.
 ///
+/// With `wait` the file may be a pipe that is written in this time.
+///
 /// # Errors
 /// When the file cannot be read or holds no certificate.
-pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn client_config(
+    ca: Option<&Path>,
+    wait: Option<Duration>,
+) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(provider(has_aes()));
     let pinned = match ca.or(system()) {
-        Some(path) => certificates(path)?,
+        Some(path) => certificates(path, wait)?,
         None => Vec::new(),
     };
     let mut roots = RootCertStore::empty();

@@ -64,7 +64,7 @@ impl Identity {
     }
 
     fn read(certificate: &Path, key: &Path, address: &str) -> Result<Self, TlsError> {
-        let chain = certificates(certificate)?;
+        let chain = certificates(certificate, None)?;
         let certified = CertifiedKey::new(chain, signing_key(key)?);
         match certified.keys_match() {
             Ok(()) => {}

@@ -1,9 +1,8 @@
 //! PEM files to certificates and keys, with a sentence for each thing that can be wrong in them.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_rustls::pki_types::pem::PemObject;
 use futures_rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -13,7 +12,7 @@ use futures_rustls::rustls::{Error, RootCertStore};
 
 use super::fault::TlsError;
 use super::{der, words};
-use crate::text::mark;
+use crate::text::{file, mark};
 
 /// The file with the certificate, then its chain.
 pub const CERTIFICATE: &str = "server-cert.pem";
@@ -23,25 +22,27 @@ pub const KEY: &str = "server-key.pem";
 
 /// Most bytes read of a PEM file: a chain is a few KiB, the largest bundle of authorities about
 /// 250 KiB.
-const PEM_FILE: u64 = 1024 * 1024;
+const PEM_FILE: usize = 1024 * 1024;
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let mut text = Vec::new();
-    let file = File::open(path).map_err(TlsError::file(path))?;
-    file.take(PEM_FILE + 1).read_to_end(&mut text).map_err(TlsError::file(path))?;
+fn read(path: &Path, wait: Option<Duration>) -> Result<Vec<u8>, TlsError> {
+    let text = file::read(path, PEM_FILE, wait).map_err(TlsError::file(path))?;
     if text.is_empty() {
         let fault =
             "the file is empty; put in what its name says, in PEM (a line -----BEGIN …-----)";
         return Err(TlsError::content(path, fault));
     }
-    if text.len() as u64 > PEM_FILE {
+    if text.len() > PEM_FILE {
         return Err(TlsError::content(path, "larger than 1 MiB, so no file of certificates"));
     }
     Ok(mark::skip(&text).to_vec())
 }
 
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = read(path)?;
+/// With `wait` the file may be a pipe that is written in this time.
+pub(super) fn certificates(
+    path: &Path,
+    wait: Option<Duration>,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = read(path, wait)?;
     let chain: Vec<_> =
         CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(|error| {
             TlsError::content(path, format!("not a PEM file: {}", words::file(&error)))
@@ -59,7 +60,7 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 pub(super) fn signing_key(path: &Path) -> Result<Arc<dyn SigningKey>, TlsError> {
-    let text = read(path)?;
+    let text = read(path, None)?;
     let fault = |kinds: &str, what: &str| {
         // PKCS#8 says so in its label; the older form says so in a header under an ordinary label.
         if text.windows(9).any(|at| at == b"ENCRYPTED") {
@@ -93,7 +94,7 @@ const ENCRYPTED: &str = "the key is encrypted, and nobody is there to give its p
 
 pub(super) fn roots(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
-    for (number, certificate) in (1..).zip(certificates(path)?) {
+    for (number, certificate) in (1..).zip(certificates(path, None)?) {
         roots.add(certificate).map_err(|error| {
             let fault = format!("certificate {number} cannot be used: {}", unusable(&error));
             TlsError::content(path, fault)

@@ -337,7 +337,7 @@ fn what_is_pinned_and_no_authority_vouches_for_itself_alone() {
             folder.write(CERTIFICATE, &certificate);
             folder.write(KEY, &key.serialize_pem());
             let server = Identity::load(&folder, "localhost").unwrap().tunnel_config().unwrap();
-            let client = client_config(Some(&folder.join("pinned.pem"))).unwrap();
+            let client = client_config(Some(&folder.join("pinned.pem")), None).unwrap();
             let result = handshake(server, ClientConfig::clone(&client), "localhost");
             assert_eq!(result.is_ok(), accepted, "{name}: {:?}", result.err());
         }

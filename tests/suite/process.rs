@@ -179,6 +179,30 @@ fn faulty_settings_leave_the_old_ones_in_force() {
 }
 
 #[test]
+fn reload_is_not_held_up_by_what_is_no_file() {
+    let mut daemon = Daemon::new(Mode::Tls);
+    let mapping = daemon.control().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    for name in ["iofog-connector.conf", "server-cert.pem", "server-key.pem"] {
+        let path = daemon.config().join(name);
+        let aside = path.with_extension("aside");
+        fs::rename(&path, &aside).unwrap();
+        let made = Command::new("mkfifo").arg(&path).status();
+        assert!(made.expect("mkfifo").success());
+        let before = daemon.log_text().len();
+        daemon.signal(Signal::HUP);
+        until("the fault is logged", || {
+            daemon.log_text()[before..].contains(&format!("{name}: it is a pipe, a socket or"))
+        });
+        assert_eq!(daemon.control().status("all")["availablePorts"], 13, "{name}");
+        fs::rename(&aside, &path).unwrap();
+        agent.send(b"answer");
+        user.expect(b"answer");
+    }
+    assert!(daemon.stop().status.success());
+}
+
+#[test]
 fn reload_says_what_needs_a_restart() {
     let daemon = Daemon::new(Mode::Plain);
     let settings = daemon.read("iofog-connector.conf");

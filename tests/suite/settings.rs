@@ -399,6 +399,69 @@ fn links_that_lead_nowhere_are_named_and_nothing_is_made() {
     }
 }
 
+/// A pipe that nobody writes, a device without an end, and a folder.
+const NO_FILES: [(&str, &str); 3] = [
+    ("mkfifo", "it is a pipe, a socket or a device; put a file in its place"),
+    ("ln -s /dev/zero", "it is a pipe, a socket or a device; put a file in its place"),
+    ("mkdir", "it is a folder"),
+];
+
+fn make(how: &str, path: &Path) {
+    let made = Command::new("sh").arg("-c").arg(format!("{how} \"$0\"")).arg(path).status();
+    assert!(made.expect("sh").success());
+}
+
+#[test]
+fn what_is_no_file_in_a_files_place_is_refused_at_once() {
+    let mut daemon = Daemon::builder(Mode::Tls).start();
+    daemon.set("controllerca", "ca.pem");
+    daemon.write("ca.pem", &daemon.read("server-cert.pem"));
+    daemon.stop();
+    for name in [
+        "iofog-connector.conf",
+        "server-cert.pem",
+        "server-key.pem",
+        "ca.pem",
+        "configs.json",
+        ".configs.json.journal",
+    ] {
+        let (path, aside) = (daemon.config().join(name), daemon.folder().join("aside"));
+        let was_there = fs::rename(&path, &aside).is_ok();
+        for (how, sentence) in NO_FILES {
+            make(how, &path);
+            daemon.spawn();
+            let exit = daemon.wait();
+            // In time for a supervisor, and long before this test loses its patience.
+            let mut words = binary();
+            words.extend(["check".into(), "--config".into(), daemon.config().into()]);
+            words.extend(["--run".into(), daemon.run().into()]);
+            let check = Command::new("timeout").arg("60").args(words).output().expect("timeout");
+            let check_said = String::from_utf8_lossy(&check.stderr).into_owned();
+            for (status, said) in [(exit.status, exit.stderr), (check.status, check_said)] {
+                assert_eq!(status.code(), Some(2), "{name}, {how}: {said}");
+                assert!(said.contains(&format!("{name}: {sentence}")), "{name}, {how}: {said}");
+            }
+            make("rm -r", &path);
+            make("rm", &daemon.folder().join("stderr"));
+        }
+        if was_there {
+            fs::rename(&aside, &path).unwrap();
+        }
+    }
+    daemon.start();
+}
+
+#[test]
+fn lock_that_is_no_file_does_not_hold_the_start_up() {
+    let mut daemon = Daemon::builder(Mode::Plain).prepare();
+    fs::create_dir_all(daemon.run()).unwrap();
+    let lock = daemon.run().join("iofog-connector.lock");
+    make("mkfifo", &lock);
+    daemon.spawn();
+    let exit = daemon.wait();
+    assert!(!exit.status.success() && exit.stderr.contains("it is a pipe"), "{}", exit.stderr);
+}
+
 fn names_in(daemon: &Daemon) -> Vec<String> {
     let entries = fs::read_dir(daemon.config()).unwrap();
     let mut names: Vec<_> =

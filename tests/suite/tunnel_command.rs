@@ -40,6 +40,7 @@ in_both_modes!(
     private_pipe_joins_listen_and_version_one,
     local_connection_waits_for_the_other_side,
     options_may_stand_in_a_file,
+    files_of_the_command_line_may_be_pipes,
     mapping_prints_commands_that_work,
 );
 
@@ -704,6 +705,38 @@ fn options_may_stand_in_a_file(mode: Mode) {
     assert_eq!(output.status.code(), Some(2));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("line 1") && stderr.contains("did you mean connector?"), "{stderr}");
+}
+
+/// As a shell has it with `--passcode-file <(command)`: a pipe that it has open, under a name that
+/// a later reading would find empty.
+fn files_of_the_command_line_may_be_pipes(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let service = greeter();
+    let trust = match mode {
+        Mode::Plain => "--plain".into(),
+        Mode::Tls => format!("--ca <(cat {}/server-cert.pem)", daemon.config().display()),
+    };
+    let binary = binary().join(" ".as_ref()).into_string().unwrap();
+    let (port, target, passcode) = (mapping.port1, service.address, &mapping.passcode1);
+    let command = format!("{binary} tunnel --connector localhost:{port} --target {target} {trust}");
+    for line in [
+        format!("{command} --passcode-file <(sleep 0.2; echo {passcode})"),
+        format!("echo {passcode} | {command} --passcode-file /dev/stdin"),
+        format!("{command} --from <(echo passcode={passcode})"),
+    ] {
+        let stderr = fresh(&daemon);
+        let child = Command::new("bash")
+            .args(["-c", &format!("trap 'kill $!; wait $!' TERM; {line} & wait $!")])
+            .stderr(File::create(&stderr).unwrap())
+            .stdin(Stdio::null())
+            .spawn();
+        let Ok(child) = child else { return not_installed("bash") };
+        let mut tunnel = Tunnel { child, stderr };
+        daemon.user(&mapping).expect(b"220 hello\n");
+        tunnel.signal(Signal::TERM);
+        tunnel.wait();
+        until_idle(&daemon, &mapping, 0);
+    }
 }
 
 fn mapping_prints_commands_that_work(mode: Mode) {

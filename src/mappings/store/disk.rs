@@ -6,13 +6,14 @@
 //! While there is a journal, that is what counts.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
 use crate::os::take_lock;
+use crate::text::file;
 
 /// The longest state file, 64 MiB: the 32,767 mappings that all ports together allow are about
 /// 11 MiB, and direct connections have room for the rest.
@@ -20,6 +21,9 @@ const LONGEST: usize = 64 * 1024 * 1024;
 
 /// So often in a row a file may be replaced while its lock is being taken.
 const REPLACED: usize = 10;
+
+/// Something of the file of this name.
+type Of<T> = (PathBuf, T);
 
 /// Why a file was not replaced.
 #[derive(Debug)]
@@ -50,28 +54,30 @@ impl From<io::Error> for Failure {
 ///
 /// # Errors
 /// Besides what reading meets: `NotFound` when not even the folder is there. A symbolic link
-/// into a file system that is not mounted must not be taken for an empty list.
-pub(super) fn read(file: &Path) -> io::Result<Option<(PathBuf, Vec<u8>)>> {
-    let target = followed(file)?;
-    let journal = journal(&target);
-    for place in [journal, target.clone()] {
-        match File::open(&place) {
-            Ok(opened) => return content(opened).map(|content| Some((place, content))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+/// into a file system that is not mounted must not be taken for an empty list. With the name of
+/// what cannot be read.
+pub(super) fn read(file: &Path) -> Result<Option<Of<Vec<u8>>>, Of<io::Error>> {
+    let at = |place: &Path| {
+        let place = place.to_owned();
+        |error| (place, error)
+    };
+    let target = followed(file).map_err(at(file))?;
+    for (place, name) in [(journal(&target), None), (target.clone(), Some(file))] {
+        let name = name.unwrap_or(&place);
+        if let Some(content) = content(&place).map_err(at(name))? {
+            return Ok(Some((place, content)));
         }
     }
-    fs::metadata(folder(&target))?;
+    fs::metadata(folder(&target)).map_err(at(file))?;
     Ok(None)
 }
 
-fn content(opened: File) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    opened.take(LONGEST as u64 + 1).read_to_end(&mut content)?;
-    if content.len() > LONGEST {
-        return Err(Errno::FBIG.into());
+fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match file::read(path, LONGEST, None) {
+        Ok(content) if content.len() > LONGEST => Err(Errno::FBIG.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        content => content.map(Some),
     }
-    Ok(content)
 }
 
 /// Puts `content` in the place of the file's content: a new file beside it (mode 0600), synced,
@@ -112,8 +118,9 @@ pub(super) fn replace(file: &Path, content: &[u8]) -> Result<Replaced, Failure> 
 
 /// Writes the journal's `content` into the file itself; then the journal has done its work.
 fn write_in_place(target: &Path, folder: &File, content: &[u8]) -> io::Result<()> {
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(target)?;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let mut file = file::open(target, &mut options)?;
     file.write_all(content)?;
     file.set_len(content.len() as u64)?;
     file.sync_all()?;
@@ -148,11 +155,7 @@ pub(super) fn finish_left_over(file: &Path) -> io::Result<()> {
     let target = followed(file)?;
     // None there is the usual case; a read-only file system must not stop the start.
     fs::remove_file(temporary(&target)).ok();
-    let journal = match File::open(journal(&target)) {
-        Ok(journal) => content(journal)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
+    let Some(journal) = content(&journal(&target))? else { return Ok(()) };
     write_in_place(&target, &File::open(folder(&target))?, &journal)
 }
 
@@ -165,7 +168,7 @@ pub(super) fn finish_left_over(file: &Path) -> io::Result<()> {
 pub(super) fn lock(file: &Path) -> io::Result<Option<File>> {
     let Ok(path) = followed(file) else { return Ok(None) };
     for _ in 0..REPLACED {
-        let Ok(opened) = File::open(&path) else { return Ok(None) };
+        let Ok(opened) = file::open(&path, File::options().read(true)) else { return Ok(None) };
         match take_lock(&opened) {
             Err(Errno::WOULDBLOCK) => return Err(Errno::WOULDBLOCK.into()),
             Err(_) => return Ok(None),

@@ -1,0 +1,131 @@
+//! Files that people put there, opened without waiting: a pipe or a device in a file's place must
+//! hold nobody up.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+/// Opens a file.
+///
+/// # Errors
+/// Besides what opening meets: what is no file, as `reason::reading` words it.
+pub(crate) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let opened = open_any(path, options)?;
+    let kind = opened.metadata()?.file_type();
+    match () {
+        () if kind.is_file() => Ok(opened),
+        () if kind.is_dir() => Err(Errno::ISDIR.into()),
+        () => Err(Errno::NXIO.into()),
+    }
+}
+
+fn open_any(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    options.custom_flags(flags.bits() as i32).open(path)
+}
+
+/// What is in a file, `most` bytes and one more at most, by which the caller knows a longer one.
+///
+/// With `wait` it may also be a pipe or a device, as a shell makes of `<(command)`, that is
+/// written to its end within this time.
+///
+/// # Errors
+/// As [`open`]; `TimedOut` for a pipe that does not end.
+pub(crate) fn read(path: &Path, most: usize, wait: Option<Duration>) -> io::Result<Vec<u8>> {
+    let mut options = File::options();
+    options.read(true);
+    let (file, until) = match wait {
+        None => (open(path, &mut options)?, None),
+        Some(wait) => (open_any(path, &mut options)?, Some(Instant::now() + wait)),
+    };
+    let mut content = Vec::new();
+    let mut rest = file.take(most as u64 + 1);
+    loop {
+        if let Some(until) = until {
+            written(rest.get_ref(), until)?;
+        }
+        match rest.read_to_end(&mut content) {
+            // Only what is no file.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done.map(|_| content),
+        }
+    }
+}
+
+/// Returns when there is something to read, or its end. A pipe's end is one that somebody has made:
+/// before its first writer comes, reading it would find an end, too.
+fn written(file: &File, until: Instant) -> io::Result<()> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let mut asked = [PollFd::new(file, PollFlags::IN)];
+        match rustix::event::poll(&mut asked, Some(&left)) {
+            Err(Errno::INTR) => {}
+            Ok(0) => return Err(Errno::TIMEDOUT.into()),
+            asked => return asked.map(drop).map_err(io::Error::from),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+    use std::thread;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(50);
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn what_is_no_file_holds_nobody_up() {
+        let dir = std::env::temp_dir().join(format!("file-{}", uuid::Uuid::new_v4()));
+        fs::create_dir(&dir).unwrap();
+        let [pipe, link] = ["pipe", "link"].map(|name| dir.join(name));
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        symlink("/dev/zero", &link).unwrap();
+        let error = |path: &Path, wait| Errno::from_io_error(&read(path, 10, wait).unwrap_err());
+        assert_eq!(error(&pipe, None), Some(Errno::NXIO));
+        assert_eq!(error(&link, None), Some(Errno::NXIO));
+        assert_eq!(error(&dir, None), Some(Errno::ISDIR));
+        assert_eq!(error(&dir, Some(MOMENT)), Some(Errno::ISDIR));
+        // Nobody writes; and one who does not come to an end.
+        assert_eq!(error(&pipe, Some(MOMENT)), Some(Errno::TIMEDOUT));
+        let mut writer = File::options().read(true).write(true).open(&pipe).unwrap();
+        writer.write_all(b"begun").unwrap();
+        assert_eq!(error(&pipe, Some(MOMENT)), Some(Errno::TIMEDOUT));
+        // A device without an end, and a file that is too long.
+        assert_eq!(read(&link, 10, Some(PATIENCE)).unwrap(), [0; 11]);
+        fs::write(dir.join("long"), [7; 100]).unwrap();
+        assert_eq!(read(&dir.join("long"), 10, None).unwrap(), [7; 11]);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn pipe_of_the_command_line_is_read_to_its_end() {
+        let dir = std::env::temp_dir().join(format!("file-{}", uuid::Uuid::new_v4()));
+        fs::create_dir(&dir).unwrap();
+        let pipe = dir.join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let path = pipe.clone();
+        let writer = thread::spawn(move || {
+            let mut pipe = File::options().write(true).open(path).unwrap();
+            pipe.write_all(b"one ").unwrap();
+            thread::sleep(MOMENT);
+            pipe.write_all(b"two").unwrap();
+        });
+        assert_eq!(read(&pipe, 10, Some(PATIENCE)).unwrap(), b"one two");
+        writer.join().unwrap();
+        fs::remove_dir_all(dir).unwrap();
+    }
+}
