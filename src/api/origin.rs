@@ -27,9 +27,9 @@ pub(super) fn check(
     source: &Source,
     is_own: impl Fn(&str) -> bool,
 ) -> Result<(), Foreign> {
-    let own_host = |host: &str| match name(host) {
-        "" => true,
-        name => name.parse::<IpAddr>().is_ok() || is_own(name),
+    let own_host = |host: &str| {
+        let name = name(host);
+        !name.is_empty() && (name.parse::<IpAddr>().is_ok() || is_own(name))
     };
     let host = source.host.as_deref().unwrap_or_default();
     if let Some(origin) = &source.origin {
@@ -44,7 +44,8 @@ pub(super) fn check(
             return Err(Foreign::Site(site.clone()));
         }
     }
-    if door.loopback && !own_host(host) {
+    // Programs of HTTP/1.0 name none; whatever a browser is made to ask for, it names.
+    if door.loopback && !host.is_empty() && !own_host(host) {
         return Err(Foreign::Host(name(host).into()));
     }
     Ok(())
@@ -115,6 +116,12 @@ mod tests {
             (local, None, Some("rebound.example:8080"), None, host("rebound.example")),
             (local, None, Some("127.0.0.1.example"), same, host("127.0.0.1.example")),
             (local, None, Some("own.example.example"), None, host("own.example.example")),
+            (local, None, Some(":"), None, host("")),
+            (local, None, Some(":80"), None, host("")),
+            (local, None, Some("."), None, host("")),
+            (local, None, Some("[]:80"), None, host("")),
+            (local, None, Some("\u{fffd}"), None, host("\u{fffd}")),
+            (local, Some("http://:"), Some(":"), same, origin("http://:")),
             (open, Some("http://r.example"), Some("r.example"), same, origin("http://r.example")),
             // Pages of others, and of this very API.
             (

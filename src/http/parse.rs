@@ -98,8 +98,8 @@ fn names_http(bytes: &[u8]) -> bool {
     version.is_some_and(|version| version.starts_with(b"HTTP/"))
 }
 
-/// The values of a field, in order. A value that is not UTF-8 counts as empty: no field
-/// that is read here may have such bytes.
+/// The values of a field, in order. No field that is read here may have bytes that are not UTF-8; a
+/// value with such counts as the character that stands for them, which fits nothing and is not empty.
 fn values<'a>(
     fields: &'a [httparse::Header<'a>],
     name: &'static str,
@@ -107,7 +107,7 @@ fn values<'a>(
     fields
         .iter()
         .filter(move |field| field.name.eq_ignore_ascii_case(name))
-        .map(|field| std::str::from_utf8(field.value).unwrap_or("").trim())
+        .map(|field| std::str::from_utf8(field.value).unwrap_or("\u{fffd}").trim())
 }
 
 /// The value of a field; the empty string when the field is given more than once.
@@ -249,6 +249,8 @@ mod tests {
         // Of two, neither counts.
         assert_eq!(source("/", "Origin: http://a\r\nOrigin: http://a\r\n")[1], some(""));
         assert_eq!(fault(post("Host: a\r\nHost: a\r\n").as_bytes()), 400);
+        let head = head(b"GET / HTTP/1.1\r\nHost: a\xff\r\n\r\n").expect("good").expect("whole");
+        assert_eq!(head.0.source.host.as_deref(), Some("\u{fffd}"), "not as if there were none");
     }
 
     #[test]
