@@ -36,6 +36,8 @@ impl Unacknowledged {
 /// The part of the kernel's `struct tcp_info` (linux/tcp.h) up to `tcpi_notsent_bytes`; the
 /// layout is an interface of the kernel and the same on every processor.
 const SIZE: usize = 148;
+/// What all kernels since 2.6 give of it, and no less is an answer.
+const OLDEST: usize = 104;
 const PROBES: usize = 3;
 const UNACKED: usize = 24;
 const LAST_DATA_RECV: usize = 52;
@@ -45,12 +47,26 @@ const BYTES_ACKED: usize = 120;
 const NOTSENT_BYTES: usize = 144;
 
 /// Asks the kernel about `socket`. Kernels before 4.6 do not count unsent bytes,
-/// those before 4.1 no acknowledged ones.
+/// those before 4.1 no acknowledged ones. Where the answer is short (qemu-user hands on four bytes of
+/// it), the bytes that wait are all that is known, and `packets` counts them.
 ///
 /// # Errors
-/// As `getsockopt(2)`.
+/// As `getsockopt(2)` and `ioctl(2)`.
 pub fn ask(socket: &TcpStream) -> io::Result<Unacknowledged> {
-    let info = tcp_info(socket)?;
+    ask_for(socket, SIZE)
+}
+
+/// As [`ask`], for the first `size` bytes of the kernel's struct.
+fn ask_for(socket: &TcpStream, size: usize) -> io::Result<Unacknowledged> {
+    let Some(info) = tcp_info(socket, size)? else {
+        return Ok(Unacknowledged {
+            packets: waiting(socket)?,
+            silent_for: Duration::ZERO,
+            acknowledged: 0,
+            in_flight: false,
+            probes: 0,
+        });
+    };
     let word = |at: usize| word(&info, at);
     // A 64-bit number of the kernel's, whose halves lie in the processor's order.
     let (one, two) = (word(BYTES_ACKED).into(), word(BYTES_ACKED + 4).into());
@@ -68,15 +84,17 @@ pub fn ask(socket: &TcpStream) -> io::Result<Unacknowledged> {
 /// The round trip to the peer as the kernel has measured it, first while it was connecting; zero
 /// where it cannot be told.
 pub fn round_trip(socket: &TcpStream) -> Duration {
-    let micros = tcp_info(socket).map_or(0, |info| word(&info, ROUND_TRIP));
-    Duration::from_micros(micros.into())
+    Duration::from_micros(number(socket, ROUND_TRIP))
 }
 
 /// Time since something last came from the peer, or since it connected; zero where it cannot be
 /// told.
 pub fn silence(socket: &TcpStream) -> Duration {
-    let millis = tcp_info(socket).map_or(0, |info| word(&info, LAST_DATA_RECV));
-    Duration::from_millis(millis.into())
+    Duration::from_millis(number(socket, LAST_DATA_RECV))
+}
+
+fn number(socket: &TcpStream, at: usize) -> u64 {
+    tcp_info(socket, SIZE).ok().flatten().map_or(0, |info| word(&info, at).into())
 }
 
 fn word(info: &[u8; SIZE], at: usize) -> u32 {
@@ -84,11 +102,11 @@ fn word(info: &[u8; SIZE], at: usize) -> u32 {
 }
 
 #[expect(unsafe_code, reason = "TCP_INFO has no safe wrapper")]
-fn tcp_info(socket: &TcpStream) -> io::Result<[u8; SIZE]> {
+fn tcp_info(socket: &TcpStream, size: usize) -> io::Result<Option<[u8; SIZE]>> {
     let mut info = [0u8; SIZE];
-    let mut length = SIZE as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes to `info`, which is that long, and any
-    // bytes are a valid array.
+    let mut length = size.min(SIZE) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `info`, which is at least that long, and
+    // any bytes are a valid array.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -98,7 +116,19 @@ fn tcp_info(socket: &TcpStream) -> io::Result<[u8; SIZE]> {
             &mut length,
         )
     };
-    if result == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
+    match result {
+        0 => Ok((length as usize >= OLDEST).then_some(info)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Bytes written that the peer has not acknowledged; its end that was not acknowledged counts as one.
+#[expect(unsafe_code, reason = "SIOCOUTQ has no safe wrapper")]
+fn waiting(socket: &TcpStream) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one `int`, which `bytes` is. SIOCOUTQ is the same number.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
+    if result == 0 { Ok(bytes.max(0) as u64) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -136,5 +166,17 @@ mod tests {
         let shut = ask(&one).unwrap();
         assert!(shut.packets > 0);
         assert!(shut.silent_for < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn short_answer_is_no_sign_that_nothing_waits() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_two, _) = listener.accept().unwrap();
+        assert_eq!(ask_for(&one, 4).unwrap().packets, 0);
+        one.set_nonblocking(true).unwrap();
+        while one.write(&[0; 65536]).is_ok() {}
+        assert!(ask_for(&one, 4).unwrap().packets > 0);
+        assert!(ask_for(&one, OLDEST - 1).unwrap().packets > 0);
     }
 }
