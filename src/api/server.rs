@@ -14,11 +14,12 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::fmt::Display;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use async_net::unix::{UnixListener, UnixStream};
@@ -26,7 +27,7 @@ use futures_rustls::rustls::ServerConfig;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use smol::LocalExecutor;
-use smol::future::yield_now;
+use smol::future::{or, yield_now};
 
 use super::caller::{Door, Peer};
 use super::connections::{Connections, Open, Place, Rank, State};
@@ -287,10 +288,15 @@ impl Handshake {
         let secured = handshake::secure(&self.workers, socket, || (self.acceptor)(), progress);
         let secured = until(Instant::now() + limits::TLS_HANDSHAKE, Box::pin(secured)).await;
         match secured.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(stream) => {
-                handler.all.enter(&handler.state).await;
-                handler.state.begin_turn();
-                serve(stream, handler).await;
+            Ok(mut stream) => {
+                let entered = async {
+                    handler.all.enter(&handler.state).await;
+                    true
+                };
+                if or(entered, left(&mut stream)).await {
+                    handler.state.begin_turn();
+                    serve(stream, handler).await;
+                }
             }
             // A port that is looked at for whether it is open, as health checks do.
             Err(error) if !has_spoken.get() => {
@@ -315,6 +321,16 @@ impl Handshake {
             }
         }
     }
+}
+
+/// Returns, with `false`, once a caller is gone that waits for a place, or has ended and asked nothing.
+async fn left(stream: &mut Stream) -> bool {
+    poll_fn(|context| match stream.poll_spoken(context) {
+        Poll::Ready(Ok(true)) => stream.poll_gone(context),
+        listened => listened.map(drop),
+    })
+    .await;
+    false
 }
 
 /// Who has connected, and how.

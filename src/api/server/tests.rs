@@ -18,7 +18,8 @@ const CAPACITY: usize = 8;
 /// The length of the answer to `/long`: three are more than may be held.
 const LONG: usize = limits::HTTP_HELD * 2 / 5;
 
-/// Answers `/slow` after a while, and says when it begins and when it has; `/long` at length.
+/// Answers `/slow` after a while, and says when it begins and when it has; `/for-ever` never; `/long`
+/// at length.
 struct Slow {
     story: mpsc::Sender<&'static str>,
 }
@@ -41,6 +42,10 @@ impl Service for Slow {
             self.story.send("begun").expect("the test waits");
             sleep(Duration::from_millis(300)).await;
             self.story.send("done").expect("the test waits");
+        }
+        if &*request.path == "/for-ever" {
+            self.story.send("begun").expect("the test waits");
+            return future::pending().await;
         }
         if &*request.path == "/long" {
             return text(200, &"x".repeat(LONG));
@@ -263,8 +268,8 @@ fn local_callers_are_known_as_such() {
     assert!(ask(stream, "/").ends_with("Local"));
 }
 
-#[test]
-fn tls_callers() {
+/// A self-signed certificate for a server, and a client that trusts it.
+fn pair() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("made");
     let certificate = made.cert.der().clone();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
@@ -274,10 +279,61 @@ fn tls_callers() {
         .expect("a pair");
     let mut roots = RootCertStore::empty();
     roots.add(certificate).expect("a root");
-    let client =
-        Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth());
+    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    (Arc::new(config), Arc::new(client))
+}
 
-    let server = start(Some(Arc::new(config)));
+#[test]
+fn caller_that_leaves_while_it_waits_for_a_place_gives_its_file_back_at_once() {
+    for (resets, request) in [(false, &b""[..]), (true, b""), (true, b"GET / HTTP/1.1\r\n\r\n")] {
+        let (config, client) = pair();
+        let files = Files::new(1 << 20);
+        let server = start_with(Some(config), files.clone());
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut session = ClientConnection::new(client, name).expect("a session");
+        let mut stream = server.connect();
+        session.write_tls(&mut stream).expect("greeted");
+        // Who shakes hands has no place; the places are taken before it is done.
+        let mut asking = Vec::new();
+        for _ in 0..CAPACITY {
+            let mut one =
+                std::os::unix::net::UnixStream::connect(&server.socket).expect("connected");
+            one.write_all(b"GET /for-ever HTTP/1.1\r\n\r\n").expect("written");
+            assert_eq!(server.next(), "begun");
+            asking.push(one);
+        }
+        let used = files.used();
+        let mut secured = rustls::Stream::new(&mut session, &mut stream);
+        secured.write_all(request).expect("written");
+        secured.flush().expect("sent");
+        // The kernel has it all before the reset.
+        while tcp_info::ask(&stream).expect("asked").packets > 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(files.used(), used, "it waits");
+        let _ends = match resets {
+            true => {
+                sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("set");
+                drop(stream);
+                None
+            }
+            false => {
+                stream.shutdown(Shutdown::Write).expect("ended");
+                Some(stream)
+            }
+        };
+        let begun = Instant::now();
+        while files.used() == used {
+            assert!(begun.elapsed() < Duration::from_secs(20), "resets: {resets}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+#[test]
+fn tls_callers() {
+    let (config, client) = pair();
+    let server = start(Some(config));
     let mute: Vec<TcpStream> = (0..2 * CAPACITY).map(|_| server.connect()).collect();
     let call = || {
         let name = ServerName::try_from("localhost").expect("a name");
