@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{SendFlags, sockopt};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendFlags, SocketFlags, SocketType, connect, socket_with, sockopt,
+};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
@@ -39,6 +42,8 @@ pub enum Got {
 /// One connection.
 pub struct Link {
     socket: TcpStream,
+    /// Whether the error that a read would have told of was told of by the connecting.
+    reset: bool,
     tls: Option<Box<ClientConnection>>,
     /// Plain bytes that the socket has not taken yet.
     unsent: Vec<u8>,
@@ -49,9 +54,25 @@ pub struct Link {
 impl Link {
     /// Connects without TLS.
     pub fn plain(address: SocketAddr) -> io::Result<Self> {
-        let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
-        socket.set_nodelay(true)?;
-        Self::over(socket)
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+        match connect(&socket, &address) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut link = Self::over(TcpStream::from(socket))?;
+        if !link.wait(false, true, Instant::now() + PATIENCE) {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        match sockopt::socket_error(&link.socket)? {
+            Ok(()) => {}
+            // It was connected, and reset before this thread could look: as if it were a moment later.
+            Err(Errno::CONNRESET) => link.reset = true,
+            Err(error) => return Err(error.into()),
+        }
+        link.socket.set_nodelay(true)?;
+        Ok(link)
     }
 
     /// Connects and finishes a TLS handshake with a server that must prove to be `localhost`.
@@ -67,7 +88,7 @@ impl Link {
 
     fn over(socket: TcpStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Link { socket, tls: None, unsent: Vec::new(), unread: Vec::new() })
+        Ok(Link { socket, reset: false, tls: None, unsent: Vec::new(), unread: Vec::new() })
     }
 
     /// The TLS handshake over a connection that is still plain.
@@ -297,6 +318,7 @@ impl Link {
             let mut bytes = vec![0; most];
             loop {
                 match (&self.socket).read(&mut bytes) {
+                    Ok(0) if self.reset => return Some(Got::Reset),
                     Ok(0) => return Some(Got::End),
                     Ok(count) => {
                         bytes.truncate(count);
@@ -493,7 +515,7 @@ impl Link {
             let timeout = Timespec::try_from(left).expect("timeout");
             match poll(&mut set, Some(&timeout)) {
                 Ok(0) if left.is_zero() => return false,
-                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => return true,
                 Err(error) => panic!("poll: {error}"),
             }
