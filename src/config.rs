@@ -201,6 +201,11 @@ impl Config {
         port == self.api.port() && self.listen.is_none_or(meets)
     }
 
+    /// The ports that mappings may have: `ports` but for the API's own.
+    pub fn pool(&self) -> Vec<u16> {
+        self.ports.iter().copied().filter(|port| !self.is_apis(*port)).collect()
+    }
+
     /// Where users reach a public pipe with this port2 (protocol page, section 3).
     pub fn public_url(&self, port: u16) -> String {
         let scheme = if self.dev { "http" } else { "https" };

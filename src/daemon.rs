@@ -46,6 +46,14 @@ const FAULTY: u8 = 2;
 pub fn run(options: &Options) -> ExitCode {
     memory::share_heap();
     let os::Prepared { files: file_limit, warning } = os::prepare();
+    // Before anything that takes a while: until then a SIGHUP would end the process.
+    let signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            complain(format_args!("signals cannot be taken: {}", reason::words(&error)));
+            return ExitCode::FAILURE;
+        }
+    };
     let (config, warnings) = match Config::load(&options.config_dir) {
         Ok(loaded) => loaded,
         Err(faults) => {
@@ -90,7 +98,7 @@ pub fn run(options: &Options) -> ExitCode {
     for warning in warnings.into_iter().chain(listen_warning) {
         log::warn!(target: ALWAYS, "{warning}");
     }
-    match runtime::block_on(serve(options, parts, &logging)) {
+    match runtime::block_on(serve(options, parts, signals, &logging)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) | Err(error) => {
             log::error!(target: ALWAYS, "the daemon cannot go on: {}", reason::words(&error));
@@ -132,12 +140,17 @@ fn start(
 }
 
 /// Serves until asked to stop, then drains.
-async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result<()> {
+async fn serve(
+    options: &Options,
+    parts: Parts,
+    signals: Signals,
+    logging: &Logging,
+) -> io::Result<()> {
     let Parts { config, tls, state: (store, writer, stored), file_limit, _instance } = parts;
     let executor = Rc::new(LocalExecutor::new());
     let (ask, asked) = smol::channel::bounded(1);
     // Boxed, as those below: a task of its own type takes 700 bytes of the program.
-    executor.spawn(Signals::new()?.pass_on(ask).boxed_local()).detach();
+    executor.spawn(signals.pass_on(ask).boxed_local()).detach();
     let notifier = Rc::new(Notifier::from_env());
     let workers = Rc::new(Workers::start(config.threads)?);
     // Their event loops are among the open files that are counted below.
@@ -145,10 +158,12 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
     let conduits = conduit::allow(config.threads, file_limit);
     let control = Control::listen(&options.run_dir)?;
     let files = Files::new(file_limit.saturating_sub(conduits));
+    // Before any mapping's port.
+    let listener = ports::open_listener(config.api);
     let shared = Rc::new(Shared {
         tls,
         workers,
-        pool: Pool::new(&config.ports, config.listen, files.clone()),
+        pool: Pool::new(&config.pool(), config.listen, files.clone()),
         refusals: Refusals::default(),
         files,
         config: RefCell::new(Rc::new(config)),
@@ -179,7 +194,6 @@ async fn serve(options: &Options, parts: Parts, logging: &Logging) -> io::Result
         let (server, listener) = (server.clone(), control.listener.clone());
         async move { server.serve_unix(listener).await }.boxed_local()
     });
-    let listener = ports::open_listener(shared.config.borrow().api);
     let api_task =
         executor.spawn(serve_api(server, shared.clone(), listener, api_fault).boxed_local());
     executor.spawn(housekeeping(shared.clone(), logging.clone()).boxed_local()).detach();
@@ -298,10 +312,18 @@ fn reload(options: &Options, shared: &Shared, logging: &Logging) -> Vec<String> 
     if let Some(tls) = &shared.tls {
         let ca = new.controller_ca.as_deref();
         if let Err(error) = tls.reload(&options.config_dir, &new.address, ca) {
-            keep(Level::Error, format!("{error}; the old certificates stay in force"));
+            keep(
+                Level::Error,
+                format!(
+                    "{error}; the old certificates stay in force, with controllers and controllerca"
+                ),
+            );
+            // Who may call depends on them together.
+            new.controllers.clone_from(&old.controllers);
+            new.controller_ca.clone_from(&old.controller_ca);
         }
     }
-    shared.pool.replace(&new.ports);
+    shared.pool.replace(&new.pool());
     if let Some(doubt) = shared.pool.outside() {
         log::warn!(target: ALWAYS, "{doubt}");
     }

@@ -41,9 +41,13 @@ pub fn open_listener(address: SocketAddr) -> io::Result<TcpListener> {
 #[derive(Debug)]
 struct State {
     allowed: PortSet,
-    /// Allowed and not leased, the next one first.
+    /// Allowed, not leased and no stored mapping's, the next one first.
     free: VecDeque<u16>,
     leased: PortSet,
+    /// Stored mappings' own, whether these have them or not: each is handed out to nobody else.
+    owned: PortSet,
+    /// Once for each further mapping that has the same one.
+    owned_again: Vec<u16>,
 }
 
 /// A set of ports: a bit for each number.
@@ -60,15 +64,24 @@ pub struct Lease {
     // Fields drop in this order: the port must be closed when it is handed out again.
     listener: TcpListener,
     _file: FileGuard,
-    place: Place,
+    place: Leased,
 }
 
 /// What returns the port.
+#[derive(Debug)]
+struct Leased(Place);
+
+/// A port and its pool.
 #[derive(Debug)]
 struct Place {
     port: u16,
     state: Rc<RefCell<State>>,
 }
+
+/// That a port belongs to a stored mapping, so that [`Pool::lease`] leaves it out, also while it is
+/// not open. Dropping it ends that.
+#[derive(Debug)]
+pub struct Owned(Place);
 
 /// Why a port could not be leased.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +130,8 @@ impl Pool {
             allowed: PortSet::default(),
             free: VecDeque::new(),
             leased: PortSet::default(),
+            owned: PortSet::default(),
+            owned_again: Vec::new(),
         };
         let pool = Pool { state: Rc::new(RefCell::new(state)), listen, files };
         pool.replace(ports);
@@ -183,12 +198,18 @@ impl Pool {
                 Errno::ADDRINUSE => PortError::Taken(port),
                 error => PortError::Failed { port, error },
             })?;
-        {
-            // Ports are handed out from the front, so that a start finds stored ones there.
-            let free = &mut self.state.borrow_mut().free;
-            free.iter().position(|free| *free == port).and_then(|place| free.remove(place));
-        }
+        self.state.borrow_mut().take_out(port);
         Ok(self.leased(port, listener, file))
+    }
+
+    /// Keeps the port of a stored mapping for it alone.
+    pub fn own(&self, port: u16) -> Owned {
+        let state = &mut *self.state.borrow_mut();
+        state.take_out(port);
+        if !state.owned.insert(port) {
+            state.owned_again.push(port);
+        }
+        Owned(Place { port, state: self.state.clone() })
     }
 
     fn file(&self) -> Result<FileGuard, PortError> {
@@ -199,13 +220,13 @@ impl Pool {
         })
     }
 
-    /// Ports that no mapping holds. Other programs may hold some of them.
+    /// Ports that are no mapping's. Other programs may hold some of them.
     pub fn available(&self) -> usize {
         self.state.borrow().free.len()
     }
 
     /// Puts other ports in the place of the pool's. Leases live on; one whose port is no longer
-    /// in the pool just does not return it. Free ports that stay keep their turn, new ones come
+    /// in the pool just does not return it. Stored mappings' own ports stay theirs. Free ports that stay keep their turn, new ones come
     /// before them, since nobody has just used those.
     pub fn replace(&self, ports: &[u16]) {
         let state = &mut *self.state.borrow_mut();
@@ -213,7 +234,7 @@ impl Pool {
         let mut added = Vec::new();
         for &port in ports.iter().filter(|port| **port != 0) {
             let new = state.allowed.insert(port);
-            if new && !known.contains(port) && !state.leased.contains(port) {
+            if new && !known.contains(port) && !state.is_in_use(port) {
                 added.push(port);
             }
         }
@@ -244,14 +265,15 @@ impl Pool {
 
     fn leased(&self, port: u16, listener: TcpListener, file: FileGuard) -> Lease {
         self.state.borrow_mut().leased.insert(port);
-        Lease { listener, _file: file, place: Place { port, state: self.state.clone() } }
+        let place = Leased(Place { port, state: self.state.clone() });
+        Lease { listener, _file: file, place }
     }
 }
 
 impl Lease {
     /// The port.
     pub fn port(&self) -> u16 {
-        self.place.port
+        self.place.0.port
     }
 
     /// The listening socket, to accept from. It must not outlive the lease: a `try_clone` would
@@ -261,12 +283,46 @@ impl Lease {
     }
 }
 
-impl Drop for Place {
+impl State {
+    fn is_in_use(&self, port: u16) -> bool {
+        self.leased.contains(port) || self.owned.contains(port)
+    }
+
+    /// Takes a port out of the free ones, where it is among them.
+    fn take_out(&mut self, port: u16) {
+        if !self.is_in_use(port) {
+            // Ports are handed out from the front, so that a start finds stored ones there.
+            let place = self.free.iter().position(|free| *free == port);
+            place.and_then(|place| self.free.remove(place));
+        }
+    }
+
+    fn give_back(&mut self, port: u16) {
+        if self.allowed.contains(port) && !self.is_in_use(port) {
+            self.free.push_back(port);
+        }
+    }
+}
+
+impl Drop for Leased {
     fn drop(&mut self) {
-        let state = &mut *self.state.borrow_mut();
-        state.leased.remove(self.port);
-        if state.allowed.contains(self.port) {
-            state.free.push_back(self.port);
+        let Place { port, state } = &self.0;
+        let state = &mut *state.borrow_mut();
+        state.leased.remove(*port);
+        state.give_back(*port);
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let Place { port, state } = &self.0;
+        let state = &mut *state.borrow_mut();
+        match state.owned_again.iter().position(|again| again == port) {
+            Some(again) => drop(state.owned_again.swap_remove(again)),
+            None => {
+                state.owned.remove(*port);
+                state.give_back(*port);
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use smol::future::{or, yield_now, zip};
 
 use crate::limits;
 use crate::logging::Gate;
-use crate::mappings::ports::Lease;
+use crate::mappings::ports::{Lease, PortError};
 use crate::os::For;
 use crate::pipes::pipe::Pipe;
 use crate::pipes::record::About;
@@ -54,6 +54,10 @@ async fn listen<'a>(
             None => pipe.shared.pool.lease_port(side.port),
         };
         let why = match opened {
+            Err(PortError::OutsidePool(port)) if pipe.settings().is_apis(port) => format!(
+                "port {port} is the API's own; set `api` in the settings to another port, or \
+                 remove the mapping"
+            ),
             Err(error) => error.to_string(),
             Ok(lease) => {
                 side.fault.replace(None);

@@ -14,7 +14,7 @@ use smol::{LocalExecutor, Task};
 use crate::limits;
 use crate::logging::ALWAYS;
 use crate::mappings::mapping::{self, AgentPort, Id, Mapping, NewPipe, Passcode, random_id};
-use crate::mappings::ports::Lease;
+use crate::mappings::ports::{Lease, Owned};
 use crate::mappings::store::{Change, Store, StoreError};
 use crate::pipes::listen;
 use crate::pipes::named::Named;
@@ -65,6 +65,8 @@ struct Running {
     pipe: Rc<Pipe>,
     /// Dropping it closes everything the pipe holds on this thread.
     task: Task<()>,
+    /// Its ports are nobody else's until they are closed.
+    _ports: [Owned; 2],
 }
 
 impl Registry {
@@ -104,13 +106,14 @@ impl Registry {
         match Pipe::new(self.shared.clone(), mapping.clone()) {
             None => self.direct.borrow_mut().push(mapping.id.clone(), mapping),
             Some(pipe) => {
+                let ports = pipe.sides.each_ref().map(|side| self.shared.pool.own(side.port));
                 // A change that was on its way to the disk when the stop came: it is made, and its
                 // ports open with the next start.
                 if self.draining.get().is_some() {
                     pipe.stop();
                 }
                 let task = self.executor.spawn(listen::run(pipe.clone(), leases));
-                self.running.borrow_mut().push(mapping.id, Running { pipe, task });
+                self.running.borrow_mut().push(mapping.id, Running { pipe, task, _ports: ports });
             }
         }
     }
@@ -170,7 +173,7 @@ impl Registry {
         self.store(Change::Remove(id.into())).await?;
         let removed = self.running.borrow_mut().remove(id);
         let mut cut = String::new();
-        if let Some(Running { pipe, task }) = removed {
+        if let Some(Running { pipe, task, _ports }) = removed {
             let Counts { sessions, users_waiting, .. } = pipe.status().counts;
             let left = Draining { sessions, users_waiting, milliseconds_left: 0 };
             if !left.is_over() {

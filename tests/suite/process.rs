@@ -203,6 +203,89 @@ fn reload_is_not_held_up_by_what_is_no_file() {
 }
 
 #[test]
+fn certificates_that_cannot_be_read_at_a_reload_open_the_api_to_nobody() {
+    let mut daemon = Daemon::builder(Mode::Tls).prepare();
+    let port = daemon.api_address().port();
+    let reload = |daemon: &Daemon| {
+        let before = daemon.log_text().matches("settings read again").count();
+        daemon.signal(Signal::HUP);
+        until("the settings are read again", || {
+            daemon.log_text().matches("settings read again").count() > before
+        });
+    };
+    let warnings = |daemon: &Daemon| daemon.control().state()["warnings"].to_string();
+    daemon.set("api", format!("0.0.0.0:{port}"));
+    daemon.set("controllers", json!(["192.0.2.1"]));
+    daemon.start();
+    daemon.api().get("/api/v2/status").failed(403);
+    let mut settings = daemon.settings();
+    settings.as_object_mut().unwrap().remove("controllers");
+    settings["controllerca"] = json!("ca.pem");
+    settings["broker"] = json!(777);
+    daemon.write("iofog-connector.conf", &settings.to_string());
+    reload(&daemon);
+    assert!(daemon.log_text().contains("stay in force, with controllers and controllerca"));
+    assert_eq!(daemon.control().post("/api/v2/direct/add", "").ok()["port"], 777);
+    daemon.api().get("/api/v2/status").failed(403);
+    assert!(!warnings(&daemon).contains("Everybody"), "{}", warnings(&daemon));
+    // An API that has been open stays so, and is still warned of.
+    settings.as_object_mut().unwrap().remove("controllerca");
+    daemon.write("iofog-connector.conf", &settings.to_string());
+    reload(&daemon);
+    assert!(warnings(&daemon).contains("Everybody"), "{}", warnings(&daemon));
+    daemon.set("controllerca", "ca.pem");
+    reload(&daemon);
+    daemon.api().get("/api/v2/status").ok();
+    assert!(warnings(&daemon).contains("Everybody"), "{}", warnings(&daemon));
+    daemon.write("ca.pem", &Authority::new("controllers").pem());
+    reload(&daemon);
+    assert!(!warnings(&daemon).contains("Everybody"), "{}", warnings(&daemon));
+}
+
+#[test]
+fn signal_in_the_midst_of_a_start_does_not_end_it() {
+    for _ in 0..20 {
+        let mut daemon = Daemon::builder(Mode::Plain).prepare();
+        let config = fs::File::open(daemon.config()).unwrap();
+        // It waits a moment for this lock.
+        rustix::fs::flock(&config, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        daemon.spawn();
+        let open = format!("/proc/{}/fd", daemon.pid().as_raw_nonzero());
+        until("it is at the lock", || {
+            let files = fs::read_dir(&open).into_iter().flatten().flatten();
+            let mut files = files.filter_map(|file| fs::read_link(file.path()).ok());
+            files.any(|file| file == daemon.config()) || !daemon.is_running()
+        });
+        if daemon.is_running() {
+            daemon.signal(Signal::HUP);
+        }
+        drop(config);
+        if wait_started(&mut daemon) {
+            assert_eq!(daemon.stop().status.code(), Some(0));
+            return;
+        }
+        // This machine was too slow to give the lock back in time.
+    }
+    panic!("never was the lock given back within 100 ms");
+}
+
+/// Whether the daemon has come up; not, if it found another one there.
+fn wait_started(daemon: &mut Daemon) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    loop {
+        if let Some(status) = daemon.exited() {
+            assert_eq!(status.signal(), None, "a signal has ended it");
+            assert!(daemon.stderr().contains("another iofog-connector"), "{}", daemon.stderr());
+            return false;
+        }
+        if daemon.control().try_connect().is_ok() {
+            return true;
+        }
+        thread::sleep(ms(5));
+    }
+}
+
+#[test]
 fn reload_says_what_needs_a_restart() {
     let daemon = Daemon::new(Mode::Plain);
     let settings = daemon.read("iofog-connector.conf");

@@ -210,6 +210,68 @@ fn mapping_whose_port_is_taken_is_kept_inactive_and_comes_back() {
 }
 
 #[test]
+fn ports_of_a_stored_mapping_go_to_no_other_one_while_they_are_not_open() {
+    let mut daemon = Daemon::builder(Mode::Plain).ports(6).start();
+    let stored = daemon.api().add_public(60, NEVER);
+    let own = [stored.port1, stored.port2];
+    let left = |daemon: &Daemon| daemon.api().status("all")["availablePorts"].clone();
+    let others = |daemon: &Daemon| {
+        let added = daemon.api().add_public(60, NEVER);
+        assert!(!own.contains(&added.port1) && !own.contains(&added.port2), "{added:?}");
+        added
+    };
+    // One of them is another program's.
+    daemon.stop();
+    let holder = TcpListener::bind((Ipv6Addr::UNSPECIFIED, stored.port2)).unwrap();
+    daemon.start();
+    assert_eq!(left(&daemon), 4);
+    drop(holder);
+    let added = others(&daemon);
+    until("the port is tried again", || daemon.api().status(&stored.id)["public"] == "Active");
+    daemon.session(&stored);
+    daemon.api().remove(&added);
+    // They come back into the pool.
+    daemon.stop();
+    daemon.set("exclude", own.map(|port| port.to_string()).to_vec());
+    daemon.start();
+    assert_eq!(left(&daemon), 4);
+    daemon.set("exclude", json!([]));
+    daemon.signal(rustix::process::Signal::HUP);
+    until("the settings are read again", || daemon.log_text().contains("settings read again"));
+    assert_eq!(left(&daemon), 4);
+    let added = others(&daemon);
+    until("the port is tried again", || daemon.api().status(&stored.id)["public"] == "Active");
+    daemon.session(&stored);
+    // A removal frees them.
+    daemon.api().remove(&stored);
+    assert_eq!(left(&daemon), 4);
+    daemon.session(&added);
+}
+
+#[test]
+fn mapping_with_the_apis_own_port_is_kept_inactive_and_the_api_answers() {
+    let mut daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(60, NEVER);
+    daemon.stop();
+    let (api, first) = (daemon.api_address().port(), daemon.block.first);
+    daemon.set("ports", json!([format!("{first}-{}", first + 15)]));
+    let mut state = daemon.state_file();
+    state["mappings"][0]["port2"] = json!(api);
+    daemon.write("configs.json", &state.to_string());
+    let check = daemon.cli(&["check"]);
+    daemon.start();
+    let status = daemon.api().status(&mapping.id);
+    assert_eq!((&status["public"], &status["private"]), (&json!("Inactive"), &json!("Active")));
+    let said = format!("port {api} is the API's own");
+    let table = daemon.cli(&["status"]);
+    for said_in in [check.stderr, table.stdout, daemon.log_text().into_bytes()] {
+        let text = String::from_utf8_lossy(&said_in).into_owned();
+        assert!(text.contains(&said), "{text}");
+    }
+    assert_eq!(daemon.api().status("all")["availablePorts"], 14);
+}
+
+#[test]
 fn of_two_mappings_with_the_same_port_one_serves_and_the_other_is_kept_inactive() {
     let mut daemon = Daemon::new(Mode::Plain);
     let first = daemon.api().add_public(60, NEVER);

@@ -111,6 +111,34 @@ fn port_of_another_program_is_skipped_and_put_back() {
 }
 
 #[test]
+fn port_of_a_stored_mapping_is_handed_out_to_nobody_else() {
+    let at = local(8);
+    let ports @ [a, b, c] = free_ports();
+    let pool = pool_of(&ports, Some(at));
+    let first = pool.own(a);
+    assert_eq!(pool.available(), 2);
+    assert_eq!(pool.lease().expect("another one").port(), b);
+    // Neither by its closing nor by new settings does it come back.
+    drop(pool.lease_port(a).expect("its owner's"));
+    pool.replace(&[b, c]);
+    pool.replace(&ports);
+    assert_eq!(pool.available(), 2);
+    let second = pool.own(a);
+    drop(first);
+    assert_eq!(pool.available(), 2, "two mappings have it");
+    let open = pool.lease_port(a).expect("the other one's");
+    drop(second);
+    assert_eq!(pool.available(), 2, "it is still open");
+    drop(open);
+    assert_eq!(pool.available(), 3);
+    let leased = pool.lease().expect("a port");
+    drop(pool.own(leased.port()));
+    assert_eq!(pool.available(), 2, "it is leased");
+    drop(leased);
+    assert_eq!(pool.available(), 3);
+}
+
+#[test]
 fn stored_ports_are_refused_for_different_reasons() {
     let at = local(4);
     let [a, b, outside] = free_ports();
