@@ -57,19 +57,29 @@ pub fn run(given: options::Given) -> ExitCode {
         let connector = Connector::new(&options, files)?;
         Ok((options, connector))
     });
-    let (options, connector) = match started {
+    let (mut options, connector) = match started {
         Ok(started) => started,
         Err(fault) => return refuse(&fault, FAULTY.into()),
     };
     let most = options.sessions;
-    let job = match &options.work {
+    let job = match &mut options.work {
         Work::Serve { target, connections, proxy_protocol } => {
             let target = target.clone();
             let serving = Serving::new(&connector, target, *connections, most, *proxy_protocol);
             Job::Serving(serving)
         }
         Work::Listen { address, pending } => match ports::open_listener(*address) {
-            Ok(listener) => Job::Listening(Listening::new(&connector, listener, *pending, most)),
+            Ok(listener) => {
+                // Port 0 is any.
+                *address = listener.local_addr().unwrap_or(*address);
+                if !address.ip().is_loopback() {
+                    options.warnings.push(format!(
+                        "--listen {address}: everybody who reaches it can use the pipe; 127.0.0.1 is \
+                         for this machine alone"
+                    ));
+                }
+                Job::Listening(Listening::new(&connector, listener, *pending, most))
+            }
             Err(error) => return refuse(&words::listen(*address, &error), ExitCode::FAILURE),
         },
     };

@@ -169,7 +169,7 @@ async fn serve(
         config: RefCell::new(Rc::new(config)),
     });
     executor.spawn(writer.run().boxed_local()).detach();
-    let mappings = stored.len();
+    let mappings = stored.iter().filter(|mapping| mapping.pipe.ports().is_some()).count();
     let registry = Registry::new(shared.clone(), executor.clone(), store, stored);
     let not_in_force = Rc::new(RefCell::new(Vec::new()));
     let (stop, stopped) = smol::channel::bounded(1);

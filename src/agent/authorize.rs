@@ -62,9 +62,10 @@ pub(super) async fn authorize(
                         proof.borrow_mut().suspect();
                     }
                     let why = match error.raw_os_error() {
-                        Some(_) => {
-                            format!("the TLS handshake failed: {}", words::connection(&error))
-                        }
+                        Some(_) => format!(
+                            "the TLS handshake failed: {}; if it is a `dev` connector, use --plain",
+                            words::connection(&error)
+                        ),
                         None => tls::explain_connector(&error),
                     };
                     return Err(Failure::Unreachable(why));

@@ -156,7 +156,8 @@ impl Health {
             said.set(allowed);
             log::log!(
                 if allowed < self.wanted { log::Level::Warn } else { log::Level::Info },
-                "connector {} allows {} at one time, those in use included: {remedy}",
+                "connector {} has places for {} of this agent, those in use included (others may hold \
+                 the rest): {remedy}",
                 self.address,
                 counted(allowed as u64, "tunnel")
             );

@@ -2,15 +2,21 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use super::words;
 
 /// The connector counts as gone when a heartbeat has not been answered for this many intervals.
 pub(super) const INTERVALS: u32 = 2;
 
+/// A tunnel that is closed sooner was not kept at all.
+pub(super) const KEPT: Duration = Duration::from_secs(1);
+
 /// Why a tunnel will have no session.
 pub(super) enum Lost {
     Closed,
+    /// After it had been idle for a while.
+    Dropped,
     Broken(io::Error),
     /// No heartbeat was answered.
     Unanswered,
@@ -23,7 +29,7 @@ pub(super) enum Lost {
 impl Lost {
     /// Whether a connector that stops ends its tunnels like this.
     pub(super) fn is_ending(&self) -> bool {
-        matches!(self, Lost::Closed | Lost::Broken(_))
+        matches!(self, Lost::Closed | Lost::Dropped | Lost::Broken(_))
     }
 }
 
@@ -31,6 +37,10 @@ impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Lost::Closed => f.write_str("closes the tunnel then"),
+            Lost::Dropped => f.write_str(
+                "closes idle tunnels before a heartbeat; --heartbeat must be shorter than the \
+                 mapping's threshold",
+            ),
             Lost::Broken(error) => {
                 write!(f, "the tunnel breaks then: {}", words::connection(error))
             }

@@ -266,6 +266,10 @@ fn passcode(
             let path = path.display();
             warnings.push(format!("{path}: {fault} (chmod 600 {path})"));
         }
+        if in_file.is_some() {
+            warnings
+                .push(format!("{option} is given, so that passcode= in the options is not used"));
+        }
         let passcode = proper(&text, &named(option, path))?;
         return Ok((passcode, Source::File(path.to_owned())));
     }
@@ -490,6 +494,12 @@ mod tests {
         assert!(options.plain);
         assert_eq!(options.heartbeat, Duration::from_millis(500));
         assert_eq!(options.passcode.reveal(), "in file");
+        let other = TempFile::new("of its own", 0o600);
+        let both = super::Options::new(
+            given(&[("from", file.path()), ("passcode-file", other.path())]),
+            None,
+        );
+        assert!(both.unwrap().warnings[0].contains("passcode= in the options is not used"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Instant;
 use ppp::v2::{Header, ParseError};
 
 use super::connector::{Connector, Open, Opened};
-use super::lost::{INTERVALS, Lost};
+use super::lost::{self, INTERVALS, Lost};
 use super::pace::Outcome;
 use crate::limits;
 use crate::net::stream::{Received, Stream};
@@ -86,7 +86,10 @@ impl<'a> Tunnel<'a> {
                         }
                         continue;
                     }
-                    Poll::Ready(Ok(Received::Ended)) => return Poll::Ready(Err(Lost::Closed)),
+                    Poll::Ready(Ok(Received::Ended)) => {
+                        let idle = unanswered.is_none() && self.since.elapsed() >= lost::KEPT;
+                        return Poll::Ready(Err(if idle { Lost::Dropped } else { Lost::Closed }));
+                    }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(Lost::Broken(error))),
                     Poll::Pending => {}
                 }

@@ -9,6 +9,8 @@ use serde_json::Value;
 use super::direct::Candidate;
 use super::error::ApiError;
 use super::form::{Form, Media, bad, content_type, media_type};
+use super::quoted::short;
+use crate::config::Entries;
 use crate::http::Request;
 use crate::limits;
 use crate::mappings::mapping::{AgentLimits, NewPipe};
@@ -107,7 +109,9 @@ fn command(word: &str) -> Result<Command, ApiError> {
         "version" | "--version" | "-v" => Ok(Command::Version),
         "help" | "--help" | "-h" | "-?" => Ok(Command::Help),
         "stop" => Ok(Command::Stop),
-        _ => Err(bad("command", "is unknown; use status, version or help")),
+        _ => {
+            Err(bad("command", format!("{} is unknown; use status, version or help", short(word))))
+        }
     }
 }
 
@@ -142,6 +146,13 @@ fn pipe(text: &str) -> Result<NewPipe, ApiError> {
         Ok(_) => return Err(bad("mapping", "is not a JSON object")),
         Err(fault) => return Err(bad("mapping", format!("is not JSON: {fault}"))),
     };
+    // Of two nobody can tell which is meant; unknown ones are for others.
+    if let Ok(Entries(all)) = json::read(text.as_bytes()) {
+        let twice = |name: &String| all.iter().filter(|member| member.0 == *name).count() > 1;
+        if let Some((name, _)) = all.iter().find(|member| twice(&member.0)) {
+            return Err(bad("mapping", format!("has {} twice; take one out", short(name))));
+        }
+    }
     let limits = |connections, threshold| {
         let limit = whole(&mapping, connections, 1, u64::from(u16::MAX))?;
         let silence = whole(&mapping, threshold, 0, LONGEST_THRESHOLD)?;
@@ -159,7 +170,9 @@ fn pipe(text: &str) -> Result<NewPipe, ApiError> {
             limits("maxconnectionsport1", "heartbeatabsencethresholdport1")?,
             limits("maxconnectionsport2", "heartbeatabsencethresholdport2")?,
         ])),
-        Some(Value::String(_)) => Err(bad("type", "is unknown; use public or private")),
+        Some(Value::String(kind)) => {
+            Err(bad("type", format!("{} is unknown; use public or private", short(kind))))
+        }
         Some(_) => Err(bad("type", "is not a string; use \"public\" or \"private\"")),
     }
 }
@@ -179,7 +192,9 @@ fn whole(
             Some(value) if (least..=most).contains(&value) => Ok(value),
             _ => Err(bad(name, format!("is {number}; {range}"))),
         },
-        Some(Value::String(_)) => Err(bad(name, format!("is a string; {range}, without quotes"))),
+        Some(Value::String(text)) => {
+            Err(bad(name, format!("is the string {}; {range}, without quotes", short(text))))
+        }
         Some(_) => Err(bad(name, format!("is not a number; {range}"))),
     }
 }
@@ -187,10 +202,15 @@ fn whole(
 fn meet(form: &Form<'_>) -> Result<Call, ApiError> {
     let id = form.required("id")?;
     let passkey = Passkey(form.required("passkey")?);
-    let ip = form.required("ip")?.parse().map_err(|_| bad("ip", "is not an IP address"))?;
-    let port = match form.required("port")?.parse() {
+    let ip = form.required("ip")?;
+    let ip = ip.parse().map_err(|_| bad("ip", format!("{} is not an IP address", short(&ip))))?;
+    let port = form.required("port")?;
+    let port = match port.parse() {
         Ok(port) if port > 0 => port,
-        _ => return Err(bad("port", "is not a port number; use 1 to 65535")),
+        _ => {
+            let why = format!("{} is not a port number; use 1 to 65535", short(&port));
+            return Err(bad("port", why));
+        }
     };
     let certificate = form.present("certificate")?;
     if certificate.len() > limits::DIRECT_CERTIFICATE {
@@ -269,7 +289,8 @@ mod tests {
             ("mapping=[]", "JSON object"),
             ("mapping=%7B", "is not JSON"),
             ("maping={}", "mapping"),
-            (r#"{"type":"publik"}"#, "public or private"),
+            (r#"{"type":"publik"}"#, "type \"publik\" is unknown; use public or private"),
+            (r#"{"type":"public","x":1,"x":1}"#, "mapping has \"x\" twice; take one out"),
             (r#"{"type":1}"#, "public"),
             (r#"{}"#, "type"),
             (r#"{"type":"public"}"#, "maxconnections is missing"),
@@ -280,7 +301,7 @@ mod tests {
             (r#"{"type":"public","maxconnections":65536}"#, "65536"),
             (r#"{"type":"public","maxconnections":-1}"#, "-1"),
             (r#"{"type":"public","maxconnections":1.5}"#, "1.5"),
-            (r#"{"type":"public","maxconnections":"60"}"#, "without quotes"),
+            (r#"{"type":"public","maxconnections":"60"}"#, "\"60\"; use"),
             (r#"{"type":"public","maxconnections":null}"#, "not a number"),
             (r#"{"type":"public","maxconnections":1}"#, "heartbeatabsencethreshold is missing"),
             (
@@ -378,7 +399,7 @@ mod tests {
         let met = call("10.0.0.1", "5000", "&certificate=PEM").expect("a call");
         assert!(!format!("{met:?}").contains("s3cret"), "{met:?}");
         assert!(call("::1", "1", "&certificate=").is_ok());
-        assert!(call("host", "1", "&certificate=").expect_err("ip").starts_with("ip "));
+        assert!(call("host", "1", "&certificate=").expect_err("ip").starts_with("ip \"host\" is"));
         for port in ["0", "65536", "x", ""] {
             assert!(call("::1", port, "&certificate=").expect_err("port").starts_with("port "));
         }

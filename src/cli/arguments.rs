@@ -61,10 +61,13 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
         None => None,
     };
     let command = match arguments.subcommand() {
-        Ok(Some(name)) if name == "tunnel" => return parse_tunnel(arguments),
-        Ok(Some(name)) if name == "mapping" => {
-            return Ok((Command::Mapping(parse_mapping(arguments)?), options));
+        Ok(Some(name)) if name == "tunnel" => {
+            if options != Options::default() {
+                return Err("--config, --run, --log and --syslog are no options of `tunnel`".into());
+            }
+            Command::Tunnel(parse_tunnel(&mut arguments)?)
         }
+        Ok(Some(name)) if name == "mapping" => Command::Mapping(parse_mapping(&mut arguments)?),
         Ok(Some(name)) => command(&name, json, user.clone())?,
         // What is in its place is an option that nobody knows, or nothing.
         Ok(None) => {
@@ -73,7 +76,14 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
         }
         Err(_) => return Err("the command is not UTF-8 text".into()),
     };
-    match unknown(arguments, OPTIONS) {
+    let known = match command {
+        Command::Mapping(_) => MAPPING_OPTIONS.to_vec(),
+        Command::Tunnel(_) => {
+            [tunnel::VALUES, tunnel::FLAGS].concat().iter().map(|option| option.0).collect()
+        }
+        _ => OPTIONS.to_vec(),
+    };
+    match unknown(arguments, &known) {
         Some(fault) => Err(fault),
         None if json && command != (Command::Status { json }) => {
             Err("--json is an option of `status` only".into())
@@ -104,10 +114,10 @@ fn command(name: &str, json: bool, user: Option<String>) -> Result<Command, Stri
 }
 
 /// Reads the options of `tunnel`; what they mean is its own business.
-fn parse_tunnel(mut arguments: Arguments) -> Result<(Command, Options), String> {
+fn parse_tunnel(arguments: &mut Arguments) -> Result<tunnel::Given, String> {
     let mut given = tunnel::Given::new();
     for (name, dashed) in tunnel::VALUES {
-        if let Some(value) = value(&mut arguments, dashed, "a value")? {
+        if let Some(value) = value(arguments, dashed, "a value")? {
             given.insert(name, value);
         }
     }
@@ -121,26 +131,34 @@ fn parse_tunnel(mut arguments: Arguments) -> Result<(Command, Options), String> 
                     --passcode-file FILE"
             .into());
     }
-    let known: Vec<_> = [tunnel::VALUES, tunnel::FLAGS].concat().iter().map(|o| o.0).collect();
-    match unknown(arguments, &known) {
-        Some(fault) => Err(fault),
-        None => Ok((Command::Tunnel(given), Options::default())),
-    }
+    Ok(given)
 }
 
 /// Reads what follows `mapping`.
-fn parse_mapping(mut arguments: Arguments) -> Result<Request, String> {
-    let mut number = |name, default: u64, least: u64, most: u64| {
-        let Some(text) = value(&mut arguments, name, "a number")? else { return Ok(default) };
+fn parse_mapping(arguments: &mut Arguments) -> Result<Request, String> {
+    let mut number = |name, least: u64, most: u64| {
+        let Some(text) = value(arguments, name, "a number")? else { return Ok(None) };
         text.to_str()
             .and_then(|text| text.parse().ok())
             .filter(|number| (least..=most).contains(number))
             .ok_or_else(|| format!("{name}: {text:?} is no number from {least} to {most}"))
+            .map(Some)
     };
-    let connections = number("--connections", 60, 1, u16::MAX.into())?;
-    let threshold = number("--heartbeat-threshold", 60_000, 0, LONGEST_THRESHOLD)?;
-    let dir = value(&mut arguments, "--dir", "a path")?.map_or(".".into(), PathBuf::from);
+    let connections = number("--connections", 1, u16::MAX.into())?;
+    let threshold = number("--heartbeat-threshold", 0, LONGEST_THRESHOLD)?;
+    let dir = value(arguments, "--dir", "a path")?.map(PathBuf::from);
     let show = arguments.contains("--show");
+    let given = [
+        ("--connections", connections.is_some()),
+        ("--heartbeat-threshold", threshold.is_some()),
+        ("--show", show),
+        ("--dir", dir.is_some()),
+    ];
+    let folder = dir.unwrap_or_else(|| ".".into());
+    let useless = |count: usize, command| match given[..count].iter().find(|option| option.1) {
+        Some((name, _)) => Err(format!("{name} is no option of `mapping {command}`")),
+        None => Ok(()),
+    };
     let word = |arguments: &mut Arguments| match arguments.opt_free_from_str::<String>() {
         Ok(Some(word)) if word.starts_with('-') => {
             let rest = Arguments::from_vec(vec![word.into()]);
@@ -149,27 +167,31 @@ fn parse_mapping(mut arguments: Arguments) -> Result<Request, String> {
         Ok(word) => Ok(word.unwrap_or_default()),
         Err(_) => Err("the arguments of `mapping` are not UTF-8 text".to_owned()),
     };
-    let request = match word(&mut arguments)?.as_str() {
+    let request = match word(arguments)?.as_str() {
         "add" => {
-            let public = match word(&mut arguments)?.as_str() {
+            let public = match word(arguments)?.as_str() {
                 "public" => true,
                 "private" => false,
                 other => return Err(needs("mapping add", &["public", "private"], other)),
             };
-            let connections = u16::try_from(connections).unwrap_or(u16::MAX);
-            Request::Add(Add { public, connections, threshold, show, dir })
+            let connections = u16::try_from(connections.unwrap_or(60)).unwrap_or(u16::MAX);
+            let threshold = threshold.unwrap_or(60_000);
+            Request::Add(Add { public, connections, threshold, show, dir: folder })
         }
-        "list" => Request::List,
-        "remove" => match word(&mut arguments)? {
+        "list" => {
+            useless(4, "list")?;
+            Request::List
+        }
+        "remove" => match word(arguments)? {
             id if id.is_empty() => return Err("`mapping remove` needs a mapping's id".into()),
-            id => Request::Remove { id, dir },
+            id => {
+                useless(3, "remove")?;
+                Request::Remove { id, dir: folder }
+            }
         },
         other => return Err(needs("mapping", &["add", "list", "remove"], other)),
     };
-    match unknown(arguments, MAPPING_OPTIONS) {
-        Some(fault) => Err(fault),
-        None => Ok(request),
-    }
+    Ok(request)
 }
 
 /// Says which words may stand after a command, where another one does, or none.
@@ -287,6 +309,11 @@ mod tests {
             ("--config= start", "--config needs a path after it"),
             ("start --config --run /r", "--config needs a path after it, not \"--run\""),
             ("start --run /a --run /b", "option --run is given twice"),
+            ("stat", "unknown command \"stat\": did you mean `status`?"),
+            ("mapping list --json", "--json is an option of `status` only"),
+            ("mapping list --user x", "--user is an option of `check` only"),
+            ("tunnel --log /l", "--config, --run, --log and --syslog are no options of `tunnel`"),
+            ("tunnel --json", "--json is an option of `status` only"),
             ("start --json", "--json is an option of `status` only"),
             ("status --connections 3", "--connections is an option of `mapping` and `tunnel` only"),
             ("start --target=t:1", "--target is an option of `tunnel` only"),
@@ -379,6 +406,8 @@ mod tests {
             ),
             ("mapping add public --target t:1", "--target is an option of `tunnel` only"),
             ("mapping add public --conections 5", "unknown option \"--conections\": did you"),
+            ("mapping list --show", "--show is no option of `mapping list`"),
+            ("mapping remove a --connections 3", "--connections is no option of `mapping remove`"),
             ("mapping list all", "unknown argument \"all\""),
         ] {
             let error = request(line).unwrap_err();

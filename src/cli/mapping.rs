@@ -17,7 +17,7 @@ use crate::config::folders::Options;
 use crate::limits;
 use crate::mappings::mapping::{Passcode, Pipe};
 use crate::mappings::store;
-use crate::os::terminal::{complain, print};
+use crate::os::terminal::{complain, is_printed};
 use crate::report::Report;
 use crate::report::status::Status;
 use crate::text::reason::{self, quoted};
@@ -80,7 +80,12 @@ pub(super) fn run(request: &Request, options: &Options) -> ExitCode {
         Request::Remove { id, dir } => close(id, dir, options),
     };
     match outcome {
-        Ok(text) => print(&text),
+        Ok(text) if is_printed(&text) => ExitCode::SUCCESS,
+        Ok(text) => {
+            // What was done, which has an id.
+            complain(text.lines().next().unwrap_or_default());
+            ExitCode::FAILURE
+        }
         Err(Fault { code, text }) => {
             complain(text);
             code.into()

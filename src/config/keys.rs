@@ -130,7 +130,7 @@ impl<'a> Keys<'a> {
 }
 
 /// The members of a JSON object in order, a key that stands there twice twice.
-struct Entries(Vec<(String, Value)>);
+pub(crate) struct Entries(pub(crate) Vec<(String, Value)>);
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -175,8 +175,9 @@ pub(crate) fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str>
     known
         .iter()
         .map(|name| (distance(&plain, name), *name))
-        .min()
         .filter(|(changes, name)| *changes <= name.len().div_ceil(3).min(3))
+        // Who stops in the middle of a word means that one.
+        .min_by_key(|(changes, name)| (!name.starts_with(key), *changes))
         .map(|(_, name)| name)
 }
 
@@ -208,6 +209,7 @@ mod tests {
             ("userWiat", Some("userwait")),
             ("log-level", Some("loglevel")),
             ("controllerCA", Some("controllerca")),
+            ("userw", Some("userwait")),
             ("debug", None),
             ("comment", None),
             ("", None),

@@ -46,6 +46,10 @@ pub(super) fn head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Fault> {
         Ok(httparse::Status::Partial) => return Err(too_large(bytes)),
         Err(httparse::Error::TooManyHeaders) => return Err(Fault::HeadTooLarge),
         Err(httparse::Error::Version) if names_http(bytes) => return Err(Fault::Version),
+        // TLS (RFC 8446, section 5.1).
+        Err(_) if bytes.starts_with(&[0x16, 3]) => {
+            return Err(Fault::Malformed("it is TLS, and dev is true; call http://"));
+        }
         Err(_) => return Err(Fault::Malformed("the head is not that of an HTTP/1.1 request")),
     };
     let (Some(method), Some(target), Some(version)) =

@@ -9,16 +9,21 @@ use crate::text::reason;
 
 /// Prints to stdout. A reader that closes the pipe early (`| head`) is not a failure.
 pub fn print(text: &str) -> ExitCode {
+    if is_printed(text) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The same; `false` when the operator was told that stdout takes no more.
+pub fn is_printed(text: &str) -> bool {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => true,
         Err(error) => {
             complain(format_args!(
                 "standard output takes no more: {}",
                 reason::writing(Path::new("/dev/stdout"), &error)
             ));
-            ExitCode::FAILURE
+            false
         }
     }
 }

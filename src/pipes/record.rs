@@ -171,9 +171,13 @@ impl Record {
     }
 
     /// A tunnel's heartbeat is absent.
-    pub fn tunnel_absent(&self, peer: SocketAddr) {
+    pub fn tunnel_absent(&self, side: usize, peer: SocketAddr) {
         self.count(|counts| counts.tunnels_absent += 1);
-        log::info!(target: &self.id, "{}: tunnel of {peer} closed: its heartbeat is absent", self.id);
+        let what = format!(
+            "tunnel of {peer} closed: its heartbeat is absent; see that its machine is up, and its \
+             --heartbeat shorter than the mapping's threshold"
+        );
+        self.fault(About::Agents(side), &what);
     }
 
     /// A line about one connection, for those who have asked for such.

@@ -24,7 +24,8 @@ use crate::pipes::place::Place;
 use crate::pipes::record::About;
 use crate::pipes::session;
 use crate::pipes::tunnel::{Alone, Tunnel};
-use crate::report::status::{reached, refused};
+use crate::report::status::reached;
+use crate::report::status::refused::{self, Refusal};
 use crate::runtime::{self, Deadlines, Timer, now, until};
 use crate::wire::greeting::{Offer, Version};
 
@@ -37,7 +38,7 @@ enum Unproven {
     /// Newer connections took its place.
     Replaced,
     /// It said the wrong thing.
-    Wrong(Stream),
+    Wrong(Stream, &'static Refusal),
 }
 
 /// Serves one agent's connection, from accepted socket to its end.
@@ -64,7 +65,7 @@ pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr
             (Err(Alone::OutOfStep), Some(tunnel)) if tunnel.version == Version::One => {
                 next = Box::pin(session::drain_stray(pipe, tunnel)).await;
             }
-            (Err(why), Some(tunnel)) => Box::pin(tunnel_ended(pipe, tunnel, why)).await,
+            (Err(why), Some(tunnel)) => Box::pin(tunnel_ended(pipe, side, tunnel, why)).await,
             (Ok(Verdict::Replaced), _) => {
                 log::info!(target: pipe.id(), "{}: the overdue tunnel of {peer} makes room for a new one", pipe.id());
             }
@@ -104,8 +105,8 @@ async fn admit(
     };
     let (stream, version, early) = match proven {
         Some(Ok(proven)) => proven,
-        Some(Err(Unproven::Wrong(stream))) => {
-            pipe.refuse_agent(stream, &refused::WRONG_PASSCODE, side, peer).await;
+        Some(Err(Unproven::Wrong(stream, why))) => {
+            pipe.refuse_agent(stream, why, side, peer).await;
             return None;
         }
         Some(Err(Unproven::Gone(error))) if is_too_much(&error) => {
@@ -179,15 +180,15 @@ async fn prove(
                         stream.trust();
                         return Ok((stream, version, early));
                     }
-                    Some(None) => return Err(Unproven::Wrong(stream)),
-                    // What has ended short of the passcode is wrong, too.
-                    None if received == Received::Ended && !offer.is_empty() => {
-                        return Err(Unproven::Wrong(stream));
-                    }
-                    None if received == Received::Ended => {
+                    None if received == Received::Ended && offer.is_empty() => {
                         return Err(Unproven::Gone(io::ErrorKind::UnexpectedEof.into()));
                     }
-                    None => stranger.goes_on(),
+                    None if received != Received::Ended => stranger.goes_on(),
+                    _ if offer.is_tls() => {
+                        return Err(Unproven::Wrong(stream, &refused::NOT_PLAIN));
+                    }
+                    // What has ended short of the passcode is wrong, too.
+                    _ => return Err(Unproven::Wrong(stream, &refused::WRONG_PASSCODE)),
                 }
             }
         }
@@ -281,7 +282,7 @@ async fn wait(
 }
 
 /// A waiting tunnel has ended by itself.
-async fn tunnel_ended(pipe: &Pipe, tunnel: Box<Tunnel>, why: Alone) {
+async fn tunnel_ended(pipe: &Pipe, side: usize, tunnel: Box<Tunnel>, why: Alone) {
     let Tunnel { stream, peer, place, file, .. } = *tunnel;
     drop(place);
     match why {
@@ -293,7 +294,7 @@ async fn tunnel_ended(pipe: &Pipe, tunnel: Box<Tunnel>, why: Alone) {
             pipe.shared.refusals.refuse(stream, peer.ip()).await;
         }
         Alone::Absent => {
-            pipe.record.tunnel_absent(peer);
+            pipe.record.tunnel_absent(side, peer);
             stream.close();
         }
         Alone::Stalled => {

@@ -196,7 +196,7 @@ async fn drained(
         Outcome::Left | Outcome::Absent | Outcome::Stalled => {
             pipe.pairing.lost(drained.missing);
             if drained.outcome == Outcome::Absent {
-                pipe.record.tunnel_absent(peer);
+                pipe.record.tunnel_absent(0, peer);
             }
             drop(place);
             log::debug!("{}: tunnel of {peer} is gone: {:?}", pipe.id(), drained.outcome);

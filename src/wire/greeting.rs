@@ -61,6 +61,11 @@ impl Offer {
         self.bytes.is_empty()
     }
 
+    /// Whether it is the beginning of a TLS handshake (RFC 8446, section 5.1).
+    pub fn is_tls(&self) -> bool {
+        self.bytes.starts_with(&[0x16, 3])
+    }
+
     /// The version of the greeting; undecided while it may still become version 2.
     fn version(&self) -> Option<Version> {
         let expected = VERSION_TWO.as_bytes();

@@ -384,9 +384,10 @@ fn fewer_tunnels_allowed_than_wanted_is_no_wrong_passcode(mode: Mode) {
     until_idle(&daemon, &mapping, 2);
     let log = tunnel.log();
     assert!(!log.contains("passcode"), "{log}");
-    let said = "allows 2 tunnels at one time, those in use included: fewer than --connections 8";
+    let said = "has places for 2 tunnels of this agent, those in use included (others may hold the \
+                rest): fewer than --connections 8";
     eventually("it is said", || tunnel.log().contains(said).then_some(()));
-    assert_eq!(tunnel.log().matches("at one time").count(), 1, "{}", tunnel.log());
+    assert_eq!(tunnel.log().matches("has places for").count(), 1, "{}", tunnel.log());
 }
 
 fn tunnels_that_sessions_have_taken_are_replaced_though_more_are_wanted_than_allowed(mode: Mode) {
@@ -785,6 +786,23 @@ fn mapping_prints_commands_that_work(mode: Mode) {
 }
 
 #[test]
+fn mapping_that_cannot_be_shown_is_named() {
+    let daemon = Daemon::new(Mode::Plain);
+    let [program, arguments @ ..] = &binary()[..] else { unreachable!() };
+    let output = Command::new(program)
+        .args(arguments)
+        .args(["mapping", "add", "public", "--show", "--run"])
+        .arg(daemon.run())
+        .stdout(File::options().write(true).open("/dev/full").unwrap())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let id = daemon.api().state()["mappings"][0]["id"].as_str().unwrap().to_owned();
+    assert!(said.contains(&format!("mapping {id}")), "{said}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
 fn removed_mapping_takes_its_passcode_files_along_and_no_others() {
     let daemon = Daemon::builder(Mode::Plain).ports(2).start();
     let folder = daemon.folder().join("passcodes");
@@ -932,6 +950,61 @@ fn files_that_are_missing_are_named_with_their_option() {
     assert!(fault.contains("--ca /: it is a folder"), "{fault}");
     let fault = faulty_start(&["--target", "y:1", "--ca", "/dev/null"], 2);
     assert!(fault.contains("--ca /dev/null: the file is empty"), "{fault}");
+}
+
+#[test]
+fn local_port_shows_its_number_and_who_can_reach_it() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_private(2, NEVER);
+    for (listen, everybody) in [("127.0.0.1:0", false), ("0.0.0.0:0", true)] {
+        let more = ["--listen", listen];
+        let tunnel = Tunnel::start(&daemon, mapping.port2, &mapping.passcode2, &more);
+        eventually("it listens", || tunnel.log().contains("listening on").then_some(()));
+        let log = tunnel.log();
+        assert!(!log.contains(&format!("{listen} ")), "the port itself: {log}");
+        assert_eq!(log.contains("everybody who reaches it"), everybody, "{log}");
+    }
+}
+
+/// A TLS agent on a plain port, whose passcode is right.
+#[test]
+fn agent_with_tls_at_a_plain_port_is_told_on_both_sides() {
+    let (daemon, mapping) = public(Mode::Plain, 2);
+    let file = secret(&daemon, &mapping.passcode1);
+    let connector = format!("localhost:{}", mapping.port1);
+    let file = file.to_str().unwrap();
+    let tunnel = Tunnel::with(
+        &daemon,
+        &["--connector", &connector, "--target", "localhost:9", "--passcode-file", file],
+    );
+    eventually("the agent says so", || tunnel.log().contains("use --plain").then_some(()));
+    let said = || daemon.control().state().to_string();
+    until("the status says so", || said().contains("start the agent with --plain"));
+    assert!(!said().contains("wrong passcode"), "{}", said());
+    let mut caller = TcpStream::connect(daemon.api_address()).unwrap();
+    caller
+        .write_all(&[&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[b'\n'; 100]].concat())
+        .unwrap();
+    let mut answer = String::new();
+    let _ = caller.read_to_string(&mut answer);
+    assert!(answer.contains("call http://"), "{answer}");
+}
+
+#[test]
+fn heartbeat_that_is_longer_than_the_threshold_is_said_on_both_sides() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(60, 1500);
+    let more = ["--target", "localhost:9", "--heartbeat", "60000", "--connections", "1"];
+    let connector = format!("localhost:{}", mapping.port1);
+    let file = secret(&daemon, &mapping.passcode1);
+    let start = ["--plain", "--connector", &connector, "--passcode-file", file.to_str().unwrap()];
+    let tunnel = Tunnel::with(&daemon, &[&start[..], &more].concat());
+    until("the last error says so", || {
+        let state = daemon.api().state_of(&mapping).unwrap();
+        state["lastError"].to_string().contains("--heartbeat shorter than the mapping's threshold")
+    });
+    let said = "--heartbeat must be shorter than the mapping's threshold";
+    eventually("the agent says so", || tunnel.log().contains(said).then_some(()));
 }
 
 #[test]

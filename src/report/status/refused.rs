@@ -64,6 +64,9 @@ refusals! {
     USER_STOPPING: USER, "the connector was stopping", "";
     /// What it sent is not the passcode of its port.
     WRONG_PASSCODE: AGENT, "wrong passcode", "give the agent this port's passcode";
+    /// It sent a TLS handshake where all is plain.
+    NOT_PLAIN: AGENT, "it speaks TLS, and dev is true",
+        "start the agent with --plain, or set dev to false and restart";
     /// No place was free.
     FULL: AGENT, "as many tunnels were open as are allowed",
         "have the agents open fewer tunnels, or add the mapping anew with more connections";
