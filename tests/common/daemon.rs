@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -316,6 +317,16 @@ impl Daemon {
     #[track_caller]
     pub fn user(&self, mapping: &Mapping) -> Link {
         self.link(mapping.port2)
+    }
+
+    /// A user that is closed, in any way, before a byte has come to it; that may be before it knows that
+    /// it is connected.
+    #[track_caller]
+    pub fn user_is_closed(&self, mapping: &Mapping) {
+        match self.try_link(mapping.port2) {
+            Ok(mut user) => user.expect_closed(),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
+        }
     }
 
     /// An agent that has sent nothing yet.
