@@ -494,12 +494,10 @@ mod tests {
         assert!(options.plain);
         assert_eq!(options.heartbeat, Duration::from_millis(500));
         assert_eq!(options.passcode.reveal(), "in file");
-        let other = TempFile::new("of its own", 0o600);
-        let both = super::Options::new(
-            given(&[("from", file.path()), ("passcode-file", other.path())]),
-            None,
-        );
-        assert!(both.unwrap().warnings[0].contains("passcode= in the options is not used"));
+        let other = folder.file("other", "of its own", 0o600);
+        let [file, other] = [&file, &other].map(|path| path.to_str().unwrap());
+        let both = Options::new(given(&[("from", file), ("passcode-file", other)]), None).unwrap();
+        assert!(both.warnings[0].contains("passcode= in the options is not used"));
     }
 
     #[test]
