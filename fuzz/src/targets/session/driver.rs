@@ -42,7 +42,7 @@ impl Stage {
     pub(super) fn new() -> Self {
         let dir = Folder::new();
         let identity = Identity::load_or_make(&dir, "localhost").expect("a certificate");
-        let client = client_config(Some(&dir.join(CERTIFICATE))).expect("trust");
+        let client = client_config(Some(&dir.join(CERTIFICATE)), None).expect("trust");
         drop(dir);
         super::warm_up();
         Stage {
