@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::*;
 
@@ -126,6 +126,23 @@ fn a_thousand_tls_users_at_once_are_all_served() {
         .unwrap();
     let _tunnel = Tunnel(tunnel);
     until("a tunnel waits", || daemon.control().idle(&mapping) > 0);
+    // A user whose handshake stands still for 2 s makes room for others. On a machine that is busy with other
+    // things, and then slow with all of them, some do: such a machine has three tries.
+    for tries in 1.. {
+        let (failed, took) = thousand_users_that_were_not_served(&daemon, &mapping);
+        if failed.is_empty() {
+            break;
+        }
+        let what = format!("{} of 1,000 were not served: {}", failed.len(), failed[0]);
+        assert!(tries < 3 && took > ms(6000), "{what}, in {took:?}");
+    }
+}
+
+/// Of a thousand that come at once, why some were not served, and how long it took.
+fn thousand_users_that_were_not_served(
+    daemon: &Daemon,
+    mapping: &Mapping,
+) -> (Vec<String>, Duration) {
     let (tell, told) = mpsc::channel();
     let start = Instant::now();
     // All begin their handshakes before any has to go on with it.
@@ -160,8 +177,9 @@ fn a_thousand_tls_users_at_once_are_all_served() {
     }
     drop(tell);
     let failed: Vec<String> = told.iter().filter_map(Result::err).collect();
-    figure(Mode::Tls, "a thousand users were served in", start.elapsed());
-    assert!(failed.is_empty(), "{} of 1,000 were not served: {}", failed.len(), failed[0]);
+    let took = start.elapsed();
+    figure(Mode::Tls, "a thousand users were served in", took);
+    (failed, took)
 }
 
 fn more_mappings_than_files_leave_files_for_the_others(mode: Mode) {

@@ -87,6 +87,27 @@ fn mute_connections_on_every_port_hold_up_nobody(mode: Mode) {
     base.expect_again(&daemon, REMAINS);
 }
 
+/// Good peers are served soon while these stall, which by themselves are gone after 10 s. A machine that is
+/// too busy with their handshakes has three tries.
+#[track_caller]
+fn stalled_and_served_soon(
+    daemon: &Daemon,
+    mapping: &Mapping,
+    stall: impl Fn() -> Vec<Link>,
+) -> Vec<Link> {
+    let mut waited = Vec::new();
+    for _ in 0..3 {
+        let mut stalling = stall();
+        let took = good_peers(daemon, mapping);
+        if took < SOON {
+            return stalling;
+        }
+        waited.push(took);
+        until("all stalled connections are closed", || open(&mut stalling) == 0);
+    }
+    panic!("good peers waited {waited:?}");
+}
+
 fn connections_that_stall_after_their_first_bytes_hold_up_no_agent(mode: Mode) {
     raise_files();
     let daemon = Daemon::new(mode);
@@ -98,9 +119,8 @@ fn connections_that_stall_after_their_first_bytes_hold_up_no_agent(mode: Mode) {
         Mode::Tls => client_hello(&daemon),
     };
     let base = Base::of(&daemon);
-    let mut stalling = stalled(at(mapping.port1), 1000, &bytes);
-    let took = good_peers(&daemon, &mapping);
-    assert!(took < SOON, "a good peer waited {took:?}");
+    let mut stalling =
+        stalled_and_served_soon(&daemon, &mapping, || stalled(at(mapping.port1), 1000, &bytes));
     let (_, worst) = mover.stop();
     figure(mode, "longest round of a session", worst);
     until("all stalled connections are closed", || open(&mut stalling) == 0);
@@ -736,10 +756,11 @@ fn handshakes_that_stall_hold_up_no_user() {
     good_peers(&daemon, &mapping);
     let base = Base::of(&daemon);
     let hello = client_hello(&daemon);
-    let mut stalling = stalled(at(mapping.port2), 1000, &hello);
-    stalling.extend(stalled(daemon.api_address(), 1000, &hello));
-    let took = good_peers(&daemon, &mapping);
-    assert!(took < SOON, "a good peer waited {took:?}");
+    let mut stalling = stalled_and_served_soon(&daemon, &mapping, || {
+        let mut stalling = stalled(at(mapping.port2), 1000, &hello);
+        stalling.extend(stalled(daemon.api_address(), 1000, &hello));
+        stalling
+    });
     until("all stalled connections are closed", || open(&mut stalling) == 0);
     base.expect_again(&daemon, REMAINS);
 }
