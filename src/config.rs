@@ -119,6 +119,9 @@ impl Config {
         if ports.is_empty() && allowed.is_some() && excluded.is_some() {
             keys.fault("ports", "no port is left for mappings; name some that exclude does not.");
         }
+        if ports.len() == 1 {
+            keys.warn("ports", "this is one port, and each mapping needs two.");
+        }
         if controller_ca.is_some() && dev == Some(true) {
             keys.warn("controllerca", "does nothing while dev is true, since there is no TLS.");
         }

@@ -213,6 +213,11 @@ fn warnings_leave_the_settings_in_force() {
         (r#""drain":5,"drain":5"#, "drain: is given twice with the same value"),
         (r#""controllerca":"ca.pem""#, "controllerca: does nothing while dev is true"),
         (r#""address":"0.0.0.0","api":"[::1]:1""#, "address: nobody can reach this address"),
+        (r#""ports":["6000"]"#, "ports: this is one port, and each mapping needs two"),
+        (
+            r#""connectionlog":true,"loglevel":"warn""#,
+            "connectionlog: its lines have the level info",
+        ),
         (r#""api":"127.0.0.1:6009""#, "ports: 6009 is the API's own port"),
         (r#""api":"[::]:8080""#, "Everybody who can reach [::]:8080 may call the API"),
     ] {

@@ -59,7 +59,7 @@ impl fmt::Display for ProcessError {
                 if let Some(pid) = pid {
                     write!(f, " (process {pid})")?;
                 }
-                f.write_str("; stop that one with `iofog-connector stop`, or name another folder with --run DIR")
+                f.write_str("; `iofog-connector stop` ends that one and waits until it has; or name another folder with --run DIR")
             }
             ProcessError::Shared { config, run, pid } => {
                 write!(f, "another iofog-connector")?;
@@ -251,7 +251,10 @@ mod tests {
         assert_eq!(Instance::running(&run).unwrap(), Some(Some(own)));
         let error = Instance::take(&run).unwrap_err().to_string();
         assert!(error.contains(&format!("(process {own})")), "{error}");
-        assert!(error.contains("--run DIR"), "{error}");
+        assert!(
+            error.contains("waits until it has; or name another folder with --run DIR"),
+            "{error}"
+        );
         drop(instance);
         assert!(Instance::running(&run).unwrap().is_none());
         Instance::take(&run).unwrap();
