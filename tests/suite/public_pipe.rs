@@ -545,22 +545,34 @@ fn session_open_both_ways_has_no_time_limit(mode: Mode) {
 }
 
 fn rest_of_an_old_answer_never_reaches_the_next_user(mode: Mode) {
+    until("the old answer goes on before it counts as over", || rest_of_an_old_answer(mode));
+}
+
+/// False where this machine was too busy to send the rest in time.
+fn rest_of_an_old_answer(mode: Mode) -> bool {
     let daemon = Daemon::builder(mode).set("userwait", 20_000).start();
     let mapping = daemon.api().add_public(60, NEVER);
     let (mut user, mut agent) = daemon.session(&mapping);
     for round in 0..3 {
         agent.send(&noise(round, 50_000));
         user.exactly(10_000);
+        let over = Instant::now();
         user.reset();
         let mut next = daemon.user(&mapping);
         next.send(b"question");
         thread::sleep(ms(100));
         // On its own tunnel, or as a fresh one after the agent has dialled again.
         agent.send(b"the rest of the old answer");
+        let mut in_time = over.elapsed() < ms(600);
         if round == 1 {
             agent.link.reset();
+            let dialled = Instant::now();
             agent = daemon.tunnel(&mapping);
             agent.send(b"more of the old answer");
+            in_time &= dialled.elapsed() < ms(600);
+        }
+        if !in_time {
+            return false;
         }
         agent.expect(b"question");
         agent.send(b"the right answer");
@@ -569,6 +581,7 @@ fn rest_of_an_old_answer_never_reaches_the_next_user(mode: Mode) {
         agent.expect(b"question");
         user = next;
     }
+    true
 }
 
 fn clean_tunnel_is_used_again_with_its_connection(mode: Mode) {

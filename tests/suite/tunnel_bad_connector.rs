@@ -398,7 +398,8 @@ fn a_session_that_is_reset_before_or_soon_after_its_answer_is_no_end_for_the_tar
     const ROUNDS: usize = 8;
     for (waits_for_open, header) in [(false, false), (true, false), (false, true), (true, true)] {
         let (go, gone) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (may, count, begun) = (go.clone(), gone.clone(), AtomicUsize::new(0));
+        let authorised = Arc::new(AtomicUsize::new(0));
+        let (may, count, begun) = (go.clone(), gone.clone(), authorised.clone());
         let connector = Service::new(move |mut socket| {
             if authorise(&mut socket).is_err() {
                 return;
@@ -432,8 +433,10 @@ fn a_session_that_is_reset_before_or_soon_after_its_answer_is_no_end_for_the_tar
                 go.store(round, Ordering::SeqCst);
                 until("it is reset", || gone.load(Ordering::SeqCst) == round);
             } else {
-                // The session's beginning and its end are there when it looks.
+                // The session's beginning and its end are there when it looks. Before that it has sent its
+                // passcode, which the connector waits for.
                 tunnel.until_said("connected to");
+                until("it is authorised", || authorised.load(Ordering::SeqCst) == round);
                 tunnel.signal(Signal::STOP);
                 go.store(round, Ordering::SeqCst);
                 until("it is reset", || gone.load(Ordering::SeqCst) == round);
