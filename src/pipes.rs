@@ -1,6 +1,7 @@
 //! Mappings while they run: who arrives, who waits, who is paired.
 
 mod closings;
+mod counted;
 mod crowd;
 mod cut;
 mod handshake;

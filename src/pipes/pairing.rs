@@ -8,33 +8,36 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use event_listener::{Event, EventListener};
 
 use crate::limits;
+use crate::pipes::counted::Counted;
 use crate::pipes::tunnel::Tunnel;
 use crate::pipes::user::User;
 use crate::runtime::{Numbered, now};
 use crate::session::Missing;
 use crate::wire::greeting::Version;
 use order::{Number, Order, Pair, Standing};
+use seat::Seat;
+use wariness::Wariness;
 
 mod order;
+mod seat;
+mod wariness;
+
+pub use seat::{Partner, TunnelEnd, UserEnd};
 
 /// The waiting of one mapping.
 pub struct Pairing {
     public: bool,
     next: Cell<Number>,
-    tunnels: [Seats<Box<Tunnel>, Verdict>; 2],
-    users: Seats<Box<User>, Fate>,
+    tunnels: [Seats<Box<Tunnel>, TunnelEnd>; 2],
+    users: Seats<Box<User>, UserEnd>,
     order: RefCell<Order>,
-    /// Why fresh version 1 tunnels must be quiet for a while before a user gets them.
-    wary: Cell<Option<Wary>>,
-    /// How long every version 1 tunnel must be quiet, and until when that holds: one was taken for
-    /// clean, and was not.
-    lesson: Cell<Option<(Duration, Instant)>>,
+    /// How long version 1 tunnels must be quiet before a user gets them.
+    wariness: Cell<Wariness>,
     closed: Cell<bool>,
     /// Users for whom there is no seat, in line for one.
     in_line: Cell<usize>,
@@ -45,26 +48,7 @@ pub struct Pairing {
     room: Event,
 }
 
-/// Answers whose tunnels are gone, and that may come on fresh ones.
-#[derive(Clone, Copy)]
-struct Wary {
-    until: Instant,
-    /// Tunnels that are gone so, less those on which such an answer has come since.
-    lost: usize,
-    /// Whether one of them owed all of its answer.
-    owed: bool,
-}
-
-/// A user's place in the line for a seat, given back when dropped.
-pub struct InLine<'a>(&'a Cell<usize>);
-
-impl Drop for InLine<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
-}
-
-type Seats<T, V> = RefCell<Numbered<Rc<Seat<T, V>>>>;
+type Seats<T, E> = RefCell<Numbered<Rc<Seat<T, E>>>>;
 
 /// Whose seat it is.
 #[derive(Clone, Copy)]
@@ -75,86 +59,24 @@ enum Whose {
     User,
 }
 
-/// What becomes of a waiting tunnel.
-pub enum Verdict {
-    /// It carries this partner's session.
-    Paired(Partner),
-    /// The other side's task has it now.
-    Taken,
-    /// A newcomer has its place.
-    Replaced,
-}
-
-/// A tunnel's other end.
-pub enum Partner {
-    /// Of a public pipe.
-    User(Box<User>),
-    /// Of a private pipe: the other side's.
-    Tunnel(Box<Tunnel>),
-}
-
-/// What becomes of a waiting user.
-pub enum Fate {
-    /// A tunnel has it.
-    Served,
-    /// A newcomer has its place.
-    Replaced,
-    /// The daemon stops, and no tunnel is left for it.
-    Stopping,
-}
-
-/// A place to wait at. Whoever waits sits on it, and is gone from it once there is a verdict.
-pub struct Seat<T, V> {
-    /// Who waits; `None` once taken.
-    pub occupant: RefCell<Option<T>>,
-    verdict: RefCell<Option<V>>,
-    waker: RefCell<Option<Waker>>,
-}
-
 /// A seat that is taken, left when dropped.
-pub struct Waiting<'a, T, V> {
+pub struct Waiting<'a, T, E> {
     pairing: &'a Pairing,
-    seats: &'a Seats<T, V>,
+    seats: &'a Seats<T, E>,
     whose: Whose,
     number: Number,
-    seat: Rc<Seat<T, V>>,
+    seat: Rc<Seat<T, E>>,
 }
 
-impl<T, V> Seat<T, V> {
-    fn settle(&self, verdict: V) {
-        self.verdict.replace(Some(verdict));
-        self.wake();
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-
-    /// The verdict, if there is one; else the polling task is woken when it comes.
-    pub fn verdict(&self, context: &Context<'_>) -> Option<V> {
-        let verdict = self.verdict.take();
-        if verdict.is_none() {
-            let mut waker = self.waker.borrow_mut();
-            match &mut *waker {
-                Some(waker) => waker.clone_from(context.waker()),
-                None => *waker = Some(context.waker().clone()),
-            }
-        }
-        verdict
-    }
-}
-
-impl<T, V> std::ops::Deref for Waiting<'_, T, V> {
-    type Target = Seat<T, V>;
+impl<T, E> std::ops::Deref for Waiting<'_, T, E> {
+    type Target = Seat<T, E>;
 
     fn deref(&self) -> &Self::Target {
         &self.seat
     }
 }
 
-impl<T, V> Drop for Waiting<'_, T, V> {
+impl<T, E> Drop for Waiting<'_, T, E> {
     fn drop(&mut self) {
         self.seats.borrow_mut().remove(self.number);
         let mut order = self.pairing.order.borrow_mut();
@@ -178,8 +100,7 @@ impl Pairing {
             tunnels: Default::default(),
             users: Seats::default(),
             order: RefCell::new(Order::new(public)),
-            wary: Cell::new(None),
-            lesson: Cell::new(None),
+            wariness: Cell::default(),
             closed: Cell::new(false),
             in_line: Cell::new(0),
             moved_on: Event::new(),
@@ -187,26 +108,22 @@ impl Pairing {
         }
     }
 
-    fn sit<'a, T, V>(
+    fn sit<'a, T, E>(
         &'a self,
-        seats: &'a Seats<T, V>,
+        seats: &'a Seats<T, E>,
         whose: Whose,
         occupant: T,
-    ) -> Waiting<'a, T, V> {
+    ) -> Waiting<'a, T, E> {
         let number = self.next.get();
         self.next.set(number + 1);
-        let seat = Rc::new(Seat {
-            occupant: RefCell::new(Some(occupant)),
-            verdict: RefCell::new(None),
-            waker: RefCell::new(None),
-        });
+        let seat = Rc::new(Seat::new(occupant));
         seats.borrow_mut().insert(number, seat.clone());
         Waiting { pairing: self, seats, whose, number, seat }
     }
 
     /// A tunnel of port1 (side 0) or port2 (side 1) begins to wait. It is joined with nobody
     /// before its first [`offer`](Self::offer).
-    pub fn tunnel(&self, side: usize, tunnel: Box<Tunnel>) -> Waiting<'_, Box<Tunnel>, Verdict> {
+    pub fn tunnel(&self, side: usize, tunnel: Box<Tunnel>) -> Waiting<'_, Box<Tunnel>, TunnelEnd> {
         self.sit(&self.tunnels[side], Whose::Tunnel(side), tunnel)
     }
 
@@ -221,7 +138,7 @@ impl Pairing {
         limit: usize,
         silent_in_vain: bool,
         first: bool,
-    ) -> Result<Waiting<'_, Box<User>, Fate>, Box<User>> {
+    ) -> Result<Waiting<'_, Box<User>, UserEnd>, Box<User>> {
         let full = if first { self.waiting_users() >= limit } else { self.is_full(limit) };
         let spoken = user.has_spoken;
         let makes_room = || {
@@ -262,10 +179,9 @@ impl Pairing {
             || (silent_in_vain && self.order.borrow().first_silent().is_some())
     }
 
-    /// A user gets in line for a seat.
-    pub fn line_up(&self) -> InLine<'_> {
-        self.in_line.set(self.in_line.get() + 1);
-        InLine(&self.in_line)
+    /// A user gets in line for a seat, until this is dropped.
+    pub fn line_up(&self) -> Counted<'_> {
+        Counted::new(&self.in_line)
     }
 
     /// Tells the one in line that has listened longest when there may be a seat or a tunnel for it.
@@ -279,7 +195,7 @@ impl Pairing {
     }
 
     /// The waiting user has sent something: any tunnel can serve it now.
-    pub fn spoke(&self, waiting: &Waiting<'_, Box<User>, Fate>) {
+    pub fn spoke(&self, waiting: &Waiting<'_, Box<User>, UserEnd>) {
         if let Some(user) = waiting.occupant.borrow_mut().as_mut() {
             user.has_spoken = true;
             self.order_user(waiting.number, true);
@@ -288,7 +204,7 @@ impl Pairing {
     }
 
     /// The waiting user has ended its direction: it may have gone, and is the first to make room.
-    pub fn user_ended(&self, waiting: &Waiting<'_, Box<User>, Fate>) {
+    pub fn user_ended(&self, waiting: &Waiting<'_, Box<User>, UserEnd>) {
         self.order.borrow_mut().user_ended(waiting.number);
         self.moved_on.notify_additional(1);
         self.room.notify(1);
@@ -304,11 +220,11 @@ impl Pairing {
         if let Some(user) = seat.occupant.take() {
             user.stream.close();
         }
-        seat.settle(Fate::Replaced);
+        seat.settle(UserEnd::Replaced);
         true
     }
 
-    fn unseat_user(&self, number: Number) -> Option<Rc<Seat<Box<User>, Fate>>> {
+    fn unseat_user(&self, number: Number) -> Option<Rc<Seat<Box<User>, UserEnd>>> {
         self.order.borrow_mut().user_left(number);
         self.users.borrow_mut().remove(number)
     }
@@ -323,7 +239,7 @@ impl Pairing {
 
     /// Closes the users that wait, those that have sent something only with `all`.
     pub fn dismiss(&self, all: bool) {
-        let is_silent = |seat: &Seat<Box<User>, Fate>| {
+        let is_silent = |seat: &Seat<Box<User>, UserEnd>| {
             seat.occupant.borrow().as_ref().is_none_or(|user| !user.has_spoken)
         };
         let users = self.users.borrow();
@@ -334,7 +250,7 @@ impl Pairing {
             if let Some(user) = seat.occupant.take() {
                 user.stream.close();
             }
-            seat.settle(Fate::Stopping);
+            seat.settle(UserEnd::Stopping);
         }
     }
 
@@ -343,46 +259,32 @@ impl Pairing {
         self.closed.get()
     }
 
-    /// Old answers may show themselves on fresh tunnels.
+    /// Old answers may come on fresh tunnels.
     pub fn be_wary(&self) {
-        self.be_wary_of(|_| {});
+        self.note(|wariness, now| wariness.begin(now));
     }
 
     /// A tunnel is gone on which this was still to come: it may come on a fresh one.
     pub fn lost(&self, missing: Missing) {
-        if missing != Missing::Nothing {
-            self.be_wary_of(|wary| {
-                wary.lost += 1;
-                wary.owed |= missing == Missing::Answer;
-            });
-        }
+        self.note(|wariness, now| wariness.lost(missing, now));
     }
 
     /// An old answer comes on a fresh tunnel. It may not be the only one.
     pub fn found(&self) {
-        self.be_wary_of(|wary| {
-            wary.lost = wary.lost.saturating_sub(1);
-            wary.owed &= wary.lost > 0;
-        });
+        self.note(|wariness, now| wariness.found(now));
         // Others need not be quiet for as long now, perhaps.
         self.tunnels[0].borrow().iter().for_each(|(_, seat)| seat.wake());
     }
 
-    fn be_wary_of(&self, what: impl FnOnce(&mut Wary)) {
-        let now = now();
-        let until = now + limits::WARY;
-        let known = self.wary.get().filter(|wary| now < wary.until);
-        let mut wary = known.unwrap_or(Wary { until, lost: 0, owed: false });
-        what(&mut wary);
-        self.wary.set(Some(Wary { until, ..wary }));
-    }
-
     /// A tunnel that was taken for clean has sent bytes after all, so long after the last ones.
     pub fn learn(&self, late: Duration) {
-        let quiet = (2 * late).min(limits::LESSON_QUIET);
-        let known = self.lesson.get().filter(|(_, until)| now() < *until);
-        let quiet = known.map_or(quiet, |(known, _)| known.max(quiet));
-        self.lesson.set(Some((quiet, now() + limits::LESSON)));
+        self.note(|wariness, now| wariness.learn(late, now));
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Wariness, Instant)) {
+        let mut wariness = self.wariness.get();
+        change(&mut wariness, now());
+        self.wariness.set(wariness);
     }
 
     /// When `tunnel` has been quiet for long enough, if that matters now and is still to come.
@@ -391,14 +293,7 @@ impl Pairing {
             return None;
         }
         let now = now();
-        let wary = self.wary.get().filter(|wary| tunnel.is_fresh() && now < wary.until);
-        let wary = match wary {
-            Some(Wary { owed: true, .. }) => limits::QUIET_OWED,
-            Some(_) => limits::QUIET_LATE,
-            None => Duration::ZERO,
-        };
-        let lesson = self.lesson.get().filter(|(_, until)| now < *until);
-        let quiet = lesson.map_or(wary, |(quiet, _)| quiet.max(wary));
+        let quiet = self.wariness.get().quiet(tunnel.is_fresh(), now);
         Some(tunnel.quiet_since() + quiet).filter(|at| now < *at)
     }
 
@@ -417,7 +312,7 @@ impl Pairing {
         let Some(number) = self.order.borrow().most_overdue(side, now()) else { return false };
         self.order.borrow_mut().tunnel_left(side, number);
         let Some(seat) = self.tunnels[side].borrow_mut().remove(number) else { return false };
-        seat.settle(Verdict::Replaced);
+        seat.settle(TunnelEnd::Replaced);
         // Its place is free at once, so that one newcomer takes one place.
         if let Some(tunnel) = seat.occupant.take() {
             tunnel.stream.close();
@@ -450,7 +345,7 @@ impl Pairing {
 
     /// The task of a waiting tunnel has looked at it: if it is fit, what fits is joined. Called
     /// whenever anything may have changed about it.
-    pub fn offer(&self, waiting: &Waiting<'_, Box<Tunnel>, Verdict>) {
+    pub fn offer(&self, waiting: &Waiting<'_, Box<Tunnel>, TunnelEnd>) {
         let Whose::Tunnel(side) = waiting.whose else { return };
         let Some(standing) = self.standing(waiting) else { return };
         self.order.borrow_mut().tunnel(side, waiting.number, standing);
@@ -485,8 +380,8 @@ impl Pairing {
         let user = self.users.borrow_mut().remove(partner);
         if let (Some(tunnel), Some(waiting)) = (tunnel, user) {
             if let Some(user) = waiting.occupant.take() {
-                tunnel.settle(Verdict::Paired(Partner::User(user)));
-                waiting.settle(Fate::Served);
+                tunnel.settle(TunnelEnd::Paired(Partner::User(user)));
+                waiting.settle(UserEnd::Served);
             }
         }
     }
@@ -496,8 +391,8 @@ impl Pairing {
         let (first, second) = (one.borrow_mut().remove(tunnel), two.borrow_mut().remove(partner));
         if let (Some(first), Some(second)) = (first, second) {
             if let Some(tunnel) = second.occupant.take() {
-                second.settle(Verdict::Taken);
-                first.settle(Verdict::Paired(Partner::Tunnel(tunnel)));
+                second.settle(TunnelEnd::Taken);
+                first.settle(TunnelEnd::Paired(Partner::Tunnel(tunnel)));
             }
         }
     }
@@ -515,7 +410,7 @@ impl Pairing {
     }
 
     /// What the tunnel on `seat` is now.
-    fn standing(&self, seat: &Seat<Box<Tunnel>, Verdict>) -> Option<Standing> {
+    fn standing(&self, seat: &Seat<Box<Tunnel>, TunnelEnd>) -> Option<Standing> {
         let occupant = seat.occupant.borrow();
         let tunnel = occupant.as_ref()?;
         let overdue_at = tunnel.overdue_at();

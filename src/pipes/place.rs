@@ -1,4 +1,4 @@
-//! The places of a side's tunnels, `maxconnections` of them, and counts; both given back when dropped.
+//! The places of a side's tunnels, `maxconnections` of them, given back when dropped.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -57,22 +57,5 @@ impl Drop for Place {
             self.places.version_two.set(self.places.version_two.get() - 1);
         }
         self.places.freed.notify_additional(1);
-    }
-}
-
-/// Counts one more while it lives.
-pub struct Counted<'a>(&'a Cell<usize>);
-
-impl<'a> Counted<'a> {
-    /// Counts one more in `cell`.
-    pub fn new(cell: &'a Cell<usize>) -> Self {
-        cell.set(cell.get() + 1);
-        Counted(cell)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }

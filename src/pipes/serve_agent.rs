@@ -18,25 +18,37 @@ use crate::net::tcp_info;
 use crate::os::FileGuard;
 use crate::pipes::crowd::Member;
 use crate::pipes::handshake::{Peer, secure};
-use crate::pipes::pairing::{Verdict, Waiting};
+use crate::pipes::pairing::{TunnelEnd, Waiting};
 use crate::pipes::pipe::{Pipe, Side};
 use crate::pipes::place::Place;
 use crate::pipes::record::About;
 use crate::pipes::session;
-use crate::pipes::tunnel::{Alone, Tunnel};
+use crate::pipes::tunnel::{IdleEnd, Tunnel};
 use crate::report::status::reached;
 use crate::report::status::refused::{self, Refusal};
 use crate::runtime::{self, Deadlines, Timer, now, until};
 use crate::wire::greeting::{Offer, Version};
 
-/// Why a connection did not become a tunnel.
+/// A connection that has proved its passcode.
+struct Proven {
+    stream: Stream,
+    version: Version,
+    /// What followed the passcode at once.
+    early: Vec<Box<[u8]>>,
+}
+
+/// Why a connection did not prove its passcode.
 enum Unproven {
-    /// It broke or ended.
-    Gone(io::Error),
-    /// Its handshake failed, which is told of.
-    Unsecured,
+    /// Its handshake failed.
+    Unsecured(io::Error),
+    /// Its handshake took too long.
+    Late,
+    /// It sent no passcode in time.
+    Silent,
     /// Newer connections took its place.
     Replaced,
+    /// It broke or ended.
+    Gone(io::Error),
     /// It said the wrong thing.
     Wrong(Stream, &'static Refusal),
 }
@@ -54,23 +66,27 @@ pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr
     }
     while let Some(tunnel) = next.take() {
         let waiting = pipe.pairing.tunnel(side, tunnel);
-        let outcome = wait(pipe, side, &waiting).await;
+        let end = wait(pipe, side, &waiting).await;
         let tunnel = waiting.occupant.take();
         drop(waiting);
-        match (outcome, tunnel) {
-            (Ok(Verdict::Paired(partner)), Some(tunnel)) => {
+        match (end, tunnel) {
+            (TunnelEnd::Paired(partner), Some(tunnel)) => {
                 next = Box::pin(session::carry(pipe, tunnel, partner)).await;
             }
             // The rest of an old answer: it is over at some time.
-            (Err(Alone::OutOfStep), Some(tunnel)) if tunnel.version == Version::One => {
+            (TunnelEnd::Alone(IdleEnd::OutOfStep), Some(tunnel))
+                if tunnel.version == Version::One =>
+            {
                 next = Box::pin(session::drain_stray(pipe, tunnel)).await;
             }
-            (Err(why), Some(tunnel)) => Box::pin(tunnel_ended(pipe, side, tunnel, why)).await,
-            (Ok(Verdict::Replaced), _) => {
+            (TunnelEnd::Alone(why), Some(tunnel)) => {
+                Box::pin(tunnel_ended(pipe, side, tunnel, why)).await;
+            }
+            (TunnelEnd::Replaced, _) => {
                 log::info!(target: pipe.id(), "{}: the overdue tunnel of {peer} makes room for a new one", pipe.id());
             }
             // The other side's task has it.
-            _ => {}
+            (TunnelEnd::Taken, _) | (_, None) => {}
         }
     }
 }
@@ -83,55 +99,11 @@ async fn admit(
     peer: SocketAddr,
     file: FileGuard,
 ) -> Option<Box<Tunnel>> {
-    let port = pipe.agent_port(side);
-    let is_secured = Cell::new(false);
-    let (proven, has_spoken) = {
-        let stranger = pipe.pending.join(tcp_info::round_trip(&socket));
-        let proving = async {
-            let secured = secure(&pipe.shared, socket, Peer::Agent, &stranger).await;
-            let stream = secured.map_err(|error| {
-                pipe.record.handshake_failed(side, peer, &error, stranger.has_spoken());
-                Unproven::Unsecured
-            })?;
-            is_secured.set(true);
-            prove(stream, &port.passcode, &stranger).await
-        };
-        let replaced = async {
-            stranger.replaced().await;
-            Err(Unproven::Replaced)
-        };
-        let proven = until(Instant::now() + limits::PASSCODE, or(proving, replaced)).await;
-        (proven, stranger.has_spoken())
-    };
-    let (stream, version, early) = match proven {
-        Some(Ok(proven)) => proven,
-        Some(Err(Unproven::Wrong(stream, why))) => {
-            pipe.refuse_agent(stream, why, side, peer).await;
-            return None;
-        }
-        Some(Err(Unproven::Gone(error))) if is_too_much(&error) => {
-            pipe.record.refused(&refused::TOO_MUCH, side, peer);
-            return None;
-        }
-        Some(Err(Unproven::Gone(error))) if is_too_many(&error) => {
-            pipe.record.refused(&refused::AGENTS_MEMORY, side, peer);
-            return None;
-        }
-        Some(Err(Unproven::Gone(error))) => {
-            log::debug!("{}: agent {peer} sent no passcode: {error}", pipe.id());
-            return None;
-        }
-        Some(Err(Unproven::Unsecured)) => return None,
-        Some(Err(Unproven::Replaced)) => {
-            pipe.record.refused(&refused::AGENT_STALLED, side, peer);
-            return None;
-        }
-        None if is_secured.get() => {
-            pipe.record.refused(&refused::NO_PASSCODE, side, peer);
-            return None;
-        }
-        None => {
-            pipe.record.handshake_late(side, peer, has_spoken);
+    let proven = authenticate(pipe, side, socket).await;
+    let Proven { stream, version, early } = match proven {
+        Ok(proven) => proven,
+        Err((why, has_spoken)) => {
+            turn_away(pipe, side, peer, why, has_spoken).await;
             return None;
         }
     };
@@ -150,6 +122,54 @@ async fn admit(
     tunnel.greet(early).is_ok().then_some(tunnel)
 }
 
+/// Its handshake and its passcode, before which a newcomer may take its place in the crowd.
+///
+/// # Errors
+/// Why it has not proved its passcode, and whether it has sent anything.
+async fn authenticate(
+    pipe: &Pipe,
+    side: usize,
+    socket: TcpStream,
+) -> Result<Proven, (Unproven, bool)> {
+    let stranger = pipe.pending.join(tcp_info::round_trip(&socket));
+    let is_secured = Cell::new(false);
+    let proving = async {
+        let secured = secure(&pipe.shared, socket, Peer::Agent, &stranger).await;
+        let stream = secured.map_err(Unproven::Unsecured)?;
+        is_secured.set(true);
+        prove(stream, &pipe.agent_port(side).passcode, &stranger).await
+    };
+    let replaced = async {
+        stranger.replaced().await;
+        Err(Unproven::Replaced)
+    };
+    let proven = match until(Instant::now() + limits::PASSCODE, or(proving, replaced)).await {
+        Some(proven) => proven,
+        None if is_secured.get() => Err(Unproven::Silent),
+        None => Err(Unproven::Late),
+    };
+    proven.map_err(|why| (why, stranger.has_spoken()))
+}
+
+/// Counts and reports a connection that has not proved its passcode, and lets it go.
+async fn turn_away(pipe: &Pipe, side: usize, peer: SocketAddr, why: Unproven, has_spoken: bool) {
+    let refusal = match why {
+        Unproven::Unsecured(error) => {
+            return pipe.record.handshake_failed(side, peer, &error, has_spoken);
+        }
+        Unproven::Late => return pipe.record.handshake_late(side, peer, has_spoken),
+        Unproven::Wrong(stream, why) => return pipe.refuse_agent(stream, why, side, peer).await,
+        Unproven::Silent => &refused::NO_PASSCODE,
+        Unproven::Replaced => &refused::AGENT_STALLED,
+        Unproven::Gone(error) if is_too_much(&error) => &refused::TOO_MUCH,
+        Unproven::Gone(error) if is_too_many(&error) => &refused::AGENTS_MEMORY,
+        Unproven::Gone(error) => {
+            return log::debug!("{}: agent {peer} sent no passcode: {error}", pipe.id());
+        }
+    };
+    pipe.record.refused(refusal, side, peer);
+}
+
 /// Reads the passcode, in however many pieces it comes, and what follows it at once.
 ///
 /// Nothing is said about it before as many bytes have come as the passcode has: an answer after
@@ -158,7 +178,7 @@ async fn prove(
     mut stream: Stream,
     passcode: &Passcode,
     stranger: &Member<'_>,
-) -> Result<(Stream, Version, Vec<Box<[u8]>>), Unproven> {
+) -> Result<Proven, Unproven> {
     let mut offer = Offer::new(passcode.len());
     let mut early = Vec::new();
     stranger.answered();
@@ -178,7 +198,7 @@ async fn prove(
                 match offer.verdict(|offered| passcode.matches(offered)) {
                     Some(Some(version)) => {
                         stream.trust();
-                        return Ok((stream, version, early));
+                        return Ok(Proven { stream, version, early });
                     }
                     None if received == Received::Ended && offer.is_empty() => {
                         return Err(Unproven::Gone(io::ErrorKind::UnexpectedEof.into()));
@@ -247,13 +267,13 @@ async fn hear_of_ends(pipe: &Pipe) {
 async fn wait(
     pipe: &Pipe,
     side: usize,
-    waiting: &Waiting<'_, Box<Tunnel>, Verdict>,
-) -> Result<Verdict, Alone> {
+    waiting: &Waiting<'_, Box<Tunnel>, TunnelEnd>,
+) -> TunnelEnd {
     let mut timer = Timer::new();
     let mut watch = StallWatch::default();
     poll_fn(|context| {
-        if let Some(verdict) = waiting.verdict(context) {
-            return Poll::Ready(Ok(verdict));
+        if let Poll::Ready(end) = waiting.poll_end(context) {
+            return Poll::Ready(end);
         }
         let mut deadlines = Deadlines::new(now());
         {
@@ -263,7 +283,7 @@ async fn wait(
             let idle =
                 tunnel.poll_idle(context, pipe.is_public(), threshold, &mut watch, &mut deadlines);
             if let Poll::Ready(why) = idle {
-                return Poll::Ready(Err(why));
+                return Poll::Ready(TunnelEnd::Alone(why));
             }
             // The mapping may become wary while a fresh one waits.
             let quiet_at = pipe.pairing.quiet_at(tunnel);
@@ -272,8 +292,8 @@ async fn wait(
             }
         }
         pipe.pairing.offer(waiting);
-        if let Some(verdict) = waiting.verdict(context) {
-            return Poll::Ready(Ok(verdict));
+        if let Poll::Ready(end) = waiting.poll_end(context) {
+            return Poll::Ready(end);
         }
         timer.wake_at(context, deadlines.next());
         Poll::Pending
@@ -282,25 +302,25 @@ async fn wait(
 }
 
 /// A waiting tunnel has ended by itself.
-async fn tunnel_ended(pipe: &Pipe, side: usize, tunnel: Box<Tunnel>, why: Alone) {
+async fn tunnel_ended(pipe: &Pipe, side: usize, tunnel: Box<Tunnel>, why: IdleEnd) {
     let Tunnel { stream, peer, place, file, .. } = *tunnel;
     drop(place);
     match why {
-        Alone::OutOfStep => {
+        IdleEnd::OutOfStep => {
             pipe.record.fault(
                 About::Event,
                 &format!("tunnel of {peer} closed: it sent bytes while no session was on"),
             );
             pipe.shared.refusals.refuse(stream, peer.ip()).await;
         }
-        Alone::Absent => {
+        IdleEnd::Absent => {
             pipe.record.tunnel_absent(side, peer);
             stream.close();
         }
-        Alone::Stalled => {
+        IdleEnd::Stalled => {
             log::info!(target: pipe.id(), "{}: tunnel of {peer} closed: it acknowledges nothing", pipe.id());
         }
-        Alone::Left => log::debug!("{}: tunnel of {peer} was closed by its agent", pipe.id()),
+        IdleEnd::Left => log::debug!("{}: tunnel of {peer} was closed by its agent", pipe.id()),
     }
     drop(file);
 }

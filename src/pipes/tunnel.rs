@@ -48,9 +48,9 @@ pub struct Tunnel {
     probed: Option<Instant>,
 }
 
-/// Why a tunnel's wait ended without a session.
+/// How an idle tunnel ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Alone {
+pub enum IdleEnd {
     /// The agent closed it, or it broke.
     Left,
     /// It sent nothing for its heartbeat threshold.
@@ -228,18 +228,18 @@ impl Tunnel {
         threshold: Option<Duration>,
         watch: &mut StallWatch,
         deadlines: &mut Deadlines,
-    ) -> Poll<Alone> {
+    ) -> Poll<IdleEnd> {
         if let Err(why) = self.listen(context, public) {
             return Poll::Ready(why);
         }
         let absent_at = threshold.map(|threshold| self.rhythm.last_heard() + threshold);
         if absent_at.is_some_and(|at| deadlines.has_passed(at)) {
-            return Poll::Ready(Alone::Absent);
+            return Poll::Ready(IdleEnd::Absent);
         }
         // Asked no sooner than it could have become true.
         let stall = watch.look(&mut self.stream, limits::UNACKNOWLEDGED, deadlines);
         if stall == Stall::Gone {
-            return Poll::Ready(Alone::Stalled);
+            return Poll::Ready(IdleEnd::Stalled);
         }
         if self.probed.is_some_and(|at| deadlines.has_passed(at + limits::PLACE_WAIT)) {
             self.end_probe();
@@ -251,7 +251,7 @@ impl Tunnel {
     }
 
     /// Reads what the agent says while it waits, and answers; an error is why its wait is over.
-    fn listen(&mut self, context: &Context<'_>, public: bool) -> Result<(), Alone> {
+    fn listen(&mut self, context: &Context<'_>, public: bool) -> Result<(), IdleEnd> {
         loop {
             self.flush(context)?;
             if !self.may_be_read(context, public)? || !self.read(context)? {
@@ -260,10 +260,10 @@ impl Tunnel {
         }
     }
 
-    fn flush(&mut self, context: &Context<'_>) -> Result<(), Alone> {
+    fn flush(&mut self, context: &Context<'_>) -> Result<(), IdleEnd> {
         match self.stream.poll_flush(context) {
             Poll::Ready(Ok(())) => self.answers = 0,
-            Poll::Ready(Err(_)) => return Err(Alone::Left),
+            Poll::Ready(Err(_)) => return Err(IdleEnd::Left),
             Poll::Pending => {}
         }
         Ok(())
@@ -271,9 +271,9 @@ impl Tunnel {
 
     /// Whether the agent is to be read now. One that is not cannot be heard, but is known to have
     /// gone, or to have ended: from then on its silence counts.
-    fn may_be_read(&mut self, context: &Context<'_>, public: bool) -> Result<bool, Alone> {
+    fn may_be_read(&mut self, context: &Context<'_>, public: bool) -> Result<bool, IdleEnd> {
         if !self.held.is_empty() && (public || self.version == Version::Two) {
-            return Err(Alone::OutOfStep);
+            return Err(IdleEnd::OutOfStep);
         }
         if !self.ended && !self.is_full() && self.resumes_at(now()).is_none() {
             return Ok(true);
@@ -283,20 +283,20 @@ impl Tunnel {
         if !self.has_ended() {
             self.rhythm.heard(now());
         }
-        if gone { Err(Alone::Left) } else { Ok(false) }
+        if gone { Err(IdleEnd::Left) } else { Ok(false) }
     }
 
     /// Reads once; whether there may be more to read.
-    fn read(&mut self, context: &Context<'_>) -> Result<bool, Alone> {
+    fn read(&mut self, context: &Context<'_>) -> Result<bool, IdleEnd> {
         let before = self.stream.spent();
         let mut units: Vec<Box<[u8]>> = Vec::new();
         match self.stream.poll_receive(context, &mut |unit| units.push(unit.into())) {
             Poll::Ready(Ok(Received::Bytes(_))) => {
-                units.iter().try_for_each(|unit| self.hear(unit)).map_err(|_| Alone::Left)?;
+                units.iter().try_for_each(|unit| self.hear(unit)).map_err(|_| IdleEnd::Left)?;
                 self.pace.charge(self.stream.spent().saturating_sub(before), now());
             }
             Poll::Ready(Ok(Received::Ended)) if !self.held.is_empty() => self.ended = true,
-            Poll::Ready(_) => return Err(Alone::Left),
+            Poll::Ready(_) => return Err(IdleEnd::Left),
             Poll::Pending => return Ok(false),
         }
         Ok(true)

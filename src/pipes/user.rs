@@ -1,6 +1,7 @@
 //! A user of a public pipe.
 
 use std::net::SocketAddr;
+use std::task::{Context, Poll};
 
 use crate::net::stream::Stream;
 use crate::os::FileGuard;
@@ -13,6 +14,30 @@ pub struct User {
     pub peer: SocketAddr,
     /// Whether it has sent anything.
     pub has_spoken: bool,
+    /// Whether it is known to have ended its direction.
+    pub has_ended: bool,
     /// Its share of the open files.
     pub file: FileGuard,
+}
+
+/// What a user does that has no tunnel yet.
+pub enum Heard {
+    /// It has sent its first bytes.
+    Spoke,
+    /// It left, or broke.
+    Left,
+}
+
+impl User {
+    /// What it does next.
+    pub fn poll_heard(&mut self, context: &Context<'_>) -> Poll<Heard> {
+        if self.has_spoken {
+            return self.stream.poll_gone(context).map(|()| Heard::Left);
+        }
+        self.stream.poll_spoken(context).map(|spoken| match spoken {
+            Ok(true) => Heard::Spoke,
+            // A user that ends without having sent anything has gone: a scanner, a health check.
+            Ok(false) | Err(_) => Heard::Left,
+        })
+    }
 }
