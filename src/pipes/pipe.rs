@@ -18,7 +18,7 @@ use crate::net::stream::Stream;
 use crate::pipes::closings::Closings;
 use crate::pipes::crowd::Crowd;
 use crate::pipes::pairing::Pairing;
-use crate::pipes::place::Places;
+use crate::pipes::slot::Places;
 use crate::pipes::record::Record;
 use crate::pipes::shared::Shared;
 use crate::report::status::refused::{self, Refusal};

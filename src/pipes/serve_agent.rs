@@ -20,7 +20,7 @@ use crate::pipes::crowd::Member;
 use crate::pipes::handshake::{Peer, secure};
 use crate::pipes::pairing::{TunnelEnd, Waiting};
 use crate::pipes::pipe::{Pipe, Side};
-use crate::pipes::place::Place;
+use crate::pipes::slot::Place;
 use crate::pipes::record::About;
 use crate::pipes::session;
 use crate::pipes::tunnel::{IdleEnd, Tunnel};

@@ -15,7 +15,7 @@ use crate::pipes::counted::Counted;
 use crate::pipes::cut::Cut;
 use crate::pipes::pairing::Partner;
 use crate::pipes::pipe::Pipe;
-use crate::pipes::place::Place;
+use crate::pipes::slot::Place;
 use crate::pipes::record::About;
 use crate::pipes::tunnel::Tunnel;
 use crate::pipes::user::User;

@@ -10,7 +10,7 @@ use crate::limits;
 use crate::net::stall::{Stall, StallWatch};
 use crate::net::stream::{Received, Stream};
 use crate::os::FileGuard;
-use crate::pipes::place::Place;
+use crate::pipes::slot::Place;
 use crate::runtime::turn::Pace;
 use crate::runtime::{Deadlines, now};
 use crate::session::Drained;
