@@ -32,7 +32,7 @@ use budget::Kind;
 use file::File;
 pub use gate::Gate;
 use message::escape;
-use sink::Counted;
+use sink::CountingSink;
 use stderr::Stderr;
 use syslog::Syslog;
 pub use utc::Utc;
@@ -81,20 +81,20 @@ impl Logging {
         let on_stderr = stderr.is_some();
         let on_journal = stderr.as_ref().is_some_and(Stderr::is_journal);
         if !on_journal && syslog != Path::new(NO_SYSLOG) {
-            sinks.push(Counted::new(Syslog::new(syslog)));
+            sinks.push(CountingSink::new(Syslog::new(syslog)));
         }
-        sinks.extend(stderr.map(Counted::new));
-        sinks.push(Counted::new(File::new(&dir.join(FILE))));
+        sinks.extend(stderr.map(CountingSink::new));
+        sinks.push(CountingSink::new(File::new(&dir.join(FILE))));
         Self::with(sinks, on_stderr)
     }
 
     /// Opens stderr alone, wherever it leads, with levels for the journal: for a program that a
     /// person or a unit of its own runs beside the daemon.
     pub fn on_stderr() -> Self {
-        Self::with(vec![Counted::new(Stderr::any())], true)
+        Self::with(vec![CountingSink::new(Stderr::any())], true)
     }
 
-    fn with(sinks: Vec<Counted>, on_stderr: bool) -> Self {
+    fn with(sinks: Vec<CountingSink>, on_stderr: bool) -> Self {
         let writer = Mutex::new(Writer::new(sinks, Instant::now()));
         Logging(Arc::new(Shared { writer, lost: AtomicU64::new(0), on_stderr }))
     }
@@ -115,7 +115,7 @@ impl Logging {
 
     /// Why the log file takes nothing now: a sentence for the operator.
     pub fn file_fault(&self) -> Option<String> {
-        self.lock().sinks.iter().find_map(Counted::fault)
+        self.lock().sinks.iter().find_map(CountingSink::fault)
     }
 
     /// Makes this the process's log. Only the first one installed counts; a second is ignored.

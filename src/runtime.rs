@@ -16,7 +16,7 @@ mod workers;
 pub use backoff::Backoff;
 pub use deadlines::Deadlines;
 pub use io::Io;
-pub use line::{Line, Place};
+pub use line::{Line, Permit};
 pub use numbered::{Numbered, Numbers};
 #[cfg(test)]
 pub use reactor::set_looks;

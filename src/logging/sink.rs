@@ -27,14 +27,14 @@ pub(super) trait Sink: Send {
 }
 
 /// A sink and the messages it has lost since it last worked.
-pub(super) struct Counted {
+pub(super) struct CountingSink {
     sink: Box<dyn Sink>,
     missed: u64,
 }
 
-impl Counted {
+impl CountingSink {
     pub(super) fn new(sink: impl Sink + 'static) -> Self {
-        Counted { sink: Box::new(sink), missed: 0 }
+        CountingSink { sink: Box::new(sink), missed: 0 }
     }
 
     /// Delivers a message, after the number of those lost before it; returns whether it could.

@@ -88,7 +88,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::logging::sink::Counted;
+    use crate::logging::sink::CountingSink;
 
     /// Runs in a process of its own, whose stderr the tests below hold.
     #[test]
@@ -96,7 +96,7 @@ mod tests {
         if std::env::var_os("LOG_TO_STDERR").is_none() {
             return;
         }
-        let mut stderr = Counted::new(Stderr::find().unwrap());
+        let mut stderr = CountingSink::new(Stderr::find().unwrap());
         let lost = (0..5000).filter(|n| !stderr.write(Level::Info, &format!("line {n}"))).count();
         assert!(lost > 0);
     }

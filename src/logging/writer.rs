@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use super::budget::{Budget, Kind};
-use super::sink::Counted;
+use super::sink::CountingSink;
 
 /// A line that comes again within this time of the last one is counted instead of written; a
 /// count is written no later than this after its first line.
@@ -13,7 +13,7 @@ const REPEAT: Duration = Duration::from_secs(10);
 
 /// Writes lines to the sinks, or leaves them out.
 pub(super) struct Writer {
-    pub(super) sinks: Vec<Counted>,
+    pub(super) sinks: Vec<CountingSink>,
     last: Option<Last>,
     budget: Budget,
 }
@@ -29,7 +29,7 @@ struct Last {
 }
 
 impl Writer {
-    pub(super) fn new(sinks: Vec<Counted>, now: Instant) -> Self {
+    pub(super) fn new(sinks: Vec<CountingSink>, now: Instant) -> Self {
         Writer { sinks, last: None, budget: Budget::new(now) }
     }
 

@@ -16,7 +16,7 @@ use smol::future::or;
 
 use crate::net::address::network;
 use crate::net::stream::Stream;
-use crate::runtime::{Io, Line, Load, Place, Workers};
+use crate::runtime::{Io, Line, Load, Permit, Workers};
 
 /// How far a stranger has come with its handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ pub async fn secure(
 }
 
 /// Waits for the turn of who has connected to `socket`.
-async fn turn<'a>(line: &'a Line, socket: &TcpStream) -> Place<'a> {
+async fn turn<'a>(line: &'a Line, socket: &TcpStream) -> Permit<'a> {
     // One that is gone by now has a turn like any other.
     let port = socket.local_addr().map_or(0, |local| local.port());
     let address = socket.peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip());

@@ -133,23 +133,23 @@ async fn accept<'a>(
 /// backlog. Nobody loses a place before there is a newcomer.
 async fn room(pipe: &Pipe, users: bool, newcomers: &Io<&TcpListener>) {
     if !users {
-        let pending = pipe.settings().pending;
-        if pipe.pending.len() >= pending {
+        let limit = pipe.settings().pending;
+        if pipe.unauthenticated.len() >= limit {
             newcomers.come().await;
         }
-        if pipe.pending.room(pending).await {
+        if pipe.unauthenticated.room(limit).await {
             pipe.record.reached(reached::AGENTS_PENDING);
         }
         return;
     }
     let mut waited = false;
     loop {
-        let pending = pipe.settings().pending;
-        let may_wait = || pipe.pairing.has_room(pending, !pipe.has_version_two());
-        if pipe.handshakes.len() >= pending || !may_wait() {
+        let limit = pipe.settings().pending;
+        let may_wait = || pipe.pairing.has_room(limit, !pipe.has_version_two());
+        if pipe.handshakes.len() >= limit || !may_wait() {
             newcomers.come().await;
         }
-        if pipe.handshakes.room(pending).await {
+        if pipe.handshakes.room(limit).await {
             pipe.record.reached(reached::USERS_PENDING);
         }
         let room = pipe.pairing.room();

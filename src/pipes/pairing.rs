@@ -307,13 +307,13 @@ impl Pairing {
         self.users.borrow().len()
     }
 
-    /// Takes the place of the tunnel of `side` that is most overdue; `false` if none is.
+    /// Takes the slot of the tunnel of `side` that is most overdue; `false` if none is.
     pub fn replace_overdue(&self, side: usize) -> bool {
         let Some(number) = self.order.borrow().most_overdue(side, now()) else { return false };
         self.order.borrow_mut().tunnel_left(side, number);
         let Some(seat) = self.tunnels[side].borrow_mut().remove(number) else { return false };
         seat.settle(TunnelEnd::Replaced);
-        // Its place is free at once, so that one newcomer takes one place.
+        // Its slot is free at once, so that one newcomer takes one slot.
         if let Some(tunnel) = seat.occupant.take() {
             tunnel.stream.close();
         }
@@ -421,7 +421,7 @@ impl Pairing {
             && self.quiet_at(tunnel).is_none()
             && !(tunnel.is_amid_heartbeat() && (self.public || tunnel.version == Version::Two));
         let (version, asked) = (tunnel.version, tunnel.is_probed());
-        let used_last = tunnel.place.is_unanswered();
+        let used_last = tunnel.slot.is_unanswered();
         Some(Standing { version, fit, used_last, overdue_at, asked })
     }
 }

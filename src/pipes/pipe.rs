@@ -18,9 +18,9 @@ use crate::net::stream::Stream;
 use crate::pipes::closings::Closings;
 use crate::pipes::crowd::Crowd;
 use crate::pipes::pairing::Pairing;
-use crate::pipes::slot::Places;
 use crate::pipes::record::Record;
 use crate::pipes::shared::Shared;
+use crate::pipes::slot::Slots;
 use crate::report::status::refused::{self, Refusal};
 use crate::report::status::{Counts, MappingStatus, SideStatus, Tunnels};
 use crate::session::Traffic;
@@ -32,7 +32,7 @@ pub struct Pipe {
     /// Its two ports.
     pub sides: [Side; 2],
     /// Connections that have not proved their passcode.
-    pub pending: Crowd,
+    pub unauthenticated: Crowd,
     /// Users in their TLS handshake.
     pub handshakes: Crowd,
     /// What it shares with all others.
@@ -63,7 +63,7 @@ pub struct Side {
     /// Why the port is not open; `None` when it is.
     pub fault: RefCell<Option<String>>,
     /// Those of its tunnels.
-    pub places: Rc<Places>,
+    pub slots: Rc<Slots>,
     /// Tunnels in a session.
     pub in_use: Cell<usize>,
     /// Tunnels that a worker reads to nowhere.
@@ -95,11 +95,11 @@ impl Pipe {
             sides: ports.map(|port| Side {
                 port,
                 fault: RefCell::new(Some(format!("port {port} is not open yet"))),
-                places: Rc::default(),
+                slots: Rc::default(),
                 in_use: Cell::new(0),
                 draining: Cell::new(0),
             }),
-            pending: Crowd::default(),
+            unauthenticated: Crowd::default(),
             handshakes: Crowd::default(),
             shared,
             ends,
@@ -170,12 +170,12 @@ impl Pipe {
 
     /// Whether a version 2 agent has a tunnel on port1.
     pub fn has_version_two(&self) -> bool {
-        self.sides[0].places.version_two.get() > 0
+        self.sides[0].slots.version_two.get() > 0
     }
 
     /// Whether port1 has no tunnel at all, free or not.
     pub fn has_no_tunnel(&self) -> bool {
-        self.sides[0].places.taken.get() == 0
+        self.sides[0].slots.taken.get() == 0
     }
 
     /// The sessions that a stopping daemon waits for: those of a private pipe while bytes move.
@@ -203,7 +203,7 @@ impl Pipe {
                 idle: self.pairing.idle(side),
                 in_use: self.sides[side].in_use.get(),
                 draining: self.sides[side].draining.get(),
-                unanswered: self.sides[side].places.unanswered.get(),
+                unanswered: self.sides[side].slots.unanswered.get(),
                 allowed: self.agent_port(side).limits.max_connections.into(),
             });
             SideStatus { port: *port, open: fault.is_none(), fault, tunnels }
@@ -211,7 +211,7 @@ impl Pipe {
         let [down, up] = &self.traffic.bytes;
         let counts = Counts {
             users_waiting: self.pairing.waiting_users() as u64,
-            pending: self.pending.len() as u64,
+            pending: self.unauthenticated.len() as u64,
             bytes_up: up.load(Ordering::Relaxed),
             bytes_down: down.load(Ordering::Relaxed),
             ..self.record.counts()

@@ -1,4 +1,4 @@
-//! One agent's connection: handshake, passcode, a place, and its waits and sessions in turn
+//! One agent's connection: handshake, passcode, a slot, and its waits and sessions in turn
 //! (protocol page, sections 4 to 6).
 
 use std::cell::Cell;
@@ -20,9 +20,9 @@ use crate::pipes::crowd::Member;
 use crate::pipes::handshake::{Peer, secure};
 use crate::pipes::pairing::{TunnelEnd, Waiting};
 use crate::pipes::pipe::{Pipe, Side};
-use crate::pipes::slot::Place;
 use crate::pipes::record::About;
 use crate::pipes::session;
+use crate::pipes::slot::Slot;
 use crate::pipes::tunnel::{IdleEnd, Tunnel};
 use crate::report::status::reached;
 use crate::report::status::refused::{self, Refusal};
@@ -91,7 +91,7 @@ pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr
     }
 }
 
-/// Lets an agent in that proves its passcode, if there is a place for it.
+/// Lets an agent in that proves its passcode, if there is a slot for it.
 async fn admit(
     pipe: &Pipe,
     side: usize,
@@ -107,18 +107,18 @@ async fn admit(
             return None;
         }
     };
-    let placed = async { Some(place(pipe, side, version).await) };
+    let taken = async { Some(take_slot(pipe, side, version).await) };
     let gone = async {
         poll_fn(|context| stream.poll_gone(context)).await;
         None
     };
-    // One that has gone meanwhile wants no place.
-    let place = or(placed, gone).await?;
-    let Some(place) = place else {
+    // One that has gone meanwhile wants no slot.
+    let slot = or(taken, gone).await?;
+    let Some(slot) = slot else {
         pipe.refuse_agent(stream, &refused::FULL, side, peer).await;
         return None;
     };
-    let mut tunnel = Box::new(Tunnel::new(stream, version, peer, place, file));
+    let mut tunnel = Box::new(Tunnel::new(stream, version, peer, slot, file));
     tunnel.greet(early).is_ok().then_some(tunnel)
 }
 
@@ -131,7 +131,7 @@ async fn authenticate(
     side: usize,
     socket: TcpStream,
 ) -> Result<Proven, (Unproven, bool)> {
-    let stranger = pipe.pending.join(tcp_info::round_trip(&socket));
+    let stranger = pipe.unauthenticated.join(tcp_info::round_trip(&socket));
     let is_secured = Cell::new(false);
     let proving = async {
         let secured = secure(&pipe.shared, socket, Peer::Agent, &stranger).await;
@@ -215,34 +215,34 @@ async fn prove(
     }
 }
 
-/// A place for one more tunnel of `side`; at the limit that of the most overdue one, or one
+/// A slot for one more tunnel of `side`; at the limit that of the most overdue one, or one
 /// that is given back soon.
-async fn place(pipe: &Pipe, side: usize, version: Version) -> Option<Place> {
-    let places = &pipe.sides[side].places;
+async fn take_slot(pipe: &Pipe, side: usize, version: Version) -> Option<Slot> {
+    let slots = &pipe.sides[side].slots;
     let allowed = usize::from(pipe.agent_port(side).limits.max_connections);
     let deadline = Instant::now() + limits::PLACE_WAIT;
     let mut waited = false;
     loop {
-        let freed = places.freed.listen();
-        let is_full = places.taken.get() >= allowed;
+        let freed = slots.freed.listen();
+        let is_full = slots.taken.get() >= allowed;
         if is_full && !std::mem::replace(&mut waited, true) {
             pipe.record.reached(reached::MAX_CONNECTIONS);
         }
         if !is_full {
             pipe.record.count(|counts| counts.tunnels_total += 1);
             pipe.record.resolved(About::Agents(side));
-            return Some(Place::take(places.clone(), version));
+            return Some(Slot::take(slots.clone(), version));
         }
         if !pipe.pairing.replace_overdue(side) {
             // The newcomer's own machine may have rebooted, and know nothing of its old tunnels.
-            while places.taken.get() >= allowed
+            while slots.taken.get() >= allowed
                 && Instant::now() < deadline
                 && pipe.pairing.probe(side)
             {
                 runtime::look().await;
             }
             let waited = until(deadline, freed).await;
-            if waited.is_none() && places.taken.get() >= allowed {
+            if waited.is_none() && slots.taken.get() >= allowed {
                 return None;
             }
         }
@@ -303,8 +303,8 @@ async fn wait(
 
 /// A waiting tunnel has ended by itself.
 async fn tunnel_ended(pipe: &Pipe, side: usize, tunnel: Box<Tunnel>, why: IdleEnd) {
-    let Tunnel { stream, peer, place, file, .. } = *tunnel;
-    drop(place);
+    let Tunnel { stream, peer, slot, file, .. } = *tunnel;
+    drop(slot);
     match why {
         IdleEnd::OutOfStep => {
             pipe.record.fault(

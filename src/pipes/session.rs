@@ -15,8 +15,8 @@ use crate::pipes::counted::Counted;
 use crate::pipes::cut::Cut;
 use crate::pipes::pairing::Partner;
 use crate::pipes::pipe::Pipe;
-use crate::pipes::slot::Place;
 use crate::pipes::record::About;
+use crate::pipes::slot::Slot;
 use crate::pipes::tunnel::Tunnel;
 use crate::pipes::user::User;
 use crate::runtime::Load;
@@ -27,7 +27,7 @@ use crate::wire::proxy;
 
 /// What a session takes of its agent's side, given back at its end; and whose tunnel it is.
 struct Taken<'a> {
-    place: Place,
+    slot: Slot,
     in_use: Counted<'a>,
     agent: (SocketAddr, Rhythm),
 }
@@ -112,21 +112,21 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
     });
     let (ended, draining) = relay.await.ok().unzip();
     cut.disarm();
-    let Taken { place, in_use, agent } = near;
+    let Taken { slot, in_use, agent } = near;
     // Before the agent can have redialled: the worker tells of the end, then closes.
     drop((far, in_use));
     let kept = match draining.flatten() {
-        Some(draining) => Some((draining, Counted::new(&pipe.sides[0].draining), place)),
+        Some(draining) => Some((draining, Counted::new(&pipe.sides[0].draining), slot)),
         None => {
-            drop(place);
+            drop(slot);
             None
         }
     };
     pipe.record.count(|counts| counts.sessions -= 1);
     session_ended(pipe, ended, peers);
     pipe.pairing.pair();
-    let (draining, counted, place) = kept?;
-    let tunnel = drained(pipe, draining, place, agent).await;
+    let (draining, counted, slot) = kept?;
+    let tunnel = drained(pipe, draining, slot, agent).await;
     drop(counted);
     tunnel
 }
@@ -137,7 +137,7 @@ pub async fn drain_stray(pipe: &Pipe, mut tunnel: Box<Tunnel>) -> Option<Box<Tun
     let late = (!tunnel.is_fresh()).then(|| tunnel.rhythm.last_heard() - tunnel.quiet_since());
     match late {
         // That it would come was known.
-        Some(_) if tunnel.place.is_unanswered() => {}
+        Some(_) if tunnel.slot.is_unanswered() => {}
         Some(late) => pipe.pairing.learn(late),
         None => pipe.pairing.found(),
     }
@@ -152,7 +152,7 @@ pub async fn drain_stray(pipe: &Pipe, mut tunnel: Box<Tunnel>) -> Option<Box<Tun
         );
     }
     let held = tunnel.take_held();
-    let Tunnel { stream, peer, rhythm, place, file, .. } = *tunnel;
+    let Tunnel { stream, peer, rhythm, slot, file, .. } = *tunnel;
     let threshold = pipe.agent_port(0).limits.heartbeat_threshold;
     let residue = Residue::stray(stream.round_trip(), late, rhythm.last_heard());
     let stream = stream.detach();
@@ -165,19 +165,19 @@ pub async fn drain_stray(pipe: &Pipe, mut tunnel: Box<Tunnel>) -> Option<Box<Tun
     });
     let _counted = Counted::new(&pipe.sides[0].draining);
     let draining = begun.await.ok()?;
-    drained(pipe, draining, place, (peer, rhythm)).await
+    drained(pipe, draining, slot, (peer, rhythm)).await
 }
 
 /// Waits until a tunnel has been read to nowhere; gives it back if it can be used again.
 async fn drained(
     pipe: &Pipe,
     draining: Draining,
-    mut place: Place,
+    mut slot: Slot,
     agent: (SocketAddr, Rhythm),
 ) -> Option<Box<Tunnel>> {
-    place.set_unanswered(draining.is_owed);
+    slot.set_unanswered(draining.is_owed);
     let (drained, rest) = draining.task.await;
-    place.set_unanswered(drained.outcome == Outcome::Unanswered);
+    slot.set_unanswered(drained.outcome == Outcome::Unanswered);
     let (peer, _) = agent;
     if drained.bytes > 0 && drained.lasted >= limits::QUIET_LATE && pipe.record.may_tell_residue() {
         log::info!(
@@ -192,14 +192,14 @@ async fn drained(
         Outcome::Clean | Outcome::Unanswered => {
             let (stream, file) = rest?;
             let stream = stream.attach().ok()?;
-            Some(Box::new(Tunnel::again(stream, agent, place, file, &drained)))
+            Some(Box::new(Tunnel::again(stream, agent, slot, file, &drained)))
         }
         Outcome::Left | Outcome::Absent | Outcome::Stalled => {
             pipe.pairing.lost(drained.missing);
             if drained.outcome == Outcome::Absent {
                 pipe.record.tunnel_absent(0, peer);
             }
-            drop(place);
+            drop(slot);
             log::debug!("{}: tunnel of {peer} is gone: {:?}", pipe.id(), drained.outcome);
             None
         }
@@ -274,9 +274,9 @@ fn agent_leg(
             Voice::Version2
         }
     };
-    let Tunnel { stream, peer, rhythm, place, file, .. } = *tunnel;
+    let Tunnel { stream, peer, rhythm, slot, file, .. } = *tunnel;
     let in_use = Counted::new(&pipe.sides[side].in_use);
-    let taken = Taken { place, in_use, agent: (peer, rhythm) };
+    let taken = Taken { slot, in_use, agent: (peer, rhythm) };
     (Leg { stream: stream.detach(), voice }, held, taken, file)
 }
 

@@ -1,4 +1,4 @@
-//! The places of a side's tunnels, `maxconnections` of them, given back when dropped.
+//! The slots of a side's tunnels, `maxconnections` of them, given back when dropped.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -7,7 +7,7 @@ use crate::wire::greeting::Version;
 
 /// The authenticated tunnels of one side.
 #[derive(Default)]
-pub struct Places {
+pub struct Slots {
     /// All that are taken.
     pub taken: Cell<usize>,
     /// Those of them that version 2 agents have.
@@ -19,20 +19,20 @@ pub struct Places {
 }
 
 /// One of a side's `maxconnections`, given back when dropped.
-pub struct Place {
-    places: Rc<Places>,
+pub struct Slot {
+    slots: Rc<Slots>,
     version: Version,
     unanswered: bool,
 }
 
-impl Place {
+impl Slot {
     /// One more is taken.
-    pub fn take(places: Rc<Places>, version: Version) -> Self {
-        places.taken.set(places.taken.get() + 1);
+    pub fn take(slots: Rc<Slots>, version: Version) -> Self {
+        slots.taken.set(slots.taken.get() + 1);
         if version == Version::Two {
-            places.version_two.set(places.version_two.get() + 1);
+            slots.version_two.set(slots.version_two.get() + 1);
         }
-        Place { places, version, unanswered: false }
+        Slot { slots, version, unanswered: false }
     }
 
     /// Whether its agent has taken a user's bytes and answered nothing.
@@ -42,20 +42,20 @@ impl Place {
 
     /// Counts it among those of which that is so, or no longer.
     pub fn set_unanswered(&mut self, unanswered: bool) {
-        let count = &self.places.unanswered;
+        let count = &self.slots.unanswered;
         let others = count.get() - usize::from(self.unanswered);
         count.set(others + usize::from(unanswered));
         self.unanswered = unanswered;
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.set_unanswered(false);
-        self.places.taken.set(self.places.taken.get() - 1);
+        self.slots.taken.set(self.slots.taken.get() - 1);
         if self.version == Version::Two {
-            self.places.version_two.set(self.places.version_two.get() - 1);
+            self.slots.version_two.set(self.slots.version_two.get() - 1);
         }
-        self.places.freed.notify_additional(1);
+        self.slots.freed.notify_additional(1);
     }
 }

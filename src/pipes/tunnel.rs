@@ -10,7 +10,7 @@ use crate::limits;
 use crate::net::stall::{Stall, StallWatch};
 use crate::net::stream::{Received, Stream};
 use crate::os::FileGuard;
-use crate::pipes::slot::Place;
+use crate::pipes::slot::Slot;
 use crate::runtime::turn::Pace;
 use crate::runtime::{Deadlines, now};
 use crate::session::Drained;
@@ -31,7 +31,7 @@ pub struct Tunnel {
     /// Where it comes from.
     pub peer: SocketAddr,
     /// One of its side's `maxconnections`.
-    pub place: Place,
+    pub slot: Slot,
     /// Its share of the open files.
     pub file: FileGuard,
     /// Since when it has sent nothing but heartbeats.
@@ -67,7 +67,7 @@ impl Tunnel {
         stream: Stream,
         version: Version,
         peer: SocketAddr,
-        place: Place,
+        slot: Slot,
         file: FileGuard,
     ) -> Self {
         let now = Instant::now();
@@ -77,7 +77,7 @@ impl Tunnel {
             rhythm: Rhythm::new(now),
             held: Vec::new(),
             peer,
-            place,
+            slot,
             file,
             quiet_since: now,
             fresh: true,
@@ -101,11 +101,11 @@ impl Tunnel {
     pub fn again(
         stream: Stream,
         (peer, rhythm): (SocketAddr, Rhythm),
-        place: Place,
+        slot: Slot,
         file: FileGuard,
         drained: &Drained,
     ) -> Self {
-        let again = Tunnel::new(stream, Version::One, peer, place, file);
+        let again = Tunnel::new(stream, Version::One, peer, slot, file);
         let rhythm = rhythm.resumed(drained.heard_at);
         Tunnel { rhythm, quiet_since: drained.spoke_at, fresh: false, ..again }
     }

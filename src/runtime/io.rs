@@ -12,12 +12,12 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SocketFlags};
 use smol::io::{AsyncRead, AsyncWrite};
 
-use super::reactor::Place;
+use super::reactor::Registration;
 use super::source::{BROKEN, ENDED, GONE, READ, URGENT, WRITE};
 
 /// A socket of this thread's reactor. Dropping it closes the socket.
 pub struct Io<T: AsFd> {
-    place: Place,
+    registration: Registration,
     inner: T,
 }
 
@@ -27,7 +27,7 @@ impl<T: AsFd> Io<T> {
     /// # Errors
     /// When the thread has none.
     pub fn new(inner: T) -> io::Result<Self> {
-        Ok(Io { place: Place::new()?, inner })
+        Ok(Io { registration: Registration::new()?, inner })
     }
 
     /// Takes a listening socket, which the kernel speaks of when somebody comes: to ask each of a
@@ -37,7 +37,7 @@ impl<T: AsFd> Io<T> {
     /// As [`Io::new`].
     pub fn listening(inner: T) -> io::Result<Self> {
         let io = Self::new(inner)?;
-        io.place.clear(READ);
+        io.registration.clear(READ);
         Ok(io)
     }
 
@@ -48,18 +48,18 @@ impl<T: AsFd> Io<T> {
 
     /// Takes the socket out of this thread's reactor, for another thread's.
     pub fn into_inner(self) -> T {
-        self.place.unwatch(&self.inner);
+        self.registration.unwatch(&self.inner);
         self.inner
     }
 
     /// Whether something may have come in that has not been looked at yet.
     pub fn maybe_readable(&self) -> bool {
-        self.place.is(READ)
+        self.registration.is(READ)
     }
 
     /// Whether both directions are known to be gone.
     pub fn is_gone(&self) -> bool {
-        self.place.is(GONE)
+        self.registration.is(GONE)
     }
 
     /// Tries `operation` whenever the socket may be readable, until it gives anything but
@@ -89,15 +89,15 @@ impl<T: AsFd> Io<T> {
         mut operation: impl FnMut(&T) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         loop {
-            if !self.place.is(direction) {
-                return match self.place.wait(context, direction, &self.inner) {
+            if !self.registration.is(direction) {
+                return match self.registration.wait(context, direction, &self.inner) {
                     Ok(()) => Poll::Pending,
                     Err(error) => Poll::Ready(Err(error)),
                 };
             }
             match operation(&self.inner) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.place.clear(direction);
+                    self.registration.clear(direction);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),
@@ -107,7 +107,9 @@ impl<T: AsFd> Io<T> {
 
     /// Ready when the connection has broken, or cannot be watched, for who does not read now.
     pub fn poll_broken(&self, context: &Context<'_>) -> Poll<()> {
-        if self.place.is(BROKEN) || self.place.wait(context, READ, &self.inner).is_err() {
+        if self.registration.is(BROKEN)
+            || self.registration.wait(context, READ, &self.inner).is_err()
+        {
             return Poll::Ready(());
         }
         Poll::Pending
@@ -116,7 +118,9 @@ impl<T: AsFd> Io<T> {
     /// Ready when the peer has ended its direction or the connection is gone, or cannot be watched,
     /// for who does not read now.
     pub fn poll_ended(&self, context: &Context<'_>) -> Poll<()> {
-        if self.place.is(ENDED) || self.place.wait(context, READ, &self.inner).is_err() {
+        if self.registration.is(ENDED)
+            || self.registration.wait(context, READ, &self.inner).is_err()
+        {
             return Poll::Ready(());
         }
         Poll::Pending
@@ -124,12 +128,13 @@ impl<T: AsFd> Io<T> {
 
     /// Whether the peer is known to have ended its direction, whatever is left to be read.
     pub fn has_ended(&self) -> bool {
-        self.place.is(ENDED)
+        self.registration.is(ENDED)
     }
 
     /// Ready when both directions are gone, or cannot be watched, for who does not want to read.
     pub fn poll_gone(&self, context: &Context<'_>) -> Poll<()> {
-        if self.place.is(GONE) || self.place.wait(context, READ, &self.inner).is_err() {
+        if self.registration.is(GONE) || self.registration.wait(context, READ, &self.inner).is_err()
+        {
             return Poll::Ready(());
         }
         Poll::Pending
@@ -182,7 +187,7 @@ impl Io<TcpStream> {
             // watching begins. Not so the end of the stream, whose edge may have come with these
             // bytes.
             let short = matches!(received, Poll::Ready(Ok(count)) if count < room);
-            self.place.with(|source| {
+            self.registration.with(|source| {
                 if short && source.ready & (ENDED | URGENT) == 0 {
                     source.ready &= !READ;
                 }
@@ -209,12 +214,12 @@ impl Io<TcpStream> {
     /// # Errors
     /// As `send(2)`, but for `EAGAIN`.
     pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.place.is(WRITE) {
+        if !self.registration.is(WRITE) {
             return Ok(0);
         }
         match (&self.inner).write(bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.place.clear(WRITE);
+                self.registration.clear(WRITE);
                 Ok(0)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),

@@ -34,7 +34,7 @@ struct Ticket {
 }
 
 /// A place in the line, and later a handshake of the line's; given back when dropped.
-pub struct Place<'a> {
+pub struct Permit<'a> {
     line: &'a Line,
     port: u64,
     key: (IpAddr, u64),
@@ -53,26 +53,26 @@ impl Line {
     }
 
     /// Waits for the turn of somebody from `address` at `port`.
-    pub async fn wait(&self, port: u16, address: IpAddr) -> Place<'_> {
-        let place = self.join(port, address);
+    pub async fn wait(&self, port: u16, address: IpAddr) -> Permit<'_> {
+        let permit = self.join(port, address);
         poll_fn(|context| {
-            if place.has_turn() {
+            if permit.has_turn() {
                 return Poll::Ready(());
             }
-            place.ticket.waker.replace(Some(context.waker().clone()));
+            permit.ticket.waker.replace(Some(context.waker().clone()));
             Poll::Pending
         })
         .await;
-        place
+        permit
     }
 
     /// Stands in line, or has a turn at once where one is free.
-    pub fn join(&self, port: u16, address: IpAddr) -> Place<'_> {
+    pub fn join(&self, port: u16, address: IpAddr) -> Permit<'_> {
         let key = (address, self.next.get());
         self.next.set(key.1 + 1);
         let ticket = Rc::new(Ticket::default());
         let number = u64::from(port);
-        let place = Place { line: self, port: number, key, ticket: ticket.clone() };
+        let permit = Permit { line: self, port: number, key, ticket: ticket.clone() };
         if self.free.get() > 0 {
             self.free.set(self.free.get() - 1);
             ticket.granted.set(true);
@@ -86,7 +86,7 @@ impl Line {
                 }
             }
         }
-        place
+        permit
     }
 
     /// Gives a handshake that is over to whose turn it is.
@@ -118,14 +118,14 @@ impl Line {
     }
 }
 
-impl Place<'_> {
+impl Permit<'_> {
     /// Whether it is its turn.
     pub fn has_turn(&self) -> bool {
         self.ticket.granted.get()
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         if self.ticket.granted.get() {
             return self.line.pass_on();

@@ -277,19 +277,19 @@ impl Wake for Alarm {
 
 /// A source's place among those of its reactor, given back when dropped. The kernel forgets a
 /// socket by itself when it is closed.
-pub(super) struct Place {
+pub(super) struct Registration {
     reactor: u32,
     key: u32,
 }
 
-impl Place {
+impl Registration {
     /// Adds a source to this thread's reactor.
     pub(super) fn new() -> io::Result<Self> {
-        let place = with(|reactor| Place {
+        let registration = with(|reactor| Registration {
             reactor: reactor.number,
             key: reactor.sources.borrow_mut().insert(Source::new()) as u32,
         });
-        place.ok_or_else(no_reactor)
+        registration.ok_or_else(no_reactor)
     }
 
     /// Does something with the source here, if this is its thread.
@@ -342,7 +342,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Registration {
     fn drop(&mut self) {
         let source = with(|reactor| {
             let mut sources = reactor.sources.borrow_mut();

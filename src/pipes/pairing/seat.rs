@@ -12,7 +12,7 @@ pub enum TunnelEnd {
     Paired(Partner),
     /// The other side's task has it now.
     Taken,
-    /// A newcomer has its place.
+    /// A newcomer has its slot.
     Replaced,
     /// It ended by itself.
     Alone(IdleEnd),
