@@ -2,18 +2,18 @@
 
 mod drain;
 mod ending;
+mod leg;
 mod progress;
 mod relay;
 mod residue;
-mod side;
 mod traffic;
 mod voice;
 
 pub use drain::{Drain, Drained, Outcome};
 pub use ending::{Ended, Ending};
+pub use leg::Leg;
 pub use progress::Terms;
 pub use relay::{FormerUser, Relay};
 pub use residue::{Leaving, Missing, Residue, Verdict};
-pub use side::Leg;
 pub use traffic::Traffic;
 pub use voice::Voice;

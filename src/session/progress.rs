@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ending::Ending;
+use super::leg::{Connection, Input, Leg, Output, Side};
 use super::residue::{Leaving, Missing, Residue, Verdict};
-use super::side::{Connection, Input, Leg, Output, Side};
 use super::traffic::Traffic;
 use super::voice::Voice;
 use crate::limits;

@@ -13,9 +13,9 @@ use smol::future::zip;
 
 use super::drain::Drain;
 use super::ending::{Ended, Ending};
+use super::leg::{Input, Leg, Output, Side};
 use super::progress::{Progress, Terms};
 use super::residue::{Leaving, Residue};
-use super::side::{Input, Leg, Output, Side};
 use super::traffic::Stuck;
 use super::voice::Voice;
 use crate::limits;
