@@ -11,7 +11,7 @@ mod voice;
 
 pub use drain::{Drain, Drained, Outcome};
 pub use ending::{Ended, Ending};
-pub use leg::Leg;
+pub use leg::Endpoint;
 pub use progress::Terms;
 pub use relay::{FormerUser, Relay};
 pub use residue::{Leaving, Missing, Residue, Verdict};

@@ -13,7 +13,7 @@ use super::pace::Outcome;
 use crate::limits;
 use crate::net::stream::{Received, Stream};
 use crate::runtime::{Timer, now};
-use crate::session::{Leg, Relay, Terms, Voice};
+use crate::session::{Endpoint, Relay, Terms, Voice};
 use crate::wire::heartbeat::BEAT;
 use crate::wire::token;
 
@@ -163,8 +163,8 @@ impl Paired<'_> {
         let terms =
             Terms { fin_wait: limits::AGENT_FIN_WAIT, traffic: self.connector.traffic().clone() };
         let held = if self.rest.is_empty() { Vec::new() } else { vec![self.rest.into()] };
-        let legs = [self.stream, local].map(|stream| Leg { stream, voice: Voice::Raw });
-        let mut relay = Relay::new(legs, [held, Vec::new()], terms);
+        let endpoints = [self.stream, local].map(|stream| Endpoint { stream, voice: Voice::Raw });
+        let mut relay = Relay::new(endpoints, [held, Vec::new()], terms);
         let ended = (&mut relay).await;
         relay.close().await;
         drop(self.place);

@@ -20,7 +20,9 @@ use crate::pipes::slot::Slot;
 use crate::pipes::tunnel::Tunnel;
 use crate::pipes::user::User;
 use crate::runtime::Load;
-use crate::session::{Drain, Drained, Ended, Ending, Leg, Outcome, Relay, Residue, Terms, Voice};
+use crate::session::{
+    Drain, Drained, Ended, Ending, Endpoint, Outcome, Relay, Residue, Terms, Voice,
+};
 use crate::wire::greeting::Version;
 use crate::wire::heartbeat::Rhythm;
 use crate::wire::proxy;
@@ -67,14 +69,14 @@ impl Draining {
 
 /// What a session is made of, on its way to a worker.
 struct Parts {
-    legs: [Leg<Detached>; 2],
+    endpoints: [Endpoint<Detached>; 2],
     held: [Vec<Box<[u8]>>; 2],
     terms: Terms,
 }
 
 impl Parts {
     fn join(self: Box<Self>) -> io::Result<Relay> {
-        let Parts { legs: [near, far], held, terms } = *self;
+        let Parts { endpoints: [near, far], held, terms } = *self;
         Ok(Relay::new([near.attach()?, far.attach()?], held, terms))
     }
 }
@@ -213,24 +215,24 @@ fn begin(
     partner: Partner,
     user: Option<UserAddresses>,
 ) -> Begun<'_> {
-    let (near, near_held, taken, near_file) = agent_leg(pipe, 0, tunnel, user);
+    let (near, near_held, taken, near_file) = agent_endpoint(pipe, 0, tunnel, user);
     let (far, far_held, far_taken, far_file) = match partner {
         Partner::Tunnel(other) => {
-            let (leg, held, taken, file) = agent_leg(pipe, 1, other, None);
-            (leg, held, Some(taken), file)
+            let (endpoint, held, taken, file) = agent_endpoint(pipe, 1, other, None);
+            (endpoint, held, Some(taken), file)
         }
         Partner::User(user) => {
             let User { mut stream, file, .. } = *user;
             stream.trust();
-            let leg = Leg { stream: stream.detach(), voice: Voice::Raw };
-            (leg, Vec::new(), None, file)
+            let endpoint = Endpoint { stream: stream.detach(), voice: Voice::Raw };
+            (endpoint, Vec::new(), None, file)
         }
     };
     let terms = Terms { fin_wait: pipe.settings().fin_wait, traffic: pipe.traffic.clone() };
     let alive = pipe.relays.0.borrow().clone();
     let closings = pipe.closings.clone();
     // Boxed, so that the session's memory is the relay's and not that of its making, too.
-    let parts = Box::new(Parts { legs: [near, far], held: [near_held, far_held], terms });
+    let parts = Box::new(Parts { endpoints: [near, far], held: [near_held, far_held], terms });
     let relay = pipe.shared.workers.spawn(|load| async move {
         let mut relay = parts.join()?;
         let ended = (&mut relay).await;
@@ -256,12 +258,12 @@ fn begin(
 
 /// Takes a tunnel apart into what a worker needs, what it held, and what is given back at
 /// the session's end. A version 2 agent is told of the pairing.
-fn agent_leg(
+fn agent_endpoint(
     pipe: &Pipe,
     side: usize,
     mut tunnel: Box<Tunnel>,
     user: Option<UserAddresses>,
-) -> (Leg<Detached>, Vec<Box<[u8]>>, Taken<'_>, FileGuard) {
+) -> (Endpoint<Detached>, Vec<Box<[u8]>>, Taken<'_>, FileGuard) {
     let held = tunnel.take_held();
     tunnel.end_probe();
     let voice = match tunnel.version {
@@ -277,7 +279,7 @@ fn agent_leg(
     let Tunnel { stream, peer, rhythm, slot, file, .. } = *tunnel;
     let in_use = Counted::new(&pipe.sides[side].in_use);
     let taken = Taken { slot, in_use, agent: (peer, rhythm) };
-    (Leg { stream: stream.detach(), voice }, held, taken, file)
+    (Endpoint { stream: stream.detach(), voice }, held, taken, file)
 }
 
 fn session_ended(pipe: &Pipe, ended: Option<Ended>, [agent, partner]: [SocketAddr; 2]) {
@@ -289,12 +291,12 @@ fn session_ended(pipe: &Pipe, ended: Option<Ended>, [agent, partner]: [SocketAdd
     pipe.pairing.lost(ended.missing);
     match ended.ending {
         Ending::Absent(_) => pipe.record.count(|counts| counts.tunnels_absent += 1),
-        Ending::Failed(side)
-        | Ending::Wrong(side)
-        | Ending::Unanswered(side)
-        | Ending::NoAnswer(side)
-        | Ending::Stalled(side) => {
-            let who = if side == 0 { agent } else { partner };
+        Ending::Failed(leg)
+        | Ending::Wrong(leg)
+        | Ending::Unanswered(leg)
+        | Ending::NoAnswer(leg)
+        | Ending::Stalled(leg) => {
+            let who = if leg == 0 { agent } else { partner };
             pipe.record
                 .fault(About::Event, &format!("a session with {who} failed: {}", ended.ending));
         }

@@ -62,8 +62,8 @@ impl Ending {
         match self {
             Ending::Complete | Ending::Lingered => Leave::InOrder,
             // Its `FAIL` has said that nothing more comes.
-            Ending::Failed(side) if side == leg => Leave::InOrder,
-            Ending::Broken(side) | Ending::Stalled(side) if side == leg => Leave::AtOnce,
+            Ending::Failed(failed) if failed == leg => Leave::InOrder,
+            Ending::Broken(broken) | Ending::Stalled(broken) if broken == leg => Leave::AtOnce,
             Ending::Broken(_)
             | Ending::Stalled(_)
             | Ending::Silent

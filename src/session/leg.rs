@@ -12,21 +12,21 @@ use crate::net::stall::{Acknowledged, StallWatch};
 use crate::net::stream::{Detached, Received, Stream};
 use crate::wire::heartbeat::BEAT;
 
-/// One end of a session: a [`Stream`], or a [`Detached`] one on its way to a worker.
-pub struct Leg<S = Stream> {
+/// What a leg begins with: a [`Stream`], or a [`Detached`] one on its way to a worker.
+pub struct Endpoint<S = Stream> {
     /// The connection.
     pub stream: S,
     /// Its rules.
     pub voice: Voice,
 }
 
-impl Leg<Detached> {
+impl Endpoint<Detached> {
     /// Puts it on this thread.
     ///
     /// # Errors
     /// As [`Detached::attach`].
-    pub fn attach(self) -> io::Result<Leg> {
-        Ok(Leg { stream: self.stream.attach()?, voice: self.voice })
+    pub fn attach(self) -> io::Result<Endpoint> {
+        Ok(Endpoint { stream: self.stream.attach()?, voice: self.voice })
     }
 }
 
@@ -77,15 +77,15 @@ impl Connection for Stream {
     }
 }
 
-/// One side of a session. Tests use it without a socket.
-pub(super) struct Side<S = Stream> {
+/// One leg of a session that runs. Tests use it without a socket.
+pub(super) struct Leg<S = Stream> {
     pub(super) stream: S,
     pub(super) listener: Listener,
     pub(super) input: Input,
     pub(super) output: Output,
     /// When it last sent anything, heartbeats included.
     pub(super) heard_at: Instant,
-    /// Whether it was not read when last looked at, because the other side is slow.
+    /// Whether it was not read when last looked at, because the other leg is slow.
     pub(super) paused: bool,
     /// Whether an end without close_notify counts as an end: many users end TLS that way.
     pub(super) may_be_cut: bool,
@@ -98,7 +98,7 @@ pub(super) struct Side<S = Stream> {
     bulk: bool,
 }
 
-/// What comes from a side.
+/// What comes from a leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
     Open,
@@ -106,7 +106,7 @@ pub(super) enum Input {
     Broken,
 }
 
-/// What goes to a side.
+/// What goes to a leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Output {
     Open,
@@ -115,11 +115,11 @@ pub(super) enum Output {
     Broken,
 }
 
-impl<S> Side<S> {
-    pub(super) fn new(leg: Leg<S>, now: Instant) -> Self {
-        Side {
-            stream: leg.stream,
-            listener: Listener::new(leg.voice),
+impl<S> Leg<S> {
+    pub(super) fn new(endpoint: Endpoint<S>, now: Instant) -> Self {
+        Leg {
+            stream: endpoint.stream,
+            listener: Listener::new(endpoint.voice),
             input: Input::Open,
             output: Output::Open,
             heard_at: now,
@@ -142,14 +142,14 @@ impl<S> Side<S> {
     }
 }
 
-impl<S: Connection> Side<S> {
+impl<S: Connection> Leg<S> {
     /// Whether nothing waits to be sent to it.
     pub(super) fn is_flushed(&self) -> bool {
         self.stream.waiting() == 0
     }
 }
 
-impl Side {
+impl Leg {
     /// Sends `unit` on. A user's bytes that look like heartbeats go in two pieces, since a version 1
     /// agent would take them for heartbeats.
     pub(super) fn send(&mut self, unit: &[u8], from: Voice) {
@@ -198,7 +198,7 @@ impl Side {
         }
     }
 
-    /// Checks a side that is not read now, since nothing else would show that it has broken. `soon` if
+    /// Checks a leg that is not read now, since nothing else would show that it has broken. `soon` if
     /// that must be known before everything that it has sent is read.
     pub(super) fn poll_unread(&mut self, context: &Context<'_>, soon: bool) {
         if self.paused || self.input != Input::Open || (soon && self.stream.maybe_readable()) {
@@ -210,7 +210,7 @@ impl Side {
     pub(super) fn pump(
         &mut self,
         context: &Context<'_>,
-        sink: &mut Side,
+        sink: &mut Leg,
         bytes: &mut u64,
     ) -> Poll<io::Result<Received>> {
         // What goes out in TLS must be encrypted first, which the kernel does not do.
@@ -224,10 +224,10 @@ impl Side {
     fn pump_units(
         &mut self,
         context: &Context<'_>,
-        sink: &mut Side,
+        sink: &mut Leg,
         bytes: &mut u64,
     ) -> Poll<io::Result<Received>> {
-        let Side { stream, listener, .. } = self;
+        let Leg { stream, listener, .. } = self;
         let tls = stream.is_tls();
         let mut heartbeats = 0;
         let received =
@@ -254,7 +254,7 @@ impl Side {
     fn pump_bulk(
         &mut self,
         context: &Context<'_>,
-        sink: &mut Side,
+        sink: &mut Leg,
         bytes: &mut u64,
     ) -> Poll<io::Result<Received>> {
         let may_beat = matches!(self.listener.voice(), Voice::Version1 { .. });

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ending::Ending;
-use super::leg::{Connection, Input, Leg, Output, Side};
+use super::leg::{Connection, Endpoint, Input, Leg, Output};
 use super::residue::{Leaving, Missing, Residue, Verdict};
 use super::traffic::Traffic;
 use super::voice::Voice;
@@ -29,7 +29,7 @@ pub struct Terms {
 
 /// A session between two legs, 0 on the mapping's port1.
 pub(super) struct Progress<S = Stream> {
-    pub(super) sides: [Side<S>; 2],
+    pub(super) legs: [Leg<S>; 2],
     /// For a user on leg 1 whose end cannot be passed on to the version 1 agent on leg 0: what may still
     /// come for it.
     pub(super) residue: Option<Residue>,
@@ -44,25 +44,25 @@ pub(super) struct Progress<S = Stream> {
 impl<S: Connection> Progress<S> {
     /// A session that begins, with a residue if it joins a version 1 agent and a user.
     pub(super) fn new(
-        legs: [Leg<S>; 2],
+        legs: [Endpoint<S>; 2],
         residue: Option<Residue>,
         terms: Terms,
         now: Instant,
     ) -> Self {
         let [first, second] = legs.each_ref().map(|leg| leg.voice);
-        let mut sides = legs.map(|leg| Side::new(leg, now));
-        sides[1].may_be_cut = first != Voice::Raw && second == Voice::Raw;
-        Progress { sides, residue, terms, bytes: [0; 2], started: now, moved_at: now }
+        let mut legs = legs.map(|leg| Leg::new(leg, now));
+        legs[1].may_be_cut = first != Voice::Raw && second == Voice::Raw;
+        Progress { legs, residue, terms, bytes: [0; 2], started: now, moved_at: now }
     }
 
-    /// The side where `from`'s bytes come from, and the side where they go.
+    /// The leg where `from`'s bytes come from, and the leg where they go.
     #[inline(always)]
-    pub(super) fn pair(&mut self, from: usize) -> (&mut Side<S>, &mut Side<S>) {
-        let [first, second] = &mut self.sides;
+    pub(super) fn pair(&mut self, from: usize) -> (&mut Leg<S>, &mut Leg<S>) {
+        let [first, second] = &mut self.legs;
         if from == 0 { (first, second) } else { (second, first) }
     }
 
-    /// Whether `from` is to be read now. It is noted as paused if the other side is too slow for that.
+    /// Whether `from` is to be read now. It is noted as paused if the other leg is too slow for that.
     pub(super) fn may_read(&mut self, from: usize, now: Instant) -> bool {
         let (source, sink) = self.pair(from);
         let open = source.input == Input::Open;
@@ -82,7 +82,7 @@ impl<S: Connection> Progress<S> {
 
     /// `from` has been read, and this many bytes of the session have been passed on, or none.
     pub(super) fn heard(&mut self, from: usize, moved: u64, now: Instant) {
-        self.sides[from].heard_at = now;
+        self.legs[from].heard_at = now;
         if moved == 0 {
             return;
         }
@@ -106,7 +106,7 @@ impl<S: Connection> Progress<S> {
     /// long it was silent before.
     pub(super) fn ended(&mut self, from: usize, now: Instant) {
         self.moved_at = now;
-        let source = &mut self.sides[from];
+        let source = &mut self.legs[from];
         source.heard_at = now;
         let whole = source.may_be_cut || !source.stream.is_cut();
         source.input = if whole { Input::Ended } else { Input::Broken };
@@ -120,7 +120,7 @@ impl<S: Connection> Progress<S> {
     /// A read has found that `from`'s connection has broken.
     pub(super) fn broke(&mut self, from: usize, now: Instant) {
         self.moved_at = now;
-        let source = &mut self.sides[from];
+        let source = &mut self.legs[from];
         source.heard_at = now;
         source.input = Input::Broken;
         source.output = Output::Broken;
@@ -129,7 +129,7 @@ impl<S: Connection> Progress<S> {
     /// Whether the end of `from`'s direction is to be passed on, once all its bytes are sent. A
     /// break is no end, nor is that of an agent that has not taken the session.
     pub(super) fn passes_end_on(&self, from: usize) -> bool {
-        let (source, sink) = (&self.sides[from], &self.sides[1 - from]);
+        let (source, sink) = (&self.legs[from], &self.legs[1 - from]);
         let untold = self.residue.is_some() && from == 1 && sink.input == Input::Open;
         source.input == Input::Ended
             && !source.is_broken()
@@ -138,9 +138,9 @@ impl<S: Connection> Progress<S> {
             && sink.output == Output::Open
     }
 
-    /// Whether nothing is on its way to either side.
+    /// Whether nothing is on its way to either leg.
     pub(super) fn is_settled(&self) -> bool {
-        self.sides.iter().all(Side::is_flushed)
+        self.legs.iter().all(Leg::is_flushed)
     }
 
     /// The ending, if it has come; else when to look again.
@@ -155,30 +155,30 @@ impl<S: Connection> Progress<S> {
     }
 
     /// Whether the agent on this leg has refused the session, or the leg has broken.
-    fn cut_short(&self, leg: usize) -> Option<Ending> {
-        let side = &self.sides[leg];
-        match side.listener.answer() {
-            Some(Answer::Fail) => return Some(Ending::Failed(leg)),
-            Some(Answer::Wrong) => return Some(Ending::Wrong(leg)),
+    fn cut_short(&self, index: usize) -> Option<Ending> {
+        let leg = &self.legs[index];
+        match leg.listener.answer() {
+            Some(Answer::Fail) => return Some(Ending::Failed(index)),
+            Some(Answer::Wrong) => return Some(Ending::Wrong(index)),
             Some(Answer::Open) | None => {}
         }
-        let broken = side.is_broken();
-        if side.owes_answer() && (broken || side.input != Input::Open) {
-            return Some(Ending::Unanswered(leg));
+        let broken = leg.is_broken();
+        if leg.owes_answer() && (broken || leg.input != Input::Open) {
+            return Some(Ending::Unanswered(index));
         }
         // What is left is the delivery of its last bytes, which needs no session. But what a user has
         // sent is still given to a version 1 agent at the agent's own pace.
-        let at_once = self.residue.is_none() || leg == 0;
-        (broken && (at_once || self.is_complete())).then_some(Ending::Broken(leg))
+        let at_once = self.residue.is_none() || index == 0;
+        (broken && (at_once || self.is_complete())).then_some(Ending::Broken(index))
     }
 
     fn is_complete(&self) -> bool {
         self.is_over(0) && self.is_over(1)
     }
 
-    /// Whether nothing more can move from `from` to the other side.
+    /// Whether nothing more can move from `from` to the other leg.
     fn is_over(&self, from: usize) -> bool {
-        let (source, sink) = (&self.sides[from], &self.sides[1 - from]);
+        let (source, sink) = (&self.legs[from], &self.legs[1 - from]);
         sink.is_broken()
             || (source.input != Input::Open && sink.output == Output::Finished)
             // Its end cannot be told to the agent, and a broken user is not waited for.
@@ -190,35 +190,35 @@ impl<S: Connection> Progress<S> {
     }
 
     /// Whether the peer on this leg is silent where it must not be, or takes nothing.
-    fn lost(&mut self, leg: usize, deadlines: &mut Deadlines) -> Option<Ending> {
-        if self.is_absent(leg, deadlines) {
-            return Some(Ending::Absent(leg));
+    fn lost(&mut self, index: usize, deadlines: &mut Deadlines) -> Option<Ending> {
+        if self.is_absent(index, deadlines) {
+            return Some(Ending::Absent(index));
         }
-        let side = &self.sides[leg];
-        if side.listener.is_amid_heartbeat() {
-            deadlines.look_at(side.heard_at + limits::BEAT_REST);
+        let leg = &self.legs[index];
+        if leg.listener.is_amid_heartbeat() {
+            deadlines.look_at(leg.heard_at + limits::BEAT_REST);
         }
-        if side.owes_answer() && deadlines.has_passed(self.started + limits::OPEN_WAIT) {
-            return Some(Ending::NoAnswer(leg));
+        if leg.owes_answer() && deadlines.has_passed(self.started + limits::OPEN_WAIT) {
+            return Some(Ending::NoAnswer(index));
         }
-        self.is_stalled(leg, deadlines).then_some(Ending::Stalled(leg))
+        self.is_stalled(index, deadlines).then_some(Ending::Stalled(index))
     }
 
-    fn is_absent(&mut self, leg: usize, deadlines: &mut Deadlines) -> bool {
-        let side = &mut self.sides[leg];
-        let Voice::Version1 { threshold: Some(threshold) } = side.listener.voice() else {
+    fn is_absent(&mut self, index: usize, deadlines: &mut Deadlines) -> bool {
+        let leg = &mut self.legs[index];
+        let Voice::Version1 { threshold: Some(threshold) } = leg.listener.voice() else {
             return false;
         };
-        if side.paused {
-            side.heard_at = deadlines.now();
+        if leg.paused {
+            leg.heard_at = deadlines.now();
         }
-        side.input == Input::Open && deadlines.has_passed(side.heard_at + threshold)
+        leg.input == Input::Open && deadlines.has_passed(leg.heard_at + threshold)
     }
 
-    fn is_stalled(&mut self, leg: usize, deadlines: &mut Deadlines) -> bool {
-        let side = &mut self.sides[leg];
-        let stall = side.watch.look(&mut side.stream, limits::STALL_CHECK, deadlines);
-        if stall == Stall::Alive && !side.is_flushed() && side.stream.is_draining() {
+    fn is_stalled(&mut self, index: usize, deadlines: &mut Deadlines) -> bool {
+        let leg = &mut self.legs[index];
+        let stall = leg.watch.look(&mut leg.stream, limits::STALL_CHECK, deadlines);
+        if stall == Stall::Alive && !leg.is_flushed() && leg.stream.is_draining() {
             self.moved_at = deadlines.now();
             self.terms.traffic.moves();
         }
@@ -227,13 +227,12 @@ impl<S: Connection> Progress<S> {
 
     /// Whether nothing has moved for `finwait` since one direction ended.
     fn is_silent(&mut self, deadlines: &mut Deadlines) -> bool {
-        let one_has_ended =
-            self.sides.iter().any(|side| side.input != Input::Open || side.is_broken());
+        let one_has_ended = self.legs.iter().any(|leg| leg.input != Input::Open || leg.is_broken());
         if !one_has_ended || !deadlines.has_passed(self.moved_at + self.terms.fin_wait) {
             return false;
         }
         // Both are asked, since each says what it has taken since it was last asked.
-        let draining = self.sides.each_mut().map(|side| side.stream.is_draining());
+        let draining = self.legs.each_mut().map(|leg| leg.stream.is_draining());
         if draining == [false; 2] {
             return true;
         }
@@ -244,7 +243,7 @@ impl<S: Connection> Progress<S> {
 
     /// Whether the user has ended, and the version 1 agent's answer is over.
     fn has_lingered(&self, deadlines: &mut Deadlines) -> bool {
-        let [agent, user] = &self.sides;
+        let [agent, user] = &self.legs;
         let Some(residue) = &self.residue else { return false };
         if user.input == Input::Open || !self.is_settled() {
             return false;
@@ -270,11 +269,11 @@ impl<S: Connection> Progress<S> {
     /// and its agent is there.
     pub(super) fn keeps_tunnel(&self, ending: Ending) -> bool {
         let user_left = match ending {
-            Ending::Broken(side) | Ending::Stalled(side) => side == 1,
+            Ending::Broken(leg) | Ending::Stalled(leg) => leg == 1,
             Ending::Lingered | Ending::Silent => true,
             _ => false,
         };
-        let agent = &self.sides[0];
+        let agent = &self.legs[0];
         let lives = agent.input == Input::Open && agent.output == Output::Open && !agent.gone;
         self.residue.is_some() && user_left && lives
     }
@@ -286,7 +285,7 @@ impl<S: Connection> Progress<S> {
             return Missing::Nothing;
         };
         // More of it may have come than was read.
-        let unread = ending == Ending::Broken(0) && self.sides[0].input == Input::Open;
+        let unread = ending == Ending::Broken(0) && self.legs[0].input == Input::Open;
         match residue.missing(now) {
             Missing::Nothing if unread => Missing::Rest,
             missing => missing,

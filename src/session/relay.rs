@@ -1,7 +1,7 @@
 //! Two streams in, bytes both ways, an ending out (protocol page, section 6).
 //!
 //! One future moves both directions of a session. It holds no buffer while nothing waits for a
-//! slow side, keeps to each peer's [turn](crate::runtime::turn), and keeps at most what
+//! slow peer, keeps to each peer's [turn](crate::runtime::turn), and keeps at most what
 //! [`limits::READ_AHEAD`] states. It knows nothing of mappings.
 
 use std::future::{Future, poll_fn};
@@ -13,7 +13,7 @@ use smol::future::zip;
 
 use super::drain::Drain;
 use super::ending::{Ended, Ending};
-use super::leg::{Input, Leg, Output, Side};
+use super::leg::{Endpoint, Input, Leg, Output};
 use super::progress::{Progress, Terms};
 use super::residue::{Leaving, Residue};
 use super::traffic::Stuck;
@@ -34,7 +34,7 @@ pub struct Relay {
 
 /// A user's connection after its session, of which the tunnel was kept.
 pub struct FormerUser {
-    user: Side,
+    user: Leg,
     ending: Ending,
 }
 
@@ -49,14 +49,14 @@ impl FormerUser {
 impl Relay {
     /// Begins a session. Leg 0 is port1's; `held` are units that arrived before the pairing, by
     /// the leg that sent them.
-    pub fn new(legs: [Leg; 2], held: [Vec<Box<[u8]>>; 2], terms: Terms) -> Self {
+    pub fn new(legs: [Endpoint; 2], held: [Vec<Box<[u8]>>; 2], terms: Terms) -> Self {
         let [agent, user] = &legs;
         let lingers = matches!(agent.voice, Voice::Version1 { .. }) && user.voice == Voice::Raw;
         let residue = lingers.then(|| Residue::new(agent.stream.round_trip(), now()));
         let stuck = Stuck::new(terms.traffic.clone());
         let mut progress = Progress::new(legs, residue, terms, now());
         // If something else ends this session, even a kill, neither end may take it for complete.
-        progress.sides.iter_mut().for_each(|side| side.stream.break_when_dropped());
+        progress.legs.iter_mut().for_each(|leg| leg.stream.break_when_dropped());
         let mut relay = Relay { progress, ending: None, timer: Timer::new(), stuck };
         for (from, units) in held.iter().enumerate() {
             units.iter().for_each(|unit| relay.deliver(from, unit));
@@ -69,11 +69,11 @@ impl Relay {
     pub async fn close(mut self) {
         let Some(ending) = self.ending else { return };
         let deadline = Instant::now() + limits::CLOSE_TIMEOUT;
-        if let Ending::Broken(side) = ending {
-            until(deadline, poll_fn(|context| self.poll_rest(context, side))).await;
+        if let Ending::Broken(leg) = ending {
+            until(deadline, poll_fn(|context| self.poll_rest(context, leg))).await;
         }
         let [first, second] = [ending.leaves(0), ending.leaves(1)];
-        let [one, two] = self.progress.sides;
+        let [one, two] = self.progress.legs;
         zip(one.leave(first, deadline), two.leave(second, deadline)).await;
     }
 
@@ -88,7 +88,7 @@ impl Relay {
     /// connections are reset.
     pub fn keep_tunnel(self) -> Option<(Drain, FormerUser)> {
         let ending = self.ending.filter(|ending| self.progress.keeps_tunnel(*ending))?;
-        let Progress { sides: [agent, user], residue, .. } = self.progress;
+        let Progress { legs: [agent, user], residue, .. } = self.progress;
         let mut residue = residue?;
         let Voice::Version1 { threshold } = agent.listener.voice() else { return None };
         // After a write has met a reset, a read sees only an end.
@@ -103,7 +103,7 @@ impl Relay {
         Some((drain, FormerUser { user, ending }))
     }
 
-    /// Passes on what the broken side has left unread.
+    /// Passes on what the broken leg has left unread.
     fn poll_rest(&mut self, context: &Context<'_>, from: usize) -> Poll<()> {
         while self.pump(context, from) {}
         let (source, sink) = self.progress.pair(from);
@@ -129,7 +129,7 @@ impl Relay {
         self.progress.delivered(from, bytes.len() as u64);
     }
 
-    /// Moves what one read gives from one side to the other; whether there may be more to move.
+    /// Moves what one read gives from one leg to the other; whether there may be more to move.
     fn pump(&mut self, context: &Context<'_>, from: usize) -> bool {
         let now = now();
         self.progress.pair(from).1.poll_flush(context);
@@ -194,7 +194,7 @@ impl Future for Relay {
             self.give_up_begun(from);
             self.pass_end_on(context, from);
             let is_kept = self.progress.residue.is_some() && from == 0;
-            self.progress.sides[from].poll_unread(context, is_kept);
+            self.progress.legs[from].poll_unread(context, is_kept);
         }
         match self.progress.ending(now()) {
             Ok(ending) => Poll::Ready(self.ended(ending)),

@@ -15,7 +15,7 @@ pub struct Traffic {
     since: Instant,
     /// When bytes last moved, in milliseconds from `since` on.
     moved: AtomicU64,
-    /// Sessions with bytes that wait for a slow side.
+    /// Sessions with bytes that wait for a slow peer.
     stuck: AtomicUsize,
 }
 
@@ -41,7 +41,7 @@ impl Traffic {
         self.moved.store(at, Ordering::Relaxed);
     }
 
-    /// Whether nothing has moved in any session for [`limits::STILL`]. Bytes that wait for a slow side
+    /// Whether nothing has moved in any session for [`limits::STILL`]. Bytes that wait for a slow peer
     /// are checked only every [`limits::STALL_CHECK`]; they move while the peer takes any of them.
     pub fn is_still(&self) -> bool {
         let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));

@@ -22,7 +22,7 @@ pub enum Voice {
 /// What a unit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unit<'a> {
-    /// So many heartbeats, and nothing for the other side.
+    /// So many heartbeats, and nothing for the other leg.
     Heartbeats(usize),
     /// The session's bytes, after what looked like the beginning of a heartbeat.
     Data {
@@ -31,7 +31,7 @@ pub(super) enum Unit<'a> {
         /// This unit's bytes.
         bytes: &'a [u8],
     },
-    /// An agent's answer to its pairing, or a part of it: nothing for the other side.
+    /// An agent's answer to its pairing, or a part of it: nothing for the other leg.
     Token,
 }
 

@@ -12,7 +12,7 @@ fn ms(millis: u64) -> Duration {
 /// A connection of which everything is known.
 #[derive(Default)]
 struct Known {
-    /// Whether so much waits for the peer that the other side is not read.
+    /// Whether so much waits for the peer that the other leg is not read.
     clogged: bool,
     /// Whether the peer has not acknowledged all that it was sent.
     owed: bool,
@@ -61,7 +61,7 @@ impl Connection for Known {
 }
 
 fn begin(voices: [Voice; 2], fin_wait: Duration, now: Instant) -> Progress<Known> {
-    let legs = voices.map(|voice| Leg { stream: Known::default(), voice });
+    let legs = voices.map(|voice| Endpoint { stream: Known::default(), voice });
     let lingers = matches!(voices, [Voice::Version1 { .. }, Voice::Raw]);
     let residue = lingers.then(|| Residue::new(Duration::ZERO, now));
     let terms = Terms { fin_wait, traffic: Arc::default() };
@@ -78,7 +78,7 @@ fn a_session_is_complete_once_both_ends_have_been_passed_on() {
         session.ended(from, now);
         assert!(session.passes_end_on(from));
         assert_eq!(session.ending(now), Err(Some(now + ms(1000))));
-        session.sides[1 - from].output = Output::Finished;
+        session.legs[1 - from].output = Output::Finished;
     }
     assert_eq!(session.ending(now), Ok(Ending::Complete));
 }
@@ -88,19 +88,19 @@ fn what_a_peer_still_takes_keeps_a_session_from_being_silent() {
     let now = Instant::now();
     let mut session = begin([Voice::Raw; 2], ms(1000), now);
     session.ended(0, now);
-    session.sides[1].stream.draining = true;
+    session.legs[1].stream.draining = true;
     assert_eq!(session.ending(now + ms(1000)), Err(Some(now + ms(2000))));
-    session.sides[1].stream.draining = false;
+    session.legs[1].stream.draining = false;
     assert_eq!(session.ending(now + ms(1999)), Err(Some(now + ms(2000))));
     assert_eq!(session.ending(now + ms(2000)), Ok(Ending::Silent));
     // It is asked every 5 s, too, while bytes wait for it.
     let mut session = begin([Voice::Raw; 2], ms(6000), now);
     session.ended(0, now);
-    let peer = &mut session.sides[1].stream;
+    let peer = &mut session.legs[1].stream;
     (peer.clogged, peer.owed, peer.draining) = (true, true, true);
     assert_eq!(session.ending(now), Err(Some(now + ms(5000))));
     assert_eq!(session.ending(now + ms(5000)), Err(Some(now + ms(10_000))));
-    session.sides[1].stream.draining = false;
+    session.legs[1].stream.draining = false;
     assert_eq!(session.ending(now + ms(10_000)), Err(Some(now + ms(11_000))));
     assert_eq!(session.ending(now + ms(11_000)), Ok(Ending::Silent));
 }
@@ -109,18 +109,18 @@ fn what_a_peer_still_takes_keeps_a_session_from_being_silent() {
 fn what_a_user_said_before_it_broke_is_still_given_to_an_agent_of_version_1() {
     let now = Instant::now();
     let mut session = begin([AGENT, Voice::Raw], ms(60_000), now);
-    session.sides[0].stream.clogged = true;
+    session.legs[0].stream.clogged = true;
     session.heard(1, 100, now);
     session.broke(1, now);
     assert!(session.ending(now + ms(1)).is_err());
-    session.sides[0].stream.clogged = false;
+    session.legs[0].stream.clogged = false;
     assert_eq!(session.ending(now + ms(2)), Ok(Ending::Broken(1)));
     assert!(session.keeps_tunnel(Ending::Broken(1)));
     // The agent's break is one at once, and so is that of a user of version 2.
     for (voices, leg) in [([AGENT, Voice::Raw], 0), ([Voice::Version2, Voice::Raw], 1)] {
         let mut session = begin(voices, ms(60_000), now);
-        let _ = session.sides[0].listener.classify(b"OPEN", false);
-        session.sides[1 - leg].stream.clogged = true;
+        let _ = session.legs[0].listener.classify(b"OPEN", false);
+        session.legs[1 - leg].stream.clogged = true;
         session.broke(leg, now);
         assert_eq!(session.ending(now), Ok(Ending::Broken(leg)));
         assert!(!session.keeps_tunnel(Ending::Broken(leg)));
@@ -131,10 +131,10 @@ fn what_a_user_said_before_it_broke_is_still_given_to_an_agent_of_version_1() {
 fn an_agent_that_is_not_read_is_not_absent() {
     let now = Instant::now();
     let mut session = begin([AGENT, Voice::Raw], ms(60_000), now);
-    session.sides[1].stream.clogged = true;
+    session.legs[1].stream.clogged = true;
     assert!(!session.may_read(0, now));
     assert_eq!(session.ending(now + ms(40_000)), Err(Some(now + ms(70_000))));
-    session.sides[1].stream.clogged = false;
+    session.legs[1].stream.clogged = false;
     assert!(session.may_read(0, now + ms(50_000)));
     assert_eq!(session.ending(now + ms(79_999)), Err(Some(now + ms(80_000))));
     assert_eq!(session.ending(now + ms(80_000)), Ok(Ending::Absent(0)));
@@ -151,7 +151,7 @@ fn what_was_to_come_on_a_tunnel_that_broke_is_told() {
     assert_eq!(session.missing(Ending::Silent, now), Missing::Nothing, "the tunnel is there");
     // The user has left in order, with all of a short answer.
     let later = now + ms(100);
-    session.sides[1].stream.goodbye = true;
+    session.legs[1].stream.goodbye = true;
     session.ended(1, later);
     assert_eq!(session.missing(Ending::Absent(0), later), Missing::Nothing);
     assert_eq!(session.missing(Ending::Broken(0), later), Missing::Rest, "more may be unread");
@@ -442,7 +442,7 @@ fn history(seed: u64) -> Option<Ending> {
                 what(&model)
             );
             if tells && !model.is_clogged(1 - from) {
-                session.sides[1 - from].output = Output::Finished;
+                session.legs[1 - from].output = Output::Finished;
                 model.happens(1 - from, Event::Told, now);
                 looks = true;
             }
@@ -526,31 +526,31 @@ fn draw(random: &mut fastrand::Rng, model: &Model, leg: usize) -> Option<Event> 
     })
 }
 
-fn apply(session: &mut Progress<Known>, leg: usize, event: Event, now: Instant) {
-    let side = &mut session.sides[leg];
+fn apply(session: &mut Progress<Known>, index: usize, event: Event, now: Instant) {
+    let leg = &mut session.legs[index];
     match event {
-        Event::Read(bytes) => session.heard(leg, bytes, now),
+        Event::Read(bytes) => session.heard(index, bytes, now),
         Event::Ended { cut, goodbye } => {
-            (side.stream.cut, side.stream.goodbye) = (cut, goodbye);
-            session.ended(leg, now);
+            (leg.stream.cut, leg.stream.goodbye) = (cut, goodbye);
+            session.ended(index, now);
         }
-        Event::Broke => session.broke(leg, now),
-        Event::CannotSend => side.output = Output::Broken,
-        Event::Gone => side.gone = true,
+        Event::Broke => session.broke(index, now),
+        Event::CannotSend => leg.output = Output::Broken,
+        Event::Gone => leg.gone = true,
         Event::Answered(answer) => {
             let token = match answer {
                 Answer::Open => b"OPEN",
                 Answer::Fail => b"FAIL",
                 Answer::Wrong => b"HTTP",
             };
-            let _ = side.listener.classify(token, false);
-            session.heard(leg, 0, now);
+            let _ = leg.listener.classify(token, false);
+            session.heard(index, 0, now);
         }
-        Event::Clogged(is) => side.stream.clogged = is,
-        Event::Owed => side.stream.owed = true,
-        Event::Stalled => side.stream.stalled = true,
-        Event::Draining(is) => side.stream.draining = is,
-        Event::Readable(is) => side.stream.readable = is,
-        Event::Told => side.output = Output::Finished,
+        Event::Clogged(is) => leg.stream.clogged = is,
+        Event::Owed => leg.stream.owed = true,
+        Event::Stalled => leg.stream.stalled = true,
+        Event::Draining(is) => leg.stream.draining = is,
+        Event::Readable(is) => leg.stream.readable = is,
+        Event::Told => leg.output = Output::Finished,
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_rustls::pki_types::ServerName;
 use futures_rustls::rustls::{ClientConfig, ClientConnection, ServerConfig};
 use iofog_connector::net::stream::Stream;
-use iofog_connector::session::{Ended, Leg, Relay, Terms, Traffic, Voice};
+use iofog_connector::session::{Ended, Endpoint, Relay, Terms, Traffic, Voice};
 use iofog_connector::tls::{CERTIFICATE, Identity, client_config};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
@@ -213,7 +213,7 @@ impl Session {
         let traffic = Arc::new(Traffic::default());
         let terms = Terms { fin_wait, traffic: traffic.clone() };
         let legs =
-            [Leg { stream: first, voice: voices[0] }, Leg { stream: second, voice: voices[1] }];
+            [Endpoint { stream: first, voice: voices[0] }, Endpoint { stream: second, voice: voices[1] }];
         let given = held.clone().map(|units| units.into_iter().map(Into::into).collect());
         let ended = Rc::new(RefCell::new(None));
         let verdict = ended.clone();
