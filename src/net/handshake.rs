@@ -42,22 +42,40 @@ pub async fn secure(
     config: impl FnOnce() -> Arc<ServerConfig>,
     progress: impl Fn(Progress),
 ) -> io::Result<Stream> {
-    // Who says nothing costs no worker anything.
     let listened = Io::new(socket)?;
+    // No worker is involved before the first byte.
     if !poll_fn(|context| listened.poll_peek(context)).await? {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     progress(Progress::Spoke);
-    // Who leaves gives its place in the line back at once.
+    let permit = wait_in_line(&workers.line, &listened).await?;
+    shake(workers, listened.into_inner(), config(), permit, progress).await
+}
+
+/// Waits for the permit to shake hands.
+///
+/// # Errors
+/// `UnexpectedEof`: the other end has left meanwhile.
+async fn wait_in_line<'a>(line: &'a Line, listened: &Io<TcpStream>) -> io::Result<Permit<'a>> {
+    // One that leaves gives its place in the line back at once.
     let left = async {
         poll_fn(|context| listened.poll_ended(context)).await;
         None
     };
-    let turn = or(async { Some(turn(&workers.line, listened.get_ref()).await) }, left).await;
-    let turn = turn.filter(|_| !has_left(listened.get_ref()));
-    let turn = turn.ok_or(io::ErrorKind::UnexpectedEof)?;
-    let socket = listened.into_inner();
-    let config = config();
+    let permit = or(async { Some(turn(line, listened.get_ref()).await) }, left).await;
+    let permit = permit.filter(|_| !has_left(listened.get_ref()));
+    permit.ok_or(io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Shakes hands on a worker. The permit is given back after the first message has been dealt with:
+/// what then waits for the other end holds nobody up.
+async fn shake(
+    workers: &Workers,
+    socket: TcpStream,
+    config: Arc<ServerConfig>,
+    permit: Permit<'_>,
+    progress: impl Fn(Progress),
+) -> io::Result<Stream> {
     let (dealt_with, told) = smol::channel::bounded(1);
     let answers = Arc::new(AtomicUsize::new(0));
     let answered = answers.clone();
@@ -71,19 +89,18 @@ pub async fn secure(
         drop(load);
         stream
     };
-    let listening = async move {
-        // What waits for the other end holds nobody up.
-        let mut turn = Some(turn);
+    let report = async move {
+        let mut permit = Some(permit);
         let mut seen = 0;
         while told.recv().await.is_ok() {
-            turn.take();
+            permit.take();
             let answers = answers.load(Ordering::Relaxed);
             let is_answer = std::mem::replace(&mut seen, answers) != answers;
             progress(if is_answer { Progress::Answered } else { Progress::Unfinished });
         }
         std::future::pending().await
     };
-    or(workers.spawn(handshake), listening).await?.attach()
+    or(workers.spawn(handshake), report).await?.attach()
 }
 
 /// Waits for the turn of who has connected to `socket`.
