@@ -12,7 +12,6 @@ mod voice;
 pub use drain::{Drain, Drained, Outcome};
 pub use ending::{Ended, Ending};
 pub use leg::Endpoint;
-pub use progress::Terms;
 pub use relay::{FormerUser, Relay};
 pub use residue::{Leaving, Missing, Residue, Verdict};
 pub use traffic::Traffic;

@@ -13,7 +13,7 @@ use super::pace::Outcome;
 use crate::limits;
 use crate::net::stream::{Received, Stream};
 use crate::runtime::{Timer, now};
-use crate::session::{Endpoint, Relay, Terms, Voice};
+use crate::session::{Endpoint, Relay, Voice};
 use crate::wire::heartbeat::BEAT;
 use crate::wire::token;
 
@@ -160,11 +160,10 @@ impl Paired<'_> {
         if self.stream.queue(token::OPEN).is_err() {
             return self.outcome();
         }
-        let terms =
-            Terms { fin_wait: limits::AGENT_FIN_WAIT, traffic: self.connector.traffic().clone() };
+        let traffic = self.connector.traffic().clone();
         let held = if self.rest.is_empty() { Vec::new() } else { vec![self.rest.into()] };
         let endpoints = [self.stream, local].map(|stream| Endpoint { stream, voice: Voice::Raw });
-        let mut relay = Relay::new(endpoints, [held, Vec::new()], terms);
+        let mut relay = Relay::new(endpoints, [held, Vec::new()], limits::AGENT_FIN_WAIT, traffic);
         let ended = (&mut relay).await;
         relay.close().await;
         drop(self.place);

@@ -3,7 +3,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use smol::Task;
 use smol::channel::Sender;
@@ -21,7 +22,7 @@ use crate::pipes::tunnel::Tunnel;
 use crate::pipes::user::User;
 use crate::runtime::Load;
 use crate::session::{
-    Drain, Drained, Ended, Ending, Endpoint, Outcome, Relay, Residue, Terms, Voice,
+    Drain, Drained, Ended, Ending, Endpoint, Outcome, Relay, Residue, Traffic, Voice,
 };
 use crate::wire::greeting::Version;
 use crate::wire::heartbeat::Rhythm;
@@ -71,13 +72,14 @@ impl Draining {
 struct Parts {
     endpoints: [Endpoint<Detached>; 2],
     held: [Vec<Box<[u8]>>; 2],
-    terms: Terms,
+    fin_wait: Duration,
+    traffic: Arc<Traffic>,
 }
 
 impl Parts {
     fn join(self: Box<Self>) -> io::Result<Relay> {
-        let Parts { endpoints: [near, far], held, terms } = *self;
-        Ok(Relay::new([near.attach()?, far.attach()?], held, terms))
+        let Parts { endpoints: [near, far], held, fin_wait, traffic } = *self;
+        Ok(Relay::new([near.attach()?, far.attach()?], held, fin_wait, traffic))
     }
 }
 
@@ -228,11 +230,15 @@ fn begin(
             (endpoint, Vec::new(), None, file)
         }
     };
-    let terms = Terms { fin_wait: pipe.settings().fin_wait, traffic: pipe.traffic.clone() };
     let alive = pipe.relays.0.borrow().clone();
     let closings = pipe.closings.clone();
     // Boxed, so that the session's memory is the relay's and not that of its making, too.
-    let parts = Box::new(Parts { endpoints: [near, far], held: [near_held, far_held], terms });
+    let parts = Box::new(Parts {
+        endpoints: [near, far],
+        held: [near_held, far_held],
+        fin_wait: pipe.settings().fin_wait,
+        traffic: pipe.traffic.clone(),
+    });
     let relay = pipe.shared.workers.spawn(|load| async move {
         let mut relay = parts.join()?;
         let ended = (&mut relay).await;

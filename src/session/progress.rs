@@ -18,22 +18,16 @@ use crate::net::stream::Stream;
 use crate::runtime::Deadlines;
 use crate::wire::token::Answer;
 
-/// What applies to both directions of a session.
-#[derive(Clone)]
-pub struct Terms {
-    /// Once one direction has ended, this much silence ends the session.
-    pub fin_wait: Duration,
-    /// Where the bytes are counted.
-    pub traffic: Arc<Traffic>,
-}
-
 /// A session between two legs, 0 on the mapping's port1.
 pub(super) struct Progress<S = Stream> {
     pub(super) legs: [Leg<S>; 2],
     /// For a user on leg 1 whose end cannot be passed on to the version 1 agent on leg 0: what may still
     /// come for it.
     pub(super) residue: Option<Residue>,
-    pub(super) terms: Terms,
+    /// Once one direction has ended, this much silence ends the session.
+    fin_wait: Duration,
+    /// Where the bytes are counted.
+    traffic: Arc<Traffic>,
     /// Bytes from leg 0 to leg 1, and back.
     pub(super) bytes: [u64; 2],
     pub(super) started: Instant,
@@ -46,13 +40,14 @@ impl<S: Connection> Progress<S> {
     pub(super) fn new(
         legs: [Endpoint<S>; 2],
         residue: Option<Residue>,
-        terms: Terms,
+        fin_wait: Duration,
+        traffic: Arc<Traffic>,
         now: Instant,
     ) -> Self {
         let [first, second] = legs.each_ref().map(|leg| leg.voice);
         let mut legs = legs.map(|leg| Leg::new(leg, now));
         legs[1].may_be_cut = first != Voice::Raw && second == Voice::Raw;
-        Progress { legs, residue, terms, bytes: [0; 2], started: now, moved_at: now }
+        Progress { legs, residue, fin_wait, traffic, bytes: [0; 2], started: now, moved_at: now }
     }
 
     /// The leg where `from`'s bytes come from, and the leg where they go.
@@ -93,13 +88,13 @@ impl<S: Connection> Progress<S> {
             None => {}
         }
         self.bytes[from] += moved;
-        self.terms.traffic.count(from, moved);
+        self.traffic.count(from, moved);
     }
 
     /// This many bytes of `from` that had come earlier have been passed on; they are no sign of life.
     pub(super) fn delivered(&mut self, from: usize, bytes: u64) {
         self.bytes[from] += bytes;
-        self.terms.traffic.count(from, bytes);
+        self.traffic.count(from, bytes);
     }
 
     /// `from` has ended its direction. The silence that ends a session counts from here, however
@@ -220,7 +215,7 @@ impl<S: Connection> Progress<S> {
         let stall = leg.watch.look(&mut leg.stream, limits::STALL_CHECK, deadlines);
         if stall == Stall::Alive && !leg.is_flushed() && leg.stream.is_draining() {
             self.moved_at = deadlines.now();
-            self.terms.traffic.moves();
+            self.traffic.moves();
         }
         stall == Stall::Gone
     }
@@ -228,7 +223,7 @@ impl<S: Connection> Progress<S> {
     /// Whether nothing has moved for `finwait` since one direction ended.
     fn is_silent(&mut self, deadlines: &mut Deadlines) -> bool {
         let one_has_ended = self.legs.iter().any(|leg| leg.input != Input::Open || leg.is_broken());
-        if !one_has_ended || !deadlines.has_passed(self.moved_at + self.terms.fin_wait) {
+        if !one_has_ended || !deadlines.has_passed(self.moved_at + self.fin_wait) {
             return false;
         }
         // Both are asked, since each says what it has taken since it was last asked.
@@ -237,7 +232,7 @@ impl<S: Connection> Progress<S> {
             return true;
         }
         self.moved_at = deadlines.now();
-        deadlines.look_at(self.moved_at + self.terms.fin_wait);
+        deadlines.look_at(self.moved_at + self.fin_wait);
         false
     }
 

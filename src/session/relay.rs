@@ -6,17 +6,18 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smol::future::zip;
 
 use super::drain::Drain;
 use super::ending::{Ended, Ending};
 use super::leg::{Endpoint, Input, Leg, Output};
-use super::progress::{Progress, Terms};
+use super::progress::Progress;
 use super::residue::{Leaving, Residue};
-use super::traffic::Stuck;
+use super::traffic::{Stuck, Traffic};
 use super::voice::Voice;
 use crate::limits;
 use crate::net::stream::Received;
@@ -48,13 +49,19 @@ impl FormerUser {
 
 impl Relay {
     /// Begins a session. Leg 0 is port1's; `held` are units that arrived before the pairing, by
-    /// the leg that sent them.
-    pub fn new(legs: [Endpoint; 2], held: [Vec<Box<[u8]>>; 2], terms: Terms) -> Self {
+    /// the leg that sent them. Once one direction has ended, silence for `fin_wait` ends the session;
+    /// its bytes are counted in `traffic`.
+    pub fn new(
+        legs: [Endpoint; 2],
+        held: [Vec<Box<[u8]>>; 2],
+        fin_wait: Duration,
+        traffic: Arc<Traffic>,
+    ) -> Self {
         let [agent, user] = &legs;
         let lingers = matches!(agent.voice, Voice::Version1 { .. }) && user.voice == Voice::Raw;
         let residue = lingers.then(|| Residue::new(agent.stream.round_trip(), now()));
-        let stuck = Stuck::new(terms.traffic.clone());
-        let mut progress = Progress::new(legs, residue, terms, now());
+        let stuck = Stuck::new(traffic.clone());
+        let mut progress = Progress::new(legs, residue, fin_wait, traffic, now());
         // If something else ends this session, even a kill, neither end may take it for complete.
         progress.legs.iter_mut().for_each(|leg| leg.stream.break_when_dropped());
         let mut relay = Relay { progress, ending: None, timer: Timer::new(), stuck };

@@ -64,8 +64,7 @@ fn begin(voices: [Voice; 2], fin_wait: Duration, now: Instant) -> Progress<Known
     let legs = voices.map(|voice| Endpoint { stream: Known::default(), voice });
     let lingers = matches!(voices, [Voice::Version1 { .. }, Voice::Raw]);
     let residue = lingers.then(|| Residue::new(Duration::ZERO, now));
-    let terms = Terms { fin_wait, traffic: Arc::default() };
-    Progress::new(legs, residue, terms, now)
+    Progress::new(legs, residue, fin_wait, Arc::default(), now)
 }
 
 #[test]

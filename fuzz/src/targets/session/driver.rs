@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_rustls::pki_types::ServerName;
 use futures_rustls::rustls::{ClientConfig, ClientConnection, ServerConfig};
 use iofog_connector::net::stream::Stream;
-use iofog_connector::session::{Ended, Endpoint, Relay, Terms, Traffic, Voice};
+use iofog_connector::session::{Ended, Endpoint, Relay, Traffic, Voice};
 use iofog_connector::tls::{CERTIFICATE, Identity, client_config};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
@@ -211,14 +211,15 @@ impl Session {
             [3, 4000].map(|length| peers[leg].pattern(length)).to_vec()
         });
         let traffic = Arc::new(Traffic::default());
-        let terms = Terms { fin_wait, traffic: traffic.clone() };
-        let legs =
-            [Endpoint { stream: first, voice: voices[0] }, Endpoint { stream: second, voice: voices[1] }];
+        let legs = [
+            Endpoint { stream: first, voice: voices[0] },
+            Endpoint { stream: second, voice: voices[1] },
+        ];
         let given = held.clone().map(|units| units.into_iter().map(Into::into).collect());
         let ended = Rc::new(RefCell::new(None));
         let verdict = ended.clone();
         let before = memory::held();
-        let mut relay = Relay::new(legs, given, terms);
+        let mut relay = Relay::new(legs, given, fin_wait, traffic.clone());
         let memory = memory::held() - before;
         let relay = Driven::new(async move {
             let outcome = (&mut relay).await;
