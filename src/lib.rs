@@ -15,7 +15,7 @@
 //!    ([`ports`](mappings::ports)), has the mapping stored, runs it as a [`pipe`](pipes::pipe), and only then is the call answered.
 //! 4. The pipe accepts an agent's connection and starts [`serve_agent`](pipes::serve_agent), which tells the rest of
 //!    its story: a handshake ([`tls`], on a thread of [`workers`](runtime::Workers)), the passcode (a wrong one goes
-//!    to [`refusals`](pipes::refusals)), a place among `maxconnections`. Only then is there a [`tunnel::Tunnel`](pipes::tunnel::Tunnel).
+//!    to [`refusals`](pipes::refusals)), a [`slot`](pipes::slot) among `maxconnections`. Only then is there a [`tunnel::Tunnel`](pipes::tunnel::Tunnel).
 //!    Until then it stands in a [`crowd`](pipes::crowd), where newcomers replace those that say nothing.
 //! 5. The tunnel waits in [`pairing`](pipes::pairing), its heartbeats answered and their rhythm kept
 //!    ([`heartbeat`](wire::heartbeat)).
@@ -26,8 +26,8 @@
 //! 8. [`Relay`](session::Relay) moves the bytes: two [`stream`](net::stream)s in, whole records in, whole records out, an
 //!    ending out; plain bytes in bulk pass through the kernel alone ([`conduit`](net::conduit)). What readiness
 //!    and time are, [`runtime`] knows; whether a silent peer is slow or dead, [`tcp_info`](net::tcp_info).
-//! 9. The ending goes back to the pipe, which counts it ([`status`](report::status), shown by [`report`]), logs it
-//!    ([`logging`]) and closes what is left. Places, files and ports are given back by `Drop`.
+//! 9. The ending goes back to the pipe, whose [`record`](pipes::record) counts it ([`status`](report::status), shown by [`report`]), logs it
+//!    ([`logging`]) and closes what is left. Slots, files and ports are given back by `Drop`.
 //!
 //! The far end of a version 2 tunnel is [`agent`], the command `tunnel`: it dials ([`dial`](net::dial)) and
 //! shares relay, TLS and log with the daemon.

@@ -71,7 +71,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// The way to one host. Its name is looked up apart from others' names, so that a resolver that is
+/// Dials one host. Its name is looked up apart from others' names, so that a resolver that is
 /// silent about one holds up no other, and the address that worked last is tried first.
 pub struct Dialler {
     address: Address,
@@ -86,7 +86,7 @@ pub struct Dialler {
 type Lookup = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
 impl Dialler {
-    /// A way that nobody has gone yet. One file of each dial is its caller's; those of further
+    /// Nothing is dialled yet. One file of each dial is its caller's; those of further
     /// addresses tried at the same time are taken from `files`.
     pub fn new(address: Address, files: Arc<Files>) -> Self {
         Self::with(address, files, |host, port| Ok((host, port).to_socket_addrs()?.collect()))
@@ -304,7 +304,7 @@ mod tests {
         Instant::now() + Duration::from_secs(5)
     }
 
-    fn way(host: &str, port: u16) -> Dialler {
+    fn dialler(host: &str, port: u16) -> Dialler {
         Dialler::new(Address { host: host.into(), port }, Files::new(1000))
     }
 
@@ -313,18 +313,18 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         for host in ["127.0.0.1", "localhost"] {
-            let way = way(host, port);
+            let dialler = dialler(host, port);
             for _ in 0..2 {
-                let socket = block_on(way.dial(soon())).unwrap().unwrap();
+                let socket = block_on(dialler.dial(soon())).unwrap().unwrap();
                 assert_eq!(socket.peer_addr().unwrap().port(), port);
                 assert!(socket.nodelay().unwrap());
                 let linger = rustix::net::sockopt::socket_linger(&socket).unwrap();
                 assert_eq!(linger, None, "it ends as its owner says");
             }
-            assert_eq!(way.worked.get(), Some(SocketAddr::from(([127, 0, 0, 1], port))));
+            assert_eq!(dialler.worked.get(), Some(SocketAddr::from(([127, 0, 0, 1], port))));
         }
         drop(listener);
-        let error = block_on(way("localhost", port).dial(soon())).unwrap().unwrap_err();
+        let error = block_on(dialler("localhost", port).dial(soon())).unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 
@@ -337,9 +337,9 @@ mod tests {
         let wait = Duration::from_millis(300);
         let fill = || TcpStream::connect_timeout(&address, wait).ok();
         let fillers: Vec<_> = std::iter::from_fn(fill).take(16).collect();
-        let way = way("127.0.0.1", address.port());
+        let dialler = dialler("127.0.0.1", address.port());
         block_on(async {
-            let mut dial = std::pin::pin!(Some(way.dial(Instant::now() + limits::DIAL)));
+            let mut dial = std::pin::pin!(Some(dialler.dial(Instant::now() + limits::DIAL)));
             std::future::poll_fn(|context| {
                 let dial = dial.as_mut().as_pin_mut().unwrap();
                 assert!(dial.poll(context).is_pending());
@@ -469,17 +469,17 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let address = Address { host: "silent.example".into(), port };
-        let way = Dialler::with(address, Files::new(1000), silent);
+        let dialler = Dialler::with(address, Files::new(1000), silent);
         for _ in 0..3 * limits::LOOKUPS {
             let soon = Instant::now() + Duration::from_millis(20);
-            let error = block_on(way.dial(soon)).unwrap().unwrap_err();
+            let error = block_on(dialler.dial(soon)).unwrap().unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         }
         assert!(RUNNING.load(Ordering::SeqCst) <= limits::LOOKUPS);
-        assert!(way.places.try_acquire_arc().is_none(), "each still has its place");
+        assert!(dialler.places.try_acquire_arc().is_none(), "each still has its place");
         // It answers again: each place comes back, and the next dial is served.
         drop(end);
         let late = Instant::now() + Duration::from_secs(30);
-        block_on(way.dial(late)).unwrap().unwrap();
+        block_on(dialler.dial(late)).unwrap().unwrap();
     }
 }
