@@ -79,8 +79,9 @@ impl Config {
     /// Every fault of the file at once; or why it cannot be read.
     pub fn load(dir: &Path) -> Result<(Config, Vec<String>), Faults> {
         let file = dir.join(FILE);
-        let text = file::read(&file, LONGEST, None)
-            .map_err(|error| Faults::one(&file, &unreadable(&file, &error)))?;
+        let text = file::read(&file, LONGEST, None).map_err(|error| {
+            Faults::unread(&file, &unreadable(&file, &error), reason::may_pass(&error))
+        })?;
         if text.len() > LONGEST {
             return Err(Faults::one(&file, "is longer than 1 MiB, which no settings need."));
         }

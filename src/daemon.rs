@@ -1,7 +1,6 @@
 //! The daemon, from start to stop (protocol page, section 7).
 
 use std::cell::RefCell;
-use std::fmt::Display;
 use std::io;
 use std::net::TcpListener;
 use std::process::ExitCode;
@@ -20,7 +19,7 @@ use crate::limits;
 use crate::logging::{self, ALWAYS, Logging};
 use crate::mappings::mapping::Mapping;
 use crate::mappings::ports::{self, Pool};
-use crate::mappings::store::{self, Store, Writer};
+use crate::mappings::store::{self, Store, StoreError, Writer};
 use crate::net::conduit;
 use crate::os::memory;
 use crate::os::terminal::complain;
@@ -39,8 +38,11 @@ mod control;
 mod host;
 mod upkeep;
 
-/// The exit status of a start that settings, certificates or the state forbid.
-const FAULTY: u8 = 2;
+/// The exit status of a start that did not come about: 2 where settings, certificates or the state
+/// forbid it until somebody corrects them; 1 for what may pass, so that systemd tries again.
+fn status(may_pass: bool) -> u8 {
+    if may_pass { 1 } else { 2 }
+}
 
 /// Runs the daemon in the foreground until it is asked to stop.
 pub fn run(options: &Options) -> ExitCode {
@@ -57,8 +59,9 @@ pub fn run(options: &Options) -> ExitCode {
     let (config, warnings) = match Config::load(&options.config_dir) {
         Ok(loaded) => loaded,
         Err(faults) => {
+            let status = status(faults.may_pass());
             complain(faults);
-            return ExitCode::from(FAULTY);
+            return ExitCode::from(status);
         }
     };
     let listen_warning = config.listen_warning();
@@ -123,17 +126,18 @@ fn start(
     file_limit: usize,
     logging: &Logging,
 ) -> Result<Parts, (u8, String)> {
-    let faulty = |error: &dyn Display| (FAULTY, error.to_string());
     let instance = Instance::take(&options.run_dir).map_err(|error| (1, error.to_string()))?;
     let ownership = Ownership::take(&options.config_dir, &options.run_dir);
     let ownership = ownership.map_err(|error| (1, error.to_string()))?;
-    let state = store::open(&options.config_dir).map_err(|error| faulty(&error))?;
+    let state = store::open(&options.config_dir).map_err(|error| {
+        (status(matches!(error, StoreError::Unavailable(_))), error.to_string())
+    })?;
     let tls = if config.dev {
         None
     } else {
         let ca = config.controller_ca.as_deref();
         let tls = Tls::start(&options.config_dir, &config.address, ca);
-        Some(Arc::new(tls.map_err(|error| faulty(&error))?))
+        Some(Arc::new(tls.map_err(|error| (status(error.may_pass()), error.to_string()))?))
     };
     logging.tick();
     Ok(Parts { config, tls, state, file_limit, _instance: (instance, ownership) })

@@ -464,7 +464,10 @@ pub const STATUS_WAIT: Duration = Duration::from_secs(5);
 /// How often systemd and `stop` are told what a stopping daemon is still waiting for.
 pub const DRAIN_TOLD: Duration = Duration::from_secs(1);
 
-/// State changes that may wait for the disk at one time; further API calls wait.
+/// Changes that may be asked for at one time; further ones are answered 503. Half of
+/// [`HTTP_CONNECTIONS`]: a disk that hangs leaves the other half to those who ask for the status.
+pub const CHANGES_ASKED: usize = HTTP_CONNECTIONS / 2;
+/// State changes that may wait for the disk at one time; further ones wait.
 pub const CHANGES_WAITING: usize = 256;
 
 /// Size at which the log file is renamed; one old file is kept.

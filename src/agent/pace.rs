@@ -179,6 +179,8 @@ impl Pace {
     pub(super) fn try_now(&mut self, now: Instant) {
         self.not_before = now;
         self.redial = Backoff::new(limits::REDIAL);
+        self.more_at = self.more_at.map(|_| now);
+        self.regain = (now, limits::REDIAL[0]);
     }
 
     /// An idle tunnel of this age has ended by itself; `false` when it was lost together with
@@ -342,6 +344,8 @@ mod tests {
         assert_eq!(pace.may_open(now, 1, 0), Ok(()), "one has gone");
         assert_eq!(pace.may_open(now, 1, 1), Err(None));
         assert_eq!(pace.may_open(now + limits::REFUSED_AGAIN, 2, 0), Ok(()));
+        pace.try_now(now);
+        assert_eq!(pace.may_open(now, 2, 0), Ok(()), "the mapping may allow more now");
         let mut pace = Pace::new(now);
         assert_eq!(pace.refused(now, 0), Refusal::Never);
         assert!(pace.may_open(now + limits::REDIAL[0], 0, 0).is_ok(), "a first time is no proof");

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::origin::Foreign;
 use super::quoted::short;
 use crate::http::Fault;
+use crate::limits;
 use crate::pipes::registry::ChangeError;
 use crate::report::status::refused::{self, Refusal};
 
@@ -23,6 +24,8 @@ pub(crate) enum ApiError {
     UnknownPath(Box<str>),
     /// Nothing of the kind asked for has this id.
     Unknown(Box<str>),
+    /// No direct connection has this id.
+    NoDirect(Box<str>),
     /// No such direct connection, or a wrong passkey; the answer does not say which.
     UnknownDirect(Box<str>),
     Method {
@@ -32,6 +35,7 @@ pub(crate) enum ApiError {
     Http(Fault),
     Store(String),
     Stopping,
+    Busy,
     NoPorts(String),
 }
 
@@ -43,6 +47,7 @@ impl ApiError {
             ChangeError::NoPorts(why) => ApiError::NoPorts(why),
             ChangeError::Store(why) => ApiError::Store(why),
             ChangeError::Stopping => ApiError::Stopping,
+            ChangeError::Busy => ApiError::Busy,
         }
     }
 
@@ -56,11 +61,12 @@ impl ApiError {
             ApiError::Http(Fault::Crowded) => Some(refused::CALLERS_MEMORY),
             ApiError::Http(_) => Some(refused::NO_REQUEST),
             ApiError::NoPorts(_) => Some(refused::NO_PORTS),
-            ApiError::Store(_) => Some(refused::NOT_STORED),
+            ApiError::Store(_) | ApiError::Busy => Some(refused::NOT_STORED),
             ApiError::Stopping => Some(refused::CALLER_STOPPING),
             ApiError::Parameter { .. }
             | ApiError::UnknownPath(_)
             | ApiError::Unknown(_)
+            | ApiError::NoDirect(_)
             | ApiError::UnknownDirect(_)
             | ApiError::Method { .. }
             | ApiError::ContentType(_) => None,
@@ -72,12 +78,15 @@ impl ApiError {
         match self {
             ApiError::Parameter { .. } => 400,
             ApiError::NotAllowed(_) | ApiError::Foreign(_) | ApiError::StopFromAfar => 403,
-            ApiError::UnknownPath(_) | ApiError::Unknown(_) | ApiError::UnknownDirect(_) => 404,
+            ApiError::UnknownPath(_)
+            | ApiError::Unknown(_)
+            | ApiError::NoDirect(_)
+            | ApiError::UnknownDirect(_) => 404,
             ApiError::Method { .. } => 405,
             ApiError::ContentType(_) => 415,
             ApiError::Http(fault) => fault.status(),
             ApiError::Store(_) => 500,
-            ApiError::Stopping => 503,
+            ApiError::Stopping | ApiError::Busy => 503,
             ApiError::NoPorts(_) => 507,
         }
     }
@@ -100,6 +109,7 @@ impl fmt::Display for ApiError {
                 "no mapping has the id {}; `iofog-connector mapping list` shows those that are there",
                 short(id)
             ),
+            ApiError::NoDirect(id) => write!(f, "no direct connection has the id {}", short(id)),
             ApiError::UnknownDirect(id) => {
                 write!(f, "no direct connection has the id {} and this passkey", short(id))
             }
@@ -112,6 +122,12 @@ impl fmt::Display for ApiError {
             ApiError::Http(fault) => write!(f, "{fault}"),
             ApiError::Store(why) => write!(f, "the change could not be stored: {why}"),
             ApiError::Stopping => f.write_str("the connector is stopping; try again soon"),
+            ApiError::Busy => write!(
+                f,
+                "the disk is slow: {} changes wait to be stored already; nothing was changed, try \
+                 again later",
+                limits::CHANGES_ASKED
+            ),
             ApiError::NoPorts(why) => write!(f, "no two free ports: {why}"),
         }
     }

@@ -14,7 +14,7 @@ use super::server::Service;
 use super::{answer, origin};
 use crate::http::{Fault, Request, Response, Source};
 use crate::limits;
-use crate::pipes::registry::Registry;
+use crate::pipes::registry::{ChangeError, Registry};
 use crate::report::status::Status;
 use crate::runtime::aside;
 
@@ -86,6 +86,7 @@ impl Api {
                     self.meetings.forget(&id);
                     Ok(answer::removed(&id))
                 }
+                Err(ChangeError::Unknown) => Err(ApiError::NoDirect(id)),
                 Err(error) => Err(ApiError::of_change(error, &id)),
             },
             Call::MeetDirect { id, passkey, candidate } => {

@@ -1,7 +1,7 @@
 //! `mapping`: what the Controller does over the API, for people without one, over the control
 //! socket.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -232,8 +232,11 @@ fn keep(dir: &Path, port: u16, passcode: &Passcode) -> Result<PathBuf, String> {
     let path = passcode_file(dir, port);
     let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     let written = written.and_then(|mut file| {
-        writeln!(file, "{}", passcode.reveal()).inspect_err(|_| {
-            // An empty file would be in the way of the next one.
+        let kept = writeln!(file, "{}", passcode.reveal()).and_then(|()| file.sync_all());
+        // Its name, too; a folder that may not be read cannot be asked.
+        let kept = kept.and_then(|()| File::open(dir).map_or(Ok(()), |folder| folder.sync_all()));
+        kept.inspect_err(|_| {
+            // It would be in the way of the next one.
             let _ = fs::remove_file(&path);
         })
     });

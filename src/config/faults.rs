@@ -9,18 +9,29 @@ use std::path::Path;
 pub struct Faults {
     sentences: Vec<String>,
     warnings: Vec<String>,
+    may_pass: bool,
 }
 
 impl Faults {
     /// The sentences of several faults of one file, one at least, and of what is in order beside
     /// them but probably not meant.
     pub(super) fn all(sentences: Vec<String>, warnings: Vec<String>) -> Self {
-        Faults { sentences, warnings }
+        Faults { sentences, warnings, may_pass: false }
     }
 
     /// One fault of the file as a whole.
     pub(super) fn one(file: &Path, what: &str) -> Self {
         Faults::all(vec![format!("{}: {what}", file.display())], Vec::new())
+    }
+
+    /// As [`Faults::one`], for a file that cannot be read: whether that may pass.
+    pub(super) fn unread(file: &Path, what: &str, may_pass: bool) -> Self {
+        Faults { may_pass, ..Faults::one(file, what) }
+    }
+
+    /// Whether another start may find the file in order without anybody's doing.
+    pub fn may_pass(&self) -> bool {
+        self.may_pass
     }
 
     /// The faults' sentences, at least one.

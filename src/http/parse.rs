@@ -61,7 +61,7 @@ pub(super) fn head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Fault> {
     let connection = |option: &str| {
         values(request.headers, "connection")
             .flat_map(|value| value.split(','))
-            .any(|word| word.trim().eq_ignore_ascii_case(option))
+            .any(|word| blanks_off(word).eq_ignore_ascii_case(option))
     };
     let (authority, path) = target_parts(target)?;
     if values(request.headers, "host").nth(1).is_some() {
@@ -111,7 +111,12 @@ fn values<'a>(
     fields
         .iter()
         .filter(move |field| field.name.eq_ignore_ascii_case(name))
-        .map(|field| std::str::from_utf8(field.value).unwrap_or("\u{fffd}").trim())
+        .map(|field| blanks_off(std::str::from_utf8(field.value).unwrap_or("\u{fffd}")))
+}
+
+/// Without the blanks around it: space and tab alone are such (RFC 9110, section 5.6.3).
+fn blanks_off(text: &str) -> &str {
+    text.trim_matches([' ', '\t'])
 }
 
 /// The value of a field; the empty string when the field is given more than once.
@@ -198,6 +203,17 @@ mod tests {
 
     fn fault(bytes: &[u8]) -> u16 {
         head(bytes).expect_err(&String::from_utf8_lossy(bytes)).status()
+    }
+
+    #[test]
+    fn only_space_and_tab_are_blanks_around_a_value() {
+        for blank in ["\u{a0}", "\u{85}", "\u{2003}", "\u{3000}"] {
+            let coding = post(&format!("Transfer-Encoding: {blank}chunked\r\n"));
+            assert_eq!(fault(coding.as_bytes()), 501, "{blank:?}");
+            let length = post(&format!("Content-Length: 4{blank}\r\n"));
+            assert_eq!(fault(length.as_bytes()), 400, "{blank:?}");
+        }
+        assert!(head(post("Content-Length: \t 4 \t\r\n").as_bytes()).is_ok());
     }
 
     #[test]

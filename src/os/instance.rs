@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Access, FlockOperation, access, flock};
+use rustix::fs::{Access, FlockOperation, access, flock, major, minor};
 use rustix::io::Errno;
 
 use crate::config::folders::Options;
@@ -206,10 +206,14 @@ pub fn take_lock(file: &File) -> Result<(), Errno> {
 /// The process that has locked a file, where the kernel's list of locks can be read:
 /// `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF`.
 pub fn holder(file: &File) -> Option<u32> {
-    let inode = format!(":{}", file.metadata().ok()?.ino());
-    let locks = fs::read_to_string("/proc/locks").ok()?;
+    named(&fs::read_to_string("/proc/locks").ok()?, file)
+}
+
+fn named(locks: &str, file: &File) -> Option<u32> {
+    let (device, inode) = file.metadata().map(|data| (data.dev(), data.ino())).ok()?;
+    let file = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
     locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find_map(|words| {
-        let held = words.get(1) == Some(&"FLOCK") && words.get(5)?.ends_with(&inode);
+        let held = words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&&*file);
         held.then(|| words.get(4)?.parse().ok())?
     })
 }
@@ -258,6 +262,25 @@ mod tests {
         drop(instance);
         assert!(Instance::running(&run).unwrap().is_none());
         Instance::take(&run).unwrap();
+    }
+
+    #[test]
+    fn who_holds_a_lock_is_told_by_device_and_inode() {
+        let dir = Folder::new();
+        let path = dir.join("locked");
+        let file = File::create(&path).unwrap();
+        flock(&file, FlockOperation::LockExclusive).unwrap();
+        let (device, inode) = (file.metadata().unwrap().dev(), file.metadata().unwrap().ino());
+        let locks = |major: u32, inode: u64| {
+            let minor = minor(device);
+            format!(
+                "1: POSIX  ADVISORY  WRITE 7 {major:02x}:{minor:02x}:{inode} 0 EOF\n2: FLOCK  ADVISORY  WRITE 8 {major:02x}:{minor:02x}:{inode} 0 EOF\n"
+            )
+        };
+        let major = major(device);
+        assert_eq!(named(&locks(major, inode), &file), Some(8));
+        assert_eq!(named(&locks(major + 1, inode), &file), None, "another file system's");
+        assert_eq!(named(&locks(major, inode + 1), &file), None);
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! The daemon as a process: what is set once at its start, and what happens when it panics.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
+use rustix::pipe::PIPE_BUF;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::logging::Logging;
@@ -25,7 +28,10 @@ pub struct Prepared {
 /// files as the hard limit allows may be open.
 pub fn prepare() -> Prepared {
     rustix::process::umask(Mode::from_raw_mode(0o027));
-    let core = Rlimit { current: Some(0), maximum: getrlimit(Resource::Core).maximum };
+    // A limit of 0 does not hold for a core that goes to a program; at 1 the kernel makes none at
+    // all (core(5)).
+    let maximum = getrlimit(Resource::Core).maximum;
+    let core = Rlimit { current: Some(maximum.unwrap_or(1).min(1)), maximum };
     let warning = setrlimit(Resource::Core, core).err().map(|error| {
         format!(
             "core files, which may hold passcodes, cannot be turned off: {}",
@@ -59,11 +65,21 @@ pub fn abort_on_panic(logging: &Logging) {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("unnamed").to_owned();
         let message = format!("thread {name} panicked, the daemon ends: {info}");
-        // The log may be what panicked; stderr comes first.
-        let _ = writeln!(io::stderr(), "{}", escaped(&message));
+        // The log may be what panicked; stderr comes first, if that takes it at once.
+        let line = format!("{}\n", escaped(&message));
+        if takes_at_once(&io::stderr()) {
+            let _ = io::stderr().write_all(&line.as_bytes()[..line.len().min(PIPE_BUF)]);
+        }
         logging.last_words(&message);
         std::process::abort();
     }));
+}
+
+/// Whether [`PIPE_BUF`] bytes can be written without a wait: to a pipe, where there is that room.
+fn takes_at_once(file: &impl AsFd) -> bool {
+    let mut asked = [PollFd::new(file, PollFlags::OUT)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut asked, Some(&at_once)).is_ok() && asked[0].revents().contains(PollFlags::OUT)
 }
 
 #[cfg(test)]
@@ -90,6 +106,32 @@ mod tests {
         let thread = std::thread::Builder::new().name("worker".into());
         let _ = thread.spawn(|| panic!("two\nlines")).unwrap().join();
         std::process::exit(0);
+    }
+
+    #[test]
+    fn a_panic_does_not_wait_for_who_reads_stderr() {
+        use rustix::fs::{OFlags, fcntl_setfl};
+        use std::os::unix::process::ExitStatusExt;
+        let folder = Folder::new();
+        let (_unread, full) = rustix::pipe::pipe().unwrap();
+        fcntl_setfl(&full, OFlags::NONBLOCK).unwrap();
+        while rustix::io::write(&full, &[0; 4096]).is_ok() {}
+        fcntl_setfl(&full, OFlags::empty()).unwrap();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "os::process::tests::child_that_panics"]);
+        child.env("PANIC_IN", &*folder).stdout(std::process::Stdio::null()).stderr(full);
+        let mut child = child.spawn().unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if std::time::Instant::now() > deadline {
+                child.kill().unwrap();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        };
+        assert_eq!(status.signal(), Some(6));
     }
 
     #[test]

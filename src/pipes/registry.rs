@@ -34,6 +34,8 @@ pub enum ChangeError {
     Store(String),
     /// The daemon is stopping.
     Stopping,
+    /// [`limits::CHANGES_ASKED`] others wait for the disk.
+    Busy,
 }
 
 impl fmt::Display for ChangeError {
@@ -42,6 +44,7 @@ impl fmt::Display for ChangeError {
             ChangeError::Unknown => f.write_str("there is no mapping with this id"),
             ChangeError::NoPorts(why) | ChangeError::Store(why) => f.write_str(why),
             ChangeError::Stopping => f.write_str("the connector is stopping"),
+            ChangeError::Busy => f.write_str("too many changes wait for the disk"),
         }
     }
 }
@@ -56,6 +59,8 @@ pub struct Registry {
     /// What the connections of removed mappings have done.
     removed: Cell<Counts>,
     store_fault: RefCell<Option<String>>,
+    /// Changes that wait for the disk.
+    changing: Rc<()>,
     /// Until when sessions have time to end, once the daemon is stopping.
     draining: Cell<Option<Instant>>,
     started: Instant,
@@ -86,6 +91,7 @@ impl Registry {
             direct: RefCell::default(),
             removed: Cell::default(),
             store_fault: RefCell::new(None),
+            changing: Rc::default(),
             draining: Cell::new(None),
             started: Instant::now(),
         });
@@ -208,6 +214,11 @@ impl Registry {
     }
 
     async fn store(&self, change: Change) -> Result<(), ChangeError> {
+        // One for each change, and the registry's own.
+        if Rc::strong_count(&self.changing) > limits::CHANGES_ASKED {
+            return Err(ChangeError::Busy);
+        }
+        let _changing = self.changing.clone();
         let stored = self.store.change(change).await;
         self.store_fault.replace(match &stored {
             Err(error @ StoreError::Unwritable(_)) => Some(error.to_string()),
@@ -216,7 +227,10 @@ impl Registry {
         stored.map_err(|error| match error {
             StoreError::Unknown(_) => ChangeError::Unknown,
             StoreError::Stopped => ChangeError::Stopping,
-            StoreError::Unreadable(_) | StoreError::Unwritable(_) | StoreError::Taken(_) => {
+            StoreError::Unreadable(_)
+            | StoreError::Unavailable(_)
+            | StoreError::Unwritable(_)
+            | StoreError::Taken(_) => {
                 log::error!(target: ALWAYS, "a change was not made: {error}");
                 ChangeError::Store(error.to_string())
             }

@@ -23,6 +23,22 @@ pub(crate) fn is_missing(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound
 }
 
+/// Whether what is in the way of a file may be gone soon, without anybody's doing: then another
+/// start is worth while.
+pub(crate) fn may_pass(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(
+            Errno::IO
+                | Errno::MFILE
+                | Errno::NFILE
+                | Errno::NOMEM
+                | Errno::NOSPC
+                | Errno::STALE
+        )
+    )
+}
+
 /// Why the file `path` cannot be read: half a sentence about it, with the remedy, without a dot.
 pub(crate) fn reading(path: &Path, error: &io::Error) -> String {
     match error.kind() {

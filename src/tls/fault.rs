@@ -46,6 +46,16 @@ pub enum TlsError {
 }
 
 impl TlsError {
+    /// Whether it may pass, as [`reason::may_pass`] says.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            TlsError::File { error, .. } | TlsError::Unwritten { error, .. } => {
+                reason::may_pass(error)
+            }
+            _ => false,
+        }
+    }
+
     pub(super) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         |error| TlsError::File { path, error }

@@ -462,7 +462,8 @@ fn direct_connection_introduces_two_agents(mode: Mode) {
     let again = api.post("/api/v2/direct/add", "").ok();
     let again = again["id"].as_str().unwrap();
     api.post("/api/v2/direct/remove", &form(&[("mappingid", again)])).ok();
-    api.post("/api/v2/direct/remove", &form(&[("mappingid", again)])).failed(404);
+    let said = api.post("/api/v2/direct/remove", &form(&[("mappingid", again)])).failed(404);
+    assert_eq!(said, format!("no direct connection has the id {again:?}"));
 }
 
 #[test]

@@ -249,11 +249,13 @@ fn state_that_cannot_be_read_stops_the_start_and_stays() {
     daemon.stop();
     let text = daemon.read(STATE);
     let file = daemon.config().join(STATE);
-    for (calls, error) in [
-        ("?readlink,?readlinkat", "EIO"),
-        ("?open,?openat", "EIO"),
-        ("?open,?openat", "EACCES"),
-        ("read", "EIO"),
+    // What may pass is worth another start, which systemd does not make after a 2.
+    for (calls, error, status) in [
+        ("?readlink,?readlinkat", "EIO", 1),
+        ("?open,?openat", "EIO", 1),
+        ("?open,?openat", "EMFILE", 1),
+        ("?open,?openat", "EACCES", 2),
+        ("read", "EIO", 1),
     ] {
         let inject = format!("inject={calls}:error={error}:when=1+");
         let trace = daemon.folder().join("trace");
@@ -274,12 +276,66 @@ fn state_that_cannot_be_read_stops_the_start_and_stays() {
             could_not_run(said);
             return;
         }
-        assert_eq!(output.status.code(), Some(2), "{calls} {error}: {said}");
+        assert_eq!(output.status.code(), Some(status), "{calls} {error}: {said}");
         assert!(said.contains(STATE), "{calls} {error}: {said}");
         assert_eq!(daemon.read(STATE), text, "{calls} {error}");
     }
     daemon.start();
     assert_eq!(running(&daemon).len(), 1);
+}
+
+#[test]
+fn changes_that_a_hung_disk_keeps_waiting_keep_nobody_from_asking_for_the_status() {
+    let daemon = Daemon::new(Mode::Plain);
+    let inject = ["-o", "/dev/null", "-e", "inject=fsync:delay_enter=600000000"];
+    let Some(hung) = Strace::attach(&daemon, &inject) else { return };
+    const WAITING: usize = 128;
+    const BEYOND: usize = 20;
+    let (told, answers) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..WAITING + BEYOND {
+            let (daemon, told) = (&daemon, told.clone());
+            scope.spawn(move || told.send(daemon.api().post("/api/v2/direct/add", "")).unwrap());
+        }
+        for _ in 0..BEYOND {
+            let message = answers.recv_timeout(PATIENCE).unwrap().failed(503);
+            assert!(message.contains("128 changes wait to be stored already"), "{message}");
+        }
+        let status = daemon.cli(&["status"]);
+        assert!(status.status.success(), "{status:?}");
+        daemon.api().get("/api/v2/status").ok();
+        drop(hung);
+        for _ in 0..WAITING {
+            answers.recv_timeout(PATIENCE).unwrap().ok();
+        }
+    });
+    daemon.control().post("/api/v2/direct/add", "").ok();
+}
+
+#[test]
+fn passcode_file_that_is_not_on_the_disk_is_no_success() {
+    let daemon = Daemon::new(Mode::Plain);
+    let folder = daemon.folder().join("passcodes");
+    fs::create_dir(&folder).unwrap();
+    let output = Command::new("strace")
+        .args(["-f", "-o", "/dev/null", "-e", "inject=fsync:error=EIO"])
+        .args(binary())
+        .args(["mapping", "add", "public", "--dir", folder.to_str().unwrap()])
+        .args(["--run", daemon.run().to_str().unwrap()])
+        .output();
+    let Ok(output) = output else {
+        not_installed("strace");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("PTRACE") {
+        could_not_run(said);
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the disk reports a fault"), "{said}");
+    assert_eq!(names(&folder), [""; 0]);
+    assert!(running(&daemon).is_empty());
 }
 
 // Power failing

@@ -14,6 +14,9 @@ pub enum StoreError {
     /// The file cannot be read or does not hold what it should: the start must stop. All faults,
     /// a sentence each.
     Unreadable(Vec<String>),
+    /// The file cannot be read now, for what may pass: the disk, no file left, another process that
+    /// has its lock. The sentence says which.
+    Unavailable(String),
     /// The file could not be replaced; the sentence says why.
     Unwritable(String),
     /// A mapping was to be added whose id is in use.
@@ -28,7 +31,9 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StoreError::Unreadable(sentences) => f.write_str(&sentences.join("\n")),
-            StoreError::Unwritable(sentence) => f.write_str(sentence),
+            StoreError::Unavailable(sentence) | StoreError::Unwritable(sentence) => {
+                f.write_str(sentence)
+            }
             StoreError::Taken(id) => write!(f, "A mapping with the id {id:?} exists already."),
             StoreError::Unknown(id) => write!(f, "There is no mapping with the id {id:?}."),
             StoreError::Stopped => f.write_str("The connector is stopping; nothing was changed."),
@@ -51,7 +56,12 @@ pub(super) fn unreadable(file: &Path, error: &io::Error) -> StoreError {
         }
         _ => reason::reading(file, error),
     };
-    StoreError::Unreadable(vec![format!("{}: {why}.", file.display())])
+    let sentence = format!("{}: {why}.", file.display());
+    if reason::may_pass(error) {
+        StoreError::Unavailable(sentence)
+    } else {
+        StoreError::Unreadable(vec![sentence])
+    }
 }
 
 /// Another process has the file's lock.
@@ -61,11 +71,11 @@ pub(super) fn shared(file: &Path, holder: Option<u32>) -> StoreError {
         Some((pid, None)) => format!(" (process {pid})"),
         None => String::new(),
     };
-    StoreError::Unreadable(vec![format!(
+    StoreError::Unavailable(format!(
         "{}: another iofog-connector{who} keeps its mappings in this file; stop that one, or let \
          each have a file of its own.",
         file.display()
-    )])
+    ))
 }
 
 /// The file does not hold what it should; each fault is half a sentence.
