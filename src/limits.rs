@@ -179,6 +179,9 @@ pub const DIAL: Duration = Duration::from_secs(8);
 /// alone, before the next is tried beside it (RFC 8305, section 8: 10 ms and, recommended, 250 ms).
 pub const DIAL_PAUSE: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(250)];
 
+/// The agent's side: addresses of a name that are tried at all: [`DIAL`] has time for one each 10 ms.
+pub const ADDRESSES: usize = 800;
+
 /// The agent's side: addresses of a name that are tried at one time, with one file each.
 pub const DIALS_TOGETHER: usize = 8;
 

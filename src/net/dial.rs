@@ -144,7 +144,8 @@ impl Dialler {
 }
 
 /// The order in which a name's addresses are tried (RFC 8305, section 4): the one that worked last,
-/// then as the resolver gave them, but the families in turn.
+/// then as the resolver gave them, but the families in turn; no more than can be tried in time, since
+/// a resolver may give thousands, each of which is looked for among those before it.
 fn order(found: &[SocketAddr], worked: Option<SocketAddr>) -> Vec<SocketAddr> {
     let first = worked.filter(|worked| found.contains(worked)).or(found.first().copied());
     let Some(first) = first else { return Vec::new() };
@@ -154,7 +155,7 @@ fn order(found: &[SocketAddr], worked: Option<SocketAddr>) -> Vec<SocketAddr> {
     });
     loop {
         let next = [other.next(), same.next()];
-        if next == [None, None] {
+        if next == [None, None] || ordered.len() >= limits::ADDRESSES {
             return ordered;
         }
         for one in next.into_iter().flatten() {
@@ -371,6 +372,9 @@ mod tests {
         let gone = addresses(&["10.0.0.9"])[0];
         assert_eq!(order(&found[..2], Some(gone)), found[..2], "it is no address any more");
         assert!(order(&[], Some(gone)).is_empty());
+        // As many as a resolver can give, of which no more than there is time for.
+        let many: Vec<_> = (0..6000).map(|port| SocketAddr::new(found[0].ip(), port)).collect();
+        assert!(order(&many, None).len() <= limits::ADDRESSES + 1);
     }
 
     #[test]
