@@ -83,14 +83,14 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
+    use crate::testing::folder::Folder;
 
     const MOMENT: Duration = Duration::from_millis(50);
     const PATIENCE: Duration = Duration::from_secs(60);
 
     #[test]
     fn what_is_no_file_holds_nobody_up() {
-        let dir = std::env::temp_dir().join(format!("file-{}", uuid::Uuid::new_v4()));
-        fs::create_dir(&dir).unwrap();
+        let dir = Folder::new();
         let [pipe, link] = ["pipe", "link"].map(|name| dir.join(name));
         mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
         symlink("/dev/zero", &link).unwrap();
@@ -108,13 +108,11 @@ mod tests {
         assert_eq!(read(&link, 10, Some(PATIENCE)).unwrap(), [0; 11]);
         fs::write(dir.join("long"), [7; 100]).unwrap();
         assert_eq!(read(&dir.join("long"), 10, None).unwrap(), [7; 11]);
-        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]
     fn pipe_of_the_command_line_is_read_to_its_end() {
-        let dir = std::env::temp_dir().join(format!("file-{}", uuid::Uuid::new_v4()));
-        fs::create_dir(&dir).unwrap();
+        let dir = Folder::new();
         let pipe = dir.join("pipe");
         mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
         let path = pipe.clone();
@@ -126,6 +124,5 @@ mod tests {
         });
         assert_eq!(read(&pipe, 10, Some(PATIENCE)).unwrap(), b"one two");
         writer.join().unwrap();
-        fs::remove_dir_all(dir).unwrap();
     }
 }
