@@ -324,3 +324,66 @@ async fn tunnel_ended(pipe: &Pipe, side: usize, tunnel: Box<Tunnel>, why: IdleEn
     }
     drop(file);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::net::TcpListener;
+    use std::path::Path;
+    use std::rc::Rc;
+    use std::sync::{Arc, mpsc};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::mappings::mapping::{self, AgentLimits, AgentPort, Mapping};
+    use crate::mappings::ports::Pool;
+    use crate::os::{Files, For};
+    use crate::pipes::refusals::Refusals;
+    use crate::pipes::shared::Shared;
+    use crate::runtime::Workers;
+
+    /// A public pipe whose sessions would be on `workers`.
+    fn public(workers: Rc<Workers>, files: Arc<Files>) -> Rc<Pipe> {
+        let settings =
+            r#"{"ports":["6000-6001"],"exclude":[],"broker":1,"address":"h","dev":true}"#;
+        let (config, _) = Config::parse(settings.as_bytes(), Path::new("settings")).unwrap();
+        let shared = Shared {
+            config: RefCell::new(Rc::new(config)),
+            tls: None,
+            workers,
+            pool: Pool::new(&[], None, files.clone()),
+            refusals: Refusals::default(),
+            files,
+        };
+        let limits = AgentLimits { max_connections: 60, heartbeat_threshold: None };
+        let agent = AgentPort { port: 6000, passcode: Passcode::random(), limits };
+        let pipe = mapping::Pipe::Public { agent, users: 6001 };
+        Pipe::new(Rc::new(shared), Mapping { id: "id".into(), pipe }).unwrap()
+    }
+
+    #[test]
+    fn mapping_is_wary_where_a_worker_does_not_say_in_time_which_tunnels_broke() {
+        runtime::block_on(async {
+            let (workers, files) = (Rc::new(Workers::start(1).unwrap()), Files::new(1 << 20));
+            let pipe = public(workers.clone(), files.clone());
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let is_wary = || {
+                let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let peer = socket.peer_addr().unwrap();
+                let slot = Slot::take(pipe.sides[0].slots.clone(), Version::One);
+                let (stream, file) = (Stream::plain(socket).unwrap(), files.try_take(For::Pipe));
+                let fresh = Tunnel::new(stream, Version::One, peer, slot, file.unwrap());
+                pipe.pairing.quiet_at(&fresh).is_some_and(|at| at > fresh.quiet_since())
+            };
+            let (goes_on, held_up) = mpsc::channel::<()>();
+            workers.spawn(|_| async move { held_up.recv() }).detach();
+            hear_of_ends(&pipe).await;
+            assert!(!is_wary(), "there is no tunnel of which it could be said");
+            pipe.sides[0].in_use.set(1);
+            hear_of_ends(&pipe).await;
+            assert!(is_wary());
+            drop(goes_on);
+        })
+        .unwrap();
+    }
+}
