@@ -361,8 +361,12 @@ async fn serve_api(
         opened = ports::open_listener(address);
     };
     fault.replace(None);
-    let acceptor =
-        shared.tls.clone().map(|tls| -> Acceptor { Rc::new(move || tls.current().api.clone()) });
+    let acceptor = shared.tls.clone().map(|tls| -> Acceptor {
+        Rc::new(move || {
+            let now = tls.current();
+            (now.api.clone(), now.callers)
+        })
+    });
     log::info!(target: ALWAYS, "the API listens on {address}{}", if acceptor.is_some() { " (TLS)" } else { "" });
     match server.serve_tcp(&listener, acceptor).await {
         Ok(never) => match never {},

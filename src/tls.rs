@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use futures_rustls::rustls::ServerConfig;
+use futures_rustls::rustls::{RootCertStore, ServerConfig};
 use rustix::fs::{Access, access};
 
 use crate::logging::{ALWAYS, Utc};
@@ -39,6 +39,10 @@ pub struct Configs {
     pub user: Arc<ServerConfig>,
     /// The control API.
     pub api: Arc<ServerConfig>,
+    /// Who signs its callers' certificates.
+    authorities: Option<Arc<RootCertStore>>,
+    /// Another number than a connection began with: its caller may not be one of these.
+    pub callers: u64,
     dates: Dates,
     /// Whether the log has been told what is wrong with these dates.
     is_told: AtomicBool,
@@ -58,7 +62,12 @@ impl Tls {
 
     /// Reads the files again. After an error, the old settings stay in force.
     pub fn reload(&self, dir: &Path, address: &str, ca: Option<&Path>) -> Result<(), TlsError> {
-        let configs = Arc::new(Configs::new(&Identity::load(dir, address)?, ca)?);
+        let mut configs = Configs::new(&Identity::load(dir, address)?, ca)?;
+        let old = self.current();
+        let anchors = |configs: &Configs| configs.authorities.clone().map(|all| all.roots.clone());
+        let limited = ca.is_some() && anchors(&configs) != anchors(&old);
+        configs.callers = old.callers + u64::from(limited);
+        let configs = Arc::new(configs);
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = configs;
         Ok(())
     }
@@ -85,10 +94,13 @@ impl Tls {
 
 impl Configs {
     fn new(identity: &Identity, ca: Option<&Path>) -> Result<Self, TlsError> {
+        let authorities = ca.map(controllers).transpose()?;
         let configs = Configs {
             tunnel: identity.tunnel_config()?,
             user: identity.user_config()?,
-            api: identity.api_config(ca)?,
+            api: identity.api_config(ca.zip(authorities.clone()))?,
+            authorities,
+            callers: 0,
             is_told: identity.dates.doubt(Utc::now()).is_some().into(),
             dates: identity.dates.clone(),
         };

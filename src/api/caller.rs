@@ -14,6 +14,8 @@ pub enum Peer {
 /// What a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Door {
+    /// Other authorities than those at its beginning say now who may call.
+    pub outdated: bool,
     /// TLS.
     pub secure: bool,
     /// The caller has connected to a loopback address.

@@ -19,6 +19,8 @@ pub(crate) enum ApiError {
         fault: String,
     },
     NotAllowed(IpAddr),
+    /// The connection began before other authorities counted.
+    Outdated,
     Foreign(Foreign),
     StopFromAfar,
     UnknownPath(Box<str>),
@@ -54,7 +56,7 @@ impl ApiError {
     /// Which kind of refusal it is; `None` for an answer that only says what there is not.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         match self {
-            ApiError::NotAllowed(_) => Some(refused::NOT_ALLOWED),
+            ApiError::NotAllowed(_) | ApiError::Outdated => Some(refused::NOT_ALLOWED),
             ApiError::Foreign(_) => Some(refused::FOREIGN),
             ApiError::StopFromAfar => Some(refused::STOP_FROM_AFAR),
             ApiError::Http(Fault::TooSlow) => Some(refused::CALLER_LATE),
@@ -77,7 +79,10 @@ impl ApiError {
     pub(crate) fn status(&self) -> u16 {
         match self {
             ApiError::Parameter { .. } => 400,
-            ApiError::NotAllowed(_) | ApiError::Foreign(_) | ApiError::StopFromAfar => 403,
+            ApiError::NotAllowed(_)
+            | ApiError::Outdated
+            | ApiError::Foreign(_)
+            | ApiError::StopFromAfar => 403,
             ApiError::UnknownPath(_)
             | ApiError::Unknown(_)
             | ApiError::NoDirect(_)
@@ -99,6 +104,10 @@ impl fmt::Display for ApiError {
             ApiError::NotAllowed(ip) => {
                 write!(f, "{ip} is not an allowed controller; the setting controllers decides")
             }
+            ApiError::Outdated => f.write_str(
+                "other client certificates than when this connection began are taken now; connect \
+                 again",
+            ),
             ApiError::Foreign(why) => write!(f, "{why}"),
             ApiError::StopFromAfar => f.write_str(
                 "the connector can only be stopped on its own machine: iofog-connector stop",

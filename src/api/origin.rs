@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn what_pages_of_other_sites_send_is_refused() {
-        let open = Door { secure: false, loopback: false };
+        let open = Door { outdated: false, secure: false, loopback: false };
         let local = Door { loopback: true, ..open };
         let secure = Door { secure: true, ..open };
         let (same, none) = (Some("same-origin"), Some("none"));

@@ -60,8 +60,8 @@ pub trait Service: 'static {
 }
 
 /// Gives the TLS settings in force: asked for every connection, so that new certificates serve
-/// the next one.
-pub type Acceptor = Rc<dyn Fn() -> Arc<ServerConfig>>;
+/// the next one. The number is another once others' certificates are taken than before.
+pub type Acceptor = Rc<dyn Fn() -> (Arc<ServerConfig>, u64)>;
 
 /// The accept loops and the connections they have begun.
 pub struct Server<S> {
@@ -115,6 +115,7 @@ impl<S: Service> Server<S> {
                     let ip = address.ip().to_canonical();
                     let local = socket.local_addr().map(|local| local.ip().to_canonical());
                     let door = Door {
+                        outdated: false,
                         secure: tls.is_some(),
                         loopback: local.is_ok_and(|local| local.is_loopback()),
                     };
@@ -148,7 +149,7 @@ impl<S: Service> Server<S> {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let door = Door { secure: false, loopback: false };
+                    let door = Door { outdated: false, secure: false, loopback: false };
                     let caller = Caller { peer: Peer::Local, door, way: Duration::ZERO };
                     self.spawn(caller, move |handler| serve(stream, handler)).await;
                 }
@@ -178,6 +179,7 @@ impl<S: Service> Server<S> {
             service: self.service.clone(),
             peer,
             door,
+            greeted: None,
             state: state.clone(),
             all: self.connections.clone(),
         });
@@ -279,13 +281,23 @@ struct Handshake {
 }
 
 impl Handshake {
-    async fn serve<S: Service>(self, socket: TcpStream, handler: Connection<S>) {
+    async fn serve<S: Service>(self, socket: TcpStream, mut handler: Connection<S>) {
         let has_spoken = Cell::new(false);
+        let greeted = Cell::new(0);
         let progress = |progress| {
             has_spoken.set(true);
             handler.all.shakes_hands(&handler.state, progress);
         };
-        let secured = handshake::secure(&self.workers, socket, || (self.acceptor)(), progress);
+        let secured = handshake::secure(
+            &self.workers,
+            socket,
+            || {
+                let (config, callers) = (self.acceptor)();
+                greeted.set(callers);
+                config
+            },
+            progress,
+        );
         let secured = until(Instant::now() + limits::TLS_HANDSHAKE, Box::pin(secured)).await;
         match secured.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
             Ok(mut stream) => {
@@ -295,6 +307,7 @@ impl Handshake {
                 };
                 if or(entered, left(&mut stream)).await {
                     handler.state.begin_turn();
+                    handler.greeted = Some((self.acceptor, greeted.get()));
                     serve(stream, handler).await;
                 }
             }
@@ -346,13 +359,17 @@ struct Connection<S> {
     service: Rc<S>,
     peer: Peer,
     door: Door,
+    /// Where it has shaken hands: what it did so with.
+    greeted: Option<(Acceptor, u64)>,
     state: Rc<State>,
     all: Rc<Connections>,
 }
 
 impl<S: Service> Handler for Connection<S> {
     fn admit(&self, source: &Source) -> Result<(), Response> {
-        self.service.admit(self.peer, self.door, source)
+        let outdated =
+            self.greeted.as_ref().is_some_and(|(acceptor, callers)| acceptor().1 != *callers);
+        self.service.admit(self.peer, Door { outdated, ..self.door }, source)
     }
 
     async fn answer(&self, request: Request) -> Response {

@@ -177,6 +177,7 @@ impl Service for Api {
             // Its file's mode guards the Unix socket, which no browser opens.
             Peer::Local => return Ok(()),
             Peer::Remote(ip) if !self.host.admits(ip) => ApiError::NotAllowed(ip),
+            Peer::Remote(_) if door.outdated => ApiError::Outdated,
             Peer::Remote(_) => {
                 match origin::check(door, source, |name| self.host.is_called(name)) {
                     Ok(()) => return Ok(()),

@@ -28,14 +28,7 @@ pub(crate) fn is_missing(error: &io::Error) -> bool {
 pub(crate) fn may_pass(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
-        Some(
-            Errno::IO
-                | Errno::MFILE
-                | Errno::NFILE
-                | Errno::NOMEM
-                | Errno::NOSPC
-                | Errno::STALE
-        )
+        Some(Errno::IO | Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOSPC | Errno::STALE)
     )
 }
 

@@ -107,13 +107,19 @@ impl Identity {
         Ok(Arc::new(config))
     }
 
-    /// For the API: with `controller_ca`, a PEM file of authorities, callers need a certificate
+    /// For the API: with `controller_ca`, a PEM file and its authorities, callers need a certificate
     /// signed by one of them.
-    pub fn api_config(&self, controller_ca: Option<&Path>) -> Result<Arc<ServerConfig>, TlsError> {
+    pub(super) fn api_config(
+        &self,
+        controller_ca: Option<(&Path, Arc<RootCertStore>)>,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
         self.config(controller_ca).map(Arc::new)
     }
 
-    fn config(&self, client_ca: Option<&Path>) -> Result<ServerConfig, TlsError> {
+    fn config(
+        &self,
+        client_ca: Option<(&Path, Arc<RootCertStore>)>,
+    ) -> Result<ServerConfig, TlsError> {
         let aes = has_aes();
         let mut provider = provider(aes);
         provider.cipher_suites = sni::honest(&provider.cipher_suites);
@@ -123,11 +129,10 @@ impl Identity {
             .map_err(TlsError::Settings)?;
         let builder = match client_ca {
             None => builder.with_no_client_auth(),
-            Some(path) => {
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(controllers(path)?, provider)
-                        .build()
-                        .map_err(|error| TlsError::content(path, error.to_string()))?;
+            Some((path, authorities)) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(authorities, provider)
+                    .build()
+                    .map_err(|error| TlsError::content(path, error.to_string()))?;
                 builder.with_client_cert_verifier(verifier)
             }
         };

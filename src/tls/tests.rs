@@ -239,7 +239,8 @@ fn api_callers_need_a_certificate_of_the_authority() {
     let certificate = authority.self_signed(&authority_key).unwrap();
     folder.write("ca.pem", &certificate.pem());
     let issuer = rcgen::Issuer::new(authority, authority_key);
-    let server = identity.api_config(Some(&folder.join("ca.pem"))).unwrap();
+    let ca = folder.join("ca.pem");
+    let server = identity.api_config(Some((&ca, roots(&ca).unwrap()))).unwrap();
 
     let anonymous = handshake(server.clone(), client(&trust, &[&version::TLS13]), "localhost");
     let error = anonymous.err().unwrap();

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::*;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 in_both_modes!(
@@ -912,6 +913,39 @@ fn controllerca_lets_only_its_own_certificates_in() {
     // Agents and users need none.
     let mapping = daemon.control().add_public(60, NEVER);
     daemon.session(&mapping);
+}
+
+#[test]
+fn new_controllerca_counts_for_connections_that_are_open_already() {
+    let (first, second) = (Authority::new("first"), Authority::new("second"));
+    let daemon = Daemon::builder(Mode::Tls).file("ca.pem", first.pem()).start();
+    let reload = || {
+        let count = || daemon.log_text().matches("settings read again").count();
+        let before = count();
+        daemon.signal(Signal::HUP);
+        until("the settings are read again", || count() > before);
+    };
+    let outdated = |mut open: Connection| {
+        let message = open.get(STATUS).failed(403);
+        assert!(message.contains("other client certificates"), "{message}");
+        open.expect_closed();
+    };
+    let pem = daemon.config().join("server-cert.pem");
+    let mut anybody = daemon.api().connect();
+    anybody.get(STATUS).ok();
+    daemon.set("controllerca", "ca.pem");
+    reload();
+    outdated(anybody);
+    let identity = first.sign(&["controller"]);
+    let config = trusting_with_identity(&pem, &identity);
+    let mut known = Controller::tcp(daemon.api_address(), Some(config)).connect();
+    known.get(STATUS).ok();
+    // The same once more is nothing new.
+    reload();
+    known.get(STATUS).ok();
+    daemon.write("ca.pem", &second.pem());
+    reload();
+    outdated(known);
 }
 
 #[test]

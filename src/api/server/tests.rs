@@ -93,7 +93,7 @@ fn start_with(tls: Option<Arc<ServerConfig>>, files: Arc<Files>) -> Running {
             listener.set_nonblocking(true).expect("set");
             let unix = UnixListener::bind(&path).expect("a socket");
             ready.send(listener.local_addr().expect("an address")).expect("the test waits");
-            let tls = tls.map(|config| Rc::new(move || config.clone()) as Acceptor);
+            let tls = tls.map(|config| Rc::new(move || (config.clone(), 0_u64)) as Acceptor);
             let both = future::zip(server.serve_tcp(&listener, tls), server.serve_unix(unix));
             let ends = async { _ = both.await };
             let told = async { stopped.recv().await.expect("the test says so") };
