@@ -4,10 +4,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::net::address::network_number;
 use crate::runtime::until;
 use turns::{Kind, Number, Room, Turns};
 
@@ -67,10 +69,12 @@ impl Crowd {
         }
     }
 
-    /// Joins, with the other end a `round_trip` away.
-    pub fn join(&self, round_trip: Duration) -> Member<'_> {
+    /// One from `address` joins, with the other end a `round_trip` away.
+    pub fn join(&self, address: IpAddr, round_trip: Duration) -> Member<'_> {
         let ticket = Rc::<Ticket>::default();
-        let number = self.turns.borrow_mut().join(ticket.clone(), round_trip, Instant::now());
+        let network = network_number(address);
+        let number =
+            self.turns.borrow_mut().join(ticket.clone(), network, round_trip, Instant::now());
         Member { crowd: self, number, ticket, has_spoken: Cell::new(false) }
     }
 
@@ -80,7 +84,7 @@ impl Crowd {
         if let Some(oldest) = oldest {
             oldest.revoke();
         }
-        self.join(Duration::ZERO)
+        self.join(Ipv4Addr::LOCALHOST.into(), Duration::ZERO)
     }
 
     /// How long a member keeps its place after it was answered.
@@ -149,6 +153,10 @@ mod tests {
     use super::*;
     use smol::future::{block_on, poll_once};
 
+    fn join(crowd: &Crowd, round_trip: Duration) -> Member<'_> {
+        crowd.join(Ipv4Addr::LOCALHOST.into(), round_trip)
+    }
+
     fn is_replaced(member: &Member<'_>) -> bool {
         block_on(poll_once(member.replaced())).is_some()
     }
@@ -157,13 +165,13 @@ mod tests {
     fn a_newcomer_takes_the_place_of_one_that_is_mute() {
         crate::runtime::block_on(async {
             let crowd = Crowd::default();
-            let (first, second) = (crowd.join(Duration::ZERO), crowd.join(Duration::ZERO));
+            let (first, second) = (join(&crowd, Duration::ZERO), join(&crowd, Duration::ZERO));
             assert!(poll_once(crowd.room(3)).await.is_some(), "there is room");
             first.spoke();
             assert!(poll_once(crowd.room(2)).await.is_none(), "all have their turn first");
             crowd.room(2).await;
             assert!(is_replaced(&second) && !is_replaced(&first));
-            let third = crowd.join(Duration::ZERO);
+            let third = join(&crowd, Duration::ZERO);
             third.spoke();
             assert!(poll_once(crowd.room(2)).await.is_none());
             drop(third);
@@ -180,9 +188,9 @@ mod tests {
             let crowd = Crowd::default();
             crowd.room(4).await;
             let far = Duration::from_millis(300);
-            let members = [Duration::ZERO, Duration::ZERO, far].map(|way| crowd.join(way));
+            let members = [Duration::ZERO, Duration::ZERO, far].map(|way| join(&crowd, way));
             members.iter().for_each(Member::spoke);
-            let still_served = crowd.join(Duration::ZERO);
+            let still_served = join(&crowd, Duration::ZERO);
             still_served.spoke();
             members.iter().for_each(Member::answered);
             crowd.room(4).await;
@@ -192,7 +200,7 @@ mod tests {
             let [first, second, _third] = members;
             drop((first, second));
             // Another one may be slow now.
-            let next = [crowd.join(Duration::ZERO), crowd.join(Duration::ZERO)];
+            let next = [join(&crowd, Duration::ZERO), join(&crowd, Duration::ZERO)];
             next.iter().for_each(Member::spoke);
             next.iter().for_each(Member::answered);
             crowd.room(4).await;
@@ -205,7 +213,7 @@ mod tests {
     fn who_waits_for_room_is_told_of_every_change() {
         crate::runtime::block_on(async {
             let crowd = Crowd::default();
-            let (first, second) = (crowd.join(Duration::ZERO), crowd.join(Duration::ZERO));
+            let (first, second) = (join(&crowd, Duration::ZERO), join(&crowd, Duration::ZERO));
             first.spoke();
             second.spoke();
             let mut room = std::pin::pin!(crowd.room(2));

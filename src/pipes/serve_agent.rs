@@ -99,7 +99,7 @@ async fn admit(
     peer: SocketAddr,
     file: FileGuard,
 ) -> Option<Box<Tunnel>> {
-    let proven = authenticate(pipe, side, socket).await;
+    let proven = authenticate(pipe, side, socket, peer).await;
     let Proven { stream, version, early } = match proven {
         Ok(proven) => proven,
         Err((why, has_spoken)) => {
@@ -130,8 +130,9 @@ async fn authenticate(
     pipe: &Pipe,
     side: usize,
     socket: TcpStream,
+    peer: SocketAddr,
 ) -> Result<Proven, (Unproven, bool)> {
-    let stranger = pipe.unauthenticated.join(tcp_info::round_trip(&socket));
+    let stranger = pipe.unauthenticated.join(peer.ip(), tcp_info::round_trip(&socket));
     let is_secured = Cell::new(false);
     let proving = async {
         let secured = secure(&pipe.shared, socket, Peer::Agent, &stranger).await;

@@ -28,7 +28,7 @@ use crate::runtime::{Timer, until};
 /// wait alone.
 pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileGuard) {
     let user_wait = pipe.settings().user_wait;
-    let member = pipe.handshakes.join(tcp_info::round_trip(&socket));
+    let member = pipe.handshakes.join(peer.ip(), tcp_info::round_trip(&socket));
     // It has waited for a tunnel from when it came, which may be a while before it was accepted.
     let user_wait = user_wait.saturating_sub(tcp_info::silence(&socket));
     let stream = Box::pin(shake_hands(pipe, socket, peer, &member)).await;

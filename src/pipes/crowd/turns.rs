@@ -17,7 +17,9 @@ pub(super) type Number = u64;
 pub(super) struct Turns<T> {
     next: Number,
     members: Numbered<Member<T>>,
-    kinds: [List; 3],
+    /// Those that members come from.
+    networks: Numbered<Network>,
+    kinds: [List; 4],
     /// The limit when room was last asked for.
     limit: usize,
     /// Members that may be slow.
@@ -33,6 +35,16 @@ pub(super) enum Kind {
     Spoken,
     /// The same, and it may be slow: the patience with it never shrinks.
     Slow,
+    /// It comes from a network whose members come in vain, whatever it has sent.
+    Vain,
+}
+
+/// Whom members come from: an address, or all addresses that one stranger has.
+#[derive(Default)]
+struct Network {
+    members: usize,
+    /// How many have lost their places, less two for each that has got through.
+    vain: u32,
 }
 
 /// What a member does.
@@ -48,6 +60,7 @@ enum State {
 
 struct Member<T> {
     who: T,
+    network: u64,
     since: Instant,
     /// To the other end and back.
     round_trip: Duration,
@@ -94,7 +107,8 @@ impl<T> Default for Turns<T> {
         Turns {
             next: 0,
             members: Numbered::default(),
-            kinds: [limits::SILENT_HALVINGS, limits::SPOKEN_HALVINGS, 0].map(list),
+            networks: Numbered::default(),
+            kinds: [limits::SILENT_HALVINGS, limits::SPOKEN_HALVINGS, 0, 0].map(list),
             limit: 0,
             slow: 0,
         }
@@ -102,12 +116,19 @@ impl<T> Default for Turns<T> {
 }
 
 impl<T> Turns<T> {
-    /// One joins, and is to say something.
-    pub(super) fn join(&mut self, who: T, round_trip: Duration, now: Instant) -> Number {
+    /// One of a `network` joins, and is to say something.
+    pub(super) fn join(
+        &mut self,
+        who: T,
+        network: u64,
+        round_trip: Duration,
+        now: Instant,
+    ) -> Number {
         let number = self.next;
         self.next += 1;
         let member = Member {
             who,
+            network,
             since: now,
             round_trip,
             state: State::Through,
@@ -117,14 +138,21 @@ impl<T> Turns<T> {
             may_be_slow: false,
         };
         self.members.insert(number, member);
+        if self.networks.get(network).is_none() {
+            self.networks.insert(network, Network::default());
+        }
+        if let Some(network) = self.networks.get_mut(network) {
+            network.members += 1;
+        }
         self.set_state(number, State::Turn(Kind::Silent, now));
         number
     }
 
     /// It has sent something: the connector's turn begins, if it has not begun before.
     pub(super) fn spoke(&mut self, number: Number, now: Instant) {
-        let may_be_slow = self.slow < self.limit.div_ceil(limits::SLOW_SHARE);
         let Some(member) = self.members.get_mut(number) else { return };
+        let vain = self.networks.get(member.network).is_some_and(Network::is_vain);
+        let may_be_slow = !vain && self.slow < self.limit.div_ceil(limits::SLOW_SHARE);
         if !std::mem::replace(&mut member.has_spoken, true) {
             member.may_be_slow = may_be_slow;
             self.slow += usize::from(may_be_slow);
@@ -162,6 +190,9 @@ impl<T> Turns<T> {
         self.set_state(number, State::Through);
         if let Some(member) = self.members.get_mut(number) {
             self.slow -= usize::from(std::mem::take(&mut member.may_be_slow));
+            if let Some(network) = self.networks.get_mut(member.network) {
+                network.vain = network.vain.saturating_sub(2);
+            }
         }
     }
 
@@ -170,6 +201,12 @@ impl<T> Turns<T> {
         self.set_state(number, State::Through);
         let member = self.members.remove(number)?;
         self.slow -= usize::from(member.may_be_slow);
+        if let Some(network) = self.networks.get_mut(member.network) {
+            network.members -= 1;
+            if network.members == 0 {
+                self.networks.remove(member.network);
+            }
+        }
         Some(member.who)
     }
 
@@ -193,28 +230,36 @@ impl<T> Turns<T> {
 
     /// When the first one has to go, and which.
     fn first_to_go(&self) -> Option<(Instant, Number)> {
-        let first = |list: &List| {
-            let &(from, number) = list.from.first()?;
-            Some((from + list.patience(), number))
+        let first = |kind: Kind| {
+            let &(from, number) = self.kinds[kind as usize].from.first()?;
+            Some((from + self.patience(kind), number))
         };
-        self.kinds.iter().filter_map(first).min()
+        [Kind::Silent, Kind::Spoken, Kind::Slow, Kind::Vain].into_iter().filter_map(first).min()
     }
 
     /// It has to go, and others of its kind have less time from now on unless some get through.
     fn revoke(&mut self, number: Number) -> Option<T> {
-        if let State::Turn(kind @ (Kind::Silent | Kind::Spoken), _) =
-            self.members.get(number)?.state
-        {
+        let member = self.members.get(number)?;
+        if let State::Turn(kind, _) = member.state {
             let list = &mut self.kinds[kind as usize];
-            if !std::mem::take(&mut list.got_through) {
+            let shrinks = matches!(kind, Kind::Silent | Kind::Spoken);
+            if shrinks && !std::mem::take(&mut list.got_through) {
                 list.halvings = (list.halvings + 1).min(limits::HALVINGS);
+            }
+            if let Some(network) = self.networks.get_mut(member.network) {
+                network.vain = (network.vain + 1).min(2 * limits::IN_VAIN);
             }
         }
         self.leave(number)
     }
 
-    fn set_state(&mut self, number: Number, state: State) {
+    fn set_state(&mut self, number: Number, mut state: State) {
         let Some(member) = self.members.get_mut(number) else { return };
+        if let State::Turn(kind, _) = &mut state {
+            if self.networks.get(member.network).is_some_and(Network::is_vain) {
+                *kind = Kind::Vain;
+            }
+        }
         if let State::Turn(kind, from) = std::mem::replace(&mut member.state, state) {
             self.kinds[kind as usize].from.remove(&(from, number));
         }
@@ -225,12 +270,21 @@ impl<T> Turns<T> {
 
     /// How long members of this kind keep their places after their turns began.
     pub(super) fn patience(&self, kind: Kind) -> Duration {
-        self.kinds[kind as usize].patience()
+        match kind {
+            Kind::Vain => limits::VAIN_TURN,
+            kind => self.kinds[kind as usize].patience(),
+        }
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.members.len()
+    }
+}
+
+impl Network {
+    fn is_vain(&self) -> bool {
+        self.vain >= limits::IN_VAIN
     }
 }
 

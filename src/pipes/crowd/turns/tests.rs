@@ -15,9 +15,11 @@ enum Word {
 
 /// All that is known of a member: every question goes through its whole past.
 struct Past {
+    network: u64,
     came: Instant,
     round_trip: Duration,
     may_be_slow: bool,
+    is_vain: bool,
     words: Vec<(Word, Instant)>,
 }
 
@@ -40,6 +42,7 @@ impl Past {
     /// Since when it could have gone on, and what it is; `None` while it is not its turn.
     fn turn(&self) -> Option<(Kind, Instant)> {
         match self.words.last() {
+            None if self.is_vain => return Some((Kind::Vain, self.came)),
             None => return Some((Kind::Silent, self.came)),
             Some((Word::Spoke | Word::GotThrough, _)) => return None,
             Some(_) => {}
@@ -54,6 +57,7 @@ impl Past {
             true => (Kind::Slow, Duration::ZERO),
             false => (Kind::Spoken, (own + far).min(longest)),
         };
+        let kind = if self.is_vain { Kind::Vain } else { kind };
         Some((kind, self.came + self.ours(self.words.len()) + turn))
     }
 }
@@ -65,6 +69,8 @@ struct Model {
     members: BTreeMap<Number, Past>,
     /// Who had to go, by kind, and where there is `None` that one got through.
     ends: Vec<Option<Kind>>,
+    /// Networks of which somebody is there, and how many of each came in vain.
+    vain: BTreeMap<u64, i32>,
 }
 
 impl Model {
@@ -73,6 +79,7 @@ impl Model {
             Kind::Silent => Duration::from_millis(250),
             Kind::Spoken => Duration::from_secs(1),
             Kind::Slow => return Duration::from_secs(2),
+            Kind::Vain => return Duration::from_millis(30),
         };
         let mut others_get_through = false;
         for end in self.ends.iter().filter(|end| end.is_none_or(|gone| gone == kind)) {
@@ -92,17 +99,36 @@ impl Model {
             self.ends.push(None);
         }
         let Some(past) = self.members.get_mut(&number) else { return };
+        let vain = self.vain.get_mut(&past.network).unwrap();
         let is_first = past.words.iter().all(|(word, _)| *word != Word::Spoke);
         if word == Word::Spoke && is_first {
-            past.may_be_slow = 4 * slow < self.limit;
+            past.may_be_slow = *vain < 64 && 4 * slow < self.limit;
+        }
+        if word == Word::GotThrough {
+            *vain = (*vain - 2).max(0);
         }
         past.may_be_slow &= word != Word::GotThrough;
         past.words.push((word, now));
+        // What it says counts when its turn begins anew; until then it is what it was.
+        past.is_vain = *vain >= 64;
+    }
+
+    fn leaves(&mut self, number: Number) -> Option<Number> {
+        let past = self.members.remove(&number)?;
+        if self.members.values().all(|other| other.network != past.network) {
+            self.vain.remove(&past.network);
+        }
+        Some(number)
     }
 
     fn goes(&mut self, number: Number) -> Number {
-        let past = self.members.remove(&number).unwrap();
-        self.ends.extend(past.turn().map(|(kind, _)| Some(kind)));
+        let past = &self.members[&number];
+        if let Some((kind, _)) = past.turn() {
+            let vain = self.vain.get_mut(&past.network).unwrap();
+            *vain = (*vain + 1).min(128);
+            self.ends.push(Some(kind));
+        }
+        self.leaves(number);
         number
     }
 
@@ -129,13 +155,13 @@ impl Model {
 
 #[test]
 fn whatever_happens_the_same_must_go_as_by_looking_at_all() {
-    let mut replaced = 0;
+    let (mut replaced, mut in_vain) = (0, 0);
     for seed in 0..200 {
         let random = &mut fastrand::Rng::with_seed(seed);
         let (mut model, mut turns) = (Model::default(), Turns::default());
         let mut now = Instant::now();
         let mut joined = 0;
-        for step in 0..300 {
+        for step in 0..1000 {
             now += random.choice([0u32, 1, 30, 250]).unwrap() * MILLISECOND;
             // One that is gone, too, may still say something.
             let number = random.u64(..joined + 1).max(joined.saturating_sub(12));
@@ -144,10 +170,14 @@ fn whatever_happens_the_same_must_go_as_by_looking_at_all() {
             match random.u8(..9) {
                 0 | 1 => {
                     let round_trip = random.u32(..3) * 200 * MILLISECOND;
+                    let network = random.u64(..2);
+                    let is_vain = *model.vain.entry(network).or_default() >= 64;
                     let (came, words) = (now, Vec::new());
-                    let past = Past { came, round_trip, may_be_slow: false, words };
+                    let may_be_slow = false;
+                    let past = Past { network, came, round_trip, may_be_slow, is_vain, words };
                     model.members.insert(joined, past);
-                    assert_eq!(turns.join(joined, round_trip, now), joined, "{at}");
+                    assert_eq!(turns.join(joined, network, round_trip, now), joined, "{at}");
+                    in_vain += usize::from(is_vain);
                     joined += 1;
                 }
                 2 | 3 => {
@@ -167,7 +197,7 @@ fn whatever_happens_the_same_must_go_as_by_looking_at_all() {
                     turns.got_through(number);
                 }
                 6 => {
-                    let left = model.members.remove(&number).map(|_| number);
+                    let left = model.leaves(number);
                     assert_eq!(turns.leave(number), left, "{at}");
                 }
                 7 => assert_eq!(turns.replace_oldest(limit), model.replace_oldest(limit), "{at}"),
@@ -184,11 +214,12 @@ fn whatever_happens_the_same_must_go_as_by_looking_at_all() {
         }
     }
     assert!(replaced > 1000, "{replaced} had to go");
+    assert!(in_vain > 100, "{in_vain} came from a network whose members come in vain");
 }
 
 /// One that has sent something and been answered at once.
 fn answered(turns: &mut Turns<()>, now: Instant) -> Number {
-    let member = turns.join((), Duration::ZERO, now);
+    let member = turns.join((), 1, Duration::ZERO, now);
     turns.spoke(member, now);
     turns.answered(member, now);
     member
@@ -198,7 +229,7 @@ fn answered(turns: &mut Turns<()>, now: Instant) -> Number {
 fn patience_shrinks_while_all_wait_in_vain_and_grows_while_others_get_through() {
     let (mut turns, now) = (Turns::default(), Instant::now());
     let get_through = |turns: &mut Turns<()>| {
-        let member = turns.join((), Duration::ZERO, now);
+        let member = turns.join((), 1, Duration::ZERO, now);
         turns.got_through(member);
         turns.leave(member);
     };
@@ -233,7 +264,7 @@ fn patience_shrinks_while_all_wait_in_vain_and_grows_while_others_get_through() 
 #[test]
 fn nobody_loses_a_place_while_the_connector_takes_its_time() {
     let (mut turns, mut now) = (Turns::default(), Instant::now());
-    let members = [(); 3].map(|()| turns.join((), Duration::ZERO, now));
+    let members = [(); 3].map(|()| turns.join((), 1, Duration::ZERO, now));
     members.iter().for_each(|member| turns.spoke(*member, now));
     assert_eq!(turns.first_to_go(), None);
     now += limits::STRANGER_TURN;
@@ -246,7 +277,7 @@ fn nobody_loses_a_place_while_the_connector_takes_its_time() {
 fn who_sends_byte_after_byte_gains_no_time_and_who_is_answered_has_a_new_turn() {
     let (mut turns, mut now) = (Turns::default(), Instant::now());
     let pause = 20 * MILLISECOND;
-    let member = turns.join((), Duration::ZERO, now);
+    let member = turns.join((), 1, Duration::ZERO, now);
     let due = |turns: &Turns<()>| turns.first_to_go().unwrap().0;
     let silent = due(&turns);
     now += pause;
@@ -274,7 +305,7 @@ fn the_connectors_time_is_added_up_and_nothing_else_adds_to_the_longest_time() {
     let (mut turns, start) = (Turns::default(), Instant::now());
     let mut now = start;
     turns.limit = 1;
-    let slow = turns.join((), Duration::ZERO, now);
+    let slow = turns.join((), 1, Duration::ZERO, now);
     for _ in 0..2 {
         turns.spoke(slow, now);
         now += 20 * MILLISECOND;
@@ -287,9 +318,75 @@ fn the_connectors_time_is_added_up_and_nothing_else_adds_to_the_longest_time() {
     turns.got_through(slow);
     assert_eq!((turns.slow, turns.first_to_go()), (0, None));
     turns.limit = 0;
-    let far = turns.join((), Duration::from_secs(10), now);
+    let far = turns.join((), 1, Duration::from_secs(10), now);
     turns.spoke(far, now);
     turns.answered(far, now);
     let latest = now + limits::SLOW_TURN - limits::STRANGER_TURN;
     assert_eq!(turns.first_to_go(), Some((latest + turns.patience(Kind::Spoken), far)));
+}
+
+/// Which of `count` newcomers a second are let in within `seconds`, when all but every eleventh are a
+/// stranger's that never say a word, and the others say all they have to say at once.
+fn waits_of_good_ones(count: u32, seconds: u32, stranger: u64) -> Vec<Duration> {
+    let (limit, start) = (128, Instant::now());
+    let mut turns = Turns::default();
+    let mut waits = Vec::new();
+    let mut now = start;
+    for newcomer in 0..count * seconds {
+        let came = start + newcomer * Duration::from_secs(1) / count;
+        now = now.max(came);
+        loop {
+            match turns.room(limit, now) {
+                Room::NotBefore(due) => now = due.unwrap(),
+                _ => break,
+            }
+        }
+        if newcomer % 11 > 0 {
+            turns.join((), stranger, Duration::ZERO, now);
+        } else {
+            let good = turns.join((), 1, Duration::ZERO, now);
+            turns.got_through(good);
+            turns.leave(good);
+            waits.push(now - came);
+        }
+    }
+    waits
+}
+
+#[test]
+fn silent_ones_of_one_network_hold_up_no_others_that_get_through() {
+    for count in [220, 440, 1500] {
+        let waits = waits_of_good_ones(count, 10, 2);
+        let late = &waits[waits.len() / 2..];
+        assert!(
+            late.iter().max() < Some(&Duration::from_millis(100)),
+            "{count} a second: {late:?}"
+        );
+        assert!(waits.iter().max() < Some(&Duration::from_secs(4)), "{count} a second: {waits:?}");
+    }
+}
+
+#[test]
+fn who_comes_from_a_network_in_vain_is_trusted_again_when_others_of_it_get_through() {
+    let (mut turns, now) = (Turns::default(), Instant::now());
+    let stays = turns.join((), 1, Duration::ZERO, now);
+    let join = |turns: &mut Turns<()>| turns.join((), 1, Duration::ZERO, now);
+    for _ in 0..limits::IN_VAIN {
+        let silent = join(&mut turns);
+        turns.revoke(silent);
+    }
+    let due = |turns: &Turns<()>, number| {
+        let mut lists = turns.kinds.iter().enumerate();
+        lists
+            .find(|(_, list)| list.from.iter().any(|(_, one)| *one == number))
+            .map(|(kind, _)| kind)
+    };
+    let vain = join(&mut turns);
+    let other = turns.join((), 2, Duration::ZERO, now);
+    assert_eq!(due(&turns, vain), Some(Kind::Vain as usize));
+    assert_eq!(due(&turns, other), Some(Kind::Silent as usize));
+    assert_eq!(due(&turns, stays), Some(Kind::Silent as usize), "it came before");
+    turns.got_through(vain);
+    let next = join(&mut turns);
+    assert_eq!(due(&turns, next), Some(Kind::Silent as usize));
 }
