@@ -231,8 +231,7 @@ fn report(pipe: &Pipe, peer: SocketAddr, end: UserEnd, has_spoken: bool) {
         UserEnd::Served => return,
         // A port that is looked at for whether it is open, as health checks do.
         UserEnd::Left if !has_spoken => {
-            let what = format_args!("user {peer} left and had sent nothing");
-            return pipe.record.connection(what);
+            return pipe.record.connection(format_args!("user {peer} left and had sent nothing"));
         }
         UserEnd::Left => &refused::LEFT,
         UserEnd::Replaced => &refused::OUSTED,
