@@ -64,6 +64,8 @@ pub(super) struct State {
     pub(super) since: Cell<Instant>,
     /// It has begun to greet, and its turn with it.
     has_begun: Cell<bool>,
+    /// When the connector's turn began, and when its own would have ended without that.
+    paused: Cell<Option<(Instant, Instant)>>,
     /// How long it may take to go on.
     turn: Duration,
     turn_ends: Cell<Instant>,
@@ -82,6 +84,7 @@ impl State {
             held: Cell::new(0),
             since: Cell::new(now),
             has_begun: Cell::new(false),
+            paused: Cell::new(None),
             turn,
             turn_ends: Cell::new(now + turn),
         }
@@ -93,14 +96,21 @@ impl State {
 
     /// The connector's own slowness counts for [`limits::SLOW_TURN`] at most.
     fn shakes_hands(&self, progress: Progress) {
-        let longest = self.since.get() + limits::SLOW_TURN;
-        let goes_on = progress == Progress::Unfinished && self.has_begun.replace(true);
-        self.turn_ends.set(match progress {
-            Progress::Spoke => longest,
+        let (now, longest) = (Instant::now(), self.since.get() + limits::SLOW_TURN);
+        let paused = self.paused.take();
+        let turn_ends = match progress {
+            Progress::Spoke => {
+                self.paused.set(Some((now, self.turn_ends.get())));
+                longest
+            }
             // Byte after byte gains no time.
-            Progress::Unfinished if goes_on => return,
-            Progress::Unfinished | Progress::Answered => longest.min(Instant::now() + self.turn),
-        });
+            Progress::Unfinished if self.has_begun.replace(true) => match paused {
+                Some((since, ends)) => longest.min(ends + (now - since)),
+                None => return,
+            },
+            Progress::Unfinished | Progress::Answered => longest.min(now + self.turn),
+        };
+        self.turn_ends.set(turn_ends);
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -21,7 +21,8 @@ use crate::runtime::{Io, Line, Load, Permit, Workers};
 /// How far a stranger has come with its handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It has sent something, and it is the connector that takes its time now.
+    /// It has sent something, and it is the connector that takes its time now. Of one whose steps come
+    /// in pieces this is said before each of them that has to wait for a permit.
     Spoke,
     /// What it has sent is answered: it is its turn to go on.
     Answered,
@@ -57,18 +58,19 @@ pub async fn secure(
 /// # Errors
 /// `UnexpectedEof`: the other end has left meanwhile.
 async fn wait_in_line<'a>(line: &'a Line, listened: &Io<TcpStream>) -> io::Result<Permit<'a>> {
+    let (port, address) = ends(listened.get_ref());
     // One that leaves gives its place in the line back at once.
     let left = async {
         poll_fn(|context| listened.poll_ended(context)).await;
         None
     };
-    let permit = or(async { Some(turn(line, listened.get_ref()).await) }, left).await;
+    let permit = or(async { Some(line.wait(port, address).await) }, left).await;
     let permit = permit.filter(|_| !has_left(listened.get_ref()));
     permit.ok_or(io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Shakes hands on a worker. The permit is given back after the first message has been dealt with:
-/// what then waits for the other end holds nobody up.
+/// Shakes hands on a worker. The permit is given back when all that has come has been dealt with: what
+/// waits for the other end holds nobody up. What is hard after that needs another one.
 async fn shake(
     workers: &Workers,
     socket: TcpStream,
@@ -76,23 +78,37 @@ async fn shake(
     permit: Permit<'_>,
     progress: impl Fn(Progress),
 ) -> io::Result<Stream> {
-    let (dealt_with, told) = smol::channel::bounded(1);
+    let (port, address) = ends(&socket);
+    // Whether it asks for another permit, or has dealt with what has come.
+    let (tell, told) = smol::channel::bounded(1);
+    let (grant, granted) = smol::channel::bounded(1);
     let answers = Arc::new(AtomicUsize::new(0));
     let answered = answers.clone();
     let handshake = |load: Load| async move {
-        let stream = Stream::accept(socket, config, |is_answer| {
+        let dealt_with = |is_answer| {
             answered.fetch_add(usize::from(is_answer), Ordering::Relaxed);
-            // That an answer before is not told of yet is as good.
-            let _ = dealt_with.try_send(());
-        });
-        let stream = stream.await.map(Stream::detach);
+            // That the same is not told of yet is as good.
+            let _ = tell.try_send(false);
+        };
+        let turn = || async {
+            // Who gives permits is there as long as this is.
+            let _ = tell.send(true).await;
+            let _ = granted.recv().await;
+        };
+        let stream = Stream::accept(socket, config, dealt_with, turn).await.map(Stream::detach);
         drop(load);
         stream
     };
     let report = async move {
         let mut permit = Some(permit);
         let mut seen = 0;
-        while told.recv().await.is_ok() {
+        while let Ok(asks) = told.recv().await {
+            if asks {
+                progress(Progress::Spoke);
+                permit = Some(workers.line.wait(port, address).await);
+                let _ = grant.try_send(());
+                continue;
+            }
             permit.take();
             let answers = answers.load(Ordering::Relaxed);
             let is_answer = std::mem::replace(&mut seen, answers) != answers;
@@ -103,12 +119,12 @@ async fn shake(
     or(workers.spawn(handshake), report).await?.attach()
 }
 
-/// Waits for the turn of who has connected to `socket`.
-async fn turn<'a>(line: &'a Line, socket: &TcpStream) -> Permit<'a> {
+/// Where who has connected to `socket` has come to, and from which network.
+fn ends(socket: &TcpStream) -> (u16, IpAddr) {
     // One that is gone by now has a turn like any other.
     let port = socket.local_addr().map_or(0, |local| local.port());
     let address = socket.peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip());
-    line.wait(port, network(address)).await
+    (port, network(address))
 }
 
 /// Whether the other end has closed or ended: no handshake can be finished with it.
@@ -121,8 +137,11 @@ fn has_left(socket: &TcpStream) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
+    use futures_rustls::rustls::ClientConnection;
+
     use super::*;
-    use std::net::IpAddr;
 
     fn address(last: u8) -> IpAddr {
         Ipv4Addr::new(192, 0, 2, last).into()
@@ -145,6 +164,68 @@ mod tests {
             let soon = std::time::Instant::now() + crate::limits::TLS_HANDSHAKE;
             let left = crate::runtime::until(soon, secured).await.expect("it is seen");
             assert_eq!(left.err().unwrap().kind(), io::ErrorKind::UnexpectedEof);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn greetings_in_two_pieces_wait_for_their_turns_with_the_second_too() {
+        const SPLIT: usize = 60;
+        crate::runtime::block_on(async {
+            let dir = crate::testing::folder::Folder::new();
+            let identity = crate::tls::Identity::load_or_make(&dir, "localhost").unwrap();
+            let config = identity.tunnel_config().unwrap();
+            let client = crate::tls::client_config(Some(&dir.join(crate::tls::CERTIFICATE)), None);
+            drop(dir);
+            let name = "localhost".try_into().unwrap();
+            let mut client = ClientConnection::new(client.unwrap(), name).unwrap();
+            let mut hello = Vec::new();
+            client.write_tls(&mut hello).unwrap();
+            let workers = Workers::start(1).unwrap();
+            let said = RefCell::new(Vec::new());
+            let tasks = smol::LocalExecutor::new();
+            let listeners = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+            let join = |number: usize| {
+                let listener = &listeners[number / SPLIT];
+                let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let (here, _) = listener.accept().unwrap();
+                here.set_nonblocking(true).unwrap();
+                let (workers, config, said) = (&workers, config.clone(), &said);
+                let note = move |progress| said.borrow_mut().push((number, progress));
+                tasks.spawn(secure(workers, here, || config, note)).detach();
+                there
+            };
+            let clients: Vec<_> = (0..=SPLIT).map(join).collect();
+            let send = |clients: &[TcpStream], bytes: &[u8]| {
+                for mut client in clients {
+                    std::io::Write::write_all(&mut client, bytes).unwrap();
+                }
+            };
+            let count =
+                |what: Progress| said.borrow().iter().filter(|(_, said)| *said == what).count();
+            let late = std::time::Instant::now() + std::time::Duration::from_secs(30);
+            send(&clients[..SPLIT], &hello[..1]);
+            let begun = tasks.run(async {
+                while count(Progress::Unfinished) < SPLIT {
+                    crate::runtime::look().await;
+                }
+            });
+            crate::runtime::until(late, begun).await.expect("all have had a turn");
+            // Nothing that they say is dealt with here before the last has said what it has to say.
+            send(&clients[..SPLIT], &hello[1..]);
+            send(&clients[SPLIT..], &hello);
+            let honest = (SPLIT, Progress::Answered);
+            let answered = tasks.run(async {
+                while !said.borrow().contains(&honest) {
+                    crate::runtime::look().await;
+                }
+            });
+            crate::runtime::until(late, answered).await.expect("it is answered");
+            let said = said.borrow();
+            let asked = said.iter().position(|said| *said == (SPLIT, Progress::Spoke)).unwrap();
+            let others = said[asked..].iter().take_while(|said| **said != honest);
+            let before = others.filter(|(_, what)| *what == Progress::Answered).count();
+            assert!(before < SPLIT / 4, "{before} were answered before it");
         })
         .unwrap();
     }

@@ -1,7 +1,7 @@
 //! Handshakes, one step a turn.
 
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use futures_rustls::pki_types::ServerName;
 use futures_rustls::rustls::{
     ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection,
 };
+use smol::future::or;
 
 use super::Stream;
 use crate::limits;
@@ -31,14 +32,16 @@ pub fn set_stepped(look: u32) {
 impl Stream {
     /// Shakes hands as the server, with a stranger. The caller sets the deadline. `answered` is called
     /// when what has come is dealt with, and it is the stranger's turn: with `true` if there was
-    /// something to answer, and `false` if that was not enough for it.
+    /// something to answer, and `false` if that was not enough for it. What is hard in the handshake
+    /// after that waits for `turn` first.
     ///
     /// # Errors
     /// What rustls or the socket says; an alert for the peer has been sent then.
-    pub async fn accept(
+    pub async fn accept<T: Future<Output = ()>>(
         socket: TcpStream,
         config: Arc<ServerConfig>,
         answered: impl FnMut(bool),
+        turn: impl FnMut() -> T,
     ) -> io::Result<Self> {
         let connection = ServerConnection::new(config).map_err(io::Error::other)?;
         let connection = Connection::Server(connection);
@@ -46,7 +49,7 @@ impl Stream {
         if let Some(tls) = &mut stream.state.tls {
             tls.share = Some(Share::of_greetings());
         }
-        stream.shake_hands(answered).await?;
+        stream.shake_hands(answered, turn).await?;
         stream.allow();
         Ok(stream)
     }
@@ -54,17 +57,19 @@ impl Stream {
     /// Goes on with the handshake, one step a turn, and one of all handshakes of the thread: with a
     /// hard certificate a step takes as long as a MiB of a session, or ten. So before a step the
     /// kernel is looked at, and all that is ready has its turn, `queued` being the look after which
-    /// this one has queued up: it goes on behind those that became ready in the last step.
+    /// this one has queued up: it goes on behind those that became ready in the last step. Gives
+    /// whether the handshake is done; it is not where a hard step is next and it `has_turn` no more.
     pub(super) fn poll_handshake(
         &mut self,
         context: &Context<'_>,
         queued: &mut Option<u32>,
-    ) -> Poll<io::Result<()>> {
+        has_turn: bool,
+    ) -> Poll<io::Result<bool>> {
         loop {
             ready!(self.poll_send_queued(context))?;
-            let Some(tls) = &self.state.tls else { return Poll::Ready(Ok(())) };
+            let Some(tls) = &self.state.tls else { return Poll::Ready(Ok(true)) };
             if !tls.connection.is_handshaking() {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(true));
             }
             if tls.ended {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
@@ -73,6 +78,9 @@ impl Stream {
             let has_more = self.socket.maybe_readable() || !tls.unopened.is_empty();
             // What is hard is done with the agreement on keys; what is left takes little.
             let is_hard = tls.connection.negotiated_key_exchange_group().is_none();
+            if has_more && is_hard && !has_turn {
+                return Poll::Ready(Ok(false));
+            }
             // By how long ago it was, since the number of looks begins anew some day.
             let age = |look: u32| looks().wrapping_sub(look);
             let is_behind =
@@ -115,21 +123,39 @@ impl Stream {
         let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
         let connection = Connection::Client(connection);
         let mut stream = Stream::tls(Io::new(socket)?, connection, limits::STRANGER_BYTES);
-        stream.shake_hands(|_| {}).await?;
+        stream.shake_hands(|_| {}, || async {}).await?;
         Ok(stream)
     }
 
-    pub(super) async fn shake_hands(&mut self, mut answered: impl FnMut(bool)) -> io::Result<()> {
-        let mut queued = None;
-        poll_fn(|context| {
-            let polled = self.poll_handshake(context, &mut queued);
+    async fn shake_hands<T: Future<Output = ()>>(
+        &mut self,
+        mut answered: impl FnMut(bool),
+        mut turn: impl FnMut() -> T,
+    ) -> io::Result<()> {
+        let (mut queued, mut has_turn) = (None, true);
+        let mut step = |stream: &mut Self, context: &Context<'_>, turn: &mut bool| {
+            let polled = stream.poll_handshake(context, &mut queued, *turn);
             if polled.is_pending() && queued.is_none() {
-                let tls = self.state.tls.as_mut();
+                *turn = false;
+                let tls = stream.state.tls.as_mut();
                 answered(tls.is_some_and(|tls| std::mem::take(&mut tls.replied)));
             }
             polled
-        })
-        .await?;
+        };
+        while !poll_fn(|context| step(self, context, &mut has_turn)).await? {
+            let left = async {
+                poll_fn(|context| self.poll_ended(context)).await;
+                false
+            };
+            has_turn = or(left, async {
+                turn().await;
+                true
+            })
+            .await;
+            if !has_turn {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
         // The handshake's last bytes may never have arrived.
         self.state.waiting_since = Some(now());
         Ok(())
