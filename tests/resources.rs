@@ -279,6 +279,32 @@ fn connections_beyond_the_limit_of_files_wait_and_are_served_when_some_are_free(
     assert!(longest < SOON, "a session stood still for {longest:?}");
 }
 
+#[test]
+fn one_connection_more_on_every_port_takes_no_file_that_is_kept_free() {
+    raise_files();
+    let nofile = ["prlimit", "--nofile=128"];
+    let daemon =
+        Daemon::builder(Mode::Plain).ports(60).wrapper(&nofile).set("userwait", 100_000).start();
+    let mappings: Vec<_> = (0..20).map(|_| daemon.api().add_public(60, NEVER)).collect();
+    let told = || {
+        let state = daemon.control().state_of(&mappings[0]).expect("the mapping");
+        state["limitsReached"].to_string()
+    };
+    let held = stalled(at(mappings[0].port2), 128, b"x");
+    until("the files are used up", || told().contains("open files"));
+    let (before, files) = (told(), daemon.open_files());
+    let others = mappings[1..].iter().flat_map(|mapping| [mapping.port1, mapping.port2]);
+    let more: Vec<_> = others.flat_map(|port| stalled(at(port), 1, b"x")).collect();
+    // The daemon hears of those before this call.
+    daemon.control().status("all");
+    let taken = daemon.open_files().saturating_sub(files);
+    assert!(taken < 5, "{taken} files were taken by {} connections", more.len());
+    thread::sleep(ms(500));
+    assert_eq!(told(), before, "it is counted although nobody else comes");
+    daemon.api().remove(&mappings[5]);
+    drop(held);
+}
+
 // The log
 
 /// Makes the daemon log two lines.

@@ -60,11 +60,6 @@ impl Files {
         })
     }
 
-    /// Whether [`Files::try_take`] would give one now.
-    pub fn has_room(&self, who: For) -> bool {
-        self.used() < self.most(who)
-    }
-
     fn most(&self, who: For) -> usize {
         let leave = match who {
             For::Pipe => limits::FILES_RESERVED,

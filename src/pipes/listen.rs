@@ -2,13 +2,13 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Instant;
 
 use smol::LocalExecutor;
-use smol::future::{or, yield_now, zip};
+use smol::future::{or, poll_once, yield_now, zip};
 
 use crate::limits;
 use crate::logging::Gate;
@@ -92,24 +92,26 @@ async fn accept<'a>(
         }
     };
     let users = side == 1 && pipe.is_public();
+    // Whether somebody waits for a file.
+    let mut short = false;
     loop {
-        room(pipe, users, &listener).await;
-        if !pipe.shared.files.has_room(For::Pipe) {
-            pipe.record.reached(reached::FILES);
+        // Nobody is looked for room for, and no file taken, before there is a newcomer.
+        listener.come().await;
+        room(pipe, users).await;
+        let Some(file) = pipe.shared.files.try_take(For::Pipe) else {
+            if !std::mem::replace(&mut short, true) {
+                pipe.record.reached(reached::FILES);
+            }
             complain(&no_files(pipe));
             sleep(limits::ACCEPT_PAUSE).await;
             continue;
-        }
-        match listener.accept().await {
+        };
+        short = false;
+        // One that is gone by now is not waited for with the file in hand.
+        let Some(accepted) = poll_once(listener.accept()).await else { continue };
+        match accepted {
             Ok((socket, peer)) => {
                 pipe.record.resolved(About::Accepting(side));
-                let file = loop {
-                    // Another port may have taken the last one meanwhile.
-                    match pipe.shared.files.try_take(For::Pipe) {
-                        Some(file) => break file,
-                        None => sleep(limits::ACCEPT_PAUSE).await,
-                    }
-                };
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 if users {
                     handlers.spawn(serve_user::serve(pipe, socket, peer, file)).detach();
@@ -130,14 +132,10 @@ async fn accept<'a>(
 }
 
 /// Waits until one more connection may be accepted; meanwhile newcomers wait in the kernel's
-/// backlog. Nobody loses a place before there is a newcomer.
-async fn room(pipe: &Pipe, users: bool, newcomers: &Io<&TcpListener>) {
+/// backlog.
+async fn room(pipe: &Pipe, users: bool) {
     if !users {
-        let limit = pipe.settings().pending;
-        if pipe.unauthenticated.len() >= limit {
-            newcomers.come().await;
-        }
-        if pipe.unauthenticated.room(limit).await {
+        if pipe.unauthenticated.room(pipe.settings().pending).await {
             pipe.record.reached(reached::AGENTS_PENDING);
         }
         return;
@@ -145,15 +143,11 @@ async fn room(pipe: &Pipe, users: bool, newcomers: &Io<&TcpListener>) {
     let mut waited = false;
     loop {
         let limit = pipe.settings().pending;
-        let may_wait = || pipe.pairing.has_room(limit, !pipe.has_version_two());
-        if pipe.handshakes.len() >= limit || !may_wait() {
-            newcomers.come().await;
-        }
         if pipe.handshakes.room(limit).await {
             pipe.record.reached(reached::USERS_PENDING);
         }
         let room = pipe.pairing.room();
-        if may_wait() {
+        if pipe.pairing.has_room(limit, !pipe.has_version_two()) {
             return;
         }
         if !std::mem::replace(&mut waited, true) {
