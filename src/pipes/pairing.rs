@@ -191,6 +191,9 @@ impl Pairing {
         seat.settle(TunnelEnd::Replaced);
         // Its slot is free at once, so that one newcomer takes one slot.
         if let Some(tunnel) = seat.occupant.take() {
+            if tunnel.slot.is_unanswered() {
+                self.lost(Missing::Answer);
+            }
             tunnel.stream.close();
         }
         true

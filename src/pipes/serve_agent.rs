@@ -27,6 +27,7 @@ use crate::pipes::tunnel::{IdleEnd, Tunnel};
 use crate::report::status::reached;
 use crate::report::status::refused::{self, Refusal};
 use crate::runtime::{self, Deadlines, Timer, now, until};
+use crate::session::Missing;
 use crate::wire::greeting::{Offer, Version};
 
 /// A connection that has proved its passcode.
@@ -250,17 +251,19 @@ async fn take_slot(pipe: &Pipe, side: usize, version: Version) -> Option<Slot> {
     }
 }
 
-/// Returns once it is known which of this mapping's tunnels, in a session or draining on a worker,
-/// had broken by now. Where a worker does not say so in time, one may have.
+/// Returns once it is known which of this mapping's tunnels, in a session, draining on a worker or
+/// still owing an answer, had broken by now. Where a worker does not say so in time, one may have.
 async fn hear_of_ends(pipe: &Pipe) {
-    let Side { in_use, draining, .. } = &pipe.sides[0];
-    if in_use.get() + draining.get() == 0 {
+    let Side { in_use, draining, slots, .. } = &pipe.sides[0];
+    let on_workers = in_use.get() + draining.get() > 0;
+    if !on_workers && slots.unanswered.get() == 0 {
         return;
     }
-    if until(Instant::now() + limits::LOOK_WAIT, pipe.shared.workers.look()).await.is_none() {
+    let looked = until(Instant::now() + limits::LOOK_WAIT, pipe.shared.workers.look());
+    if on_workers && looked.await.is_none() {
         pipe.pairing.be_wary();
     }
-    // Their sessions' tasks, which the workers have woken, deal with it.
+    // Their tasks here, which the look or the workers have woken, deal with it.
     runtime::look().await;
 }
 
@@ -305,6 +308,9 @@ async fn wait(
 /// A waiting tunnel has ended by itself.
 async fn tunnel_ended(pipe: &Pipe, side: usize, tunnel: Box<Tunnel>, why: IdleEnd) {
     let Tunnel { stream, peer, slot, file, .. } = *tunnel;
+    if slot.is_unanswered() && why != IdleEnd::Left {
+        pipe.pairing.lost(Missing::Answer);
+    }
     drop(slot);
     match why {
         IdleEnd::OutOfStep => {
@@ -321,7 +327,9 @@ async fn tunnel_ended(pipe: &Pipe, side: usize, tunnel: Box<Tunnel>, why: IdleEn
         IdleEnd::Stalled => {
             log::info!(target: pipe.id(), "{}: tunnel of {peer} closed: it acknowledges nothing", pipe.id());
         }
-        IdleEnd::Left => log::debug!("{}: tunnel of {peer} was closed by its agent", pipe.id()),
+        IdleEnd::Left | IdleEnd::Broken => {
+            log::debug!("{}: tunnel of {peer} was closed by its agent", pipe.id());
+        }
     }
     drop(file);
 }

@@ -51,8 +51,10 @@ pub struct Tunnel {
 /// How an idle tunnel ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdleEnd {
-    /// The agent closed it, or it broke.
+    /// The agent ended it in order.
     Left,
+    /// It broke.
+    Broken,
     /// It sent nothing for its heartbeat threshold.
     Absent,
     /// It acknowledged nothing for a minute.
@@ -263,7 +265,7 @@ impl Tunnel {
     fn flush(&mut self, context: &Context<'_>) -> Result<(), IdleEnd> {
         match self.stream.poll_flush(context) {
             Poll::Ready(Ok(())) => self.answers = 0,
-            Poll::Ready(Err(_)) => return Err(IdleEnd::Left),
+            Poll::Ready(Err(_)) => return Err(IdleEnd::Broken),
             Poll::Pending => {}
         }
         Ok(())
@@ -283,7 +285,7 @@ impl Tunnel {
         if !self.has_ended() {
             self.rhythm.heard(now());
         }
-        if gone { Err(IdleEnd::Left) } else { Ok(false) }
+        if gone { Err(IdleEnd::Broken) } else { Ok(false) }
     }
 
     /// Reads once; whether there may be more to read.
@@ -292,11 +294,12 @@ impl Tunnel {
         let mut units: Vec<Box<[u8]>> = Vec::new();
         match self.stream.poll_receive(context, &mut |unit| units.push(unit.into())) {
             Poll::Ready(Ok(Received::Bytes(_))) => {
-                units.iter().try_for_each(|unit| self.hear(unit)).map_err(|_| IdleEnd::Left)?;
+                units.iter().try_for_each(|unit| self.hear(unit)).map_err(|_| IdleEnd::Broken)?;
                 self.pace.charge(self.stream.spent().saturating_sub(before), now());
             }
             Poll::Ready(Ok(Received::Ended)) if !self.held.is_empty() => self.ended = true,
-            Poll::Ready(_) => return Err(IdleEnd::Left),
+            Poll::Ready(Ok(_)) if !self.stream.is_cut() => return Err(IdleEnd::Left),
+            Poll::Ready(_) => return Err(IdleEnd::Broken),
             Poll::Pending => return Ok(false),
         }
         Ok(true)

@@ -17,6 +17,7 @@ in_both_modes!(
     answer_cut_in_a_pause_for_waiting_users_never_reaches_them,
     fresh_tunnels_are_quiet_first_after_one_has_broken_in_mid_answer,
     answer_owed_by_a_tunnel_that_broke_reaches_nobody_on_a_fresh_one,
+    answer_owed_by_a_tunnel_that_broke_while_it_was_idle_reaches_nobody,
     answer_arrives_whole_although_its_user_is_still_uploading,
     what_follows_a_wrong_token_never_reaches_the_user,
     silence_before_an_end_does_not_count_towards_finwait,
@@ -177,6 +178,29 @@ fn fresh_tunnels_are_quiet_first_after_one_has_broken_in_mid_answer(mode: Mode) 
     let waited = start.elapsed();
     assert!(waited >= QUIET, "a fresh tunnel was given to the next user after {waited:?}");
     // One that has carried a session since need not be.
+    fresh.send(b"the right answer");
+    next.expect(b"the right answer");
+}
+
+fn answer_owed_by_a_tunnel_that_broke_while_it_was_idle_reaches_nobody(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 30_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let idle = || daemon.control().number(&mapping, "sides.0.tunnels.idle");
+    let (user, agent) = daemon.session(&mapping);
+    user.reset();
+    // It is drained for so long, and then waits for a user again.
+    thread::sleep(ms(59_000));
+    until("its answer is waited for no longer", || idle() == 1);
+    assert_eq!(daemon.control().number(&mapping, "sides.0.tunnels.unanswered"), 1);
+    agent.link.reset();
+    until("it is gone", || idle() == 0);
+    let start = Instant::now();
+    let mut fresh = daemon.tunnel(&mapping);
+    let mut next = daemon.user(&mapping);
+    next.send(b"the next question");
+    fresh.expect(b"the next question");
+    let waited = start.elapsed();
+    assert!(waited >= ms(4900), "a fresh tunnel was given to the next user after {waited:?}");
     fresh.send(b"the right answer");
     next.expect(b"the right answer");
 }
