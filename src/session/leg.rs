@@ -214,7 +214,8 @@ impl Leg {
         bytes: &mut u64,
     ) -> Poll<io::Result<Received>> {
         // What goes out in TLS must be encrypted first, which the kernel does not do.
-        if self.bulk && !sink.stream.is_tls() && sink.is_flushed() {
+        let may_bulk = self.bulk && sink.output == Output::Open;
+        if may_bulk && !sink.stream.is_tls() && sink.is_flushed() {
             self.pump_bulk(context, sink, bytes)
         } else {
             self.pump_units(context, sink, bytes)

@@ -33,6 +33,8 @@ pub(super) struct Progress<S = Stream> {
     pub(super) started: Instant,
     /// When bytes last moved, either way, or a direction ended.
     moved_at: Instant,
+    /// Whether both legs have been asked what they take, since a direction has ended.
+    takes_since_end: bool,
 }
 
 impl<S: Connection> Progress<S> {
@@ -47,7 +49,16 @@ impl<S: Connection> Progress<S> {
         let [first, second] = legs.each_ref().map(|leg| leg.voice);
         let mut legs = legs.map(|leg| Leg::new(leg, now));
         legs[1].may_be_cut = first != Voice::Raw && second == Voice::Raw;
-        Progress { legs, residue, fin_wait, traffic, bytes: [0; 2], started: now, moved_at: now }
+        Progress {
+            legs,
+            residue,
+            fin_wait,
+            traffic,
+            bytes: [0; 2],
+            started: now,
+            moved_at: now,
+            takes_since_end: false,
+        }
     }
 
     /// The leg where `from`'s bytes come from, and the leg where they go.
@@ -57,13 +68,19 @@ impl<S: Connection> Progress<S> {
         if from == 0 { (first, second) } else { (second, first) }
     }
 
+    /// Whether `from` sends what nobody gets: a version 1 agent that may take the last bytes of a user
+    /// that has broken only while it is read.
+    fn is_dropped(&self, from: usize) -> bool {
+        from == 0 && self.residue.is_some() && self.legs[1].output == Output::Broken
+    }
+
     /// Whether `from` is to be read now. It is noted as paused if the other leg is too slow for that.
     pub(super) fn may_read(&mut self, from: usize, now: Instant) -> bool {
+        let dropped = self.is_dropped(from);
         let (source, sink) = self.pair(from);
         let open = source.input == Input::Open;
-        let slow = sink.output == Output::Broken
-            || sink.stream.waiting() >= limits::READ_AHEAD
-            || source.answers >= limits::ANSWERS_WAITING;
+        let full = sink.output == Output::Broken || sink.stream.waiting() >= limits::READ_AHEAD;
+        let slow = (full && !dropped) || source.answers >= limits::ANSWERS_WAITING;
         let paused = open && slow;
         if std::mem::replace(&mut source.paused, paused) {
             // The time during which it was not read does not count as its silence.
@@ -81,12 +98,15 @@ impl<S: Connection> Progress<S> {
         if moved == 0 {
             return;
         }
-        self.moved_at = now;
         match &mut self.residue {
             Some(residue) if from == 0 => residue.heard(moved, now),
             Some(residue) => residue.asked(),
             None => {}
         }
+        if self.is_dropped(from) {
+            return;
+        }
+        self.moved_at = now;
         self.bytes[from] += moved;
         self.traffic.count(from, moved);
     }
@@ -223,6 +243,10 @@ impl<S: Connection> Progress<S> {
     /// Whether nothing has moved for `finwait` since one direction ended.
     fn is_silent(&mut self, deadlines: &mut Deadlines) -> bool {
         let one_has_ended = self.legs.iter().any(|leg| leg.input != Input::Open || leg.is_broken());
+        if one_has_ended && !std::mem::replace(&mut self.takes_since_end, true) {
+            // What they took before does not count.
+            self.legs.iter_mut().for_each(|leg| _ = leg.stream.is_draining());
+        }
         if !one_has_ended || !deadlines.has_passed(self.moved_at + self.fin_wait) {
             return false;
         }

@@ -19,6 +19,8 @@ struct Known {
     /// Whether it is gone, and acknowledges nothing.
     stalled: bool,
     draining: bool,
+    /// Whether it has taken some since it was last asked, and no more.
+    took: bool,
     readable: bool,
     cut: bool,
     goodbye: bool,
@@ -44,7 +46,7 @@ impl Connection for Known {
     }
 
     fn is_draining(&mut self) -> bool {
-        self.draining
+        std::mem::take(&mut self.took) || self.draining
     }
 
     fn has_arrived(&self) -> bool {
@@ -92,6 +94,12 @@ fn what_a_peer_still_takes_keeps_a_session_from_being_silent() {
     session.legs[1].stream.draining = false;
     assert_eq!(session.ending(now + ms(1999)), Err(Some(now + ms(2000))));
     assert_eq!(session.ending(now + ms(2000)), Ok(Ending::Silent));
+    // What it took before the end does not count.
+    let mut session = begin([Voice::Raw; 2], ms(1000), now);
+    session.legs[1].stream.took = true;
+    session.ended(0, now);
+    assert_eq!(session.ending(now), Err(Some(now + ms(1000))));
+    assert_eq!(session.ending(now + ms(1000)), Ok(Ending::Silent));
     // It is asked every 5 s, too, while bytes wait for it.
     let mut session = begin([Voice::Raw; 2], ms(6000), now);
     session.ended(0, now);
@@ -124,6 +132,24 @@ fn what_a_user_said_before_it_broke_is_still_given_to_an_agent_of_version_1() {
         assert_eq!(session.ending(now), Ok(Ending::Broken(leg)));
         assert!(!session.keeps_tunnel(Ending::Broken(leg)));
     }
+}
+
+#[test]
+fn an_agent_whose_user_has_broken_is_read_so_that_it_takes_what_that_user_has_sent() {
+    let now = Instant::now();
+    let mut session = begin([AGENT, Voice::Raw], ms(60_000), now);
+    session.legs.iter_mut().for_each(|leg| leg.stream.clogged = true);
+    session.heard(1, 100, now);
+    assert!(!session.may_read(0, now));
+    session.broke(1, now);
+    assert!(session.may_read(0, now), "it writes, and reads when that is done");
+    // What is dropped moves nobody.
+    session.heard(0, 100, now + ms(59_999));
+    assert_eq!(session.bytes, [0, 100]);
+    assert_eq!(session.ending(now + ms(60_000)), Ok(Ending::Silent));
+    let mut session = begin([Voice::Version2, Voice::Raw], ms(60_000), now);
+    session.broke(1, now);
+    assert!(!session.may_read(0, now));
 }
 
 #[test]
@@ -190,6 +216,10 @@ struct Model {
     log: Vec<(Instant, usize, Event)>,
     /// When a peer was last seen to take what the kernel had for it.
     drained: Instant,
+    /// When bytes that somebody gets last moved, or a direction ended.
+    moved: Instant,
+    /// When each leg was last read again after a time in which it was not.
+    resumed: [Instant; 2],
     residue: Option<Residue>,
 }
 
@@ -246,7 +276,13 @@ impl Model {
     }
 
     fn is_read(&self, leg: usize) -> bool {
-        self.is_open(leg) && !self.is_clogged(1 - leg) && !self.cannot_be_sent(1 - leg)
+        let is_full = self.is_clogged(1 - leg) || self.cannot_be_sent(1 - leg);
+        self.is_open(leg) && (!is_full || self.is_dropped(leg))
+    }
+
+    /// Whether what `leg` sends goes nowhere: that of a version 1 agent whose user has broken.
+    fn is_dropped(&self, leg: usize) -> bool {
+        leg == 0 && self.residue.is_some() && self.cannot_be_sent(1)
     }
 
     fn tells(&self, from: usize) -> bool {
@@ -277,19 +313,25 @@ impl Model {
     }
 
     fn moved(&self) -> Instant {
-        let moves = |event: &Event| match event {
-            Event::Read(bytes) => *bytes > 0,
-            Event::Ended { .. } | Event::Broke => true,
-            _ => false,
-        };
-        let moved = self.log.iter().filter(|(.., event)| moves(event)).map(|(at, ..)| *at);
-        moved.max().unwrap_or(self.begun).max(self.drained)
+        self.moved.max(self.drained)
     }
 
     fn happens(&mut self, leg: usize, event: Event, now: Instant) {
-        let was_read = self.is_read(0);
+        let were_read = [0, 1].map(|leg| self.is_read(leg));
         self.log.push((now, leg, event));
+        match event {
+            Event::Read(1..) if !self.is_dropped(leg) => self.moved = now,
+            Event::Ended { .. } | Event::Broke => self.moved = now,
+            _ => {}
+        }
+        let again = [0, 1].map(|leg| !were_read[leg] && self.is_read(leg));
+        for (resumed, _) in self.resumed.iter_mut().zip(again).filter(|(_, again)| *again) {
+            *resumed = now;
+        }
         let Some(residue) = &mut self.residue else { return };
+        if again[0] {
+            residue.read_again(now);
+        }
         match (leg, event) {
             (0, Event::Read(bytes @ 1..)) => residue.heard(bytes, now),
             (1, Event::Read(1..)) => residue.asked(),
@@ -297,9 +339,6 @@ impl Model {
                 let leaving = if goodbye { Leaving::InOrder } else { Leaving::Fin };
                 let got_all = !self.is_clogged(1);
                 self.residue.as_mut().unwrap().left(leaving, got_all, now);
-            }
-            (1, Event::Clogged(false)) if !was_read && self.is_read(0) => {
-                self.residue.as_mut().unwrap().read_again(now);
             }
             _ => {}
         }
@@ -328,8 +367,7 @@ impl Model {
         for leg in [0, 1] {
             if let Voice::Version1 { threshold: Some(threshold) } = self.voices[leg] {
                 let heard = self.times(leg, |event| matches!(event, Event::Read(_)));
-                let resumed = self.times(1 - leg, |event| event == Event::Clogged(false));
-                let heard = heard.max(resumed).unwrap_or(self.begun);
+                let heard = heard.unwrap_or(self.begun).max(self.resumed[leg]);
                 if self.is_read(leg) && now >= heard + threshold {
                     return Some(Ending::Absent(leg));
                 }
@@ -409,7 +447,16 @@ fn history(seed: u64) -> Option<Ending> {
     let fin_wait = ticks(random, 500..12_000);
     let mut session = begin(voices, fin_wait, begun);
     let residue = session.residue.clone();
-    let mut model = Model { voices, fin_wait, begun, log: Vec::new(), drained: begun, residue };
+    let mut model = Model {
+        voices,
+        fin_wait,
+        begun,
+        log: Vec::new(),
+        drained: begun,
+        moved: begun,
+        resumed: [begun; 2],
+        residue,
+    };
     let what = |model: &Model| {
         let told = model.log.iter().map(|(at, leg, event)| (*at - begun, *leg, *event));
         format!("seed {seed}: {voices:?}, finwait {fin_wait:?}: {:#?}", told.collect::<Vec<_>>())
