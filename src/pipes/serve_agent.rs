@@ -100,14 +100,19 @@ async fn admit(
     peer: SocketAddr,
     file: FileGuard,
 ) -> Option<Box<Tunnel>> {
-    let proven = authenticate(pipe, side, socket, peer).await;
+    // A stranger until it is known whether it has a slot.
+    let stranger = pipe.unauthenticated.join(peer.ip(), tcp_info::round_trip(&socket));
+    let proven = authenticate(pipe, side, socket, &stranger).await;
     let Proven { stream, version, early } = match proven {
         Ok(proven) => proven,
-        Err((why, has_spoken)) => {
+        Err(why) => {
+            let has_spoken = stranger.has_spoken();
+            drop(stranger);
             turn_away(pipe, side, peer, why, has_spoken).await;
             return None;
         }
     };
+    stranger.got_through();
     let taken = async { Some(take_slot(pipe, side, version).await) };
     let gone = async {
         poll_fn(|context| stream.poll_gone(context)).await;
@@ -115,6 +120,7 @@ async fn admit(
     };
     // One that has gone meanwhile wants no slot.
     let slot = or(taken, gone).await?;
+    drop(stranger);
     let Some(slot) = slot else {
         pipe.refuse_agent(stream, &refused::FULL, side, peer).await;
         return None;
@@ -126,31 +132,29 @@ async fn admit(
 /// Its handshake and its passcode, before which a newcomer may take its place in the crowd.
 ///
 /// # Errors
-/// Why it has not proved its passcode, and whether it has sent anything.
+/// Why it has not proved its passcode.
 async fn authenticate(
     pipe: &Pipe,
     side: usize,
     socket: TcpStream,
-    peer: SocketAddr,
-) -> Result<Proven, (Unproven, bool)> {
-    let stranger = pipe.unauthenticated.join(peer.ip(), tcp_info::round_trip(&socket));
+    stranger: &Member<'_>,
+) -> Result<Proven, Unproven> {
     let is_secured = Cell::new(false);
     let proving = async {
-        let secured = secure(&pipe.shared, socket, Peer::Agent, &stranger).await;
+        let secured = secure(&pipe.shared, socket, Peer::Agent, stranger).await;
         let stream = secured.map_err(Unproven::Unsecured)?;
         is_secured.set(true);
-        prove(stream, &pipe.agent_port(side).passcode, &stranger).await
+        prove(stream, &pipe.agent_port(side).passcode, stranger).await
     };
     let replaced = async {
         stranger.replaced().await;
         Err(Unproven::Replaced)
     };
-    let proven = match until(Instant::now() + limits::PASSCODE, or(proving, replaced)).await {
+    match until(Instant::now() + limits::PASSCODE, or(proving, replaced)).await {
         Some(proven) => proven,
         None if is_secured.get() => Err(Unproven::Silent),
         None => Err(Unproven::Late),
-    };
-    proven.map_err(|why| (why, stranger.has_spoken()))
+    }
 }
 
 /// Counts and reports a connection that has not proved its passcode, and lets it go.

@@ -428,7 +428,12 @@ fn places_given_back_together_let_in_as_many_newcomers(mode: Mode) {
         for newcomer in &mut newcomers {
             newcomer.send(mapping.passcode1.as_bytes());
         }
-        until("their passcodes are read", || pending() == 0);
+        until("their passcodes are read", || {
+            let state = daemon.control().state_of(&mapping).expect("the mapping");
+            let all = state["limitsReached"].as_array().expect("limits").clone();
+            all.iter()
+                .any(|one| one["limit"].to_string().contains("maxconnections") && one["times"] == 3)
+        });
         daemon.signal(Signal::STOP);
         drop(old.drain(..3));
         let in_time = start.elapsed() < ms(800);
