@@ -92,6 +92,11 @@ impl Crowd {
         self.turns.borrow().patience(Kind::Spoken)
     }
 
+    /// How many of them have sent something.
+    pub fn spoken(&self) -> usize {
+        self.turns.borrow().spoken()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.turns.borrow().len()

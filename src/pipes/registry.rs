@@ -300,7 +300,6 @@ impl Registry {
             self.running.borrow().iter().for_each(|running| what(&running.pipe));
         };
         each(Pipe::stop);
-        let mut silent_may_speak = true;
         while let Some(left) = self.draining().filter(|left| !left.is_over()) {
             if left.milliseconds_left == 0 {
                 return log::warn!(
@@ -309,8 +308,7 @@ impl Registry {
                     left.who()
                 );
             }
-            if silent_may_speak && begun.elapsed() >= limits::STILL {
-                silent_may_speak = false;
+            if begun.elapsed() >= limits::STILL {
                 each(|pipe| pipe.pairing.dismiss(false));
             }
             sleep(limits::DRAIN_CHECK).await;

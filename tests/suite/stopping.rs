@@ -28,6 +28,19 @@ impl Drop for Until<'_> {
     }
 }
 
+#[test]
+fn connection_that_says_nothing_does_not_hold_up_the_stop_for_its_handshake() {
+    let mut daemon = Daemon::builder(Mode::Tls).set("drain", LONG).start();
+    let mapping = daemon.api().add_public(1, NEVER);
+    let _agent = daemon.tunnel(&mapping);
+    let _mute = stalled(at(mapping.port2), 1, b"");
+    // It has been accepted before the next one is.
+    drop(daemon.user(&mapping));
+    assert_eq!(daemon.stop().status.code(), Some(0));
+    let log = daemon.log_text();
+    assert!(!log.contains("its handshake took"), "it was waited for: {log}");
+}
+
 fn ports_are_closed(daemon: &Daemon, mapping: &Mapping) {
     until("the ports are closed", || {
         [at(mapping.port1), at(mapping.port2), daemon.api_address()]

@@ -276,6 +276,11 @@ impl<T> Turns<T> {
         }
     }
 
+    /// How many of them have sent something.
+    pub(super) fn spoken(&self) -> usize {
+        self.members.iter().filter(|(_, member)| member.has_spoken).count()
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.members.len()
