@@ -34,13 +34,14 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
     let stream = Box::pin(shake_hands(pipe, socket, peer, &member)).await;
     let Some(stream) = stream else { return };
     let deadline = Instant::now() + user_wait;
-    let user = Box::new(User { stream, peer, has_spoken: false, has_ended: false, file });
+    let (has_spoken, has_ended, fault) = (false, false, None);
+    let user = Box::new(User { stream, peer, has_spoken, has_ended, fault, file });
     let cut = Cut(|| pipe.record.refused(pipe.why_cut(), 1, peer));
     let waiting = match Box::pin(find_seat(pipe, user, &member, deadline)).await {
         Ok(waiting) => waiting,
         Err((user, end)) => {
             cut.disarm();
-            report(pipe, peer, end, user.has_spoken);
+            report(pipe, peer, end, Some(&user));
             return user.stream.close();
         }
     };
@@ -54,8 +55,9 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
     let end = wait(pipe, &waiting, deadline).await;
     cut.disarm();
     let user = waiting.occupant.take();
-    report(pipe, peer, end, user.as_ref().is_some_and(|user| user.has_spoken));
-    if let (UserEnd::TimedOut, Some(user)) = (end, user) {
+    report(pipe, peer, end, user.as_deref());
+    // With the alert, where its TLS was wrong.
+    if let (UserEnd::TimedOut | UserEnd::Left, Some(user)) = (end, user) {
         user.stream.close();
     }
     drop(waiting);
@@ -141,8 +143,10 @@ async fn hear_first(
 ) -> Result<(), UserEnd> {
     member.answered();
     let spoken = async {
-        let spoken = poll_fn(|context| user.stream.poll_spoken(context)).await;
-        spoken.map_err(|_| UserEnd::Left)
+        match poll_fn(|context| user.poll_heard(context)).await {
+            Heard::Spoke => Ok(true),
+            Heard::Left => Err(UserEnd::Left),
+        }
     };
     let replaced = async {
         member.replaced().await;
@@ -226,7 +230,11 @@ fn poll_seat(waiting: &Waiting<'_, Box<User>, UserEnd>, context: &mut Context<'_
 }
 
 /// Counts and reports a user that is closed without a tunnel.
-fn report(pipe: &Pipe, peer: SocketAddr, end: UserEnd, has_spoken: bool) {
+fn report(pipe: &Pipe, peer: SocketAddr, end: UserEnd, user: Option<&User>) {
+    if let Some(fault) = user.and_then(|user| user.fault.as_ref()) {
+        return pipe.record.handshake_failed(1, peer, fault, true);
+    }
+    let has_spoken = user.is_some_and(|user| user.has_spoken);
     let why: &Refusal = match end {
         UserEnd::Served => return,
         // A port that is looked at for whether it is open, as health checks do.

@@ -1,5 +1,6 @@
 //! A user of a public pipe.
 
+use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
@@ -16,6 +17,8 @@ pub struct User {
     pub has_spoken: bool,
     /// Whether it is known to have ended its direction.
     pub has_ended: bool,
+    /// What was wrong with what it sent: no TLS, or too much to be held.
+    pub fault: Option<io::Error>,
     /// Its share of the open files.
     pub file: FileGuard,
 }
@@ -37,7 +40,12 @@ impl User {
         self.stream.poll_spoken(context).map(|spoken| match spoken {
             Ok(true) => Heard::Spoke,
             // A user that ends without having sent anything has gone: a scanner, a health check.
-            Ok(false) | Err(_) => Heard::Left,
+            Ok(false) => Heard::Left,
+            Err(error) => {
+                // The kernel's own errors have nothing inside.
+                self.fault = error.get_ref().is_some().then_some(error);
+                Heard::Left
+            }
         })
     }
 }

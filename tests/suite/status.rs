@@ -72,6 +72,21 @@ fn user_without_a_tunnel_is_counted_by_kind_and_told_with_the_remedy(mode: Mode)
     drop((user, agent));
 }
 
+#[test]
+fn user_that_sends_no_tls_after_its_handshake_is_counted() {
+    use std::io::Write;
+    let daemon = Daemon::builder(Mode::Tls).set("userwait", 100_000).start();
+    let mapping = daemon.api().add_public(1, NEVER);
+    let mut user = daemon.user(&mapping);
+    until("it waits", || daemon.control().users_waiting(&mapping) == 1);
+    user.socket().write_all(b"\x17\x03\x03\x00\x20this was never encrypted, it is not").unwrap();
+    until("it is counted with the reason", || {
+        let state = daemon.control().state_of(&mapping).expect("the mapping");
+        state["refusals"].to_string().contains("its TLS handshake failed")
+    });
+    let _ = user.rest();
+}
+
 fn users_that_are_turned_out_are_counted_by_kind(mode: Mode) {
     let daemon = Daemon::builder(mode).set("pending", 1).set("userwait", 600_000).start();
     let mapping = daemon.api().add_public(60, NEVER);
