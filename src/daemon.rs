@@ -232,6 +232,8 @@ async fn serve(
         let again = asked_again(&asked, by_signal, &registry, logging);
         or(or(registry.drain(patience), again), tell(&notifier, &registry)).await;
         registry.cut().await;
+        // A worker tells of a session's end, then closes in order what ended so.
+        runtime::until(std::time::Instant::now() + limits::STILL, shared.workers.answer()).await;
         control_task.cancel().await;
     };
     or(asked_to_stop, runtime::run(|| executor.tick())).await;
