@@ -178,6 +178,14 @@ impl Pairing {
         Some(tunnel.quiet_since() + quiet).filter(|at| now < *at)
     }
 
+    /// Whether the rest of a heartbeat is still to come: nobody must be paired with it. What a version
+    /// 1 agent of a private pipe has begun may be bytes for its partner, if the rest does not come.
+    fn is_amid_heartbeat(&self, tunnel: &Tunnel) -> bool {
+        tunnel
+            .beat_due()
+            .is_some_and(|at| self.public || tunnel.version == Version::Two || now() < at)
+    }
+
     /// Tunnels that wait on a side.
     pub fn idle(&self, side: usize) -> usize {
         self.tunnels[side].borrow().len()
@@ -185,7 +193,17 @@ impl Pairing {
 
     /// Takes the slot of the tunnel of `side` that is most overdue; `false` if none is.
     pub fn replace_overdue(&self, side: usize) -> bool {
-        let Some(number) = self.order.borrow().most_overdue(side, now()) else { return false };
+        let number = loop {
+            let first = self.order.borrow().most_overdue(side, now());
+            let Some(number) = first else { return false };
+            match self.look(side, number) {
+                // The list was wrong about it, or nobody has looked at what it has sent since.
+                Some(standing) if standing.overdue_at.is_none_or(|at| now() <= at) => {
+                    self.order.borrow_mut().tunnel(side, number, standing);
+                }
+                _ => break number,
+            }
+        };
         self.order.borrow_mut().tunnel_left(side, number);
         let Some(seat) = self.tunnels[side].borrow_mut().remove(number) else { return false };
         seat.settle(TunnelEnd::Replaced);
@@ -298,7 +316,8 @@ impl Pairing {
         let fit = !tunnel.is_unheard()
             && (tunnel.has_ended() || overdue_at.is_none_or(|at| now() <= at))
             && self.quiet_at(tunnel).is_none()
-            && !(tunnel.is_amid_heartbeat() && (self.public || tunnel.version == Version::Two));
+            && !self.is_amid_heartbeat(tunnel);
+        let overdue_at = overdue_at.filter(|_| !tunnel.is_unheard());
         let (version, asked) = (tunnel.version, tunnel.is_probed());
         let used_last = tunnel.slot.is_unanswered();
         Some(Standing { version, fit, used_last, overdue_at, asked })

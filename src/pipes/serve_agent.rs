@@ -239,6 +239,11 @@ async fn take_slot(pipe: &Pipe, side: usize, version: Version) -> Option<Slot> {
             pipe.record.resolved(About::Agents(side));
             return Some(Slot::take(slots.clone(), version));
         }
+        // What agents have sent by now is heard before one of them counts as overdue.
+        runtime::look().await;
+        if slots.taken.get() < allowed {
+            continue;
+        }
         if !pipe.pairing.replace_overdue(side) {
             // The newcomer's own machine may have rebooted, and know nothing of its old tunnels.
             while slots.taken.get() >= allowed

@@ -165,9 +165,9 @@ impl Tunnel {
         }
     }
 
-    /// Whether a heartbeat has come in part, and the rest of it is still to come.
-    pub fn is_amid_heartbeat(&self) -> bool {
-        !self.begun.is_empty()
+    /// By when the rest of a heartbeat should come, if one has come in part.
+    pub fn beat_due(&self) -> Option<Instant> {
+        (!self.begun.is_empty()).then(|| self.rhythm.last_heard() + limits::BEAT_REST)
     }
 
     fn is_full(&self) -> bool {
@@ -245,6 +245,9 @@ impl Tunnel {
         }
         if self.probed.is_some_and(|at| deadlines.has_passed(at + limits::PLACE_WAIT)) {
             self.end_probe();
+        }
+        if let Some(at) = self.beat_due().filter(|at| *at > deadlines.now()) {
+            deadlines.look_at(at);
         }
         if let Some(at) = self.resumes_at(deadlines.now()) {
             deadlines.look_at(at);

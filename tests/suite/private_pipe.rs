@@ -250,6 +250,33 @@ fn heartbeats_before_pairing_are_answered_and_not_delivered(mode: Mode) {
     two.expect_silence(ms(100));
 }
 
+#[test]
+fn nobody_is_paired_with_a_tunnel_in_the_middle_of_a_heartbeat() {
+    let daemon = Daemon::new(Mode::Plain);
+    // The rest is waited for 500 ms, which this machine may take for something else.
+    eventually("a heartbeat comes in two pieces within 400 ms", || {
+        let mapping = daemon.api().add_private(1, NEVER);
+        let mut one = daemon.tunnel(&mapping);
+        let start = Instant::now();
+        one.send(b"BE");
+        let mut two = daemon.tunnel2(&mapping);
+        one.send(b"AT");
+        let in_time = start.elapsed() < ms(400);
+        if in_time {
+            one.expect(BEAT);
+            one.send(b"message");
+            two.expect(b"message");
+        }
+        daemon.api().remove(&mapping);
+        in_time.then_some(())
+    });
+    // What does not go on is no heartbeat.
+    let mapping = daemon.api().add_private(1, NEVER);
+    let mut one = daemon.tunnel(&mapping);
+    one.send(b"BE");
+    daemon.tunnel2(&mapping).expect(b"BE");
+}
+
 fn heartbeats_in_a_session_are_answered_and_not_relayed(mode: Mode) {
     let daemon = Daemon::new(mode);
     let mapping = daemon.api().add_private(1, NEVER);

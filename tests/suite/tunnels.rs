@@ -414,6 +414,32 @@ fn newcomer_replaces_the_most_overdue_tunnel(mode: Mode) {
     beat_all(&mut [&mut alive, &mut newcomer, &mut next], 2);
 }
 
+#[test]
+fn tunnels_whose_heartbeats_lie_unread_make_no_room() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(2, NEVER);
+    let mut agents = [daemon.tunnel(&mapping), daemon.tunnel(&mapping)];
+    for _ in 0..3 {
+        agents.iter_mut().for_each(Agent::beat_and_answer);
+        std::thread::sleep(ms(1000));
+    }
+    let mut newcomer = daemon.agent(mapping.port1);
+    agents.iter_mut().for_each(Agent::beat_and_answer);
+    daemon.signal(rustix::process::Signal::STOP);
+    newcomer.send(mapping.passcode1.as_bytes());
+    // By what the daemon has heard, both are overdue after two of these.
+    for _ in 0..3 {
+        std::thread::sleep(ms(1000));
+        agents.iter_mut().for_each(Agent::beat);
+    }
+    daemon.signal(rustix::process::Signal::CONT);
+    newcomer.link.expect_closed();
+    for agent in &mut agents {
+        (0..3).for_each(|_| agent.expect(BEAT));
+        agent.beat_and_answer();
+    }
+}
+
 fn newcomer_never_replaces_a_tunnel_in_use(mode: Mode) {
     let daemon = Daemon::new(mode);
     let mapping = daemon.api().add_public(1, NEVER);
