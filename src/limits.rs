@@ -127,7 +127,7 @@ pub const TURN_BYTES: usize = 64 * 1024;
 /// of 2020.
 pub const PACE: Duration = Duration::from_millis(250);
 
-/// What a read, a record or a heartbeat counts in addition to its bytes: opening, checking and
+/// What a read in plain TCP, a record in TLS or one more heartbeat counts in addition to its bytes: opening, checking and
 /// passing on a single byte takes 2 µs, as long as 1 KiB.
 pub const RECORD_COST: usize = 1024;
 
@@ -136,7 +136,7 @@ pub const EMPTY_RECORD_COST: usize = 4 * 1024;
 
 /// Records without data that one peer may send before it rests: a turn full. It rests until every
 /// peer of the thread that rests has had [`REST`], one after the other, or for [`LONGEST_REST`]. So
-/// all of them together take a tenth of a thread, and a session can still change its keys a
+/// all of them together take a tenth of a thread (up to 1,000 that rest at one time), and a session can still change its keys a
 /// thousand times more often than anybody needs. A thread that was late, or had no peer at rest,
 /// makes up for at most [`REST_MADE_UP`].
 pub const EMPTY_RECORDS: usize = TURN_BYTES / EMPTY_RECORD_COST;

@@ -580,7 +580,6 @@ fn reset_connections_leave_nothing(mode: Mode) {
     assert!(!(daemon.log_text() + &daemon.stderr()).contains("panicked"));
 }
 
-/// Whether nobody but idle tunnels is there.
 fn sessions_that_are_over_hold_no_more_places_than_tunnels(mode: Mode) {
     // So many users at least; the agents' connections are gone.
     const FILES: usize = 8;
@@ -612,6 +611,7 @@ fn sessions_that_are_over_hold_no_more_places_than_tunnels(mode: Mode) {
     drop(unread);
 }
 
+/// Whether nobody but idle tunnels is there.
 fn is_at_rest(state: serde_json::Value) -> bool {
     let counts = &state["counts"];
     counts["usersWaiting"] == 0 && counts["sessions"] == 0 && counts["pending"] == 0

@@ -74,7 +74,8 @@ impl Turn {
 
 /// How much of a peer is heard that sends records that carry nothing: [`limits::EMPTY_RECORDS`] of
 /// them, then it rests, until all that rest on the thread have had their time, one after the other.
-/// So all together leave most of the thread to others, however many they are; who sends them without
+/// So all together leave most of the thread to others, up to 1,000 that rest at one time: with more,
+/// each goes on after [`limits::LONGEST_REST`]. Who sends them without
 /// a pause has nothing to say, and who changes keys now and then hardly ever rests.
 #[derive(Default)]
 pub struct Rest {

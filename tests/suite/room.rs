@@ -1,6 +1,18 @@
-//! At a limit nobody makes room while nobody else has come.
+//! At a limit nobody makes room while nobody else has come, and nobody is outside it.
 
 use crate::common::*;
+
+#[test]
+fn agents_that_wait_for_a_place_are_among_the_pending() {
+    let daemon = Daemon::builder(Mode::Plain).set("pending", 4).start();
+    let mapping = daemon.api().add_public(1, 200_000);
+    let _agent = daemon.tunnel(&mapping);
+    let waiting = stalled(at(mapping.port1), 40, mapping.passcode1.as_bytes());
+    until("as many wait for a place as may", || {
+        daemon.control().number(&mapping, "counts.pending") == 4
+    });
+    drop(waiting);
+}
 
 #[test]
 fn slow_agent_that_is_alone_has_all_its_time() {

@@ -21,7 +21,7 @@ impl AsyncRead for Stream {
             let Some(tls) = &mut stream.state.tls else {
                 ready!(stream.turn.poll(context));
                 let count = ready!(stream.socket.poll_recv(context, buffer))?;
-                stream.turn.charge(count.max(limits::RECORD_COST));
+                stream.turn.charge(count + limits::RECORD_COST);
                 stream.state.ended = count == 0;
                 return Poll::Ready(Ok(count));
             };

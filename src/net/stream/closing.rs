@@ -60,8 +60,9 @@ impl Stream {
     }
 
     /// Closes while the peer may still be sending: what it has not received yet would be lost
-    /// with the reset that answers bytes to a closed socket. So this waits until the peer has all, or
-    /// ends too, for [`limits::CLOSE_TIMEOUT`] at most, and takes what it sends meanwhile.
+    /// with the reset that answers bytes to a closed socket. So this waits until the peer has all, also
+    /// where it has ended its own direction, for [`limits::CLOSE_TIMEOUT`] at most, and takes what it
+    /// sends meanwhile.
     pub async fn linger(mut self) {
         if self.waiting() == 0 && !self.is_unacknowledged() {
             return self.close();
@@ -71,17 +72,17 @@ impl Stream {
         let mut timer = Timer::new();
         poll_fn(|context| {
             let sent = self.poll_finish(context);
-            let received =
-                INCOMING.with_borrow_mut(|buffer| self.socket.poll_recv(context, buffer));
+            let received = match self.state.ended {
+                true => Poll::Pending,
+                false => INCOMING.with_borrow_mut(|buffer| self.socket.poll_recv(context, buffer)),
+            };
             let now = now();
             match (sent, received) {
-                (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Ok(0) | Err(_))) => {
-                    return Poll::Ready(());
-                }
-                (_, Poll::Ready(Ok(_))) => yield_turn(context),
-                (Poll::Ready(Ok(())), Poll::Pending) if !self.is_unacknowledged() => {
-                    return Poll::Ready(());
-                }
+                (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(()),
+                (_, Poll::Ready(Ok(1..))) => yield_turn(context),
+                (Poll::Ready(Ok(())), _) if !self.is_unacknowledged() => return Poll::Ready(()),
+                // It still gets what is queued for it.
+                (_, Poll::Ready(Ok(0))) => self.state.ended = true,
                 _ => {}
             }
             if now >= deadline {

@@ -25,7 +25,7 @@ impl Stream {
             ready!(self.turn.poll(context));
             return INCOMING.with_borrow_mut(|buffer| {
                 let count = ready!(self.socket.poll_recv(context, buffer))?;
-                self.turn.charge(count.max(limits::RECORD_COST));
+                self.turn.charge(count + limits::RECORD_COST);
                 if count == 0 {
                     self.state.ended = true;
                     return Poll::Ready(Ok(Received::Ended));

@@ -33,7 +33,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Takes `unit` so many times, in TLS as a record each.
+    /// Takes `unit` so many times, in TLS as a record each, as the answer to what the peer has sent.
     ///
     /// # Errors
     /// As [`Stream::queue`].
@@ -41,6 +41,8 @@ impl Stream {
         if self.is_tls() {
             (0..count).try_for_each(|_| self.queue(unit))
         } else {
+            // The first one was charged with its read.
+            self.turn.charge(count.saturating_sub(1) * limits::RECORD_COST);
             self.queue(&unit.repeat(count))
         }
     }
