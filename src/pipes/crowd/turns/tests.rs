@@ -335,11 +335,8 @@ fn waits_of_good_ones(count: u32, seconds: u32, stranger: u64) -> Vec<Duration> 
     for newcomer in 0..count * seconds {
         let came = start + newcomer * Duration::from_secs(1) / count;
         now = now.max(came);
-        loop {
-            match turns.room(limit, now) {
-                Room::NotBefore(due) => now = due.unwrap(),
-                _ => break,
-            }
+        while let Room::NotBefore(due) = turns.room(limit, now) {
+            now = due.unwrap();
         }
         if newcomer % 11 > 0 {
             turns.join((), stranger, Duration::ZERO, now);
