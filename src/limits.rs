@@ -393,6 +393,10 @@ pub const COMPLAINT: Duration = Duration::from_secs(10);
 /// of them also for the ports of mappings that are added.
 pub const FILES_RESERVED: usize = 16;
 
+/// One in so many files is the last of them: while less than that is free, connections that have
+/// proved nothing hold no more than a port's share of it on each port (section 6).
+pub const FILES_SHORT: usize = 4;
+
 /// Share of the files that the daemon leaves for pipes which the pipes' ports may take. Mappings
 /// beyond it stay inactive, and those that are active can serve somebody. Of 1,024 files about 980
 /// are left; 735 of them are 367 mappings, and the others 122 sessions at one time.

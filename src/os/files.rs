@@ -96,6 +96,18 @@ impl Files {
         self.most_listeners
     }
 
+    /// How many connections that have proved nothing each port may hold. When few files are left, all
+    /// ports together hold no more than the rest: else silent ones would have them all, and no port
+    /// would be full, so that no newcomer could take the place of one.
+    pub fn strangers(&self) -> usize {
+        let most = self.most(For::Pipe);
+        let rest = most / limits::FILES_SHORT;
+        if self.used() < most - rest {
+            return usize::MAX;
+        }
+        (rest / self.listeners.load(Ordering::Relaxed).max(1)).max(1)
+    }
+
     /// Files the process may open.
     pub fn limit(&self) -> usize {
         self.limit
@@ -124,6 +136,25 @@ fn open_files() -> usize {
 mod tests {
     use super::*;
     use std::fs::File;
+
+    #[test]
+    fn ports_share_the_last_files_so_that_strangers_never_have_them_all() {
+        let files = Files::with(1000 + limits::FILES_RESERVED, 0);
+        let _ports: Vec<_> = (0..10).map(|_| files.try_take(For::Listener).unwrap()).collect();
+        let mut crowds: Vec<Vec<FileGuard>> = (0..10).map(|_| Vec::new()).collect();
+        // The first ports take all that they may, then the others.
+        for crowd in &mut crowds {
+            while crowd.len() < files.strangers().min(200) {
+                crowd.push(files.try_take(For::Pipe).expect("files are left"));
+            }
+        }
+        let held: Vec<usize> = crowds.iter().map(Vec::len).collect();
+        assert_eq!(held[..3], [200, 200, 200]);
+        assert!(held[3] < 200 && held[9] == 25, "{held:?}");
+        assert!(files.try_take(For::Pipe).is_some(), "{held:?}");
+        crowds[0].truncate(10);
+        assert_eq!(files.strangers(), usize::MAX);
+    }
 
     #[test]
     fn files_keep_a_reserve_for_the_api() {
