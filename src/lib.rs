@@ -11,22 +11,22 @@
 //!    the mappings ([`store`](mappings::store)), opens everything and serves.
 //! 2. A Controller calls `mapping/add`. The request passes through `api::server` (which
 //!    connection may stay), [`http`] (which bytes are a request) and [`api`] (what it asks for).
-//! 3. [`registry`](pipes::registry), where each has its name ([`named`](pipes::named)), leases two ports from the pool
-//!    ([`ports`](mappings::ports)), has the mapping stored, runs it as a [`pipe`](pipes::pipe), and only then is the call answered.
-//! 4. The pipe accepts an agent's connection and starts [`serve_agent`](pipes::serve_agent), which tells the rest of
+//! 3. [`registry`](pipes::registry), where each has its name (`named`), leases two ports from the pool
+//!    ([`ports`](mappings::ports)), has the mapping stored, runs it as a `pipe`, and only then is the call answered.
+//! 4. The pipe accepts an agent's connection and starts `serve_agent`, which tells the rest of
 //!    its story: a handshake ([`tls`], on a thread of [`workers`](runtime::Workers)), the passcode (a wrong one goes
-//!    to [`refusals`](pipes::refusals)), a [`slot`](pipes::slot) among `maxconnections`. Only then is there a [`tunnel::Tunnel`](pipes::tunnel::Tunnel).
-//!    Until then it stands in a [`crowd`](pipes::crowd), where newcomers replace those that say nothing.
-//! 5. The tunnel waits in [`pairing`](pipes::pairing), its heartbeats answered and their rhythm kept
+//!    to [`refusals`](pipes::refusals)), a `slot` among `maxconnections`. Only then is there a `tunnel::Tunnel`.
+//!    Until then it stands in a `crowd`, where newcomers replace those that say nothing.
+//! 5. The tunnel waits in `pairing`, its heartbeats answered and their rhythm kept
 //!    ([`heartbeat`](wire::heartbeat)).
-//! 6. A user's connection is served by [`serve_user`](pipes::serve_user): a handshake, then it waits in [`pairing`](pipes::pairing) too,
+//! 6. A user's connection is served by `serve_user`: a handshake, then it waits in `pairing` too,
 //!    unread. Whoever fits is joined there.
-//! 7. [`session::carry`](pipes::session::carry) hands both connections to a worker. A version 2 agent is told with a
+//! 7. `session::carry` hands both connections to a worker. A version 2 agent is told with a
 //!    PROXY header ([`proxy`](wire::proxy)).
 //! 8. [`Relay`](session::Relay) moves the bytes: two [`stream`](net::stream)s in, whole records in, whole records out, an
 //!    ending out; plain bytes in bulk pass through the kernel alone ([`conduit`](net::conduit)). What readiness
 //!    and time are, [`runtime`] knows; whether a silent peer is slow or dead, [`tcp_info`](net::tcp_info).
-//! 9. The ending goes back to the pipe, whose [`record`](pipes::record) counts it ([`status`](report::status), shown by [`report`]), logs it
+//! 9. The ending goes back to the pipe, whose `record` counts it ([`status`](report::status), shown by [`report`]), logs it
 //!    ([`logging`]) and closes what is left. Slots, files and ports are given back by `Drop`.
 //!
 //! The far end of a version 2 tunnel is [`agent`], the command `tunnel`: it dials ([`dial`](net::dial)) and
