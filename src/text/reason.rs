@@ -128,12 +128,27 @@ fn forbidden(path: &Path) -> String {
     if let Some(folder) = folders.into_iter().find(|folder| closed(folder)) {
         let (name, shown) = (user(), quoted(folder));
         let is = owner_and_mode(folder).unwrap_or_default();
+        // Folders are closed for a reason: that they be opened to everybody is no advice. ProtectHome
+        // puts an empty one in the place of /root and /home.
+        let why = match fs::metadata(folder).is_ok_and(|found| found.mode() & 0o777 == 0) {
+            true => "the service's unit hides /root and /home;",
+            false => "run this as root if it is no service, or",
+        };
         return format!(
-            "{name} may not enter the folder {shown}, which {is}; as its owner or root: chmod o+x \
-             {shown}"
+            "{name} may not enter the folder {shown}, which {is}: {why} put the file where {name} \
+             may read it"
         );
     }
-    let Ok(file) = fs::metadata(path) else { return format!("{} may not read it", user()) };
+    let Ok(file) = fs::metadata(path) else {
+        return match fs::read_link(path) {
+            Ok(target) => {
+                let target =
+                    path.parent().map_or_else(|| target.clone(), |here| here.join(&target));
+                format!("it is a link to {}, and {}", quoted(&target), forbidden(&target))
+            }
+            Err(_) => format!("{} may not read it", user()),
+        };
+    };
     let (quoted, name) = (quoted(path), user());
     let is = owner_and_mode(path).unwrap_or_default();
     let own = file.uid() == geteuid().as_raw();
@@ -277,6 +292,8 @@ mod tests {
             mode(&path, bits);
             path
         };
+        let link = dir.join("link");
+        std::os::unix::fs::symlink(dir.join("shut/hidden"), &link).unwrap();
         let (closed, hidden) = (file("open", "closed", 0o600), file("shut", "hidden", 0o644));
         let odd = file("open", "it's", 0o600);
         mode(&dir, 0o755);
@@ -294,7 +311,10 @@ mod tests {
             assert!(said.ends_with(r"it'\''s'"), "{said}");
             let (said, path) = (reading(&hidden, &denied()), shown(hidden.parent().unwrap()));
             assert!(said.contains(&format!("may not enter the folder {path}, which")), "{said}");
-            assert!(said.ends_with(&format!("chmod o+x {path}")), "{said}");
+            assert!(said.ends_with("or put the file where nobody may read it"), "{said}");
+            let said = reading(&link, &denied());
+            let whole = format!("it is a link to {}, and nobody may not enter", shown(&hidden));
+            assert!(said.starts_with(&whole), "{said}");
             let new = closed.with_file_name("new");
             let (said, path) = (writing(&new, &denied()), shown(new.parent().unwrap()));
             assert!(said.contains(&format!("may not write in {path}, which belongs to")), "{said}");
