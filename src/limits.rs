@@ -396,6 +396,9 @@ pub const FILES_RESERVED: usize = 16;
 /// One in so many files is the last of them: while less than that is free, connections that have
 /// proved nothing hold no more than a port's share of it on each port (section 6).
 pub const FILES_SHORT: usize = 4;
+/// The least that such a share is: with more ports than files are left for, good peers that come
+/// together must still get somewhere.
+pub const FEWEST_STRANGERS: usize = 8;
 
 /// Share of the files that the daemon leaves for pipes which the pipes' ports may take. Mappings
 /// beyond it stay inactive, and those that are active can serve somebody. Of 1,024 files about 980

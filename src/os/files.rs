@@ -100,12 +100,14 @@ impl Files {
     /// ports together hold no more than the rest: else silent ones would have them all, and no port
     /// would be full, so that no newcomer could take the place of one.
     pub fn strangers(&self) -> usize {
-        let most = self.most(For::Pipe);
+        let ports = self.listeners.load(Ordering::Relaxed);
+        let most = self.most(For::Pipe).saturating_sub(ports);
         let rest = most / limits::FILES_SHORT;
-        if self.used() < most - rest {
+        if self.used().saturating_sub(ports) < most - rest {
             return usize::MAX;
         }
-        (rest / self.listeners.load(Ordering::Relaxed).max(1)).max(1)
+        // For two ports' newcomers, and for users that wait.
+        (2 * rest / (3 * ports.max(1))).max(limits::FEWEST_STRANGERS)
     }
 
     /// Files the process may open.
@@ -150,7 +152,7 @@ mod tests {
         }
         let held: Vec<usize> = crowds.iter().map(Vec::len).collect();
         assert_eq!(held[..3], [200, 200, 200]);
-        assert!(held[3] < 200 && held[9] == 25, "{held:?}");
+        assert!(held[3] < 200 && held[9] == 16, "{held:?}");
         assert!(files.try_take(For::Pipe).is_some(), "{held:?}");
         crowds[0].truncate(10);
         assert_eq!(files.strangers(), usize::MAX);

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::limits;
 use crate::net::address::network_number;
 use crate::runtime::until;
 use turns::{Kind, Number, Room, Turns};
@@ -49,21 +50,24 @@ impl Ticket {
 }
 
 impl Crowd {
-    /// Waits until one more may join a crowd of `limit`; `true` if the limit was reached. At the limit
-    /// the member whose turn ended first loses its place.
-    pub async fn room(&self, limit: usize) -> bool {
+    /// Waits until one more may join a crowd of `limit`, which may change meanwhile; `true` if the limit
+    /// was reached. At the limit the member whose turn ended first loses its place.
+    pub async fn room(&self, limit: impl Fn() -> usize) -> bool {
         let mut reached = false;
         loop {
             let changed = self.changed.listen();
-            let room = self.turns.borrow_mut().room(limit, Instant::now());
+            let now = Instant::now();
+            let room = self.turns.borrow_mut().room(limit(), now);
+            let ask_again = now + limits::ACCEPT_PAUSE;
             match room {
                 Room::Free => return reached,
                 Room::From(ticket) => {
                     ticket.revoke();
                     return true;
                 }
-                Room::NotBefore(Some(due)) => _ = until(due, changed).await,
-                Room::NotBefore(None) => changed.await,
+                Room::NotBefore(due) => {
+                    _ = until(due.map_or(ask_again, |due| due.min(ask_again)), changed).await;
+                }
             }
             reached = true;
         }
@@ -171,16 +175,16 @@ mod tests {
         crate::runtime::block_on(async {
             let crowd = Crowd::default();
             let (first, second) = (join(&crowd, Duration::ZERO), join(&crowd, Duration::ZERO));
-            assert!(poll_once(crowd.room(3)).await.is_some(), "there is room");
+            assert!(poll_once(crowd.room(|| 3)).await.is_some(), "there is room");
             first.spoke();
-            assert!(poll_once(crowd.room(2)).await.is_none(), "all have their turn first");
-            crowd.room(2).await;
+            assert!(poll_once(crowd.room(|| 2)).await.is_none(), "all have their turn first");
+            crowd.room(|| 2).await;
             assert!(is_replaced(&second) && !is_replaced(&first));
             let third = join(&crowd, Duration::ZERO);
             third.spoke();
-            assert!(poll_once(crowd.room(2)).await.is_none());
+            assert!(poll_once(crowd.room(|| 2)).await.is_none());
             drop(third);
-            assert!(poll_once(crowd.room(2)).await.is_some());
+            assert!(poll_once(crowd.room(|| 2)).await.is_some());
             drop((first, second));
             assert_eq!(crowd.len(), 0);
         })
@@ -191,14 +195,14 @@ mod tests {
     fn who_stalls_makes_room_but_for_a_few_and_those_far_away() {
         crate::runtime::block_on(async {
             let crowd = Crowd::default();
-            crowd.room(4).await;
+            crowd.room(|| 4).await;
             let far = Duration::from_millis(300);
             let members = [Duration::ZERO, Duration::ZERO, far].map(|way| join(&crowd, way));
             members.iter().for_each(Member::spoke);
             let still_served = join(&crowd, Duration::ZERO);
             still_served.spoke();
             members.iter().for_each(Member::answered);
-            crowd.room(4).await;
+            crowd.room(|| 4).await;
             // The first may be slow, the third is far away, the fourth waits for an answer.
             assert_eq!(members.each_ref().map(is_replaced), [false, true, false]);
             assert!(!is_replaced(&still_served));
@@ -208,7 +212,7 @@ mod tests {
             let next = [join(&crowd, Duration::ZERO), join(&crowd, Duration::ZERO)];
             next.iter().for_each(Member::spoke);
             next.iter().for_each(Member::answered);
-            crowd.room(4).await;
+            crowd.room(|| 4).await;
             assert_eq!(next.each_ref().map(is_replaced), [false, true]);
         })
         .unwrap();
@@ -221,11 +225,11 @@ mod tests {
             let (first, second) = (join(&crowd, Duration::ZERO), join(&crowd, Duration::ZERO));
             first.spoke();
             second.spoke();
-            let mut room = std::pin::pin!(crowd.room(2));
+            let mut room = std::pin::pin!(crowd.room(|| 2));
             assert!(poll_once(&mut room).await.is_none(), "it is the connector's time");
             drop(first);
             assert_eq!(poll_once(&mut room).await, Some(true), "one has left");
-            let mut room = std::pin::pin!(crowd.room(1));
+            let mut room = std::pin::pin!(crowd.room(|| 1));
             assert!(poll_once(&mut room).await.is_none());
             second.answered();
             let late = Instant::now() + Duration::from_secs(60);

@@ -134,21 +134,19 @@ async fn accept<'a>(
 /// Waits until one more connection may be accepted; meanwhile newcomers wait in the kernel's
 /// backlog.
 async fn room(pipe: &Pipe, users: bool) {
-    // While few files are left, newcomers take the places of others sooner.
-    let limit = || pipe.settings().pending.min(pipe.shared.files.strangers());
     if !users {
-        if pipe.unauthenticated.room(limit()).await {
+        if pipe.unauthenticated.room(|| pipe.most_pending()).await {
             pipe.record.reached(reached::AGENTS_PENDING);
         }
         return;
     }
     let mut waited = false;
     loop {
-        if pipe.handshakes.room(limit()).await {
+        if pipe.handshakes.room(|| pipe.most_pending()).await {
             pipe.record.reached(reached::USERS_PENDING);
         }
         let room = pipe.pairing.room();
-        if pipe.pairing.has_room(pipe.settings().pending, !pipe.has_version_two()) {
+        if pipe.pairing.has_room(pipe.most_pending(), !pipe.has_version_two()) {
             return;
         }
         if !std::mem::replace(&mut waited, true) {

@@ -150,6 +150,12 @@ impl Pipe {
         self.shared.config.borrow().clone()
     }
 
+    /// How many strangers each port may hold now, and how many users may wait: `pending`, or fewer
+    /// while few files are left, so that newcomers take the places of others sooner.
+    pub fn most_pending(&self) -> usize {
+        self.settings().pending.min(self.shared.files.strangers())
+    }
+
     /// The mapping's name, for the log.
     pub fn id(&self) -> &str {
         self.record.id()

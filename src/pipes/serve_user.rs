@@ -99,7 +99,7 @@ async fn find_seat<'a>(
     member: &Member<'_>,
     deadline: Instant,
 ) -> Result<Waiting<'a, Box<User>, UserEnd>, (Box<User>, UserEnd)> {
-    let limit = pipe.settings().pending;
+    let limit = pipe.most_pending();
     // Only a version 2 agent could serve a user that never says anything.
     let silent_in_vain = || !pipe.has_version_two();
     if silent_in_vain() || pipe.pairing.is_full(limit) {

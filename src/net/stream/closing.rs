@@ -76,6 +76,10 @@ impl Stream {
                 true => Poll::Pending,
                 false => INCOMING.with_borrow_mut(|buffer| self.socket.poll_recv(context, buffer)),
             };
+            // What is queued for one that has ended and reset then stays unacknowledged.
+            if self.state.ended && self.socket.poll_broken(context).is_ready() {
+                return Poll::Ready(());
+            }
             let now = now();
             match (sent, received) {
                 (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(()),
@@ -101,6 +105,9 @@ impl Stream {
         let mut timer = Timer::new();
         poll_fn(|context| {
             let sent = self.poll_flush(context);
+            if self.state.ended && self.socket.poll_broken(context).is_ready() {
+                return Poll::Ready(());
+            }
             let now = now();
             let arrived = sent.is_ready() && !self.is_unacknowledged();
             if arrived || matches!(sent, Poll::Ready(Err(_))) || now >= deadline {

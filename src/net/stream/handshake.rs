@@ -143,15 +143,16 @@ impl Stream {
             polled
         };
         while !poll_fn(|context| step(self, context, &mut has_turn)).await? {
-            let left = async {
-                poll_fn(|context| self.poll_ended(context)).await;
+            // An end behind a message, such as an alert, is met when that has been read.
+            let gone = async {
+                poll_fn(|context| self.poll_gone(context)).await;
                 false
             };
-            has_turn = or(left, async {
+            let granted = async {
                 turn().await;
                 true
-            })
-            .await;
+            };
+            has_turn = or(granted, gone).await;
             if !has_turn {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

@@ -141,10 +141,14 @@ impl<T> Turns<T> {
         if self.networks.get(network).is_none() {
             self.networks.insert(network, Network::default());
         }
+        let mut kind = Kind::Silent;
         if let Some(network) = self.networks.get_mut(network) {
             network.members += 1;
+            if network.is_vain() {
+                kind = Kind::Vain;
+            }
         }
-        self.set_state(number, State::Turn(Kind::Silent, now));
+        self.set_state(number, State::Turn(kind, now));
         number
     }
 
@@ -152,7 +156,7 @@ impl<T> Turns<T> {
     pub(super) fn spoke(&mut self, number: Number, now: Instant) {
         let Some(member) = self.members.get_mut(number) else { return };
         let vain = self.networks.get(member.network).is_some_and(Network::is_vain);
-        let may_be_slow = !vain && self.slow < self.limit.div_ceil(limits::SLOW_SHARE);
+        let may_be_slow = !vain && self.slow < self.limit / limits::SLOW_SHARE;
         if !std::mem::replace(&mut member.has_spoken, true) {
             member.may_be_slow = may_be_slow;
             self.slow += usize::from(may_be_slow);
@@ -176,12 +180,16 @@ impl<T> Turns<T> {
         if let State::Ours(since) = member.state {
             member.ours += now - since;
         }
-        let turn = member.turn(now);
+        let vain = self.networks.get(member.network).is_some_and(Network::is_vain);
+        let turn = member.turn(now, vain);
         self.set_state(number, turn);
     }
 
     /// It has done all that was asked of it, and keeps its place for as long as it likes.
     pub(super) fn got_through(&mut self, number: Number) {
+        if self.members.get(number).is_some_and(|member| matches!(member.state, State::Through)) {
+            return;
+        }
         for kind in [Kind::Silent, Kind::Spoken] {
             let list = &mut self.kinds[kind as usize];
             list.got_through = true;
@@ -253,13 +261,8 @@ impl<T> Turns<T> {
         self.leave(number)
     }
 
-    fn set_state(&mut self, number: Number, mut state: State) {
+    fn set_state(&mut self, number: Number, state: State) {
         let Some(member) = self.members.get_mut(number) else { return };
-        if let State::Turn(kind, _) = &mut state {
-            if self.networks.get(member.network).is_some_and(Network::is_vain) {
-                *kind = Kind::Vain;
-            }
-        }
         if let State::Turn(kind, from) = std::mem::replace(&mut member.state, state) {
             self.kinds[kind as usize].from.remove(&(from, number));
         }
@@ -296,12 +299,14 @@ impl Network {
 impl<T> Member<T> {
     /// Its turn, which goes on or begins anew. What the connector has taken does not count, as if it
     /// had come so much later.
-    fn turn(&mut self, now: Instant) -> State {
+    fn turn(&mut self, now: Instant, vain: bool) -> State {
         let came = self.since + self.ours;
         let own = *self.own.get_or_insert_with(|| now.saturating_duration_since(came));
+        let far = limits::STRANGER_ROUND_TRIPS * self.round_trip;
         let (kind, from) = match self.may_be_slow {
+            _ if vain => (Kind::Vain, came + own + far),
             true => (Kind::Slow, came),
-            false => (Kind::Spoken, came + own + limits::STRANGER_ROUND_TRIPS * self.round_trip),
+            false => (Kind::Spoken, came + own + far),
         };
         let latest = came + limits::SLOW_TURN - limits::STRANGER_TURN;
         State::Turn(kind, from.min(latest))

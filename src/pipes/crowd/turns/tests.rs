@@ -53,7 +53,7 @@ impl Past {
         let own = self.words[anew].1 - self.came - self.ours(anew + 1);
         let far = limits::STRANGER_ROUND_TRIPS * self.round_trip;
         let longest = limits::SLOW_TURN - limits::STRANGER_TURN;
-        let (kind, turn) = match self.may_be_slow {
+        let (kind, turn) = match self.may_be_slow && !self.is_vain {
             true => (Kind::Slow, Duration::ZERO),
             false => (Kind::Spoken, (own + far).min(longest)),
         };
@@ -96,13 +96,17 @@ impl Model {
     fn does(&mut self, number: Number, word: Word, now: Instant) {
         let slow = self.members.values().filter(|past| past.may_be_slow).count();
         if word == Word::GotThrough {
+            let last = self.members.get(&number).and_then(|past| past.words.last());
+            if last.is_some_and(|(word, _)| *word == Word::GotThrough) {
+                return;
+            }
             self.ends.push(None);
         }
         let Some(past) = self.members.get_mut(&number) else { return };
         let vain = self.vain.get_mut(&past.network).unwrap();
         let is_first = past.words.iter().all(|(word, _)| *word != Word::Spoke);
         if word == Word::Spoke && is_first {
-            past.may_be_slow = *vain < 64 && 4 * slow < self.limit;
+            past.may_be_slow = *vain < 64 && 4 * (slow + 1) <= self.limit;
         }
         if word == Word::GotThrough {
             *vain = (*vain - 2).max(0);
@@ -304,7 +308,7 @@ fn who_sends_byte_after_byte_gains_no_time_and_who_is_answered_has_a_new_turn() 
 fn the_connectors_time_is_added_up_and_nothing_else_adds_to_the_longest_time() {
     let (mut turns, start) = (Turns::default(), Instant::now());
     let mut now = start;
-    turns.limit = 1;
+    turns.limit = 4;
     let slow = turns.join((), 1, Duration::ZERO, now);
     for _ in 0..2 {
         turns.spoke(slow, now);
