@@ -58,6 +58,9 @@ pub const VAIN_TURN: Duration = Duration::from_millis(30);
 /// slow to speak has some that get through before so many lose their slots.
 pub const IN_VAIN: u32 = 64;
 
+/// Networks that are remembered for it, on each port.
+pub const NETWORKS_IN_VAIN: usize = 256;
+
 /// One connection in this many may be slow.
 pub const SLOW_SHARE: usize = 4;
 

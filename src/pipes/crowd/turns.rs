@@ -17,8 +17,9 @@ pub(super) type Number = u64;
 pub(super) struct Turns<T> {
     next: Number,
     members: Numbered<Member<T>>,
-    /// Those that members come from.
-    networks: Numbered<Network>,
+    /// Networks (an address, or all addresses that one stranger has) whose members had to go: how many
+    /// did, less two for each that got through. Forgotten when nobody is there.
+    vain: Numbered<u32>,
     kinds: [List; 4],
     /// The limit when room was last asked for.
     limit: usize,
@@ -37,14 +38,6 @@ pub(super) enum Kind {
     Slow,
     /// It comes from a network whose members come in vain, whatever it has sent.
     Vain,
-}
-
-/// Whom members come from: an address, or all addresses that one stranger has.
-#[derive(Default)]
-struct Network {
-    members: usize,
-    /// How many have lost their places, less two for each that has got through.
-    vain: u32,
 }
 
 /// What a member does.
@@ -107,7 +100,7 @@ impl<T> Default for Turns<T> {
         Turns {
             next: 0,
             members: Numbered::default(),
-            networks: Numbered::default(),
+            vain: Numbered::default(),
             kinds: [limits::SILENT_HALVINGS, limits::SPOKEN_HALVINGS, 0, 0].map(list),
             limit: 0,
             slow: 0,
@@ -138,16 +131,7 @@ impl<T> Turns<T> {
             may_be_slow: false,
         };
         self.members.insert(number, member);
-        if self.networks.get(network).is_none() {
-            self.networks.insert(network, Network::default());
-        }
-        let mut kind = Kind::Silent;
-        if let Some(network) = self.networks.get_mut(network) {
-            network.members += 1;
-            if network.is_vain() {
-                kind = Kind::Vain;
-            }
-        }
+        let kind = if is_vain(&self.vain, network) { Kind::Vain } else { Kind::Silent };
         self.set_state(number, State::Turn(kind, now));
         number
     }
@@ -155,7 +139,7 @@ impl<T> Turns<T> {
     /// It has sent something: the connector's turn begins, if it has not begun before.
     pub(super) fn spoke(&mut self, number: Number, now: Instant) {
         let Some(member) = self.members.get_mut(number) else { return };
-        let vain = self.networks.get(member.network).is_some_and(Network::is_vain);
+        let vain = is_vain(&self.vain, member.network);
         let may_be_slow = !vain && self.slow < self.limit / limits::SLOW_SHARE;
         if !std::mem::replace(&mut member.has_spoken, true) {
             member.may_be_slow = may_be_slow;
@@ -180,7 +164,7 @@ impl<T> Turns<T> {
         if let State::Ours(since) = member.state {
             member.ours += now - since;
         }
-        let vain = self.networks.get(member.network).is_some_and(Network::is_vain);
+        let vain = is_vain(&self.vain, member.network);
         let turn = member.turn(now, vain);
         self.set_state(number, turn);
     }
@@ -198,8 +182,8 @@ impl<T> Turns<T> {
         self.set_state(number, State::Through);
         if let Some(member) = self.members.get_mut(number) {
             self.slow -= usize::from(std::mem::take(&mut member.may_be_slow));
-            if let Some(network) = self.networks.get_mut(member.network) {
-                network.vain = network.vain.saturating_sub(2);
+            if let Some(vain) = self.vain.get_mut(member.network) {
+                *vain = vain.saturating_sub(2);
             }
         }
     }
@@ -209,11 +193,8 @@ impl<T> Turns<T> {
         self.set_state(number, State::Through);
         let member = self.members.remove(number)?;
         self.slow -= usize::from(member.may_be_slow);
-        if let Some(network) = self.networks.get_mut(member.network) {
-            network.members -= 1;
-            if network.members == 0 {
-                self.networks.remove(member.network);
-            }
+        if self.members.len() == 0 && self.vain.len() > 0 {
+            self.vain = Numbered::default();
         }
         Some(member.who)
     }
@@ -254,9 +235,13 @@ impl<T> Turns<T> {
             if shrinks && !std::mem::take(&mut list.got_through) {
                 list.halvings = (list.halvings + 1).min(limits::HALVINGS);
             }
-            if let Some(network) = self.networks.get_mut(member.network) {
-                network.vain = (network.vain + 1).min(2 * limits::IN_VAIN);
+            let known = self.vain.get(member.network).copied();
+            if known.is_none() && self.vain.len() >= limits::NETWORKS_IN_VAIN {
+                let forgotten = self.vain.first();
+                forgotten.and_then(|network| self.vain.remove(network));
             }
+            self.vain
+                .insert(member.network, (known.unwrap_or_default() + 1).min(2 * limits::IN_VAIN));
         }
         self.leave(number)
     }
@@ -290,10 +275,9 @@ impl<T> Turns<T> {
     }
 }
 
-impl Network {
-    fn is_vain(&self) -> bool {
-        self.vain >= limits::IN_VAIN
-    }
+/// Whether the members of `network` come in vain.
+fn is_vain(vain: &Numbered<u32>, network: u64) -> bool {
+    vain.get(network).is_some_and(|vain| *vain >= limits::IN_VAIN)
 }
 
 impl<T> Member<T> {

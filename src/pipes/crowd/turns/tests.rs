@@ -69,7 +69,7 @@ struct Model {
     members: BTreeMap<Number, Past>,
     /// Who had to go, by kind, and where there is `None` that one got through.
     ends: Vec<Option<Kind>>,
-    /// Networks of which somebody is there, and how many of each came in vain.
+    /// How many of each network came in vain since somebody has been there.
     vain: BTreeMap<u64, i32>,
 }
 
@@ -103,7 +103,7 @@ impl Model {
             self.ends.push(None);
         }
         let Some(past) = self.members.get_mut(&number) else { return };
-        let vain = self.vain.get_mut(&past.network).unwrap();
+        let vain = self.vain.entry(past.network).or_default();
         let is_first = past.words.iter().all(|(word, _)| *word != Word::Spoke);
         if word == Word::Spoke && is_first {
             past.may_be_slow = *vain < 64 && 4 * (slow + 1) <= self.limit;
@@ -118,9 +118,9 @@ impl Model {
     }
 
     fn leaves(&mut self, number: Number) -> Option<Number> {
-        let past = self.members.remove(&number)?;
-        if self.members.values().all(|other| other.network != past.network) {
-            self.vain.remove(&past.network);
+        self.members.remove(&number)?;
+        if self.members.is_empty() {
+            self.vain.clear();
         }
         Some(number)
     }
@@ -128,7 +128,7 @@ impl Model {
     fn goes(&mut self, number: Number) -> Number {
         let past = &self.members[&number];
         if let Some((kind, _)) = past.turn() {
-            let vain = self.vain.get_mut(&past.network).unwrap();
+            let vain = self.vain.entry(past.network).or_default();
             *vain = (*vain + 1).min(128);
             self.ends.push(Some(kind));
         }
@@ -390,4 +390,17 @@ fn who_comes_from_a_network_in_vain_is_trusted_again_when_others_of_it_get_throu
     turns.got_through(vain);
     let next = join(&mut turns);
     assert_eq!(due(&turns, next), Some(Kind::Silent as usize));
+}
+
+#[test]
+fn only_so_many_networks_are_remembered_and_none_while_nobody_is_there() {
+    let (mut turns, now) = (Turns::default(), Instant::now());
+    let stays = turns.join((), 0, Duration::ZERO, now);
+    for network in 1..=2 * limits::NETWORKS_IN_VAIN as u64 {
+        let gone = turns.join((), network, Duration::ZERO, now);
+        turns.revoke(gone);
+    }
+    assert_eq!(turns.vain.len(), limits::NETWORKS_IN_VAIN);
+    turns.leave(stays);
+    assert_eq!(turns.vain.len(), 0);
 }
