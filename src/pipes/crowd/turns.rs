@@ -193,7 +193,7 @@ impl<T> Turns<T> {
         self.set_state(number, State::Through);
         let member = self.members.remove(number)?;
         self.slow -= usize::from(member.may_be_slow);
-        if self.members.len() == 0 && self.vain.len() > 0 {
+        if self.members.is_empty() && !self.vain.is_empty() {
             self.vain = Numbered::default();
         }
         Some(member.who)
