@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::*;
+use rustix::net::sockopt;
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
@@ -326,6 +327,22 @@ fn connector_that_is_mute_or_talks_garbage_is_said_to() {
 }
 
 #[test]
+fn answer_that_is_no_tls_is_named_although_the_connection_ends_with_it() {
+    let connector = Service::new(|mut socket| {
+        let mut greeting = [0; 4096];
+        let _ = socket.read(&mut greeting);
+        // The end comes in the same segment.
+        sockopt::set_tcp_cork(&socket, true).unwrap();
+        let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        let _ = socket.shutdown(Shutdown::Write);
+        let _ = std::io::copy(&mut socket, &mut std::io::sink());
+    });
+    let tunnel = Tunnel::start(connector.address, &["--target", "127.0.0.1:1"]);
+    tunnel.until_said("it does not speak TLS");
+    assert!(!tunnel.log().contains("closed the connection"), "{}", tunnel.log());
+}
+
+#[test]
 fn heartbeats_that_nobody_has_asked_for_end_the_tunnel() {
     let (_connector, tunnel) = against(
         |mut socket| {
@@ -490,7 +507,7 @@ impl Deaf {
 #[test]
 fn target_is_dialled_no_more_when_the_session_has_gone() {
     let Some(target) = Deaf::at(SocketAddr::from(([127, 0, 0, 1], 0))) else {
-        println!("not run: this kernel answers where the backlog is full");
+        could_not_run("this kernel answers where the backlog is full");
         return;
     };
     let target = Arc::new(target);
@@ -523,7 +540,7 @@ fn with_names(
         ["unshare", "--mount", "sh", "-c", script, "sh", files[0].path(), files[1].path()];
     let works = Command::new(wrapper[0]).args(&wrapper[1..]).arg("true").output();
     if !works.is_ok_and(|output| output.status.success()) {
-        println!("not run: no mounts of its own can be made here");
+        could_not_run("no mounts of its own can be made here");
         return None;
     }
     Some((Tunnel::within(&wrapper, connector, more), files))
@@ -533,7 +550,7 @@ fn with_names(
 fn resolver_that_is_silent_about_the_target_does_not_stop_redialling() {
     let ip = Ipv4Addr::new(127, fastrand::u8(1..), fastrand::u8(..), fastrand::u8(1..255));
     let Ok(silent) = UdpSocket::bind((ip, 53)) else {
-        println!("not run: port 53 cannot be opened here");
+        could_not_run("port 53 cannot be opened here");
         return;
     };
     let connector = Service::new(|mut socket| {
@@ -568,7 +585,7 @@ fn dead_first_addresses_do_not_cost_each_session_seconds() {
         }
     });
     let [Some(_first), Some(_second)] = dead.map(|ip| Deaf::at((ip, port).into())) else {
-        println!("not run: this kernel answers where the backlog is full");
+        could_not_run("this kernel answers where the backlog is full");
         return;
     };
     let answers = Arc::new(Mutex::new(Vec::new()));
@@ -650,7 +667,7 @@ fn limits_that_are_reached_are_said_with_their_number_and_remedy() {
 #[test]
 fn tunnels_never_take_the_files_of_their_targets() {
     if Command::new("prlimit").arg("--version").output().is_err() {
-        println!("not run: there is no prlimit here");
+        could_not_run("there is no prlimit here");
         return;
     }
     let begun = Arc::new(AtomicBool::new(false));
