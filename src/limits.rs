@@ -58,6 +58,8 @@ pub const VAIN_TURN: Duration = Duration::from_millis(30);
 /// slow to speak has some that get through before so many lose their slots.
 pub const IN_VAIN: u32 = 64;
 
+/// How long this is remembered after newcomers last had to wait.
+pub const VAIN_REMEMBERED: Duration = Duration::from_secs(60);
 /// Networks that are remembered for it, on each port.
 pub const NETWORKS_IN_VAIN: usize = 256;
 

@@ -152,7 +152,7 @@ impl Member<'_> {
 
 impl Drop for Member<'_> {
     fn drop(&mut self) {
-        self.crowd.turns.borrow_mut().leave(self.number);
+        self.crowd.turns.borrow_mut().leave(self.number, Instant::now());
         self.crowd.changed.notify(1);
     }
 }

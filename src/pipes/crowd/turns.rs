@@ -17,9 +17,11 @@ pub(super) type Number = u64;
 pub(super) struct Turns<T> {
     next: Number,
     members: Numbered<Member<T>>,
-    /// Networks (an address, or all addresses that one stranger has) whose members had to go: how many
-    /// did, less two for each that got through. Forgotten when nobody is there.
+    /// Networks (an address, or all addresses that one stranger has) whose members had to go, or left
+    /// before they got through while others waited: how many did, less two for each that got through.
     vain: Numbered<u32>,
+    /// When somebody last found no room.
+    full: Option<Instant>,
     kinds: [List; 4],
     /// The limit when room was last asked for.
     limit: usize,
@@ -101,6 +103,7 @@ impl<T> Default for Turns<T> {
             next: 0,
             members: Numbered::default(),
             vain: Numbered::default(),
+            full: None,
             kinds: [limits::SILENT_HALVINGS, limits::SPOKEN_HALVINGS, 0, 0].map(list),
             limit: 0,
             slow: 0,
@@ -131,6 +134,10 @@ impl<T> Turns<T> {
             may_be_slow: false,
         };
         self.members.insert(number, member);
+        let is_long_ago = |full| now - full > limits::VAIN_REMEMBERED;
+        if !self.vain.is_empty() && self.full.is_none_or(is_long_ago) {
+            self.vain = Numbered::default();
+        }
         let kind = if is_vain(&self.vain, network) { Kind::Vain } else { Kind::Silent };
         self.set_state(number, State::Turn(kind, now));
         number
@@ -188,14 +195,30 @@ impl<T> Turns<T> {
         }
     }
 
-    /// It is gone, if it was still there.
-    pub(super) fn leave(&mut self, number: Number) -> Option<T> {
+    /// It leaves, if it was still there.
+    pub(super) fn leave(&mut self, number: Number, now: Instant) -> Option<T> {
+        let member = self.members.get(number)?;
+        let others_wait = self.full.is_some_and(|full| now - full < limits::SLOW_TURN);
+        if others_wait && !matches!(member.state, State::Through) {
+            let network = member.network;
+            self.came_in_vain(network);
+        }
+        self.remove(number)
+    }
+
+    fn came_in_vain(&mut self, network: u64) {
+        let known = self.vain.get(network).copied();
+        if known.is_none() && self.vain.len() >= limits::NETWORKS_IN_VAIN {
+            let forgotten = self.vain.first();
+            forgotten.and_then(|network| self.vain.remove(network));
+        }
+        self.vain.insert(network, (known.unwrap_or_default() + 1).min(2 * limits::IN_VAIN));
+    }
+
+    fn remove(&mut self, number: Number) -> Option<T> {
         self.set_state(number, State::Through);
         let member = self.members.remove(number)?;
         self.slow -= usize::from(member.may_be_slow);
-        if self.members.is_empty() && !self.vain.is_empty() {
-            self.vain = Numbered::default();
-        }
         Some(member.who)
     }
 
@@ -206,6 +229,7 @@ impl<T> Turns<T> {
         if self.len() < limit {
             return Room::Free;
         }
+        self.full = Some(now);
         let first = self.first_to_go();
         let gone = first.filter(|(due, _)| *due <= now).and_then(|(_, number)| self.revoke(number));
         gone.map_or(Room::NotBefore(first.map(|(due, _)| due)), Room::From)
@@ -235,15 +259,10 @@ impl<T> Turns<T> {
             if shrinks && !std::mem::take(&mut list.got_through) {
                 list.halvings = (list.halvings + 1).min(limits::HALVINGS);
             }
-            let known = self.vain.get(member.network).copied();
-            if known.is_none() && self.vain.len() >= limits::NETWORKS_IN_VAIN {
-                let forgotten = self.vain.first();
-                forgotten.and_then(|network| self.vain.remove(network));
-            }
-            self.vain
-                .insert(member.network, (known.unwrap_or_default() + 1).min(2 * limits::IN_VAIN));
+            let network = member.network;
+            self.came_in_vain(network);
         }
-        self.leave(number)
+        self.remove(number)
     }
 
     fn set_state(&mut self, number: Number, state: State) {

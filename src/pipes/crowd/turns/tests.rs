@@ -71,6 +71,7 @@ struct Model {
     ends: Vec<Option<Kind>>,
     /// How many of each network came in vain since somebody has been there.
     vain: BTreeMap<u64, i32>,
+    full: Option<Instant>,
 }
 
 impl Model {
@@ -117,12 +118,21 @@ impl Model {
         past.is_vain = *vain >= 64;
     }
 
-    fn leaves(&mut self, number: Number) -> Option<Number> {
-        self.members.remove(&number)?;
-        if self.members.is_empty() {
+    fn leaves(&mut self, number: Number, now: Instant) -> Option<Number> {
+        let past = self.members.get(&number)?;
+        let is_through = past.words.last().is_some_and(|(word, _)| *word == Word::GotThrough);
+        if !is_through && self.full.is_some_and(|full| now - full < 2000 * MILLISECOND) {
+            let vain = self.vain.entry(past.network).or_default();
+            *vain = (*vain + 1).min(128);
+        }
+        self.members.remove(&number);
+        Some(number)
+    }
+
+    fn forgets(&mut self, now: Instant) {
+        if self.full.is_none_or(|full| now - full > 60_000 * MILLISECOND) {
             self.vain.clear();
         }
-        Some(number)
     }
 
     fn goes(&mut self, number: Number) -> Number {
@@ -132,7 +142,7 @@ impl Model {
             *vain = (*vain + 1).min(128);
             self.ends.push(Some(kind));
         }
-        self.leaves(number);
+        self.members.remove(&number);
         number
     }
 
@@ -141,6 +151,7 @@ impl Model {
         if self.members.len() < limit {
             return Room::Free;
         }
+        self.full = Some(now);
         let dues = self.members.iter().filter_map(|(number, past)| {
             let (kind, from) = past.turn()?;
             Some((from + self.patience(kind), *number))
@@ -175,6 +186,7 @@ fn whatever_happens_the_same_must_go_as_by_looking_at_all() {
                 0 | 1 => {
                     let round_trip = random.u32(..3) * 200 * MILLISECOND;
                     let network = random.u64(..2);
+                    model.forgets(now);
                     let is_vain = *model.vain.entry(network).or_default() >= 64;
                     let (came, words) = (now, Vec::new());
                     let may_be_slow = false;
@@ -201,8 +213,8 @@ fn whatever_happens_the_same_must_go_as_by_looking_at_all() {
                     turns.got_through(number);
                 }
                 6 => {
-                    let left = model.leaves(number);
-                    assert_eq!(turns.leave(number), left, "{at}");
+                    let left = model.leaves(number, now);
+                    assert_eq!(turns.leave(number, now), left, "{at}");
                 }
                 7 => assert_eq!(turns.replace_oldest(limit), model.replace_oldest(limit), "{at}"),
                 _ => {
@@ -235,7 +247,7 @@ fn patience_shrinks_while_all_wait_in_vain_and_grows_while_others_get_through() 
     let get_through = |turns: &mut Turns<()>| {
         let member = turns.join((), 1, Duration::ZERO, now);
         turns.got_through(member);
-        turns.leave(member);
+        turns.leave(member, now);
     };
     turns.limit = 8;
     let _slow = [answered(&mut turns, now), answered(&mut turns, now)];
@@ -347,7 +359,7 @@ fn waits_of_good_ones(count: u32, seconds: u32, stranger: u64) -> Vec<Duration> 
         } else {
             let good = turns.join((), 1, Duration::ZERO, now);
             turns.got_through(good);
-            turns.leave(good);
+            turns.leave(good, now);
             waits.push(now - came);
         }
     }
@@ -370,6 +382,7 @@ fn silent_ones_of_one_network_hold_up_no_others_that_get_through() {
 #[test]
 fn who_comes_from_a_network_in_vain_is_trusted_again_when_others_of_it_get_through() {
     let (mut turns, now) = (Turns::default(), Instant::now());
+    turns.full = Some(now);
     let stays = turns.join((), 1, Duration::ZERO, now);
     let join = |turns: &mut Turns<()>| turns.join((), 1, Duration::ZERO, now);
     for _ in 0..limits::IN_VAIN {
@@ -393,14 +406,36 @@ fn who_comes_from_a_network_in_vain_is_trusted_again_when_others_of_it_get_throu
 }
 
 #[test]
-fn only_so_many_networks_are_remembered_and_none_while_nobody_is_there() {
+fn only_so_many_networks_are_remembered_and_not_for_ever() {
     let (mut turns, now) = (Turns::default(), Instant::now());
+    turns.full = Some(now);
     let stays = turns.join((), 0, Duration::ZERO, now);
     for network in 1..=2 * limits::NETWORKS_IN_VAIN as u64 {
         let gone = turns.join((), network, Duration::ZERO, now);
         turns.revoke(gone);
     }
     assert_eq!(turns.vain.len(), limits::NETWORKS_IN_VAIN);
-    turns.leave(stays);
-    assert_eq!(turns.vain.len(), 0);
+    assert!(matches!(turns.room(1, now), Room::From(_) | Room::NotBefore(_)));
+    turns.leave(stays, now);
+    turns.join((), 0, Duration::ZERO, now + limits::VAIN_REMEMBERED);
+    assert!(!turns.vain.is_empty());
+    turns.join((), 0, Duration::ZERO, now + 2 * limits::VAIN_REMEMBERED);
+    assert!(turns.vain.is_empty());
+}
+
+#[test]
+fn who_leaves_just_before_its_turn_ends_comes_in_vain_too() {
+    let (mut turns, mut now) = (Turns::default(), Instant::now());
+    let mut waited = Duration::ZERO;
+    for _ in 0..4 {
+        // 128 join, somebody finds no room, and all leave at once.
+        let group: Vec<_> = (0..128).map(|_| turns.join((), 1, Duration::ZERO, now)).collect();
+        let Room::NotBefore(Some(due)) = turns.room(128, now) else { panic!("there is room") };
+        waited = due - now;
+        now = due - MILLISECOND;
+        for member in group {
+            turns.leave(member, now);
+        }
+    }
+    assert_eq!(waited, limits::VAIN_TURN);
 }
