@@ -50,9 +50,10 @@ pub const SILENT_HALVINGS: u32 = 3;
 pub const SPOKEN_HALVINGS: u32 = 1;
 
 /// The same cap for connections of a network (an IPv4 address, or IPv6 /64) whose connections come in
-/// vain: [`IN_VAIN`] more of them lost their slots than twice those that got through. A stranger's
-/// silent connections take 1/30 of a second each then, and 128 slots carry 4,000 of them a second,
-/// however many others get through meanwhile and make the cap of their own connections long.
+/// vain: [`IN_VAIN`] more of them lost their slots, or left before they got through while others
+/// waited, than twice those that got through. A stranger's silent connections take 1/30 of a second
+/// each then, and 128 slots carry 4,000 of them a second, however many others get through meanwhile
+/// and make the cap of their own connections long.
 pub const VAIN_TURN: Duration = Duration::from_millis(30);
 /// See [`VAIN_TURN`]. Half of the slots that `pending` gives at first: a burst of good peers that are
 /// slow to speak has some that get through before so many lose their slots.

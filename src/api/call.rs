@@ -141,17 +141,19 @@ fn new_pipe(request: &Request) -> Result<NewPipe, ApiError> {
 }
 
 fn pipe(text: &str) -> Result<NewPipe, ApiError> {
-    let mapping = match json::read(text.as_bytes()) {
-        Ok(Value::Object(mapping)) => mapping,
-        Ok(_) => return Err(bad("mapping", "is not a JSON object")),
-        Err(fault) => return Err(bad("mapping", format!("is not JSON: {fault}"))),
+    let Ok(Entries(members)) = json::read(text.as_bytes()) else {
+        return Err(match json::read::<Value>(text.as_bytes()) {
+            Ok(_) => bad("mapping", "is not a JSON object"),
+            Err(fault) => bad("mapping", format!("is not JSON: {fault}")),
+        });
     };
-    // Of two nobody can tell which is meant; unknown ones are for others.
-    if let Ok(Entries(all)) = json::read(text.as_bytes()) {
-        let twice = |name: &String| all.iter().filter(|member| member.0 == *name).count() > 1;
-        if let Some((name, _)) = all.iter().find(|member| twice(&member.0)) {
-            return Err(bad("mapping", format!("has {} twice; take one out", short(name))));
+    let mut mapping = serde_json::Map::new();
+    for (name, value) in members {
+        // Of two nobody can tell which is meant; unknown ones are for others.
+        if mapping.contains_key(&name) {
+            return Err(bad("mapping", format!("has {} twice; take one out", short(&name))));
         }
+        mapping.insert(name, value);
     }
     let limits = |connections, threshold| {
         let limit = whole(&mapping, connections, 1, u64::from(u16::MAX))?;

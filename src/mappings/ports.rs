@@ -225,9 +225,9 @@ impl Pool {
         self.state.borrow().free.len()
     }
 
-    /// Puts other ports in the place of the pool's. Leases live on; one whose port is no longer
-    /// in the pool just does not return it. Stored mappings' own ports stay theirs. Free ports that stay keep their turn, new ones come
-    /// before them, since nobody has just used those.
+    /// Puts other ports in the place of the pool's. Leases live on; one whose port is no longer in
+    /// the pool just does not return it. Stored mappings' own ports stay theirs. Free ports that
+    /// stay keep their turn, new ones come before them, since nobody has just used those.
     pub fn replace(&self, ports: &[u16]) {
         let state = &mut *self.state.borrow_mut();
         let known = std::mem::take(&mut state.allowed);

@@ -15,7 +15,7 @@ pub(crate) fn network(address: IpAddr) -> IpAddr {
 
 /// The same as a number. No IPv6 network that is in use has one of IPv4's numbers.
 pub(crate) fn network_number(address: IpAddr) -> u64 {
-    match address.to_canonical() {
+    match network(address) {
         IpAddr::V4(address) => address.to_bits().into(),
         IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
     }

@@ -200,12 +200,12 @@ impl<T> Turns<T> {
         let member = self.members.get(number)?;
         let others_wait = self.full.is_some_and(|full| now - full < limits::SLOW_TURN);
         if others_wait && !matches!(member.state, State::Through) {
-            let network = member.network;
-            self.came_in_vain(network);
+            self.came_in_vain(member.network);
         }
         self.remove(number)
     }
 
+    /// One more of `network` is gone and had not got through.
     fn came_in_vain(&mut self, network: u64) {
         let known = self.vain.get(network).copied();
         if known.is_none() && self.vain.len() >= limits::NETWORKS_IN_VAIN {
