@@ -20,7 +20,7 @@ check:
 	$(CARGO) fmt --check
 	.ci/rooms
 	$(CARGO) clippy --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --locked
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --document-private-items --locked
 
 test:
 	$(CARGO) test --locked

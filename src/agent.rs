@@ -39,7 +39,7 @@ mod pace;
 mod proof;
 mod reached;
 mod serve;
-pub(crate) mod tunnel;
+pub mod tunnel;
 mod words;
 
 /// Files that the event loop, the signals and the service manager take: 7.

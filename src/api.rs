@@ -14,7 +14,7 @@
 //! - A stopping daemon answers 503 to changes.
 
 mod answer;
-pub(crate) mod call;
+pub mod call;
 mod caller;
 mod connections;
 mod counters;
@@ -26,6 +26,6 @@ mod quoted;
 mod server;
 mod service;
 
-pub(crate) use call::LONGEST_THRESHOLD;
+pub use call::LONGEST_THRESHOLD;
 pub use server::{Acceptor, Server};
 pub use service::{Api, Host};

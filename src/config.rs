@@ -17,7 +17,7 @@ use log::LevelFilter;
 
 pub use self::faults::Faults;
 use self::keys::Keys;
-pub(crate) use self::keys::{Entries, nearest};
+pub use self::keys::{Entries, nearest};
 use crate::text::{file, reason};
 
 /// The settings file's name in the configuration directory.

@@ -1,13 +1,32 @@
-//! The parsers that nobody outside this crate may use, for the targets in `fuzz/`. Built with
-//! the feature `fuzzing` alone, which no package has.
+//! What the targets in `fuzz/` use of this crate. Built with the feature `fuzzing` alone, which no
+//! package has.
 
 use crate::agent;
 use crate::api;
-use crate::http::Request;
-use crate::mappings::mapping::{Mapping, NewPipe, Passcode};
 use crate::mappings::store;
 use crate::tls;
-use crate::wire::greeting::{Offer, Version};
+use crate::wire::greeting::Offer;
+
+pub use crate::config::Config;
+pub use crate::http::{
+    Fault, Handler, Patience, Request, Response, Source, Wire, serve_connection,
+};
+pub use crate::mappings::mapping::{AgentLimits, AgentPort, Mapping, NewPipe, Passcode, Pipe};
+pub use crate::net::conduit::{Conduit, allow as allow_conduits};
+pub use crate::net::stream::Stream;
+pub use crate::runtime::{block_on, sleep};
+pub use crate::session::{Ended, Ending, Endpoint, Relay, Traffic, Voice};
+pub use crate::tls::{CERTIFICATE, Identity, client_config};
+pub use crate::wire::greeting::Version;
+pub use crate::wire::heartbeat::beats;
+pub use crate::wire::proxy::header;
+
+/// The bounds that the targets hold the crate to.
+pub mod limits {
+    pub use crate::limits::{
+        DIRECT_CERTIFICATE, HTTP_BODY, HTTP_HEAD, OPEN_WAIT, PROXY_HEADER, QUIET_LATE,
+    };
+}
 
 /// What a request to the API asks for.
 #[derive(Debug, PartialEq, Eq)]

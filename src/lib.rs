@@ -41,23 +41,25 @@
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(rustdoc::private_intra_doc_links, reason = "these pages are for readers of the source")]
 
-pub mod agent;
-pub mod api;
+// The rooms are private, so that the compiler finds what nobody uses.
+
+mod agent;
+mod api;
 pub mod cli;
-pub mod config;
-pub mod daemon;
+mod config;
+mod daemon;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-pub mod http;
-pub mod limits;
-pub mod logging;
-pub mod mappings;
-pub mod net;
-pub mod os;
-pub mod pipes;
-pub mod report;
-pub mod runtime;
-pub mod session;
+mod http;
+mod limits;
+mod logging;
+mod mappings;
+mod net;
+mod os;
+mod pipes;
+mod report;
+mod runtime;
+mod session;
 #[cfg(test)]
 #[path = "../tests/common"]
 mod testing {
@@ -66,5 +68,5 @@ mod testing {
     pub mod ports;
 }
 mod text;
-pub mod tls;
-pub mod wire;
+mod tls;
+mod wire;

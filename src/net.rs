@@ -4,7 +4,7 @@ pub mod address;
 pub mod conduit;
 pub mod dial;
 pub mod handshake;
-pub(crate) mod share;
+pub mod share;
 pub mod socket;
 pub mod stall;
 pub mod stream;

@@ -11,7 +11,7 @@ mod signals;
 pub mod terminal;
 
 pub use files::{FileGuard, Files, For};
-pub use instance::{Instance, LOCK, Ownership, ProcessError, config_of, holder, take_lock};
+pub use instance::{Instance, Ownership, config_of, holder, take_lock};
 pub use notifier::{Notifier, watchdog_interval};
 pub use process::{Prepared, abort_on_panic, prepare};
 pub use signals::{Ask, Signals};

@@ -7,7 +7,7 @@ mod metrics;
 pub mod status;
 mod table;
 
-pub use answer::{Report, Totals};
+pub use answer::Report;
 pub use metrics::{METRICS_TYPE, metrics};
 pub use table::table;
 

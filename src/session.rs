@@ -12,8 +12,8 @@ mod voice;
 pub use drain::{Drain, Drained, Outcome};
 pub use ending::{Ended, Ending};
 pub use leg::Endpoint;
-pub use relay::{FormerUser, Relay};
-pub use residue::{Leaving, Missing, Residue, Verdict};
+pub use relay::Relay;
+pub use residue::{Missing, Residue};
 pub use traffic::Traffic;
 pub use voice::Voice;
 

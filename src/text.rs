@@ -1,12 +1,12 @@
 //! Text that people and programs write: the files it is in, JSON, byte order marks.
 
-pub(crate) mod file;
+pub mod file;
 pub mod json;
 pub mod line;
 pub mod mark;
 pub mod reason;
 
 /// `1 session`, `2 sessions`.
-pub(crate) fn counted(count: u64, what: &str) -> String {
+pub fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

@@ -21,13 +21,13 @@ pub use pem::{CERTIFICATE, KEY};
 pub use words::explain_handshake;
 
 mod client;
-pub(crate) mod der;
+pub mod der;
 mod fault;
 mod identity;
 mod make;
 mod pem;
 mod provider;
-pub(crate) mod sni;
+pub mod sni;
 mod words;
 
 /// The settings of all listeners, made from one reading of the files.

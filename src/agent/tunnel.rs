@@ -183,7 +183,7 @@ impl Paired<'_> {
 
 /// Takes answers to heartbeats from the front of `input`, then the PROXY header if it is complete.
 /// `Err` if anything else is there.
-pub(crate) fn understand(input: &mut Vec<u8>) -> Result<Option<Vec<u8>>, ()> {
+pub fn understand(input: &mut Vec<u8>) -> Result<Option<Vec<u8>>, ()> {
     let beats = input.chunks_exact(BEAT.len()).take_while(|token| token == BEAT).count();
     input.drain(..beats * BEAT.len());
     if input.is_empty() {

@@ -18,7 +18,7 @@ use crate::text::json;
 
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Call {
+pub enum Call {
     AddMapping(NewPipe),
     RemoveMapping(Box<str>),
     /// `mappingid=all`.
@@ -38,7 +38,7 @@ pub(crate) enum Call {
 
 /// What `commandline` can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Command {
+pub enum Command {
     Status,
     Version,
     Help,
@@ -47,7 +47,7 @@ pub(crate) enum Command {
 
 /// A passkey as a caller offered it.
 #[derive(PartialEq, Eq)]
-pub(crate) struct Passkey(pub(crate) Box<str>);
+pub struct Passkey(pub(crate) Box<str>);
 
 impl std::fmt::Debug for Passkey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -57,11 +57,11 @@ impl std::fmt::Debug for Passkey {
 
 /// What a heartbeat threshold may be at most, in milliseconds: the original reads it as a signed
 /// 32-bit number from the state file.
-pub(crate) const LONGEST_THRESHOLD: u64 = i32::MAX as u64;
+pub const LONGEST_THRESHOLD: u64 = i32::MAX as u64;
 
 impl Call {
     /// What `request` asks for. The error says what is wrong with it and what would be right.
-    pub(crate) fn parse(request: &Request) -> Result<Call, ApiError> {
+    pub fn parse(request: &Request) -> Result<Call, ApiError> {
         // The original's server took a path with a slash at its end for the same path.
         let path = request.path.trim_end_matches('/');
         let get = matches!(&*request.method, "GET" | "HEAD");

@@ -12,7 +12,7 @@ use crate::report::status::refused::{self, Refusal};
 
 /// Why a request was not done.
 #[derive(Debug)]
-pub(crate) enum ApiError {
+pub enum ApiError {
     /// A parameter is missing or wrong: its name, and the rest of a sentence about it.
     Parameter {
         name: &'static str,
@@ -76,7 +76,7 @@ impl ApiError {
     }
 
     /// The status code of the answer.
-    pub(crate) fn status(&self) -> u16 {
+    pub fn status(&self) -> u16 {
         match self {
             ApiError::Parameter { .. } => 400,
             ApiError::NotAllowed(_)

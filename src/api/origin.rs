@@ -11,7 +11,7 @@ use crate::http::Source;
 
 /// Why a request is taken for a web page's.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Foreign {
+pub enum Foreign {
     /// A page of another origin has it sent.
     Origin(Box<str>),
     /// So does a page whose origin the browser keeps to itself.

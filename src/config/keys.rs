@@ -130,7 +130,7 @@ impl<'a> Keys<'a> {
 }
 
 /// The members of a JSON object in order, a key that stands there twice twice.
-pub(crate) struct Entries(pub(crate) Vec<(String, Value)>);
+pub struct Entries(pub(crate) Vec<(String, Value)>);
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -165,7 +165,7 @@ pub(super) fn shown(value: &Value) -> String {
 
 /// The known key that was probably meant: the one that the fewest changed letters make, if those
 /// are at most a third of the key. Case, `-` and `_` do not count.
-pub(crate) fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
+pub fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
     let plain: Vec<char> = key
         .chars()
         .filter(char::is_ascii_alphanumeric)

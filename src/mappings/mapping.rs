@@ -44,7 +44,6 @@ impl Passcode {
     }
 
     /// Its length in bytes.
-    #[expect(clippy::len_without_is_empty, reason = "a passcode is never empty")]
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -143,7 +143,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`PortError::Exhausted`] or [`PortError::NoneOpened`].
-    pub fn lease(&self) -> Result<Lease, PortError> {
+    fn lease(&self) -> Result<Lease, PortError> {
         let most = self.available();
         if most == 0 {
             return Err(PortError::Exhausted);
@@ -417,7 +417,7 @@ fn why(error: Errno) -> String {
 
 /// Why the API's address cannot be opened, and what to do; the words for pipes' ports speak of
 /// `listen`.
-pub(crate) fn api_fault(error: &io::Error) -> String {
+pub fn api_fault(error: &io::Error) -> String {
     match Errno::from_io_error(error) {
         Some(Errno::ADDRINUSE) => "another program uses the port (ss -ltnp shows which); stop that \
              one, or set `api` to another port"

@@ -7,7 +7,7 @@
 
 mod disk;
 mod error;
-pub(crate) mod format;
+pub mod format;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -14,7 +14,7 @@ static REQUESTS: AtomicUsize = AtomicUsize::new(0);
 
 /// What one of them holds of it; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub struct Share {
     all: &'static AtomicUsize,
     most: usize,
     free: usize,
@@ -23,18 +23,18 @@ pub(crate) struct Share {
 
 impl Share {
     /// A stranger's, of [`limits::GREETINGS`].
-    pub(crate) fn of_greetings() -> Self {
+    pub fn of_greetings() -> Self {
         Share { all: &GREETINGS, most: limits::GREETINGS, free: limits::GREETING, own: 0 }
     }
 
     /// A request's, of [`limits::HTTP_REQUESTS`].
-    pub(crate) fn of_requests() -> Self {
+    pub fn of_requests() -> Self {
         Share { all: &REQUESTS, most: limits::HTTP_REQUESTS, free: limits::HTTP_FREE, own: 0 }
     }
 
     /// It holds so many bytes now. `false`, and nothing has changed, if that is more than is left.
     #[must_use]
-    pub(crate) fn holds(&mut self, bytes: usize) -> bool {
+    pub fn holds(&mut self, bytes: usize) -> bool {
         let wanted = bytes.saturating_sub(self.free);
         if wanted <= self.own {
             self.all.fetch_sub(self.own - wanted, Ordering::Relaxed);

@@ -10,7 +10,7 @@ use crate::limits;
 
 /// Opens `port` on `address`; `None` is `[::]` for both families, or `0.0.0.0` on a machine
 /// without IPv6. Never on another address than the one asked for.
-pub(crate) fn open(address: Option<IpAddr>, port: u16) -> Result<TcpListener, Errno> {
+pub fn open(address: Option<IpAddr>, port: u16) -> Result<TcpListener, Errno> {
     let Some(address) = address else {
         return match open_at(Ipv6Addr::UNSPECIFIED.into(), port) {
             Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => {
@@ -41,7 +41,7 @@ fn open_at(address: IpAddr, port: u16) -> Result<TcpListener, Errno> {
 }
 
 /// What every leg has: TCP_NODELAY, keepalive, and urgent data in line (protocol page, section 6).
-pub(crate) fn set_up(socket: impl AsFd) -> Result<(), Errno> {
+pub fn set_up(socket: impl AsFd) -> Result<(), Errno> {
     let socket = socket.as_fd();
     // Otherwise the kernel takes the urgent byte out of the stream.
     sockopt::set_socket_oobinline(socket, true)?;

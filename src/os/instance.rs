@@ -16,7 +16,7 @@ use crate::text::{file, reason};
 
 /// The file in the run folder whose lock says that a daemon runs there; it holds the daemon's
 /// process id.
-pub const LOCK: &str = "iofog-connector.lock";
+const LOCK: &str = "iofog-connector.lock";
 
 /// How long a locked lock is tried again: a command that looks whether the daemon runs holds
 /// it for a moment.

@@ -20,7 +20,7 @@ pub fn has_changed() -> bool {
     false
 }
 
-/// Gives back what is free. [`tidy`] first, on each thread that has freed much.
+/// Gives back what is free. [`tidy()`] first, on each thread that has freed much.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     glibc::give_back();

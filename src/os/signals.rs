@@ -34,7 +34,7 @@ impl Signals {
     }
 
     /// The next signal that asks for something.
-    pub async fn next(&mut self) -> Ask {
+    async fn next(&mut self) -> Ask {
         use async_signal::Signal;
         loop {
             match self.0.next().await {

@@ -57,14 +57,9 @@ impl<T: AsFd> Io<T> {
         self.registration.is(READ)
     }
 
-    /// Whether both directions are known to be gone.
-    pub fn is_gone(&self) -> bool {
-        self.registration.is(GONE)
-    }
-
     /// Tries `operation` whenever the socket may be readable, until it gives anything but
     /// `WouldBlock`.
-    pub fn poll_read_with<R>(
+    fn poll_read_with<R>(
         &self,
         context: &Context<'_>,
         operation: impl FnMut(&T) -> io::Result<R>,

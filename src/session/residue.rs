@@ -191,7 +191,7 @@ impl Residue {
     }
 
     /// When the answer counts as over if nothing more comes; `None` while the user is there.
-    pub fn over_at(&self) -> Option<Instant> {
+    fn over_at(&self) -> Option<Instant> {
         let (leaving, left_at) = self.left?;
         if self.owed {
             return Some(self.answer_by);

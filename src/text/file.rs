@@ -15,7 +15,7 @@ use rustix::io::Errno;
 ///
 /// # Errors
 /// Besides what opening meets: what is no file, as `reason::reading` words it.
-pub(crate) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let opened = open_any(path, options)?;
     let kind = opened.metadata()?.file_type();
     match () {
@@ -37,7 +37,7 @@ fn open_any(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
 ///
 /// # Errors
 /// As [`open`]; `TimedOut` for a pipe that does not end.
-pub(crate) fn read(path: &Path, most: usize, wait: Option<Duration>) -> io::Result<Vec<u8>> {
+pub fn read(path: &Path, most: usize, wait: Option<Duration>) -> io::Result<Vec<u8>> {
     let mut options = File::options();
     options.read(true);
     let (file, until) = match wait {

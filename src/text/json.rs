@@ -11,7 +11,7 @@ use crate::text::mark;
 /// # Errors
 /// Half a sentence without a dot: the line and column (in characters, from 1), what is there and what
 /// would be right. Of the text it holds a key or one mark at most.
-pub(crate) fn read<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, String> {
+pub fn read<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, String> {
     let text = mark::skip(text);
     match no_text(text) {
         Some(fault) => Err(fault),

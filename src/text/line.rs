@@ -2,7 +2,7 @@
 
 /// Whether a character could end the line, move a terminal's cursor or turn the text's direction:
 /// controls, line separators, and marks that reorder what stands around them.
-pub(crate) fn is_unfit(char: char) -> bool {
+pub fn is_unfit(char: char) -> bool {
     char.is_control()
         || matches!(
             char,
@@ -11,7 +11,7 @@ pub(crate) fn is_unfit(char: char) -> bool {
 }
 
 /// The text with an escape for each such character: `\n`, `\u{1b}`.
-pub(crate) fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for char in text.chars() {
         match char {
@@ -23,7 +23,7 @@ pub(crate) fn escaped(text: &str) -> String {
 }
 
 /// The text's first characters, `length` of them at most; "…" follows where it goes on.
-pub(crate) fn cut(text: &str, length: usize) -> String {
+pub fn cut(text: &str, length: usize) -> String {
     match text.char_indices().nth(length) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

@@ -2,6 +2,6 @@
 //! read here knows it.
 
 /// The text without one.
-pub(crate) fn skip(text: &[u8]) -> &[u8] {
+pub fn skip(text: &[u8]) -> &[u8] {
     text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
 }

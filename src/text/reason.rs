@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
 
 /// The system's words for an error, without its number.
-pub(crate) fn words(error: &io::Error) -> String {
+pub fn words(error: &io::Error) -> String {
     let text = error.to_string();
     match text.find(" (os error ") {
         Some(end) => text[..end].to_owned(),
@@ -19,13 +19,13 @@ pub(crate) fn words(error: &io::Error) -> String {
 }
 
 /// Whether an error says that there is no such file.
-pub(crate) fn is_missing(error: &io::Error) -> bool {
+pub fn is_missing(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound
 }
 
 /// Whether what is in the way of a file may be gone soon, without anybody's doing: then another
 /// start is worth while.
-pub(crate) fn may_pass(error: &io::Error) -> bool {
+pub fn may_pass(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
         Some(Errno::IO | Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOSPC | Errno::STALE)
@@ -33,7 +33,7 @@ pub(crate) fn may_pass(error: &io::Error) -> bool {
 }
 
 /// Why the file `path` cannot be read: half a sentence about it, with the remedy, without a dot.
-pub(crate) fn reading(path: &Path, error: &io::Error) -> String {
+pub fn reading(path: &Path, error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::PermissionDenied => forbidden(path),
         ErrorKind::NotFound => "it does not exist".into(),
@@ -42,7 +42,7 @@ pub(crate) fn reading(path: &Path, error: &io::Error) -> String {
 }
 
 /// Why the file or folder `path` cannot be made or written: as [`reading`].
-pub(crate) fn writing(path: &Path, error: &io::Error) -> String {
+pub fn writing(path: &Path, error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::PermissionDenied if fs::symlink_metadata(path).is_err() => {
             match existing(path) {
@@ -212,7 +212,7 @@ fn owner_and_mode(path: &Path) -> Option<String> {
 }
 
 /// The user whose rights count now.
-pub(crate) fn user() -> String {
+pub fn user() -> String {
     name("/etc/passwd", geteuid().as_raw())
 }
 
@@ -228,7 +228,7 @@ fn name(file: &str, id: u32) -> String {
 }
 
 /// A path as a shell takes it.
-pub(crate) fn quoted(path: &Path) -> String {
+pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }

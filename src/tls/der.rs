@@ -3,7 +3,7 @@
 
 /// A certificate's notBefore and notAfter as [`Utc`](crate::logging::Utc) shows times, so that
 /// they compare as text; `None` when it is no X.509 certificate.
-pub(crate) fn validity(certificate: &[u8]) -> Option<[String; 2]> {
+pub fn validity(certificate: &[u8]) -> Option<[String; 2]> {
     let (validity, _) = expect(SEQUENCE, from_validity(certificate)?)?;
     let (not_before, rest) = time(validity)?;
     let (not_after, _) = time(rest)?;
@@ -11,7 +11,7 @@ pub(crate) fn validity(certificate: &[u8]) -> Option<[String; 2]> {
 }
 
 /// Whether a certificate says of itself that it is an authority (RFC 5280, section 4.2.1.9).
-pub(crate) fn is_authority(certificate: &[u8]) -> bool {
+pub fn is_authority(certificate: &[u8]) -> bool {
     basic_constraints(certificate).is_some_and(|value| {
         let constraints = expect(SEQUENCE, value).and_then(|(all, _)| expect(BOOLEAN, all));
         constraints.is_some_and(|(ca, _)| ca.iter().any(|byte| *byte != 0))
@@ -58,7 +58,7 @@ fn from_validity(certificate: &[u8]) -> Option<&[u8]> {
 
 /// What a private key is, as far as it may be refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Key {
+pub enum Key {
     /// RSA.
     Rsa {
         /// Of the modulus.
@@ -70,7 +70,7 @@ pub(crate) enum Key {
 
 /// The kind of a private key in PKCS#8 (RFC 5208), PKCS#1 (RFC 8017, appendix A.1.2) or SEC1 form;
 /// `None` for others.
-pub(crate) fn key(der: &[u8]) -> Option<Key> {
+pub fn key(der: &[u8]) -> Option<Key> {
     /// secp521r1, 1.3.132.0.35.
     const P521: [u8; 7] = [0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
     if der.windows(P521.len()).any(|at| at == P521) {

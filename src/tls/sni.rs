@@ -44,7 +44,7 @@ thread_local! {
 /// What a client sends first, on its way to the library. Each record is looked at once, when it is
 /// whole, however many pieces it comes in.
 #[derive(Default)]
-pub(crate) struct Greeting {
+pub struct Greeting {
     /// What is held until the greeting is whole: with its records at most as much as a stranger may
     /// send.
     held: Vec<u8>,
@@ -64,7 +64,7 @@ pub(crate) struct Greeting {
 
 impl Greeting {
     /// Takes bytes from the client; gives those that go on to the library now.
-    pub(crate) fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
+    pub fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
         // Not doubled: thousands may hold one.
         if self.held.capacity() - self.held.len() < bytes.len() {
             self.held.reserve_exact(bytes.len().next_multiple_of(limits::STRANGER_STEP));
@@ -163,12 +163,12 @@ impl Greeting {
     }
 
     /// Whether everything is passed on as it comes, and nothing was changed.
-    pub(crate) fn is_done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         self.over && self.shown.is_empty()
     }
 
     /// Runs what the library does with what it was shown.
-    pub(crate) fn show<T>(&mut self, library: impl FnOnce() -> T) -> T {
+    pub fn show<T>(&mut self, library: impl FnOnce() -> T) -> T {
         SHOWN.with_borrow_mut(|shown| std::mem::swap(shown, &mut self.shown));
         let outcome = library();
         SHOWN.with_borrow_mut(|shown| std::mem::swap(shown, &mut self.shown));

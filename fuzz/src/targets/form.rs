@@ -2,9 +2,7 @@
 
 use std::net::IpAddr;
 
-use iofog_connector::fuzzing::{Asked, call};
-use iofog_connector::http::Request;
-use iofog_connector::limits;
+use iofog_connector::fuzzing::{Asked, Request, call, limits};
 
 use crate::input::{Choices, assert_sentence};
 use crate::memory::most_held;

@@ -5,10 +5,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use iofog_connector::http::{
-    self, Fault, Handler, Patience, Request, Response, Source, serve_connection,
+use iofog_connector::fuzzing::{
+    self, Fault, Handler, Patience, Request, Response, Source, limits, serve_connection,
 };
-use iofog_connector::limits;
 use smol::future::block_on;
 use smol::io::{AsyncRead, AsyncWrite};
 
@@ -147,7 +146,7 @@ impl AsyncWrite for Wire<'_> {
     }
 }
 
-impl http::Wire for Wire<'_> {
+impl fuzzing::Wire for Wire<'_> {
     fn bound(&mut self, _: usize) {}
 
     fn keep(&mut self, _: usize) {}

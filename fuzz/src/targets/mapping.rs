@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use iofog_connector::fuzzing::{Asked, call};
-use iofog_connector::http::Request;
-use iofog_connector::limits;
-use iofog_connector::mappings::mapping::{AgentLimits, NewPipe};
+use iofog_connector::fuzzing::{AgentLimits, Asked, NewPipe, Request, call, limits};
 use serde_json::{Map, Value};
 
 use crate::input::assert_sentence;

@@ -1,10 +1,7 @@
 //! What an agent's first bytes prove, and which bytes are heartbeats: version 1 and 2, whatever
 //! the pieces they come in.
 
-use iofog_connector::fuzzing::offer;
-use iofog_connector::mappings::mapping::Passcode;
-use iofog_connector::wire::greeting::Version;
-use iofog_connector::wire::heartbeat::beats;
+use iofog_connector::fuzzing::{Passcode, Version, beats, offer};
 
 use crate::input::{Choices, Random, pieces};
 

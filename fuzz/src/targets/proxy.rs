@@ -3,9 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use iofog_connector::fuzzing::understand;
-use iofog_connector::limits;
-use iofog_connector::wire::proxy::header;
+use iofog_connector::fuzzing::{header, limits, understand};
 
 use crate::input::{Choices, Random, pieces};
 

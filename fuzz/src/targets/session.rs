@@ -14,8 +14,7 @@ use std::cell::Cell;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use iofog_connector::net::conduit;
-use iofog_connector::runtime;
+use iofog_connector::fuzzing::{Conduit, allow_conduits, block_on, sleep};
 
 use crate::clock;
 use crate::input::Choices;
@@ -38,7 +37,7 @@ pub(crate) fn check(data: &[u8]) -> bool {
     clock::stop();
     STAGE.with(|stage| {
         let files = next_file();
-        runtime::block_on(run(stage, data)).expect("an event loop");
+        block_on(run(stage, data)).expect("an event loop");
         assert_eq!(next_file(), files, "an open file is left");
         let (base, runs) = BASE.get();
         if runs < 64 {
@@ -69,13 +68,13 @@ async fn run(stage: &Stage, data: &[u8]) {
 /// The number that the next file will have: higher when one is left open.
 fn next_file() -> i32 {
     // Kernel pipes are kept for later sessions, which is no leak: all that may be are there.
-    drop(std::iter::from_fn(conduit::Conduit::take).collect::<Vec<_>>());
+    drop(std::iter::from_fn(Conduit::take).collect::<Vec<_>>());
     let file = rustix::io::dup(std::io::stderr()).expect("a file");
     file.as_raw_fd()
 }
 
 /// What the first session of a thread would make, and later ones keep.
 fn warm_up() {
-    conduit::allow(1, 1024);
-    runtime::block_on(runtime::sleep(Duration::ZERO)).expect("an event loop");
+    allow_conduits(1, 1024);
+    block_on(sleep(Duration::ZERO)).expect("an event loop");
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use iofog_connector::config::Config;
+use iofog_connector::fuzzing::Config;
 use serde_json::json;
 
 use crate::input::assert_sentence;

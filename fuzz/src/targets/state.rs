@@ -2,8 +2,7 @@
 
 use std::collections::HashSet;
 
-use iofog_connector::fuzzing::{state, state_text};
-use iofog_connector::mappings::mapping::{AgentPort, Mapping, Pipe};
+use iofog_connector::fuzzing::{AgentPort, Mapping, Pipe, state, state_text};
 use serde_json::Value;
 
 use crate::input::assert_sentence;

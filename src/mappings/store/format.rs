@@ -52,7 +52,7 @@ struct Row<'a> {
 /// # Errors
 /// Where the text cannot be parsed (line, column, what), or every mapping that cannot be; half
 /// a sentence each, without passcodes.
-pub(crate) fn read(text: &[u8]) -> Result<Vec<Mapping>, Vec<String>> {
+pub fn read(text: &[u8]) -> Result<Vec<Mapping>, Vec<String>> {
     // First: serde takes an array of the members for an object too; the original's parser did not.
     let members: BTreeMap<Cow<'_, str>, IgnoredAny> =
         json::read(text).map_err(|fault| vec![fault])?;
@@ -95,7 +95,7 @@ pub(crate) fn read(text: &[u8]) -> Result<Vec<Mapping>, Vec<String>> {
 }
 
 /// The file's content for these mappings: one line each, all fields, as the original needs them.
-pub(crate) fn write(mappings: &[Mapping]) -> Vec<u8> {
+pub fn write(mappings: &[Mapping]) -> Vec<u8> {
     let mut text = b"{\"mappings\":[".to_vec();
     for (index, mapping) in mappings.iter().enumerate() {
         text.extend_from_slice(if index == 0 { b"\n" } else { b",\n" });

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use futures_rustls::pki_types::ServerName;
 use futures_rustls::rustls::{ClientConfig, ClientConnection, ServerConfig};
-use iofog_connector::net::stream::Stream;
-use iofog_connector::session::{Ended, Endpoint, Relay, Traffic, Voice};
-use iofog_connector::tls::{CERTIFICATE, Identity, client_config};
+use iofog_connector::fuzzing::{
+    CERTIFICATE, Ended, Endpoint, Identity, Relay, Stream, Traffic, Voice, client_config,
+};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
 

@@ -3,8 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use iofog_connector::limits;
-use iofog_connector::session::{Ended, Ending, Voice};
+use iofog_connector::fuzzing::{Ended, Ending, Voice, limits};
 
 use super::driver::{Session, tell};
 use super::peer::{Doing, End};
