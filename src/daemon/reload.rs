@@ -1,0 +1,63 @@
+//! Settings and certificates that are read again while the daemon serves.
+
+use std::rc::Rc;
+
+use log::Level;
+
+use crate::config::Config;
+use crate::config::folders::Options;
+use crate::logging::{ALWAYS, Logging};
+use crate::pipes::shared::Shared;
+
+/// Puts the settings and certificates in force that the files hold now, as far as that goes
+/// without a restart; with a fault in them, the old ones stay. Gives what is not in force.
+pub(super) fn reload(options: &Options, shared: &Shared, logging: &Logging) -> Vec<String> {
+    let mut not_in_force = Vec::new();
+    let mut keep = |level, what: String| {
+        log::log!(target: ALWAYS, level, "{what}");
+        not_in_force.push(what);
+    };
+    let (mut new, warnings) = match Config::load(&options.config_dir) {
+        Ok(loaded) => loaded,
+        Err(faults) => {
+            for fault in faults.sentences() {
+                keep(Level::Error, fault.clone());
+            }
+            for warning in faults.warnings() {
+                log::warn!(target: ALWAYS, "{warning}");
+            }
+            keep(Level::Error, "the old settings stay in force".into());
+            return not_in_force;
+        }
+    };
+    for warning in warnings {
+        log::warn!(target: ALWAYS, "{warning}");
+    }
+    let old = shared.config.borrow().clone();
+    for key in old.needs_restart(&new) {
+        keep(Level::Warn, format!("{key} has changed, which a restart alone puts in force"));
+    }
+    (new.dev, new.api, new.listen, new.threads) = (old.dev, old.api, old.listen, old.threads);
+    if let Some(tls) = &shared.tls {
+        let ca = new.controller_ca.as_deref();
+        if let Err(error) = tls.reload(&options.config_dir, &new.address, ca) {
+            keep(
+                Level::Error,
+                format!(
+                    "{error}; the old certificates stay in force, with controllers and controllerca"
+                ),
+            );
+            // Who may call depends on them together.
+            new.controllers.clone_from(&old.controllers);
+            new.controller_ca.clone_from(&old.controller_ca);
+        }
+    }
+    shared.pool.replace(&new.pool());
+    if let Some(doubt) = shared.pool.outside() {
+        log::warn!(target: ALWAYS, "{doubt}");
+    }
+    logging.set_level(new.log_level);
+    shared.config.replace(Rc::new(new));
+    log::info!(target: ALWAYS, "settings read again");
+    not_in_force
+}
