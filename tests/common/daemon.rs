@@ -425,6 +425,17 @@ impl Daemon {
         Pid::from_child(self.child.as_ref().expect("running"))
     }
 
+    /// Its first worker's thread.
+    pub fn worker(&self) -> Pid {
+        let tasks = format!("/proc/{}/task", self.pid().as_raw_nonzero());
+        let named = |task: &fs::DirEntry| {
+            fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name == "worker-1\n")
+        };
+        let mut tasks = fs::read_dir(tasks).expect("/proc").map(|task| task.expect("/proc"));
+        let number = tasks.find(named).expect("a worker").file_name();
+        Pid::from_raw(number.to_string_lossy().parse().expect("number")).expect("not 0")
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("signal");

@@ -20,6 +20,7 @@ mod load;
 mod manager;
 mod ports;
 mod service;
+mod strace;
 mod tls;
 
 pub use agent::{Agent, BEAT};
@@ -37,6 +38,7 @@ pub use load::{
 pub use manager::Manager;
 pub use ports::PortBlock;
 pub use service::Service;
+pub use strace::Strace;
 pub use tls::{Authority, Identity, trusting, trusting_version, trusting_with_identity};
 
 use std::time::{Duration, Instant};

@@ -4,14 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread;
 
 use crate::common::*;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const NEVER: u64 = 200_000;
@@ -21,46 +19,6 @@ const PUBLIC: &str = r#"{"type":"public","maxconnections":60,"heartbeatabsenceth
 const STATE: &str = "configs.json";
 const TEMPORARY: &str = ".configs.json.new";
 const JOURNAL: &str = ".configs.json.journal";
-
-/// strace on the daemon that runs, taken off again when dropped.
-struct Strace(Child);
-
-impl Strace {
-    /// `None`, with the reason printed, where it cannot be attached.
-    fn attach(daemon: &Daemon, options: &[&str]) -> Option<Self> {
-        let pid = daemon.pid().as_raw_nonzero().to_string();
-        let child = Command::new("strace")
-            .args(["-f", "-p", &pid])
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn();
-        let Ok(mut child) = child else {
-            not_installed("strace");
-            return None;
-        };
-        let mut said = String::new();
-        let mut lines = BufReader::new(child.stderr.take().unwrap());
-        while lines.read_line(&mut said).unwrap() > 0 {
-            if said.ends_with("attached\n") || said.contains(" threads") {
-                // What it says later must find a reader.
-                thread::spawn(move || lines.lines().for_each(drop));
-                return Some(Strace(child));
-            }
-        }
-        could_not_run(said);
-        let _ = child.wait();
-        None
-    }
-}
-
-impl Drop for Strace {
-    fn drop(&mut self) {
-        let _ = kill_process(Pid::from_child(&self.0), Signal::INT);
-        let _ = self.0.wait();
-    }
-}
 
 /// The ids in the state file.
 fn stored(daemon: &Daemon) -> BTreeSet<String> {

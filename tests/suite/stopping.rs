@@ -161,6 +161,50 @@ fn waiting_user_is_given_a_tunnel() -> bool {
 }
 
 #[test]
+fn what_was_sent_before_a_session_ends_during_the_stop_arrives_with_an_orderly_end() {
+    until("the worker has had its time", last_bytes_arrive);
+}
+
+/// False where this machine was too busy to let the worker close within the second that it has.
+fn last_bytes_arrive() -> bool {
+    let mut daemon = Daemon::builder(Mode::Plain).set("drain", LONG).set("threads", 1).start();
+    let mapping = daemon.api().add_public(1, NEVER);
+    let mut agent = daemon.link(mapping.port1);
+    agent.send(format!("IOFOG/2 {}\n", mapping.passcode1).as_bytes());
+    agent.expect(b"IOFOG/2 AUTHORIZED\n");
+    let mut user = daemon.user(&mapping);
+    user.shrink();
+    user.send(b"question");
+    // The header of a user with IPv4 addresses comes before it.
+    assert!(agent.exactly(28 + 8).ends_with(b"question"));
+    // More than its machine takes before it reads, and less than the daemon's holds for it.
+    let answer = noise(1, 400_000);
+    agent.send(b"OPEN");
+    agent.send(&answer);
+    until("the answer has come so far", || {
+        daemon.api().state()["mappings"][0]["counts"]["bytesDown"] == answer.len()
+    });
+    daemon.signal(Signal::TERM);
+    ports_are_closed(&daemon, &mapping);
+    // Between the end of the session and the close of its connections are thirty looks at whether a
+    // session is left.
+    let slow = ["-e", "trace=setsockopt", "-e", "inject=setsockopt:delay_enter=300000"];
+    let Some(_slow) = Strace::on(daemon.worker(), &slow) else { return true };
+    agent.finish();
+    let start = Instant::now();
+    user.finish();
+    assert_eq!(daemon.wait().status.code(), Some(0));
+    let took = start.elapsed();
+    let (bytes, end) = user.rest();
+    if end != Got::End && took >= ms(900) {
+        return false;
+    }
+    assert_eq!(end, Got::End, "after {} bytes and {took:?}", bytes.len());
+    assert_same(&bytes, &answer, "the answer");
+    true
+}
+
+#[test]
 fn second_signal_ends_a_draining_daemon_at_once() {
     for signals in [[Signal::TERM, Signal::INT], [Signal::TERM, Signal::TERM]] {
         let mut daemon = Daemon::builder(Mode::Plain).set("drain", LONG).start();

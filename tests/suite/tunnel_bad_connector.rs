@@ -356,6 +356,38 @@ fn heartbeats_that_nobody_has_asked_for_end_the_tunnel() {
 }
 
 #[test]
+fn heartbeats_without_end_stop_no_other_tunnel_and_no_watchdog() {
+    let (floods, rounds) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (over, done) = (floods.clone(), rounds.clone());
+    let count = AtomicUsize::new(0);
+    let serve = move |mut socket: TcpStream| {
+        if authorise(&mut socket).is_err() {
+            return;
+        }
+        if count.fetch_add(1, Ordering::SeqCst) > 0 {
+            let beats = BEAT.repeat(16 * 1024);
+            while socket.write_all(&beats).is_ok() {}
+            over.fetch_add(1, Ordering::SeqCst);
+            return;
+        }
+        assert_eq!(&begin(&mut socket, || true).unwrap(), b"OPEN");
+        while socket.write_all(b"round").and_then(|()| socket.read_exact(&mut [0; 5])).is_ok() {
+            done.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let (_connector, mut tunnel) = against(serve, &["--connections", "9", "--drain", "0"]);
+    until("the session goes on", || rounds.load(Ordering::SeqCst) > 0);
+    let (mut pings, before) = (0, rounds.load(Ordering::SeqCst));
+    until("the floods are ended, the session goes on and the watchdog is fed", || {
+        pings += tunnel.told().iter().filter(|said| *said == "WATCHDOG=1").count();
+        pings > 5
+            && floods.load(Ordering::SeqCst) >= 9
+            && rounds.load(Ordering::SeqCst) > before + 40
+    });
+    tunnel.ends_at_sigterm();
+}
+
+#[test]
 fn connector_that_recovers_is_said_to_be_connected() {
     let bad = Arc::new(AtomicBool::new(true));
     let is_bad = bad.clone();
