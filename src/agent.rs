@@ -30,7 +30,6 @@ use serve::Serving;
 
 mod authorize;
 mod connector;
-mod counted;
 mod health;
 mod listen;
 mod lost;

@@ -15,9 +15,9 @@ pub use crate::mappings::mapping::{AgentLimits, AgentPort, Mapping, NewPipe, Pas
 pub use crate::net::conduit::{Conduit, allow as allow_conduits};
 pub use crate::net::stream::Stream;
 pub use crate::runtime::{block_on, sleep};
-pub use crate::session::{Ended, Ending, Endpoint, Relay, Traffic, Voice};
+pub use crate::session::{Ended, Ending, Endpoint, Protocol, Relay, Traffic};
 pub use crate::tls::{CERTIFICATE, Identity, client_config};
-pub use crate::wire::greeting::Version;
+pub use crate::wire::greeting::{Checked, Version};
 pub use crate::wire::heartbeat::beats;
 pub use crate::wire::proxy::header;
 
@@ -82,18 +82,17 @@ pub fn state_text(mappings: &[Mapping]) -> Vec<u8> {
     store::format::write(mappings)
 }
 
-/// What an agent's first bytes, in these pieces, prove: `None` while they are too few, else the
-/// version of the tunnel if the passcode was right; and what follows them.
+/// What an agent's first bytes, in these pieces, prove, and what follows them.
 pub fn offer<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     passcode: &Passcode,
-) -> (Option<Option<Version>>, Vec<u8>) {
+) -> (Checked, Vec<u8>) {
     let mut offer = Offer::new(passcode.len());
     let mut rest = Vec::new();
     for piece in pieces {
         rest.extend_from_slice(offer.take(piece));
     }
-    (offer.verdict(|offered| passcode.matches(offered)), rest)
+    (offer.check(|offered| passcode.matches(offered)), rest)
 }
 
 /// What an agent of version 2 makes of a waiting tunnel's `input`.
@@ -103,10 +102,10 @@ pub fn understand(input: &mut Vec<u8>) -> Result<Option<Vec<u8>>, ()> {
 
 /// What the TLS library is shown of what a client sends first, in these pieces; and whether nothing
 /// more will be changed, and nothing was.
-pub fn greeting<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<u8>, bool) {
-    let mut greeting = tls::sni::Greeting::default();
-    let shown = pieces.into_iter().flat_map(|piece| greeting.pass(piece)).collect();
-    (shown, greeting.is_done())
+pub fn pass_client_hello<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<u8>, bool) {
+    let mut hello = tls::sni::ClientHello::default();
+    let shown = pieces.into_iter().flat_map(|piece| hello.pass(piece)).collect();
+    (shown, hello.is_done())
 }
 
 /// A certificate's notBefore and notAfter.

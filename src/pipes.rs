@@ -1,7 +1,6 @@
 //! Mappings while they run: who arrives, who waits, who is paired.
 
 mod closings;
-mod counted;
 mod crowd;
 mod cut;
 mod handshake;

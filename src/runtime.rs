@@ -3,6 +3,7 @@
 //! TLS.
 
 mod backoff;
+mod counted;
 mod deadlines;
 mod io;
 mod line;
@@ -14,6 +15,7 @@ pub mod turn;
 mod workers;
 
 pub use backoff::Backoff;
+pub use counted::Counted;
 pub use deadlines::Deadlines;
 pub use io::Io;
 pub use line::{Line, Permit};

@@ -4,18 +4,18 @@ mod drain;
 mod ending;
 mod leg;
 mod progress;
+mod protocol;
 mod relay;
 mod residue;
 mod traffic;
-mod voice;
 
 pub use drain::{Drain, Drained, Outcome};
 pub use ending::{Ended, Ending};
 pub use leg::Endpoint;
+pub use protocol::Protocol;
 pub use relay::Relay;
 pub use residue::{Missing, Residue};
 pub use traffic::Traffic;
-pub use voice::Voice;
 
 #[cfg(test)]
 mod tests {

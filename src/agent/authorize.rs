@@ -30,7 +30,7 @@ const TLS_ALERT: u8 = 0x15;
 
 /// Why a try gave no tunnel.
 pub(super) enum Failure {
-    /// A sentence about what is in the way.
+    /// A sentence about what is in the dialler.
     Unreachable(String),
     /// The connector answered the passcode by closing the connection.
     Refused,
@@ -40,12 +40,12 @@ pub(super) enum Failure {
 ///
 /// Marks the proof as suspect when the connector's certificate is not trusted.
 pub(super) async fn authorize(
-    way: &Dialler,
+    dialler: &Dialler,
     proof: &RefCell<Proof>,
 ) -> Result<(Stream, Vec<u8>), Failure> {
     let deadline = Instant::now() + limits::DIAL;
     let unreachable = |error: io::Error| Failure::Unreachable(words::connection(&error));
-    let socket = way.dial(deadline).await.map_err(unreachable)?;
+    let socket = dialler.dial(deadline).await.map_err(unreachable)?;
     let (passcode, tls) = {
         let proof = proof.borrow();
         (proof.passcode.clone(), proof.tls.clone())

@@ -9,7 +9,6 @@ use event_listener::Event;
 use smol::lock::Mutex;
 
 use super::authorize::{Failure, authorize};
-use super::counted::Counted;
 use super::health::Health;
 use super::lost::Lost;
 use super::options::Options;
@@ -20,7 +19,7 @@ use crate::logging::ALWAYS;
 use crate::net::dial::{Address, Dialler};
 use crate::net::stream::Stream;
 use crate::os::{FileGuard, Files, For};
-use crate::runtime::until;
+use crate::runtime::{Counted, until};
 use crate::session::Traffic;
 
 /// The connector.
@@ -30,8 +29,8 @@ pub(super) struct Connector {
     /// Notified whenever something changes that a task may wait for. Few tasks do: one that wants a
     /// tunnel, one that accepts, one that waits for the end.
     pub(super) changed: Event,
-    way: Dialler,
-    /// Held by the task that waits for a place.
+    dialler: Dialler,
+    /// Held by the task that waits until it may dial.
     turn: Mutex<()>,
     proof: RefCell<Proof>,
     /// Authorized tunnels, idle and in use.
@@ -50,7 +49,7 @@ pub(super) struct Connector {
 }
 
 /// The right to try for one more tunnel, and the files that it and its session need.
-pub(super) struct Place<'a> {
+pub(super) struct Dial<'a> {
     files: Vec<FileGuard>,
     dialing: Counted<'a>,
 }
@@ -79,7 +78,7 @@ impl Connector {
         Ok(Connector {
             heartbeat: options.heartbeat,
             changed: Event::new(),
-            way: Dialler::new(options.connector.clone(), files.clone()),
+            dialler: Dialler::new(options.connector.clone(), files.clone()),
             turn: Mutex::new(()),
             proof: RefCell::new(Proof::new(options)?),
             open: Cell::new(0),
@@ -96,7 +95,7 @@ impl Connector {
 
     /// Where it is.
     pub(super) fn address(&self) -> &Address {
-        self.way.address()
+        self.dialler.address()
     }
 
     /// What the operator is told about it.
@@ -121,7 +120,7 @@ impl Connector {
 
     /// A session begins, until the guard is dropped.
     pub(super) fn session(&self) -> Counted<'_> {
-        Counted::new(&self.sessions, &self.changed)
+        Counted::notifying(&self.sessions, &self.changed)
     }
 
     /// A session has ended.
@@ -146,7 +145,7 @@ impl Connector {
 
     /// Waits until one more tunnel may be asked for, and takes the `files` that it needs with its
     /// session. First come, first served.
-    pub(super) async fn place(&self, files: usize) -> Place<'_> {
+    pub(super) async fn may_dial(&self, files: usize) -> Dial<'_> {
         let _turn = self.turn.lock().await;
         loop {
             let changed = self.changed.listen();
@@ -156,9 +155,9 @@ impl Connector {
                 Ok(()) => {
                     if let Some(files) = self.take_files(files) {
                         self.pace.borrow_mut().dialled(now);
-                        return Place {
+                        return Dial {
                             files,
-                            dialing: Counted::new(&self.dialing, &self.changed),
+                            dialing: Counted::notifying(&self.dialing, &self.changed),
                         };
                     }
                     // Dials to further addresses give their files back without notifying.
@@ -183,17 +182,17 @@ impl Connector {
         taken
     }
 
-    /// Opens one tunnel. Says what is in the way when that changes; the caller simply asks for a
-    /// place again.
+    /// Opens one tunnel. Says what is in the way when that changes; the caller simply asks
+    /// again whether it may dial.
     ///
     /// # Errors
     /// When this try failed.
-    pub(super) async fn open<'a>(&'a self, place: Place<'a>) -> Result<Opened<'a>, ()> {
-        let Place { files, dialing } = place;
+    pub(super) async fn open<'a>(&'a self, dial: Dial<'a>) -> Result<Opened<'a>, ()> {
+        let Dial { files, dialing } = dial;
         self.proof.borrow_mut().refresh();
-        match authorize(&self.way, &self.proof).await {
+        match authorize(&self.dialler, &self.proof).await {
             Ok((stream, input)) => {
-                let open = Counted::new(&self.open, &self.changed);
+                let open = Counted::notifying(&self.open, &self.changed);
                 self.pace.borrow_mut().authorized(self.open.get());
                 self.health.opened();
                 drop(dialing);

@@ -13,14 +13,13 @@ use smol::channel::Receiver;
 use smol::future::or;
 
 use super::connector::Connector;
-use super::counted::Counted;
 use super::health::Bound;
 use super::serve::closed;
 use super::tunnel::{Paired, Tunnel};
 use crate::limits;
 use crate::net::stream::Stream;
 use crate::os::FileGuard;
-use crate::runtime::{Io, sleep, until};
+use crate::runtime::{Counted, Io, sleep, until};
 use crate::text::reason;
 
 /// Files of a local connection and of its tunnel.
@@ -77,7 +76,7 @@ impl<'a> Listening<'a> {
                 let files = self.room().await;
                 match listener.accept().await {
                     Ok((socket, _)) => {
-                        let waiting = Counted::new(&self.waiting, &self.connector.changed);
+                        let waiting = Counted::notifying(&self.waiting, &self.connector.changed);
                         let Ok(stream) = Stream::plain(socket) else { continue };
                         let local = Local { stream, waiting, _files: files };
                         tasks.spawn(self.connection(local, stopped.clone())).detach();
@@ -181,8 +180,8 @@ impl<'a> Listening<'a> {
 
     async fn pair(&self) -> Paired<'_> {
         loop {
-            let place = self.connector.place(0).await;
-            let Ok(opened) = self.connector.open(place).await else { continue };
+            let dial = self.connector.may_dial(0).await;
+            let Ok(opened) = self.connector.open(dial).await else { continue };
             let mut tunnel = Tunnel::new(opened, self.connector);
             match tunnel.session().await {
                 Ok(header) => return tunnel.pair(header),

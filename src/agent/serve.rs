@@ -7,8 +7,7 @@ use smol::LocalExecutor;
 use smol::channel::Receiver;
 use smol::future::or;
 
-use super::connector::{Connector, Place};
-use super::counted::Counted;
+use super::connector::{Connector, Dial};
 use super::health::Bound;
 use super::pace::Outcome;
 use super::tunnel::{Paired, Tunnel};
@@ -16,6 +15,7 @@ use super::words;
 use crate::limits;
 use crate::net::dial::{Address, Dialler};
 use crate::net::stream::Stream;
+use crate::runtime::Counted;
 
 /// Files of a tunnel and of its session's connection to the target.
 const FILES: usize = 2;
@@ -59,9 +59,9 @@ impl<'a> Serving<'a> {
                     continue;
                 }
                 // A task only for a tunnel that may be opened now.
-                let place = self.connector.place(FILES).await;
-                let ready = Counted::new(&self.ready, &self.connector.changed);
-                tasks.spawn(self.tunnel(place, ready, stopped.clone())).detach();
+                let dial = self.connector.may_dial(FILES).await;
+                let ready = Counted::notifying(&self.ready, &self.connector.changed);
+                tasks.spawn(self.tunnel(dial, ready, stopped.clone())).detach();
             }
         };
         or(opening, closed(&stopped)).await;
@@ -73,8 +73,8 @@ impl<'a> Serving<'a> {
     }
 
     /// One tunnel, from nothing to the end of its session.
-    async fn tunnel(&self, place: Place<'_>, ready: Counted<'_>, stopped: Receiver<()>) {
-        let paired = or(self.pair(place), async {
+    async fn tunnel(&self, dial: Dial<'_>, ready: Counted<'_>, stopped: Receiver<()>) {
+        let paired = or(self.pair(dial), async {
             closed(&stopped).await;
             None
         })
@@ -90,8 +90,8 @@ impl<'a> Serving<'a> {
         }
     }
 
-    async fn pair<'p>(&'p self, place: Place<'p>) -> Option<Paired<'p>> {
-        let opened = self.connector.open(place).await.ok()?;
+    async fn pair<'p>(&'p self, dial: Dial<'p>) -> Option<Paired<'p>> {
+        let opened = self.connector.open(dial).await.ok()?;
         let mut tunnel = Tunnel::new(opened, self.connector);
         match tunnel.session().await {
             Ok(header) => Some(tunnel.pair(header)),

@@ -13,7 +13,7 @@ use super::pace::Outcome;
 use crate::limits;
 use crate::net::stream::{Received, Stream};
 use crate::runtime::{Timer, now};
-use crate::session::{Endpoint, Relay, Voice};
+use crate::session::{Endpoint, Protocol, Relay};
 use crate::wire::heartbeat::BEAT;
 use crate::wire::token;
 
@@ -162,7 +162,8 @@ impl Paired<'_> {
         }
         let traffic = self.connector.traffic().clone();
         let held = if self.rest.is_empty() { Vec::new() } else { vec![self.rest.into()] };
-        let endpoints = [self.stream, local].map(|stream| Endpoint { stream, voice: Voice::Raw });
+        let endpoints =
+            [self.stream, local].map(|stream| Endpoint { stream, protocol: Protocol::Raw });
         let mut relay = Relay::new(endpoints, [held, Vec::new()], limits::AGENT_FIN_WAIT, traffic);
         let ended = (&mut relay).await;
         relay.close().await;

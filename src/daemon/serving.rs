@@ -13,7 +13,7 @@ use smol::{LocalExecutor, Task};
 use super::control::Control;
 use super::host::Daemon;
 use super::reload::reload;
-use super::upkeep::{housekeeping, watchdog};
+use super::upkeep::{upkeep, watchdog};
 use crate::api::{Acceptor, Api, Server};
 use crate::config::folders::Options;
 use crate::limits;
@@ -80,7 +80,7 @@ impl<'a> Serving<'a> {
         });
         let api = serve_api(server, shared.clone(), listener, api_fault);
         let api = executor.spawn(api.boxed_local());
-        executor.spawn(housekeeping(shared.clone(), logging.clone()).boxed_local()).detach();
+        executor.spawn(upkeep(shared.clone(), logging.clone()).boxed_local()).detach();
         if let Some(interval) = os::watchdog_interval() {
             let watchdog = watchdog(shared.clone(), notifier.clone(), interval);
             executor.spawn(watchdog.boxed_local()).detach();

@@ -20,7 +20,7 @@ pub(super) async fn watchdog(shared: Rc<Shared>, notifier: Rc<Notifier>, interva
 
 /// Writes summaries of repeated log lines, gives memory back, says that the certificate has expired,
 /// and complains of its own lateness.
-pub(super) async fn housekeeping(shared: Rc<Shared>, logging: Logging) {
+pub(super) async fn upkeep(shared: Rc<Shared>, logging: Logging) {
     sleep_watchfully(limits::STARTED).await;
     memory::give_back();
     memory::forget_start();

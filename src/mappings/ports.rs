@@ -64,16 +64,16 @@ pub struct Lease {
     // Fields drop in this order: the port must be closed when it is handed out again.
     listener: TcpListener,
     _file: FileGuard,
-    place: Leased,
+    port: Leased,
 }
 
 /// What returns the port.
 #[derive(Debug)]
-struct Leased(Place);
+struct Leased(PoolPort);
 
 /// A port and its pool.
 #[derive(Debug)]
-struct Place {
+struct PoolPort {
     port: u16,
     state: Rc<RefCell<State>>,
 }
@@ -81,7 +81,7 @@ struct Place {
 /// That a port belongs to a stored mapping, so that [`Pool::lease`] leaves it out, also while it is
 /// not open. Dropping it ends that.
 #[derive(Debug)]
-pub struct Owned(Place);
+pub struct Owned(PoolPort);
 
 /// Why a port could not be leased.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,7 +209,7 @@ impl Pool {
         if !state.owned.insert(port) {
             state.owned_again.push(port);
         }
-        Owned(Place { port, state: self.state.clone() })
+        Owned(PoolPort { port, state: self.state.clone() })
     }
 
     fn file(&self) -> Result<FileGuard, PortError> {
@@ -265,15 +265,15 @@ impl Pool {
 
     fn leased(&self, port: u16, listener: TcpListener, file: FileGuard) -> Lease {
         self.state.borrow_mut().leased.insert(port);
-        let place = Leased(Place { port, state: self.state.clone() });
-        Lease { listener, _file: file, place }
+        let leased = Leased(PoolPort { port, state: self.state.clone() });
+        Lease { listener, _file: file, port: leased }
     }
 }
 
 impl Lease {
     /// The port.
     pub fn port(&self) -> u16 {
-        self.place.0.port
+        self.port.0.port
     }
 
     /// The listening socket, to accept from. It must not outlive the lease: a `try_clone` would
@@ -306,7 +306,7 @@ impl State {
 
 impl Drop for Leased {
     fn drop(&mut self) {
-        let Place { port, state } = &self.0;
+        let PoolPort { port, state } = &self.0;
         let state = &mut *state.borrow_mut();
         state.leased.remove(*port);
         state.give_back(*port);
@@ -315,7 +315,7 @@ impl Drop for Leased {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        let Place { port, state } = &self.0;
+        let PoolPort { port, state } = &self.0;
         let state = &mut *state.borrow_mut();
         match state.owned_again.iter().position(|again| again == port) {
             Some(again) => drop(state.owned_again.swap_remove(again)),

@@ -28,7 +28,7 @@ use crate::report::status::reached;
 use crate::report::status::refused::{self, Refusal};
 use crate::runtime::{self, Deadlines, Timer, now, until};
 use crate::session::Missing;
-use crate::wire::greeting::{Offer, Version};
+use crate::wire::greeting::{Checked, Offer, Version};
 
 /// A connection that has proved its passcode.
 struct Proven {
@@ -201,15 +201,15 @@ async fn prove(
             Err(error) => return Err(Unproven::Gone(error)),
             Ok(received) => {
                 stranger.spoke();
-                match offer.verdict(|offered| passcode.matches(offered)) {
-                    Some(Some(version)) => {
+                match offer.check(|offered| passcode.matches(offered)) {
+                    Checked::Proven(version) => {
                         stream.trust();
                         return Ok(Proven { stream, version, early });
                     }
-                    None if received == Received::Ended && offer.is_empty() => {
+                    Checked::Incomplete if received == Received::Ended && offer.is_empty() => {
                         return Err(Unproven::Gone(io::ErrorKind::UnexpectedEof.into()));
                     }
-                    None if received != Received::Ended => stranger.goes_on(),
+                    Checked::Incomplete if received != Received::Ended => stranger.goes_on(),
                     _ if offer.is_tls() => {
                         return Err(Unproven::Wrong(stream, &refused::NOT_PLAIN));
                     }

@@ -12,7 +12,6 @@ use smol::channel::Sender;
 use crate::limits;
 use crate::net::stream::Detached;
 use crate::os::FileGuard;
-use crate::pipes::counted::Counted;
 use crate::pipes::cut::Cut;
 use crate::pipes::pairing::Partner;
 use crate::pipes::pipe::Pipe;
@@ -20,9 +19,9 @@ use crate::pipes::record::About;
 use crate::pipes::slot::Slot;
 use crate::pipes::tunnel::Tunnel;
 use crate::pipes::user::User;
-use crate::runtime::Load;
+use crate::runtime::{Counted, Load};
 use crate::session::{
-    Drain, Drained, Ended, Ending, Endpoint, Outcome, Relay, Residue, Traffic, Voice,
+    Drain, Drained, Ended, Ending, Endpoint, Outcome, Protocol, Relay, Residue, Traffic,
 };
 use crate::wire::greeting::Version;
 use crate::wire::heartbeat::Rhythm;
@@ -226,7 +225,7 @@ fn begin(
         Partner::User(user) => {
             let User { mut stream, file, .. } = *user;
             stream.trust();
-            let endpoint = Endpoint { stream: stream.detach(), voice: Voice::Raw };
+            let endpoint = Endpoint { stream: stream.detach(), protocol: Protocol::Raw };
             (endpoint, Vec::new(), None, file)
         }
     };
@@ -272,20 +271,20 @@ fn agent_endpoint(
 ) -> (Endpoint<Detached>, Vec<Box<[u8]>>, Taken<'_>, FileGuard) {
     let held = tunnel.take_held();
     tunnel.end_probe();
-    let voice = match tunnel.version {
+    let protocol = match tunnel.version {
         Version::One => {
-            Voice::Version1 { threshold: pipe.agent_port(side).limits.heartbeat_threshold }
+            Protocol::Version1 { threshold: pipe.agent_port(side).limits.heartbeat_threshold }
         }
         Version::Two => {
             // An agent that is gone by now shows that to the relay.
             let _ = tunnel.stream.queue(&proxy::header(user));
-            Voice::Version2
+            Protocol::Version2
         }
     };
     let Tunnel { stream, peer, rhythm, slot, file, .. } = *tunnel;
     let in_use = Counted::new(&pipe.sides[side].in_use);
     let taken = Taken { slot, in_use, agent: (peer, rhythm) };
-    (Endpoint { stream: stream.detach(), voice }, held, taken, file)
+    (Endpoint { stream: stream.detach(), protocol }, held, taken, file)
 }
 
 fn session_ended(pipe: &Pipe, ended: Option<Ended>, [agent, partner]: [SocketAddr; 2]) {

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use super::ending::Leave;
-use super::voice::{Listener, Unit, Voice};
+use super::protocol::{Decoder, Protocol, Unit};
 use crate::limits;
 use crate::net::conduit::{self, Conduit};
 use crate::net::stall::{Acknowledged, StallWatch};
@@ -17,7 +17,7 @@ pub struct Endpoint<S = Stream> {
     /// The connection.
     pub stream: S,
     /// Its rules.
-    pub voice: Voice,
+    pub protocol: Protocol,
 }
 
 impl Endpoint<Detached> {
@@ -26,7 +26,7 @@ impl Endpoint<Detached> {
     /// # Errors
     /// As [`Detached::attach`].
     pub fn attach(self) -> io::Result<Endpoint> {
-        Ok(Endpoint { stream: self.stream.attach()?, voice: self.voice })
+        Ok(Endpoint { stream: self.stream.attach()?, protocol: self.protocol })
     }
 }
 
@@ -80,7 +80,7 @@ impl Connection for Stream {
 /// One leg of a session that runs. Tests use it without a socket.
 pub(super) struct Leg<S = Stream> {
     pub(super) stream: S,
-    pub(super) listener: Listener,
+    pub(super) decoder: Decoder,
     pub(super) input: Input,
     pub(super) output: Output,
     /// When it last sent anything, heartbeats included.
@@ -119,7 +119,7 @@ impl<S> Leg<S> {
     pub(super) fn new(endpoint: Endpoint<S>, now: Instant) -> Self {
         Leg {
             stream: endpoint.stream,
-            listener: Listener::new(endpoint.voice),
+            decoder: Decoder::new(endpoint.protocol),
             input: Input::Open,
             output: Output::Open,
             heard_at: now,
@@ -138,7 +138,7 @@ impl<S> Leg<S> {
 
     /// Whether it is an agent of version 2 that has not reached its service yet.
     pub(super) fn owes_answer(&self) -> bool {
-        self.listener.voice() == Voice::Version2
+        self.decoder.protocol() == Protocol::Version2
     }
 }
 
@@ -152,12 +152,12 @@ impl<S: Connection> Leg<S> {
 impl Leg {
     /// Sends `unit` on. A user's bytes that look like heartbeats go in two pieces, since a version 1
     /// agent would take them for heartbeats.
-    pub(super) fn send(&mut self, unit: &[u8], from: Voice) {
+    pub(super) fn send(&mut self, unit: &[u8], from: Protocol) {
         if self.output != Output::Open {
             return;
         }
-        let swallowed = matches!(self.listener.voice(), Voice::Version1 { .. })
-            && !matches!(from, Voice::Version1 { .. })
+        let swallowed = matches!(self.decoder.protocol(), Protocol::Version1 { .. })
+            && !matches!(from, Protocol::Version1 { .. })
             && (unit == BEAT || unit == b"BEATBEAT");
         let (head, tail) = unit.split_at(if swallowed { 2 } else { unit.len() });
         let sent = self.stream.queue(head);
@@ -228,16 +228,16 @@ impl Leg {
         sink: &mut Leg,
         bytes: &mut u64,
     ) -> Poll<io::Result<Received>> {
-        let Leg { stream, listener, .. } = self;
+        let Leg { stream, decoder, .. } = self;
         let tls = stream.is_tls();
         let mut heartbeats = 0;
         let received =
-            stream.poll_receive(context, &mut |unit| match listener.classify(unit, tls) {
+            stream.poll_receive(context, &mut |unit| match decoder.classify(unit, tls) {
                 Unit::Heartbeats(count) => heartbeats += count,
                 Unit::Data { begun, bytes: unit } => {
                     for piece in [begun, unit].into_iter().filter(|piece| !piece.is_empty()) {
                         *bytes += piece.len() as u64;
-                        sink.send(piece, listener.voice());
+                        sink.send(piece, decoder.protocol());
                     }
                 }
                 Unit::Token => {}
@@ -258,8 +258,8 @@ impl Leg {
         sink: &mut Leg,
         bytes: &mut u64,
     ) -> Poll<io::Result<Received>> {
-        let may_beat = matches!(self.listener.voice(), Voice::Version1 { .. });
-        if may_beat && (self.listener.is_amid_heartbeat() || self.stream.begins_with(BEAT)?) {
+        let may_beat = matches!(self.decoder.protocol(), Protocol::Version1 { .. });
+        if may_beat && (self.decoder.is_amid_heartbeat() || self.stream.begins_with(BEAT)?) {
             // Only a read can tell whether anything else follows.
             return self.pump_units(context, sink, bytes);
         }
@@ -287,7 +287,7 @@ impl Leg {
             self.bulk = false;
             let unit = conduit.empty()?;
             *bytes += count as u64;
-            sink.send(&unit, self.listener.voice());
+            sink.send(&unit, self.decoder.protocol());
         }
         Poll::Ready(Ok(Received::Bytes(count)))
     }

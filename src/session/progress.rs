@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::ending::Ending;
 use super::leg::{Connection, Endpoint, Input, Leg, Output};
+use super::protocol::Protocol;
 use super::residue::{Leaving, Missing, Residue, Verdict};
 use super::traffic::Traffic;
-use super::voice::Voice;
 use crate::limits;
 use crate::net::stall::Stall;
 use crate::net::stream::Stream;
@@ -46,9 +46,9 @@ impl<S: Connection> Progress<S> {
         traffic: Arc<Traffic>,
         now: Instant,
     ) -> Self {
-        let [first, second] = legs.each_ref().map(|leg| leg.voice);
+        let [first, second] = legs.each_ref().map(|leg| leg.protocol);
         let mut legs = legs.map(|leg| Leg::new(leg, now));
-        legs[1].may_be_cut = first != Voice::Raw && second == Voice::Raw;
+        legs[1].may_be_cut = first != Protocol::Raw && second == Protocol::Raw;
         Progress {
             legs,
             residue,
@@ -172,7 +172,7 @@ impl<S: Connection> Progress<S> {
     /// Whether the agent on this leg has refused the session, or the leg has broken.
     fn cut_short(&self, index: usize) -> Option<Ending> {
         let leg = &self.legs[index];
-        match leg.listener.answer() {
+        match leg.decoder.answer() {
             Some(Answer::Fail) => return Some(Ending::Failed(index)),
             Some(Answer::Wrong) => return Some(Ending::Wrong(index)),
             Some(Answer::Open) | None => {}
@@ -210,7 +210,7 @@ impl<S: Connection> Progress<S> {
             return Some(Ending::Absent(index));
         }
         let leg = &self.legs[index];
-        if leg.listener.is_amid_heartbeat() {
+        if leg.decoder.is_amid_heartbeat() {
             deadlines.look_at(leg.heard_at + limits::BEAT_REST);
         }
         if leg.owes_answer() && deadlines.has_passed(self.started + limits::OPEN_WAIT) {
@@ -221,7 +221,7 @@ impl<S: Connection> Progress<S> {
 
     fn is_absent(&mut self, index: usize, deadlines: &mut Deadlines) -> bool {
         let leg = &mut self.legs[index];
-        let Voice::Version1 { threshold: Some(threshold) } = leg.listener.voice() else {
+        let Protocol::Version1 { threshold: Some(threshold) } = leg.decoder.protocol() else {
             return false;
         };
         if leg.paused {

@@ -16,9 +16,9 @@ use super::drain::Drain;
 use super::ending::{Ended, Ending};
 use super::leg::{Endpoint, Input, Leg, Output};
 use super::progress::Progress;
+use super::protocol::Protocol;
 use super::residue::{Leaving, Residue};
 use super::traffic::{Stuck, Traffic};
-use super::voice::Voice;
 use crate::limits;
 use crate::net::stream::Received;
 use crate::runtime::{Timer, now, until};
@@ -58,7 +58,8 @@ impl Relay {
         traffic: Arc<Traffic>,
     ) -> Self {
         let [agent, user] = &legs;
-        let lingers = matches!(agent.voice, Voice::Version1 { .. }) && user.voice == Voice::Raw;
+        let lingers =
+            matches!(agent.protocol, Protocol::Version1 { .. }) && user.protocol == Protocol::Raw;
         let residue = lingers.then(|| Residue::new(agent.stream.round_trip(), now()));
         let stuck = Stuck::new(traffic.clone());
         let mut progress = Progress::new(legs, residue, fin_wait, traffic, now());
@@ -97,16 +98,16 @@ impl Relay {
         let ending = self.ending.filter(|ending| self.progress.keeps_tunnel(*ending))?;
         let Progress { legs: [agent, user], residue, .. } = self.progress;
         let mut residue = residue?;
-        let Voice::Version1 { threshold } = agent.listener.voice() else { return None };
+        let Protocol::Version1 { threshold } = agent.decoder.protocol() else { return None };
         // After a write has met a reset, a read sees only an end.
         if matches!(ending, Ending::Broken(_) | Ending::Stalled(_)) {
             residue.left(Leaving::Torn, false, now());
         }
         residue.given_up(now());
-        let mut listener = agent.listener;
+        let mut decoder = agent.decoder;
         let mut drain = Drain::new(agent.stream, threshold, residue, agent.heard_at);
         // The beginning of a heartbeat is not answered, so nothing can fail.
-        let _ = drain.take_over(listener.release());
+        let _ = drain.take_over(decoder.release());
         Some((drain, FormerUser { user, ending }))
     }
 
@@ -132,7 +133,7 @@ impl Relay {
     /// Passes on what has come earlier.
     fn deliver(&mut self, from: usize, bytes: &[u8]) {
         let (source, sink) = self.progress.pair(from);
-        sink.send(bytes, source.listener.voice());
+        sink.send(bytes, source.decoder.protocol());
         self.progress.delivered(from, bytes.len() as u64);
     }
 
@@ -164,11 +165,11 @@ impl Relay {
     /// Passes on the beginning of a heartbeat as bytes if the rest has not come in time.
     fn give_up_begun(&mut self, from: usize) {
         let (source, _) = self.progress.pair(from);
-        if !source.listener.is_amid_heartbeat() {
+        if !source.decoder.is_amid_heartbeat() {
             return;
         }
         if source.input != Input::Open || now() >= source.heard_at + limits::BEAT_REST {
-            let bytes = source.listener.release();
+            let bytes = source.decoder.release();
             self.deliver(from, bytes);
         }
     }
@@ -242,8 +243,9 @@ mod tests {
         let user_reads = thread::spawn(move || io::copy(&mut there, &mut io::sink()));
         block_on(async {
             let agent = Stream::plain(broken_behind_unread_bytes()).unwrap();
-            let agent = Endpoint { stream: agent, voice: Voice::Version1 { threshold: None } };
-            let user = Endpoint { stream: Stream::plain(user).unwrap(), voice: Voice::Raw };
+            let agent =
+                Endpoint { stream: agent, protocol: Protocol::Version1 { threshold: None } };
+            let user = Endpoint { stream: Stream::plain(user).unwrap(), protocol: Protocol::Raw };
             let fin_wait = Duration::from_secs(60);
             let mut relay =
                 pin!(Relay::new([agent, user], [Vec::new(), Vec::new()], fin_wait, Arc::default()));

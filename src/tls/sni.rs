@@ -6,7 +6,7 @@
 //!
 //! Both ends hash every byte of the handshake (RFC 8446, section 4.4.1; RFC 5246, section 7.4.9), and
 //! the client's hash is of what it sent. So the library's hashes see the true bytes: [`Honest`] puts
-//! them back, on the thread and for the time in which the library is shown others ([`Greeting::show`]).
+//! them back, on the thread and for the time in which the library is shown others ([`ClientHello::show`]).
 //! What is hashed, signed and checked is what went over the wire.
 
 use std::cell::RefCell;
@@ -44,7 +44,7 @@ thread_local! {
 /// What a client sends first, on its way to the library. Each record is looked at once, when it is
 /// whole, however many pieces it comes in.
 #[derive(Default)]
-pub struct Greeting {
+pub struct ClientHello {
     /// What is held until the greeting is whole: with its records at most as much as a stranger may
     /// send.
     held: Vec<u8>,
@@ -62,7 +62,7 @@ pub struct Greeting {
     over: bool,
 }
 
-impl Greeting {
+impl ClientHello {
     /// Takes bytes from the client; gives those that go on to the library now.
     pub fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
         // Not doubled: thousands may hold one.
@@ -75,7 +75,7 @@ impl Greeting {
                 Step::Unfinished => break,
                 Step::Part => continue,
                 Step::Between => self.over = self.shown.is_empty(),
-                Step::Greeting => {
+                Step::ClientHello => {
                     let message = self.message();
                     match nameless(&message) {
                         Some(at) => self.change(message, at),
@@ -125,7 +125,7 @@ impl Greeting {
             [_, a, b, c] => {
                 let whole = 4 + u32::from_be_bytes([0, a, b, c]) as usize;
                 match self.gathered {
-                    length if length == whole => Step::Greeting,
+                    length if length == whole => Step::ClientHello,
                     length if length > whole || whole > LONGEST => Step::Other,
                     _ => Step::Part,
                 }
@@ -185,7 +185,7 @@ enum Step {
     /// One that may stand before a second greeting.
     Between,
     /// A greeting's last.
-    Greeting,
+    ClientHello,
     /// None of these.
     Other,
 }
@@ -338,7 +338,7 @@ mod tests {
     fn names_of_hosts_and_addresses_pass_as_they_are() {
         for name in ["example.org", "x", "a-b.c", "192.0.2.1"] {
             let bytes = greeting(name.as_bytes(), 1000);
-            let mut passing = Greeting::default();
+            let mut passing = ClientHello::default();
             assert_eq!(passing.pass(&bytes), bytes, "{name}");
             assert!(passing.is_done());
         }
@@ -351,7 +351,7 @@ mod tests {
             for record in [1, 7, 50, 1000] {
                 let bytes = greeting(name.as_bytes(), record);
                 for step in [1, 3, bytes.len()] {
-                    let mut passing = Greeting::default();
+                    let mut passing = ClientHello::default();
                     let passed = bytes.chunks(step).flat_map(|part| passing.pass(part));
                     let passed: Vec<u8> = passed.collect();
                     let others = passed.iter().zip(&bytes).filter(|(one, other)| one != other);
@@ -369,14 +369,14 @@ mod tests {
             let bytes = greeting(&vec![b'*'; length], 1);
             let records = bytes.len() / (HEADER + 1);
             for piece in [1, 4, 1000] {
-                let (mut passing, mut steps, mut looked) = (Greeting::default(), 0, 0);
+                let (mut passing, mut steps, mut looked) = (ClientHello::default(), 0, 0);
                 for part in bytes.chunks(piece) {
                     passing.held.extend(part);
                     loop {
                         steps += 1;
                         match passing.step() {
                             Step::Part => looked += 1,
-                            Step::Greeting | Step::Unfinished => break,
+                            Step::ClientHello | Step::Unfinished => break,
                             Step::Between | Step::Other => panic!("it is a greeting"),
                         }
                     }
@@ -393,7 +393,7 @@ mod tests {
         let between = [CHANGE_CIPHER_SPEC, 3, 3, 0, 1, 1].repeat(500);
         let sent = [&one[..], &between, &one, &one, &one].concat();
         for piece in [1, 100, sent.len()] {
-            let mut passing = Greeting::default();
+            let mut passing = ClientHello::default();
             let passed = sent.chunks(piece).flat_map(|part| passing.pass(part));
             let passed: Vec<u8> = passed.collect();
             let others = passed.iter().zip(&sent).filter(|(one, other)| one != other);
@@ -407,19 +407,19 @@ mod tests {
         for bytes in
             [&b"GET / HTTP/1.1\r\n"[..], b"x", b"\x16\x02\x00\x00\x05", b"\x15\x03\x03\x00\x02"]
         {
-            let mut passing = Greeting::default();
+            let mut passing = ClientHello::default();
             assert_eq!(passing.pass(bytes), bytes);
             assert!(passing.is_done());
         }
         let whole = greeting(b"a:1", 50);
         for cut in 0..whole.len() {
             // Never more than has come, never a panic.
-            let mut passing = Greeting::default();
+            let mut passing = ClientHello::default();
             assert!(passing.pass(&whole[..cut]).is_empty());
             for at in [cut, cut / 2] {
                 let mut broken = whole.clone();
                 broken[at] ^= 0xff;
-                let _ = Greeting::default().pass(&broken);
+                let _ = ClientHello::default().pass(&broken);
             }
         }
     }
@@ -431,7 +431,7 @@ mod tests {
         let (hash, plain) =
             (suite.common.hash_provider, suites[0].tls13().unwrap().common.hash_provider);
         let sent = greeting(b"host:443", 1000);
-        let mut passing = Greeting::default();
+        let mut passing = ClientHello::default();
         let shown = passing.pass(&sent);
         let hashed = |hash: &dyn Hash, message: &[u8]| {
             let mut context = hash.start();

@@ -32,6 +32,17 @@ pub fn greeting(passcode: &str) -> String {
     [VERSION_TWO, passcode, "\n"].concat()
 }
 
+/// What an agent's first bytes prove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// Nothing yet: more must come.
+    Incomplete,
+    /// They are not the passcode.
+    Wrong,
+    /// The passcode, by the rules of this version.
+    Proven(Version),
+}
+
 /// The first bytes of an agent's connection, up to the end of what should be the passcode.
 pub struct Offer {
     /// Length of the passcode in bytes.
@@ -90,10 +101,11 @@ impl Offer {
         }
     }
 
-    /// `None` while it is not whole; else the version by which it proves the passcode, if it does:
-    /// `is_passcode` compares.
-    pub fn verdict(&self, is_passcode: impl FnOnce(&[u8]) -> bool) -> Option<Option<Version>> {
-        let version = self.version().filter(|_| self.is_whole())?;
+    /// What it proves; `is_passcode` compares.
+    pub fn check(&self, is_passcode: impl FnOnce(&[u8]) -> bool) -> Checked {
+        let Some(version) = self.version().filter(|_| self.is_whole()) else {
+            return Checked::Incomplete;
+        };
         let right = match version {
             Version::One => is_passcode(&self.bytes),
             Version::Two => self
@@ -102,7 +114,7 @@ impl Offer {
                 .and_then(|offer| offer.strip_suffix(&[END]))
                 .is_some_and(is_passcode),
         };
-        Some(right.then_some(version))
+        if right { Checked::Proven(version) } else { Checked::Wrong }
     }
 }
 
@@ -110,26 +122,26 @@ impl Offer {
 mod tests {
     use super::*;
 
-    fn verdict(sent: &[u8]) -> (Option<Option<Version>>, Vec<u8>) {
+    fn check(sent: &[u8]) -> (Checked, Vec<u8>) {
         let mut offer = Offer::new(6);
         let rest = offer.take(sent).to_vec();
-        (offer.verdict(|offered| offered == b"s3cret"), rest)
+        (offer.check(|offered| offered == b"s3cret"), rest)
     }
 
     #[test]
     fn a_greeting_proves_the_passcode_by_the_version_it_names() {
-        assert_eq!(verdict(b"s3cretBEAT"), (Some(Some(Version::One)), b"BEAT".to_vec()));
+        assert_eq!(check(b"s3cretBEAT"), (Checked::Proven(Version::One), b"BEAT".to_vec()));
         let greeting = [greeting("s3cret").as_bytes(), b"BEAT"].concat();
-        assert_eq!(verdict(&greeting), (Some(Some(Version::Two)), b"BEAT".to_vec()));
-        assert_eq!(verdict(b"s3creX"), (Some(None), Vec::new()));
-        assert_eq!(verdict(b"IOFOG/2 s3cre\n"), (Some(None), Vec::new()));
-        assert_eq!(verdict(b"IOFOG/2 s3cretX"), (Some(None), Vec::new()));
+        assert_eq!(check(&greeting), (Checked::Proven(Version::Two), b"BEAT".to_vec()));
+        assert_eq!(check(b"s3creX"), (Checked::Wrong, Vec::new()));
+        assert_eq!(check(b"IOFOG/2 s3cre\n"), (Checked::Wrong, Vec::new()));
+        assert_eq!(check(b"IOFOG/2 s3cretX"), (Checked::Wrong, Vec::new()));
     }
 
     #[test]
     fn nothing_is_said_before_as_many_bytes_have_come_as_the_passcode_has() {
         for sent in [&b""[..], b"X", b"s3cre", b"IOFOG/2", b"IOFOG/2 s3cret"] {
-            assert_eq!(verdict(sent), (None, Vec::new()), "{sent:?}");
+            assert_eq!(check(sent), (Checked::Incomplete, Vec::new()), "{sent:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the TLS library is shown of a client's first bytes: the same whatever the pieces, and what
 //! was sent but for the number of a server name's extension that names no host.
 
-use iofog_connector::fuzzing::greeting;
+use iofog_connector::fuzzing::pass_client_hello;
 
 use crate::input::{Choices, Random, pieces};
 
@@ -25,9 +25,9 @@ pub(crate) fn check(data: &[u8]) -> bool {
     sent.extend(choices.rest());
 
     let mut random = Random::of(data);
-    let whole = greeting([&sent[..]]);
+    let whole = pass_client_hello([&sent[..]]);
     for longest in [1, 3, 20, 300] {
-        let found = greeting(pieces(&sent, longest, &mut random));
+        let found = pass_client_hello(pieces(&sent, longest, &mut random));
         assert_eq!(found, whole, "pieces of {longest}");
     }
     let (shown, is_done) = whole;

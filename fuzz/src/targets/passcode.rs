@@ -1,7 +1,7 @@
 //! What an agent's first bytes prove, and which bytes are heartbeats: version 1 and 2, whatever
 //! the pieces they come in.
 
-use iofog_connector::fuzzing::{Passcode, Version, beats, offer};
+use iofog_connector::fuzzing::{Checked, Passcode, Version, beats, offer};
 
 use crate::input::{Choices, Random, pieces};
 
@@ -27,14 +27,14 @@ pub(crate) fn check(data: &[u8]) -> bool {
     let expected = model(&sent, secret.as_bytes());
     let mut random = Random::of(data);
     for longest in [sent.len(), 1, 3, 20] {
-        let (verdict, after) = offer(pieces(&sent, longest, &mut random), &passcode);
-        assert_eq!((verdict, after.as_slice()), expected, "pieces of {longest}");
+        let (checked, after) = offer(pieces(&sent, longest, &mut random), &passcode);
+        assert_eq!((checked, after.as_slice()), expected, "pieces of {longest}");
     }
     if how % 4 == 2 && !secret.contains('\n') {
-        assert_eq!(expected, (Some(Some(Version::Two)), rest));
+        assert_eq!(expected, (Checked::Proven(Version::Two), rest));
     }
     if how % 4 == 1 && !secret.starts_with("IOFOG/2 ") {
-        assert_eq!(expected, (Some(Some(Version::One)), rest));
+        assert_eq!(expected, (Checked::Proven(Version::One), rest));
     }
     for unit in pieces(rest, 12, &mut random) {
         check_heartbeats(unit);
@@ -42,12 +42,12 @@ pub(crate) fn check(data: &[u8]) -> bool {
     true
 }
 
-/// The verdict, and what follows the offer.
-fn model<'a>(sent: &'a [u8], secret: &[u8]) -> (Option<Option<Version>>, &'a [u8]) {
+/// What is proved, and what follows the offer.
+fn model<'a>(sent: &'a [u8], secret: &[u8]) -> (Checked, &'a [u8]) {
     let common = sent.iter().zip(VERSION_TWO).take_while(|(a, b)| a == b).count();
     let (version, prefix) = match common {
         8 => (Version::Two, 8),
-        _ if common == sent.len() => return (None, &[]),
+        _ if common == sent.len() => return (Checked::Incomplete, &[]),
         _ => (Version::One, 0),
     };
     let offered = &sent[prefix..];
@@ -61,8 +61,9 @@ fn model<'a>(sent: &'a [u8], secret: &[u8]) -> (Option<Option<Version>>, &'a [u8
         }
     };
     match offered.split_at_checked(whole) {
-        None => (None, &[]),
-        Some((offer, rest)) => (Some((offer == right).then_some(version)), rest),
+        None => (Checked::Incomplete, &[]),
+        Some((offer, rest)) if offer == right => (Checked::Proven(version), rest),
+        Some((_, rest)) => (Checked::Wrong, rest),
     }
 }
 

@@ -8,12 +8,12 @@ use futures_rustls::rustls::Connection;
 use crate::limits;
 use crate::net::share::Share;
 use crate::runtime::turn::{Rest, Turn};
-use crate::tls::sni::Greeting;
+use crate::tls::sni::ClientHello;
 
 pub(super) struct Tls {
     pub(super) connection: Connection,
     /// A client's first bytes, which may have to be shown otherwise.
-    pub(super) greeting: Option<Box<Greeting>>,
+    pub(super) hello: Option<Box<ClientHello>>,
     /// What has been received of records beyond the turn in which it came, from `begun` on; empty
     /// and without memory while a turn is enough.
     pub(super) unopened: Vec<u8>,
@@ -42,10 +42,10 @@ pub(super) struct Tls {
 impl Tls {
     /// A connection in which this many bytes are allowed to a stranger.
     pub(super) fn new(connection: Connection, allowance: usize) -> Self {
-        let greeting = matches!(connection, Connection::Server(_)).then(Box::default);
+        let hello = matches!(connection, Connection::Server(_)).then(Box::default);
         Tls {
             connection,
-            greeting,
+            hello,
             unopened: Vec::new(),
             begun: 0,
             framing: Framing::default(),
@@ -77,11 +77,11 @@ impl Tls {
             let (length, records) = self.framing.take(&bytes[opened..], most);
             let passed;
             let mut piece = &bytes[opened..opened + length];
-            if let Some(greeting) = &mut self.greeting {
-                passed = greeting.pass(piece);
+            if let Some(hello) = &mut self.hello {
+                passed = hello.pass(piece);
                 piece = &passed;
-                if greeting.is_done() || !self.connection.is_handshaking() {
-                    self.greeting = None;
+                if hello.is_done() || !self.connection.is_handshaking() {
+                    self.hello = None;
                 }
             }
             opened += length;
@@ -127,8 +127,8 @@ impl Tls {
     /// Opens what has been read; gives the number of bytes that can be handed out.
     pub(super) fn process(&mut self) -> io::Result<usize> {
         let connection = &mut self.connection;
-        let processed = match &mut self.greeting {
-            Some(greeting) => greeting.show(|| connection.process_new_packets()),
+        let processed = match &mut self.hello {
+            Some(hello) => hello.show(|| connection.process_new_packets()),
             None => connection.process_new_packets(),
         };
         let state = processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;

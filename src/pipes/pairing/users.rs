@@ -5,8 +5,8 @@ use event_listener::EventListener;
 use super::order::Number;
 use super::seat::{Seat, UserEnd};
 use super::{Pairing, Waiting, Whose};
-use crate::pipes::counted::Counted;
 use crate::pipes::user::User;
+use crate::runtime::Counted;
 
 impl Pairing {
     /// A user begins to wait; given back when `limit` do already, no tunnel is there for it at

@@ -3,7 +3,7 @@
 use super::*;
 use crate::net::stall::Acknowledged;
 
-const AGENT: Voice = Voice::Version1 { threshold: Some(Duration::from_secs(30)) };
+const AGENT: Protocol = Protocol::Version1 { threshold: Some(Duration::from_secs(30)) };
 
 fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -62,9 +62,9 @@ impl Connection for Known {
     }
 }
 
-fn begin(voices: [Voice; 2], fin_wait: Duration, now: Instant) -> Progress<Known> {
-    let legs = voices.map(|voice| Endpoint { stream: Known::default(), voice });
-    let lingers = matches!(voices, [Voice::Version1 { .. }, Voice::Raw]);
+fn begin(protocols: [Protocol; 2], fin_wait: Duration, now: Instant) -> Progress<Known> {
+    let legs = protocols.map(|protocol| Endpoint { stream: Known::default(), protocol });
+    let lingers = matches!(protocols, [Protocol::Version1 { .. }, Protocol::Raw]);
     let residue = lingers.then(|| Residue::new(Duration::ZERO, now));
     Progress::new(legs, residue, fin_wait, Arc::default(), now)
 }
@@ -72,7 +72,7 @@ fn begin(voices: [Voice; 2], fin_wait: Duration, now: Instant) -> Progress<Known
 #[test]
 fn a_session_is_complete_once_both_ends_have_been_passed_on() {
     let now = Instant::now();
-    let mut session = begin([Voice::Raw; 2], ms(1000), now);
+    let mut session = begin([Protocol::Raw; 2], ms(1000), now);
     assert_eq!(session.ending(now), Err(None));
     for from in [0, 1] {
         assert!(!session.passes_end_on(from));
@@ -87,7 +87,7 @@ fn a_session_is_complete_once_both_ends_have_been_passed_on() {
 #[test]
 fn what_a_peer_still_takes_keeps_a_session_from_being_silent() {
     let now = Instant::now();
-    let mut session = begin([Voice::Raw; 2], ms(1000), now);
+    let mut session = begin([Protocol::Raw; 2], ms(1000), now);
     session.ended(0, now);
     session.legs[1].stream.draining = true;
     assert_eq!(session.ending(now + ms(1000)), Err(Some(now + ms(2000))));
@@ -95,13 +95,13 @@ fn what_a_peer_still_takes_keeps_a_session_from_being_silent() {
     assert_eq!(session.ending(now + ms(1999)), Err(Some(now + ms(2000))));
     assert_eq!(session.ending(now + ms(2000)), Ok(Ending::Silent));
     // What it took before the end does not count.
-    let mut session = begin([Voice::Raw; 2], ms(1000), now);
+    let mut session = begin([Protocol::Raw; 2], ms(1000), now);
     session.legs[1].stream.took = true;
     session.ended(0, now);
     assert_eq!(session.ending(now), Err(Some(now + ms(1000))));
     assert_eq!(session.ending(now + ms(1000)), Ok(Ending::Silent));
     // It is asked every 5 s, too, while bytes wait for it.
-    let mut session = begin([Voice::Raw; 2], ms(6000), now);
+    let mut session = begin([Protocol::Raw; 2], ms(6000), now);
     session.ended(0, now);
     let peer = &mut session.legs[1].stream;
     (peer.clogged, peer.owed, peer.draining) = (true, true, true);
@@ -115,7 +115,7 @@ fn what_a_peer_still_takes_keeps_a_session_from_being_silent() {
 #[test]
 fn what_a_user_said_before_it_broke_is_still_given_to_an_agent_of_version_1() {
     let now = Instant::now();
-    let mut session = begin([AGENT, Voice::Raw], ms(60_000), now);
+    let mut session = begin([AGENT, Protocol::Raw], ms(60_000), now);
     session.legs[0].stream.clogged = true;
     session.heard(1, 100, now);
     session.broke(1, now);
@@ -124,9 +124,10 @@ fn what_a_user_said_before_it_broke_is_still_given_to_an_agent_of_version_1() {
     assert_eq!(session.ending(now + ms(2)), Ok(Ending::Broken(1)));
     assert!(session.keeps_tunnel(Ending::Broken(1)));
     // The agent's break is one at once, and so is that of a user of version 2.
-    for (voices, leg) in [([AGENT, Voice::Raw], 0), ([Voice::Version2, Voice::Raw], 1)] {
-        let mut session = begin(voices, ms(60_000), now);
-        let _ = session.legs[0].listener.classify(b"OPEN", false);
+    for (protocols, leg) in [([AGENT, Protocol::Raw], 0), ([Protocol::Version2, Protocol::Raw], 1)]
+    {
+        let mut session = begin(protocols, ms(60_000), now);
+        let _ = session.legs[0].decoder.classify(b"OPEN", false);
         session.legs[1 - leg].stream.clogged = true;
         session.broke(leg, now);
         assert_eq!(session.ending(now), Ok(Ending::Broken(leg)));
@@ -137,7 +138,7 @@ fn what_a_user_said_before_it_broke_is_still_given_to_an_agent_of_version_1() {
 #[test]
 fn an_agent_whose_user_has_broken_is_read_so_that_it_takes_what_that_user_has_sent() {
     let now = Instant::now();
-    let mut session = begin([AGENT, Voice::Raw], ms(60_000), now);
+    let mut session = begin([AGENT, Protocol::Raw], ms(60_000), now);
     session.legs.iter_mut().for_each(|leg| leg.stream.clogged = true);
     session.heard(1, 100, now);
     assert!(!session.may_read(0, now));
@@ -147,7 +148,7 @@ fn an_agent_whose_user_has_broken_is_read_so_that_it_takes_what_that_user_has_se
     session.heard(0, 100, now + ms(59_999));
     assert_eq!(session.bytes, [0, 100]);
     assert_eq!(session.ending(now + ms(60_000)), Ok(Ending::Silent));
-    let mut session = begin([Voice::Version2, Voice::Raw], ms(60_000), now);
+    let mut session = begin([Protocol::Version2, Protocol::Raw], ms(60_000), now);
     session.broke(1, now);
     assert!(!session.may_read(0, now));
 }
@@ -155,7 +156,7 @@ fn an_agent_whose_user_has_broken_is_read_so_that_it_takes_what_that_user_has_se
 #[test]
 fn an_agent_that_is_not_read_is_not_absent() {
     let now = Instant::now();
-    let mut session = begin([AGENT, Voice::Raw], ms(60_000), now);
+    let mut session = begin([AGENT, Protocol::Raw], ms(60_000), now);
     session.legs[1].stream.clogged = true;
     assert!(!session.may_read(0, now));
     assert_eq!(session.ending(now + ms(40_000)), Err(Some(now + ms(70_000))));
@@ -168,7 +169,7 @@ fn an_agent_that_is_not_read_is_not_absent() {
 #[test]
 fn what_was_to_come_on_a_tunnel_that_broke_is_told() {
     let now = Instant::now();
-    let mut session = begin([AGENT, Voice::Raw], ms(60_000), now);
+    let mut session = begin([AGENT, Protocol::Raw], ms(60_000), now);
     session.heard(1, 1, now);
     assert_eq!(session.missing(Ending::Absent(0), now), Missing::Answer);
     session.heard(0, 1, now);
@@ -210,7 +211,7 @@ enum Event {
 /// A session as the protocol page tells of it: a list of what has happened, which every question
 /// goes through from the beginning.
 struct Model {
-    voices: [Voice; 2],
+    protocols: [Protocol; 2],
     fin_wait: Duration,
     begun: Instant,
     log: Vec<(Instant, usize, Event)>,
@@ -245,7 +246,8 @@ impl Model {
 
     /// Whether it ended TLS without close_notify, which only a user may.
     fn was_cut(&self, leg: usize) -> bool {
-        let may = leg == 1 && self.voices[0] != Voice::Raw && self.voices[1] == Voice::Raw;
+        let may =
+            leg == 1 && self.protocols[0] != Protocol::Raw && self.protocols[1] == Protocol::Raw;
         !may && self.had(leg, |event| matches!(event, Event::Ended { cut: true, .. }))
     }
 
@@ -271,7 +273,7 @@ impl Model {
     }
 
     fn owes_answer(&self, leg: usize) -> bool {
-        self.voices[leg] == Voice::Version2
+        self.protocols[leg] == Protocol::Version2
             && !self.had(leg, |event| event == Event::Answered(Answer::Open))
     }
 
@@ -365,7 +367,7 @@ impl Model {
             return Some(Ending::Complete);
         }
         for leg in [0, 1] {
-            if let Voice::Version1 { threshold: Some(threshold) } = self.voices[leg] {
+            if let Protocol::Version1 { threshold: Some(threshold) } = self.protocols[leg] {
                 let heard = self.times(leg, |event| matches!(event, Event::Read(_)));
                 let heard = heard.unwrap_or(self.begun).max(self.resumed[leg]);
                 if self.is_read(leg) && now >= heard + threshold {
@@ -436,19 +438,19 @@ fn history(seed: u64) -> Option<Ending> {
     let random = &mut fastrand::Rng::with_seed(seed);
     let begun = Instant::now();
     let threshold = ticks(random, 1000..8000);
-    let agent = Voice::Version1 { threshold: random.bool().then_some(threshold) };
-    let voices = match random.u8(..8) {
-        0 => [Voice::Raw; 2],
+    let agent = Protocol::Version1 { threshold: random.bool().then_some(threshold) };
+    let protocols = match random.u8(..8) {
+        0 => [Protocol::Raw; 2],
         1 => [agent; 2],
-        2 => [Voice::Version2, agent],
-        3 | 4 => [Voice::Version2, Voice::Raw],
-        _ => [agent, Voice::Raw],
+        2 => [Protocol::Version2, agent],
+        3 | 4 => [Protocol::Version2, Protocol::Raw],
+        _ => [agent, Protocol::Raw],
     };
     let fin_wait = ticks(random, 500..12_000);
-    let mut session = begin(voices, fin_wait, begun);
+    let mut session = begin(protocols, fin_wait, begun);
     let residue = session.residue.clone();
     let mut model = Model {
-        voices,
+        protocols,
         fin_wait,
         begun,
         log: Vec::new(),
@@ -459,7 +461,7 @@ fn history(seed: u64) -> Option<Ending> {
     };
     let what = |model: &Model| {
         let told = model.log.iter().map(|(at, leg, event)| (*at - begun, *leg, *event));
-        format!("seed {seed}: {voices:?}, finwait {fin_wait:?}: {:#?}", told.collect::<Vec<_>>())
+        format!("seed {seed}: {protocols:?}, finwait {fin_wait:?}: {:#?}", told.collect::<Vec<_>>())
     };
 
     let mut events = random.u32(..15);
@@ -589,7 +591,7 @@ fn apply(session: &mut Progress<Known>, index: usize, event: Event, now: Instant
                 Answer::Fail => b"FAIL",
                 Answer::Wrong => b"HTTP",
             };
-            let _ = leg.listener.classify(token, false);
+            let _ = leg.decoder.classify(token, false);
             session.heard(index, 0, now);
         }
         Event::Clogged(is) => leg.stream.clogged = is,

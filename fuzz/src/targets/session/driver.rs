@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_rustls::pki_types::ServerName;
 use futures_rustls::rustls::{ClientConfig, ClientConnection, ServerConfig};
 use iofog_connector::fuzzing::{
-    CERTIFICATE, Ended, Endpoint, Identity, Relay, Stream, Traffic, Voice, client_config,
+    CERTIFICATE, Ended, Endpoint, Identity, Protocol, Relay, Stream, Traffic, client_config,
 };
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
@@ -160,7 +160,7 @@ async fn turn() {
 /// A session and what there is to know of it.
 pub(super) struct Session {
     pub(super) peers: [Peer; 2],
-    pub(super) voices: [Voice; 2],
+    pub(super) protocols: [Protocol; 2],
     pub(super) fin_wait: Duration,
     pub(super) traffic: Arc<Traffic>,
     pub(super) started: Instant,
@@ -181,8 +181,8 @@ impl Session {
     pub(super) async fn begin(stage: &Stage, choices: &mut Choices<'_>) -> Self {
         let threshold = [None, Some(5 * SECOND), Some(20 * SECOND), Some(200 * SECOND)]
             [usize::from(choices.byte()) % 4];
-        let (one, two, raw) = (Voice::Version1 { threshold }, Voice::Version2, Voice::Raw);
-        let voices = [
+        let (one, two, raw) = (Protocol::Version1 { threshold }, Protocol::Version2, Protocol::Raw);
+        let protocols = [
             [one, raw],
             [two, raw],
             [one, one],
@@ -197,23 +197,23 @@ impl Session {
         let bit = |bit: u8| how >> bit & 1 == 1;
         // A pipe speaks TLS on both ports or on none. Only the far end of a tunnel, of which
         // nobody expects heartbeats, has a local connection without.
-        let tls = [bit(0), if voices == [raw, raw] { bit(1) } else { bit(0) }];
+        let tls = [bit(0), if protocols == [raw, raw] { bit(1) } else { bit(0) }];
         let (one, first) = stage.leg(0, tls[0], bit(2)).await;
         let (two, second) = stage.leg(1, tls[1], bit(3)).await;
         let mut peers = [one, two];
         let held = [0, 1].map(|leg| {
             // A version 1 tunnel of a private pipe may have some, and the end that carries a
             // version 2 session what came with its header.
-            let public = voices[1] == Voice::Raw && voices[0] != Voice::Raw;
-            if !bit(4) || public || voices[leg] == Voice::Version2 {
+            let public = protocols[1] == Protocol::Raw && protocols[0] != Protocol::Raw;
+            if !bit(4) || public || protocols[leg] == Protocol::Version2 {
                 return Vec::new();
             }
             [3, 4000].map(|length| peers[leg].pattern(length)).to_vec()
         });
         let traffic = Arc::new(Traffic::default());
         let legs = [
-            Endpoint { stream: first, voice: voices[0] },
-            Endpoint { stream: second, voice: voices[1] },
+            Endpoint { stream: first, protocol: protocols[0] },
+            Endpoint { stream: second, protocol: protocols[1] },
         ];
         let given = held.clone().map(|units| units.into_iter().map(Into::into).collect());
         let ended = Rc::new(RefCell::new(None));
@@ -229,7 +229,7 @@ impl Session {
         let started = Instant::now();
         let mut session = Session {
             peers,
-            voices,
+            protocols,
             fin_wait,
             traffic,
             started,
@@ -240,7 +240,7 @@ impl Session {
             memory,
             last,
         };
-        tell(|| format!("{voices:?} how {how:#b} finwait {fin_wait:?} last {last:#b}"));
+        tell(|| format!("{protocols:?} how {how:#b} finwait {fin_wait:?} last {last:#b}"));
         session.work(1).await;
         session
     }
@@ -423,7 +423,7 @@ impl Session {
     /// Whether both peers have ended, and no time need pass for the session to end.
     fn must_end_now(&self) -> bool {
         let done = |peer: &Peer| peer.doing != Doing::Sending;
-        self.peers.iter().all(done) && !self.voices.contains(&Voice::Version2)
+        self.peers.iter().all(done) && !self.protocols.contains(&Protocol::Version2)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use iofog_connector::fuzzing::{Ended, Ending, Voice, limits};
+use iofog_connector::fuzzing::{Ended, Ending, Protocol, limits};
 
 use super::driver::{Session, tell};
 use super::peer::{Doing, End};
@@ -86,27 +86,30 @@ impl Session {
 
     /// Whether this peer's end is none: without close_notify, and not a user's.
     fn is_torn(&self, leg: usize) -> bool {
-        let user = leg == 1 && self.voices[1] == Voice::Raw && self.voices[0] != Voice::Raw;
+        let user =
+            leg == 1 && self.protocols[1] == Protocol::Raw && self.protocols[0] != Protocol::Raw;
         self.peers[leg].is_cut && !user
     }
 
     fn speaks_one(&self, leg: usize) -> bool {
-        matches!(self.voices[leg], Voice::Version1 { .. })
+        matches!(self.protocols[leg], Protocol::Version1 { .. })
     }
 
     /// What is taken of what `leg`'s peer has sent.
     fn taken(&self, leg: usize) -> Taken {
         let peer = &self.peers[leg];
         let mut taken = Taken { units: self.held[leg].clone(), heartbeats: None, answer: None };
-        match self.voices[leg] {
-            Voice::Version1 { .. } if peer.is_tls() => {
+        match self.protocols[leg] {
+            Protocol::Version1 { .. } if peer.is_tls() => {
                 let (beats, rest): (Vec<_>, Vec<_>) =
                     peer.sent.iter().cloned().partition(|unit| unit == BEAT);
                 taken.heartbeats = Some(beats.len());
                 taken.units.extend(rest);
             }
-            Voice::Raw | Voice::Version1 { .. } => taken.units.extend(peer.sent.iter().cloned()),
-            Voice::Version2 => {
+            Protocol::Raw | Protocol::Version1 { .. } => {
+                taken.units.extend(peer.sent.iter().cloned())
+            }
+            Protocol::Version2 => {
                 // Tokens of four bytes each, until the answer.
                 let all = peer.sent.concat();
                 let answer = all.chunks_exact(4).position(|token| token != BEAT);
@@ -135,7 +138,7 @@ impl Session {
         let silent = self.peers.each_ref().map(|peer| at.duration_since(peer.sent_at));
         // Heartbeats do not keep a session, nor do a version 2 agent's tokens before its bytes.
         let spoke_at = [0, 1].map(|leg| {
-            let tokens = self.voices[leg] == Voice::Version2 && taken[leg].length() == 0;
+            let tokens = self.protocols[leg] == Protocol::Version2 && taken[leg].length() == 0;
             if tokens { self.started } else { self.peers[leg].spoke_at }
         });
         let [agent, user] = &self.peers;
@@ -148,7 +151,9 @@ impl Session {
             Ending::Complete => assert!(done == [true; 2] || broken.contains(&true)),
             Ending::Broken(leg) => assert!(broken[leg], "leg {leg} is whole"),
             Ending::Lingered => {
-                assert!(matches!(self.voices, [Voice::Version1 { .. }, Voice::Raw]) && done[1]);
+                assert!(
+                    matches!(self.protocols, [Protocol::Version1 { .. }, Protocol::Raw]) && done[1]
+                );
                 // A user that ended when it had got an answer to its last bytes may be let go as
                 // soon as that is over, which the silence before its end may have told. One that
                 // may wait for more is kept for 7 s of silence, or for less in a rhythm.
@@ -167,29 +172,29 @@ impl Session {
                 );
             }
             Ending::Absent(leg) => {
-                let Voice::Version1 { threshold: Some(threshold) } = self.voices[leg] else {
-                    panic!("{:?} owes no heartbeats", self.voices[leg]);
+                let Protocol::Version1 { threshold: Some(threshold) } = self.protocols[leg] else {
+                    panic!("{:?} owes no heartbeats", self.protocols[leg]);
                 };
                 assert!(silent[leg] >= threshold, "silent for {:?} only", silent[leg]);
             }
             Ending::Failed(leg) => {
                 assert_eq!(
-                    (self.voices[leg], taken[leg].answer),
-                    (Voice::Version2, Some(Answer::Fail))
+                    (self.protocols[leg], taken[leg].answer),
+                    (Protocol::Version2, Some(Answer::Fail))
                 );
             }
             Ending::Wrong(leg) => {
                 assert_eq!(
-                    (self.voices[leg], taken[leg].answer),
-                    (Voice::Version2, Some(Answer::Wrong))
+                    (self.protocols[leg], taken[leg].answer),
+                    (Protocol::Version2, Some(Answer::Wrong))
                 );
             }
             Ending::Unanswered(leg) => {
-                assert_eq!(self.voices[leg], Voice::Version2);
+                assert_eq!(self.protocols[leg], Protocol::Version2);
                 assert!((taken[leg].answer.is_none() && done[leg]) || broken[leg]);
             }
             Ending::NoAnswer(leg) => {
-                assert_eq!(self.voices[leg], Voice::Version2);
+                assert_eq!(self.protocols[leg], Protocol::Version2);
                 assert!(at.duration_since(self.started) >= limits::OPEN_WAIT);
             }
             Ending::Stalled(leg) => panic!("leg {leg}: the kernel acknowledges everything here"),

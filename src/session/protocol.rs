@@ -1,13 +1,13 @@
-//! Who speaks on a leg, and what each unit of theirs is (protocol page, sections 4 and 5).
+//! The protocol of a leg, and what each unit that comes on it is (protocol page, sections 4 and 5).
 
 use std::time::Duration;
 
 use crate::wire::heartbeat::{Begun, Heard, beats};
 use crate::wire::token::{Answer, Token};
 
-/// Who speaks on a leg, and by which rules.
+/// The protocol that a peer speaks on its leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Voice {
+pub enum Protocol {
     /// Bytes that mean nothing here: a user, or the program behind a `tunnel`.
     Raw,
     /// A version 1 agent: heartbeats among its units, absence after this threshold.
@@ -37,21 +37,21 @@ pub(super) enum Unit<'a> {
 
 /// Classifies the units of one peer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Listener {
-    voice: Voice,
+pub(super) struct Decoder {
+    protocol: Protocol,
     token: Token,
     /// A heartbeat of which a read in plain TCP has brought only a part.
     begun: Begun,
 }
 
-impl Listener {
-    pub(super) fn new(voice: Voice) -> Self {
-        Listener { voice, token: Token::default(), begun: Begun::default() }
+impl Decoder {
+    pub(super) fn new(protocol: Protocol) -> Self {
+        Decoder { protocol, token: Token::default(), begun: Begun::default() }
     }
 
-    /// The peer's rules now: an agent of version 2 that has answered `OPEN` has none any more.
-    pub(super) fn voice(&self) -> Voice {
-        self.voice
+    /// The protocol now: raw bytes once an agent of version 2 has answered `OPEN`.
+    pub(super) fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// What an agent of version 2 has answered.
@@ -71,23 +71,23 @@ impl Listener {
 
     /// What `unit` is: a record in TLS, the bytes of one read in plain TCP.
     pub(super) fn classify<'a>(&mut self, unit: &'a [u8], tls: bool) -> Unit<'a> {
-        match self.voice {
-            Voice::Raw => Unit::Data { begun: &[], bytes: unit },
-            Voice::Version1 { .. } if tls => match beats(unit, tls) {
+        match self.protocol {
+            Protocol::Raw => Unit::Data { begun: &[], bytes: unit },
+            Protocol::Version1 { .. } if tls => match beats(unit, tls) {
                 0 => Unit::Data { begun: &[], bytes: unit },
                 count => Unit::Heartbeats(count),
             },
-            Voice::Version1 { .. } => match self.begun.take(unit) {
+            Protocol::Version1 { .. } => match self.begun.take(unit) {
                 Heard::Beats(count) => Unit::Heartbeats(count),
                 Heard::Bytes(begun) => Unit::Data { begun, bytes: unit },
             },
-            Voice::Version2 => {
+            Protocol::Version2 => {
                 let rest = self.token.take(unit);
                 if self.answer() != Some(Answer::Open) {
                     // Nothing that follows another answer is the session's.
                     return Unit::Token;
                 }
-                self.voice = Voice::Raw;
+                self.protocol = Protocol::Raw;
                 Unit::Data { begun: &[], bytes: rest }
             }
         }
@@ -102,36 +102,40 @@ mod tests {
 
     #[test]
     fn only_agents_of_version_1_have_heartbeats_among_their_units() {
-        let agent = Voice::Version1 { threshold: None };
-        for (voice, tls, unit, expected) in [
-            (Voice::Raw, false, &b"BEAT"[..], DATA(b"BEAT")),
+        let agent = Protocol::Version1 { threshold: None };
+        for (protocol, tls, unit, expected) in [
+            (Protocol::Raw, false, &b"BEAT"[..], DATA(b"BEAT")),
             (agent, false, b"BEATBEAT", Unit::Heartbeats(2)),
             (agent, true, b"BEAT", Unit::Heartbeats(1)),
             (agent, true, b"BEATBEAT", DATA(b"BEATBEAT")),
             (agent, true, b"BEATX", DATA(b"BEATX")),
         ] {
-            assert_eq!(Listener::new(voice).classify(unit, tls), expected, "{voice:?} {unit:?}");
+            assert_eq!(
+                Decoder::new(protocol).classify(unit, tls),
+                expected,
+                "{protocol:?} {unit:?}"
+            );
         }
-        let mut listener = Listener::new(agent);
-        assert_eq!(listener.classify(b"BEATBE", false), Unit::Heartbeats(1));
-        assert!(listener.is_amid_heartbeat());
+        let mut decoder = Decoder::new(agent);
+        assert_eq!(decoder.classify(b"BEATBE", false), Unit::Heartbeats(1));
+        assert!(decoder.is_amid_heartbeat());
         let expected = Unit::Data { begun: b"BE", bytes: b"x" };
-        assert_eq!(listener.classify(b"x", false), expected, "it was none");
-        assert!(!listener.is_amid_heartbeat());
+        assert_eq!(decoder.classify(b"x", false), expected, "it was none");
+        assert!(!decoder.is_amid_heartbeat());
     }
 
     #[test]
     fn what_an_agent_of_version_2_sends_is_the_sessions_once_it_has_answered_open() {
-        let mut listener = Listener::new(Voice::Version2);
-        assert_eq!(listener.classify(b"BEATOP", false), Unit::Token);
-        assert_eq!(listener.classify(b"ENBEAT", false), DATA(b"BEAT"));
-        assert_eq!((listener.voice(), listener.answer()), (Voice::Raw, Some(Answer::Open)));
-        assert_eq!(listener.classify(b"BEAT", false), DATA(b"BEAT"));
+        let mut decoder = Decoder::new(Protocol::Version2);
+        assert_eq!(decoder.classify(b"BEATOP", false), Unit::Token);
+        assert_eq!(decoder.classify(b"ENBEAT", false), DATA(b"BEAT"));
+        assert_eq!((decoder.protocol(), decoder.answer()), (Protocol::Raw, Some(Answer::Open)));
+        assert_eq!(decoder.classify(b"BEAT", false), DATA(b"BEAT"));
         for (unit, answer) in [(&b"FAILx"[..], Answer::Fail), (b"HTTPx", Answer::Wrong)] {
-            let mut listener = Listener::new(Voice::Version2);
-            assert_eq!(listener.classify(unit, true), Unit::Token);
-            assert_eq!(listener.classify(b"more", true), Unit::Token);
-            assert_eq!(listener.answer(), Some(answer));
+            let mut decoder = Decoder::new(Protocol::Version2);
+            assert_eq!(decoder.classify(unit, true), Unit::Token);
+            assert_eq!(decoder.classify(b"more", true), Unit::Token);
+            assert_eq!(decoder.answer(), Some(answer));
         }
     }
 }
