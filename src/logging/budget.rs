@@ -76,8 +76,15 @@ impl Budget {
         false
     }
 
-    /// Takes bytes for a line that is written anyway.
-    pub(super) fn charge(&mut self, message: usize) {
+    /// Takes a line of a kind and its bytes for what is written anyway.
+    pub(super) fn charge_line(&mut self, kind: &Kind, message: usize) {
+        if let Some(share) = self.kinds.get_mut(kind) {
+            share.lines = (share.lines - 1.0).max(0.0);
+        }
+        self.charge(message);
+    }
+
+    fn charge(&mut self, message: usize) {
         self.bytes -= (message + HEAD) as f64;
     }
 

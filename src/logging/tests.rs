@@ -105,6 +105,22 @@ fn floods_leave_room_for_the_daemons_own_lines() {
 }
 
 #[test]
+fn two_complaints_in_turn_fill_the_log_no_faster_than_one() {
+    let folder = Folder::new();
+    let logging = folder.logging();
+    log::set_max_level(LevelFilter::Warn);
+    for number in 0..2000 {
+        let mapping = ["m1", "m2"][number / 3 % 2];
+        let mut record = Record::builder();
+        record.level(Level::Warn).file_static(Some("a.rs")).line(Some(3)).target(mapping);
+        logging.log(&record.args(format_args!("{mapping}: user refused")).build());
+    }
+    // The counts of repeats are lines as well; the last one of each is owed.
+    let messages = folder.messages();
+    assert!(messages.len() <= 2 * (10 + 1), "{messages:?}");
+}
+
+#[test]
 fn a_line_that_is_left_out_reaches_no_file_and_is_put_into_words_no_further_than_its_bound() {
     /// A text without end; it counts how much of it was asked for.
     struct Endless<'a>(&'a std::cell::Cell<usize>);

@@ -25,7 +25,8 @@ struct Last {
     seen: Instant,
     repeats: u64,
     first_repeat: Instant,
-    bounded: bool,
+    /// What peers may write of it, if it is bounded.
+    kind: Option<Kind>,
 }
 
 impl Writer {
@@ -53,13 +54,12 @@ impl Writer {
                 return 0;
             }
         }
-        let bounded = kind.is_some();
-        if !kind.is_none_or(|kind| self.budget.admit(kind, level, &message, now)) {
+        let admit = |kind: &Kind| self.budget.admit(kind.clone(), level, &message, now);
+        if !kind.as_ref().is_none_or(admit) {
             return 0;
         }
         let lost = self.summarise() + self.write(level, &message);
-        self.last =
-            Some(Last { level, message, seen: now, repeats: 0, first_repeat: now, bounded });
+        self.last = Some(Last { level, message, seen: now, repeats: 0, first_repeat: now, kind });
         lost
     }
 
@@ -91,12 +91,12 @@ impl Writer {
         let level = last.level;
         let summary = match std::mem::take(&mut last.repeats) {
             0 => return 0,
-            1 if !last.bounded => last.message.clone(),
+            1 if last.kind.is_none() => last.message.clone(),
             1 => "last message repeated once".to_owned(),
             repeats => format!("last message repeated {repeats} times"),
         };
-        if last.bounded {
-            self.budget.charge(summary.len());
+        if let Some(kind) = &last.kind {
+            self.budget.charge_line(kind, summary.len());
         }
         self.write(level, &summary)
     }
