@@ -49,11 +49,11 @@ pub const SILENT_HALVINGS: u32 = 3;
 /// See [`HALVINGS`].
 pub const SPOKEN_HALVINGS: u32 = 1;
 
-/// The same cap for connections of a network (an IPv4 address, or IPv6 /64) whose connections come in
-/// vain: [`IN_VAIN`] more of them lost their slots, or left before they got through while others
+/// The same cap for connections of a stranger (an IPv4 address, or an IPv6 /48) whose connections come
+/// in vain: [`IN_VAIN`] more of them lost their slots, or left before they got through while others
 /// waited, than twice those that got through. A stranger's silent connections take 1/30 of a second
 /// each then, and 128 slots carry 4,000 of them a second, however many others get through meanwhile
-/// and make the cap of their own connections long.
+/// and make the cap of their own connections long. The API's 256 slots carry 8,000.
 pub const VAIN_TURN: Duration = Duration::from_millis(30);
 /// See [`VAIN_TURN`]. Half of the slots that `pending` gives at first: a burst of good peers that are
 /// slow to speak has some that get through before so many lose their slots.
@@ -61,8 +61,13 @@ pub const IN_VAIN: u32 = 64;
 
 /// How long this is remembered after newcomers last had to wait.
 pub const VAIN_REMEMBERED: Duration = Duration::from_secs(60);
-/// Networks that are remembered for it, on each port.
-pub const NETWORKS_IN_VAIN: usize = 256;
+/// Strangers that are remembered for it, on each port.
+pub const STRANGERS_IN_VAIN: usize = 256;
+
+/// A stranger that has so many silent connections at one time has the first cap for silent ones, of
+/// 250 ms, for the next of them, whatever others have made of it: what its connections are worth is
+/// known soon after its first ones have filled the slots.
+pub const SILENT_TOGETHER: u32 = 16;
 
 /// One connection in this many may be slow.
 pub const SLOW_SHARE: usize = 4;
@@ -424,7 +429,8 @@ pub const HTTP_REQUEST: Duration = Duration::from_secs(10);
 pub const HTTP_IDLE: Duration = Duration::from_secs(60);
 /// At the limit of API connections, each keeps its slot this long, and [`STRANGER_ROUND_TRIPS`] round
 /// trips, after it was last able to proceed; newcomers wait in the kernel's backlog. With
-/// [`HTTP_CONNECTIONS`], 1,280 connections that send nothing pass in a second.
+/// [`HTTP_CONNECTIONS`], 1,280 connections that send nothing pass in a second; of a stranger whose
+/// connections come in vain, or may not call at all, it is [`VAIN_TURN`].
 pub const HTTP_TURN: Duration = Duration::from_millis(200);
 /// API connections at one time but for [`HTTP_HANDSHAKES`]; at the limit the one idle longest makes
 /// room. What they hold of requests is bounded by [`HTTP_REQUESTS`], and of TLS by [`GREETINGS`].

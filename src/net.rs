@@ -9,3 +9,4 @@ pub mod socket;
 pub mod stall;
 pub mod stream;
 pub mod tcp_info;
+pub mod vain;

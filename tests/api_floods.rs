@@ -5,12 +5,13 @@ mod common;
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::*;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use serde_json::json;
 
 in_both_modes!(
@@ -50,7 +51,7 @@ fn requests_among_mute_connections() -> usize {
                 scope.spawn(|| {
                     let mut answered = Vec::new();
                     for _ in 0..8 {
-                        let mut stream = TcpStream::connect(address).unwrap();
+                        let mut stream = connect_from(Ipv4Addr::new(127, 0, 0, 2), address);
                         let connected = Instant::now();
                         thread::sleep(ms(120));
                         let sent = stream.write_all(b"GET /api/v2/status HTTP/1.1\r\n\r\n");
@@ -73,6 +74,41 @@ fn requests_among_mute_connections() -> usize {
     println!("{failed} of {} calls in time failed", answered.len());
     assert_eq!(failed, 0, "of {}", answered.len());
     answered.len()
+}
+
+/// Of no address that floods.
+fn connect_from(own: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    let kind = (AddressFamily::INET, SocketType::STREAM);
+    let socket = net::socket_with(kind.0, kind.1, SocketFlags::CLOEXEC, None).unwrap();
+    net::bind(&socket, &SocketAddr::from((own, 0))).unwrap();
+    net::connect(&socket, &to).unwrap();
+    socket.into()
+}
+
+#[test]
+fn mute_connections_of_one_address_hold_up_others_less_than_those_of_many() {
+    raise_files();
+    // Of 96 addresses each has too few connections to be known for them.
+    let many = |number| Ipv4Addr::new(127, 0, 1, 1 + (number % 96) as u8);
+    until("one address's mute connections are let in three times as fast", || {
+        let one = wait_behind_mute_connections(|_| Ipv4Addr::LOCALHOST);
+        let many = wait_behind_mute_connections(many);
+        println!("behind those of one address {one:?}, of many {many:?}");
+        one < many / 3
+    });
+}
+
+/// How long a call takes behind 3,000 connections, of these addresses, that send nothing and stay.
+fn wait_behind_mute_connections(whose: impl Fn(usize) -> Ipv4Addr) -> Duration {
+    let daemon = Daemon::new(Mode::Plain);
+    let address = daemon.api_address();
+    let _mute: Vec<_> = (0..3000).map(|number| connect_from(whose(number), address)).collect();
+    let start = Instant::now();
+    let mut caller = connect_from(Ipv4Addr::new(127, 0, 0, 2), address);
+    caller.write_all(b"GET /api/v2/status HTTP/1.1\r\n\r\n").unwrap();
+    caller.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(caller.read(&mut [0; 64]).is_ok_and(|count| count > 0));
+    start.elapsed()
 }
 
 #[test]

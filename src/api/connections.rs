@@ -1,7 +1,7 @@
 //! The API's connections at this moment, and which of them makes room for another one.
 
 use std::cell::{Cell, RefCell};
-
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,10 @@ use smol::lock::Mutex;
 
 use super::counters::Counters;
 use crate::limits;
+use crate::net::address::stranger;
 use crate::net::handshake::Progress;
 use crate::net::share::Share;
+use crate::net::vain::Vain;
 use crate::os::FileGuard;
 use crate::report::status::{reached, refused};
 use crate::runtime::{Numbered, look, until};
@@ -39,6 +41,8 @@ pub(super) struct Connections {
     most_shaking: usize,
     /// Those of each rank that have shaken hands and wait for a place come in one after the other.
     entering: [Mutex<()>; 3],
+    /// Strangers whose connections come in vain.
+    vain: RefCell<Vain>,
     counters: Rc<Counters>,
     /// One has ended, or has its request answered.
     pub(super) changed: Event,
@@ -52,6 +56,8 @@ pub(super) struct Open {
 /// What decides which connection makes room.
 pub(super) struct State {
     rank: Rank,
+    /// Whose it is, if it is not this machine's, and it has not got through.
+    stranger: Cell<Option<u64>>,
     /// It is one of those that shake hands, and not of the others.
     shaking: Cell<bool>,
     /// A request is being answered.
@@ -62,7 +68,7 @@ pub(super) struct State {
     pub(super) held: Cell<usize>,
     /// When the connection began, or had its last request answered.
     pub(super) since: Cell<Instant>,
-    /// It has begun to greet, and its turn with it.
+    /// It has begun to greet or to ask, and its turn with it.
     has_begun: Cell<bool>,
     /// When the connector's turn began, and when its own would have ended without that.
     paused: Cell<Option<(Instant, Instant)>>,
@@ -72,12 +78,22 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(rank: Rank, way: Duration) -> Self {
+    /// The state of a new connection over `round_trip`, of which nobody expects more than a stranger's silence if it
+    /// comes in `vain`.
+    pub(super) fn new(rank: Rank, stranger: Option<u64>, round_trip: Duration, vain: bool) -> Self {
         let now = Instant::now();
         // However far away it says that it is.
-        let turn = (limits::HTTP_TURN + limits::STRANGER_ROUND_TRIPS * way).min(limits::SLOW_TURN);
+        let far = limits::STRANGER_ROUND_TRIPS * round_trip;
+        let (turn, first) = match vain {
+            true => (limits::VAIN_TURN + far.min(limits::HTTP_TURN), limits::VAIN_TURN),
+            false => {
+                let turn = (limits::HTTP_TURN + far).min(limits::SLOW_TURN);
+                (turn, turn)
+            }
+        };
         State {
             rank,
+            stranger: Cell::new(stranger),
             shaking: Cell::new(false),
             answering: Cell::new(false),
             request: RefCell::new(Share::of_requests()),
@@ -86,12 +102,19 @@ impl State {
             has_begun: Cell::new(false),
             paused: Cell::new(None),
             turn,
-            turn_ends: Cell::new(now + turn),
+            turn_ends: Cell::new(now + first),
         }
     }
 
     pub(super) fn begin_turn(&self) {
         self.turn_ends.set(Instant::now() + self.turn);
+    }
+
+    /// The first bytes of a request have come.
+    pub(super) fn asks(&self) {
+        if !self.has_begun.replace(true) {
+            self.turn_ends.set(self.turn_ends.get().max(self.since.get() + self.turn));
+        }
     }
 
     /// The connector's own slowness counts for [`limits::SLOW_TURN`] at most.
@@ -123,8 +146,30 @@ impl Connections {
             shaking: Cell::new(0),
             most_shaking: limits::HTTP_HANDSHAKES.min(files / 4),
             entering: Default::default(),
+            vain: RefCell::default(),
             counters,
             changed: Event::new(),
+        }
+    }
+
+    /// The state of a new connection from `address`, or from this machine.
+    pub(super) fn begin(
+        &self,
+        rank: Rank,
+        address: Option<IpAddr>,
+        round_trip: Duration,
+    ) -> Rc<State> {
+        let mut vain = self.vain.borrow_mut();
+        vain.forget(Instant::now());
+        let stranger = address.map(stranger);
+        let is_vain = rank == Rank::Stranger || stranger.is_some_and(|stranger| vain.is(stranger));
+        Rc::new(State::new(rank, stranger, round_trip, is_vain))
+    }
+
+    /// A request of this connection has been answered.
+    pub(super) fn got_through(&self, state: &State) {
+        if let Some(stranger) = state.stranger.take() {
+            self.vain.borrow_mut().got_through(stranger);
         }
     }
 
@@ -145,6 +190,7 @@ impl Connections {
     /// Closes the connection that makes room for one of `rank`, or waits until that may be another.
     pub(super) async fn make_room(&self, rank: Rank, of: impl Fn(&State) -> bool) {
         let changed = self.changed.listen();
+        self.vain.borrow_mut().found_no_room(Instant::now());
         match self.first_to_go(rank, &of) {
             (Some(_), _) => {
                 // What has come before its turn ended counts, however late it is looked at.
@@ -169,6 +215,7 @@ impl Connections {
         }
         if self.shaking.get() >= self.most_shaking {
             self.counters.limits_reached.borrow_mut().reached(reached::API_HANDSHAKES);
+            self.vain.borrow_mut().found_no_room(Instant::now());
             // Its task ends a little later.
             let (stalling, _) = self.first_to_go(state.rank, |state| state.shaking.get());
             if stalling.and_then(|number| self.remove(number)).is_none() {
@@ -196,6 +243,9 @@ impl Connections {
     fn remove(&self, number: u64) -> Option<Open> {
         let open = self.open.borrow_mut().remove(number)?;
         self.shaking.set(self.shaking.get() - usize::from(open.state.shaking.take()));
+        if let Some(stranger) = open.state.stranger.take() {
+            self.vain.borrow_mut().left(stranger, Instant::now());
+        }
         Some(open)
     }
 

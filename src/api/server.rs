@@ -5,7 +5,8 @@
 //!
 //! At that limit, and when no file can be opened, newcomers wait in the kernel's backlog until
 //! somebody has had its turn ([`limits::HTTP_TURN`]) without a whole request: it makes room, callers
-//! that are not allowed first, those over the Unix socket last; for better callers at once. So
+//! that are not allowed first, those over the Unix socket last; for better callers at once. Turns are
+//! short for those who may not call and for strangers whose connections come in vain. So
 //! sockets that say nothing cannot keep a good call out, nor push one out whose bytes are on their
 //! way, nor the command line. A connection whose request is being answered stays: a change once
 //! begun is made or not made, never half. Those that do not take their answers make room, too, when
@@ -119,8 +120,8 @@ impl<S: Service> Server<S> {
                         secure: tls.is_some(),
                         loopback: local.is_ok_and(|local| local.is_loopback()),
                     };
-                    let way = tcp_info::round_trip(&socket);
-                    let caller = Caller { peer: Peer::Remote(ip), door, way };
+                    let round_trip = tcp_info::round_trip(&socket);
+                    let caller = Caller { peer: Peer::Remote(ip), door, round_trip };
                     match &tls {
                         None => self.spawn(caller, move |handler| plain(socket, handler)).await,
                         Some(acceptor) => {
@@ -150,7 +151,7 @@ impl<S: Service> Server<S> {
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let door = Door { outdated: false, secure: false, loopback: false };
-                    let caller = Caller { peer: Peer::Local, door, way: Duration::ZERO };
+                    let caller = Caller { peer: Peer::Local, door, round_trip: Duration::ZERO };
                     self.spawn(caller, move |handler| serve(stream, handler)).await;
                 }
                 Err(error) => self.accept_failed(&error).await,
@@ -164,14 +165,14 @@ impl<S: Service> Server<S> {
         caller: Caller,
         serve: impl FnOnce(Connection<S>) -> F,
     ) {
-        let Caller { peer, door, way } = caller;
-        let rank = match peer {
-            Peer::Local => Rank::Local,
-            Peer::Remote(_) if self.service.knows(peer) => Rank::Known,
-            Peer::Remote(_) => Rank::Stranger,
+        let Caller { peer, door, round_trip } = caller;
+        let (rank, address) = match peer {
+            Peer::Local => (Rank::Local, None),
+            Peer::Remote(address) if self.service.knows(peer) => (Rank::Known, Some(address)),
+            Peer::Remote(address) => (Rank::Stranger, Some(address)),
         };
         let file = self.room(rank).await;
-        let state = Rc::new(State::new(rank, way));
+        let state = self.connections.begin(rank, address, round_trip);
         let place =
             Place { number: self.connections.number(), all: self.connections.clone(), _file: file };
         let number = place.number;
@@ -350,8 +351,7 @@ async fn left(stream: &mut Stream) -> bool {
 struct Caller {
     peer: Peer,
     door: Door,
-    /// The round trip.
-    way: Duration,
+    round_trip: Duration,
 }
 
 /// One connection as the HTTP side sees it.
@@ -376,6 +376,7 @@ impl<S: Service> Handler for Connection<S> {
         self.state.answering.set(true);
         let response = self.service.answer(self.peer, request).await;
         self.state.answering.set(false);
+        self.all.got_through(&self.state);
         self.state.since.set(Instant::now());
         self.state.begin_turn();
         self.all.changed.notify(usize::MAX);
@@ -387,6 +388,9 @@ impl<S: Service> Handler for Connection<S> {
     }
 
     fn may_hold(&self, request: usize) -> bool {
+        if request > 0 {
+            self.state.asks();
+        }
         self.state.request.borrow_mut().holds(request)
     }
 

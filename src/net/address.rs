@@ -13,10 +13,32 @@ pub fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The same as a number. No IPv6 network that is in use has one of IPv4's numbers.
-pub fn network_number(address: IpAddr) -> u64 {
-    match network(address) {
+/// What is counted as one stranger where being taken for another costs little: an IPv4 address, or the
+/// first 48 bits of an IPv6 one, which is what one site has; as a number. No IPv6 network that is in
+/// use has one of IPv4's numbers.
+pub fn stranger(address: IpAddr) -> u64 {
+    match address.to_canonical() {
         IpAddr::V4(address) => address.to_bits().into(),
-        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+        IpAddr::V6(address) => (address.to_bits() >> 80) as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_is_an_ipv4_address_or_an_ipv6_site() {
+        let stranger = |address: &str| stranger(address.parse().unwrap());
+        for (one, other, same) in [
+            ("192.0.2.1", "192.0.2.1", true),
+            ("192.0.2.1", "::ffff:192.0.2.1", true),
+            ("192.0.2.1", "192.0.2.2", false),
+            ("2001:db8:1::1", "2001:db8:1:ff00::2", true),
+            ("2001:db8:1::1", "2001:db8:2::1", false),
+            ("2001:db8:1::1", "0.0.0.1", false),
+        ] {
+            assert_eq!(stranger(one) == stranger(other), same, "{one} {other}");
+        }
     }
 }

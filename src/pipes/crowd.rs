@@ -10,7 +10,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::limits;
-use crate::net::address::network_number;
+use crate::net::address::stranger;
 use crate::runtime::until;
 use turns::{Kind, Number, Room, Turns};
 
@@ -76,9 +76,12 @@ impl Crowd {
     /// One from `address` joins, with the other end a `round_trip` away.
     pub fn join(&self, address: IpAddr, round_trip: Duration) -> Member<'_> {
         let ticket = Rc::<Ticket>::default();
-        let network = network_number(address);
-        let number =
-            self.turns.borrow_mut().join(ticket.clone(), network, round_trip, Instant::now());
+        let number = self.turns.borrow_mut().join(
+            ticket.clone(),
+            stranger(address),
+            round_trip,
+            Instant::now(),
+        );
         Member { crowd: self, number, ticket, has_spoken: Cell::new(false) }
     }
 

@@ -8,7 +8,7 @@ fn nobody_makes_room_in_its_turn_but_for_better_callers() {
     let executor = LocalExecutor::new();
     let connections = Connections::new(Rc::default(), 1000);
     let join = |rank, turn: i64| {
-        let state = Rc::new(State::new(rank, Duration::ZERO));
+        let state = Rc::new(State::new(rank, None, Duration::ZERO, false));
         let now = Instant::now();
         state.turn_ends.set(match turn {
             0.. => now + Duration::from_secs(turn.unsigned_abs()),
@@ -40,9 +40,10 @@ fn nobody_makes_room_in_its_turn_but_for_better_callers() {
     known_state.begin_turn();
     assert_eq!(goes(Rank::Stranger), None);
     // However far away somebody says that it is.
-    let far = State::new(Rank::Known, Duration::from_secs(3600));
+    let far = State::new(Rank::Known, None, Duration::from_secs(3600), false);
     assert!(far.turn <= limits::SLOW_TURN);
-    assert!(State::new(Rank::Known, Duration::from_millis(150)).turn > Duration::from_millis(600));
+    let near = State::new(Rank::Known, None, Duration::from_millis(150), false);
+    assert!(near.turn > Duration::from_millis(600));
 }
 
 #[test]
@@ -51,7 +52,7 @@ fn who_shakes_hands_leaves_its_place_to_others_until_it_is_done() {
     let mut connections = Connections::new(Rc::default(), 1000);
     (connections.capacity, connections.most_shaking) = (2, 2);
     let join = || {
-        let state = Rc::new(State::new(Rank::Known, Duration::ZERO));
+        let state = Rc::new(State::new(Rank::Known, None, Duration::ZERO, false));
         let (number, task) = (connections.number(), executor.spawn(future::pending()));
         connections.open.borrow_mut().insert(number, Open { state: state.clone(), task });
         (number, state)
@@ -89,4 +90,47 @@ fn who_shakes_hands_leaves_its_place_to_others_until_it_is_done() {
         assert!(has_room());
     })
     .expect("an event loop");
+}
+
+#[test]
+fn a_stranger_that_comes_in_vain_has_a_short_turn_until_its_requests_are_answered() {
+    let executor = LocalExecutor::new();
+    let mut connections = Connections::new(Rc::default(), 1000);
+    connections.capacity = 2;
+    let [bad, good] = [1, 2].map(|last| IpAddr::from([192, 0, 2, last]));
+    let far = Duration::from_secs(1);
+    let turn = |state: &State| state.turn_ends.get() - state.since.get();
+    let join = |address, round_trip| {
+        let state = connections.begin(Rank::Known, Some(address), round_trip);
+        let (number, task) = (connections.number(), executor.spawn(future::pending()));
+        connections.open.borrow_mut().insert(number, Open { state: state.clone(), task });
+        (number, state)
+    };
+    let leave = |number| connections.remove(number).map(drop);
+    runtime::block_on(async {
+        let (stays, _) = join(bad, Duration::ZERO);
+        for _ in 0..limits::IN_VAIN {
+            leave(join(bad, Duration::ZERO).0);
+        }
+        assert_eq!(turn(&join(bad, Duration::ZERO).1), limits::HTTP_TURN, "nobody waits");
+        assert!(future::poll_once(connections.room(Rank::Known)).await.is_none());
+        leave(stays);
+        for _ in 1..limits::IN_VAIN {
+            leave(join(bad, Duration::ZERO).0);
+        }
+        let (number, state) = join(bad, far);
+        assert_eq!(turn(&state), limits::VAIN_TURN, "however far away it says that it is");
+        // Its request comes in pieces.
+        state.asks();
+        assert_eq!(turn(&state), limits::VAIN_TURN + limits::HTTP_TURN);
+        assert_eq!(turn(&join(good, Duration::ZERO).1), limits::HTTP_TURN);
+        connections.got_through(&state);
+        leave(number);
+        assert_eq!(turn(&join(bad, Duration::ZERO).1), limits::HTTP_TURN);
+    })
+    .expect("an event loop");
+    let stranger = connections.begin(Rank::Stranger, Some(good), Duration::ZERO);
+    assert_eq!(turn(&stranger), limits::VAIN_TURN, "it may not call at all");
+    let local = connections.begin(Rank::Local, None, Duration::ZERO);
+    assert_eq!(turn(&local), limits::HTTP_TURN);
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::limits;
+use crate::net::vain::Vain;
 use crate::runtime::Numbered;
 
 /// A member: a number that grows in order of arrival.
@@ -17,12 +18,11 @@ pub(super) type Number = u64;
 pub(super) struct Turns<T> {
     next: Number,
     members: Numbered<Member<T>>,
-    /// Networks (an address, or all addresses that one stranger has) whose members had to go, or left
-    /// before they got through while others waited: how many did, less two for each that got through.
-    vain: Numbered<u32>,
-    /// When somebody last found no room.
-    full: Option<Instant>,
-    kinds: [List; 4],
+    /// Strangers whose members come in vain.
+    vain: Vain,
+    /// How many members of each stranger have sent nothing.
+    silent: Numbered<u32>,
+    kinds: [List; 5],
     /// The limit when room was last asked for.
     limit: usize,
     /// Members that may be slow.
@@ -38,8 +38,10 @@ pub(super) enum Kind {
     Spoken,
     /// The same, and it may be slow: the patience with it never shrinks.
     Slow,
-    /// It comes from a network whose members come in vain, whatever it has sent.
+    /// Its stranger's members come in vain, whatever it has sent.
     Vain,
+    /// It has sent nothing, as many others of its stranger: the patience with it is no longer than it is at first.
+    SilentToo,
 }
 
 /// What a member does.
@@ -55,7 +57,7 @@ enum State {
 
 struct Member<T> {
     who: T,
-    network: u64,
+    stranger: u64,
     since: Instant,
     /// To the other end and back.
     round_trip: Duration,
@@ -102,9 +104,9 @@ impl<T> Default for Turns<T> {
         Turns {
             next: 0,
             members: Numbered::default(),
-            vain: Numbered::default(),
-            full: None,
-            kinds: [limits::SILENT_HALVINGS, limits::SPOKEN_HALVINGS, 0, 0].map(list),
+            vain: Vain::default(),
+            silent: Numbered::default(),
+            kinds: [limits::SILENT_HALVINGS, limits::SPOKEN_HALVINGS, 0, 0, 0].map(list),
             limit: 0,
             slow: 0,
         }
@@ -112,11 +114,11 @@ impl<T> Default for Turns<T> {
 }
 
 impl<T> Turns<T> {
-    /// One of a `network` joins, and is to say something.
+    /// One of a `stranger` joins, and is to say something.
     pub(super) fn join(
         &mut self,
         who: T,
-        network: u64,
+        stranger: u64,
         round_trip: Duration,
         now: Instant,
     ) -> Number {
@@ -124,7 +126,7 @@ impl<T> Turns<T> {
         self.next += 1;
         let member = Member {
             who,
-            network,
+            stranger,
             since: now,
             round_trip,
             state: State::Through,
@@ -134,11 +136,13 @@ impl<T> Turns<T> {
             may_be_slow: false,
         };
         self.members.insert(number, member);
-        let is_long_ago = |full| now - full > limits::VAIN_REMEMBERED;
-        if !self.vain.is_empty() && self.full.is_none_or(is_long_ago) {
-            self.vain = Numbered::default();
-        }
-        let kind = if is_vain(&self.vain, network) { Kind::Vain } else { Kind::Silent };
+        self.vain.forget(now);
+        let silent = self.silent.get(stranger).is_some_and(|of| *of >= limits::SILENT_TOGETHER);
+        let kind = match self.vain.is(stranger) {
+            true => Kind::Vain,
+            false if silent => Kind::SilentToo,
+            false => Kind::Silent,
+        };
         self.set_state(number, State::Turn(kind, now));
         number
     }
@@ -146,7 +150,7 @@ impl<T> Turns<T> {
     /// It has sent something: the connector's turn begins, if it has not begun before.
     pub(super) fn spoke(&mut self, number: Number, now: Instant) {
         let Some(member) = self.members.get_mut(number) else { return };
-        let vain = is_vain(&self.vain, member.network);
+        let vain = self.vain.is(member.stranger);
         let may_be_slow = !vain && self.slow < self.limit / limits::SLOW_SHARE;
         if !std::mem::replace(&mut member.has_spoken, true) {
             member.may_be_slow = may_be_slow;
@@ -171,7 +175,7 @@ impl<T> Turns<T> {
         if let State::Ours(since) = member.state {
             member.ours += now - since;
         }
-        let vain = is_vain(&self.vain, member.network);
+        let vain = self.vain.is(member.stranger);
         let turn = member.turn(now, vain);
         self.set_state(number, turn);
     }
@@ -189,30 +193,17 @@ impl<T> Turns<T> {
         self.set_state(number, State::Through);
         if let Some(member) = self.members.get_mut(number) {
             self.slow -= usize::from(std::mem::take(&mut member.may_be_slow));
-            if let Some(vain) = self.vain.get_mut(member.network) {
-                *vain = vain.saturating_sub(2);
-            }
+            self.vain.got_through(member.stranger);
         }
     }
 
     /// It leaves, if it was still there.
     pub(super) fn leave(&mut self, number: Number, now: Instant) -> Option<T> {
         let member = self.members.get(number)?;
-        let others_wait = self.full.is_some_and(|full| now - full < limits::SLOW_TURN);
-        if others_wait && !matches!(member.state, State::Through) {
-            self.came_in_vain(member.network);
+        if !matches!(member.state, State::Through) {
+            self.vain.left(member.stranger, now);
         }
         self.remove(number)
-    }
-
-    /// One more of `network` is gone and had not got through.
-    fn came_in_vain(&mut self, network: u64) {
-        let known = self.vain.get(network).copied();
-        if known.is_none() && self.vain.len() >= limits::NETWORKS_IN_VAIN {
-            let forgotten = self.vain.first();
-            forgotten.and_then(|network| self.vain.remove(network));
-        }
-        self.vain.insert(network, (known.unwrap_or_default() + 1).min(2 * limits::IN_VAIN));
     }
 
     fn remove(&mut self, number: Number) -> Option<T> {
@@ -229,7 +220,7 @@ impl<T> Turns<T> {
         if self.len() < limit {
             return Room::Free;
         }
-        self.full = Some(now);
+        self.vain.found_no_room(now);
         let first = self.first_to_go();
         let gone = first.filter(|(due, _)| *due <= now).and_then(|(_, number)| self.revoke(number));
         gone.map_or(Room::NotBefore(first.map(|(due, _)| due)), Room::From)
@@ -247,31 +238,43 @@ impl<T> Turns<T> {
             let &(from, number) = self.kinds[kind as usize].from.first()?;
             Some((from + self.patience(kind), number))
         };
-        [Kind::Silent, Kind::Spoken, Kind::Slow, Kind::Vain].into_iter().filter_map(first).min()
+        [Kind::Silent, Kind::Spoken, Kind::Slow, Kind::Vain, Kind::SilentToo]
+            .into_iter()
+            .filter_map(first)
+            .min()
     }
 
     /// It has to go, and others of its kind have less time from now on unless some get through.
     fn revoke(&mut self, number: Number) -> Option<T> {
         let member = self.members.get(number)?;
         if let State::Turn(kind, _) = member.state {
+            let kind = if kind == Kind::SilentToo { Kind::Silent } else { kind };
             let list = &mut self.kinds[kind as usize];
             let shrinks = matches!(kind, Kind::Silent | Kind::Spoken);
             if shrinks && !std::mem::take(&mut list.got_through) {
                 list.halvings = (list.halvings + 1).min(limits::HALVINGS);
             }
-            let network = member.network;
-            self.came_in_vain(network);
+            let stranger = member.stranger;
+            self.vain.lost_its_place(stranger);
         }
         self.remove(number)
     }
 
     fn set_state(&mut self, number: Number, state: State) {
         let Some(member) = self.members.get_mut(number) else { return };
+        let was_silent = member.state.is_silent();
         if let State::Turn(kind, from) = std::mem::replace(&mut member.state, state) {
             self.kinds[kind as usize].from.remove(&(from, number));
         }
         if let State::Turn(kind, from) = state {
             self.kinds[kind as usize].from.insert((from, number));
+        }
+        let silent = self.silent.get(member.stranger).copied().unwrap_or_default();
+        match (was_silent, state.is_silent()) {
+            (false, true) => self.silent.insert(member.stranger, silent + 1),
+            (true, false) if silent > 1 => self.silent.insert(member.stranger, silent - 1),
+            (true, false) => _ = self.silent.remove(member.stranger),
+            _ => {}
         }
     }
 
@@ -279,6 +282,10 @@ impl<T> Turns<T> {
     pub(super) fn patience(&self, kind: Kind) -> Duration {
         match kind {
             Kind::Vain => limits::VAIN_TURN,
+            Kind::SilentToo => {
+                let first = limits::SLOW_TURN / 2u32.pow(limits::SILENT_HALVINGS);
+                self.patience(Kind::Silent).min(first)
+            }
             kind => self.kinds[kind as usize].patience(),
         }
     }
@@ -294,9 +301,11 @@ impl<T> Turns<T> {
     }
 }
 
-/// Whether the members of `network` come in vain.
-fn is_vain(vain: &Numbered<u32>, network: u64) -> bool {
-    vain.get(network).is_some_and(|vain| *vain >= limits::IN_VAIN)
+impl State {
+    /// It has sent nothing, and nothing bad is known of its stranger.
+    fn is_silent(self) -> bool {
+        matches!(self, State::Turn(Kind::Silent | Kind::SilentToo, _))
+    }
 }
 
 impl<T> Member<T> {

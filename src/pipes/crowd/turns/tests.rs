@@ -15,11 +15,12 @@ enum Word {
 
 /// All that is known of a member: every question goes through its whole past.
 struct Past {
-    network: u64,
+    stranger: u64,
     came: Instant,
     round_trip: Duration,
     may_be_slow: bool,
     is_vain: bool,
+    many: bool,
     words: Vec<(Word, Instant)>,
 }
 
@@ -43,6 +44,7 @@ impl Past {
     fn turn(&self) -> Option<(Kind, Instant)> {
         match self.words.last() {
             None if self.is_vain => return Some((Kind::Vain, self.came)),
+            None if self.many => return Some((Kind::SilentToo, self.came)),
             None => return Some((Kind::Silent, self.came)),
             Some((Word::Spoke | Word::GotThrough, _)) => return None,
             Some(_) => {}
@@ -69,7 +71,7 @@ struct Model {
     members: BTreeMap<Number, Past>,
     /// Who had to go, by kind, and where there is `None` that one got through.
     ends: Vec<Option<Kind>>,
-    /// How many of each network came in vain since somebody has been there.
+    /// How many of each stranger came in vain since somebody has been there.
     vain: BTreeMap<u64, i32>,
     full: Option<Instant>,
 }
@@ -81,6 +83,7 @@ impl Model {
             Kind::Spoken => Duration::from_secs(1),
             Kind::Slow => return Duration::from_secs(2),
             Kind::Vain => return Duration::from_millis(30),
+            Kind::SilentToo => return self.patience(Kind::Silent).min(Duration::from_millis(250)),
         };
         let mut others_get_through = false;
         for end in self.ends.iter().filter(|end| end.is_none_or(|gone| gone == kind)) {
@@ -104,7 +107,7 @@ impl Model {
             self.ends.push(None);
         }
         let Some(past) = self.members.get_mut(&number) else { return };
-        let vain = self.vain.entry(past.network).or_default();
+        let vain = self.vain.entry(past.stranger).or_default();
         let is_first = past.words.iter().all(|(word, _)| *word != Word::Spoke);
         if word == Word::Spoke && is_first {
             past.may_be_slow = *vain < 64 && 4 * (slow + 1) <= self.limit;
@@ -122,7 +125,7 @@ impl Model {
         let past = self.members.get(&number)?;
         let is_through = past.words.last().is_some_and(|(word, _)| *word == Word::GotThrough);
         if !is_through && self.full.is_some_and(|full| now - full < 2000 * MILLISECOND) {
-            let vain = self.vain.entry(past.network).or_default();
+            let vain = self.vain.entry(past.stranger).or_default();
             *vain = (*vain + 1).min(128);
         }
         self.members.remove(&number);
@@ -130,7 +133,7 @@ impl Model {
     }
 
     fn forgets(&mut self, now: Instant) {
-        if self.full.is_none_or(|full| now - full > 60_000 * MILLISECOND) {
+        if self.full.is_none_or(|full| now - full >= 60_000 * MILLISECOND) {
             self.vain.clear();
         }
     }
@@ -138,9 +141,9 @@ impl Model {
     fn goes(&mut self, number: Number) -> Number {
         let past = &self.members[&number];
         if let Some((kind, _)) = past.turn() {
-            let vain = self.vain.entry(past.network).or_default();
+            let vain = self.vain.entry(past.stranger).or_default();
             *vain = (*vain + 1).min(128);
-            self.ends.push(Some(kind));
+            self.ends.push(Some(if kind == Kind::SilentToo { Kind::Silent } else { kind }));
         }
         self.members.remove(&number);
         number
@@ -170,7 +173,7 @@ impl Model {
 
 #[test]
 fn whatever_happens_the_same_must_go_as_by_looking_at_all() {
-    let (mut replaced, mut in_vain) = (0, 0);
+    let (mut replaced, mut in_vain, mut joined_many) = (0, 0, 0);
     for seed in 0..200 {
         let random = &mut fastrand::Rng::with_seed(seed);
         let (mut model, mut turns) = (Model::default(), Turns::default());
@@ -180,19 +183,25 @@ fn whatever_happens_the_same_must_go_as_by_looking_at_all() {
             now += random.choice([0u32, 1, 30, 250]).unwrap() * MILLISECOND;
             // One that is gone, too, may still say something.
             let number = random.u64(..joined + 1).max(joined.saturating_sub(12));
-            let limit = random.usize(..12);
+            let limit = random.usize(..if seed % 4 == 0 { 120 } else { 12 });
             let at = format!("seed {seed}, step {step}");
             match random.u8(..9) {
                 0 | 1 => {
                     let round_trip = random.u32(..3) * 200 * MILLISECOND;
-                    let network = random.u64(..2);
+                    let stranger = random.u64(..2);
                     model.forgets(now);
-                    let is_vain = *model.vain.entry(network).or_default() >= 64;
+                    let is_vain = *model.vain.entry(stranger).or_default() >= 64;
                     let (came, words) = (now, Vec::new());
                     let may_be_slow = false;
-                    let past = Past { network, came, round_trip, may_be_slow, is_vain, words };
+                    let silent = |past: &&Past| {
+                        past.stranger == stranger && past.words.is_empty() && !past.is_vain
+                    };
+                    let many = model.members.values().filter(silent).count() >= 16;
+                    joined_many += usize::from(many && !is_vain);
+                    let past =
+                        Past { stranger, came, round_trip, may_be_slow, is_vain, many, words };
                     model.members.insert(joined, past);
-                    assert_eq!(turns.join(joined, network, round_trip, now), joined, "{at}");
+                    assert_eq!(turns.join(joined, stranger, round_trip, now), joined, "{at}");
                     in_vain += usize::from(is_vain);
                     joined += 1;
                 }
@@ -224,13 +233,14 @@ fn whatever_happens_the_same_must_go_as_by_looking_at_all() {
                 }
             }
             assert_eq!(turns.len(), model.members.len(), "{at}");
-            for kind in [Kind::Silent, Kind::Spoken, Kind::Slow] {
+            for kind in [Kind::Silent, Kind::Spoken, Kind::Slow, Kind::SilentToo] {
                 assert_eq!(turns.patience(kind), model.patience(kind), "{at}");
             }
         }
     }
     assert!(replaced > 1000, "{replaced} had to go");
-    assert!(in_vain > 100, "{in_vain} came from a network whose members come in vain");
+    assert!(joined_many > 100, "{joined_many} had as many silent ones beside them");
+    assert!(in_vain > 100, "{in_vain} came from a stranger whose members come in vain");
 }
 
 /// One that has sent something and been answered at once.
@@ -343,9 +353,8 @@ fn the_connectors_time_is_added_up_and_nothing_else_adds_to_the_longest_time() {
 
 /// Which of `count` newcomers a second are let in within `seconds`, when all but every eleventh are a
 /// stranger's that never say a word, and the others say all they have to say at once.
-fn waits_of_good_ones(count: u32, seconds: u32, stranger: u64) -> Vec<Duration> {
+fn waits_of_good_ones(mut turns: Turns<()>, count: u32, seconds: u32) -> Vec<Duration> {
     let (limit, start) = (128, Instant::now());
-    let mut turns = Turns::default();
     let mut waits = Vec::new();
     let mut now = start;
     for newcomer in 0..count * seconds {
@@ -355,7 +364,7 @@ fn waits_of_good_ones(count: u32, seconds: u32, stranger: u64) -> Vec<Duration> 
             now = due.unwrap();
         }
         if newcomer % 11 > 0 {
-            turns.join((), stranger, Duration::ZERO, now);
+            turns.join((), 2, Duration::ZERO, now);
         } else {
             let good = turns.join((), 1, Duration::ZERO, now);
             turns.got_through(good);
@@ -369,7 +378,7 @@ fn waits_of_good_ones(count: u32, seconds: u32, stranger: u64) -> Vec<Duration> 
 #[test]
 fn silent_ones_of_one_network_hold_up_no_others_that_get_through() {
     for count in [220, 440, 1500] {
-        let waits = waits_of_good_ones(count, 10, 2);
+        let waits = waits_of_good_ones(Turns::default(), count, 10);
         let late = &waits[waits.len() / 2..];
         assert!(
             late.iter().max() < Some(&Duration::from_millis(100)),
@@ -380,9 +389,24 @@ fn silent_ones_of_one_network_hold_up_no_others_that_get_through() {
 }
 
 #[test]
+fn many_silent_ones_of_one_network_are_known_for_it_soon() {
+    for count in [1000, 2000, 3300] {
+        let (mut turns, now) = (Turns::default(), Instant::now());
+        for _ in 0..10 {
+            let good = turns.join((), 1, Duration::ZERO, now);
+            turns.got_through(good);
+        }
+        assert_eq!(turns.patience(Kind::Silent), limits::SLOW_TURN);
+        let waits = waits_of_good_ones(turns, count, 10);
+        let longest = waits.iter().max();
+        assert!(longest < Some(&Duration::from_secs(1)), "{count} a second: {longest:?}");
+    }
+}
+
+#[test]
 fn who_comes_from_a_network_in_vain_is_trusted_again_when_others_of_it_get_through() {
     let (mut turns, now) = (Turns::default(), Instant::now());
-    turns.full = Some(now);
+    turns.vain.found_no_room(now);
     let stays = turns.join((), 1, Duration::ZERO, now);
     let join = |turns: &mut Turns<()>| turns.join((), 1, Duration::ZERO, now);
     for _ in 0..limits::IN_VAIN {
@@ -403,24 +427,6 @@ fn who_comes_from_a_network_in_vain_is_trusted_again_when_others_of_it_get_throu
     turns.got_through(vain);
     let next = join(&mut turns);
     assert_eq!(due(&turns, next), Some(Kind::Silent as usize));
-}
-
-#[test]
-fn only_so_many_networks_are_remembered_and_not_for_ever() {
-    let (mut turns, now) = (Turns::default(), Instant::now());
-    turns.full = Some(now);
-    let stays = turns.join((), 0, Duration::ZERO, now);
-    for network in 1..=2 * limits::NETWORKS_IN_VAIN as u64 {
-        let gone = turns.join((), network, Duration::ZERO, now);
-        turns.revoke(gone);
-    }
-    assert_eq!(turns.vain.len(), limits::NETWORKS_IN_VAIN);
-    assert!(matches!(turns.room(1, now), Room::From(_) | Room::NotBefore(_)));
-    turns.leave(stays, now);
-    turns.join((), 0, Duration::ZERO, now + limits::VAIN_REMEMBERED);
-    assert!(!turns.vain.is_empty());
-    turns.join((), 0, Duration::ZERO, now + 2 * limits::VAIN_REMEMBERED);
-    assert!(turns.vain.is_empty());
 }
 
 #[test]
