@@ -49,11 +49,8 @@ impl Stream {
         let context = Context::from_waker(Waker::noop());
         let _ = self.poll_finish(&context);
         // Unread bytes turn a close into a reset, which destroys what the peer has not read yet.
-        let unread = if self.state.ended { 0 } else { 4 };
-        for _ in 0..unread {
-            let drained =
-                INCOMING.with_borrow_mut(|buffer| self.socket.poll_recv(&context, buffer));
-            if !matches!(drained, Poll::Ready(Ok(1..))) {
+        for _ in 0..4 {
+            if !matches!(self.poll_discard(&context), Poll::Ready(Ok(1..))) {
                 break;
             }
         }
@@ -72,12 +69,8 @@ impl Stream {
         let mut timer = Timer::new();
         poll_fn(|context| {
             let sent = self.poll_finish(context);
-            let received = match self.state.ended {
-                true => Poll::Pending,
-                false => INCOMING.with_borrow_mut(|buffer| self.socket.poll_recv(context, buffer)),
-            };
-            // What is queued for one that has ended and reset then stays unacknowledged.
-            if self.state.ended && self.socket.poll_broken(context).is_ready() {
+            let received = self.poll_discard(context);
+            if self.is_reset_after_end(context) {
                 return Poll::Ready(());
             }
             let now = now();
@@ -105,7 +98,7 @@ impl Stream {
         let mut timer = Timer::new();
         poll_fn(|context| {
             let sent = self.poll_flush(context);
-            if self.state.ended && self.socket.poll_broken(context).is_ready() {
+            if self.is_reset_after_end(context) {
                 return Poll::Ready(());
             }
             let now = now();
@@ -113,16 +106,27 @@ impl Stream {
             if arrived || matches!(sent, Poll::Ready(Err(_))) || now >= deadline {
                 return Poll::Ready(());
             }
-            if !self.state.ended {
-                match INCOMING.with_borrow_mut(|buffer| self.socket.poll_recv(context, buffer)) {
-                    Poll::Ready(Ok(1..)) => yield_turn(context),
-                    Poll::Ready(_) => self.state.ended = true,
-                    Poll::Pending => {}
-                }
+            match self.poll_discard(context) {
+                Poll::Ready(Ok(1..)) => yield_turn(context),
+                Poll::Ready(_) => self.state.ended = true,
+                Poll::Pending => {}
             }
             timer.poll_at(context, deadline.min(now + limits::CLOSE_CHECK))
         })
         .await;
+    }
+
+    /// Reads once and discards what it gets. Pending for good after the peer's end.
+    fn poll_discard(&self, context: &Context<'_>) -> Poll<io::Result<usize>> {
+        match self.state.ended {
+            true => Poll::Pending,
+            false => INCOMING.with_borrow_mut(|buffer| self.socket.poll_recv(context, buffer)),
+        }
+    }
+
+    /// Whether the peer has reset the connection after its end: it acknowledges nothing any more.
+    fn is_reset_after_end(&self, context: &Context<'_>) -> bool {
+        self.state.ended && self.socket.poll_broken(context).is_ready()
     }
 
     /// Whether the kernel has bytes that the peer has not acknowledged.
