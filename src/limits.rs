@@ -391,7 +391,7 @@ pub const LATE: Duration = Duration::from_millis(250);
 
 /// A stopping daemon does not wait for a private pipe in which nothing has moved for this long (its
 /// two ends may stay joined for months), nor for users that have sent nothing for this long after
-/// the stop (section 7).
+/// the stop, or stall so long in their handshake (section 7).
 pub const STILL: Duration = Duration::from_secs(1);
 
 /// How often a stopping daemon checks whether sessions are left.

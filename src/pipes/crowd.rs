@@ -99,9 +99,9 @@ impl Crowd {
         self.turns.borrow().patience(Kind::Spoken)
     }
 
-    /// How many of them have sent something.
-    pub fn spoken(&self) -> usize {
-        self.turns.borrow().spoken()
+    /// How many of them have sent something and still do what is asked of them, or wait for the connector.
+    pub fn active(&self) -> usize {
+        self.turns.borrow().active(Instant::now())
     }
 
     /// How many there are.

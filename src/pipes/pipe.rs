@@ -190,9 +190,9 @@ impl Pipe {
     }
 
     /// The users that a stopping daemon waits for: those that are given tunnels now, and those in
-    /// their handshake for whom there is one, if they have begun it.
+    /// their handshake for whom there is one, if they have begun it and go on with it.
     pub fn users_left(&self) -> u64 {
-        let shaking_hands = if self.pairing.idle(0) > 0 { self.handshakes.spoken() } else { 0 };
+        let shaking_hands = if self.pairing.idle(0) > 0 { self.handshakes.active() } else { 0 };
         (self.pairing.waiting_users() + shaking_hands) as u64
     }
 

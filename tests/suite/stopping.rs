@@ -41,6 +41,23 @@ fn connection_that_says_nothing_does_not_hold_up_the_stop_for_its_handshake() {
     assert!(!log.contains("its handshake took"), "it was waited for: {log}");
 }
 
+#[test]
+fn users_that_stall_in_their_handshake_do_not_hold_up_the_stop() {
+    let mut daemon = Daemon::builder(Mode::Tls).set("drain", LONG).start();
+    let mapping = daemon.api().add_public(1, NEVER);
+    let _agent = daemon.tunnel(&mapping);
+    let hello = client_hello(&daemon);
+    let _begun = stalled(at(mapping.port2), 10, &hello[..1]);
+    let mut answered = stalled(at(mapping.port2), 10, &hello);
+    // Something of the answer is there.
+    until("all are answered", || {
+        answered.iter().all(|link| link.socket().peek(&mut [0]).is_ok_and(|count| count > 0))
+    });
+    assert_eq!(daemon.stop().status.code(), Some(0));
+    let log = daemon.log_text();
+    assert!(!log.contains("its handshake took"), "they were waited for: {log}");
+}
+
 fn ports_are_closed(daemon: &Daemon, mapping: &Mapping) {
     until("the ports are closed", || {
         [at(mapping.port1), at(mapping.port2), daemon.api_address()]

@@ -67,6 +67,8 @@ struct Member<T> {
     /// How much of its own time it had taken when its turn began anew.
     own: Option<Duration>,
     has_spoken: bool,
+    /// When it came, last sent something or was last answered.
+    heard: Instant,
     may_be_slow: bool,
 }
 
@@ -133,6 +135,7 @@ impl<T> Turns<T> {
             ours: Duration::ZERO,
             own: None,
             has_spoken: false,
+            heard: now,
             may_be_slow: false,
         };
         self.members.insert(number, member);
@@ -152,6 +155,7 @@ impl<T> Turns<T> {
         let Some(member) = self.members.get_mut(number) else { return };
         let vain = self.vain.is(member.stranger);
         let may_be_slow = !vain && self.slow < self.limit / limits::SLOW_SHARE;
+        member.heard = now;
         if !std::mem::replace(&mut member.has_spoken, true) {
             member.may_be_slow = may_be_slow;
             self.slow += usize::from(may_be_slow);
@@ -165,6 +169,7 @@ impl<T> Turns<T> {
     pub(super) fn answered(&mut self, number: Number, now: Instant) {
         if let Some(member) = self.members.get_mut(number) {
             member.own = None;
+            member.heard = now;
         }
         self.goes_on(number, now);
     }
@@ -290,9 +295,14 @@ impl<T> Turns<T> {
         }
     }
 
-    /// How many of them have sent something.
-    pub(super) fn spoken(&self) -> usize {
-        self.members.iter().filter(|(_, member)| member.has_spoken).count()
+    /// How many of them have sent something and are not silent since [`limits::STILL`] or longer, although it is
+    /// their turn.
+    pub(super) fn active(&self, now: Instant) -> usize {
+        let is_active = |member: &Member<T>| match member.state {
+            State::Turn(..) => now - member.heard < limits::STILL,
+            State::Ours(_) | State::Through => true,
+        };
+        self.members.iter().filter(|(_, member)| member.has_spoken && is_active(member)).count()
     }
 
     /// How many there are.

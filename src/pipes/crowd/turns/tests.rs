@@ -445,3 +445,20 @@ fn who_leaves_just_before_its_turn_ends_comes_in_vain_too() {
     }
     assert_eq!(waited, limits::VAIN_TURN);
 }
+
+#[test]
+fn who_stalls_in_its_handshake_is_not_active_for_long() {
+    let (mut turns, start) = (Turns::default(), Instant::now());
+    let _mute = turns.join((), 1, Duration::ZERO, start);
+    let member = turns.join((), 1, Duration::ZERO, start);
+    let active = |turns: &Turns<()>, seconds| turns.active(start + seconds * limits::STILL);
+    turns.spoke(member, start);
+    assert_eq!(active(&turns, 5), 1, "the connector takes its time");
+    turns.goes_on(member, start + 5 * limits::STILL);
+    turns.spoke(member, start + 5 * limits::STILL);
+    turns.answered(member, start + 6 * limits::STILL);
+    assert_eq!((active(&turns, 6), active(&turns, 7)), (1, 0));
+    turns.spoke(member, start + 7 * limits::STILL);
+    turns.got_through(member);
+    assert_eq!(active(&turns, 20), 1, "it waits for a tunnel");
+}
