@@ -48,7 +48,7 @@ fn users_that_stall_in_their_handshake_do_not_hold_up_the_stop() {
     let _agent = daemon.tunnel(&mapping);
     let hello = client_hello(&daemon);
     let _begun = stalled(at(mapping.port2), 10, &hello[..1]);
-    let mut answered = stalled(at(mapping.port2), 10, &hello);
+    let answered = stalled(at(mapping.port2), 10, &hello);
     // Something of the answer is there.
     until("all are answered", || {
         answered.iter().all(|link| link.socket().peek(&mut [0]).is_ok_and(|count| count > 0))
