@@ -15,7 +15,7 @@ use rustix::net::{
     AddressFamily, SendFlags, SocketFlags, SocketType, connect, socket_with, sockopt,
 };
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 
 use super::PATIENCE;
 
@@ -120,6 +120,34 @@ impl Link {
         }
     }
 
+    /// A TLS handshake with `localhost` whose last message is this end's: that, `bytes` and the end of
+    /// this direction, with its close_notify, go out as one packet.
+    pub fn finish_and_say(
+        address: SocketAddr,
+        config: &Arc<ClientConfig>,
+        bytes: &[u8],
+    ) -> io::Result<Self> {
+        let mut link = Self::plain(address)?;
+        link.begin_tls(config);
+        link.flush(Instant::now() + PATIENCE)?;
+        let tls = link.tls.as_mut().expect("TLS");
+        link.socket.set_nonblocking(false)?;
+        while tls.is_handshaking() && tls.read_tls(&mut &link.socket)? > 0 {
+            tls.process_new_packets().map_err(io::Error::other)?;
+        }
+        link.socket.set_nonblocking(true)?;
+        tls.writer().write_all(bytes)?;
+        tls.send_close_notify();
+        let mut wire = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut wire)?;
+        }
+        sockopt::set_tcp_cork(&link.socket, true)?;
+        assert_eq!((&link.socket).write(&wire)?, wire.len());
+        link.socket.shutdown(Shutdown::Write)?;
+        Ok(link)
+    }
+
     /// Begins a handshake that [`push`](Self::push) and [`read_now`](Self::read_now) go on with.
     pub fn begin_tls(&mut self, config: &Arc<ClientConfig>) {
         self.begin(config, "localhost").expect("TLS");
@@ -145,6 +173,11 @@ impl Link {
         let version = format!("{:?}", tls.protocol_version().expect("version"));
         let suite = format!("{:?}", tls.negotiated_cipher_suite().expect("suite").suite());
         (version, suite)
+    }
+
+    /// Whether its TLS session was begun on another connection.
+    pub fn is_resumed(&self) -> bool {
+        self.tls.as_ref().expect("TLS").handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     /// This end's address.

@@ -39,7 +39,9 @@ pub use manager::Manager;
 pub use ports::PortBlock;
 pub use service::Service;
 pub use strace::Strace;
-pub use tls::{Authority, Identity, trusting, trusting_version, trusting_with_identity};
+pub use tls::{
+    Authority, Identity, resuming_tls12, trusting, trusting_version, trusting_with_identity,
+};
 
 use std::time::{Duration, Instant};
 

@@ -29,13 +29,21 @@ pub fn trusting_version(
     pem: &Path,
     version: &'static rustls::SupportedProtocolVersion,
 ) -> Arc<ClientConfig> {
+    Arc::new(without_sessions(with_version(pem, version)))
+}
+
+/// The same for TLS 1.2, whose sessions are kept and resumed.
+pub fn resuming_tls12(pem: &Path) -> Arc<ClientConfig> {
+    Arc::new(with_version(pem, &rustls::version::TLS12))
+}
+
+fn with_version(pem: &Path, version: &'static rustls::SupportedProtocolVersion) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[version])
         .expect("protocol version")
         .with_root_certificates(roots(pem))
-        .with_no_client_auth();
-    Arc::new(without_sessions(config))
+        .with_no_client_auth()
 }
 
 /// The same for TLS 1.3 with AES-128-GCM alone, whose secrets are told to `log`.

@@ -1,5 +1,7 @@
 //! At a limit nobody makes room while nobody else has come, and nobody is outside it.
 
+use std::time::Instant;
+
 use crate::common::*;
 
 #[test]
@@ -29,4 +31,24 @@ fn slow_agent_that_is_alone_has_all_its_time() {
         assert_eq!(state["limitsReached"].as_array().unwrap().len(), 0, "{state}");
         assert_eq!(state["counts"]["usersRefused"], 0, "{state}");
     }
+}
+
+#[test]
+fn agents_that_get_through_keep_patience_with_slow_ones_long() {
+    let daemon = Daemon::builder(Mode::Plain).set("pending", 4).start();
+    let mapping = daemon.api().add_public(60, 200_000);
+    let port = at(mapping.port1);
+    // Nobody gets through, so that each has less time than those before it.
+    let stalling = stalled(port, 12, b"IOF");
+    until("strangers make room", || daemon.control().number(&mapping, "counts.agentsRefused") >= 8);
+    drop(stalling);
+    let mut tunnels: Vec<Agent> = (0..8).map(|_| daemon.tunnel(&mapping)).collect();
+    let start = Instant::now();
+    let mut slow = stalled(port, 4, b"IOF");
+    let newcomer = stalled(port, 1, b"IOF");
+    until("one makes room at last", || open(&mut slow) < 4);
+    let took = start.elapsed();
+    assert!(took >= ms(1800), "one of them had to go after {took:?}");
+    drop((slow, newcomer));
+    tunnels.iter_mut().for_each(Agent::beat_and_answer);
 }

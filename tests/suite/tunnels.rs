@@ -601,6 +601,35 @@ fn tls_1_2_and_1_3_are_spoken() {
 }
 
 #[test]
+fn what_comes_in_one_packet_with_the_last_of_a_handshake_and_the_end_is_served() {
+    let daemon = Daemon::new(Mode::Tls);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let resuming = resuming_tls12(&daemon.config().join("server-cert.pem"));
+    let mut first = Link::tls(at(mapping.port2), &resuming).unwrap();
+    first.send(b"first");
+    let mut agent = daemon.tunnel(&mapping);
+    agent.expect_record(b"first");
+    agent.send(b"one");
+    agent.finish();
+    assert_eq!(first.until_end(), b"one");
+    for round in 0..10 {
+        let config = if round % 2 == 0 { &resuming } else { &daemon.trust() };
+        let mut user = Link::finish_and_say(at(mapping.port2), config, b"question").unwrap();
+        assert_eq!(user.is_resumed(), round % 2 == 0);
+        let mut agent = daemon.tunnel(&mapping);
+        agent.expect_record(b"question");
+        agent.send(b"answer");
+        agent.finish();
+        assert_eq!(user.until_end(), b"answer");
+    }
+    let request = b"GET /api/v2/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    for _ in 0..10 {
+        let caller = Link::finish_and_say(daemon.api_address(), &daemon.trust(), request);
+        assert!(caller.unwrap().until_end().starts_with(b"HTTP/1.1 200"));
+    }
+}
+
+#[test]
 fn what_is_not_tls_is_closed_and_disturbs_nobody() {
     let daemon = Daemon::new(Mode::Tls);
     let mapping = daemon.api().add_public(60, NEVER);

@@ -142,3 +142,66 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+    use std::pin::pin;
+    use std::thread;
+
+    use rustix::net::sockopt;
+    use smol::future::poll_once;
+
+    use super::*;
+    use crate::runtime::block_on;
+
+    /// A peer that has ended, and this side, whose kernel takes so many bytes for it.
+    fn ended(send_buffer: usize) -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (here, _) = listener.accept().unwrap();
+        here.set_nonblocking(true).unwrap();
+        sockopt::set_socket_send_buffer_size(&here, send_buffer).unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        (here, peer)
+    }
+
+    #[test]
+    fn a_peer_that_has_ended_and_still_reads_gets_all_of_its_bytes() {
+        let (here, mut peer) = ended(64 * 1024);
+        let bytes: Vec<u8> = (0..8 << 20).map(|number| (number / 7) as u8).collect();
+        let reader = thread::spawn(move || {
+            let mut all = Vec::new();
+            peer.read_to_end(&mut all).map(|_| all)
+        });
+        block_on(async {
+            let mut stream = Stream::plain(here).unwrap();
+            stream.queue(&bytes).unwrap();
+            assert!(stream.waiting() > 0, "the kernel has all");
+            stream.linger().await;
+        })
+        .unwrap();
+        assert!(reader.join().unwrap().unwrap() == bytes);
+    }
+
+    #[test]
+    fn a_peer_that_has_ended_and_then_resets_is_not_waited_for() {
+        let (here, peer) = ended(1 << 20);
+        let start = Instant::now();
+        block_on(async {
+            let mut stream = Stream::plain(here).unwrap();
+            // More than the peer's kernel takes, and all of it with this side's.
+            sockopt::set_socket_recv_buffer_size(&peer, 16 * 1024).unwrap();
+            stream.queue(&[7; 256 * 1024]).unwrap();
+            assert_eq!(stream.waiting(), 0);
+            let mut linger = pin!(stream.linger());
+            assert!(poll_once(&mut linger).await.is_none());
+            sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
+            drop(peer);
+            linger.await;
+        })
+        .unwrap();
+        assert!(start.elapsed() < limits::CLOSE_TIMEOUT / 2, "after {:?}", start.elapsed());
+    }
+}
