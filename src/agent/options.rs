@@ -1,59 +1,30 @@
 //! The options of `tunnel`, from the command line and from a file.
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::nearest;
 use crate::limits;
 use crate::mappings::mapping::Passcode;
 use crate::net::dial::Address;
-use crate::text::{file, mark, reason};
+use file::read_options;
+use passcode::passcode;
 
-/// Options that have a value: in a file, and on the command line.
-pub const VALUES: &[(&str, &str)] = &[
-    ("connector", "--connector"),
-    ("passcode-file", "--passcode-file"),
-    ("target", "--target"),
-    ("listen", "--listen"),
-    ("ca", "--ca"),
-    ("connections", "--connections"),
-    ("sessions", "--sessions"),
-    ("pending", "--pending"),
-    ("heartbeat", "--heartbeat"),
-    ("drain", "--drain"),
-    ("from", "--from"),
-];
+pub use names::{FLAGS, Given, VALUES};
+pub use passcode::{PASSCODE, Source};
 
-/// Options that have none.
-pub const FLAGS: &[(&str, &str)] = &[("plain", "--plain"), ("proxy-protocol", "--proxy-protocol")];
+mod file;
+mod names;
+mod passcode;
 
 /// Idle tunnels that are kept ready where `--connections` does not say how many.
 pub const CONNECTIONS: u64 = 8;
 
-/// The environment variable that may hold the passcode.
-pub const PASSCODE: &str = "IOFOG_PASSCODE";
-
-/// The key of the passcode in an options file; no option of the command line, which `ps` shows.
-const PASSCODE_KEY: &str = "passcode";
-
-/// Bytes read of an options or passcode file at most.
-const FILE: usize = 64 * 1024;
-
 /// Sessions at one time, unless told otherwise: two files each, and where the target does not read
 /// what a flood brings, up to 111 KB of memory: 28 MB in all, which a gateway of 64 MB has.
 const SESSIONS: u64 = 256;
-
-/// Longest passcode in bytes; the connector's own have 36.
-const LONGEST_PASSCODE: usize = 1024;
-
-/// What is given for each option, on the command line or in a file.
-pub type Given = BTreeMap<&'static str, OsString>;
 
 /// What a `tunnel` is to do.
 #[derive(Debug)]
@@ -99,34 +70,6 @@ pub enum Work {
         /// Those that may wait for the pipe's other side at one time.
         pending: usize,
     },
-}
-
-/// Where the passcode stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// In a file of its own.
-    File(PathBuf),
-    /// Among the options of this file.
-    Options(PathBuf),
-    /// In the environment, which does not change.
-    Environment,
-}
-
-impl Source {
-    /// Reads the passcode again; `None` where it cannot have changed.
-    ///
-    /// # Errors
-    /// A sentence for the operator.
-    pub fn read_again(&self) -> Result<Option<Passcode>, String> {
-        match self {
-            Source::File(path) => {
-                let (text, _) = read("--passcode-file", path, None)?;
-                proper(&text, &named("--passcode-file", path)).map(Some)
-            }
-            Source::Options(path) => read_options(path, None).map(|(_, passcode)| passcode),
-            Source::Environment => Ok(None),
-        }
-    }
 }
 
 impl Options {
@@ -205,7 +148,7 @@ fn work(given: &Given) -> Result<Work, String> {
             }
             let text = listen.to_string_lossy();
             let address = text.parse().map_err(|_| {
-                format!("--listen: {text:?} is no IP:PORT, as 127.0.0.1:8022 or [::1]:8022")
+                format!("--listen: {text:?} is not IP:PORT, such as 127.0.0.1:8022 or [::1]:8022")
             })?;
             let pending = number(given, "pending", 128, 1..=65_535)? as usize;
             Ok(Work::Listen { address, pending })
@@ -233,7 +176,7 @@ fn number(
     let value = value.to_string_lossy();
     value.parse().ok().filter(|number| allowed.contains(number)).ok_or_else(|| {
         let (least, most) = allowed.into_inner();
-        format!("--{name}: {value:?} is no number from {least} to {most}")
+        format!("--{name}: {value:?} is not a number from {least} to {most}")
     })
 }
 
@@ -242,152 +185,8 @@ fn flag(given: &Given, name: &str) -> Result<bool, String> {
     match given.get(name).map(|value| value.as_bytes()) {
         None | Some(b"false") => Ok(false),
         Some(b"true" | b"") => Ok(true),
-        Some(_) => Err(format!("--{name}: what stands after it is neither true nor false")),
+        Some(_) => Err(format!("--{name}: its value is neither true nor false")),
     }
-}
-
-fn passcode(
-    given: &Given,
-    in_file: Option<(Passcode, Source)>,
-    environment: Option<OsString>,
-    warnings: &mut Vec<String>,
-) -> Result<(Passcode, Source), String> {
-    if let Some(path) = given.get("passcode-file").map(Path::new) {
-        let option = "--passcode-file";
-        let read = read(option, path, Some(limits::PIPE_WAIT));
-        let (text, mode) = read.map_err(|fault| match path.components().count() {
-            // The passcode itself, taken for its file's name, is not repeated.
-            1 if !path.exists() => "--passcode-file: there is no such file here; the path of the \
-                                    file that holds the passcode is expected"
-                .into(),
-            _ => fault,
-        })?;
-        if let Some(fault) = reason::exposed("passcode", mode) {
-            let path = path.display();
-            warnings.push(format!("{path}: {fault} (chmod 600 {path})"));
-        }
-        if in_file.is_some() {
-            warnings
-                .push(format!("{option} is given, so that passcode= in the options is not used"));
-        }
-        let passcode = proper(&text, &named(option, path))?;
-        return Ok((passcode, Source::File(path.to_owned())));
-    }
-    if let Some(in_file) = in_file {
-        return Ok(in_file);
-    }
-    match environment {
-        Some(text) => Ok((proper(&text.to_string_lossy(), PASSCODE)?, Source::Environment)),
-        None => Err(format!(
-            "the passcode is missing: name the file that holds it with --passcode-file, or set \
-             {PASSCODE} in the environment"
-        )),
-    }
-}
-
-/// The passcode in `text`, without the line's end; `place` names where it stands.
-fn proper(text: &str, place: &str) -> Result<Passcode, String> {
-    let secret = text.trim_end_matches(['\r', '\n']);
-    if secret.contains('\n') {
-        return Err(format!("{place}: more than one line; the passcode alone is expected"));
-    }
-    if secret.len() > LONGEST_PASSCODE {
-        return Err(format!("{place}: longer than {LONGEST_PASSCODE} bytes, so no passcode"));
-    }
-    Passcode::new(secret).ok_or_else(|| {
-        format!("{place}: the passcode is empty; the one that `mapping add` has written or shown is expected")
-    })
-}
-
-/// One option a line, `name=value`, a flag also without a value; empty lines and those that begin
-/// with `#` are passed over. A name given twice is a fault.
-fn read_options(path: &Path, wait: Option<Duration>) -> Result<(Given, Option<Passcode>), String> {
-    let (text, mode) = read("--from", path, wait)?;
-    let mut given = Given::new();
-    let mut passcode = None;
-    let mut lines = BTreeMap::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let place = format!("{}: line {number}", named("--from", path));
-        let (name, value) = match line.split_once('=') {
-            Some((name, value)) => (name.trim(), value.trim()),
-            None => (line, ""),
-        };
-        if name == PASSCODE_KEY {
-            once(&mut lines, PASSCODE_KEY, number, &place)?;
-            if let Some(fault) = reason::exposed("passcode", mode) {
-                let path = path.display();
-                return Err(format!(
-                    "{place}: {fault}; run `chmod 640 {path}`, or move it to a file of its own and \
-                     name that with passcode-file="
-                ));
-            }
-            passcode = Some(proper(value, &place)?);
-            continue;
-        }
-        let mut all = VALUES.iter().chain(FLAGS).map(|option| option.0).filter(|n| *n != "from");
-        let Some(known) = all.clone().find(|known| *known == name) else {
-            // What stands there may be a secret, in a form that was not expected or in a file that
-            // was not meant: it is not repeated.
-            let near = nearest(name, &all.by_ref().collect::<Vec<_>>());
-            let hint = match near.filter(|_| line.contains('=')) {
-                Some(near) => format!("did you mean {near}?"),
-                None => "NAME=VALUE is expected, named as on the command line, without \
-                         dashes; or passcode=VALUE"
-                    .into(),
-            };
-            return Err(format!("{place}: unknown option: {hint}"));
-        };
-        if value.is_empty() && !FLAGS.iter().any(|flag| flag.0 == known) {
-            return Err(format!("{place}: {name} needs a value after a `=`"));
-        }
-        once(&mut lines, known, number, &place)?;
-        given.insert(known, value.into());
-    }
-    Ok((given, passcode))
-}
-
-/// Nobody can tell which of two is meant. What stands there is not repeated.
-fn once(
-    lines: &mut BTreeMap<&'static str, u32>,
-    name: &'static str,
-    line: u32,
-    place: &str,
-) -> Result<(), String> {
-    match lines.insert(name, line) {
-        None => Ok(()),
-        Some(first) => Err(format!(
-            "{place}: {name} is given already, in line {first}; take one of the two out"
-        )),
-    }
-}
-
-/// A file, with the option that has named it.
-fn named(option: &str, path: &Path) -> String {
-    format!("{option} {}", path.display())
-}
-
-fn read(option: &str, path: &Path, wait: Option<Duration>) -> Result<(String, u32), String> {
-    let failed = |error: io::Error| {
-        let remedy = if reason::is_missing(&error) { "; is its path right?" } else { "" };
-        format!("{}: {}{remedy}", named(option, path), reason::reading(path, &error))
-    };
-    let text = file::read(path, FILE, wait).map_err(failed)?;
-    let mode = path.metadata().map_err(failed)?.mode();
-    if text.len() > FILE {
-        return Err(format!(
-            "{}: larger than {FILE} bytes; is it the right file?",
-            named(option, path)
-        ));
-    }
-    let Ok(text) = std::str::from_utf8(mark::skip(&text)) else {
-        let file = named(option, path);
-        return Err(format!("{file}: it is no UTF-8 text (is it UTF-16?); save it as UTF-8"));
-    };
-    Ok((text.to_owned(), mode))
 }
 
 #[cfg(test)]
@@ -428,7 +227,7 @@ mod tests {
             (&[target][..], "--connector HOST:PORT is missing"),
             (&[connector], "--target HOST:PORT (the service"),
             (&[connector, target, ("listen", "127.0.0.1:1")], "--target and --listen exclude"),
-            (&[connector, ("listen", "localhost:1")], "--listen: \"localhost:1\" is no IP:PORT"),
+            (&[connector, ("listen", "localhost:1")], "--listen: \"localhost:1\" is not IP:PORT"),
             (&[connector, ("listen", "127.0.0.1:1"), ("connections", "1")], "--connections and"),
             (&[("connector", "c"), target], "--connector: \"c\" has no port"),
             (&[connector, ("target", "t:x")], "--target: \"t:x\" has no port from 1"),
@@ -450,7 +249,7 @@ mod tests {
                 "--connector: \"https://c:1\" begins with a scheme",
             ),
             (&[connector, target, ("from", "/")], "--from /: it is a folder"),
-            (&[connector, target, ("plain", "no")], "--plain: what stands after it is neither"),
+            (&[connector, target, ("plain", "no")], "--plain: its value is neither"),
         ] {
             let error = options(pairs).unwrap_err();
             assert!(error.starts_with(fault), "{pairs:?}: {error}");

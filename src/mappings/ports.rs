@@ -7,7 +7,6 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -16,7 +15,12 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use crate::os::{FileGuard, Files, For};
-use crate::text::reason;
+use set::PortSet;
+
+pub use error::{PortError, api_fault};
+
+mod error;
+mod set;
 
 /// The ports that mappings may use. Lives on the control thread; cheap to clone, every clone is
 /// the same pool.
@@ -50,10 +54,6 @@ struct State {
     owned_again: Vec<u16>,
 }
 
-/// A set of ports: a bit for each number.
-#[derive(Debug)]
-struct PortSet(Box<[u64]>);
-
 /// A port of the pool, bound and listening.
 ///
 /// The socket is non-blocking and closed on exec; what it accepts has TCP_NODELAY and keepalive
@@ -82,44 +82,6 @@ struct PoolPort {
 /// not open. Dropping it ends that.
 #[derive(Debug)]
 pub struct Owned(PoolPort);
-
-/// Why a port could not be leased.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PortError {
-    /// Every port of the pool is leased, or there are none.
-    Exhausted,
-    /// Listening takes a file, and no file is left for it.
-    NoFiles {
-        /// Files in use.
-        used: usize,
-        /// Files that may be open.
-        limit: usize,
-        /// How many of those may be ports.
-        ports: usize,
-    },
-    /// No free port could be opened: how many were tried, and why not the last one.
-    NoneOpened {
-        /// Ports tried.
-        tried: usize,
-        /// The last one.
-        port: u16,
-        /// What opening it met.
-        error: Errno,
-    },
-    /// The port of a stored mapping is not in the pool.
-    OutsidePool(u16),
-    /// The port of a stored mapping is leased to another mapping.
-    Leased(u16),
-    /// The port of a stored mapping is in use by another program.
-    Taken(u16),
-    /// The port cannot be opened for another reason.
-    Failed {
-        /// The port.
-        port: u16,
-        /// What opening it met.
-        error: Errno,
-    },
-}
 
 impl Pool {
     /// A pool of these ports, handed out in their order. They are opened on `listen`; `None` is
@@ -324,115 +286,6 @@ impl Drop for Owned {
                 state.give_back(*port);
             }
         }
-    }
-}
-
-/// Part of a sentence, to stand behind a colon.
-impl fmt::Display for PortError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PortError::Exhausted => {
-                f.write_str("every port of the pool is in use by a mapping; add to \"ports\"")
-            }
-            PortError::NoFiles { used, limit, ports } => write!(
-                f,
-                "no file is left for a port: {used} of {limit} files are in use, of which at most \
-                 {ports} may be ports; raise the limit (LimitNOFILE)"
-            ),
-            PortError::NoneOpened { tried, port, error } => write!(
-                f,
-                "none of the {tried} free ports tried could be opened; the last was {port}: {}",
-                why(*error)
-            ),
-            PortError::OutsidePool(port) => write!(
-                f,
-                "port {port} is not in the pool; add it to \"ports\" or take it out of \"exclude\""
-            ),
-            PortError::Leased(port) => write!(f, "port {port} belongs to another mapping"),
-            PortError::Taken(port) => {
-                write!(f, "port {port} is in use by another program (ss -ltnp shows which)")
-            }
-            PortError::Failed { port, error } => {
-                write!(f, "port {port} cannot be opened: {}", why(*error))
-            }
-        }
-    }
-}
-
-impl std::error::Error for PortError {}
-
-impl Default for PortSet {
-    fn default() -> Self {
-        PortSet(vec![0; (usize::from(u16::MAX) + 1) / 64].into())
-    }
-}
-
-impl PortSet {
-    fn contains(&self, port: u16) -> bool {
-        self.0[usize::from(port / 64)] & (1 << (port % 64)) != 0
-    }
-
-    /// Whether it was not there before.
-    fn insert(&mut self, port: u16) -> bool {
-        let new = !self.contains(port);
-        self.0[usize::from(port / 64)] |= 1 << (port % 64);
-        new
-    }
-
-    /// Those that are not in `others` too, ascending.
-    fn without(&self, others: &PortSet) -> Vec<u16> {
-        let mut ports = Vec::new();
-        for (place, (own, other)) in self.0.iter().zip(&others.0).enumerate() {
-            let mut left = own & !other;
-            while left != 0 {
-                ports.push((64 * place + left.trailing_zeros() as usize) as u16);
-                left &= left - 1;
-            }
-        }
-        ports
-    }
-
-    fn remove(&mut self, port: u16) {
-        self.0[usize::from(port / 64)] &= !(1 << (port % 64));
-    }
-}
-
-/// What opening a port met, and what to do.
-fn why(error: Errno) -> String {
-    match error {
-        Errno::ADDRINUSE => "another program uses it".to_owned(),
-        Errno::ACCESS | Errno::PERM => {
-            "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE".to_owned()
-        }
-        Errno::ADDRNOTAVAIL => "this machine does not have the address of \"listen\"".to_owned(),
-        Errno::AFNOSUPPORT => {
-            "this machine does not speak the address family of \"listen\"".to_owned()
-        }
-        Errno::MFILE | Errno::NFILE => {
-            "too many files are open; raise the limit (LimitNOFILE=)".to_owned()
-        }
-        other => reason::words(&other.into()),
-    }
-}
-
-/// Why the API's address cannot be opened, and what to do; the words for pipes' ports speak of
-/// `listen`.
-pub fn api_fault(error: &io::Error) -> String {
-    match Errno::from_io_error(error) {
-        Some(Errno::ADDRINUSE) => "another program uses the port (ss -ltnp shows which); stop that \
-             one, or set `api` to another port"
-            .to_owned(),
-        Some(Errno::ACCESS | Errno::PERM) => "this user may not; a port below 1024 takes the right \
-             CAP_NET_BIND_SERVICE, as the service's unit gives it, or set `api` to a port from 1024 on"
-            .to_owned(),
-        Some(Errno::ADDRNOTAVAIL) => {
-            "this machine does not have that address; correct `api` (ip addr shows what it has)"
-                .to_owned()
-        }
-        Some(Errno::AFNOSUPPORT) => "this machine does not speak that address family; correct `api`"
-            .to_owned(),
-        Some(other) => why(other),
-        None => error.to_string(),
     }
 }
 

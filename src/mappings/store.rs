@@ -66,13 +66,14 @@ pub fn open(dir: &Path) -> Result<(Store, Writer, Vec<Mapping>), StoreError> {
         match disk::tighten(&file) {
             Ok(()) => log::warn!(
                 target: ALWAYS,
-                "{name}: others than its owner could read the passcodes in it (mode {mode:04o}); \
-                 it has mode 0600 now"
+                "{name}: users other than its owner could read the passcodes in it (mode \
+                 {mode:04o}); it has mode 0600 now"
             ),
             Err(error) => log::warn!(
                 target: ALWAYS,
-                "{name}: others than its owner can read the passcodes in it (mode {mode:04o}), and \
-                 that could not be changed: {}; as its owner or root: chmod 600 {name}",
+                "{name}: users other than its owner can read the passcodes in it (mode \
+                 {mode:04o}), and that could not be changed: {}; as its owner or root: chmod 600 \
+                 {name}",
                 reason::words(&error)
             ),
         }
@@ -86,8 +87,8 @@ pub fn doubts(dir: &Path) -> Vec<String> {
     let file = dir.join(FILE);
     let open = disk::too_open(&file).map(|mode| {
         format!(
-            "{}: others than its owner can read the passcodes in it (mode {mode:04o}); `start` \
-             makes that 0600",
+            "{}: users other than its owner can read the passcodes in it (mode {mode:04o}); \
+             `start` makes that 0600",
             file.display()
         )
     });

@@ -1,0 +1,134 @@
+//! The files that options of `tunnel` name: the options file, and the reading of a passcode's.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use super::names::{FLAGS, Given, VALUES};
+use crate::config::nearest;
+use crate::mappings::mapping::Passcode;
+use crate::text::{file, mark, reason};
+
+/// The key of the passcode in an options file; no option of the command line, which `ps` shows.
+const PASSCODE_KEY: &str = "passcode";
+
+/// Bytes read of an options or passcode file at most.
+const FILE: usize = 64 * 1024;
+
+/// Longest passcode in bytes; the connector's own have 36.
+const LONGEST_PASSCODE: usize = 1024;
+
+/// One option a line, `name=value`, a flag also without a value; empty lines and those that begin
+/// with `#` are passed over. A name given twice is a fault.
+pub(super) fn read_options(
+    path: &Path,
+    wait: Option<Duration>,
+) -> Result<(Given, Option<Passcode>), String> {
+    let (text, mode) = read("--from", path, wait)?;
+    let mut given = Given::new();
+    let mut passcode = None;
+    let mut lines = BTreeMap::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let place = format!("{}: line {number}", named("--from", path));
+        let (name, value) = match line.split_once('=') {
+            Some((name, value)) => (name.trim(), value.trim()),
+            None => (line, ""),
+        };
+        if name == PASSCODE_KEY {
+            once(&mut lines, PASSCODE_KEY, number, &place)?;
+            if let Some(fault) = reason::exposed("passcode", mode) {
+                let path = path.display();
+                return Err(format!(
+                    "{place}: {fault}; run `chmod 640 {path}`, or move it to a file of its own and \
+                     name that with passcode-file="
+                ));
+            }
+            passcode = Some(proper(value, &place)?);
+            continue;
+        }
+        let mut all = VALUES.iter().chain(FLAGS).map(|option| option.0).filter(|n| *n != "from");
+        let Some(known) = all.clone().find(|known| *known == name) else {
+            // What stands there may be a secret, in a form that was not expected or in a file that
+            // was not meant: it is not repeated.
+            let near = nearest(name, &all.by_ref().collect::<Vec<_>>());
+            let hint = match near.filter(|_| line.contains('=')) {
+                Some(near) => format!("did you mean {near}?"),
+                None => "NAME=VALUE is expected, named as on the command line, without \
+                         dashes; or passcode=VALUE"
+                    .into(),
+            };
+            return Err(format!("{place}: unknown option: {hint}"));
+        };
+        if value.is_empty() && !FLAGS.iter().any(|flag| flag.0 == known) {
+            return Err(format!("{place}: {name} needs a value after a `=`"));
+        }
+        once(&mut lines, known, number, &place)?;
+        given.insert(known, value.into());
+    }
+    Ok((given, passcode))
+}
+
+/// Nobody can tell which of two is meant. What stands there is not repeated.
+fn once(
+    lines: &mut BTreeMap<&'static str, u32>,
+    name: &'static str,
+    line: u32,
+    place: &str,
+) -> Result<(), String> {
+    match lines.insert(name, line) {
+        None => Ok(()),
+        Some(first) => Err(format!(
+            "{place}: {name} is given already, in line {first}; take one of the two out"
+        )),
+    }
+}
+
+/// A file, with the option that has named it.
+pub(super) fn named(option: &str, path: &Path) -> String {
+    format!("{option} {}", path.display())
+}
+
+/// The text of a file of at most [`FILE`] bytes, and its mode. `wait` bounds the wait for a pipe.
+pub(super) fn read(
+    option: &str,
+    path: &Path,
+    wait: Option<Duration>,
+) -> Result<(String, u32), String> {
+    let failed = |error: io::Error| {
+        let remedy = if reason::is_missing(&error) { "; is its path right?" } else { "" };
+        format!("{}: {}{remedy}", named(option, path), reason::reading(path, &error))
+    };
+    let text = file::read(path, FILE, wait).map_err(failed)?;
+    let mode = path.metadata().map_err(failed)?.mode();
+    if text.len() > FILE {
+        return Err(format!(
+            "{}: larger than {FILE} bytes; is it the right file?",
+            named(option, path)
+        ));
+    }
+    let Ok(text) = std::str::from_utf8(mark::skip(&text)) else {
+        let file = named(option, path);
+        return Err(format!("{file}: it is not UTF-8 text (is it UTF-16?); save it as UTF-8"));
+    };
+    Ok((text.to_owned(), mode))
+}
+
+/// The passcode in `text`, without the line's end; `place` names where it stands.
+pub(super) fn proper(text: &str, place: &str) -> Result<Passcode, String> {
+    let secret = text.trim_end_matches(['\r', '\n']);
+    if secret.contains('\n') {
+        return Err(format!("{place}: more than one line; the passcode alone is expected"));
+    }
+    if secret.len() > LONGEST_PASSCODE {
+        return Err(format!("{place}: longer than {LONGEST_PASSCODE} bytes, so not a passcode"));
+    }
+    Passcode::new(secret).ok_or_else(|| {
+        format!("{place}: the passcode is empty; the one that `mapping add` has written or shown is expected")
+    })
+}
