@@ -69,12 +69,12 @@ pub fn run(given: options::Given) -> ExitCode {
         }
         Work::Listen { address, pending } => match ports::open_listener(*address) {
             Ok(listener) => {
-                // Port 0 is any.
+                // Port 0 means any free port.
                 *address = listener.local_addr().unwrap_or(*address);
                 if !address.ip().is_loopback() {
                     options.warnings.push(format!(
-                        "--listen {address}: everybody who reaches it can use the pipe; 127.0.0.1 is \
-                         for this machine alone"
+                        "--listen {address}: anyone who can reach it can use the pipe; use \
+                         127.0.0.1 for this machine alone"
                     ));
                 }
                 Job::Listening(Listening::new(&connector, listener, *pending, most))
@@ -97,9 +97,9 @@ pub fn run(given: options::Given) -> ExitCode {
     }
 }
 
-/// A start that cannot be, said as all commands say theirs.
+/// Reports a start that fails, in the same form as all commands.
 fn refuse(fault: &str, status: ExitCode) -> ExitCode {
-    // Where stderr is closed, the exit status has to do.
+    // Where stderr is closed, the exit status has to be enough.
     let _ = writeln!(io::stderr(), "iofog-connector: {fault}");
     status
 }
@@ -114,7 +114,7 @@ async fn live(
     let signals = Signals::new()?;
     let (what, rest) = match &options.work {
         Work::Serve { target, .. } => (format!("serving {target} through"), ""),
-        // A tunnel to look would begin a session at the pipe's other side.
+        // Trying a tunnel now would begin a session at the pipe's other side.
         Work::Listen { address, .. } => (
             format!("listening on {address} for"),
             ", which is tried, with its certificate and the passcode, at the first local connection",
@@ -155,7 +155,7 @@ async fn live(
                 }
             }
         };
-        // Who asks twice does not want to wait.
+        // A second signal means: do not wait.
         let drained = until(Instant::now() + options.drain, finished);
         or(async { drained.await.unwrap_or_default() }, asked_to_stop(connector, &asked)).await;
         Ok(())
@@ -165,7 +165,7 @@ async fn live(
     ended
 }
 
-/// What this process is there for.
+/// What this process does.
 enum Job<'a> {
     Serving(Serving<'a>),
     Listening(Listening<'a>),

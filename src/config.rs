@@ -128,7 +128,7 @@ impl Config {
         }
         if connection_log == Some(true) && log_level.is_some_and(|level| level < LevelFilter::Info)
         {
-            keys.warn("connectionlog", "its lines have the level info, which loglevel leaves out.");
+            keys.warn("connectionlog", "its lines have level info, which loglevel leaves out.");
         }
         let nowhere =
             |address: &String| address.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());
@@ -182,7 +182,7 @@ impl Config {
         (reachable && !limited).then(|| {
             let remedy = if self.dev { "controllers" } else { "controllers or controllerca" };
             format!(
-                "Everybody who can reach {} may call the API and open ports; set {remedy} in {FILE}.",
+                "Anyone who can reach {} may call the API and open ports; set {remedy} in {FILE}.",
                 self.api
             )
         })

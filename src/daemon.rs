@@ -35,8 +35,8 @@ mod reload;
 mod serving;
 mod upkeep;
 
-/// The exit status of a start that did not come about: 2 where settings, certificates or the state
-/// forbid it until somebody corrects them; 1 for what may pass, so that systemd tries again.
+/// The exit status of a failed start: 2 where somebody must correct settings, certificates or the
+/// state first; 1 for what may pass by itself, so that systemd tries again.
 fn status(may_pass: bool) -> u8 {
     if may_pass { 1 } else { 2 }
 }
@@ -49,7 +49,7 @@ pub fn run(options: &Options) -> ExitCode {
     let signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
-            complain(format_args!("signals cannot be taken: {}", reason::words(&error)));
+            complain(format_args!("cannot handle signals: {}", reason::words(&error)));
             return ExitCode::FAILURE;
         }
     };
@@ -96,7 +96,8 @@ pub fn run(options: &Options) -> ExitCode {
 fn open_log(options: &Options, config: &Config) -> Logging {
     let logging = Logging::new(&options.log_dir, &options.syslog);
     logging.install(config.log_level);
-    // Opened now: a file that cannot be is said at once, and where no file can say it.
+    // Opened now, so that a file that cannot be opened is reported at once, and also outside the
+    // file.
     logging.reopen();
     if let Some(fault) = logging.file_fault() {
         log::warn!(target: ALWAYS, "{fault}");
@@ -104,7 +105,7 @@ fn open_log(options: &Options, config: &Config) -> Logging {
             complain(format_args!("warning: {fault}"));
         }
     }
-    // One that is not there yet may come.
+    // A socket that is not there yet may still come.
     if let Some(doubt) = logging::syslog_doubt(&options.syslog).filter(|_| options.syslog.exists())
     {
         log::warn!(target: ALWAYS, "{doubt}");
@@ -169,7 +170,7 @@ async fn serve(
     let serving = Serving::begin(&executor, shared, state, &control, logging, notifier);
     log::info!(
         target: ALWAYS, "iofog-connector {} serves {}; the limit of {file_limit} open files \
-         carries about {} sessions",
+         allows about {} sessions",
         env!("CARGO_PKG_VERSION"),
         counted(mappings as u64, "mapping"),
         file_limit.saturating_sub(limits::FILES_RESERVED) / 2

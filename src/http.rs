@@ -157,7 +157,7 @@ where
             return Ok(());
         }
         connection.stream.bound(limits::STRANGER_BYTES);
-        // A client that sends many requests at once must not hold up everybody else.
+        // A client that sends many requests at once must not hold up the others.
         future::yield_now().await;
         until = connection.next_request(patience).await?;
     }

@@ -41,7 +41,8 @@ pub struct Configs {
     pub api: Arc<ServerConfig>,
     /// Who signs its callers' certificates.
     authorities: Option<Arc<RootCertStore>>,
-    /// Another number than a connection began with: its caller may not be one of these.
+    /// Changes with the authorities: a connection that began with another number may belong to a
+    /// caller whom these would not accept.
     pub callers: u64,
     dates: Dates,
     /// Whether the log has been told what is wrong with these dates.

@@ -232,10 +232,7 @@ fn requests_that_are_not_whole_have_so_much_memory_and_what_is_more_is_503(mode:
     let remedy = "send it again a little later";
     for (_, answer) in callers.iter().filter(|(_, answer)| is_refused(answer)) {
         let text = String::from_utf8_lossy(answer);
-        assert!(
-            text.contains(remedy) && text.contains("other requests that are not complete"),
-            "{text}"
-        );
+        assert!(text.contains(remedy) && text.contains("other incomplete requests"), "{text}");
     }
     let grown = daemon.peak().saturating_sub(base);
     println!("{mode:?}: {grown} KiB for {CALLERS} callers");

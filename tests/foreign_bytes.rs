@@ -503,7 +503,7 @@ fn back_soon(tunnels: usize, pieces: usize, pause: Duration) {
     figure(Mode::Tls, "service back after the old answer's end", after);
     assert!(after < Duration::from_secs(15), "{after:?} after the old answer's end");
     assert_eq!(agent.accepted(), tunnels, "tunnels were dialled anew");
-    let lines = daemon.log_text().lines().filter(|line| line.contains("read over")).count();
+    let lines = daemon.log_text().lines().filter(|line| line.contains("were discarded")).count();
     assert!(lines <= 1, "{lines} lines in the log");
     agent.expect_no_strays();
 }

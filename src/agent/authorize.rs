@@ -30,7 +30,7 @@ const TLS_ALERT: u8 = 0x15;
 
 /// Why a try gave no tunnel.
 pub(super) enum Failure {
-    /// A sentence about what is in the dialler.
+    /// A sentence for the operator.
     Unreachable(String),
     /// The connector answered the passcode by closing the connection.
     Refused,
@@ -114,7 +114,7 @@ async fn prove(
                 }
                 _ => no_answer(
                     stream,
-                    "what answers there is no ioFog Connector's port for tunnels of version 2",
+                    "what answers there is not an ioFog Connector's port for version 2 tunnels",
                 ),
             });
         }

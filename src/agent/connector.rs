@@ -1,4 +1,5 @@
-//! The connector as this side sees it: how many tunnels to it are open, and when one more may be.
+//! The connector as this side sees it: how many tunnels to it are open, and when one more may be
+//! opened.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -134,9 +135,9 @@ impl Connector {
         self.pace.borrow_mut().given_back(Instant::now());
         if self.pace.borrow_mut().session_ended(Instant::now(), outcome) {
             log::warn!(
-                "{} sessions from {} end at once, one after the other, without a byte: a user that \
-                 only looks in again and again, or a connector at fault; tunnels are opened more \
-                 slowly until one is used",
+                "{} sessions from {} in a row ended at once without a byte: a user that only \
+                 connects and leaves, or a faulty connector; tunnels are opened more slowly until \
+                 one is used",
                 limits::VAIN_SESSIONS,
                 self.address()
             );

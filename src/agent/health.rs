@@ -64,14 +64,16 @@ impl Health {
             Limit::new(
                 "--sessions",
                 options.sessions,
-                format!("{waits} until a session ends; raise it if they should not, and the limit \
-                         of open files with it, two for each"),
+                format!(
+                    "{waits} until a session ends; to avoid that, raise it, and the limit of \
+                     open files by two for each"
+                ),
             ),
             Limit::new(
                 "--pending",
                 pending,
-                "further local connections wait unaccepted until the pipe's other side takes more; \
-                 see whether it is there, or raise it"
+                "further local connections wait until the pipe's other side takes more; see \
+                 whether it is there, or raise the limit"
                     .into(),
             ),
         ];
@@ -181,8 +183,8 @@ impl Health {
                 format!("connector {address}: {why} (tried again until it answers)")
             }
             State::Refused(true) => format!(
-                "connector {address} does not accept the passcode any more: was the mapping \
-                 removed, or are all its tunnels open elsewhere? It is tried again"
+                "connector {address} no longer accepts the passcode: was the mapping removed, or \
+                 are all its tunnels open elsewhere? It is tried again"
             ),
             State::Refused(false) => format!(
                 "connector {address} does not accept the passcode: it is wrong, or not the one of \

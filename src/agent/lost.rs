@@ -9,7 +9,7 @@ use super::words;
 /// The connector counts as gone when a heartbeat has not been answered for this many intervals.
 pub(super) const INTERVALS: u32 = 2;
 
-/// A tunnel that is closed sooner was not kept at all.
+/// A tunnel that is closed sooner than this was never really accepted.
 pub(super) const KEPT: Duration = Duration::from_secs(1);
 
 /// Why a tunnel will have no session.
@@ -20,7 +20,7 @@ pub(super) enum Lost {
     Broken(io::Error),
     /// No heartbeat was answered.
     Unanswered,
-    /// The connector sent what does not belong on a tunnel.
+    /// The connector sent something that does not belong on a tunnel.
     Garbled,
     /// The connector sends heartbeats that nobody has asked for.
     Flooding,
@@ -36,20 +36,20 @@ impl Lost {
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Lost::Closed => f.write_str("closes the tunnel then"),
+            Lost::Closed => f.write_str("then closes the tunnel"),
             Lost::Dropped => f.write_str(
                 "closes idle tunnels before a heartbeat; --heartbeat must be shorter than the \
                  mapping's threshold",
             ),
             Lost::Broken(error) => {
-                write!(f, "the tunnel breaks then: {}", words::connection(error))
+                write!(f, "then the tunnel breaks: {}", words::connection(error))
             }
             Lost::Unanswered => {
                 write!(f, "has answered no heartbeat for {INTERVALS} intervals")
             }
-            Lost::Flooding => f.write_str("sends heartbeats without end that nobody has asked for"),
+            Lost::Flooding => f.write_str("sends heartbeats without end that nobody asked for"),
             Lost::Garbled => {
-                f.write_str("sends what is neither a heartbeat nor a session's beginning")
+                f.write_str("sends what is neither a heartbeat nor the beginning of a session")
             }
         }
     }

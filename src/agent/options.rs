@@ -22,8 +22,8 @@ mod passcode;
 /// Idle tunnels that are kept ready where `--connections` does not say how many.
 pub const CONNECTIONS: u64 = 8;
 
-/// Sessions at one time, unless told otherwise: two files each, and where the target does not read
-/// what a flood brings, up to 111 KB of memory: 28 MB in all, which a gateway of 64 MB has.
+/// Default for sessions at one time. Each takes two files, and up to 111 KB of memory if the target
+/// does not read while users flood it: 28 MB in all, which a gateway with 64 MB can spare.
 const SESSIONS: u64 = 256;
 
 /// What a `tunnel` is to do.
@@ -47,7 +47,7 @@ pub struct Options {
     pub heartbeat: Duration,
     /// How long sessions may go on after SIGTERM.
     pub drain: Duration,
-    /// What the operator should know of the options, none of it a fault.
+    /// Warnings about the options: nothing that prevents a start.
     pub warnings: Vec<String>,
 }
 
@@ -180,7 +180,8 @@ fn number(
     })
 }
 
-/// A flag of the command line has the value `true`, one in a file what stands there.
+/// A flag on the command line has the value `true`; in a file it has the value that is written
+/// there.
 fn flag(given: &Given, name: &str) -> Result<bool, String> {
     match given.get(name).map(|value| value.as_bytes()) {
         None | Some(b"false") => Ok(false),
@@ -231,13 +232,13 @@ mod tests {
             (&[connector, ("listen", "127.0.0.1:1"), ("connections", "1")], "--connections and"),
             (&[("connector", "c"), target], "--connector: \"c\" has no port"),
             (&[connector, ("target", "t:x")], "--target: \"t:x\" has no port from 1"),
-            (&[connector, target, ("connections", "0")], "--connections: \"0\" is no number"),
+            (&[connector, target, ("connections", "0")], "--connections: \"0\" is not a number"),
             (
                 &[connector, target, ("sessions", "7")],
                 "--sessions: 7 is less than --connections, 8",
             ),
             (&[connector, target, ("pending", "7")], "--pending belongs to --listen"),
-            (&[connector, target, ("heartbeat", "5s")], "--heartbeat: \"5s\" is no number"),
+            (&[connector, target, ("heartbeat", "5s")], "--heartbeat: \"5s\" is not a number"),
             (&[connector, target, ("plain", "true"), ("ca", "x")], "--plain and --ca exclude"),
             (
                 &[connector, target, ("passcode-file", "/none/such")],

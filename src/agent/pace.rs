@@ -34,8 +34,8 @@ pub(super) struct Pace {
 /// How a session went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Bytes came from the connector's side. Whether the answer was of use to the user is not the
-    /// connector's affair.
+    /// Bytes came from the connector's side. Whether the answer was of use to the user is not for
+    /// the connector to judge.
     Carried,
     /// It lasted for [`limits::VAIN_SESSION`].
     Lasted,

@@ -1,5 +1,5 @@
-//! What both sides prove themselves with: this side's passcode, and the certificates that the
-//! connector is trusted by.
+//! How both sides prove who they are: this side by its passcode, the connector by certificates that
+//! are trusted here.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ impl Proof {
             let config = tls::client_config(ca, Some(limits::PIPE_WAIT))
                 .map_err(|fault| distrust(ca, &fault))?;
             let name = ServerName::try_from(host.clone())
-                .map_err(|_| format!("--connector: {host:?} is no name of a host"))?;
+                .map_err(|_| format!("--connector: {host:?} is not a host name"))?;
             Some((config, name))
         };
         Ok(Proof {

@@ -9,7 +9,7 @@ use crate::limits;
 pub(super) struct Limit {
     option: &'static str,
     most: usize,
-    /// What reaching it means, and what can be done.
+    /// What reaching it means, and what to do about it.
     remedy: String,
     times: Cell<u64>,
     /// The count when it was last logged, and when that was.

@@ -20,7 +20,7 @@ use crate::wire::token;
 /// A tunnel that has no session yet.
 pub(super) struct Tunnel<'a> {
     stream: Stream,
-    /// What has arrived and is not understood yet.
+    /// What has arrived and has not been parsed yet.
     input: Vec<u8>,
     place: Open<'a>,
     connector: &'a Connector,
@@ -141,7 +141,7 @@ impl Paired<'_> {
     pub(super) fn outcome(&mut self) -> Outcome {
         let mut came = !self.rest.is_empty();
         let context = Context::from_waker(Waker::noop());
-        // That the session is over is known already.
+        // It is known already that the session is over.
         let _ = self.stream.poll_receive(&context, &mut |unit| came |= !unit.is_empty());
         if came { Outcome::Carried } else { Outcome::Vain }
     }

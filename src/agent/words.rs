@@ -1,4 +1,4 @@
-//! What the system says of connections, in words with a remedy: its own are for
+//! Errors of connections in an operator's words, with a remedy; the system's own words are for
 //! programmers.
 
 use std::io::{Error, ErrorKind};
@@ -14,7 +14,7 @@ const LOOKUP: &str = "failed to lookup address information: ";
 const NO_FILES: &str = "too many files are open; raise the limit (LimitNOFILE= of the unit, or \
                         ulimit -n)";
 
-/// What is in the way of a connection, said of "it", the other side.
+/// Why a connection failed, as a sentence about "it", the other side.
 pub(super) fn connection(error: &Error) -> String {
     match error.kind() {
         ErrorKind::ConnectionRefused => {
@@ -27,12 +27,12 @@ pub(super) fn connection(error: &Error) -> String {
         }
         ErrorKind::UnexpectedEof => "it has ended the connection".into(),
         ErrorKind::TimedOut if error.get_ref().is_none() => {
-            "it does not answer: is its machine on, and does no firewall on the way drop what is \
-             sent there?"
+            "it does not answer: is its machine on, or does a firewall on the way drop what is \
+             sent to it?"
                 .into()
         }
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
-            "no way leads to it from here: is this machine's network up (`ip address`, `ip route`)?"
+            "there is no route to it: is this machine's network up (`ip address`, `ip route`)?"
                 .into()
         }
         ErrorKind::PermissionDenied => "this machine's firewall forbids the connection".into(),
@@ -42,8 +42,8 @@ pub(super) fn connection(error: &Error) -> String {
         _ if is_out_of_files(error) => NO_FILES.into(),
         _ => match error.to_string().strip_prefix(LOOKUP) {
             Some(what) => format!(
-                "its name is not resolved here ({}): is it spelt right, and does this machine's \
-                 resolver know it (/etc/resolv.conf)?",
+                "its name cannot be resolved here ({}): is it spelt right, and does this \
+                 machine's resolver know it (/etc/resolv.conf)?",
                 what
             ),
             None => reason::words(error),
@@ -93,7 +93,7 @@ mod tests {
         let refused = Error::from(Errno::CONNREFUSED);
         assert!(connection(&refused).contains("does it listen on that port"));
         let unknown = Error::other(format!("{LOOKUP}Name or service not known"));
-        assert!(connection(&unknown).starts_with("its name is not resolved here (Name or service"));
+        assert!(connection(&unknown).starts_with("its name cannot be resolved here (Name or"));
         assert!(connection(&ErrorKind::TimedOut.into()).contains("is its machine on"));
         let silent = Error::new(ErrorKind::TimedOut, "the resolver is silent");
         assert_eq!(connection(&silent), "the resolver is silent");

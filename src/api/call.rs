@@ -149,7 +149,8 @@ fn pipe(text: &str) -> Result<NewPipe, ApiError> {
     };
     let mut mapping = serde_json::Map::new();
     for (name, value) in members {
-        // Of two nobody can tell which is meant; unknown ones are for others.
+        // A key given twice is refused, since nobody can tell which is meant; unknown keys are
+        // ignored.
         if mapping.contains_key(&name) {
             return Err(bad("mapping", format!("has {} twice; take one out", short(&name))));
         }
@@ -179,8 +180,8 @@ fn pipe(text: &str) -> Result<NewPipe, ApiError> {
     }
 }
 
-/// An integer of the mapping's JSON. No other JSON type is taken for one: the Controller sends
-/// integers, and whoever writes something else should hear of it.
+/// An integer of the mapping's JSON. No other JSON type is accepted: the Controller sends integers,
+/// and whoever sends something else should learn of it.
 fn whole(
     mapping: &serde_json::Map<String, Value>,
     name: &'static str,

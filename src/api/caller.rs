@@ -1,4 +1,4 @@
-//! Who calls the API, and by which way.
+//! Who calls the API, and how.
 
 use std::net::IpAddr;
 
@@ -11,10 +11,10 @@ pub enum Peer {
     Remote(IpAddr),
 }
 
-/// What a request came in by.
+/// How a request came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Door {
-    /// Other authorities than those at its beginning say now who may call.
+    /// The authorities that say who may call have changed since the connection began.
     pub outdated: bool,
     /// TLS.
     pub secure: bool,

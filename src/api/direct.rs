@@ -1,11 +1,11 @@
 //! The meeting of two agents at `POST /api/v2/direct` (protocol page, section 3): the first
 //! caller waits, the second is told where the first one is, and tries to reach it by itself.
 //!
-//! As in the original, telling ends the waiting: the third caller of the same connection is a
-//! first one again. Other than there, a first caller that repeats itself (the same addresses and
-//! port, with the same certificate or a new one) is told to wait again, where the original handed it its own address; a
-//! caller waits [`limits::DIRECT_WAIT`] at most, and at most [`limits::DIRECT_WAITING`] wait.
-//! Nothing of this is stored.
+//! As in the original, the second call ends the wait: the third caller of the same connection is a
+//! first one again. Unlike there, a first caller that repeats itself (the same addresses and port,
+//! with the same certificate or a new one) is told to wait again, where the original handed it its
+//! own address; a caller waits [`limits::DIRECT_WAIT`] at most, and at most
+//! [`limits::DIRECT_WAITING`] wait. Nothing of this is stored.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -22,7 +22,8 @@ pub struct Candidate {
     pub ip: IpAddr,
     /// The port it listens on.
     pub port: u16,
-    /// What it proves itself with, PEM as a rule; at most [`limits::DIRECT_CERTIFICATE`] bytes.
+    /// The certificate that it will show, usually PEM; at most [`limits::DIRECT_CERTIFICATE`]
+    /// bytes.
     pub certificate: Box<str>,
 }
 

@@ -19,7 +19,7 @@ pub enum ApiError {
         fault: String,
     },
     NotAllowed(IpAddr),
-    /// The connection began before other authorities counted.
+    /// The connection began before the authorities changed.
     Outdated,
     Foreign(Foreign),
     StopFromAfar,
@@ -53,7 +53,8 @@ impl ApiError {
         }
     }
 
-    /// Which kind of refusal it is; `None` for an answer that only says what there is not.
+    /// Which kind of refusal it is; `None` for an answer that only says that something does not
+    /// exist.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         match self {
             ApiError::NotAllowed(_) | ApiError::Outdated => Some(refused::NOT_ALLOWED),
@@ -105,8 +106,8 @@ impl fmt::Display for ApiError {
                 write!(f, "{ip} is not an allowed controller; the setting controllers decides")
             }
             ApiError::Outdated => f.write_str(
-                "other client certificates than when this connection began are taken now; connect \
-                 again",
+                "the client certificates that are accepted have changed since this connection \
+                 began; connect again",
             ),
             ApiError::Foreign(why) => write!(f, "{why}"),
             ApiError::StopFromAfar => f.write_str(

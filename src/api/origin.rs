@@ -1,6 +1,6 @@
-//! Which requests a web page of another site makes a browser send (protocol page, section 3,
-//! step 12): a form that is posted across sites, or a page whose name has been made to mean this
-//! machine (DNS rebinding). Programs that are no browsers say nothing of this kind.
+//! Which requests a web page of another site makes a browser send (protocol page, section 3, step
+//! 12): a form that is posted across sites, or a page whose name has been made to mean this machine
+//! (DNS rebinding). Programs other than browsers send nothing of this kind.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -44,7 +44,7 @@ pub(super) fn check(
             return Err(Foreign::Site(site.clone()));
         }
     }
-    // Programs of HTTP/1.0 name none; whatever a browser is made to ask for, it names.
+    // HTTP/1.0 programs name no host; a browser always does.
     if door.loopback && !host.is_empty() && !own_host(host) {
         return Err(Foreign::Host(name(host).into()));
     }
@@ -69,19 +69,19 @@ impl fmt::Display for Foreign {
             Foreign::Origin(origin) => write!(
                 f,
                 "the request comes from a web page of {}, and pages of other sites may not call \
-                 the API; call it with a program that is no browser",
+                 the API; call it with a program that is not a browser",
                 short(origin)
             ),
             Foreign::Site(site) => write!(
                 f,
                 "the request comes from a web page of another site (Sec-Fetch-Site is {}), and \
-                 such pages may not call the API; call it with a program that is no browser",
+                 such pages may not call the API; call it with a program that is not a browser",
                 short(site)
             ),
             Foreign::Host(host) => write!(
                 f,
-                "{} is no name of this machine, and a web page may have made it one; call the API \
-                 by an IP address, as localhost, or by the name in the setting address",
+                "{} is not a name of this machine, and a web page may have chosen it; call the \
+                 API by an IP address, as localhost, or by the name in the setting address",
                 short(host)
             ),
         }

@@ -123,9 +123,10 @@ impl Api {
         }
     }
 
-    /// Makes a long answer on a thread of its own: megabytes take a while, in which nobody else would
-    /// be served. Who waits for one holds nothing yet: the state is looked at when its turn comes. The
-    /// command line, which is answered within seconds, waits for nobody from afar.
+    /// Makes a long answer on a thread of its own: megabytes take a while, during which nobody else
+    /// would be served. A caller that waits for its turn holds no memory yet: the state is taken
+    /// when the turn comes. The command line, which must be answered within seconds, does not wait
+    /// for remote callers.
     async fn made(&self, peer: Peer, make: fn(Status) -> Response) -> Response {
         if self.registry.overview().mappings <= limits::MADE_AT_ONCE {
             return make(self.status());

@@ -63,13 +63,15 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
     let command = match arguments.subcommand() {
         Ok(Some(name)) if name == "tunnel" => {
             if options != Options::default() {
-                return Err("--config, --run, --log and --syslog are no options of `tunnel`".into());
+                return Err(
+                    "--config, --run, --log and --syslog are not options of `tunnel`".into()
+                );
             }
             Command::Tunnel(parse_tunnel(&mut arguments)?)
         }
         Ok(Some(name)) if name == "mapping" => Command::Mapping(parse_mapping(&mut arguments)?),
         Ok(Some(name)) => command(&name, json, user.clone())?,
-        // What is in its place is an option that nobody knows, or nothing.
+        // There is an unknown option in its place, or nothing.
         Ok(None) => {
             let missing = || format!("no command given; one of {}", COMMANDS.join(", "));
             return Err(unknown(arguments, OPTIONS).unwrap_or_else(missing));
@@ -113,7 +115,7 @@ fn command(name: &str, json: bool, user: Option<String>) -> Result<Command, Stri
     })
 }
 
-/// Reads the options of `tunnel`; what they mean is its own business.
+/// Reads the options of `tunnel`; the command itself checks what they mean.
 fn parse_tunnel(arguments: &mut Arguments) -> Result<tunnel::Given, String> {
     let mut given = tunnel::Given::new();
     for (name, dashed) in tunnel::VALUES {
@@ -141,7 +143,7 @@ fn parse_mapping(arguments: &mut Arguments) -> Result<Request, String> {
         text.to_str()
             .and_then(|text| text.parse().ok())
             .filter(|number| (least..=most).contains(number))
-            .ok_or_else(|| format!("{name}: {text:?} is no number from {least} to {most}"))
+            .ok_or_else(|| format!("{name}: {text:?} is not a number from {least} to {most}"))
             .map(Some)
     };
     let connections = number("--connections", 1, u16::MAX.into())?;
@@ -156,7 +158,7 @@ fn parse_mapping(arguments: &mut Arguments) -> Result<Request, String> {
     ];
     let folder = dir.unwrap_or_else(|| ".".into());
     let useless = |count: usize, command| match given[..count].iter().find(|option| option.1) {
-        Some((name, _)) => Err(format!("{name} is no option of `mapping {command}`")),
+        Some((name, _)) => Err(format!("{name} is not an option of `mapping {command}`")),
         None => Ok(()),
     };
     let word = |arguments: &mut Arguments| match arguments.opt_free_from_str::<String>() {
@@ -194,7 +196,7 @@ fn parse_mapping(arguments: &mut Arguments) -> Result<Request, String> {
     Ok(request)
 }
 
-/// Says which words may stand after a command, where another one does, or none.
+/// The fault of a command that is followed by a wrong word, or by none: which words may follow.
 fn needs(command: &str, words: &[&'static str], found: &str) -> String {
     let mut said = format!("`{command}` needs `{}` after it", words.join("` or `"));
     if !found.is_empty() {
@@ -226,7 +228,7 @@ fn value(
     }
 }
 
-/// What is wrong with the first argument that nothing has asked for.
+/// What is wrong with the first argument that is left over.
 fn unknown(arguments: Arguments, options: &[&'static str]) -> Option<String> {
     let rest = arguments.finish();
     let first = rest.first()?.to_string_lossy();
@@ -312,7 +314,7 @@ mod tests {
             ("stat", "unknown command \"stat\": did you mean `status`?"),
             ("mapping list --json", "--json is an option of `status` only"),
             ("mapping list --user x", "--user is an option of `check` only"),
-            ("tunnel --log /l", "--config, --run, --log and --syslog are no options of `tunnel`"),
+            ("tunnel --log /l", "--config, --run, --log and --syslog are not options of `tunnel`"),
             ("tunnel --json", "--json is an option of `status` only"),
             ("start --json", "--json is an option of `status` only"),
             ("status --connections 3", "--connections is an option of `mapping` and `tunnel` only"),
@@ -393,21 +395,24 @@ mod tests {
             ("mapping remove", "`mapping remove` needs a mapping's id"),
             (
                 "mapping add public --connections 0",
-                "--connections: \"0\" is no number from 1 to 65535",
+                "--connections: \"0\" is not a number from 1 to 65535",
             ),
             (
                 "mapping add public --connections 70000",
-                "--connections: \"70000\" is no number from 1 to 65535",
+                "--connections: \"70000\" is not a number from 1 to 65535",
             ),
-            ("mapping add public --connections x", "--connections: \"x\" is no number"),
+            ("mapping add public --connections x", "--connections: \"x\" is not a number"),
             (
                 "mapping add public --heartbeat-threshold 2147483648",
-                "--heartbeat-threshold: \"2147483648\" is no number from 0 to 2147483647",
+                "--heartbeat-threshold: \"2147483648\" is not a number from 0 to 2147483647",
             ),
             ("mapping add public --target t:1", "--target is an option of `tunnel` only"),
             ("mapping add public --conections 5", "unknown option \"--conections\": did you"),
-            ("mapping list --show", "--show is no option of `mapping list`"),
-            ("mapping remove a --connections 3", "--connections is no option of `mapping remove`"),
+            ("mapping list --show", "--show is not an option of `mapping list`"),
+            (
+                "mapping remove a --connections 3",
+                "--connections is not an option of `mapping remove`",
+            ),
             ("mapping list all", "unknown argument \"all\""),
         ] {
             let error = request(line).unwrap_err();

@@ -15,8 +15,8 @@ use crate::os::terminal::{complain, print};
 use crate::text::reason;
 use crate::tls;
 
-/// Validates settings, certificates, `configs.json`, the run and the log folder, as [`User::choose`] says with whose
-/// eyes. Warnings and faults go to stderr, all in one run; "ok" to stdout.
+/// Validates settings, certificates, `configs.json`, the run and the log folder, as the user that
+/// [`User::choose`] gives. Warnings and faults go to stderr, all in one run; "ok" to stdout.
 pub(super) fn check(options: &Options, user: Option<&str>) -> ExitCode {
     let dir = &options.config_dir;
     let findings = || findings(options);
@@ -34,7 +34,7 @@ pub(super) fn check(options: &Options, user: Option<&str>) -> ExitCode {
         }
     };
     if let Some(user) = user.filter(|_| !faults.is_empty()) {
-        complain(format_args!("checked with the eyes of {user}, the user that runs the service"));
+        complain(format_args!("checked as {user}, the user that runs the service"));
     }
     for warning in warnings.into_iter().chain(logging::syslog_doubt(&options.syslog)) {
         complain(format_args!("warning: {warning}"));
@@ -45,7 +45,7 @@ pub(super) fn check(options: &Options, user: Option<&str>) -> ExitCode {
     if faults.is_empty() { print("ok\n") } else { BAD.into() }
 }
 
-/// What an onlooker may not read or write says nothing of the service, and needs no mending.
+/// What this user may not read or write says nothing about the service, and is no fault.
 fn as_onlooker(
     (mut warnings, mut faults): (Vec<String>, Vec<String>),
     user: &str,
@@ -56,7 +56,7 @@ fn as_onlooker(
     }
     if warnings.len() + faults.len() < count {
         faults.push(format!(
-            "{user}, who does not run the service, may not look at all that the service reads and \
+            "the user {user} does not run the service and cannot see all that it reads and \
              writes; the whole check is `sudo iofog-connector check`"
         ));
     }
@@ -90,7 +90,7 @@ fn findings(options: &Options) -> (Vec<String>, Vec<String>) {
         }
     }
     if !dir.is_dir() {
-        // Which the settings' fault says already.
+        // The fault of the settings says so already.
         return (warnings, faults);
     }
     warnings.extend(store::doubts(dir));

@@ -86,8 +86,8 @@ fn call_within(
     }
 }
 
-/// Connects without ever waiting: a daemon that hangs leaves its queue full, and the blocking
-/// call would then wait for it without a limit.
+/// Connects without waiting: the queue of a daemon that hangs is full, and a blocking call would
+/// wait for it without a limit.
 fn connect(socket: &Path) -> io::Result<UnixStream> {
     let address = SocketAddrUnix::new(socket)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

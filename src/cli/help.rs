@@ -14,8 +14,8 @@ Commands:
              certificates again and reopens the log file.
   stop       Stop the running connector and wait until it has ended.
   status     Show the mappings and what their connections do; --json for scripts.
-  check      Validate settings, certificates and configs.json without starting, with the
-             eyes of the service's user when root asks; --user NAME for another one.
+  check      Validate settings, certificates and configs.json without starting; for
+             root, as the service's user would read them, or another one (--user NAME).
   mapping    add public|private, list, remove ID: open and close pipes without a
              Controller. `add` takes --connections N [60], --heartbeat-threshold MS
              [60000], and --dir DIR [.] for the passcodes' files, or --show; `remove`
@@ -31,7 +31,7 @@ Options:
   --log DIR        Folder of the log file             [/var/log/iofog-connector]
   --syslog PATH    Syslog's socket, or `none`         [/dev/log]
   --json           status: print the whole state as JSON
-  --user NAME      check: whose rights to read the files count
+  --user NAME      check: read the files as this user would
 
 Exit codes:
   0  done; status: running; stop: not running any more, or never was

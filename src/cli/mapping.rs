@@ -82,7 +82,7 @@ pub(super) fn run(request: &Request, options: &Options) -> ExitCode {
     match outcome {
         Ok(text) if is_printed(&text) => ExitCode::SUCCESS,
         Ok(text) => {
-            // What was done, which has an id.
+            // The first line says what was done, with the id.
             complain(text.lines().next().unwrap_or_default());
             ExitCode::FAILURE
         }
@@ -123,12 +123,12 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
             "heartbeatabsencethresholdport1": threshold,
             "heartbeatabsencethresholdport2": threshold})
     };
-    // The commands name the files by their whole paths, to work from everywhere.
+    // The commands give the files' whole paths, so that they work from any folder.
     let dir = fs::canonicalize(&add.dir).map_err(|error| {
         let why = reason::reading(&add.dir, &error);
         format!("--dir {}: {why}; make it, or name another folder", add.dir.display())
     })?;
-    // What the daemon runs with counts, whatever the settings on disk say. Asked first: when it
+    // What the daemon runs with counts, whatever the settings on disk say. It is asked first: if it
     // does not answer, nothing has been opened.
     let report = report(options)?;
     let answer = call(options, "POST", "mapping/add", &form("mapping", &mapping.to_string()))?;
@@ -152,7 +152,7 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
                 for (_, _, made) in places {
                     let _ = made.map(fs::remove_file);
                 }
-                // A mapping whose passcodes nobody has is of no use.
+                // A mapping whose passcodes nobody has is useless.
                 remove(&added.id, options)?;
                 return Err(format!("{fault}; the mapping is removed again").into());
             }
@@ -164,7 +164,8 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
 /// Removes a mapping, and the files in `dir` that `add` has made for it: they would be in the way
 /// of the next mapping with these ports. One that holds anything else stays.
 fn close(id: &str, dir: &Path, options: &Options) -> Result<String, Fault> {
-    // Known as long as the mapping is there; of another folder than the daemon's nothing is known.
+    // The passcodes are known only while the mapping is there, and only from the daemon's own
+    // folder.
     let stored = store::check(&options.config_dir).unwrap_or_default();
     let mapping = stored.into_iter().find(|mapping| &*mapping.id == id);
     let report = report(options)?;
@@ -233,7 +234,7 @@ fn keep(dir: &Path, port: u16, passcode: &Passcode) -> Result<PathBuf, String> {
     let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     let written = written.and_then(|mut file| {
         let kept = writeln!(file, "{}", passcode.reveal()).and_then(|()| file.sync_all());
-        // Its name, too; a folder that may not be read cannot be asked.
+        // The file's name must be on disk, too; a folder that may not be read cannot be synced.
         let kept = kept.and_then(|()| File::open(dir).map_or(Ok(()), |folder| folder.sync_all()));
         kept.inspect_err(|_| {
             // It would be in the way of the next one.
@@ -264,7 +265,7 @@ fn instructions(
     daemon: &Status,
 ) -> String {
     let host = match daemon.address.as_str() {
-        // A daemon of before an upgrade does not say it.
+        // A daemon from before an upgrade does not give its address.
         "" => "CONNECTOR".to_owned(),
         host if host.contains(':') => format!("[{host}]"),
         host => host.to_owned(),
@@ -276,7 +277,7 @@ fn instructions(
         true => "--plain".to_owned(),
         false => format!("--ca {}", quoted(&certificate)),
     };
-    // Three within the threshold, as with the defaults: 20 s and 60 s.
+    // Three heartbeats within the threshold, as with the defaults of 20 s and 60 s.
     let beat = match add.threshold {
         threshold @ 1..60_000 => format!(" --heartbeat {}", (threshold / 3).max(100)),
         _ => String::new(),
@@ -349,7 +350,7 @@ fn form(name: &str, value: &str) -> String {
     form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish()
 }
 
-/// Asks the daemon; a sentence when it says no or nothing.
+/// Asks the daemon; the error is a sentence for when it refuses or does not answer.
 fn call(options: &Options, method: &str, path: &str, body: &str) -> Result<String, Fault> {
     let path = format!("/api/v2/{path}");
     match control::call(limits::CONTROL_WAIT, &options.run_dir, method, &path, body) {

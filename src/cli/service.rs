@@ -56,8 +56,8 @@ pub(super) fn status(run: &Path, json: bool) -> ExitCode {
     }
 }
 
-/// Asks the daemon to stop and waits until it has ended, as long as its sessions have time. That
-/// none runs is what was wanted.
+/// Asks the daemon to stop and waits until it has ended, as long as its sessions have time. If none
+/// runs, there is nothing to do.
 pub(super) fn stop(options: &Options) -> ExitCode {
     match ask(limits::CONTROL_WAIT, &options.run_dir, "POST", "/api/v2/commandline", "command=stop")
     {
@@ -78,7 +78,8 @@ pub(super) fn stop(options: &Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
         if now >= ask_at {
-            // What it says counts; these settings may be another's, or have changed.
+            // The daemon's own answer counts: these settings may belong to another one, or have
+            // changed.
             if let Some(left) = draining(&options.run_dir) {
                 deadline = Instant::now() + Duration::from_millis(left.milliseconds_left) + GRACE;
                 if !std::mem::replace(&mut told, true) {
@@ -125,7 +126,7 @@ fn ask(wait: Duration, run: &Path, method: &str, path: &str, body: &str) -> Aske
 }
 
 /// The daemon that holds the run folder's lock, by its process id, and the command that ends it. A
-/// lock that may not be read is taken for nobody's.
+/// lock that may not be read counts as held by nobody.
 fn running(run: &Path) -> Option<(String, String)> {
     let pid = Instance::running(run).ok()??;
     let named = |pid| (format!("process {pid}"), format!("kill {pid}"));

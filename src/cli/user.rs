@@ -1,4 +1,4 @@
-//! Another user's eyes: what a file's owner, mode and place let the service's user see.
+//! Looking as another user: what a file's owner, mode and place let the service's user see.
 
 use std::fmt;
 use std::fs;
@@ -32,9 +32,9 @@ impl fmt::Display for User {
 }
 
 impl User {
-    /// Whose eyes count: the user of this name or number; by default, where this is root, the
-    /// service's, or else the owner of the folder `dir`, in which the service must write. `None` for
-    /// the user that this is.
+    /// The user to check as: the one of this name or number; by default, where this is root, the
+    /// service's, or else the owner of the folder `dir`, in which the service must write. `None`
+    /// for the user that this is.
     ///
     /// # Errors
     /// An unknown user, or another one without being root.
@@ -52,8 +52,8 @@ impl User {
                 )),
                 Some(user) if user.id == own.as_raw() => Ok(None),
                 Some(_) if !own.is_root() => Err(format!(
-                    "--user: only root can look with the eyes of {name}; run it with sudo, or \
-                         without --user for {}'s own",
+                    "--user: only root can check as {name}; run it with sudo, or without --user \
+                     for {}'s own",
                     reason::user()
                 )),
                 user => Ok(user),
@@ -61,8 +61,8 @@ impl User {
         }
     }
 
-    /// Whether this is neither root nor the user that runs the service, so that what it may not read
-    /// says nothing of the service.
+    /// Whether this is neither root nor the user that runs the service, so that what it may not
+    /// read says nothing about the service.
     pub(super) fn is_onlooker(dir: &Path) -> bool {
         let own = geteuid();
         let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -113,7 +113,7 @@ impl User {
             let groups: Vec<_> = self.groups.iter().map(|id| Gid::from_raw(*id)).collect();
             set_thread_groups(&groups)?;
             set_thread_gid(Gid::from_raw(self.group))?;
-            // Last: with it, the right to do the others is gone.
+            // Last, since this takes away the right to do the others.
             set_thread_uid(Uid::from_raw(self.id))
         };
         thread::scope(|scope| {

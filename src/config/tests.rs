@@ -214,12 +214,9 @@ fn warnings_leave_the_settings_in_force() {
         (r#""controllerca":"ca.pem""#, "controllerca: does nothing while dev is true"),
         (r#""address":"0.0.0.0","api":"[::1]:1""#, "address: nobody can reach this address"),
         (r#""ports":["6000"]"#, "ports: this is one port, and each mapping needs two"),
-        (
-            r#""connectionlog":true,"loglevel":"warn""#,
-            "connectionlog: its lines have the level info",
-        ),
+        (r#""connectionlog":true,"loglevel":"warn""#, "connectionlog: its lines have level info"),
         (r#""api":"127.0.0.1:6009""#, "ports: 6009 is the API's own port"),
-        (r#""api":"[::]:8080""#, "Everybody who can reach [::]:8080 may call the API"),
+        (r#""api":"[::]:8080""#, "Anyone who can reach [::]:8080 may call the API"),
     ] {
         let (_, warnings) = parse(&file_with(more)).expect(more);
         assert_eq!(warnings.len(), 1, "{more}: {warnings:?}");

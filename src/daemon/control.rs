@@ -15,8 +15,8 @@ pub(super) struct Control<'a> {
 }
 
 impl<'a> Control<'a> {
-    /// Makes the socket, for the service's user alone. The run folder's lock is held, so that
-    /// one that is there is left over.
+    /// Makes the socket, for the service's user alone. The run folder's lock is held, so a socket
+    /// that is there is left over from an earlier daemon.
     pub(super) fn listen(run: &'a Path) -> io::Result<Self> {
         let path = run.join(folders::SOCKET);
         match std::fs::remove_file(&path) {

@@ -9,8 +9,8 @@ use crate::config::folders::Options;
 use crate::logging::{ALWAYS, Logging};
 use crate::pipes::shared::Shared;
 
-/// Puts the settings and certificates in force that the files hold now, as far as that goes
-/// without a restart; with a fault in them, the old ones stay. Gives what is not in force.
+/// Puts the files' current settings and certificates in force, as far as that is possible without a
+/// restart; if they have a fault, the old ones stay. Gives what is not in force.
 pub(super) fn reload(options: &Options, shared: &Shared, logging: &Logging) -> Vec<String> {
     let mut not_in_force = Vec::new();
     let mut keep = |level, what: String| {
@@ -35,7 +35,7 @@ pub(super) fn reload(options: &Options, shared: &Shared, logging: &Logging) -> V
     }
     let old = shared.config.borrow().clone();
     for key in old.needs_restart(&new) {
-        keep(Level::Warn, format!("{key} has changed, which a restart alone puts in force"));
+        keep(Level::Warn, format!("{key} has changed, which takes effect only after a restart"));
     }
     (new.dev, new.api, new.listen, new.threads) = (old.dev, old.api, old.listen, old.threads);
     if let Some(tls) = &shared.tls {

@@ -18,8 +18,8 @@ pub(super) async fn watchdog(shared: Rc<Shared>, notifier: Rc<Notifier>, interva
     }
 }
 
-/// Writes summaries of repeated log lines, gives memory back, says that the certificate has expired,
-/// and complains of its own lateness.
+/// Writes summaries of repeated log lines, gives memory back, says that the certificate has
+/// expired, and reports when the thread was held up.
 pub(super) async fn upkeep(shared: Rc<Shared>, logging: Logging) {
     sleep_watchfully(limits::STARTED).await;
     memory::give_back();
@@ -38,7 +38,7 @@ pub(super) async fn upkeep(shared: Rc<Shared>, logging: Logging) {
     }
 }
 
-/// Sleeps, and complains when the thread was held up meanwhile.
+/// Sleeps, and reports it when the thread was held up meanwhile.
 async fn sleep_watchfully(time: Duration) {
     let due = Instant::now() + time;
     sleep(time).await;

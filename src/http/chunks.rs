@@ -66,8 +66,8 @@ impl Chunks {
 
     fn size(&mut self, rest: &[u8], body: usize) -> Result<usize, Fault> {
         let Ok(line) = size_line(rest) else {
-            // Judged only by the bytes up to the wrong one, the fault does not depend on how many
-            // have been read.
+            // Only the bytes up to the wrong one are judged, so that the fault does not depend on
+            // how many have been read.
             let wrong = (1..=rest.len()).find(|&end| size_line(&rest[..end]).is_err());
             return Err(size_fault(&rest[..wrong.unwrap_or(rest.len())]));
         };

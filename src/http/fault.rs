@@ -65,20 +65,20 @@ impl fmt::Display for Fault {
             Fault::TargetTooLong => {
                 write!(f, "the request line is longer than {} bytes", limits::HTTP_HEAD)
             }
-            Fault::Expectation => f.write_str("the only Expect that is met is 100-continue"),
+            Fault::Expectation => f.write_str("the only Expect that is supported is 100-continue"),
             Fault::HeadTooLarge => write!(
                 f,
                 "the head is longer than {} bytes or has more than 64 fields",
                 limits::HTTP_HEAD
             ),
             Fault::TransferEncoding => {
-                f.write_str("the only Transfer-Encoding that is understood is chunked")
+                f.write_str("the only Transfer-Encoding that is supported is chunked")
             }
             Fault::Crowded => f.write_str(
-                "other requests that are not complete take up all the memory there is for them; send \
-                 it again a little later",
+                "other incomplete requests take up all the memory that is set aside for them; \
+                 send it again a little later",
             ),
-            Fault::Version => f.write_str("only HTTP/1.1 and HTTP/1.0 are spoken here"),
+            Fault::Version => f.write_str("only HTTP/1.1 and HTTP/1.0 are supported"),
         }
     }
 }

@@ -102,8 +102,9 @@ fn names_http(bytes: &[u8]) -> bool {
     version.is_some_and(|version| version.starts_with(b"HTTP/"))
 }
 
-/// The values of a field, in order. No field that is read here may have bytes that are not UTF-8; a
-/// value with such counts as the character that stands for them, which fits nothing and is not empty.
+/// The values of a field, in order. No field that is read here may have bytes that are not UTF-8;
+/// they are replaced by a character that is valid nowhere, so such a value matches nothing and is
+/// not empty.
 fn values<'a>(
     fields: &'a [httparse::Header<'a>],
     name: &'static str,

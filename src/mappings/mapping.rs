@@ -55,7 +55,7 @@ impl fmt::Debug for Passcode {
     }
 }
 
-/// What an agent's side of a mapping asks for, before it has a port and a passcode.
+/// The limits of an agent's side, as asked for before it has a port and a passcode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AgentLimits {
     /// Authenticated tunnels at one time, 1 to 65535.

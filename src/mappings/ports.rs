@@ -182,14 +182,14 @@ impl Pool {
         })
     }
 
-    /// Ports that are no mapping's. Other programs may hold some of them.
+    /// Ports that belong to no mapping. Other programs may hold some of them.
     pub fn available(&self) -> usize {
         self.state.borrow().free.len()
     }
 
-    /// Puts other ports in the place of the pool's. Leases live on; one whose port is no longer in
-    /// the pool just does not return it. Stored mappings' own ports stay theirs. Free ports that
-    /// stay keep their turn, new ones come before them, since nobody has just used those.
+    /// Replaces the pool's ports. Leases live on; one whose port is no longer in the pool just does
+    /// not return it. Stored mappings' own ports stay theirs. Free ports that stay keep their turn,
+    /// new ones come before them, since nobody has just used those.
     pub fn replace(&self, ports: &[u16]) {
         let state = &mut *self.state.borrow_mut();
         let known = std::mem::take(&mut state.allowed);

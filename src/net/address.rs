@@ -1,4 +1,4 @@
-//! Whom addresses stand for.
+//! Which addresses count as one stranger.
 
 use std::net::{IpAddr, Ipv6Addr};
 

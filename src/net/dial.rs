@@ -118,7 +118,7 @@ impl Dialler {
         let room = || self.files.try_take(For::Dial);
         let connected = race(&addresses, deadline, room, connect).await;
         if let Ok((_, socket)) = &connected {
-            // What is given up is reset, what is given on is its caller's to end.
+            // A connection that is given up is reset; one that is returned is closed by the caller.
             set_socket_linger(socket, None)?;
         }
         self.worked.set(connected.as_ref().ok().map(|(address, _)| *address));
@@ -132,8 +132,8 @@ impl Dialler {
         let place = self.places.acquire_arc().await;
         let (Address { host, port }, lookup) = (self.address.clone(), self.lookup);
         let (tell, told) = smol::channel::bounded(1);
-        // Rare enough for a thread of its own. Who waits may give up; the thread goes on until the
-        // resolver answers, and keeps its place.
+        // Rare enough for a thread of its own. The waiting task may give up; the thread goes on
+        // until the resolver answers, and keeps its place.
         thread::Builder::new().name("lookup".into()).spawn(move || {
             let found = lookup(&host, port);
             drop(place);
@@ -237,8 +237,8 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
     set_up(&socket)?;
-    // One that is given up may have been taken there already, where an end in order would say that
-    // this was all.
+    // A connection that is given up may have been accepted there already, and an orderly end would
+    // look like a complete one.
     set_socket_linger(&socket, Some(Duration::ZERO))?;
     match rustix::net::connect(&socket, &address) {
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}

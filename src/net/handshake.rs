@@ -1,8 +1,8 @@
 //! TLS handshakes with strangers: all of them on the workers, a few at a time, by turns.
 //!
-//! A handshake is the dearest thing that somebody without a passcode can ask for, so those that
-//! wait for theirs go around the ports, and around the addresses of each port: who floods one port
-//! delays that port's newcomers, and of these mostly those of the own address.
+//! A handshake is the most expensive thing that a peer without a passcode can ask for. So turns go
+//! round the ports, and round the addresses of each port: whoever floods one port delays that
+//! port's newcomers, and of these mostly those from its own address.
 
 use std::future::poll_fn;
 use std::io;
@@ -21,17 +21,17 @@ use crate::runtime::{Io, Line, Load, Permit, Workers};
 /// How far a stranger has come with its handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It has sent something, and it is the connector that takes its time now. Of one whose steps come
-    /// in pieces this is said before each of them that has to wait for a permit.
+    /// It has sent something, and now the connector takes the time. If its steps come in pieces,
+    /// this is said before each piece that has to wait for a permit.
     Spoke,
     /// What it has sent is answered: it is its turn to go on.
     Answered,
-    /// What it has sent is no whole step: it is still its turn.
+    /// What it has sent is not a complete step: it is still its turn.
     Unfinished,
 }
 
-/// Shakes hands as the server with who has connected to `socket`, on a worker. The caller sets the
-/// deadline; `config` is asked for once the stranger has said something. The stream takes
+/// Shakes hands as the server with the peer of `socket`, on a worker. The caller sets the deadline;
+/// `config` is asked for once the stranger has said something. The stream takes
 /// [`limits::STRANGER_BYTES`](crate::limits::STRANGER_BYTES) from the other end, the handshake
 /// included, until [`Stream::trust`].
 ///
@@ -87,11 +87,11 @@ async fn shake(
     let handshake = |load: Load| async move {
         let dealt_with = |is_answer| {
             answered.fetch_add(usize::from(is_answer), Ordering::Relaxed);
-            // That the same is not told of yet is as good.
+            // If the last report is still unread, it says the same.
             let _ = tell.try_send(false);
         };
         let turn = || async {
-            // Who gives permits is there as long as this is.
+            // The line that gives permits lives as long as this.
             let _ = tell.send(true).await;
             let _ = granted.recv().await;
         };
@@ -119,9 +119,9 @@ async fn shake(
     or(workers.spawn(handshake), report).await?.attach()
 }
 
-/// Where who has connected to `socket` has come to, and from which network.
+/// The port that the peer of `socket` has connected to, and the network it comes from.
 fn ends(socket: &TcpStream) -> (u16, IpAddr) {
-    // One that is gone by now has a turn like any other.
+    // A peer that is gone by now has a turn like any other.
     let port = socket.local_addr().map_or(0, |local| local.port());
     let address = socket.peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip());
     (port, network(address))

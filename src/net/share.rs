@@ -1,6 +1,6 @@
-//! What all that have proved nothing make the process hold: a little is each one's own, and what is
-//! more comes out of one bound for all of them together. There are two such bounds: for what cannot
-//! be used yet of handshakes and records, and for the API's requests.
+//! Memory that unproven connections make the process hold: each has a little of its own, and what
+//! it needs beyond that comes out of one bound for all of them together. There are two such bounds:
+//! for what cannot be used yet of handshakes and records, and for the API's requests.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

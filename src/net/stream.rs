@@ -181,13 +181,13 @@ impl Stream {
         self.state.tls.as_ref().is_some_and(|tls| tls.closed)
     }
 
-    /// Ready when the connection has broken, for who does not read now.
+    /// Ready when the connection has broken; for a task that does not read now.
     pub fn poll_broken(&self, context: &Context<'_>) -> Poll<()> {
         self.socket.poll_broken(context)
     }
 
-    /// Ready when the peer has ended its direction or the connection is gone, for who does not read
-    /// now.
+    /// Ready when the peer has ended its direction or the connection is gone; for a task that does
+    /// not read now.
     pub fn poll_ended(&self, context: &Context<'_>) -> Poll<()> {
         self.socket.poll_ended(context)
     }

@@ -1,4 +1,4 @@
-//! What the kernel knows of bytes that a peer has not acknowledged, and of the way to it.
+//! What the kernel knows about bytes that a peer has not acknowledged, and about the path to it.
 //!
 //! Linux tells it in `TCP_INFO` only, which no safe wrapper offers.
 
@@ -20,7 +20,7 @@ pub struct Unacknowledged {
     pub acknowledged: u64,
     /// Whether any of the packets are on their way, not only kept back by a shut window.
     pub in_flight: bool,
-    /// Questions after a shut window that had no answer since the last one that had.
+    /// Probes of a closed window that were not answered since the last one that was.
     pub probes: u8,
 }
 
@@ -36,7 +36,7 @@ impl Unacknowledged {
 /// The part of the kernel's `struct tcp_info` (linux/tcp.h) up to `tcpi_notsent_bytes`; the
 /// layout is an interface of the kernel and the same on every processor.
 const SIZE: usize = 148;
-/// What all kernels since 2.6 give of it, and no less is an answer.
+/// The part that all kernels since 2.6 give; anything shorter is no answer.
 const OLDEST: usize = 104;
 const PROBES: usize = 3;
 const UNACKED: usize = 24;

@@ -91,7 +91,7 @@ impl Files {
         }
     }
 
-    /// Files that the pipes' ports may be at most.
+    /// The most files that may be ports of pipes.
     pub fn most_listeners(&self) -> usize {
         self.most_listeners
     }

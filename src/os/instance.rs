@@ -18,8 +18,8 @@ use crate::text::{file, reason};
 /// process id.
 const LOCK: &str = "iofog-connector.lock";
 
-/// How long a locked lock is tried again: a command that looks whether the daemon runs holds
-/// it for a moment.
+/// How long to keep trying for a lock that is held: a command that checks whether the daemon runs
+/// holds it for a moment.
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 const LOCK_TRIES: u32 = 10;
 
@@ -161,7 +161,7 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // Only tidiness: a process id without a lock is not believed.
+        // Only for tidiness: a process id without a lock is ignored.
         let _ = self.lock.set_len(0);
     }
 }

@@ -26,8 +26,8 @@ pub fn give_back() {
     glibc::give_back();
 }
 
-/// Lets this thread part with the small pieces that it has freed: glibc keeps up to
-/// [`tidy::PIECES`] of each size for every thread, and each keeps the page that it lies in.
+/// Gives up the small pieces that this thread has freed: glibc keeps up to [`tidy::PIECES`] of each
+/// size for every thread, and each keeps the page that it lies in.
 ///
 /// There is no call for that, but a thread that ends keeps nothing: the pieces are taken, and
 /// freed by a thread that does only this.
@@ -52,9 +52,9 @@ mod tidy {
     pub(super) const STACK: usize = 64 * 1024;
 }
 
-/// Lets go of the pages of program and libraries that only the start has used: they stay in the
-/// kernel's file cache, where they may give way to the gateway's own files, and what is used
-/// again is mapped again from there.
+/// Unmaps the pages of program and libraries that only the start has used. They stay in the
+/// kernel's file cache, which may drop them in favour of other files, and are mapped again from
+/// there when they are used.
 pub fn forget_start() {
     program::unwritten().into_iter().for_each(program::let_go);
 }
@@ -137,8 +137,9 @@ mod glibc {
     /// Free memory after the last time, in bytes. What was given back still counts as free.
     static FREE: AtomicUsize = AtomicUsize::new(0);
 
-    /// The process's own pages after the last time. Changes of mappings that leave as much free as
-    /// before touch ever other parts of it: without this, all would come to be used in the end.
+    /// The process's own pages after the last time. Adding and removing mappings may leave as much
+    /// free as before and yet touch other parts of the heap each time: without this figure, all of
+    /// it would be in use in the end.
     static USED: AtomicUsize = AtomicUsize::new(0);
 
     pub(super) fn share_heap() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Longest wait for the service manager to take a message.
 const NOTIFY: Duration = Duration::from_millis(250);
 
-/// What ending takes beyond the sessions' time, generously.
+/// A generous bound for what stopping takes beyond the sessions' time.
 const ENDING: Duration = Duration::from_secs(30);
 
 /// Tells systemd how the daemon is (sd_notify(3)), where `NOTIFY_SOCKET` asks for it; elsewhere
@@ -69,7 +69,7 @@ impl Notifier {
 
     fn send(&self, state: &str) {
         if let Some((socket, address)) = &self.0 {
-            // A service manager that does not listen is not the daemon's business.
+            // If the service manager does not listen, there is nothing that the daemon could do.
             let _ = socket.send_to_addr(state.as_bytes(), address);
         }
     }

@@ -65,7 +65,8 @@ pub fn abort_on_panic(logging: &Logging) {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("unnamed").to_owned();
         let message = format!("thread {name} panicked, the daemon ends: {info}");
-        // The log may be what panicked; stderr comes first, if that takes it at once.
+        // The log itself may have panicked, so stderr comes first, if it can be written without
+        // waiting.
         let line = format!("{}\n", escaped(&message));
         if takes_at_once(&io::stderr()) {
             let _ = io::stderr().write_all(&line.as_bytes()[..line.len().min(PIPE_BUF)]);

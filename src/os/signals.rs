@@ -14,8 +14,8 @@ pub enum Ask {
     Reload,
 }
 
-/// The process's signals. From its making on, and for the rest of the process's life, none of
-/// them ends the process by itself.
+/// The process's signals. Once it is made, and for the rest of the process's life, none of them
+/// ends the process by itself.
 pub struct Signals(async_signal::Signals);
 
 impl Signals {
@@ -27,8 +27,8 @@ impl Signals {
             .map(Signals)
     }
 
-    /// Tells of each signal, in a task of its own: elsewhere its pipe would be read whenever
-    /// anything happens there.
+    /// Forwards each signal, in a task of its own: another task would read the signals' pipe each
+    /// time it is polled.
     pub async fn pass_on(mut self, asks: Sender<Ask>) {
         while asks.send(self.next().await).await.is_ok() {}
     }

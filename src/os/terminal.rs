@@ -20,7 +20,7 @@ pub fn is_printed(text: &str) -> bool {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => true,
         Err(error) => {
             complain(format_args!(
-                "standard output takes no more: {}",
+                "cannot write to standard output: {}",
                 reason::writing(Path::new("/dev/stdout"), &error)
             ));
             false

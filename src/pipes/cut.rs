@@ -4,9 +4,9 @@
 pub struct Cut<F: Fn()>(pub F);
 
 impl<F: Fn()> Cut<F> {
-    /// The owner has come to its end, which is reported as such.
+    /// The owner came to its own end, which is reported separately.
     pub fn disarm(self) {
-        // Nothing but references is in it.
+        // It holds nothing but references.
         std::mem::forget(self);
     }
 }

@@ -95,7 +95,7 @@ async fn accept<'a>(
     // Whether somebody waits for a file.
     let mut short = false;
     loop {
-        // Nobody is looked for room for, and no file taken, before there is a newcomer.
+        // No room is made and no file is taken before there is a newcomer.
         listener.come().await;
         room(pipe, users).await;
         let Some(file) = pipe.shared.files.try_take(For::Pipe) else {
@@ -107,7 +107,7 @@ async fn accept<'a>(
             continue;
         };
         short = false;
-        // One that is gone by now is not waited for with the file in hand.
+        // Does not wait, with the file in hand, for a newcomer that is gone by now.
         let Some(accepted) = poll_once(listener.accept()).await else { continue };
         match accepted {
             Ok((socket, peer)) => {
@@ -118,7 +118,7 @@ async fn accept<'a>(
                 } else {
                     handlers.spawn(serve_agent::serve(pipe, side, socket, peer, file)).detach();
                 }
-                // Its task may find at once what lets it leave the crowd.
+                // Its task may find at once that it can leave the crowd.
                 yield_now().await;
             }
             // The connection was gone before it was accepted.

@@ -299,8 +299,8 @@ impl Pairing {
         let seat = seats.get(number)?;
         let standing = self.standing(seat)?;
         if !standing.fit {
-            // Its task knows when it is fit again, which may follow from what another one has shown
-            // only now; until it has looked, nobody asks again.
+            // Its task knows when it is fit again, which may depend on what another tunnel has just
+            // shown; until the task has checked, it is not asked again.
             seat.wake();
         }
         Some(standing)

@@ -1,4 +1,4 @@
-//! What happens on one mapping, for those who look at it: it is counted, logged, and the last fault is kept.
+//! What happens on one mapping: it is counted and logged, and the last fault is kept.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -180,7 +180,7 @@ impl Record {
         self.fault(About::Agents(side), &what);
     }
 
-    /// A line about one connection, for those who have asked for such.
+    /// A line about one connection, if `connectionlog` asks for such.
     pub fn connection(&self, what: fmt::Arguments<'_>) {
         let level = if self.logs_connections() { log::Level::Info } else { log::Level::Debug };
         log::log!(target: ALWAYS, level, "{}: {what}", self.id);

@@ -43,7 +43,7 @@ impl Refusals {
         if self.count(address, Instant::now()) > limits::REFUSALS_AT_ONCE {
             let place = self.held.replace(limits::REFUSALS_HELD);
             let hold = runtime::sleep(limits::REFUSAL_HOLD);
-            // Who has gone needs no holding, and its file is free.
+            // A peer that has gone is not held, and its file is free.
             let gone = poll_fn(|context| stream.poll_ended(context));
             or(hold, or(place.replaced(), gone)).await;
         }

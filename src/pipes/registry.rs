@@ -315,7 +315,7 @@ impl Registry {
         }
     }
 
-    /// Closes every mapping at once. Those whose session or wait this cuts are told of.
+    /// Closes every mapping at once. Each session or wait that this cuts is reported.
     pub async fn cut(&self) {
         let all: Vec<_> = self.running.borrow_mut().take().collect();
         for Running { task, .. } in all {

@@ -74,7 +74,7 @@ pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr
             (TunnelEnd::Paired(partner), Some(tunnel)) => {
                 next = Box::pin(session::carry(pipe, tunnel, partner)).await;
             }
-            // The rest of an old answer: it is over at some time.
+            // The rest of an old answer, which will be over at some point.
             (TunnelEnd::Alone(IdleEnd::OutOfStep), Some(tunnel))
                 if tunnel.version == Version::One =>
             {
@@ -100,7 +100,7 @@ async fn admit(
     peer: SocketAddr,
     file: FileGuard,
 ) -> Option<Box<Tunnel>> {
-    // A stranger until it is known whether it has a slot.
+    // It counts as a stranger until it is known whether it gets a slot.
     let stranger = pipe.unauthenticated.join(peer.ip(), tcp_info::round_trip(&socket));
     let proven = authenticate(pipe, side, socket, &stranger).await;
     let Proven { stream, version, early } = match proven {
@@ -118,7 +118,7 @@ async fn admit(
         poll_fn(|context| stream.poll_gone(context)).await;
         None
     };
-    // One that has gone meanwhile wants no slot.
+    // An agent that has gone meanwhile needs no slot.
     let slot = or(taken, gone).await?;
     drop(stranger);
     let Some(slot) = slot else {
@@ -213,7 +213,7 @@ async fn prove(
                     _ if offer.is_tls() => {
                         return Err(Unproven::Wrong(stream, &refused::NOT_PLAIN));
                     }
-                    // What has ended short of the passcode is wrong, too.
+                    // An end before the complete passcode is wrong, too.
                     _ => return Err(Unproven::Wrong(stream, &refused::WRONG_PASSCODE)),
                 }
             }
@@ -325,7 +325,7 @@ async fn tunnel_ended(pipe: &Pipe, side: usize, tunnel: Box<Tunnel>, why: IdleEn
         IdleEnd::OutOfStep => {
             pipe.record.fault(
                 About::Event,
-                &format!("tunnel of {peer} closed: it sent bytes while no session was on"),
+                &format!("tunnel of {peer} closed: it sent bytes outside a session"),
             );
             pipe.shared.refusals.refuse(stream, peer.ip()).await;
         }

@@ -47,7 +47,7 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
     };
     let has_spoken = waiting.occupant.borrow().as_ref().is_none_or(|user| user.has_spoken);
     if has_spoken || pipe.has_version_two() {
-        // One that nobody can serve yet is no sign that newcomers get somewhere.
+        // A user that nobody can serve yet does not show that newcomers get through.
         member.got_through();
     }
     drop(member);
@@ -221,7 +221,7 @@ fn poll_seat(waiting: &Waiting<'_, Box<User>, UserEnd>, context: &mut Context<'_
         Poll::Ready(Heard::Left) => return Poll::Ready(Event::Over(UserEnd::Left)),
         Poll::Pending => {}
     }
-    // It may have gone, or wait for the answer to all that it will ever say.
+    // It may have gone, or it has sent all it will send and waits for the answer.
     if user.has_spoken && !user.has_ended && user.stream.poll_ended(context).is_ready() {
         user.has_ended = true;
         return Poll::Ready(Event::Ended);
@@ -237,7 +237,7 @@ fn report(pipe: &Pipe, peer: SocketAddr, end: UserEnd, user: Option<&User>) {
     let has_spoken = user.is_some_and(|user| user.has_spoken);
     let why: &Refusal = match end {
         UserEnd::Served => return,
-        // A port that is looked at for whether it is open, as health checks do.
+        // Somebody only checked whether the port is open, as health checks do.
         UserEnd::Left if !has_spoken => {
             return pipe.record.connection(format_args!("user {peer} left and had sent nothing"));
         }

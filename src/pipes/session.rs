@@ -139,7 +139,7 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
 pub async fn drain_stray(pipe: &Pipe, mut tunnel: Box<Tunnel>) -> Option<Box<Tunnel>> {
     let late = (!tunnel.is_fresh()).then(|| tunnel.rhythm.last_heard() - tunnel.quiet_since());
     match late {
-        // That it would come was known.
+        // It was known that it would come.
         Some(_) if tunnel.slot.is_unanswered() => {}
         Some(late) => pipe.pairing.learn(late),
         None => pipe.pairing.found(),
@@ -148,8 +148,8 @@ pub async fn drain_stray(pipe: &Pipe, mut tunnel: Box<Tunnel>) -> Option<Box<Tun
         pipe.record.fault(
             About::Event,
             &format!(
-                "tunnel of {} sends the rest of an answer whose user is gone: it is read over, \
-             and the tunnel is used again after it",
+                "tunnel of {} sends the rest of an answer whose user is gone: the rest is \
+                 discarded, then the tunnel is used again",
                 tunnel.peer
             ),
         );
@@ -185,7 +185,7 @@ async fn drained(
     if drained.bytes > 0 && drained.lasted >= limits::QUIET_LATE && pipe.record.may_tell_residue() {
         log::info!(
             target: pipe.id(),
-            "{}: tunnel of {peer}: {} bytes for a user that had left were read over in {:.1} s",
+            "{}: tunnel of {peer}: {} bytes for a user that had left were discarded in {:.1} s",
             pipe.id(),
             drained.bytes,
             drained.lasted.as_secs_f32()
@@ -289,9 +289,10 @@ fn agent_endpoint(
 
 fn session_ended(pipe: &Pipe, ended: Option<Ended>, [agent, partner]: [SocketAddr; 2]) {
     let Some(ended) = ended else {
-        return pipe
-            .record
-            .fault(About::Event, "a session could not begin: the kernel watches no more sockets");
+        return pipe.record.fault(
+            About::Event,
+            "a session could not begin: the kernel cannot watch more sockets",
+        );
     };
     pipe.pairing.lost(ended.missing);
     match ended.ending {

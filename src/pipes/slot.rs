@@ -14,7 +14,7 @@ pub struct Slots {
     pub version_two: Cell<usize>,
     /// Those whose agents have taken a user's bytes and answered nothing.
     pub unanswered: Cell<usize>,
-    /// For who waits for one.
+    /// Notified when one is given back.
     pub freed: event_listener::Event,
 }
 

@@ -59,7 +59,7 @@ pub enum IdleEnd {
     Absent,
     /// It acknowledged nothing for a minute.
     Stalled,
-    /// It sent something else than heartbeats while nobody was there to send to.
+    /// It sent something other than heartbeats outside a session.
     OutOfStep,
 }
 
@@ -98,8 +98,8 @@ impl Tunnel {
         early.iter().try_for_each(|unit| self.hear(unit))
     }
 
-    /// A tunnel of version 1 once more, after its session: its agent as it was known before, and
-    /// what was heard of it since.
+    /// A version 1 tunnel that waits again after its session: its agent as it was known before, and
+    /// what was heard from it since.
     pub fn again(
         stream: Stream,
         (peer, rhythm): (SocketAddr, Rhythm),
@@ -238,7 +238,7 @@ impl Tunnel {
         if absent_at.is_some_and(|at| deadlines.has_passed(at)) {
             return Poll::Ready(IdleEnd::Absent);
         }
-        // Asked no sooner than it could have become true.
+        // Not checked before it could have become true.
         let stall = watch.look(&mut self.stream, limits::UNACKNOWLEDGED, deadlines);
         if stall == Stall::Gone {
             return Poll::Ready(IdleEnd::Stalled);

@@ -23,7 +23,7 @@ pub struct User {
     pub file: FileGuard,
 }
 
-/// What a user does that has no tunnel yet.
+/// What a user that has no tunnel yet does.
 pub enum Heard {
     /// It has sent its first bytes.
     Spoke,

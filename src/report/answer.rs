@@ -45,7 +45,8 @@ impl Report {
     /// # Errors
     /// As [`json::read`] has them.
     pub fn read(text: &[u8]) -> Result<Self, String> {
-        // Twice: with a derived reader of flattened members the program is 20 KB larger, at least.
+        // Parsed twice: a derived reader of flattened members would make the program at least 20 KB
+        // larger.
         let Head { status, version, timestamp, totals } = json::read(text)?;
         Ok(Report { status, version, timestamp, totals, state: json::read(text)? })
     }

@@ -78,7 +78,7 @@ const COUNTS: [Count; 12] = [
     (
         "users_refused_total",
         "counter",
-        "Users closed without a tunnel that had not just looked in.",
+        "Users closed without a tunnel, except those that sent nothing and left.",
         |counts| counts.users_refused,
     ),
     ("sessions", "gauge", "Sessions now.", |counts| counts.sessions),

@@ -30,8 +30,8 @@ impl<T: AsFd> Io<T> {
         Ok(Io { registration: Registration::new()?, inner })
     }
 
-    /// Takes a listening socket, which the kernel speaks of when somebody comes: to ask each of a
-    /// thousand that are opened together whether somebody is there would take its time.
+    /// Takes a listening socket and waits for the kernel's event before the first accept: to try a
+    /// thousand that are opened together would take a while.
     ///
     /// # Errors
     /// As [`Io::new`].
@@ -100,7 +100,8 @@ impl<T: AsFd> Io<T> {
         }
     }
 
-    /// Ready when the connection has broken, or cannot be watched, for who does not read now.
+    /// Ready when the connection has broken, or cannot be watched; for a task that does not read
+    /// now.
     pub fn poll_broken(&self, context: &Context<'_>) -> Poll<()> {
         if self.registration.is(BROKEN)
             || self.registration.wait(context, READ, &self.inner).is_err()
@@ -110,8 +111,8 @@ impl<T: AsFd> Io<T> {
         Poll::Pending
     }
 
-    /// Ready when the peer has ended its direction or the connection is gone, or cannot be watched,
-    /// for who does not read now.
+    /// Ready when the peer has ended its direction or the connection is gone, or cannot be watched;
+    /// for a task that does not read now.
     pub fn poll_ended(&self, context: &Context<'_>) -> Poll<()> {
         if self.registration.is(ENDED)
             || self.registration.wait(context, READ, &self.inner).is_err()
@@ -126,7 +127,7 @@ impl<T: AsFd> Io<T> {
         self.registration.is(ENDED)
     }
 
-    /// Ready when both directions are gone, or cannot be watched, for who does not want to read.
+    /// Ready when both directions are gone, or cannot be watched; for a task that does not read.
     pub fn poll_gone(&self, context: &Context<'_>) -> Poll<()> {
         if self.registration.is(GONE) || self.registration.wait(context, READ, &self.inner).is_err()
         {
@@ -137,7 +138,7 @@ impl<T: AsFd> Io<T> {
 }
 
 impl<T: AsFd> Io<T> {
-    /// Returns when somebody has come to a listener, who is left there.
+    /// Returns when a connection waits on a listener; it is not accepted yet.
     pub async fn come(&self) {
         let come = poll_fn(|context| {
             self.poll_read_with(context, |listener| {
@@ -149,7 +150,7 @@ impl<T: AsFd> Io<T> {
                 }
             })
         });
-        // What is wrong with it, accepting says.
+        // Accepting reports what is wrong with it.
         let _ = come.await;
     }
 

@@ -1,5 +1,5 @@
-//! Who waits for a handshake: the turns go around the ports, and around the addresses of each port,
-//! so that a flood of one port delays that port's newcomers, and of these mostly those of its own
+//! The line for handshakes: turns go round the ports, and round the addresses of each port, so that
+//! a flood of one port delays that port's newcomers, and of these mostly those from its own
 //! address.
 
 use std::cell::{Cell, RefCell};
@@ -89,7 +89,7 @@ impl Line {
         permit
     }
 
-    /// Gives a handshake that is over to whose turn it is.
+    /// Passes the permit of a finished handshake on to the next in turn.
     fn pass_on(&self) {
         match self.take_next() {
             Some(ticket) => {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::reactor::{now, with};
 
-/// Wakes its task at a deadline. A deadline that moves on costs nothing: the timer stays where
-/// it is, and the task is woken once in vain before it is set anew.
+/// Wakes its task at a deadline. Moving the deadline further away costs nothing: the timer stays as
+/// it is, and the task is woken once too early before it is set anew.
 #[derive(Default)]
 pub struct Timer {
     armed: Option<(Instant, u64)>,

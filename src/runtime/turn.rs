@@ -72,11 +72,11 @@ impl Turn {
     }
 }
 
-/// How much of a peer is heard that sends records that carry nothing: [`limits::EMPTY_RECORDS`] of
-/// them, then it rests, until all that rest on the thread have had their time, one after the other.
-/// So all together leave most of the thread to others, up to 1,000 that rest at one time: with more,
-/// each goes on after [`limits::LONGEST_REST`]. Who sends them without
-/// a pause has nothing to say, and who changes keys now and then hardly ever rests.
+/// The budget of a peer that sends records without data: after [`limits::EMPTY_RECORDS`] of them it
+/// rests until all peers that rest on the thread have had their time, one after the other. So all
+/// of them together leave most of the thread to others, up to 1,000 that rest at one time: with
+/// more, each goes on after [`limits::LONGEST_REST`]. A peer that sends such records without a
+/// pause has no data to send, and one that changes keys now and then hardly ever rests.
 #[derive(Default)]
 pub struct Rest {
     records: usize,
@@ -120,15 +120,15 @@ impl Rest {
 fn next_rest(now: Instant) -> Instant {
     let first = now.checked_sub(limits::REST_MADE_UP).unwrap_or(now);
     let last = RESTS.get().map_or(first, |last| last.max(first));
-    // Those that have left are waited for, but not for ever.
+    // The time of peers that have left is waited for, too, but within a bound.
     let next = (last + limits::REST).min(now + limits::LONGEST_REST);
     RESTS.set(Some(next));
     next
 }
 
-/// How much of a peer that has hardly anything to say is heard: what comes to one turn within
-/// [`limits::PACE`]. One that says more is read again when that is over, so that sixty that never
-/// stop leave the thread to others.
+/// The budget of a peer that should send little: one turn within [`limits::PACE`]. If it sends
+/// more, it is read again when that time is over, so that sixty peers that never stop leave the
+/// thread to others.
 #[derive(Debug)]
 pub struct Pace {
     since: Instant,

@@ -96,9 +96,10 @@ impl Workers {
     }
 }
 
-/// Does `work`, which may block, on a thread of its own that ends with it: what is so rare needs
-/// no pool, whose idle threads would wake up now and then (`blocking` 1.7: twice a second, for
-/// ever). [`limits::BLOCKING_THREADS`] at one time; where the system grants no thread, this one does it.
+/// Does `work`, which may block, on a thread of its own that ends with it. This is too rare to
+/// justify a thread pool, whose idle threads would wake up now and then (`blocking` 1.7: twice a
+/// second, for ever). [`limits::BLOCKING_THREADS`] at one time; where the system grants no thread,
+/// this one does it.
 pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     static PLACES: Semaphore = Semaphore::new(limits::BLOCKING_THREADS);
     let _place = PLACES.acquire().await;
@@ -119,7 +120,7 @@ pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     }
     match told.recv().await {
         Ok(done) => done,
-        // Only a panic ends the work early, and the process with it.
+        // Only a panic ends the work early, and that ends the process, too.
         Err(_) => std::future::pending().await,
     }
 }
@@ -130,7 +131,7 @@ impl Load {
         Load(worker)
     }
 
-    /// Goes on with `rest` on the same worker, whatever becomes of the task that says so.
+    /// Continues with `rest` on the same worker, independently of the task that calls this.
     pub fn go_on<F: Future<Output = ()> + Send + 'static>(self, rest: impl FnOnce(Load) -> F) {
         self.spawn(rest).detach();
     }

@@ -154,7 +154,8 @@ impl Drain {
             }
             Poll::Pending => {}
         }
-        // To be known before everything that has come is read: its agent may be back immediately.
+        // This must be known before everything that has come is read: its agent may dial again
+        // immediately.
         if self.stream.poll_broken(context).is_ready() {
             return Err(End::Broken);
         }

@@ -30,7 +30,8 @@ fn open_any(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     options.custom_flags(flags.bits() as i32).open(path)
 }
 
-/// What is in a file, `most` bytes and one more at most, by which the caller knows a longer one.
+/// What is in a file: at most `most` bytes and one more, which tells the caller that the file is
+/// longer.
 ///
 /// With `wait` it may also be a pipe or a device, as a shell makes of `<(command)`, that is
 /// written to its end within this time.
@@ -51,15 +52,15 @@ pub fn read(path: &Path, most: usize, wait: Option<Duration>) -> io::Result<Vec<
             written(rest.get_ref(), until)?;
         }
         match rest.read_to_end(&mut content) {
-            // Only what is no file.
+            // Only what is not a regular file.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             done => return done.map(|_| content),
         }
     }
 }
 
-/// Returns when there is something to read, or its end. A pipe's end is one that somebody has made:
-/// before its first writer comes, reading it would find an end, too.
+/// Returns when there is something to read, or its end. Only a pipe that has had a writer has
+/// ended: before the first one comes, a read would find an end, too.
 fn written(file: &File, until: Instant) -> io::Result<()> {
     loop {
         let left = until.saturating_duration_since(Instant::now());

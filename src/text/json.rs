@@ -140,8 +140,8 @@ fn syntax(what: &str, found: &str) -> String {
             "a word without quotes stands there; the only ones are true, false and null".into()
         }
         ("invalid number" | "number out of range", _) => {
-            "the number there is not written as JSON has it: digits, without blanks, + or leading \
-             zeros"
+            "the number there is not written as JSON requires: digits, without blanks, + or \
+             leading zeros"
                 .into()
         }
         ("invalid escape", _) => {
@@ -156,8 +156,7 @@ fn syntax(what: &str, found: &str) -> String {
             "\\u there is not followed by the four hexadecimal digits of a character".into()
         }
         ("recursion limit exceeded", _) => {
-            "arrays and objects stand in each other more than 127 deep; nothing here needs that"
-                .into()
+            "arrays and objects are nested more than 127 deep; nothing here needs that".into()
         }
         _ => format!("JSON cannot have {found} there"),
     }

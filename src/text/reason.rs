@@ -23,8 +23,7 @@ pub fn is_missing(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound
 }
 
-/// Whether what is in the way of a file may be gone soon, without anybody's doing: then another
-/// start is worth while.
+/// Whether the obstacle may go away by itself soon, so that another start is worth while.
 pub fn may_pass(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
@@ -92,10 +91,10 @@ fn other(path: &Path, error: &io::Error) -> String {
             Some(Errno::MFILE | Errno::NFILE) => {
                 "too many files are open; raise the limit (LimitNOFILE=, ulimit -n)".into()
             }
-            Some(Errno::TIMEDOUT) => "what writes it has not come to an end in time".into(),
+            Some(Errno::TIMEDOUT) => "what writes to it did not finish in time".into(),
             Some(Errno::IO) => "the disk reports a fault (dmesg may tell more)".into(),
             Some(Errno::NOLCK | Errno::OPNOTSUPP) => {
-                "its file system knows no locks; name a place on another one".into()
+                "its file system does not support locks; name a place on another one".into()
             }
             _ => words(error),
         },
@@ -128,8 +127,8 @@ fn forbidden(path: &Path) -> String {
     if let Some(folder) = folders.into_iter().find(|folder| closed(folder)) {
         let (name, shown) = (user(), quoted(folder));
         let is = owner_and_mode(folder).unwrap_or_default();
-        // Folders are closed for a reason: that they be opened to everybody is no advice. ProtectHome
-        // puts an empty one in the place of /root and /home.
+        // Folders are closed for a reason, so this does not advise to open them to everybody.
+        // ProtectHome puts an empty one in the place of /root and /home.
         let why = match fs::metadata(folder).is_ok_and(|found| found.mode() & 0o777 == 0) {
             true => "the service's unit hides /root and /home;",
             false => "run this as root if it is no service, or",
@@ -262,7 +261,7 @@ mod tests {
             (Errno::NAMETOOLONG, "name a shorter path"),
             (Errno::MFILE, "LimitNOFILE"),
             (Errno::NXIO, "it is a pipe, a socket or a device; put a file in its place"),
-            (Errno::TIMEDOUT, "what writes it has not come to an end in time"),
+            (Errno::TIMEDOUT, "what writes to it did not finish in time"),
             (Errno::IO, "the disk reports a fault"),
             (Errno::NOLCK, "name a place on another one"),
         ] {

@@ -176,7 +176,7 @@ impl Trust {
                     names => names,
                 };
                 format!(
-                    "the connector's certificate is not made out to {name}, but to {names}; give \
+                    "the connector's certificate is not valid for {name}, but for {names}; give \
                      --connector one of these, or {remedy}"
                 )
             }
@@ -225,7 +225,7 @@ pub fn explain_connector(error: &io::Error) -> String {
             "it does not speak TLS; if it is a `dev` connector, use --plain".into()
         }
         Some(Error::AlertReceived(AlertDescription::HandshakeFailure)) => {
-            "it speaks no TLS version or cipher that is safe today".into()
+            "it supports no TLS version or cipher that is considered safe".into()
         }
         Some(error) => format!("the TLS handshake failed: {}", words::handshake(error)),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {

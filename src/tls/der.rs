@@ -1,8 +1,8 @@
-//! As much of a certificate's encoding (RFC 5280, section 4) as it takes to read its dates, and
-//! whether it may sign others.
+//! Just enough of a certificate's encoding (RFC 5280, section 4) to read its dates, and whether it
+//! may sign others.
 
-/// A certificate's notBefore and notAfter as [`Utc`](crate::logging::Utc) shows times, so that
-/// they compare as text; `None` when it is no X.509 certificate.
+/// A certificate's notBefore and notAfter as [`Utc`](crate::logging::Utc) shows times, so that they
+/// compare as text; `None` when it is not an X.509 certificate.
 pub fn validity(certificate: &[u8]) -> Option<[String; 2]> {
     let (validity, _) = expect(SEQUENCE, from_validity(certificate)?)?;
     let (not_before, rest) = time(validity)?;
@@ -33,7 +33,7 @@ fn basic_constraints(certificate: &[u8]) -> Option<&[u8]> {
     while let Some((extension, after)) = expect(SEQUENCE, extensions) {
         extensions = after;
         let (name, mut rest) = expect(NAME, extension)?;
-        // Whether it is critical may be left out.
+        // The field that says whether it is critical is optional.
         rest = expect(BOOLEAN, rest).map_or(rest, |(_, after)| after);
         if name == BASIC_CONSTRAINTS {
             return expect(OCTETS, rest).map(|(value, _)| value);
@@ -56,7 +56,7 @@ fn from_validity(certificate: &[u8]) -> Option<&[u8]> {
     Some(rest)
 }
 
-/// What a private key is, as far as it may be refused.
+/// The kind of a private key, as far as that may be why it is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
     /// RSA.

@@ -213,7 +213,7 @@ impl Dates {
     }
 }
 
-/// A warning about a certificate that is not made out to `address`.
+/// A warning about a certificate that is not valid for `address`.
 pub(super) fn misnamed(path: &Path, own: &CertificateDer<'_>, address: &str) -> Option<String> {
     let fits =
         ParsedCertificate::try_from(own).and_then(|own| match ServerName::try_from(address) {
@@ -223,8 +223,8 @@ pub(super) fn misnamed(path: &Path, own: &CertificateDer<'_>, address: &str) -> 
     fits.is_err().then(|| {
         let path = path.display();
         format!(
-            "{path}: not made out to \"{address}\", the `address` in the settings; agents and \
-             users that connect by that name will refuse it"
+            "{path}: not valid for \"{address}\", the `address` in the settings; agents and users that \
+             connect by that name will refuse it"
         )
     })
 }

@@ -32,7 +32,7 @@ fn read(path: &Path, wait: Option<Duration>) -> Result<Vec<u8>, TlsError> {
         return Err(TlsError::content(path, fault));
     }
     if text.len() > PEM_FILE {
-        return Err(TlsError::content(path, "larger than 1 MiB, so no file of certificates"));
+        return Err(TlsError::content(path, "larger than 1 MiB, so not a file of certificates"));
     }
     Ok(mark::skip(&text).to_vec())
 }
@@ -51,8 +51,7 @@ pub(super) fn certificates(
         let mut fault =
             "holds no certificate; a line -----BEGIN CERTIFICATE----- is expected".to_owned();
         if PrivateKeyDer::from_pem_slice(&text).is_ok() {
-            fault
-                .push_str(&format!(", and there is a key: are {CERTIFICATE} and {KEY} exchanged?"));
+            fault.push_str(&format!(", and there is a key: are {CERTIFICATE} and {KEY} swapped?"));
         }
         return Err(TlsError::content(path, fault));
     }

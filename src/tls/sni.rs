@@ -1,13 +1,13 @@
 //! Server names (SNI, RFC 6066, section 3) that name no host: `host:port`, `[::1]`, `*.x`.
 //!
-//! Clients send them and other servers take no notice, but rustls ends the handshake. The one
-//! certificate here is the same for every name, so such a name is no name: the library is shown the
-//! greeting (ClientHello) with the extension under a number that nobody knows, which it skips.
+//! Clients send them and other servers ignore them, but rustls ends the handshake. There is only
+//! one certificate here, so the name does not matter: the library is shown the ClientHello with the
+//! extension under an unknown number, which it skips.
 //!
-//! Both ends hash every byte of the handshake (RFC 8446, section 4.4.1; RFC 5246, section 7.4.9), and
-//! the client's hash is of what it sent. So the library's hashes see the true bytes: [`Honest`] puts
-//! them back, on the thread and for the time in which the library is shown others ([`ClientHello::show`]).
-//! What is hashed, signed and checked is what went over the wire.
+//! Both ends hash every byte of the handshake (RFC 8446, section 4.4.1; RFC 5246, section 7.4.9),
+//! and the client's hash is of what it sent. So the library's hashes must see the true bytes:
+//! [`Honest`] puts them back, on the thread and for the time in which the library is shown changed
+//! ones ([`ClientHello::show`]). What is hashed, signed and checked is what went over the wire.
 
 use std::cell::RefCell;
 use std::sync::OnceLock;
@@ -20,14 +20,14 @@ use futures_rustls::rustls::{
 
 use crate::limits;
 
-/// What the extension is called for the library: no number of IANA's.
+/// The number that the extension is given for the library: IANA has assigned none like it.
 const NOBODYS: [u8; 2] = [0xff, 0x5a];
 
-/// Longest greeting that is looked at; the library takes none that is longer.
+/// Longest ClientHello that is examined; the library accepts none that is longer.
 const LONGEST: usize = 64 * 1024;
 
-/// A client greets once more when it is asked to try again (HelloRetryRequest), once at most (RFC 8446,
-/// section 4.1.4).
+/// ClientHellos of one client: it sends a second one when it is asked to try again
+/// (HelloRetryRequest), at most once (RFC 8446, section 4.1.4).
 const GREETINGS: usize = 2;
 
 /// A record's header (RFC 8446, section 5.1), and its two types that matter here.
@@ -36,28 +36,27 @@ const CHANGE_CIPHER_SPEC: u8 = 20;
 const HANDSHAKE: u8 = 22;
 
 thread_local! {
-    /// The beginnings of greetings as the library is shown them, with the place of the two bytes
-    /// that are others.
+    /// The beginnings of ClientHellos as the library is shown them, with the place of the two bytes
+    /// that were changed.
     static SHOWN: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What a client sends first, on its way to the library. Each record is looked at once, when it is
-/// whole, however many pieces it comes in.
+/// What a client sends first, on its way to the library. Each record is examined once, when it is
+/// complete, however many pieces it comes in.
 #[derive(Default)]
 pub struct ClientHello {
-    /// What is held until the greeting is whole: with its records at most as much as a stranger may
-    /// send.
+    /// What is held until the ClientHello is complete; with its records, at most as much as a
+    /// stranger may send.
     held: Vec<u8>,
-    /// How much of it goes on: all before the greeting that is not whole.
+    /// How much of it goes on to the library: all before the ClientHello that is not complete.
     passes: usize,
-    /// How much of it has been looked at: whole records.
+    /// How much of it has been examined: complete records.
     looked: usize,
-    /// How much of it is the greeting so far, without the records' headers, and its beginning: type
+    /// Length of the ClientHello so far, without the records' headers, and its first bytes: type
     /// and length.
     gathered: usize,
     beginning: [u8; 4],
-    /// The greetings that were changed, up to the last byte that is another one: at most
-    /// [`GREETINGS`].
+    /// The ClientHellos that were changed, up to the last changed byte: at most [`GREETINGS`].
     shown: Vec<Vec<u8>>,
     over: bool,
 }
@@ -65,7 +64,7 @@ pub struct ClientHello {
 impl ClientHello {
     /// Takes bytes from the client; gives those that go on to the library now.
     pub fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
-        // Not doubled: thousands may hold one.
+        // The buffer is not doubled: thousands of connections may hold one.
         if self.held.capacity() - self.held.len() < bytes.len() {
             self.held.reserve_exact(bytes.len().next_multiple_of(limits::STRANGER_STEP));
         }
@@ -97,11 +96,11 @@ impl ClientHello {
         std::mem::replace(&mut self.held, rest)
     }
 
-    /// Looks at the next record, if it is whole.
+    /// Examines the next record, if it is complete.
     fn step(&mut self) -> Step {
         let rest = &self.held[self.looked..];
         let Some((&[kind, major, _, high, low], body)) = rest.split_first_chunk::<HEADER>() else {
-            // A few bytes tell that it is no TLS; the library should know at once.
+            // A few bytes are enough to see that it is not TLS; the library should know at once.
             let strange =
                 rest.first().is_some_and(|kind| ![HANDSHAKE, CHANGE_CIPHER_SPEC].contains(kind));
             return if strange { Step::Other } else { Step::Unfinished };
@@ -135,7 +134,7 @@ impl ClientHello {
         }
     }
 
-    /// The greeting so far.
+    /// The ClientHello so far.
     fn message(&self) -> Vec<u8> {
         let mut message = Vec::with_capacity(self.gathered);
         let mut records = &self.held[self.passes..self.looked];
@@ -147,7 +146,7 @@ impl ClientHello {
         message
     }
 
-    /// Gives the extension at `at` of the greeting, which is whole, nobody's number.
+    /// Gives the extension at `at` of the complete ClientHello the unknown number.
     fn change(&mut self, mut shown: Vec<u8>, at: usize) {
         let records = &mut self.held[self.passes..];
         for (offset, byte) in NOBODYS.into_iter().enumerate() {
@@ -178,13 +177,13 @@ impl ClientHello {
 
 /// What the next record of a client is.
 enum Step {
-    /// Not whole, or too little to tell.
+    /// Not complete, or too short to tell.
     Unfinished,
-    /// A part of a greeting, and not its last.
+    /// A part of a ClientHello, but not its last.
     Part,
-    /// One that may stand before a second greeting.
+    /// A record that may stand before a second ClientHello.
     Between,
-    /// A greeting's last.
+    /// The last part of a ClientHello.
     ClientHello,
     /// None of these.
     Other,
@@ -204,7 +203,7 @@ fn place(bytes: &[u8], mut offset: usize) -> Option<usize> {
     }
 }
 
-/// Where the message's server name extension begins, if its name is none.
+/// Where the server name extension begins, if its name names no host.
 fn nameless(message: &[u8]) -> Option<usize> {
     // Type and length, version, random.
     let rest = message.get(4 + 2 + 32..)?;
@@ -221,7 +220,7 @@ fn nameless(message: &[u8]) -> Option<usize> {
         if *number != [0, 0] {
             continue;
         }
-        // One name of a host; anything else the library may judge.
+        // One host name; the library judges anything else.
         let (names, _) = counted::<2>(content)?;
         let (&[0], name) = names.split_first_chunk::<1>()? else { return None };
         let (name, more) = counted::<2>(name)?;

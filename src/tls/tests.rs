@@ -144,7 +144,7 @@ fn faults_name_the_file_and_the_remedy() {
             Some(&key),
             Some(&certificate),
             "DIR/server-cert.pem: holds no certificate; a line -----BEGIN CERTIFICATE----- is \
-             expected, and there is a key: are server-cert.pem and server-key.pem exchanged?",
+             expected, and there is a key: are server-cert.pem and server-key.pem swapped?",
         ),
         (Some(broken), Some(&key), "DIR/server-cert.pem: not a certificate that can be used"),
         (Some(&certificate), Some("text"), "DIR/server-key.pem: holds no key"),
@@ -192,7 +192,7 @@ fn doubts_are_warnings() {
     fs::set_permissions(folder.join(KEY), fs::Permissions::from_mode(0o644)).unwrap();
     let warnings = folder.load().unwrap().warnings;
     assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert!(warnings[0].contains("not made out to \"gate.example.org\""));
+    assert!(warnings[0].contains("not valid for \"gate.example.org\""));
     assert!(warnings[1].contains("everybody on this machine can read the key"));
 
     let der = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();

@@ -81,12 +81,12 @@ pub(super) fn certificate(fault: &CertificateError) -> String {
         }
         Fault::UnsupportedSignatureAlgorithmContext { .. }
         | Fault::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => signature(),
-        Fault::NotValidForName => "it is made out to another name".into(),
+        Fault::NotValidForName => "it is valid for another name".into(),
         Fault::NotValidForNameContext { presented, .. } if presented.is_empty() => {
-            "it is made out to no name at all; have it made with subject alternative names".into()
+            "it has no name at all; have it made with subject alternative names".into()
         }
         Fault::NotValidForNameContext { presented, .. } => {
-            format!("it is made out to {}", presented.join(", "))
+            format!("it is valid for {}", presented.join(", "))
         }
         Fault::InvalidPurpose | Fault::InvalidPurposeContext { .. } => {
             "it is not made for this side of TLS; the extended key usage must name serverAuth for \
@@ -107,8 +107,8 @@ fn signature() -> String {
         .into()
 }
 
-/// The faults in a certificate's form, which the library passes on under the names that its
-/// checker of certificates has for them.
+/// Faults in a certificate's form. The library passes them on under the names that its certificate
+/// checker gives them.
 fn form(name: &str) -> String {
     match name {
         "UnsupportedCertVersion" => {

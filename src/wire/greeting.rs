@@ -11,9 +11,9 @@ const END: u8 = b'\n';
 /// The rules that an agent speaks by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// In the field (section 4).
+    /// The agents in the field (section 4).
     One,
-    /// Ours (section 5).
+    /// The command `tunnel` (section 5).
     Two,
 }
 

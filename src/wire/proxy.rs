@@ -22,8 +22,8 @@ pub fn header(user: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
     builder.build().unwrap_or_default()
 }
 
-/// On a dual-stack socket one address may be an IPv4 one in IPv6's clothes; the header has room
-/// for one family only.
+/// On a dual-stack socket one address may be an IPv4 address in IPv6 form; the header has room for
+/// one family only.
 fn same_family(source: SocketAddr, destination: SocketAddr) -> (SocketAddr, SocketAddr) {
     let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let (source, destination) = (plain(source), plain(destination));

@@ -15,7 +15,7 @@ pub enum Answer {
     Open,
     /// [`FAIL`].
     Fail,
-    /// Something that is no token: whoever sends it is no agent of version 2.
+    /// Something that is not a token: the sender is not a version 2 agent.
     Wrong,
 }
 

@@ -927,7 +927,7 @@ fn new_controllerca_counts_for_connections_that_are_open_already() {
     };
     let outdated = |mut open: Connection| {
         let message = open.get(STATUS).failed(403);
-        assert!(message.contains("other client certificates"), "{message}");
+        assert!(message.contains("client certificates that are accepted"), "{message}");
         open.expect_closed();
     };
     let pem = daemon.config().join("server-cert.pem");

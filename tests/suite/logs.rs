@@ -187,7 +187,7 @@ fn connectionlog_that_loglevel_leaves_out_is_said_and_hides_no_warning() {
     let check = daemon.cli(&["check"]);
     let check = String::from_utf8_lossy(&check.stderr).into_owned();
     for said in [check, daemon.log_text()] {
-        let named = "connectionlog: its lines have the level info, which loglevel leaves out";
+        let named = "connectionlog: its lines have level info, which loglevel leaves out";
         assert!(said.contains(named), "{said}");
     }
     let mapping = daemon.api().add_public(60, NEVER);

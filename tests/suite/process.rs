@@ -227,19 +227,19 @@ fn certificates_that_cannot_be_read_at_a_reload_open_the_api_to_nobody() {
     assert!(daemon.log_text().contains("stay in force, with controllers and controllerca"));
     assert_eq!(daemon.control().post("/api/v2/direct/add", "").ok()["port"], 777);
     daemon.api().get("/api/v2/status").failed(403);
-    assert!(!warnings(&daemon).contains("Everybody"), "{}", warnings(&daemon));
+    assert!(!warnings(&daemon).contains("Anyone"), "{}", warnings(&daemon));
     // An API that has been open stays so, and is still warned of.
     settings.as_object_mut().unwrap().remove("controllerca");
     daemon.write("iofog-connector.conf", &settings.to_string());
     reload(&daemon);
-    assert!(warnings(&daemon).contains("Everybody"), "{}", warnings(&daemon));
+    assert!(warnings(&daemon).contains("Anyone"), "{}", warnings(&daemon));
     daemon.set("controllerca", "ca.pem");
     reload(&daemon);
     daemon.api().get("/api/v2/status").ok();
-    assert!(warnings(&daemon).contains("Everybody"), "{}", warnings(&daemon));
+    assert!(warnings(&daemon).contains("Anyone"), "{}", warnings(&daemon));
     daemon.write("ca.pem", &Authority::new("controllers").pem());
     reload(&daemon);
-    assert!(!warnings(&daemon).contains("Everybody"), "{}", warnings(&daemon));
+    assert!(!warnings(&daemon).contains("Anyone"), "{}", warnings(&daemon));
 }
 
 #[test]
@@ -302,7 +302,9 @@ fn reload_says_what_needs_a_restart() {
     }
     daemon.api().status("all");
     let warnings = || daemon.control().state()["warnings"].to_string();
-    until("status says so, too", || warnings().contains("threads has changed, which a restart"));
+    until("status says so, too", || {
+        warnings().contains("threads has changed, which takes effect only after a restart")
+    });
     daemon.set("threads", "many");
     daemon.signal(Signal::HUP);
     until("a fault is in the status", || warnings().contains("threads: \\\"many\\\""));

@@ -583,7 +583,7 @@ fn check_sees_with_the_eyes_of_the_services_user() {
     }
     let (status, said) = check("65534");
     assert_eq!(status, Some(2), "{said}");
-    for named in ["server-key.pem", "configs.json", "may not read it", "with the eyes of"] {
+    for named in ["server-key.pem", "configs.json", "may not read it", "checked as "] {
         assert!(said.contains(named), "{named}: {said}");
     }
     assert!(!said.contains(&mapping.passcode1));
@@ -610,7 +610,7 @@ fn check_sees_with_the_eyes_of_the_services_user() {
         "{said}"
     );
     pair.iter().for_each(|path| fs::rename(aside(path), path).unwrap());
-    // By default with the eyes of who owns the folder, where the package's user is not known.
+    // By default as the user who owns the folder, where the package's user is not known.
     open("server-key.pem", 0o600);
     std::os::unix::fs::chown(daemon.config(), Some(65534), Some(65534)).unwrap();
     assert_eq!(daemon.cli(&["check"]).status.code(), Some(2));
@@ -657,7 +657,7 @@ fn check_tells_an_onlooker_to_use_sudo_and_changes_no_owner() {
             return;
         };
         assert_eq!(status, Some(2), "{said}");
-        assert!(said.contains("who does not run the service"), "{said}");
+        assert!(said.contains("does not run the service"), "{said}");
         assert!(said.contains("`sudo iofog-connector check`"), "{said}");
         for wrong in ["chown", "chmod", "the service's user may not"] {
             assert!(!said.contains(wrong), "{wrong}: {said}");
@@ -872,7 +872,7 @@ fn no_bad_file_is_answered_with_words_for_programmers() {
         let content = String::from_utf8_lossy(&content).into_owned();
         assert_eq!(output.status.code(), Some(2), "{name}: {content}: {said}");
         assert!(!said.contains("s3cret"), "{said}");
-        for line in said.lines().filter(|line| !line.contains("checked with the eyes of")) {
+        for line in said.lines().filter(|line| !line.contains("checked as ")) {
             messages += 1;
             assert!(line.starts_with("iofog-connector"), "{content}: {line}");
             // Options name themselves; they may come from the command line as well.

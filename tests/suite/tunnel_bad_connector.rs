@@ -272,7 +272,7 @@ fn what_comes_before_the_authorization_is_bounded() {
     let ca = Text::new(&authority.pem());
     let more = ["--ca", ca.path(), "--target", "127.0.0.1:1"];
     let mut tunnel = Tunnel::start(connector.address, &more);
-    tunnel.until_said("it sent 64 KiB and nothing that counts");
+    tunnel.until_said("it sent 64 KiB and no data");
     tunnel.ends_at_sigterm();
 }
 
@@ -298,8 +298,8 @@ fn until_told(tunnel: &Tunnel, state: &str) {
 #[test]
 fn connector_that_accepts_and_closes_is_said_to_and_not_hammered() {
     let (connector, tunnel) = against(|mut socket| drop(authorise(&mut socket)), &[]);
-    tunnel.until_said("accepts the passcode, but closes the tunnel then");
-    until_told(&tunnel, "but closes the tunnel then");
+    tunnel.until_said("accepts the passcode, but then closes the tunnel");
+    until_told(&tunnel, "but then closes the tunnel");
     thread::sleep(ms(3000));
     let told = tunnel.told();
     assert!(told.iter().all(|told| told == "WATCHDOG=1"), "nothing has changed: {told:?}");
@@ -311,8 +311,11 @@ fn connector_that_accepts_and_closes_is_said_to_and_not_hammered() {
 fn connector_that_is_mute_or_talks_garbage_is_said_to() {
     for (words, sentence) in [
         (&b""[..], "but has answered no heartbeat for 2 intervals"),
-        (b"HTTP/1.1 200 OK\r\n", "but sends what is neither a heartbeat nor a session's beginning"),
-        (b"BEATBEATX", "but sends what is neither a heartbeat nor a session's beginning"),
+        (
+            b"HTTP/1.1 200 OK\r\n",
+            "but sends what is neither a heartbeat nor the beginning of a session",
+        ),
+        (b"BEATBEATX", "but sends what is neither a heartbeat nor the beginning of a session"),
     ] {
         let (_connector, tunnel) = against(
             move |mut socket| {
@@ -352,7 +355,7 @@ fn heartbeats_that_nobody_has_asked_for_end_the_tunnel() {
         },
         &[],
     );
-    tunnel.until_said("sends heartbeats without end that nobody has asked for");
+    tunnel.until_said("sends heartbeats without end that nobody asked for");
 }
 
 #[test]
@@ -400,7 +403,7 @@ fn connector_that_recovers_is_said_to_be_connected() {
         },
         &[],
     );
-    tunnel.until_said("but closes the tunnel then");
+    tunnel.until_said("but then closes the tunnel");
     let before = tunnel.log().matches("connected to").count();
     bad.store(false, Ordering::SeqCst);
     until("it is connected", || tunnel.log().matches("connected to").count() > before);
@@ -416,7 +419,7 @@ fn sessions_that_end_at_once_are_dialled_more_and_more_slowly() {
         },
         &[],
     );
-    tunnel.until_said("end at once, one after the other");
+    tunnel.until_said("in a row ended at once without a byte");
     let start = (Instant::now(), connector.connections());
     thread::sleep(ms(4000));
     let dials = connector.connections() - start.1;

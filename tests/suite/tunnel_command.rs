@@ -876,7 +876,7 @@ fn certificates_that_do_not_fit_are_refused_with_a_remedy() {
         Tunnel::with(&daemon, &[arguments, files].concat())
     };
     for (ca, sentence) in [
-        ("authority.pem", "not made out to localhost, but to DnsName(\"other.example\")"),
+        ("authority.pem", "not valid for localhost, but for DnsName(\"other.example\")"),
         ("stranger.pem", "nor signed by one of them"),
         ("server-cert.pem", "connected to"),
     ] {
@@ -962,7 +962,7 @@ fn local_port_shows_its_number_and_who_can_reach_it() {
         eventually("it listens", || tunnel.log().contains("listening on").then_some(()));
         let log = tunnel.log();
         assert!(!log.contains(&format!("{listen} ")), "the port itself: {log}");
-        assert_eq!(log.contains("everybody who reaches it"), everybody, "{log}");
+        assert_eq!(log.contains("anyone who can reach it"), everybody, "{log}");
     }
 }
 

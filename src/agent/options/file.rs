@@ -20,8 +20,8 @@ const FILE: usize = 64 * 1024;
 /// Longest passcode in bytes; the connector's own have 36.
 const LONGEST_PASSCODE: usize = 1024;
 
-/// One option a line, `name=value`, a flag also without a value; empty lines and those that begin
-/// with `#` are passed over. A name given twice is a fault.
+/// Reads an options file: one option a line, `name=value`, a flag also without a value. Empty lines
+/// and lines that begin with `#` are skipped. A name given twice is a fault.
 pub(super) fn read_options(
     path: &Path,
     wait: Option<Duration>,
@@ -54,8 +54,8 @@ pub(super) fn read_options(
         }
         let mut all = VALUES.iter().chain(FLAGS).map(|option| option.0).filter(|n| *n != "from");
         let Some(known) = all.clone().find(|known| *known == name) else {
-            // What stands there may be a secret, in a form that was not expected or in a file that
-            // was not meant: it is not repeated.
+            // The line may be a secret, written in another form or in the wrong file, so it is not
+            // repeated.
             let near = nearest(name, &all.by_ref().collect::<Vec<_>>());
             let hint = match near.filter(|_| line.contains('=')) {
                 Some(near) => format!("did you mean {near}?"),
@@ -74,7 +74,8 @@ pub(super) fn read_options(
     Ok((given, passcode))
 }
 
-/// Nobody can tell which of two is meant. What stands there is not repeated.
+/// Refuses a name that is given twice: nobody can tell which of the two is meant. The values are
+/// not repeated, since they may be secret.
 fn once(
     lines: &mut BTreeMap<&'static str, u32>,
     name: &'static str,

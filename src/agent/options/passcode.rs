@@ -52,7 +52,7 @@ pub(super) fn passcode(
         let option = "--passcode-file";
         let read = read(option, path, Some(limits::PIPE_WAIT));
         let (text, mode) = read.map_err(|fault| match path.components().count() {
-            // The passcode itself, taken for its file's name, is not repeated.
+            // This may be the passcode itself in place of its file's name, so it is not repeated.
             1 if !path.exists() => "--passcode-file: there is no such file here; the path of the \
                                     file that holds the passcode is expected"
                 .into(),

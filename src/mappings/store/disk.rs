@@ -19,7 +19,7 @@ use crate::text::file;
 /// 11 MiB, and direct connections have room for the rest.
 const LONGEST: usize = 64 * 1024 * 1024;
 
-/// So often in a row a file may be replaced while its lock is being taken.
+/// How often in a row a file may be replaced while its lock is being taken.
 const REPLACED: usize = 10;
 
 /// Something of the file of this name.
@@ -124,7 +124,7 @@ fn write_in_place(target: &Path, folder: &File, content: &[u8]) -> io::Result<()
     file.write_all(content)?;
     file.set_len(content.len() as u64)?;
     file.sync_all()?;
-    // Left there, it says the same as the file, and the next change takes its place.
+    // If it stays, it says the same as the file, and the next change replaces it.
     if fs::remove_file(journal(target)).is_ok() {
         sync(folder).ok();
     }
@@ -153,14 +153,14 @@ fn sync(folder: &File) -> io::Result<()> {
 /// When the journal's content cannot be written. It stays and goes on counting.
 pub(super) fn finish_left_over(file: &Path) -> io::Result<()> {
     let target = followed(file)?;
-    // None there is the usual case; a read-only file system must not stop the start.
+    // Usually there is none; a read-only file system must not stop the start.
     fs::remove_file(temporary(&target)).ok();
     let Some(journal) = content(&journal(&target))? else { return Ok(()) };
     write_in_place(&target, &File::open(folder(&target))?, &journal)
 }
 
-/// Takes the file's lock, which goes with the open file: another daemon writes elsewhere, or not
-/// at all. `None` where there is no file yet, or no locks. It is open for reading alone: else its
+/// Takes the file's lock, which lasts as long as the file is open: no other daemon writes this
+/// file. `None` where there is no file yet, or no locks. It is open for reading alone: else its
 /// file system could not be made read-only.
 ///
 /// # Errors
@@ -186,7 +186,7 @@ fn is_at(opened: &File, path: &Path) -> bool {
     opened.metadata().ok().map(place) == fs::metadata(path).ok().map(place)
 }
 
-/// The mode of a file that others than its owner may read or write.
+/// The mode of a file that users other than its owner may read or write.
 pub(super) fn too_open(file: &Path) -> Option<u32> {
     // A folder there is another fault, which a start does not mend.
     let mode = fs::metadata(file).ok().filter(fs::Metadata::is_file)?.mode() & 0o777;

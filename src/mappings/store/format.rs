@@ -3,8 +3,8 @@
 //! The outside names live here alone. Oddities of the original's files are taken as they are:
 //!
 //! - It wrote `maxconnectionsport1` under both names; what is there is read.
-//! - A side's `maxconnections` that is no number from 1 to 65535 (a private pipe's port2 may have
-//!   0) becomes the nearest one; a heartbeat threshold of 0 or less turns the check off.
+//! - A side's `maxconnections` that is not from 1 to 65535 (a private pipe's port2 may have 0)
+//!   becomes the nearest one; a heartbeat threshold of 0 or less turns the check off.
 //! - On a public pipe, port2's limits mean nothing and are not read.
 //! - It wrote a direct connection as a mapping whose ports are 0, its passkey as
 //!   `passcodeport1`; the limits mean nothing there.
@@ -53,7 +53,8 @@ struct Row<'a> {
 /// Where the text cannot be parsed (line, column, what), or every mapping that cannot be; half
 /// a sentence each, without passcodes.
 pub fn read(text: &[u8]) -> Result<Vec<Mapping>, Vec<String>> {
-    // First: serde takes an array of the members for an object too; the original's parser did not.
+    // Checked first: serde also takes an array of the members for an object, and the original's
+    // parser did not.
     let members: BTreeMap<Cow<'_, str>, IgnoredAny> =
         json::read(text).map_err(|fault| vec![fault])?;
     let contents: Contents = json::read(text).map_err(|fault| vec![fault])?;

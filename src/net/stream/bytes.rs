@@ -9,7 +9,7 @@ use smol::io::{AsyncRead, AsyncWrite};
 use super::Stream;
 use crate::limits;
 
-/// For who reads bytes and not units: the API's HTTP. A turn ends here, too.
+/// For the API's HTTP, which reads bytes and not units. A turn ends here, too.
 impl AsyncRead for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,

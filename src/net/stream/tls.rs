@@ -12,14 +12,14 @@ use crate::tls::sni::ClientHello;
 
 pub(super) struct Tls {
     pub(super) connection: Connection,
-    /// A client's first bytes, which may have to be shown otherwise.
+    /// A client's first bytes, which may have to be changed for the library.
     pub(super) hello: Option<Box<ClientHello>>,
     /// What has been received of records beyond the turn in which it came, from `begun` on; empty
     /// and without memory while a turn is enough.
     pub(super) unopened: Vec<u8>,
     pub(super) begun: usize,
     pub(super) framing: Framing,
-    /// What it has sent of records that carry nothing.
+    /// How many records without data it has sent.
     pub(super) rest: Rest,
     /// Bytes that a stranger may still send; `usize::MAX` for who has proved itself.
     pub(super) allowance: usize,
@@ -72,7 +72,8 @@ impl Tls {
     ) -> io::Result<(usize, usize)> {
         let (mut total, mut opened) = (0, 0);
         while opened < bytes.len() && !self.ended && !turn.is_over() && !self.rests() {
-            // The library holds one record for whom takes bytes when it likes, and refuses a second.
+            // The library holds one record for a caller that has not taken its bytes yet, and
+            // refuses a second.
             let most = if held { 1 } else { limits::RECORDS_AT_ONCE };
             let (length, records) = self.framing.take(&bytes[opened..], most);
             let passed;
@@ -119,7 +120,8 @@ impl Tls {
         }
     }
 
-    /// Whether it is not to be heard before others: a stranger is not, who is closed soon.
+    /// Whether it has to rest before it is read again; a stranger, which is closed soon, never has
+    /// to.
     pub(super) fn rests(&self) -> bool {
         self.allowance == usize::MAX && self.rest.is_due()
     }
@@ -215,11 +217,11 @@ pub(super) enum Excess {
 impl fmt::Display for Excess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Excess::Sent(most) => write!(f, "it sent {} KiB and nothing that counts", most / 1024),
+            Excess::Sent(most) => write!(f, "it sent {} KiB and no data", most / 1024),
             Excess::Held => write!(
                 f,
-                "it sent over {} KiB of something unfinished, and others' had all the memory there is \
-                 for such",
+                "it sent over {} KiB that are not complete, and others took all the memory that \
+                 is set aside for such",
                 limits::GREETING / 1024
             ),
         }
