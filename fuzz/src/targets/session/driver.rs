@@ -24,7 +24,7 @@ use crate::folder::Folder;
 use crate::input::Choices;
 use crate::memory;
 
-/// What the relay of one session may hold (`src/limits.rs`, `READ_AHEAD`): in each direction what
+/// What the relay of one session may hold (`src/limits/`, `READ_AHEAD`): in each direction what
 /// is read ahead, one read, and an unfinished record, in buffers that grow by doubling.
 const MEMORY: isize = 2 * 2 * (16 + 64 + 18) * 1024;
 

@@ -1,0 +1,83 @@
+//! The agent's side: the command `tunnel`.
+
+use std::time::Duration;
+
+/// Name lookups at one time, each on a thread of its own. A resolver that does not answer keeps its
+/// thread for up to half a minute; a lookup that waits longer than [`DIAL`] for a thread fails.
+pub const LOOKUPS: usize = 4;
+
+/// How long connecting to the connector or to the target may take. The answer to a pairing is then
+/// in time for [`OPEN_WAIT`](super::OPEN_WAIT).
+pub const DIAL: Duration = Duration::from_secs(8);
+
+/// The shortest and the longest time for which one address of a name is tried alone, before the
+/// next is tried beside it (RFC 8305, section 8: 10 ms and, recommended, 250 ms).
+pub const DIAL_PAUSE: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(250)];
+
+/// Addresses of a name that are tried at all: [`DIAL`] has time for one each 10 ms.
+pub const ADDRESSES: usize = 800;
+
+/// Addresses of a name that are tried at one time, with one file each.
+pub const DIALS_TOGETHER: usize = 8;
+
+/// How long the connector may take to answer a passcode. It holds a refusal for
+/// [`REFUSAL_HOLD`](super::REFUSAL_HOLD) after it has waited [`PLACE_WAIT`](super::PLACE_WAIT) for
+/// a place.
+pub const AUTHORIZED: Duration = Duration::from_secs(10);
+
+/// The first and the longest pause between attempts to reach the connector.
+pub const REDIAL: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(30)];
+
+/// Time between attempts with a passcode that was never accepted, and between attempts to have more
+/// tunnels than the mapping allows.
+pub const REFUSED_AGAIN: Duration = Duration::from_secs(30);
+
+/// A tunnel that was idle for this long had worked, so that what ended it is a new failure and not
+/// the previous one again.
+pub const PROVEN_IDLE: Duration = Duration::from_secs(5);
+
+/// Tunnels that are dialled at one time; their handshakes share one thread.
+pub const DIALING: usize = 128;
+
+/// A session that ends within this time, without a byte from the connector's side, was in vain.
+pub const VAIN_SESSION: Duration = Duration::from_secs(1);
+
+/// Consecutive sessions in vain after which dialling slows down. Fewer are a burst of users that
+/// only connect and leave.
+pub const VAIN_SESSIONS: u32 = 32;
+
+/// Sessions in vain that are further apart than this do not count as consecutive.
+pub const VAIN_FORGOTTEN: Duration = Duration::from_secs(2);
+
+/// Once bytes have come from the connector's side in any session, sessions in vain do not count for
+/// this long: a user that only connects and leaves, however often, slows down no other.
+pub const VAIN_FORGIVEN: Duration = Duration::from_secs(10);
+
+/// How soon to check again for free files when nothing has announced one.
+pub const FILES_AGAIN: Duration = Duration::from_secs(1);
+
+/// A limit that was reached is logged at most once in this time.
+pub const LIMIT_TOLD: Duration = Duration::from_secs(60);
+
+/// The first and the longest pause between dials while all sessions are in vain: 4 dials a second
+/// instead of thousands.
+pub const VAIN_DIAL_PAUSE: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(250)];
+
+/// After the connector has refused the certificate or the passcode, or its own was refused, the
+/// files are read again no sooner than this.
+pub const READ_AGAIN: Duration = Duration::from_secs(3);
+
+/// How long the start waits for what writes a pipe that the command line names in a file's place.
+/// Later only files are read.
+pub const PIPE_WAIT: Duration = Duration::from_secs(30);
+
+/// Longest PROXY header accepted; the connector sends at most 52 bytes.
+pub const PROXY_HEADER: usize = 4 * 1024;
+
+/// How long a local connection waits for the other side of the pipe.
+pub const LOCAL_WAIT: Duration = Duration::from_secs(15);
+
+/// A session in which one direction has ended is ended after this much silence. The connector ends
+/// such sessions after its `finwait`, and must be the first to do so: hence `finwait`'s maximum and
+/// a minute. TCP keepalive finds a connector that is gone.
+pub const AGENT_FIN_WAIT: Duration = Duration::from_secs(86_400 + 60);

@@ -1,0 +1,66 @@
+//! The daemon as a process: threads, files, ports, start and stop, and what the command line asks of it.
+
+use std::time::Duration;
+
+/// Threads that may block at one time, each for a change of the state.
+pub const BLOCKING_THREADS: usize = 8;
+
+/// Connections that the kernel may keep ready on a port: after a restart a mapping's agents come
+/// back all at once, and users beyond `pending` wait there. Linux allows 4,096 at most unless told
+/// otherwise (`net.core.somaxconn`). A connection for which there is no room is tried again by its
+/// own kernel after 1 s, 3 s, ….
+pub const BACKLOG: i32 = 4096;
+
+/// How long accepting pauses when no file can be opened.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The start is over after this time, and the memory that only it needed is given back.
+pub const STARTED: Duration = Duration::from_millis(300);
+
+/// How often due summaries of repeated log lines are written.
+pub const UPKEEP: Duration = Duration::from_secs(5);
+
+/// A control thread that is later than this is reported.
+pub const LATE: Duration = Duration::from_millis(250);
+
+/// A stopping daemon does not wait for a private pipe in which nothing has moved for this long (its
+/// two ends may stay joined for months), nor for users that have sent nothing for this long after
+/// the stop, or stall so long in their handshake (section 7).
+pub const STILL: Duration = Duration::from_secs(1);
+
+/// How often a stopping daemon checks whether sessions are left.
+pub const DRAIN_CHECK: Duration = Duration::from_millis(10);
+
+/// The same complaint about accepting is logged at most once in this time.
+pub const COMPLAINT: Duration = Duration::from_secs(10);
+
+/// Files kept free of pipe connections: for the API, the command line, the state and the logs; half
+/// of them also for the ports of mappings that are added.
+pub const FILES_RESERVED: usize = 16;
+
+/// One in so many files is the last of them: while less than that is free, connections that have
+/// proved nothing hold no more than a port's share of it on each port (section 6).
+pub const FILES_SHORT: usize = 4;
+/// The least that such a share is: with more ports than files are left for, good peers that come
+/// together must still get somewhere.
+pub const FEWEST_STRANGERS: usize = 8;
+
+/// Share of the files that the daemon leaves for pipes which the pipes' ports may take. Mappings
+/// beyond it stay inactive, and those that are active can serve somebody. Of 1,024 files about 980
+/// are left; 735 of them are 367 mappings, and the others 122 sessions at one time.
+pub const LISTENERS_SHARE: (usize, usize) = (3, 4);
+
+/// The first and the longest pause between attempts to open the port of an inactive mapping.
+pub const PORT_RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+
+/// Longest answer that the command line takes from the daemon: the status of 32,767 mappings, two
+/// ports each, of about 1 KiB.
+pub const CONTROL_ANSWER: usize = 64 * 1024 * 1024;
+/// Longest time the command line waits for the daemon's answer.
+pub const CONTROL_WAIT: Duration = Duration::from_secs(30);
+/// The same for `status`, which changes nothing: monitors ask for it, and need to know of a daemon
+/// that hangs.
+pub const STATUS_WAIT: Duration = Duration::from_secs(5);
+
+/// How often systemd and `stop` are told what a stopping daemon is still waiting for.
+pub const DRAIN_TOLD: Duration = Duration::from_secs(1);

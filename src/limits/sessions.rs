@@ -1,0 +1,86 @@
+//! Tunnels and sessions: what is read and held, when a peer counts as gone, how connections are closed.
+
+use std::time::Duration;
+
+/// Bytes that a thread reads at once from a plain leg. One such buffer per thread, none per
+/// session.
+pub const READ_BYTES: usize = 64 * 1024;
+
+/// Ciphertext that a thread reads at once from a TLS leg: two full records with their overhead. All
+/// of it is opened, and sealed for the other leg, before the next read, so this is also what a
+/// stuck TLS session may have waiting for its slow side, per direction.
+pub const TLS_READ_BYTES: usize = 32 * 1024;
+
+/// Bytes that pass through a kernel pipe at once, from one plain leg to the other. What the slow
+/// side has not taken stays in the pipe, in the kernel's memory.
+pub const CONDUIT_BYTES: usize = 256 * 1024;
+
+/// Kernel pipes per thread, of two files each; sessions beyond them copy. There are fewer where few
+/// files may be open: all pipes together take at most a sixteenth of them.
+pub const CONDUITS: usize = 8;
+
+/// A direction starts to use a kernel pipe after a read of [`READ_BYTES`] bytes. When a read
+/// through the pipe gives fewer bytes than this, the direction copies again and its bytes are
+/// searched for heartbeats.
+pub const BULK_BYTES: usize = 4 * 1024;
+
+/// A direction is read as long as less than this waits for its slow side, so that a heartbeat
+/// behind a little data is still seen and answered. With [`READ_BYTES`] and [`TLS_READ_BYTES`] this
+/// bounds a stuck session: plain (16 + 16) KiB or 64 KiB per direction, TLS (16 + 32) KiB ready to
+/// send and 18 KiB of an unfinished record per direction.
+pub const READ_AHEAD: usize = 16 * 1024;
+
+/// Heartbeat answers that may wait for an agent that does not read, before the agent is no longer
+/// read either: 1,024 answers.
+pub const ANSWERS_WAITING: usize = 4 * 1024;
+
+/// How long a version 1 agent in plain TCP may take to send the rest of a heartbeat that began
+/// behind other heartbeats. After that, the beginning was bytes of the session.
+pub const BEAT_REST: Duration = Duration::from_millis(500);
+
+/// Bytes that an agent may send on a private pipe before it is paired; after that it is not read.
+/// One read more than this may be held: 16 + 32 KiB in TLS.
+pub const HELD_BYTES: usize = 16 * 1024;
+
+/// A version 2 tunnel that answers its pairing with neither `OPEN` nor `FAIL` within this time is
+/// closed.
+pub const OPEN_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a newcomer at the limit of tunnels waits for a place: an agent whose session has just
+/// ended dials again before that end has been counted.
+pub const PLACE_WAIT: Duration = Duration::from_secs(1);
+
+/// Idle time after which the kernel asks a peer, when it is to do so at once, whether it still
+/// knows a connection: the shortest that the kernel can count.
+pub const PROBE_IDLE: Duration = Duration::from_secs(1);
+
+/// Idle tunnels that a newcomer at the limit has probed between two looks at the kernel. Each takes
+/// three or four system calls: about 0.2 ms at once, however many tunnels there are.
+pub const PROBES: usize = 64;
+
+/// A peer that acknowledges nothing for this long while bytes wait for it is gone (section 6).
+pub const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
+
+/// While a peer keeps its window closed, the kernel probes it now and then; this many probes
+/// without an answer count as silence.
+pub const PROBES_LOST: u8 = 2;
+
+/// How long the connection of an ended session is kept, at most, until its last bytes have arrived;
+/// and how often that is checked.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// So many sessions of a mapping that are over may still wait for their last bytes to arrive, or as
+/// many as it may have tunnels if that is more: a user that reads nothing would else keep two files
+/// for [`CLOSE_TIMEOUT`] for each session that it has broken.
+pub const CLOSINGS: usize = 8;
+/// See [`CLOSE_TIMEOUT`].
+pub const CLOSE_CHECK: Duration = Duration::from_millis(50);
+
+/// How often a peer that bytes wait for is checked for [`UNACKNOWLEDGED`].
+pub const STALL_CHECK: Duration = Duration::from_secs(5);
+
+/// Keepalive of every leg: idle time, time between tries, tries (section 6).
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
+/// See [`KEEPALIVE_IDLE`].
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// See [`KEEPALIVE_IDLE`].
+pub const KEEPALIVE_TRIES: u32 = 3;
