@@ -206,14 +206,25 @@ mod tests {
             let late = std::time::Instant::now() + std::time::Duration::from_secs(30);
             send(&clients[..SPLIT], &hello[..1]);
             let begun = tasks.run(async {
-                while count(Progress::Unfinished) < SPLIT {
+                let had_a_turn = |number| said.borrow().contains(&(number, Progress::Unfinished));
+                while !(0..SPLIT).all(had_a_turn) {
                     crate::runtime::look().await;
                 }
             });
             crate::runtime::until(late, begun).await.expect("all have had a turn");
-            // Nothing that they say is dealt with here before the last has said what it has to say.
+            // All turns are others', so that nobody is answered before all are in line.
+            let others = [(); crate::limits::HANDSHAKES].map(|()| workers.line.join(1, address(1)));
+            assert!(others.iter().all(Permit::has_turn));
             send(&clients[..SPLIT], &hello[1..]);
             send(&clients[SPLIT..], &hello);
+            let in_line = tasks.run(async {
+                while count(Progress::Spoke) < 2 * SPLIT + 1 {
+                    assert_eq!(count(Progress::Answered), 0, "without a turn");
+                    crate::runtime::look().await;
+                }
+            });
+            crate::runtime::until(late, in_line).await.expect("all wait for a turn");
+            drop(others);
             let honest = (SPLIT, Progress::Answered);
             let answered = tasks.run(async {
                 while !said.borrow().contains(&honest) {
@@ -222,8 +233,7 @@ mod tests {
             });
             crate::runtime::until(late, answered).await.expect("it is answered");
             let said = said.borrow();
-            let asked = said.iter().position(|said| *said == (SPLIT, Progress::Spoke)).unwrap();
-            let others = said[asked..].iter().take_while(|said| **said != honest);
+            let others = said.iter().take_while(|said| **said != honest);
             let before = others.filter(|(_, what)| *what == Progress::Answered).count();
             assert!(before < SPLIT / 4, "{before} were answered before it");
         })

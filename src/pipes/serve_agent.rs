@@ -350,6 +350,9 @@ mod tests {
     use std::path::Path;
     use std::rc::Rc;
     use std::sync::{Arc, mpsc};
+    use std::time::Duration;
+
+    use smol::future::poll_once;
 
     use super::*;
     use crate::config::Config;
@@ -379,20 +382,50 @@ mod tests {
         Pipe::new(Rc::new(shared), Mapping { id: "id".into(), pipe }).unwrap()
     }
 
+    /// A version 1 tunnel of an agent that says nothing.
+    fn fresh(pipe: &Pipe, listener: &TcpListener) -> Tunnel {
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let peer = socket.peer_addr().unwrap();
+        let slot = Slot::take(pipe.sides[0].slots.clone(), Version::One);
+        let (stream, file) = (Stream::plain(socket), pipe.shared.files.try_take(For::Pipe));
+        Tunnel::new(stream.unwrap(), Version::One, peer, slot, file.unwrap())
+    }
+
+    /// How long this tunnel must be quiet before it is given a user.
+    fn quiet(pipe: &Pipe, tunnel: &Tunnel) -> Duration {
+        pipe.pairing.quiet_at(tunnel).map_or(Duration::ZERO, |at| at - tunnel.quiet_since())
+    }
+
+    #[test]
+    fn an_answer_owed_by_a_tunnel_that_makes_room_may_come_on_a_fresh_one() {
+        runtime::block_on(async {
+            let workers = Rc::new(Workers::start(1).unwrap());
+            let pipe = public(workers, Files::new(1 << 20));
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            for (owes, wary) in [(false, Duration::ZERO), (true, limits::QUIET_OWED)] {
+                let mut tunnel = fresh(&pipe, &listener);
+                let long_ago = Instant::now() - Duration::from_secs(9);
+                tunnel.rhythm.beat(long_ago);
+                tunnel.rhythm.beat(long_ago + Duration::from_secs(1));
+                tunnel.slot.set_unanswered(owes);
+                let waiting = pipe.pairing.tunnel(0, Box::new(tunnel));
+                assert!(poll_once(wait(&pipe, 0, &waiting)).await.is_none());
+                assert!(pipe.pairing.replace_overdue(0));
+                assert_eq!(pipe.sides[0].slots.taken.get(), 0);
+                assert_eq!(quiet(&pipe, &fresh(&pipe, &listener)), wary);
+            }
+        })
+        .unwrap();
+    }
+
     #[test]
     fn mapping_is_wary_where_a_worker_does_not_say_in_time_which_tunnels_broke() {
         runtime::block_on(async {
             let (workers, files) = (Rc::new(Workers::start(1).unwrap()), Files::new(1 << 20));
-            let pipe = public(workers.clone(), files.clone());
+            let pipe = public(workers.clone(), files);
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let is_wary = || {
-                let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-                let peer = socket.peer_addr().unwrap();
-                let slot = Slot::take(pipe.sides[0].slots.clone(), Version::One);
-                let (stream, file) = (Stream::plain(socket).unwrap(), files.try_take(For::Pipe));
-                let fresh = Tunnel::new(stream, Version::One, peer, slot, file.unwrap());
-                pipe.pairing.quiet_at(&fresh).is_some_and(|at| at > fresh.quiet_since())
-            };
+            let is_wary = || quiet(&pipe, &fresh(&pipe, &listener)) > Duration::ZERO;
             let (goes_on, held_up) = mpsc::channel::<()>();
             workers.spawn(|_| async move { held_up.recv() }).detach();
             hear_of_ends(&pipe).await;
