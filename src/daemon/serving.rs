@@ -118,7 +118,7 @@ impl<'a> Serving<'a> {
         let drained = or(self.registry.drain(patience), again);
         or(drained, tell(&self.notifier, &self.registry)).await;
         self.registry.cut().await;
-        // A worker tells of a session's end, then closes in order what ended so.
+        // A worker reports a session's end first, and then closes in order what ended that way.
         let still = Instant::now() + limits::STILL;
         runtime::until(still, self.shared.workers.answer()).await;
         self.control.cancel().await;

@@ -36,7 +36,7 @@ pub enum Progress {
 /// included, until [`Stream::trust`].
 ///
 /// # Errors
-/// What the handshake says, as rustls' own error inside; `UnexpectedEof` for who left.
+/// What the handshake says, with rustls' own error inside; `UnexpectedEof` for a peer that left.
 pub async fn secure(
     workers: &Workers,
     socket: TcpStream,

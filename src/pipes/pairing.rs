@@ -1,5 +1,5 @@
-//! Who waits for whom on one mapping: idle tunnels, and users or the other side's tunnels
-//! (protocol page, section 6).
+//! Those that wait for each other on one mapping: idle tunnels, and users or the other side's
+//! tunnels (protocol page, section 6).
 //!
 //! Each of them has a [`Seat`] here and a task of its own that listens to it while it waits.
 //! [`Pairing::pair`] joins the ones that fit: it takes the partner off its seat and puts it on
@@ -44,7 +44,7 @@ pub struct Pairing {
     /// For the first of those in line: a user has left, or a tunnel is there that no user on a
     /// seat can have.
     moved_on: Event,
-    /// The same for who accepts users.
+    /// The same for the task that accepts users.
     room: Event,
 }
 

@@ -66,7 +66,7 @@ pub struct Side {
     pub slots: Rc<Slots>,
     /// Tunnels in a session.
     pub in_use: Cell<usize>,
-    /// Tunnels that a worker reads to nowhere.
+    /// Tunnels that a worker reads, discarding what comes.
     pub draining: Cell<usize>,
 }
 

@@ -40,7 +40,7 @@ type UserAddresses = (SocketAddr, SocketAddr);
 /// A session that a worker carries: what it has taken, and its relay.
 type Begun<'a> = ((Taken<'a>, Option<Taken<'a>>), Task<io::Result<(Ended, Option<Draining>)>>);
 
-/// A tunnel that a worker reads to nowhere.
+/// A tunnel that a worker reads, discarding what comes.
 struct Draining {
     is_owed: bool,
     task: Task<(Drained, Option<(Detached, FileGuard)>)>,
@@ -116,7 +116,7 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
     let (ended, draining) = relay.await.ok().unzip();
     cut.disarm();
     let Taken { slot, in_use, agent } = near;
-    // Before the agent can have redialled: the worker tells of the end, then closes.
+    // Before the agent can have redialled: the worker reports the end first, then closes.
     drop((far, in_use));
     let kept = match draining.flatten() {
         Some(draining) => Some((draining, Counted::new(&pipe.sides[0].draining), slot)),
@@ -134,8 +134,8 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
     tunnel
 }
 
-/// Has a worker read a waiting version 1 tunnel to nowhere, on which bytes have come that no
-/// user waits for. Gives it back once nothing more comes.
+/// Has a worker discard what comes on a waiting version 1 tunnel, since bytes have come that no
+/// user waits for. Gives the tunnel back once nothing more comes.
 pub async fn drain_stray(pipe: &Pipe, mut tunnel: Box<Tunnel>) -> Option<Box<Tunnel>> {
     let late = (!tunnel.is_fresh()).then(|| tunnel.rhythm.last_heard() - tunnel.quiet_since());
     match late {
@@ -171,7 +171,8 @@ pub async fn drain_stray(pipe: &Pipe, mut tunnel: Box<Tunnel>) -> Option<Box<Tun
     drained(pipe, draining, slot, (peer, rhythm)).await
 }
 
-/// Waits until a tunnel has been read to nowhere; gives it back if it can be used again.
+/// Waits until a draining tunnel has nothing more to discard; gives it back if it can be used
+/// again.
 async fn drained(
     pipe: &Pipe,
     draining: Draining,

@@ -134,7 +134,7 @@ pub struct Tunnels {
     pub idle: usize,
     /// In a session.
     pub in_use: usize,
-    /// Of version 1, their user gone, read to nowhere until the old answer is over.
+    /// Version 1 tunnels whose user has left: what comes is discarded until the old answer is over.
     #[serde(default)]
     pub draining: usize,
     /// Idle or draining ones whose agent took a user's bytes and answered nothing.

@@ -76,7 +76,7 @@ impl Workers {
         let looks = self.workers.iter().map(|worker| {
             worker.executor.spawn(async {
                 // The first look wakes who waits, in front of this task. The second is for what
-                // these have begun: a session's rest is read to nowhere by a task of its own.
+                // these have begun: a task of its own reads and discards the rest of a session.
                 reactor::look().await;
                 reactor::look().await;
             })

@@ -62,8 +62,8 @@ impl Begun {
     }
 }
 
-/// Heartbeats among the bytes of a plain stream that are read to nowhere: wherever they stand, and
-/// wherever the reads cut them. What it has seen depends on the bytes alone.
+/// Heartbeats among the discarded bytes of a plain stream: wherever they stand, and wherever the
+/// reads cut them. What it has seen depends on the bytes alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sieve {
     /// How many of a heartbeat's bytes have come.

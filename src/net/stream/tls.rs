@@ -21,10 +21,10 @@ pub(super) struct Tls {
     pub(super) framing: Framing,
     /// How many records without data it has sent.
     pub(super) rest: Rest,
-    /// Bytes that a stranger may still send; `usize::MAX` for who has proved itself.
+    /// Bytes that a stranger may still send; `usize::MAX` for a peer that has proved itself.
     pub(super) allowance: usize,
     /// What a stranger holds: the bytes that came since it last sent something that could be handed
-    /// out; `None` for who has proved itself, and on the agent's side.
+    /// out; `None` for a peer that has proved itself, and on the agent's side.
     pub(super) share: Option<Share>,
     pub(super) unused: usize,
     /// Whether it is the connection that holds what could be handed out.

@@ -2,11 +2,11 @@
 //! next comes out. Sockets, time and tasks are the [`Pairing`](super::Pairing)'s.
 //!
 //! Thousands wait on one mapping, and something happens to one of them all the time. So each is
-//! kept in lists by what it was at its last look, and every question looks at the first of a
-//! list: what an event costs grows with the logarithm of how many wait. A list may be wrong about
-//! its first one, which is therefore looked at again before it is believed; one that turns out
-//! to be unfit leaves the list until its task has looked at it, which tells of that by
-//! [`Order::tunnel`]. So each is looked at in vain at most once for each time it was listed.
+//! kept in lists by what it was at its last look, and every question looks at the first of a list:
+//! what an event costs grows with the logarithm of how many wait. A list may be wrong about its
+//! first one, which is therefore looked at again before it is believed; one that turns out to be
+//! unfit leaves the list until its task has looked at it and called [`Order::tunnel`]. So each is
+//! looked at in vain at most once for each time it was listed.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
