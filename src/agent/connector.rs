@@ -208,7 +208,7 @@ impl Connector {
 
     /// An idle tunnel of this age has ended by itself. `is_proven` says whether it had shown that the
     /// connector works.
-    pub(super) fn lost(&self, why: &Lost, age: Duration, is_proven: bool) {
+    pub(super) fn lost(&self, why: Lost, age: Duration, is_proven: bool) {
         log::debug!("a tunnel to {} ended: {why}", self.address());
         let now = Instant::now();
         self.pace.borrow_mut().given_back(now);

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::time::Instant;
 
-use super::lost::Lost;
+use super::lost::{Lost, Silences};
 use super::options::{Options, Work};
 use super::reached::Limit;
 use crate::limits;
@@ -20,6 +20,8 @@ pub(super) struct Health {
     said: RefCell<String>,
     /// What is wrong with tunnels that the connector accepts.
     doubt: RefCell<Option<String>>,
+    /// What ended tunnels that were silent.
+    silences: RefCell<Silences>,
     /// Tunnels lost before they had shown that they work, since one last did.
     unproven: Cell<u32>,
     /// Idle tunnels that should be ready.
@@ -98,6 +100,7 @@ impl Health {
             state: RefCell::new(State::Unknown),
             said: RefCell::new("connecting".into()),
             doubt: RefCell::new(None),
+            silences: RefCell::default(),
             unproven: Cell::new(0),
             wanted,
             too_few: (too_few, Cell::new(usize::MAX)),
@@ -129,13 +132,20 @@ impl Health {
 
     /// A tunnel ended before it had shown that it works. `counts` is false for one that was lost
     /// together with others.
-    pub(super) fn lost_unproven(&self, why: &Lost, counts: bool) {
+    pub(super) fn lost_unproven(&self, why: Lost, counts: bool) {
+        // Those that are lost together are silent for about the same time, whatever the reason.
+        let why = if counts { self.silences.borrow_mut().judge(why) } else { why };
         self.unproven.set(self.unproven.get().saturating_add(u32::from(counts)));
         // A connector that is about to stop closes what it has just accepted, once.
         if !why.is_ending() || self.unproven.get() > 1 {
             self.doubt.replace(Some(why.to_string()));
             self.tell(State::Unsteady(why.to_string()));
         }
+    }
+
+    /// A heartbeat was answered after a whole interval of silence.
+    pub(super) fn survived_silence(&self) {
+        self.silences.borrow_mut().survive();
     }
 
     /// A tunnel has shown that the connector does what it should.

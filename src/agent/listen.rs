@@ -186,7 +186,7 @@ impl<'a> Listening<'a> {
             match tunnel.session().await {
                 Ok(header) => return tunnel.pair(header),
                 Err(why) => {
-                    tunnel.lost(&why);
+                    tunnel.lost(why);
                 }
             }
         }

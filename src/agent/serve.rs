@@ -96,7 +96,7 @@ impl<'a> Serving<'a> {
         match tunnel.session().await {
             Ok(header) => Some(tunnel.pair(header)),
             Err(why) => {
-                tunnel.lost(&why);
+                tunnel.lost(why);
                 None
             }
         }

@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ppp::v2::{Header, ParseError};
 
@@ -25,6 +25,8 @@ pub(super) struct Tunnel<'a> {
     place: Open<'a>,
     connector: &'a Connector,
     since: Instant,
+    /// When it last said something.
+    spoke: Instant,
     /// Whether a heartbeat was answered after the tunnel had been open for [`limits::PROVEN_IDLE`].
     proven: bool,
 }
@@ -44,7 +46,8 @@ impl<'a> Tunnel<'a> {
     /// A tunnel that was authorized just now.
     pub(super) fn new(opened: Opened<'a>, connector: &'a Connector) -> Self {
         let Opened { stream, input, place } = opened;
-        Tunnel { stream, input, place, connector, since: Instant::now(), proven: false }
+        let since = Instant::now();
+        Tunnel { stream, input, place, connector, since, spoke: since, proven: false }
     }
 
     /// Waits for the session to begin, with a heartbeat each interval. May be dropped and called
@@ -57,6 +60,8 @@ impl<'a> Tunnel<'a> {
         let mut timer = Timer::new();
         let mut next = now() + self.connector.first_heartbeat();
         let mut unanswered: Option<Instant> = None;
+        // How long it was silent before the last heartbeat.
+        let mut silent = Duration::ZERO;
         // Bytes since the last heartbeat: there should be little more than its answer.
         let mut unasked = 0;
         self.stream.allow();
@@ -80,6 +85,9 @@ impl<'a> Tunnel<'a> {
                     Poll::Ready(Ok(Received::Bytes(count))) => {
                         unasked += count;
                         let answered = count > 0 && unanswered.take().is_some();
+                        if answered && silent >= heartbeat {
+                            self.connector.health().survived_silence();
+                        }
                         if answered && !self.proven && self.since.elapsed() >= limits::PROVEN_IDLE {
                             self.proven = true;
                             self.connector.health().steady();
@@ -87,8 +95,11 @@ impl<'a> Tunnel<'a> {
                         continue;
                     }
                     Poll::Ready(Ok(Received::Ended)) => {
-                        let idle = unanswered.is_none() && self.since.elapsed() >= lost::KEPT;
-                        return Poll::Ready(Err(if idle { Lost::Dropped } else { Lost::Closed }));
+                        let silence = unanswered.is_none().then(|| self.spoke.elapsed());
+                        return Poll::Ready(Err(match self.since.elapsed() < lost::KEPT {
+                            true => Lost::Closed,
+                            false => Lost::Dropped(silence),
+                        }));
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(Lost::Broken(error))),
                     Poll::Pending => {}
@@ -103,6 +114,8 @@ impl<'a> Tunnel<'a> {
                         return Poll::Ready(Err(Lost::Broken(error)));
                     }
                     unanswered.get_or_insert(now);
+                    silent = now.saturating_duration_since(self.spoke);
+                    self.spoke = now;
                     next = now + heartbeat;
                     unasked = 0;
                     self.stream.allow();
@@ -125,7 +138,7 @@ impl<'a> Tunnel<'a> {
     }
 
     /// Closes it after it has ended by itself, and tells the connector's state why.
-    pub(super) fn lost(self, why: &Lost) {
+    pub(super) fn lost(self, why: Lost) {
         self.connector.lost(why, self.since.elapsed(), self.proven);
         self.stream.close();
     }

@@ -1008,6 +1008,33 @@ fn heartbeat_that_is_longer_than_the_threshold_is_said_on_both_sides() {
 }
 
 #[test]
+fn restarts_of_the_connector_are_not_taken_for_a_short_threshold() {
+    let (mut daemon, mapping) = public(Mode::Plain, 60);
+    let more = ["--target", "localhost:9", "--heartbeat", "20000", "--connections", "1"];
+    let connector = format!("localhost:{}", mapping.port1);
+    let file = secret(&daemon, &mapping.passcode1);
+    let start = ["--plain", "--connector", &connector, "--passcode-file", file.to_str().unwrap()];
+    let tunnel = Tunnel::with(&daemon, &[&start[..], &more].concat());
+    // Two tunnels in a row that end before their first heartbeat, as a short threshold would.
+    for age in [1500, 4000] {
+        until_idle(&daemon, &mapping, 1);
+        thread::sleep(ms(age));
+        daemon.restart();
+    }
+    eventually("it is said", || tunnel.log().contains("was it restarted?").then_some(()));
+    assert!(!tunnel.log().contains("--heartbeat"), "{}", tunnel.log());
+}
+
+#[test]
+fn threshold_under_a_second_is_named_as_what_may_close_tunnels() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(60, 5);
+    let tunnel = Tunnel::serve(&daemon, &mapping, at(9), &[]);
+    let said = "closes the tunnel at once: is it stopping, or is the mapping's threshold under";
+    eventually("it is said", || tunnel.log().contains(said).then_some(()));
+}
+
+#[test]
 fn local_port_that_cannot_be_opened_is_named_with_the_remedy() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap().to_string();
