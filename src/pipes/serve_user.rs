@@ -42,7 +42,7 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
         Err((user, end)) => {
             cut.disarm();
             report(pipe, peer, end, Some(&user));
-            return user.stream.close();
+            return user.turn_away();
         }
     };
     let has_spoken = waiting.occupant.borrow().as_ref().is_none_or(|user| user.has_spoken);
@@ -56,9 +56,8 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
     cut.disarm();
     let user = waiting.occupant.take();
     report(pipe, peer, end, user.as_deref());
-    // With the alert, where its TLS was wrong.
     if let (UserEnd::TimedOut | UserEnd::Left, Some(user)) = (end, user) {
-        user.stream.close();
+        user.turn_away();
     }
     drop(waiting);
     pipe.pairing.pair();

@@ -38,7 +38,11 @@ impl User {
             return self.stream.poll_gone(context).map(|()| Heard::Left);
         }
         self.stream.poll_spoken(context).map(|spoken| match spoken {
-            Ok(true) => Heard::Spoke,
+            Ok(true) => {
+                // However it ends without a tunnel: an answer never given is no empty answer.
+                self.stream.break_when_dropped();
+                Heard::Spoke
+            }
             // A user that ends without having sent anything has gone: a scanner, a health check.
             Ok(false) => Heard::Left,
             Err(error) => {
@@ -47,5 +51,13 @@ impl User {
                 Heard::Left
             }
         })
+    }
+
+    /// Closes it without a tunnel: with a reset if it has sent anything, else in order, with the
+    /// alert where its TLS was wrong.
+    pub fn turn_away(self) {
+        if !self.has_spoken {
+            self.stream.close();
+        }
     }
 }

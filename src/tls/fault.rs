@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use futures_rustls::rustls::Error;
 
+use crate::config;
 use crate::text::reason;
 
 /// What is wrong with the TLS files.
@@ -13,6 +14,13 @@ use crate::text::reason;
 pub enum TlsError {
     /// A file cannot be read.
     File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The file that `controllerca` names cannot be read.
+    Authorities {
         /// Which.
         path: PathBuf,
         /// Why.
@@ -49,9 +57,9 @@ impl TlsError {
     /// Whether it may pass, as [`reason::may_pass`] says.
     pub fn may_pass(&self) -> bool {
         match self {
-            TlsError::File { error, .. } | TlsError::Unwritten { error, .. } => {
-                reason::may_pass(error)
-            }
+            TlsError::File { error, .. }
+            | TlsError::Authorities { error, .. }
+            | TlsError::Unwritten { error, .. } => reason::may_pass(error),
             _ => false,
         }
     }
@@ -77,6 +85,13 @@ impl fmt::Display for TlsError {
             TlsError::File { path, error } => {
                 write!(f, "{}: {}", path.display(), reason::reading(path, error))
             }
+            TlsError::Authorities { path, error } => write!(
+                f,
+                "{}: {}; `controllerca` in {} names it",
+                path.display(),
+                reason::reading(path, error),
+                config::FILE
+            ),
             TlsError::Unwritten { path, error } => {
                 write!(f, "{} cannot be made: {}", path.display(), reason::writing(path, error))
             }

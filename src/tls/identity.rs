@@ -17,7 +17,6 @@ use super::fault::TlsError;
 use super::pem::{CERTIFICATE, KEY, certificates, roots, signing_key, unusable};
 use super::provider::{fingerprint, has_aes, provider};
 use super::{der, make, sni};
-use crate::config;
 use crate::logging::Utc;
 use crate::text::reason;
 
@@ -179,11 +178,7 @@ fn finish(dir: &Path, name: &str) -> Result<(), TlsError> {
 pub(super) fn controllers(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
     roots(path).map_err(|fault| match fault {
         // The operator must learn which setting names the file.
-        TlsError::File { path, error } => {
-            let why = reason::reading(&path, &error);
-            let fault = format!("{why}; `controllerca` in {} names it", config::FILE);
-            TlsError::Content { path, fault }
-        }
+        TlsError::File { path, error } => TlsError::Authorities { path, error },
         fault => fault,
     })
 }

@@ -82,11 +82,12 @@ pub(super) fn certificate(fault: &CertificateError) -> String {
         Fault::UnsupportedSignatureAlgorithmContext { .. }
         | Fault::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => signature(),
         Fault::NotValidForName => "it is valid for another name".into(),
-        Fault::NotValidForNameContext { presented, .. } if presented.is_empty() => {
-            "it has no name at all; have it made with subject alternative names".into()
-        }
         Fault::NotValidForNameContext { presented, .. } => {
-            format!("it is valid for {}", presented.join(", "))
+            let names: Vec<&str> = presented.iter().filter_map(|name| host(name)).collect();
+            if names.is_empty() {
+                return "it names no host; have it made with subject alternative names".into();
+            }
+            format!("it is valid for {}", names.join(", "))
         }
         Fault::InvalidPurpose | Fault::InvalidPurposeContext { .. } => {
             "it is not made for this side of TLS; the extended key usage must name serverAuth for \
@@ -192,6 +193,12 @@ pub(super) fn file(error: &pem::Error) -> String {
     }
 }
 
+/// The host in a certificate's name, which the library writes as `DnsName("host")` or `IpAddress(192.0.2.1)`.
+fn host(presented: &str) -> Option<&str> {
+    let dns = presented.strip_prefix("DnsName(\"").and_then(|name| name.strip_suffix("\")"));
+    dns.or_else(|| presented.strip_prefix("IpAddress(")?.strip_suffix(')'))
+}
+
 /// A name from a program, without what stands in it: `NoCipherSuites(…)` is "no cipher suites".
 fn spoken(name: &str) -> String {
     let name = name.split(|char: char| !char.is_ascii_alphanumeric()).next().unwrap_or_default();
@@ -231,6 +238,13 @@ mod tests {
         let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1));
         let other =
             |name: &'static str| CertificateError::Other(OtherError(Arc::from(Box::from(name))));
+        let not_for = |presented: &[&str]| CertificateError::NotValidForNameContext {
+            expected: "connector.example".try_into().unwrap(),
+            presented: presented.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let said = certificate(&not_for(&["DnsName(\"a.example\")", "IpAddress(192.0.2.1)"]));
+        assert_eq!(said, "it is valid for a.example, 192.0.2.1");
+        assert!(certificate(&not_for(&["DirectoryName"])).starts_with("it names no host"));
         for fault in [
             CertificateError::BadEncoding,
             CertificateError::ExpiredContext { time, not_after: time },
@@ -244,6 +258,7 @@ mod tests {
                 supported_algorithms: vec![],
             },
             CertificateError::NotValidForName,
+            not_for(&["DnsName(\"a.example\")", "IpAddress(192.0.2.1)", "DirectoryName"]),
             CertificateError::InvalidPurpose,
             CertificateError::InvalidOcspResponse,
             CertificateError::UnknownRevocationStatus,

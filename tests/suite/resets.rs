@@ -5,6 +5,7 @@
 use std::thread;
 
 use crate::common::*;
+use rustix::process::Signal;
 
 in_both_modes!(
     agent_that_resets_resets_its_user_after_its_bytes,
@@ -23,6 +24,7 @@ in_both_modes!(
     full_tunnel_that_has_ended_makes_room_for_its_successor,
     mute_user_that_has_gone_leaves_its_place_at_once,
     user_that_has_ended_waits_on_but_makes_room,
+    user_that_has_asked_and_is_given_no_tunnel_is_reset,
 );
 
 const NEVER: u64 = 200_000;
@@ -388,4 +390,40 @@ fn user_that_has_ended_waits_on_but_makes_room(mode: Mode) {
     agent.expect(b"question 3");
     agent.send(b"answer 3");
     user.expect(b"answer 3");
+}
+
+fn user_that_has_asked_and_is_given_no_tunnel_is_reset(mode: Mode) {
+    let mut daemon = Daemon::builder(mode).set("userwait", 300).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let asked = |daemon: &Daemon| {
+        let mut user = daemon.user(&mapping);
+        user.send(b"question");
+        user
+    };
+    let is_reset = |mut user: Link| assert_eq!(user.rest(), (Vec::new(), Got::Reset));
+    // Who has asked nothing takes an end for no answer.
+    assert_eq!(daemon.user(&mapping).until_end(), b"");
+    is_reset(asked(&daemon));
+    let mut ended = asked(&daemon);
+    ended.finish();
+    is_reset(ended);
+    daemon.set("userwait", 600_000);
+    daemon.signal(Signal::HUP);
+    until("the settings are read again", || daemon.log_text().contains("settings read again"));
+    let waiting = |daemon: &Daemon| {
+        let user = asked(daemon);
+        until("it waits", || daemon.control().users_waiting(&mapping) == 1);
+        user
+    };
+    let user = waiting(&daemon);
+    daemon.stop();
+    is_reset(user);
+    daemon.start();
+    let user = waiting(&daemon);
+    daemon.kill();
+    is_reset(user);
+    daemon.start();
+    let user = waiting(&daemon);
+    daemon.control().remove(&mapping);
+    is_reset(user);
 }

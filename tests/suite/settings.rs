@@ -368,6 +368,18 @@ fn bad_controllerca_is_refused() {
 }
 
 #[test]
+fn controllerca_that_the_disk_does_not_give_is_worth_another_start() {
+    // Reading it is an input/output error (EIO).
+    let builder = Daemon::builder(Mode::Tls).set("controllerca", "/proc/self/mem");
+    let mut daemon = builder.prepare();
+    daemon.spawn();
+    let exit = daemon.wait();
+    assert_eq!(exit.status.code(), Some(1), "{}", exit.stderr);
+    assert!(exit.stderr.contains("/proc/self/mem: "), "{}", exit.stderr);
+    assert!(exit.stderr.contains("`controllerca` in"), "{}", exit.stderr);
+}
+
+#[test]
 fn links_that_lead_nowhere_are_named_and_nothing_is_made() {
     for names in [&["server-cert.pem", "server-key.pem"][..], &["server-key.pem"]] {
         let builder = Daemon::builder(Mode::Tls);

@@ -101,7 +101,7 @@ impl Pairing {
         self.order.borrow_mut().user_left(number);
         let Some(seat) = self.users.borrow_mut().remove(number) else { return false };
         if let Some(user) = seat.occupant.take() {
-            user.stream.close();
+            user.turn_away();
         }
         seat.settle(end);
         true
