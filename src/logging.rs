@@ -211,9 +211,9 @@ pub fn doubt(dir: &Path) -> Option<String> {
     file::doubt(&dir.join(FILE))
 }
 
-/// Why nobody takes lines at `syslog`, which was given as `--syslog`: a sentence for the operator.
+/// Why nobody takes lines at `syslog`: a sentence for the operator.
 pub fn syslog_doubt(syslog: &Path) -> Option<String> {
-    if [SYSLOG, NO_SYSLOG].iter().any(|known| syslog == Path::new(known)) {
+    if syslog == Path::new(NO_SYSLOG) {
         return None;
     }
     let why = match fs::metadata(syslog) {
@@ -222,7 +222,8 @@ pub fn syslog_doubt(syslog: &Path) -> Option<String> {
         Err(error) => reason::reading(syslog, &error),
     };
     Some(format!(
-        "--syslog {}: {why}; lines for syslog are lost there: name syslog's socket, or `none`",
+        "--syslog {}: {why}; lines for syslog are lost there: name syslog's socket, or `none` (for \
+         the service in DAEMON_OPTIONS of /etc/default/iofog-connector)",
         syslog.display()
     ))
 }

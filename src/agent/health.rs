@@ -156,6 +156,14 @@ impl Health {
         }
     }
 
+    /// Why no tunnel can be opened.
+    pub(super) fn in_the_way(&self) -> String {
+        match *self.state.borrow() {
+            State::Open => "all tunnels that the mapping allows are in use".into(),
+            _ => self.said.borrow().clone(),
+        }
+    }
+
     /// Whether no tunnel has shown yet that the connector works again.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.doubt.borrow().is_some()

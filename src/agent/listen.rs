@@ -14,8 +14,9 @@ use smol::future::or;
 
 use super::connector::Connector;
 use super::health::Bound;
+use super::pace::Outcome;
 use super::serve::closed;
-use super::tunnel::{Paired, Tunnel};
+use super::tunnel::{Paired, Tunnel, has_user};
 use crate::limits;
 use crate::net::stream::Stream;
 use crate::os::FileGuard;
@@ -127,12 +128,13 @@ impl<'a> Listening<'a> {
     /// Serves one local connection to the end of its session.
     async fn connection(&self, local: Local<'_>, stopped: Receiver<()>) {
         let Local { mut stream, waiting, _files } = local;
+        let is_open = Cell::new(false);
         let waited = until(Instant::now() + limits::LOCAL_WAIT, async {
             let no_more = async {
                 or(self.left(&mut stream), closed(&stopped)).await;
                 None
             };
-            or(async { Some(self.pair().await) }, no_more).await
+            or(self.pair(&is_open), no_more).await
         })
         .await;
         match waited {
@@ -144,10 +146,14 @@ impl<'a> Listening<'a> {
             }
             Some(None) => stream.close(),
             None => {
-                log::warn!(
-                    "a local connection is closed: the pipe's other side has not come within {} s",
-                    limits::LOCAL_WAIT.as_secs()
-                );
+                let why = match is_open.get() {
+                    true => "the pipe's other side is not there; start `tunnel` with --target on \
+                             the mapping's other port (a public pipe has none for --listen)"
+                        .into(),
+                    false => self.connector.health().in_the_way(),
+                };
+                let waited = limits::LOCAL_WAIT.as_secs();
+                log::warn!("a local connection is closed after {waited} s: {why}");
                 stream.close();
             }
         }
@@ -178,13 +184,27 @@ impl<'a> Listening<'a> {
         or(gone, asked).await;
     }
 
-    async fn pair(&self) -> Paired<'_> {
+    /// Opens tunnels until one has a session; `is_open` says whether one is open. `None` where the
+    /// port is not a private pipe's.
+    async fn pair(&self, is_open: &Cell<bool>) -> Option<Paired<'_>> {
         loop {
+            is_open.set(false);
             let dial = self.connector.may_dial(0).await;
             let Ok(opened) = self.connector.open(dial).await else { continue };
+            is_open.set(true);
             let mut tunnel = Tunnel::new(opened, self.connector);
             match tunnel.session().await {
-                Ok(header) => return tunnel.pair(header),
+                Ok(header) if has_user(&header) => {
+                    log::error!(
+                        "port {} is a public pipe's, and --listen needs a private one: user and \
+                         local connection are closed",
+                        self.connector.address().port
+                    );
+                    tunnel.pair(header).fail();
+                    self.connector.session_ended(Outcome::Vain);
+                    return None;
+                }
+                Ok(header) => return Some(tunnel.pair(header)),
                 Err(why) => {
                     tunnel.lost(why);
                 }

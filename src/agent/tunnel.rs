@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use ppp::v2::{Header, ParseError};
+use ppp::v2::{Command, Header, ParseError};
 
 use super::connector::{Connector, Open, Opened};
 use super::lost::{self, INTERVALS, Lost};
@@ -218,6 +218,11 @@ pub fn understand(input: &mut Vec<u8>) -> Result<Option<Vec<u8>>, ()> {
     };
     let rest = input.split_off(length);
     Ok(Some(std::mem::replace(input, rest)))
+}
+
+/// Whether this PROXY header, which is a whole one, is of a public pipe's user.
+pub(super) fn has_user(header: &[u8]) -> bool {
+    Header::try_from(header).is_ok_and(|header| header.command == Command::Proxy)
 }
 
 #[cfg(test)]

@@ -81,7 +81,10 @@ pub fn table(report: &Report) -> String {
         ),
     );
     if state.log_lost > 0 {
-        line(&mut text, &format!("log messages lost {}", state.log_lost));
+        line(
+            &mut text,
+            &format!("log messages lost {}: `iofog-connector check` says why", state.log_lost),
+        );
     }
     for reached in limits(&state.limits_reached) {
         line(&mut text, &reached);

@@ -128,7 +128,7 @@ fn table_at_a_glance() {
         "",
         "sessions 4 now, 5 in all; refused: 3 users, 10 agents; connections without passcode yet 6",
         "free ports 996; direct connections 1; API: 15 requests refused, 14 TLS handshakes failed",
-        "log messages lost 13",
+        "log messages lost 13: `iofog-connector check` says why",
         "limit reached: 256 API connections at one time, 3 times, last at 2018-11-20T13:03:38Z",
         "API: refused: caller: it is not among controllers, once, last at 2018-11-20T13:03:38Z",
         "",

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -131,6 +131,14 @@ fn a_syslog_that_is_none_is_warned_of() {
         let wanted = format!("warning: --syslog {}: {why};", path.display());
         assert!(check.status.success() && said.contains(&wanted), "{said}");
     }
+    let check = daemon.cli(&["check"]);
+    let said = String::from_utf8_lossy(&check.stderr).into_owned();
+    let is_there = fs::metadata("/dev/log").is_ok_and(|found| found.file_type().is_socket());
+    assert_eq!(
+        said.contains("--syslog /dev/log: "),
+        !is_there,
+        "the default is a path, too: {said}"
+    );
     let daemon = Daemon::builder(Mode::Plain).syslog(file.to_str().unwrap()).start();
     assert!(daemon.log_text().contains("it is no socket"), "{}", daemon.log_text());
     let check = daemon.cli(&["check", "--syslog", "none"]);
@@ -720,7 +728,7 @@ fn blanks_and_case_count_as_the_page_says() {
     daemon.set("api", format!(" {} ", daemon.api_address()));
     daemon.set("controllers", json!([" 127.0.0.0/8 "]));
     daemon.set("listen", " 127.0.0.1 ");
-    let check = daemon.cli(&["check"]);
+    let check = daemon.cli(&["check", "--syslog", "none"]);
     let said = String::from_utf8_lossy(&check.stderr).into_owned();
     assert!(check.status.success() && said.is_empty(), "{said}");
     // Nor are blanks anywhere else, or case in a key.

@@ -39,6 +39,8 @@ in_both_modes!(
     private_pipe_joins_target_and_listen,
     private_pipe_joins_listen_and_version_one,
     local_connection_waits_for_the_other_side,
+    local_connection_is_not_joined_with_a_user_of_a_public_pipe,
+    local_connection_that_is_closed_is_told_what_was_missing,
     options_may_stand_in_a_file,
     files_of_the_command_line_may_be_pipes,
     mapping_prints_commands_that_work,
@@ -685,6 +687,43 @@ fn local_connection_waits_for_the_other_side(mode: Mode) {
     user.expect_silence(ms(1000));
     let _serving = Tunnel::serve(&daemon, &mapping, service.address, &[]);
     user.expect(b"220 hello\nalready here");
+}
+
+fn local_connection_is_not_joined_with_a_user_of_a_public_pipe(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60);
+    let local = at(daemon.block.first + daemon.block.len - 1);
+    let more = ["--listen", &local.to_string()];
+    let listening = Tunnel::start(&daemon, mapping.port1, &mapping.passcode1, &more);
+    let mut here = eventually("the local port is open", || Link::plain(local).ok());
+    here.send(b"a client's");
+    let mut user = daemon.user(&mapping);
+    user.send(b"another client's");
+    here.expect_closed();
+    user.expect_closed();
+    let said = format!("port {} is a public pipe's, and --listen needs a private", mapping.port1);
+    assert!(listening.log().contains(&said), "{}", listening.log());
+}
+
+fn local_connection_that_is_closed_is_told_what_was_missing(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_private(20, NEVER);
+    let last = daemon.block.first + daemon.block.len - 1;
+    let waits = |port, local, missing| {
+        let local = at(local);
+        let more = ["--listen", &local.to_string()];
+        let listening = Tunnel::start(&daemon, port, &mapping.passcode1, &more);
+        let link = eventually("the local port is open", || Link::plain(local).ok());
+        (listening, link, missing)
+    };
+    let other =
+        "the pipe's other side is not there; start `tunnel` with --target on the mapping's other";
+    let alone = waits(mapping.port1, last, other);
+    let nobody = waits(last - 2, last - 1, "connector localhost:");
+    for (listening, mut link, missing) in [alone, nobody] {
+        assert!(link.until_end().is_empty());
+        let said = format!("a local connection is closed after 15 s: {missing}");
+        eventually("it is said", || listening.log().contains(&said).then_some(()));
+    }
 }
 
 fn options_may_stand_in_a_file(mode: Mode) {
