@@ -85,7 +85,7 @@ impl State {
         // However far away it says that it is.
         let far = limits::STRANGER_ROUND_TRIPS * round_trip;
         let (turn, first) = match vain {
-            true => (limits::VAIN_TURN + far.min(limits::HTTP_TURN), limits::VAIN_TURN),
+            true => (limits::VAIN_TURN + far.min(limits::VAIN_FAR), limits::VAIN_TURN),
             false => {
                 let turn = (limits::HTTP_TURN + far).min(limits::SLOW_TURN);
                 (turn, turn)

@@ -40,10 +40,14 @@ pub const SPOKEN_HALVINGS: u32 = 1;
 
 /// The same cap for connections of a stranger (an IPv4 address, or an IPv6 /48) whose connections
 /// come in vain: [`IN_VAIN`] more of them lost their slots, or left before they got through while
-/// others waited, than twice those that got through. A stranger's silent connections take 1/30 of a
-/// second each then, and 128 slots carry 4,000 of them a second, however many others get through
-/// meanwhile and make the cap of their own connections long. The API's 256 slots carry 8,000.
-pub const VAIN_TURN: Duration = Duration::from_millis(30);
+/// others waited, than twice those that got through. 128 slots carry 8,000 of a stranger's silent
+/// connections a second then, however many others get through meanwhile and make the cap of their own
+/// connections long; the API's 256 slots carry 16,000. Short enough, since a good peer's first bytes
+/// have come by the time that it leaves the kernel's backlog.
+pub const VAIN_TURN: Duration = Duration::from_millis(15);
+/// The round trips of such a stranger count for this long at most, since it can make them as long as it
+/// likes: what has sent something passes 1,100 times a second through 128 slots.
+pub const VAIN_FAR: Duration = Duration::from_millis(100);
 /// See [`VAIN_TURN`]. Half of the slots that `pending` gives at first: a burst of good peers that
 /// are slow to speak has some that get through before so many lose their slots.
 pub const IN_VAIN: u32 = 64;

@@ -79,7 +79,8 @@ impl Budget {
     /// Takes a line of a kind and its bytes for what is written anyway.
     pub(super) fn charge_line(&mut self, kind: &Kind, message: usize) {
         if let Some(share) = self.kinds.get_mut(kind) {
-            share.lines = (share.lines - 1.0).max(0.0);
+            // Counts that come again and again keep no new line out for long.
+            share.lines = (share.lines - 1.0).max(-1.0);
         }
         self.charge(message);
     }

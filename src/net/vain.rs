@@ -37,7 +37,9 @@ impl Vain {
     pub fn lost_its_place(&mut self, stranger: u64) {
         let known = self.strangers.get(stranger).copied();
         if known.is_none() && self.strangers.len() >= limits::STRANGERS_IN_VAIN {
-            let forgotten = self.strangers.first();
+            // The one with the least against it.
+            let forgotten = self.strangers.iter().min_by_key(|(_, vain)| **vain);
+            let forgotten = forgotten.map(|(stranger, _)| stranger);
             forgotten.and_then(|stranger| self.strangers.remove(stranger));
         }
         let vain = (known.unwrap_or_default() + 1).min(2 * limits::IN_VAIN);
@@ -55,6 +57,9 @@ impl Vain {
     pub fn got_through(&mut self, stranger: u64) {
         if let Some(vain) = self.strangers.get_mut(stranger) {
             *vain = vain.saturating_sub(2);
+            if *vain == 0 {
+                self.strangers.remove(stranger);
+            }
         }
     }
 
@@ -75,6 +80,10 @@ mod tests {
             vain.left(stranger, now);
         }
         assert_eq!(vain.strangers.len(), limits::STRANGERS_IN_VAIN);
+        // One that is known for it is not forgotten for one that has only begun.
+        (0..limits::IN_VAIN).for_each(|_| vain.left(1, now));
+        (1000..3000).for_each(|stranger| vain.left(stranger, now));
+        assert!(vain.is(1));
         vain.forget(now + limits::VAIN_REMEMBERED - Duration::from_millis(1));
         assert!(!vain.strangers.is_empty());
         vain.forget(now + limits::VAIN_REMEMBERED);

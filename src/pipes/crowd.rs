@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::limits;
 use crate::net::address::stranger;
-use crate::runtime::until;
+use crate::runtime::{look, until};
 use turns::{Kind, Number, Room, Turns};
 
 mod turns;
@@ -57,6 +57,11 @@ impl Crowd {
         loop {
             let changed = self.changed.listen();
             let now = Instant::now();
+            if self.turns.borrow().is_due(limit(), now) {
+                // What has come before its turn ended counts, however late it is looked at; its
+                // own task says so, which runs before this one does.
+                look().await;
+            }
             let room = self.turns.borrow_mut().room(limit(), now);
             let ask_again = now + limits::ACCEPT_PAUSE;
             match room {

@@ -36,7 +36,8 @@ pub async fn run(pipe: Rc<Pipe>, leases: [Option<Lease>; 2]) {
         }
         std::future::pending::<()>().await;
     });
-    or(served, runtime::run(|| handlers.tick())).await;
+    // Those who are there come first: what they have sent counts before room is made for newcomers.
+    or(runtime::run(|| handlers.tick()), served).await;
 }
 
 /// Opens one port, again and again until that is possible, and serves it.

@@ -107,9 +107,10 @@ async fn find_seat<'a>(
             return Err((user, end));
         }
     }
-    let mut in_line = None;
+    let (mut in_line, mut place) = (None, None);
     loop {
-        let moved_on = pipe.pairing.move_on();
+        // Its place in line, which it keeps until it is told to move on.
+        let moved_on = place.get_or_insert_with(|| pipe.pairing.move_on());
         user = match pipe.pairing.user(user, limit, silent_in_vain(), in_line.is_some()) {
             Ok(waiting) => return Ok(waiting),
             Err(user) => user,
@@ -126,8 +127,10 @@ async fn find_seat<'a>(
             member.got_through();
             pipe.record.reached(USERS_WAITING);
         }
-        if let Err(end) = stand_in_line(&mut user, moved_on, deadline).await {
-            return Err((user, end));
+        match stand_in_line(&mut user, moved_on, deadline).await {
+            Ok(true) => place = None,
+            Ok(false) => {}
+            Err(end) => return Err((user, end)),
         }
     }
 }
@@ -157,24 +160,26 @@ async fn hear_first(
     Ok(())
 }
 
-/// Waits until there may be a seat for a user in line, or it has sent its first bytes.
+/// Waits until there may be a seat for a user in line, `true`, or it has sent its first bytes.
 async fn stand_in_line(
     user: &mut User,
-    moved_on: EventListener,
+    moved_on: &mut EventListener,
     deadline: Instant,
-) -> Result<(), UserEnd> {
+) -> Result<bool, UserEnd> {
     let heard = async { Some(poll_fn(|context| user.poll_heard(context)).await) };
     let moved = async {
         moved_on.await;
         None
     };
     match until(deadline, or(heard, moved)).await {
-        Some(Some(Heard::Spoke)) => user.has_spoken = true,
-        Some(Some(Heard::Left)) => return Err(UserEnd::Left),
-        Some(None) => {}
-        None => return Err(UserEnd::TimedOut),
+        Some(Some(Heard::Spoke)) => {
+            user.has_spoken = true;
+            Ok(false)
+        }
+        Some(Some(Heard::Left)) => Err(UserEnd::Left),
+        Some(None) => Ok(true),
+        None => Err(UserEnd::TimedOut),
     }
-    Ok(())
 }
 
 /// What happens to a user on its seat.

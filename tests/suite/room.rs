@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::common::*;
+use rustix::process::Signal;
 
 #[test]
 fn agents_that_wait_for_a_place_are_among_the_pending() {
@@ -51,4 +52,94 @@ fn agents_that_get_through_keep_patience_with_slow_ones_long() {
     assert!(took >= ms(1800), "one of them had to go after {took:?}");
     drop((slow, newcomer));
     tunnels.iter_mut().for_each(Agent::beat_and_answer);
+}
+
+#[test]
+fn user_in_line_that_speaks_keeps_its_place_there() {
+    let daemon = Daemon::builder(Mode::Tls).set("pending", 4).set("userwait", 60_000).start();
+    let mapping = daemon.api().add_public(2, 200_000);
+    let version_two = || {
+        let mut agent = daemon.agent(mapping.port1);
+        agent.send(format!("IOFOG/2 {}\n", mapping.passcode1).as_bytes());
+        agent.expect(b"IOFOG/2 AUTHORIZED\n");
+        agent
+    };
+    // While there is such an agent, users that say nothing wait; its only tunnel is taken.
+    let mut taken = version_two();
+    let mut first = daemon.user(&mapping);
+    first.send(b"x");
+    header(&mut taken);
+    taken.send(b"OPEN");
+    let waiting = |count| {
+        until("they wait", || daemon.control().users_waiting(&mapping) == count);
+    };
+    let seated: Vec<_> = (0..2).map(|_| daemon.user(&mapping)).collect();
+    waiting(2);
+    // All are accepted while two seats are free, and two will be in line.
+    let files = daemon.open_files();
+    let more: Vec<_> = (0..4).map(|_| Link::plain(at(mapping.port2)).unwrap()).collect();
+    until("they are accepted", || daemon.open_files() >= files + 4);
+    let times = || {
+        let state = daemon.control().state_of(&mapping).unwrap();
+        let limits = state["limitsReached"].as_array().unwrap().clone();
+        let limit = limits.iter().find(|one| one["limit"] == "users waiting (pending)").cloned();
+        limit.map_or(0, |limit| limit["times"].as_u64().unwrap())
+    };
+    let mut users = Vec::new();
+    for (number, user) in more.into_iter().enumerate() {
+        let before = times();
+        users.push(user.upgrade(&daemon.trust(), "localhost").unwrap());
+        match number {
+            0 | 1 => waiting(3 + number as u64),
+            _ => until("it is in line", || times() > before),
+        }
+    }
+    users[2].send(b"first");
+    // It is heard before these are.
+    for _ in 0..3 {
+        daemon.control().status("all");
+    }
+    drop(seated);
+    drop(users.drain(..2));
+    waiting(2);
+    users[1].send(b"second");
+    let mut agent = version_two();
+    header(&mut agent);
+    agent.send(b"OPEN");
+    agent.expect(b"first");
+}
+
+/// Reads the PROXY header that tells a version 2 agent of its user.
+fn header(agent: &mut Agent) {
+    let head = agent.exactly(16);
+    agent.exactly(usize::from(u16::from_be_bytes([head[14], head[15]])));
+}
+
+#[test]
+fn what_has_come_before_a_turn_ended_counts_however_late_the_daemon_looks() {
+    let daemon = Daemon::builder(Mode::Tls).set("pending", 4).start();
+    let hello = client_hello(&daemon);
+    let mapping = daemon.api().add_public(60, 200_000);
+    for port in [mapping.port1, mapping.port2] {
+        until("it is stopped in time", || {
+            let files = daemon.open_files();
+            let start = Instant::now();
+            let mut members = stalled(at(port), 4, b"");
+            until("they are accepted", || daemon.open_files() >= files + 4);
+            let _newcomer = stalled(at(port), 1, b"");
+            daemon.signal(Signal::STOP);
+            members.iter_mut().for_each(|member| member.send(&hello));
+            // Their turns end, of 250 ms at first.
+            let in_time = start.elapsed() < ms(150);
+            std::thread::sleep(ms(1000));
+            daemon.signal(Signal::CONT);
+            if in_time {
+                let answered = |member: &Link| matches!(member.socket().peek(&mut [0]), Ok(1..));
+                until("all are answered", || members.iter().all(answered));
+            }
+            drop(members);
+            until("they are gone", || daemon.open_files() <= files);
+            in_time
+        });
+    }
 }

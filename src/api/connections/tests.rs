@@ -122,7 +122,7 @@ fn a_stranger_that_comes_in_vain_has_a_short_turn_until_its_requests_are_answere
         assert_eq!(turn(&state), limits::VAIN_TURN, "however far away it says that it is");
         // Its request comes in pieces.
         state.asks();
-        assert_eq!(turn(&state), limits::VAIN_TURN + limits::HTTP_TURN);
+        assert_eq!(turn(&state), limits::VAIN_TURN + limits::VAIN_FAR);
         assert_eq!(turn(&join(good, Duration::ZERO).1), limits::HTTP_TURN);
         connections.got_through(&state);
         leave(number);

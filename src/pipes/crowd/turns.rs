@@ -67,7 +67,7 @@ struct Member<T> {
     /// How much of its own time it had taken when its turn began anew.
     own: Option<Duration>,
     has_spoken: bool,
-    /// When it came, last sent something or was last answered.
+    /// When it came, first sent something or was last answered.
     heard: Instant,
     may_be_slow: bool,
 }
@@ -155,8 +155,8 @@ impl<T> Turns<T> {
         let Some(member) = self.members.get_mut(number) else { return };
         let vain = self.vain.is(member.stranger);
         let may_be_slow = !vain && self.slow < self.limit / limits::SLOW_SHARE;
-        member.heard = now;
         if !std::mem::replace(&mut member.has_spoken, true) {
+            member.heard = now;
             member.may_be_slow = may_be_slow;
             self.slow += usize::from(may_be_slow);
         }
@@ -167,7 +167,7 @@ impl<T> Turns<T> {
 
     /// It has been answered, and something is to come from it next: a new turn begins.
     pub(super) fn answered(&mut self, number: Number, now: Instant) {
-        if let Some(member) = self.members.get_mut(number) {
+        if let Some(member) = self.members.get_mut(number).filter(|member| member.has_spoken) {
             member.own = None;
             member.heard = now;
         }
@@ -177,6 +177,10 @@ impl<T> Turns<T> {
     /// What it has sent is not enough to be answered: its turn goes on.
     pub(super) fn goes_on(&mut self, number: Number, now: Instant) {
         let Some(member) = self.members.get_mut(number) else { return };
+        if !member.has_spoken {
+            // There was nothing to answer: in plain TCP a peer is waited for from the start.
+            return;
+        }
         if let State::Ours(since) = member.state {
             member.ours += now - since;
         }
@@ -235,6 +239,11 @@ impl<T> Turns<T> {
     pub(super) fn replace_oldest(&mut self, limit: usize) -> Option<T> {
         let oldest = self.members.first().filter(|_| self.len() >= limit)?;
         self.revoke(oldest)
+    }
+
+    /// Whether a member of a crowd of `limit` would have to go now.
+    pub(super) fn is_due(&self, limit: usize, now: Instant) -> bool {
+        self.len() >= limit && self.first_to_go().is_some_and(|(due, _)| due <= now)
     }
 
     /// When the first one has to go, and which.
@@ -326,7 +335,7 @@ impl<T> Member<T> {
         let own = *self.own.get_or_insert_with(|| now.saturating_duration_since(came));
         let far = limits::STRANGER_ROUND_TRIPS * self.round_trip;
         let (kind, from) = match self.may_be_slow {
-            _ if vain => (Kind::Vain, came + own + far),
+            _ if vain => (Kind::Vain, came + own + far.min(limits::VAIN_FAR)),
             true => (Kind::Slow, came),
             false => (Kind::Spoken, came + own + far),
         };

@@ -54,6 +54,7 @@ impl Past {
         let anew = anew.or_else(|| self.words.iter().position(is(Word::GoesOn))).unwrap();
         let own = self.words[anew].1 - self.came - self.ours(anew + 1);
         let far = limits::STRANGER_ROUND_TRIPS * self.round_trip;
+        let far = if self.is_vain { far.min(Duration::from_millis(100)) } else { far };
         let longest = limits::SLOW_TURN - limits::STRANGER_TURN;
         let (kind, turn) = match self.may_be_slow && !self.is_vain {
             true => (Kind::Slow, Duration::ZERO),
@@ -82,7 +83,7 @@ impl Model {
             Kind::Silent => Duration::from_millis(250),
             Kind::Spoken => Duration::from_secs(1),
             Kind::Slow => return Duration::from_secs(2),
-            Kind::Vain => return Duration::from_millis(30),
+            Kind::Vain => return Duration::from_millis(15),
             Kind::SilentToo => return self.patience(Kind::Silent).min(Duration::from_millis(250)),
         };
         let mut others_get_through = false;
@@ -99,6 +100,12 @@ impl Model {
 
     fn does(&mut self, number: Number, word: Word, now: Instant) {
         let slow = self.members.values().filter(|past| past.may_be_slow).count();
+        let spoke = |past: &Past| past.words.iter().any(|(word, _)| *word == Word::Spoke);
+        if matches!(word, Word::Answered | Word::GoesOn)
+            && !self.members.get(&number).is_some_and(spoke)
+        {
+            return;
+        }
         if word == Word::GotThrough {
             let last = self.members.get(&number).and_then(|past| past.words.last());
             if last.is_some_and(|(word, _)| *word == Word::GotThrough) {
@@ -404,6 +411,37 @@ fn many_silent_ones_of_one_network_are_known_for_it_soon() {
 }
 
 #[test]
+fn one_network_that_feigns_to_be_far_away_holds_up_no_others_for_long() {
+    let (mut turns, start) = (Turns::default(), Instant::now());
+    let (far, mut now, mut longest) = (Duration::from_secs(1), start, Duration::ZERO);
+    for newcomer in 0..8000u32 {
+        let came = start + newcomer * Duration::from_secs(1) / 600;
+        now = now.max(came);
+        while let Room::NotBefore(due) = turns.room(128, now) {
+            now = due.unwrap();
+        }
+        if newcomer >= 7000 {
+            longest = longest.max(now - came);
+        }
+        // One byte of a greeting each.
+        let stalls = turns.join((), 2, far, now);
+        turns.spoke(stalls, now);
+        turns.goes_on(stalls, now);
+    }
+    assert!(longest < Duration::from_millis(200), "the last of them waits {longest:?}");
+}
+
+#[test]
+fn who_has_sent_nothing_stays_one_that_has_however_its_port_waits_for_it() {
+    let (mut turns, now) = (Turns::default(), Instant::now());
+    let silent = turns.join((), 1, Duration::from_secs(1), now);
+    let due = turns.first_to_go();
+    turns.answered(silent, now + MILLISECOND);
+    turns.goes_on(silent, now + MILLISECOND);
+    assert_eq!(turns.first_to_go(), due);
+}
+
+#[test]
 fn who_comes_from_a_network_in_vain_is_trusted_again_when_others_of_it_get_through() {
     let (mut turns, now) = (Turns::default(), Instant::now());
     turns.vain.found_no_room(now);
@@ -447,7 +485,7 @@ fn who_leaves_just_before_its_turn_ends_comes_in_vain_too() {
 }
 
 #[test]
-fn who_stalls_in_its_handshake_is_not_active_for_long() {
+fn who_stalls_in_its_handshake_or_trickles_is_not_active_for_long() {
     let (mut turns, start) = (Turns::default(), Instant::now());
     let _mute = turns.join((), 1, Duration::ZERO, start);
     let member = turns.join((), 1, Duration::ZERO, start);
@@ -458,7 +496,14 @@ fn who_stalls_in_its_handshake_is_not_active_for_long() {
     turns.spoke(member, start + 5 * limits::STILL);
     turns.answered(member, start + 6 * limits::STILL);
     assert_eq!((active(&turns, 6), active(&turns, 7)), (1, 0));
-    turns.spoke(member, start + 7 * limits::STILL);
+    // Byte after byte is no step.
+    let step = limits::STILL / 2;
+    for number in 1..=3 {
+        turns.spoke(member, start + 6 * limits::STILL + number * step);
+        turns.goes_on(member, start + 6 * limits::STILL + number * step);
+    }
+    assert_eq!(turns.active(start + 6 * limits::STILL + 3 * step), 0);
+    turns.spoke(member, start + 9 * limits::STILL);
     turns.got_through(member);
     assert_eq!(active(&turns, 20), 1, "it waits for a tunnel");
 }
