@@ -304,8 +304,8 @@ impl<T> Turns<T> {
         }
     }
 
-    /// How many of them have sent something and are not silent since [`limits::STILL`] or longer, although it is
-    /// their turn.
+    /// How many of them have begun and go on: it is the connector's turn, or theirs began anew less than
+    /// [`limits::STILL`] ago.
     pub(super) fn active(&self, now: Instant) -> usize {
         let is_active = |member: &Member<T>| match member.state {
             State::Turn(..) => now - member.heard < limits::STILL,
