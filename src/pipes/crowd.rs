@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::limits;
 use crate::net::address::stranger;
-use crate::runtime::{look, until};
+use crate::runtime::until;
 use turns::{Kind, Number, Room, Turns};
 
 mod turns;
@@ -52,15 +52,16 @@ impl Ticket {
 impl Crowd {
     /// Waits until one more may join a crowd of `limit`, which may change meanwhile; `true` if the limit
     /// was reached. At the limit the member whose turn ended first loses its place.
-    pub async fn room(&self, limit: impl Fn() -> usize) -> bool {
+    ///
+    /// What has come before a turn ended counts, however late it is looked at: `heard` returns once all that the
+    /// kernel has by then has been told to this crowd.
+    pub async fn room(&self, limit: impl Fn() -> usize, heard: impl AsyncFn()) -> bool {
         let mut reached = false;
         loop {
             let changed = self.changed.listen();
             let now = Instant::now();
             if self.turns.borrow().is_due(limit(), now) {
-                // What has come before its turn ended counts, however late it is looked at; its
-                // own task says so, which runs before this one does.
-                look().await;
+                heard().await;
             }
             let room = self.turns.borrow_mut().room(limit(), now);
             let ask_again = now + limits::ACCEPT_PAUSE;
@@ -183,16 +184,19 @@ mod tests {
         crate::runtime::block_on(async {
             let crowd = Crowd::default();
             let (first, second) = (join(&crowd, Duration::ZERO), join(&crowd, Duration::ZERO));
-            assert!(poll_once(crowd.room(|| 3)).await.is_some(), "there is room");
+            assert!(poll_once(crowd.room(|| 3, async || {})).await.is_some(), "there is room");
             first.spoke();
-            assert!(poll_once(crowd.room(|| 2)).await.is_none(), "all have their turn first");
-            crowd.room(|| 2).await;
+            assert!(
+                poll_once(crowd.room(|| 2, async || {})).await.is_none(),
+                "all have their turn first"
+            );
+            crowd.room(|| 2, async || {}).await;
             assert!(is_replaced(&second) && !is_replaced(&first));
             let third = join(&crowd, Duration::ZERO);
             third.spoke();
-            assert!(poll_once(crowd.room(|| 2)).await.is_none());
+            assert!(poll_once(crowd.room(|| 2, async || {})).await.is_none());
             drop(third);
-            assert!(poll_once(crowd.room(|| 2)).await.is_some());
+            assert!(poll_once(crowd.room(|| 2, async || {})).await.is_some());
             drop((first, second));
             assert_eq!(crowd.len(), 0);
         })
@@ -203,14 +207,14 @@ mod tests {
     fn who_stalls_makes_room_but_for_a_few_and_those_far_away() {
         crate::runtime::block_on(async {
             let crowd = Crowd::default();
-            crowd.room(|| 4).await;
+            crowd.room(|| 4, async || {}).await;
             let far = Duration::from_millis(300);
             let members = [Duration::ZERO, Duration::ZERO, far].map(|way| join(&crowd, way));
             members.iter().for_each(Member::spoke);
             let still_served = join(&crowd, Duration::ZERO);
             still_served.spoke();
             members.iter().for_each(Member::answered);
-            crowd.room(|| 4).await;
+            crowd.room(|| 4, async || {}).await;
             // The first may be slow, the third is far away, the fourth waits for an answer.
             assert_eq!(members.each_ref().map(is_replaced), [false, true, false]);
             assert!(!is_replaced(&still_served));
@@ -220,7 +224,7 @@ mod tests {
             let next = [join(&crowd, Duration::ZERO), join(&crowd, Duration::ZERO)];
             next.iter().for_each(Member::spoke);
             next.iter().for_each(Member::answered);
-            crowd.room(|| 4).await;
+            crowd.room(|| 4, async || {}).await;
             assert_eq!(next.each_ref().map(is_replaced), [false, true]);
         })
         .unwrap();
@@ -233,11 +237,11 @@ mod tests {
             let (first, second) = (join(&crowd, Duration::ZERO), join(&crowd, Duration::ZERO));
             first.spoke();
             second.spoke();
-            let mut room = std::pin::pin!(crowd.room(|| 2));
+            let mut room = std::pin::pin!(crowd.room(|| 2, async || {}));
             assert!(poll_once(&mut room).await.is_none(), "it is the connector's time");
             drop(first);
             assert_eq!(poll_once(&mut room).await, Some(true), "one has left");
-            let mut room = std::pin::pin!(crowd.room(|| 1));
+            let mut room = std::pin::pin!(crowd.room(|| 1, async || {}));
             assert!(poll_once(&mut room).await.is_none());
             second.answered();
             let late = Instant::now() + Duration::from_secs(60);

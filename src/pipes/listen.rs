@@ -18,7 +18,7 @@ use crate::pipes::pipe::Pipe;
 use crate::pipes::record::About;
 use crate::pipes::{serve_agent, serve_user};
 use crate::report::status::reached;
-use crate::runtime::{self, Backoff, Io, sleep, until};
+use crate::runtime::{self, Backoff, Io, look, sleep, until};
 
 /// Serves both ports. Those that are not given are opened here, now or when they can be.
 /// Dropping the future closes ports, waiting users, tunnels and sessions.
@@ -36,8 +36,7 @@ pub async fn run(pipe: Rc<Pipe>, leases: [Option<Lease>; 2]) {
         }
         std::future::pending::<()>().await;
     });
-    // Those who are there come first: what they have sent counts before room is made for newcomers.
-    or(runtime::run(|| handlers.tick()), served).await;
+    or(served, runtime::run(|| handlers.tick())).await;
 }
 
 /// Opens one port, again and again until that is possible, and serves it.
@@ -98,7 +97,7 @@ async fn accept<'a>(
     loop {
         // No room is made and no file is taken before there is a newcomer.
         listener.come().await;
-        room(pipe, users).await;
+        room(pipe, handlers, users).await;
         let Some(file) = pipe.shared.files.try_take(For::Pipe) else {
             if !std::mem::replace(&mut short, true) {
                 pipe.record.reached(reached::FILES);
@@ -134,16 +133,21 @@ async fn accept<'a>(
 
 /// Waits until one more connection may be accepted; meanwhile newcomers wait in the kernel's
 /// backlog.
-async fn room(pipe: &Pipe, users: bool) {
+async fn room(pipe: &Pipe, handlers: &LocalExecutor<'_>, users: bool) {
+    // Those whom the look has woken are in front of this task.
+    let heard = async || {
+        look().await;
+        handlers.spawn(async {}).await;
+    };
     if !users {
-        if pipe.unauthenticated.room(|| pipe.most_pending()).await {
+        if pipe.unauthenticated.room(|| pipe.most_pending(), heard).await {
             pipe.record.reached(reached::AGENTS_PENDING);
         }
         return;
     }
     let mut waited = false;
     loop {
-        if pipe.handshakes.room(|| pipe.most_pending()).await {
+        if pipe.handshakes.room(|| pipe.most_pending(), heard).await {
             pipe.record.reached(reached::USERS_PENDING);
         }
         let room = pipe.pairing.room();
