@@ -22,7 +22,7 @@ use crate::mappings::ports;
 use crate::net::conduit;
 use crate::os::{self, Ask, Files, Notifier, Signals};
 use crate::runtime::{self, sleep, until};
-use crate::text::reason;
+use crate::text::{counted, reason};
 use connector::Connector;
 use listen::Listening;
 use options::{Options, Work};
@@ -117,7 +117,7 @@ async fn live(
         // Trying a tunnel now would begin a session at the pipe's other side.
         Work::Listen { address, .. } => (
             format!("listening on {address} for"),
-            ", which is tried, with its certificate and the passcode, at the first local connection",
+            ", where certificate and passcode are checked at the first local connection",
         ),
     };
     log::info!(target: ALWAYS, "{what} {}{rest}", connector.address());
@@ -146,7 +146,8 @@ async fn live(
         stop.close();
         connector.health().notifier().stopping(options.drain);
         let patience = options.drain.as_millis();
-        log::info!(target: ALWAYS, "stopping: {} sessions have {patience} ms to finish", connector.sessions());
+        let left = counted(connector.sessions() as u64, "session");
+        log::info!(target: ALWAYS, "stopping: {left} left, with {patience} ms to finish");
         let finished = async {
             while connector.sessions() > 0 {
                 let changed = connector.changed.listen();

@@ -25,7 +25,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     match parse(arguments) {
         Ok((command, options)) => run(command, &options),
         Err(fault) => {
-            complain(format_args!("{fault}; see `iofog-connector help`"));
+            complain(format_args!("{fault} (see `iofog-connector help`)"));
             BAD.into()
         }
     }

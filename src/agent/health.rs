@@ -83,7 +83,7 @@ impl Health {
             Work::Serve { connections, .. } => (
                 connections,
                 format!(
-                    "fewer than --connections {connections} and the sessions need; users wait while \
+                    "fewer than --connections {connections} asks for; users wait while \
                      all are in use. Name a smaller number here, or add a mapping that allows more \
                      (`iofog-connector mapping add public --connections N`)"
                 ),
@@ -202,12 +202,12 @@ impl Health {
             }
             State::Refused(true) => format!(
                 "connector {address} no longer accepts the passcode: was the mapping removed, or \
-                 are all its tunnels open elsewhere? It is tried again"
+                 are all its tunnels open elsewhere? Retrying"
             ),
             State::Refused(false) => format!(
                 "connector {address} does not accept the passcode: it is wrong, or not the one of \
-                 this port, or all the mapping's tunnels are open elsewhere. It is tried again \
-                 every {} s",
+                 this port (port1, not the users' port2?), or all the mapping's tunnels are open \
+                 elsewhere. Retrying every {} s",
                 limits::REFUSED_AGAIN.as_secs()
             ),
         };

@@ -305,6 +305,8 @@ mod tests {
         for (text, mode, fault) in [
             ("\nconector=c:1\n", 0o600, "line 2: unknown option: did you mean connector?"),
             ("from=x\n", 0o600, "line 1: unknown option"),
+            ("\nplain=yes\n", 0o600, "line 2: plain is `true` or `false`"),
+            ("passcode=\"abc\"\n", 0o600, "line 1: take the quotes off"),
             ("connector\n", 0o600, "line 1: connector needs a value"),
             ("passcode=p\n", 0o644, "line 1: everybody on this machine can read the passcode"),
             ("passcode=\n", 0o600, "line 1: the passcode is empty"),

@@ -119,7 +119,7 @@ impl<'a> Serving<'a> {
             Err(error) => {
                 if self.reachable.replace(false) {
                     log::warn!(
-                        "the target {} cannot be reached: {}; users are closed until it can",
+                        "the target {} cannot be reached, so users are closed: {}",
                         self.target.address(),
                         words::connection(&error)
                     );

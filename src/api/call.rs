@@ -128,7 +128,7 @@ fn new_pipe(request: &Request) -> Result<NewPipe, ApiError> {
                 (None, Some((name, _))) if name.trim_start().starts_with('{') => {
                     Cow::Owned(name.clone().into_owned())
                 }
-                (None, _) => return Err(bad("mapping", "is missing")),
+                (None, _) => return Err(bad("mapping", "is missing; send mapping=JSON as a form")),
             }
         }
         Media::Form | Media::Json => match std::str::from_utf8(&request.body) {

@@ -113,7 +113,9 @@ impl fmt::Display for ApiError {
             ApiError::StopFromAfar => f.write_str(
                 "the connector can only be stopped on its own machine: iofog-connector stop",
             ),
-            ApiError::UnknownPath(path) => write!(f, "no such path: {}", short(path)),
+            ApiError::UnknownPath(path) => {
+                write!(f, "no such path: {}; docs/protocol.md, section 3, lists them", short(path))
+            }
             ApiError::Unknown(id) => write!(
                 f,
                 "no mapping has the id {}; `iofog-connector mapping list` shows those that are there",

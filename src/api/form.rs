@@ -21,7 +21,8 @@ impl<'a> Form<'a> {
     }
 
     pub(super) fn present(&self, name: &'static str) -> Result<&str, ApiError> {
-        self.value(name).ok_or_else(|| bad(name, "is missing"))
+        self.value(name)
+            .ok_or_else(|| bad(name, format!("is missing; send {name}=VALUE as a form")))
     }
 
     pub(super) fn required(&self, name: &'static str) -> Result<Box<str>, ApiError> {

@@ -69,6 +69,10 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
             }
             Command::Tunnel(parse_tunnel(&mut arguments)?)
         }
+        Ok(Some(name)) if name == "help" => match arguments.subcommand() {
+            Ok(Some(topic)) if topic == "tunnel" => Command::TunnelHelp,
+            _ => Command::Help,
+        },
         Ok(Some(name)) if name == "mapping" => Command::Mapping(parse_mapping(&mut arguments)?),
         Ok(Some(name)) => command(&name, json, user.clone())?,
         // There is an unknown option in its place, or nothing.
@@ -104,7 +108,12 @@ fn command(name: &str, json: bool, user: Option<String>) -> Result<Command, Stri
         "status" => Command::Status { json },
         "check" => Command::Check { user },
         "version" => Command::Version,
-        "help" => Command::Help,
+        "reload" | "restart" => {
+            return Err(format!(
+                "{name} is the service's: `systemctl {name} iofog-connector`, or `service \
+                 iofog-connector {name}`"
+            ));
+        }
         _ => {
             let hint = match nearest(name, COMMANDS) {
                 Some(near) => format!("did you mean `{near}`?"),
@@ -148,6 +157,10 @@ fn parse_mapping(arguments: &mut Arguments) -> Result<Request, String> {
     };
     let connections = number("--connections", 1, u16::MAX.into())?;
     let threshold = number("--heartbeat-threshold", 0, LONGEST_THRESHOLD)?;
+    if let Some(ms @ 1..300) = threshold {
+        // `tunnel` takes no --heartbeat under 100.
+        return Err(format!("--heartbeat-threshold: {ms} is less than 300, the least; 0 is never"));
+    }
     let dir = value(arguments, "--dir", "a path")?.map(PathBuf::from);
     let show = arguments.contains("--show");
     let given = [
@@ -198,7 +211,7 @@ fn parse_mapping(arguments: &mut Arguments) -> Result<Request, String> {
 
 /// The fault of a command that is followed by a wrong word, or by none: which words may follow.
 fn needs(command: &str, words: &[&'static str], found: &str) -> String {
-    let mut said = format!("`{command}` needs `{}` after it", words.join("` or `"));
+    let mut said = format!("`{command}` must be followed by `{}`", words.join("` or `"));
     if !found.is_empty() {
         said.push_str(&format!(", not {found:?}"));
     }
@@ -275,6 +288,7 @@ mod tests {
             ("-v", Command::Version),
             ("--version", Command::Version),
             ("help", Command::Help),
+            ("help tunnel", Command::TunnelHelp),
             ("-h", Command::Help),
             ("-?", Command::Help),
             ("start --help", Command::Help),
@@ -311,6 +325,11 @@ mod tests {
             ("--config= start", "--config needs a path after it"),
             ("start --config --run /r", "--config needs a path after it, not \"--run\""),
             ("start --run /a --run /b", "option --run is given twice"),
+            ("reload", "reload is the service's: `systemctl reload iofog-connector`"),
+            (
+                "mapping add public --heartbeat-threshold 299",
+                "--heartbeat-threshold: 299 is less than 300, the least; 0 is never",
+            ),
             ("stat", "unknown command \"stat\": did you mean `status`?"),
             ("mapping list --json", "--json is an option of `status` only"),
             ("mapping list --user x", "--user is an option of `check` only"),
@@ -380,16 +399,19 @@ mod tests {
             Ok(Request::Remove { id: "a-b".into(), dir: "/d".into() })
         );
         for (line, fault) in [
-            ("mapping", "`mapping` needs `add`"),
-            ("mapping drop", "`mapping` needs `add` or `list` or `remove` after it, not \"drop\""),
+            ("mapping", "`mapping` must be followed by `add`"),
+            (
+                "mapping drop",
+                "`mapping` must be followed by `add` or `list` or `remove`, not \"drop\"",
+            ),
             (
                 "mapping ad public",
-                "`mapping` needs `add` or `list` or `remove` after it, not \"ad\": did",
+                "`mapping` must be followed by `add` or `list` or `remove`, not \"ad\": did",
             ),
-            ("mapping add", "`mapping add` needs `public` or `private` after it"),
+            ("mapping add", "`mapping add` must be followed by `public` or `private`"),
             (
                 "mapping add publc",
-                "`mapping add` needs `public` or `private` after it, not \"publc\": did you mean \
+                "`mapping add` must be followed by `public` or `private`, not \"publc\": did you mean \
                  `public`?",
             ),
             ("mapping remove", "`mapping remove` needs a mapping's id"),

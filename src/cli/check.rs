@@ -34,7 +34,7 @@ pub(super) fn check(options: &Options, user: Option<&str>) -> ExitCode {
         }
     };
     if let Some(user) = user.filter(|_| !faults.is_empty()) {
-        complain(format_args!("checked as {user}, the user that runs the service"));
+        complain(format_args!("checked with the rights of {user}"));
     }
     for warning in warnings.into_iter().chain(logging::syslog_doubt(&options.syslog)) {
         complain(format_args!("warning: {warning}"));

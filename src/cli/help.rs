@@ -14,13 +14,13 @@ Commands:
              certificates again and reopens the log file.
   stop       Stop the running connector and wait until it has ended.
   status     Show the mappings and what their connections do; --json for scripts.
-  check      Validate settings, certificates and configs.json without starting; for
-             root, as the service's user would read them, or another one (--user NAME).
+  check      Validate settings, certificates and configs.json without starting; run
+             by root, with the rights of the service's user, or of --user NAME.
   mapping    add public|private, list, remove ID: open and close pipes without a
              Controller. `add` takes --connections N [60], --heartbeat-threshold MS
-             [60000], and --dir DIR [.] for the passcodes' files, or --show; `remove`
-             removes these files, too, of --dir DIR [.].
-  tunnel     Be the agent's side of a pipe; `tunnel --help` shows its options.
+             [60000], and --dir DIR [.] for the passcode files, or --show; `remove` also
+             deletes these files from --dir DIR [.].
+  tunnel     Act as the agent's side of a pipe; `tunnel --help` shows its options.
   version    Show version and licence. Also -v, --version.
   help       Show this page. Also -h, -?, --help.
 
@@ -36,7 +36,7 @@ Options:
 Exit codes:
   0  done; status: running; stop: not running any more, or never was
   1  failed; the message on stderr says why
-  2  the command line or the settings have a fault
+  2  the command line or the settings contain an error
   3  status: not running
   4  status, stop: it runs, but may not or cannot be asked
 ";
@@ -63,6 +63,6 @@ machine and carries each into a private pipe, to the service at its other side.
   --proxy-protocol         Send the service the user's address first (PROXY protocol 2)
   --drain MS               After SIGTERM, time for sessions to finish        [5000]
   --from FILE              Read options from this file: `name=value`, one a line, named as
-                           above, without dashes; also `passcode=`, unless others can
-                           read it. The command line takes precedence.
+                           above, without dashes; also `passcode=`, unless everybody
+                           can read it. The command line takes precedence.
 ";

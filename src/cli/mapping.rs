@@ -154,7 +154,7 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
                 }
                 // A mapping whose passcodes nobody has is useless.
                 remove(&added.id, options)?;
-                return Err(format!("{fault}; the mapping is removed again").into());
+                return Err(format!("{fault}. No mapping was added").into());
             }
         }
     }
@@ -246,7 +246,7 @@ fn keep(dir: &Path, port: u16, passcode: &Passcode) -> Result<PathBuf, String> {
         Err(error) => {
             let why = match error.kind() {
                 io::ErrorKind::AlreadyExists => {
-                    "is there already, perhaps of a mapping that is gone; move it away".into()
+                    "already exists, perhaps left by a removed mapping; delete it".into()
                 }
                 _ => reason::writing(&path, &error),
             };
@@ -313,14 +313,14 @@ fn instructions(
     }
     let mut files = Vec::new();
     if !add.show {
-        files.push("the passcode's file (mode 0600)");
+        files.push("the passcode file (mode 0600)");
     }
     if !daemon.dev {
         files.push("the connector's certificate");
     }
     if !files.is_empty() {
         text.push_str(&format!(
-            "\nOn another machine, copy {} there first and name the copy.\n",
+            "\nOn another machine, copy {} there first and give the path of the copy.\n",
             files.join(" and ")
         ));
     }

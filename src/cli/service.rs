@@ -84,7 +84,7 @@ pub(super) fn stop(options: &Options) -> ExitCode {
                 deadline = Instant::now() + Duration::from_millis(left.milliseconds_left) + GRACE;
                 if !std::mem::replace(&mut told, true) {
                     complain(format_args!(
-                        "{process} is {left}; a second SIGTERM ends them at once"
+                        "{process} is {left}; `{kill}`, twice, ends them at once"
                     ));
                 }
             }

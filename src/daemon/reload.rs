@@ -58,6 +58,6 @@ pub(super) fn reload(options: &Options, shared: &Shared, logging: &Logging) -> V
     }
     logging.set_level(new.log_level);
     shared.config.replace(Rc::new(new));
-    log::info!(target: ALWAYS, "settings read again");
+    log::info!(target: ALWAYS, "settings reloaded");
     not_in_force
 }

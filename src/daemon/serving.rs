@@ -149,7 +149,7 @@ async fn asked_again(
             Ok(Ask::Stop) if by_signal => break,
             Ok(Ask::Stop) => {
                 by_signal = true;
-                log::info!(target: ALWAYS, "it is stopping already; one more signal ends it at once");
+                log::info!(target: ALWAYS, "it is stopping already; one more SIGTERM ends it at once");
             }
             // The signals' task lives as long as the process.
             Err(_) => std::future::pending().await,

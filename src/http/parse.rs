@@ -50,7 +50,7 @@ pub(super) fn head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Fault> {
         Err(_) if bytes.starts_with(&[0x16, 3]) => {
             return Err(Fault::Malformed("it is TLS, and dev is true; call http://"));
         }
-        Err(_) => return Err(Fault::Malformed("the head is not that of an HTTP/1.1 request")),
+        Err(_) => return Err(Fault::Malformed("its head cannot be read")),
     };
     let (Some(method), Some(target), Some(version)) =
         (request.method, request.path, request.version)

@@ -129,8 +129,8 @@ fn unusable(path: &Path, error: &io::Error) -> String {
         _ => reason::writing(path, error),
     };
     format!(
-        "The log file {} cannot be written: {why}. Until then syslog alone has its lines, if \
-         there is one; --log DIR names another folder.",
+        "the log file {} cannot be written: {why}; until then syslog alone has its lines, if \
+         there is one; --log DIR names another folder",
         path.display()
     )
 }
@@ -187,6 +187,6 @@ mod tests {
         assert!(file.write(Level::Info, "one").is_err());
         assert!(file.write(Level::Info, "two").is_err());
         let fault = file.fault().unwrap();
-        assert!(fault.starts_with("The log file /dev/full cannot be written: the disk is full; "));
+        assert!(fault.starts_with("the log file /dev/full cannot be written: the disk is full; "));
     }
 }

@@ -218,7 +218,7 @@ impl Pool {
             named.push(format!("and {more} more"));
         }
         Some(format!(
-            "\"ports\" in the settings leaves out what mappings have: {}; they stay open until a \
+            "\"ports\" in the settings no longer contains ports of mappings: {}; they stay open until a \
              restart and would be inactive then: add them to \"ports\", take them out of \
              \"exclude\", or remove the mappings",
             named.join(", ")

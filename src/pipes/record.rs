@@ -174,7 +174,7 @@ impl Record {
     pub fn tunnel_absent(&self, side: usize, peer: SocketAddr) {
         self.count(|counts| counts.tunnels_absent += 1);
         let what = format!(
-            "tunnel of {peer} closed: its heartbeat is absent; see that its machine is up, and its \
+            "tunnel of {peer} closed: no heartbeat arrived in time; see that its machine is up, and its \
              --heartbeat shorter than the mapping's threshold"
         );
         self.fault(About::Agents(side), &what);

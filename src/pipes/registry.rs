@@ -303,7 +303,7 @@ impl Registry {
         while let Some(left) = self.draining().filter(|left| !left.is_over()) {
             if left.milliseconds_left == 0 {
                 return log::warn!(
-                    target: ALWAYS, "still there after {} ms, and cut: {}",
+                    target: ALWAYS, "still open after {} ms, and cut: {}",
                     patience.as_millis(),
                     left.who()
                 );

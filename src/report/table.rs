@@ -62,11 +62,12 @@ pub fn table(report: &Report) -> String {
     line(
         &mut text,
         &format!(
-            "sessions {} now, {} in all; refused: {}, {}; connections without passcode yet {}",
+            "sessions {} now, {} in all; refused: {}, {}, {}; connections without passcode yet {}",
             counts.sessions,
             counts.sessions_total,
             counted(counts.users_refused, "user"),
             counted(counts.agents_refused, "agent"),
+            counted(counts.handshake_failures, "TLS handshake"),
             counts.pending
         ),
     );

@@ -126,7 +126,7 @@ fn table_at_a_glance() {
         "    port 6003 is taken; it is tried again",
         "2 mappings                                                60/2/62                      1/42                  6.8 KiB  7.6 MiB",
         "",
-        "sessions 4 now, 5 in all; refused: 3 users, 10 agents; connections without passcode yet 6",
+        "sessions 4 now, 5 in all; refused: 3 users, 10 agents, 9 TLS handshakes; connections without passcode yet 6",
         "free ports 996; direct connections 1; API: 15 requests refused, 14 TLS handshakes failed",
         "log messages lost 13: `iofog-connector check` says why",
         "limit reached: 256 API connections at one time, 3 times, last at 2018-11-20T13:03:38Z",
@@ -147,7 +147,7 @@ fn one_of_a_thing_is_said_as_one() {
     report.state.api_refused = 1;
     report.state.api_handshake_failures = 1;
     let said = table(&report);
-    assert!(said.contains("refused: 1 user, 1 agent;"), "{said}");
+    assert!(said.contains("refused: 1 user, 1 agent, 0 TLS handshakes;"), "{said}");
     assert!(said.contains("API: 1 request refused, 1 TLS handshake failed"), "{said}");
 }
 

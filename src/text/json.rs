@@ -70,7 +70,7 @@ fn explain(text: &[u8], error: &serde_json::Error) -> String {
     let place = place(text, at);
     match error.classify() {
         Category::Data => format!("{place}: {}", data(&text[..text.len().min(at + 1)], what)),
-        Category::Eof => format!("{place}: the text ends there too early: {}", ended(what)),
+        Category::Eof => format!("{place}: the text ends too early: {}", ended(what)),
         Category::Syntax if text[..at].iter().all(u8::is_ascii_whitespace) => {
             let found = found(text, at);
             match what {
@@ -133,7 +133,9 @@ fn syntax(what: &str, found: &str) -> String {
         }
         ("expected `,` or `}`" | "expected `,` or `]`", _) => {
             let end = if what.contains('}') { "}" } else { "]" };
-            format!("a comma or {end} is expected, and {found} stands there; is a comma missing?")
+            format!(
+                "a comma or {end} is expected, and {found} stands there; perhaps a comma is missing"
+            )
         }
         ("expected value", _) => format!("a value is expected, and {found} stands there"),
         ("expected ident", _) => {
@@ -285,9 +287,9 @@ mod tests {
             ("{\"a\":[]}", "line 1, column 5: the value of \"a\" is an array; a whole"),
             ("{\"a\":null}", "line 1, column 9: the value of \"a\" is null; a whole"),
             ("[1]", "line 1, column 1: the value there is an array; an object in braces"),
-            ("{\"a\":1", "line 1, column 6: the text ends there too early: an object is not"),
-            ("{\"a\":", "line 1, column 5: the text ends there too early: a value is missing"),
-            ("{\"a", "line 1, column 3: the text ends there too early: a string is not closed"),
+            ("{\"a\":1", "line 1, column 6: the text ends too early: an object is not"),
+            ("{\"a\":", "line 1, column 5: the text ends too early: a value is missing"),
+            ("{\"a", "line 1, column 3: the text ends too early: a string is not closed"),
             ("{\"ä\":1 2}", "line 1, column 8: a comma or } is expected, and a digit stands there"),
             ("{\"a\" 1}", "line 1, column 6: a colon is expected after the key, and a digit"),
             ("{a:1}", "line 1, column 2: a key in double quotes is expected, and a letter"),

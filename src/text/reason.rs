@@ -131,7 +131,7 @@ fn forbidden(path: &Path) -> String {
         // ProtectHome puts an empty one in the place of /root and /home.
         let why = match fs::metadata(folder).is_ok_and(|found| found.mode() & 0o777 == 0) {
             true => "the service's unit hides /root and /home;",
-            false => "run this as root if it is no service, or",
+            false => "if this is not a service, run it as root, or",
         };
         return format!(
             "{name} may not enter the folder {shown}, which {is}: {why} put the file where {name} \

@@ -114,7 +114,8 @@ fn form(name: &str) -> String {
     match name {
         "UnsupportedCertVersion" => {
             "it is an X.509 certificate of version 1, which TLS clients do not accept; make one of \
-             version 3 (openssl req -x509 -key KEY -addext subjectAltName=DNS:NAME -days DAYS)"
+             version 3 (openssl x509 -req with -extfile FILE, which says \
+             subjectAltName=DNS:NAME; without an authority, openssl req -x509 -addext the same)"
                 .into()
         }
         "CaUsedAsEndEntity" => {

@@ -920,7 +920,7 @@ fn new_controllerca_counts_for_connections_that_are_open_already() {
     let (first, second) = (Authority::new("first"), Authority::new("second"));
     let daemon = Daemon::builder(Mode::Tls).file("ca.pem", first.pem()).start();
     let reload = || {
-        let count = || daemon.log_text().matches("settings read again").count();
+        let count = || daemon.log_text().matches("settings reloaded").count();
         let before = count();
         daemon.signal(Signal::HUP);
         until("the settings are read again", || count() > before);

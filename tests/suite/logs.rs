@@ -119,7 +119,7 @@ fn file_is_opened_again_on_sighup() {
     until("there is a new file", || daemon.log_file().exists());
     daemon.set("loglevel", "info");
     daemon.signal(Signal::HUP);
-    until("the level is in force", || daemon.log_text().contains("settings read again"));
+    until("the level is in force", || daemon.log_text().contains("settings reloaded"));
     make_noise(&daemon);
     let old = fs::read_to_string(&away).unwrap();
     assert!(daemon.log_text().contains("removed") && !old.contains("removed"));

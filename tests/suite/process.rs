@@ -207,10 +207,10 @@ fn certificates_that_cannot_be_read_at_a_reload_open_the_api_to_nobody() {
     let mut daemon = Daemon::builder(Mode::Tls).prepare();
     let port = daemon.api_address().port();
     let reload = |daemon: &Daemon| {
-        let before = daemon.log_text().matches("settings read again").count();
+        let before = daemon.log_text().matches("settings reloaded").count();
         daemon.signal(Signal::HUP);
         until("the settings are read again", || {
-            daemon.log_text().matches("settings read again").count() > before
+            daemon.log_text().matches("settings reloaded").count() > before
         });
     };
     let warnings = |daemon: &Daemon| daemon.control().state()["warnings"].to_string();

@@ -692,7 +692,7 @@ fn tunnel_that_is_read_to_nowhere_keeps_its_heartbeats_and_its_threshold(mode: M
     });
     agent.expect_closed();
     until("its place is free", || draining() == 0);
-    let said = format!("tunnel of {} closed: its heartbeat is absent", agent.link.local());
+    let said = format!("tunnel of {} closed: no heartbeat arrived in time", agent.link.local());
     assert!(daemon.log_text().contains(&said), "{}", daemon.log_text());
 }
 

@@ -409,7 +409,7 @@ fn user_that_has_asked_and_is_given_no_tunnel_is_reset(mode: Mode) {
     is_reset(ended);
     daemon.set("userwait", 600_000);
     daemon.signal(Signal::HUP);
-    until("the settings are read again", || daemon.log_text().contains("settings read again"));
+    until("the settings are read again", || daemon.log_text().contains("settings reloaded"));
     let waiting = |daemon: &Daemon| {
         let user = asked(daemon);
         until("it waits", || daemon.control().users_waiting(&mapping) == 1);

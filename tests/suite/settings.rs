@@ -603,7 +603,9 @@ fn check_sees_with_the_eyes_of_the_services_user() {
     }
     let (status, said) = check("65534");
     assert_eq!(status, Some(2), "{said}");
-    for named in ["server-key.pem", "configs.json", "may not read it", "checked as "] {
+    for named in
+        ["server-key.pem", "configs.json", "may not read it", "checked with the rights of "]
+    {
         assert!(said.contains(named), "{named}: {said}");
     }
     assert!(!said.contains(&mapping.passcode1));
@@ -713,7 +715,7 @@ fn passcode_file_that_a_full_disk_cut_short_is_not_in_the_way() {
         return;
     }
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("the mapping is removed again"), "{said}");
+    assert!(said.contains("No mapping was added"), "{said}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "x\n", "what is in the folder");
     assert_eq!(daemon.control().state()["mappings"], json!([]));
 }
@@ -892,7 +894,7 @@ fn no_bad_file_is_answered_with_words_for_programmers() {
         let content = String::from_utf8_lossy(&content).into_owned();
         assert_eq!(output.status.code(), Some(2), "{name}: {content}: {said}");
         assert!(!said.contains("s3cret"), "{said}");
-        for line in said.lines().filter(|line| !line.contains("checked as ")) {
+        for line in said.lines().filter(|line| !line.contains("checked with the rights of ")) {
             messages += 1;
             assert!(line.starts_with("iofog-connector"), "{content}: {line}");
             // Options name themselves; they may come from the command line as well.

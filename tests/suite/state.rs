@@ -237,7 +237,7 @@ fn ports_of_a_stored_mapping_go_to_no_other_one_while_they_are_not_open() {
     assert_eq!(left(&daemon), 4);
     daemon.set("exclude", json!([]));
     daemon.signal(rustix::process::Signal::HUP);
-    until("the settings are read again", || daemon.log_text().contains("settings read again"));
+    until("the settings are read again", || daemon.log_text().contains("settings reloaded"));
     assert_eq!(left(&daemon), 4);
     let added = others(&daemon);
     until("the port is tried again", || daemon.api().status(&stored.id)["public"] == "Active");

@@ -182,8 +182,8 @@ fn api_refusals_are_ten_lines_at_once_and_then_a_count() {
     let state = daemon.control().state();
     assert_eq!(state["apiRefused"], 40);
     let refusals = &state["apiRefusals"];
-    assert_eq!(times(refusals, "caller", "a web page of another site had it sent"), 40);
-    assert_eq!(times(refusals, "caller", "what it sent is no request that is taken"), 1);
+    assert_eq!(times(refusals, "caller", "sent by another site's web page"), 40);
+    assert_eq!(times(refusals, "caller", "not a valid request"), 1);
     daemon.stop();
     let said = lines(&daemon, "API: refused a request from 127.0.0.1");
     let (whole, counts): (Vec<_>, Vec<_>) =
@@ -243,14 +243,14 @@ fn ports_that_a_reload_takes_from_mappings_are_a_warning_and_a_line() {
     let exclude = |ports: &[u16]| {
         let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
         daemon.set("exclude", ports);
-        let before = daemon.log_text().matches("settings read again").count();
+        let before = daemon.log_text().matches("settings reloaded").count();
         daemon.signal(Signal::HUP);
-        let read = || daemon.log_text().matches("settings read again").count() > before;
+        let read = || daemon.log_text().matches("settings reloaded").count() > before;
         until("the settings are read again", read);
     };
     let warnings = || daemon.control().state()["warnings"].to_string();
     let said = format!(
-        "leaves out what mappings have: {}, {}; they stay open until a restart",
+        "no longer contains ports of mappings: {}, {}; they stay open until a restart",
         mapping.port1, mapping.port2
     );
     assert!(!warnings().contains("leaves out"), "{}", warnings());

@@ -233,7 +233,7 @@ fn second_signal_ends_a_draining_daemon_at_once() {
         daemon.signal(Signal::HUP);
         daemon.signal(signals[0]);
         until("the first signal is answered", || {
-            daemon.log_text().contains("one more signal ends it at once")
+            daemon.log_text().contains("one more SIGTERM ends it at once")
         });
         assert!(daemon.is_running());
         daemon.signal(signals[1]);

@@ -642,7 +642,7 @@ fn private_pipe_joins_target_and_listen(mode: Mode) {
     let listening = Tunnel::start(&daemon, mapping.port2, &mapping.passcode2, &more);
     until_idle(&daemon, &mapping, 2);
     // Nothing is promised before it was tried.
-    let untried = "which is tried, with its certificate and the passcode, at the first local";
+    let untried = "where certificate and passcode are checked at the first local";
     eventually("it says so", || listening.log().contains(untried).then_some(()));
     assert!(!listening.log().contains("connected"), "{}", listening.log());
     for size in [1, 100_000, 8 << 20] {
@@ -882,8 +882,8 @@ fn removed_mapping_takes_its_passcode_files_along_and_no_others() {
     assert_eq!(fs::read_to_string(&changed).unwrap(), "somebody's own\n");
     let (status, said) = say(&["mapping", "add", "private"]);
     assert_eq!(status, Some(1));
-    assert!(said.contains("is there already") && said.contains("move it away"), "{said}");
-    assert!(said.contains("--dir") && said.contains("the mapping is removed again"), "{said}");
+    assert!(said.contains("already exists") && said.contains("delete it"), "{said}");
+    assert!(said.contains("--dir") && said.contains("No mapping was added"), "{said}");
     assert_eq!(daemon.api().state()["mappings"].as_array().unwrap().len(), 0);
     assert_eq!(files().len(), 2, "what had been made for it is left");
 }

@@ -40,6 +40,11 @@ pub(super) fn read_options(
             Some((name, value)) => (name.trim(), value.trim()),
             None => (line, ""),
         };
+        if value.len() > 1
+            && ['"', '\''].iter().any(|q| value.starts_with(*q) && value.ends_with(*q))
+        {
+            return Err(format!("{place}: take the quotes off; they would be a part of the value"));
+        }
         if name == PASSCODE_KEY {
             once(&mut lines, PASSCODE_KEY, number, &place)?;
             if let Some(fault) = reason::exposed("passcode", mode) {
@@ -65,8 +70,14 @@ pub(super) fn read_options(
             };
             return Err(format!("{place}: unknown option: {hint}"));
         };
-        if value.is_empty() && !FLAGS.iter().any(|flag| flag.0 == known) {
-            return Err(format!("{place}: {name} needs a value after a `=`"));
+        match FLAGS.iter().any(|flag| flag.0 == known) {
+            true if !["", "true", "false"].contains(&value) => {
+                return Err(format!("{place}: {name} is `true` or `false`"));
+            }
+            false if value.is_empty() => {
+                return Err(format!("{place}: {name} needs a value after a `=`"));
+            }
+            _ => {}
         }
         once(&mut lines, known, number, &place)?;
         given.insert(known, value.into());

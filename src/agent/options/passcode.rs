@@ -54,7 +54,8 @@ pub(super) fn passcode(
         let (text, mode) = read.map_err(|fault| match path.components().count() {
             // This may be the passcode itself in place of its file's name, so it is not repeated.
             1 if !path.exists() => "--passcode-file: there is no such file here; the path of the \
-                                    file that holds the passcode is expected"
+                                    file that holds the passcode is expected (what was given is not \
+                                    repeated: it may be the passcode itself)"
                 .into(),
             _ => fault,
         })?;

@@ -88,12 +88,12 @@ refusals! {
     /// An address outside `controllers`.
     NOT_ALLOWED: CALLER, "it is not among controllers", "controllers says who may call";
     /// A web page.
-    FOREIGN: CALLER, "a web page of another site had it sent", "call with no browser";
+    FOREIGN: CALLER, "sent by another site's web page", "call from a program other than a browser";
     /// `command=stop` over TCP.
-    STOP_FROM_AFAR: CALLER, "it asked for a stop from afar", "stop the connector on its machine";
+    STOP_FROM_AFAR: CALLER, "it tried to stop the connector remotely", "stop the connector on its machine";
     /// Its handshake failed.
     CALLER_TLS: CALLER, "its TLS handshake failed",
-        "callers speak TLS (https://, curl --cacert server-cert.pem), unless dev is true";
+        "callers speak TLS (https://, curl --cacert server-cert.pem, with controllerca also --cert and --key), unless dev is true";
     /// Strangers hold as much as they may.
     CALLERS_MEMORY: CALLER, "what it sent was long and unfinished, and others had all the memory for such",
         "limit who reaches the API's port";
@@ -103,7 +103,7 @@ refusals! {
     /// Its request came too slowly.
     CALLER_LATE: CALLER, "no whole request within 10 s", "look at the line to it";
     /// What it sent is no request, or one that is too large.
-    NO_REQUEST: CALLER, "what it sent is no request that is taken", "call with HTTP/1.1";
+    NO_REQUEST: CALLER, "not a valid request", "call with HTTP/1.1";
     /// Nothing was free for a mapping.
     NO_PORTS: CALLER, "no two ports were free", "add to ports";
     /// The disk took no change.
