@@ -37,7 +37,7 @@ pub(super) fn check(options: &Options, user: Option<&str>) -> ExitCode {
         complain(format_args!("checked with the rights of {user}"));
     }
     for warning in warnings.into_iter().chain(logging::syslog_doubt(&options.syslog)) {
-        complain(format_args!("warning: {warning}"));
+        complain(format_args!("warning: {}", warning.trim_end_matches('.')));
     }
     for fault in &faults {
         complain(fault);
