@@ -210,9 +210,14 @@ impl Config {
         self.ports.iter().copied().filter(|port| !self.is_apis(*port)).collect()
     }
 
-    /// Where users reach a public pipe with this port2 (protocol page, section 3).
-    pub fn public_url(&self, port: u16) -> String {
-        let scheme = if self.dev { "http" } else { "https" };
+    /// Where users reach a public pipe with this port2, `raw` if its users are told to speak plain (protocol page,
+    /// section 3).
+    pub fn public_url(&self, port: u16, raw: bool) -> String {
+        let scheme = match (raw, self.dev) {
+            (true, _) => "tcp",
+            (false, true) => "http",
+            (false, false) => "https",
+        };
         if self.address.contains(':') {
             format!("{scheme}://[{}]:{port}", self.address)
         } else {

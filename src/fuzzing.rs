@@ -11,11 +11,14 @@ pub use crate::config::Config;
 pub use crate::http::{
     Fault, Handler, Patience, Request, Response, Source, Wire, serve_connection,
 };
-pub use crate::mappings::mapping::{AgentLimits, AgentPort, Mapping, NewPipe, Passcode, Pipe};
+pub use crate::mappings::mapping::{
+    AgentLimits, AgentPort, Mapping, NewMapping, NewPipe, Passcode, Pipe,
+};
+pub use crate::mappings::options::Options;
 pub use crate::net::conduit::{Conduit, allow as allow_conduits};
 pub use crate::net::stream::Stream;
 pub use crate::runtime::{block_on, sleep};
-pub use crate::session::{Ended, Ending, Endpoint, Protocol, Relay, Traffic};
+pub use crate::session::{Ended, Ending, Endpoint, Protocol, Relay, Silence, Traffic};
 pub use crate::tls::{CERTIFICATE, Identity, client_config};
 pub use crate::wire::greeting::{Checked, Version};
 pub use crate::wire::heartbeat::beats;
@@ -36,17 +39,17 @@ pub struct Asked {
     /// Its parameters, in the order of the protocol page.
     pub values: Vec<String>,
     /// The pipe of `mapping/add`.
-    pub pipe: Option<NewPipe>,
+    pub mapping: Option<NewMapping>,
 }
 
 /// What `request` asks for, or the status code and text of the refusal.
 pub fn call(request: &Request) -> Result<Asked, (u16, String)> {
     use api::call::{Call, Command};
-    let ask = |call, values| Asked { call, values, pipe: None };
+    let ask = |call, values| Asked { call, values, mapping: None };
     let call = Call::parse(request).map_err(|error| (error.status(), error.to_string()))?;
     Ok(match call {
-        Call::AddMapping(pipe) => {
-            Asked { call: "mapping/add", values: Vec::new(), pipe: Some(pipe) }
+        Call::AddMapping(mapping) => {
+            Asked { call: "mapping/add", values: Vec::new(), mapping: Some(mapping) }
         }
         Call::RemoveMapping(id) => ask("mapping/remove", vec![id.into()]),
         Call::StatusOfAll => ask("status", vec!["all".into()]),

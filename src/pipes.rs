@@ -7,6 +7,7 @@ mod handshake;
 mod listen;
 mod named;
 mod pairing;
+mod per_address;
 mod pipe;
 mod record;
 pub mod refusals;

@@ -12,6 +12,7 @@ mod traffic;
 pub use drain::{Drain, Drained, Outcome};
 pub use ending::{Ended, Ending};
 pub use leg::Endpoint;
+pub use progress::Silence;
 pub use protocol::Protocol;
 pub use relay::Relay;
 pub use residue::{Missing, Residue};

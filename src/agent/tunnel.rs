@@ -13,7 +13,8 @@ use super::pace::Outcome;
 use crate::limits;
 use crate::net::stream::{Received, Stream};
 use crate::runtime::{Timer, now};
-use crate::session::{Endpoint, Protocol, Relay};
+use crate::session::{Endpoint, Protocol, Relay, Silence};
+
 use crate::wire::heartbeat::BEAT;
 use crate::wire::token;
 
@@ -177,7 +178,8 @@ impl Paired<'_> {
         let held = if self.rest.is_empty() { Vec::new() } else { vec![self.rest.into()] };
         let endpoints =
             [self.stream, local].map(|stream| Endpoint { stream, protocol: Protocol::Raw });
-        let mut relay = Relay::new(endpoints, [held, Vec::new()], limits::AGENT_FIN_WAIT, traffic);
+        let silence = Silence { after_end: limits::AGENT_FIN_WAIT, ever: None };
+        let mut relay = Relay::new(endpoints, [held, Vec::new()], silence, traffic);
         let ended = (&mut relay).await;
         relay.close().await;
         drop(self.place);

@@ -10,16 +10,17 @@ use super::direct::Candidate;
 use super::error::ApiError;
 use super::form::{Form, Media, bad, content_type, media_type};
 use super::quoted::short;
-use crate::config::Entries;
+use crate::config::{Entries, nearest};
 use crate::http::Request;
 use crate::limits;
-use crate::mappings::mapping::{AgentLimits, NewPipe};
+use crate::mappings::mapping::{AgentLimits, NewMapping, NewPipe};
+use crate::mappings::options::{self, Options};
 use crate::text::json;
 
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Call {
-    AddMapping(NewPipe),
+    AddMapping(NewMapping),
     RemoveMapping(Box<str>),
     /// `mappingid=all`.
     StatusOfAll,
@@ -74,7 +75,7 @@ impl Call {
                 let id = form()?.required("mappingid")?;
                 Ok(if &*id == "all" { Call::StatusOfAll } else { Call::StatusOf(id) })
             }
-            "/api/v2/mapping/add" if post => Ok(Call::AddMapping(new_pipe(request)?)),
+            "/api/v2/mapping/add" if post => Ok(Call::AddMapping(new_mapping(request)?)),
             "/api/v2/mapping/remove" if post => {
                 Ok(Call::RemoveMapping(form()?.required("mappingid")?))
             }
@@ -115,10 +116,10 @@ fn command(word: &str) -> Result<Command, ApiError> {
     }
 }
 
-/// The pipe that `mapping/add` asks for. The JSON object is the form's `mapping`, or, as the
+/// The mapping that `mapping/add` asks for. The JSON object is the form's `mapping`, or, as the
 /// product's first description shows it, the whole body: bare, of either content type, or
 /// URL-encoded without a name.
-fn new_pipe(request: &Request) -> Result<NewPipe, ApiError> {
+fn new_mapping(request: &Request) -> Result<NewMapping, ApiError> {
     let bare = request.body.trim_ascii_start().starts_with(b"{");
     let text = match media_type(request) {
         Media::Form if !bare => {
@@ -137,10 +138,10 @@ fn new_pipe(request: &Request) -> Result<NewPipe, ApiError> {
         },
         Media::Other => return Err(content_type(request)),
     };
-    pipe(&text)
+    mapping(&text)
 }
 
-fn pipe(text: &str) -> Result<NewPipe, ApiError> {
+fn mapping(text: &str) -> Result<NewMapping, ApiError> {
     let Ok(Entries(members)) = json::read(text.as_bytes()) else {
         return Err(match json::read::<Value>(text.as_bytes()) {
             Ok(_) => bad("mapping", "is not a JSON object"),
@@ -149,8 +150,7 @@ fn pipe(text: &str) -> Result<NewPipe, ApiError> {
     };
     let mut mapping = serde_json::Map::new();
     for (name, value) in members {
-        // A key given twice is refused, since nobody can tell which is meant; unknown keys are
-        // ignored.
+        // A key given twice is refused, since nobody can tell which is meant.
         if mapping.contains_key(&name) {
             return Err(bad("mapping", format!("has {} twice; take one out", short(&name))));
         }
@@ -164,20 +164,62 @@ fn pipe(text: &str) -> Result<NewPipe, ApiError> {
             heartbeat_threshold: (silence > 0).then(|| Duration::from_millis(silence)),
         })
     };
-    match mapping.get("type") {
-        None => Err(bad("type", "is missing; use public or private")),
+    let pipe = match mapping.get("type") {
+        None => return Err(bad("type", "is missing; use public or private")),
         Some(Value::String(kind)) if kind == "public" => {
-            Ok(NewPipe::Public(limits("maxconnections", "heartbeatabsencethreshold")?))
+            NewPipe::Public(limits("maxconnections", "heartbeatabsencethreshold")?)
         }
-        Some(Value::String(kind)) if kind == "private" => Ok(NewPipe::Private([
+        Some(Value::String(kind)) if kind == "private" => NewPipe::Private([
             limits("maxconnectionsport1", "heartbeatabsencethresholdport1")?,
             limits("maxconnectionsport2", "heartbeatabsencethresholdport2")?,
-        ])),
+        ]),
         Some(Value::String(kind)) => {
-            Err(bad("type", format!("{} is unknown; use public or private", short(kind))))
+            return Err(bad("type", format!("{} is unknown; use public or private", short(kind))));
         }
-        Some(_) => Err(bad("type", "is not a string; use \"public\" or \"private\"")),
+        Some(_) => return Err(bad("type", "is not a string; use \"public\" or \"private\"")),
+    };
+    let public = matches!(pipe, NewPipe::Public(_));
+    if let Some(name) = mapping.keys().find(|name| !is_member(name)) {
+        return Err(unknown_member(name));
     }
+    let port = |name| match mapping.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(_) => whole(&mapping, name, 1, u16::MAX.into()).map(|port| u16::try_from(port).ok()),
+    };
+    let ports = [port("port1")?, port("port2")?];
+    if let ([Some(one), Some(two)], true) = (ports, ports[0] == ports[1]) {
+        return Err(bad("port2", format!("is {two}, and port1 is {one}; use two ports")));
+    }
+    let options = Options::read(public, |name| mapping.get(name))
+        .map_err(|(name, fault)| bad(name, fault))?;
+    Ok(NewMapping { pipe, ports, options })
+}
+
+/// The members of a mapping that the original knew, and the ports.
+const MEMBERS: [&str; 9] = [
+    "type",
+    "maxconnections",
+    "heartbeatabsencethreshold",
+    "maxconnectionsport1",
+    "maxconnectionsport2",
+    "heartbeatabsencethresholdport1",
+    "heartbeatabsencethresholdport2",
+    "port1",
+    "port2",
+];
+
+fn is_member(name: &str) -> bool {
+    MEMBERS.contains(&name) || options::NAMES.contains(&name)
+}
+
+/// A misspelt `allow` must not open a pipe to all.
+fn unknown_member(name: &str) -> ApiError {
+    let known: Vec<_> = MEMBERS.into_iter().chain(options::NAMES).collect();
+    let hint = match nearest(name, &known) {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("known are {}", known.join(", ")),
+    };
+    bad("mapping", format!("has the unknown member {}; {hint}", short(name)))
 }
 
 /// An integer of the mapping's JSON. No other JSON type is accepted: the Controller sends integers,
@@ -256,10 +298,15 @@ mod tests {
         r#"{"type":"public","maxconnections":60,"heartbeatabsencethreshold":200000}"#;
     const PRIVATE: &str = r#"{"type":"private","maxconnectionsport1":1, "maxconnectionsport2":2, "heartbeatabsencethresholdport1":200000, "heartbeatabsencethresholdport2":0}"#;
 
+    fn add(pipe: NewPipe) -> Call {
+        let (ports, options) = ([None; 2], Options::default());
+        Call::AddMapping(NewMapping { pipe, ports, options })
+    }
+
     #[test]
     fn mapping_in_every_dress() {
-        let public = Call::AddMapping(NewPipe::Public(limits_of(60, 200_000)));
-        let private = Call::AddMapping(NewPipe::Private([limits_of(1, 200_000), limits_of(2, 0)]));
+        let public = add(NewPipe::Public(limits_of(60, 200_000)));
+        let private = add(NewPipe::Private([limits_of(1, 200_000), limits_of(2, 0)]));
         let encode =
             |text: &str| -> String { form_urlencoded::byte_serialize(text.as_bytes()).collect() };
         for (json, call) in [(PUBLIC, public), (PRIVATE, private)] {
@@ -320,6 +367,18 @@ mod tests {
             let (status, message) = post("/api/v2/mapping/add", body).expect_err(body);
             assert_eq!(status, 400, "{body}");
             assert!(message.contains(words), "{body}: {message}");
+        }
+        for (member, words) in [
+            ("\"alow\":[]", "mapping has the unknown member \"alow\"; did you mean allow?"),
+            ("\"comment\":1", "known are type, maxconnections"),
+            ("\"port1\":0", "port1 is 0; use an integer from 1 to 65535"),
+            ("\"port2\":\"80\"", "without quotes"),
+            ("\"port1\":7,\"port2\":7", "port2 is 7, and port1 is 7; use two ports"),
+            ("\"idle\":1", "idle is 1; use an integer from 1000"),
+        ] {
+            let body = PUBLIC.replace('}', &format!(",{member}}}"));
+            let (status, message) = post("/api/v2/mapping/add", &body).expect_err(member);
+            assert!(status == 400 && message.contains(words), "{member}: {message}");
         }
         let deep = "[".repeat(60_000);
         assert_eq!(post("/api/v2/mapping/add", &format!("mapping={deep}")).expect_err("").0, 400);

@@ -18,6 +18,11 @@ pub enum ApiError {
         name: &'static str,
         fault: String,
     },
+    /// What a parameter asks for is another's: its name, and the rest of a sentence about it.
+    Taken {
+        name: &'static str,
+        fault: String,
+    },
     NotAllowed(IpAddr),
     /// The connection began before the authorities changed.
     Outdated,
@@ -46,6 +51,8 @@ impl ApiError {
     pub(super) fn of_change(error: ChangeError, id: &str) -> Self {
         match error {
             ChangeError::Unknown => ApiError::Unknown(id.into()),
+            ChangeError::Taken(name, fault) => ApiError::Taken { name, fault },
+            ChangeError::Impossible(name, fault) => ApiError::Parameter { name, fault },
             ChangeError::NoPorts(why) => ApiError::NoPorts(why),
             ChangeError::Store(why) => ApiError::Store(why),
             ChangeError::Stopping => ApiError::Stopping,
@@ -67,6 +74,7 @@ impl ApiError {
             ApiError::Store(_) | ApiError::Busy => Some(refused::NOT_STORED),
             ApiError::Stopping => Some(refused::CALLER_STOPPING),
             ApiError::Parameter { .. }
+            | ApiError::Taken { .. }
             | ApiError::UnknownPath(_)
             | ApiError::Unknown(_)
             | ApiError::NoDirect(_)
@@ -80,6 +88,7 @@ impl ApiError {
     pub fn status(&self) -> u16 {
         match self {
             ApiError::Parameter { .. } => 400,
+            ApiError::Taken { .. } => 409,
             ApiError::NotAllowed(_)
             | ApiError::Outdated
             | ApiError::Foreign(_)
@@ -101,7 +110,9 @@ impl ApiError {
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ApiError::Parameter { name, fault } => write!(f, "{name} {fault}"),
+            ApiError::Parameter { name, fault } | ApiError::Taken { name, fault } => {
+                write!(f, "{name} {fault}")
+            }
             ApiError::NotAllowed(ip) => {
                 write!(f, "{ip} is not an allowed controller; the setting controllers decides")
             }

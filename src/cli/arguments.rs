@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use pico_args::Arguments;
+use serde_json::{Map, Value};
 
 use super::mapping::{Add, Request};
 use crate::agent::options as tunnel;
@@ -15,7 +16,31 @@ use crate::config::nearest;
 const COMMANDS: &[&str] =
     &["start", "stop", "status", "check", "mapping", "tunnel", "version", "help"];
 const OPTIONS: &[&str] = &["config", "run", "log", "syslog", "json", "user", "help", "version"];
-const MAPPING_OPTIONS: &[&str] = &["connections", "heartbeat-threshold", "dir", "show", "run"];
+const MAPPING_OPTIONS: &[&str] = &[
+    "name",
+    "port1",
+    "port2",
+    "users",
+    "allow",
+    "users-per-address",
+    "idle",
+    "connections",
+    "heartbeat-threshold",
+    "dir",
+    "show",
+    "run",
+];
+
+/// Options of `mapping add` that go to the API as they are, and their members there.
+const MEMBERS: [(&str, &str); 7] = [
+    ("--name", "name"),
+    ("--port1", "port1"),
+    ("--port2", "port2"),
+    ("--users", "users"),
+    ("--allow", "allow"),
+    ("--users-per-address", "usersperaddress"),
+    ("--idle", "idle"),
+];
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +52,7 @@ pub(super) enum Command {
     Mapping(Request),
     Tunnel(tunnel::Given),
     TunnelHelp,
+    MappingHelp,
     Version,
     Help,
 }
@@ -35,11 +61,7 @@ pub(super) enum Command {
 pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), String> {
     let mut arguments = Arguments::from_vec(arguments);
     if arguments.contains(["-h", "--help"]) || arguments.contains("-?") {
-        let topic = match arguments.subcommand() {
-            Ok(Some(name)) if name == "tunnel" => Command::TunnelHelp,
-            _ => Command::Help,
-        };
-        return Ok((topic, Options::default()));
+        return Ok((help(&mut arguments), Options::default()));
     }
     if arguments.contains(["-v", "--version"]) {
         return Ok((Command::Version, Options::default()));
@@ -69,10 +91,7 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
             }
             Command::Tunnel(parse_tunnel(&mut arguments)?)
         }
-        Ok(Some(name)) if name == "help" => match arguments.subcommand() {
-            Ok(Some(topic)) if topic == "tunnel" => Command::TunnelHelp,
-            _ => Command::Help,
-        },
+        Ok(Some(name)) if name == "help" => help(&mut arguments),
         Ok(Some(name)) if name == "mapping" => Command::Mapping(parse_mapping(&mut arguments)?),
         Ok(Some(name)) => command(&name, json, user.clone())?,
         // There is an unknown option in its place, or nothing.
@@ -145,6 +164,15 @@ fn parse_tunnel(arguments: &mut Arguments) -> Result<tunnel::Given, String> {
     Ok(given)
 }
 
+/// The page on the command that comes next, or the general one.
+fn help(arguments: &mut Arguments) -> Command {
+    match arguments.subcommand().ok().flatten().as_deref() {
+        Some("tunnel") => Command::TunnelHelp,
+        Some("mapping") => Command::MappingHelp,
+        _ => Command::Help,
+    }
+}
+
 /// Reads what follows `mapping`.
 fn parse_mapping(arguments: &mut Arguments) -> Result<Request, String> {
     let mut number = |name, least: u64, most: u64| {
@@ -163,14 +191,16 @@ fn parse_mapping(arguments: &mut Arguments) -> Result<Request, String> {
     }
     let dir = value(arguments, "--dir", "a path")?.map(PathBuf::from);
     let show = arguments.contains("--show");
-    let given = [
+    let members = members(arguments)?;
+    let mut given = vec![
+        ("--dir", dir.is_some()),
         ("--connections", connections.is_some()),
         ("--heartbeat-threshold", threshold.is_some()),
         ("--show", show),
-        ("--dir", dir.is_some()),
     ];
+    given.extend(MEMBERS.map(|(option, member)| (option, members.contains_key(member))));
     let folder = dir.unwrap_or_else(|| ".".into());
-    let useless = |count: usize, command| match given[..count].iter().find(|option| option.1) {
+    let useless = |from: usize, command| match given[from..].iter().find(|option| option.1) {
         Some((name, _)) => Err(format!("{name} is not an option of `mapping {command}`")),
         None => Ok(()),
     };
@@ -191,22 +221,48 @@ fn parse_mapping(arguments: &mut Arguments) -> Result<Request, String> {
             };
             let connections = u16::try_from(connections.unwrap_or(60)).unwrap_or(u16::MAX);
             let threshold = threshold.unwrap_or(60_000);
-            Request::Add(Add { public, connections, threshold, show, dir: folder })
+            Request::Add(Add { public, connections, threshold, members, show, dir: folder })
         }
         "list" => {
-            useless(4, "list")?;
+            useless(0, "list")?;
             Request::List
         }
         "remove" => match word(arguments)? {
-            id if id.is_empty() => return Err("`mapping remove` needs a mapping's id".into()),
+            id if id.is_empty() => {
+                return Err("`mapping remove` needs a mapping's name or id".into());
+            }
             id => {
-                useless(3, "remove")?;
+                useless(1, "remove")?;
                 Request::Remove { id, dir: folder }
             }
         },
         other => return Err(needs("mapping", &["add", "list", "remove"], other)),
     };
     Ok(request)
+}
+
+/// The members of the API that options of `mapping add` give, for the daemon to judge.
+fn members(arguments: &mut Arguments) -> Result<Map<String, Value>, String> {
+    let mut members = Map::new();
+    for (option, member) in MEMBERS {
+        let what = match member {
+            "users" => "tls or plain",
+            "name" => "a name",
+            "allow" => "addresses or ranges, with commas between them,",
+            _ => "a number",
+        };
+        let Some(text) = value(arguments, option, what)? else { continue };
+        let Some(text) = text.to_str() else {
+            return Err(format!("{option}: {text:?} is not text"));
+        };
+        let value = match member {
+            "allow" => text.split(',').map(str::trim).collect(),
+            "name" | "users" => text.into(),
+            _ => text.parse::<u64>().map_or_else(|_| text.into(), Value::from),
+        };
+        members.insert(member.to_owned(), value);
+    }
+    Ok(members)
 }
 
 /// The fault of a command that is followed by a wrong word, or by none: which words may follow.
@@ -269,7 +325,7 @@ fn unknown(arguments: Arguments, options: &[&'static str]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::help::{HELP, TUNNEL_HELP};
+    use crate::cli::help::{HELP, MAPPING_HELP, TUNNEL_HELP};
 
     fn parsed(line: &str) -> Result<(Command, Options), String> {
         parse(line.split_whitespace().map(OsString::from).collect())
@@ -378,11 +434,23 @@ mod tests {
             Ok(other) => panic!("{line}: {other:?}"),
             Err(fault) => Err(fault),
         };
-        let add =
-            Add { public: true, connections: 60, threshold: 60_000, show: false, dir: ".".into() };
+        let add = Add {
+            public: true,
+            connections: 60,
+            threshold: 60_000,
+            members: Map::new(),
+            show: false,
+            dir: ".".into(),
+        };
         assert_eq!(request("mapping add public"), Ok(Request::Add(add.clone())));
-        let private =
-            Add { public: false, connections: 2, threshold: 0, show: true, dir: "/d".into() };
+        let private = Add {
+            public: false,
+            connections: 2,
+            threshold: 0,
+            members: Map::new(),
+            show: true,
+            dir: "/d".into(),
+        };
         for line in [
             "mapping add private --connections 2 --heartbeat-threshold 0 --show --dir /d",
             "--run /r mapping --show --dir=/d add --connections=2 private --heartbeat-threshold 0",
@@ -414,7 +482,7 @@ mod tests {
                 "`mapping add` must be followed by `public` or `private`, not \"publc\": did you mean \
                  `public`?",
             ),
-            ("mapping remove", "`mapping remove` needs a mapping's id"),
+            ("mapping remove", "`mapping remove` needs a mapping's name or id"),
             (
                 "mapping add public --connections 0",
                 "--connections: \"0\" is not a number from 1 to 65535",
@@ -449,6 +517,20 @@ mod tests {
         let (_, options) = parse(vec!["start".into(), "--run".into(), path.clone()]).unwrap();
         assert_eq!(options.run_dir, PathBuf::from(path));
         assert!(parse(vec![OsString::from_vec(vec![0xff])]).is_err());
+    }
+
+    #[test]
+    fn page_on_mappings_names_all_their_options() {
+        for line in ["mapping --help", "help mapping", "mapping add --help"] {
+            assert_eq!(parsed(line), Ok((Command::MappingHelp, Options::default())));
+        }
+        let named = |name: &str| {
+            MAPPING_HELP.contains(&format!("\n  --{name} "))
+                || MAPPING_HELP.contains(&format!("\n  --{name}\n"))
+        };
+        assert!(MAPPING_OPTIONS.iter().all(|name| named(name)), "{MAPPING_HELP}");
+        assert!(MAPPING_HELP.lines().all(|line| line.chars().count() <= 90));
+        assert!(MAPPING_HELP.lines().count() <= 34);
     }
 
     #[test]

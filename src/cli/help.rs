@@ -16,10 +16,8 @@ Commands:
   status     Show the mappings and what their connections do; --json for scripts.
   check      Validate settings, certificates and configs.json without starting; run
              by root, with the rights of the service's user, or of --user NAME.
-  mapping    add public|private, list, remove ID: open and close pipes without a
-             Controller. `add` takes --connections N [60], --heartbeat-threshold MS
-             [60000], and --dir DIR [.] for the passcode files, or --show; `remove` also
-             deletes these files from --dir DIR [.].
+  mapping    Open, list and close pipes without a Controller: add public|private, list,
+             remove NAME|ID; `mapping --help` shows the options.
   tunnel     Act as the agent's side of a pipe; `tunnel --help` shows its options.
   version    Show version and licence. Also -v, --version.
   help       Show this page. Also -h, -?, --help.
@@ -39,6 +37,36 @@ Exit codes:
   2  the command line or the settings contain an error
   3  status: not running
   4  status, stop: it runs, but may not or cannot be asked
+";
+
+/// The page that explains `mapping`.
+pub const MAPPING_HELP: &str = "\
+Usage: iofog-connector mapping add public|private [OPTIONS]
+       iofog-connector mapping list
+       iofog-connector mapping remove NAME|ID [--dir DIR]
+
+Opens, lists and closes pipes of the running connector, as a Controller does over the
+API. `add` prints the `tunnel` command of each side; `remove` also deletes the passcode
+files that `add` has made.
+
+Options of `add`:
+  --name NAME               Shown in place of the mapping's id, and accepted wherever an
+                            id is: 1 to 63 of a-z, 0-9 and -
+  --port1 PORT              Ports of the pool                       [free ones]
+  --port2 PORT
+  --users tls|plain         How users of a public pipe speak on port2; plain is for what
+                            has encryption of its own, as SSH       [tls, unless dev]
+  --allow RANGES            Addresses and ranges, with commas between them, from which
+                            users of a public pipe may connect      [everywhere]
+  --users-per-address N     Users of one address at one time        [no limit]
+  --idle MS                 Break off a session in which nothing has moved for so long
+                            (1000 or more)                          [never]
+  --connections N           Tunnels that each agent's side may have [60]
+  --heartbeat-threshold MS  Close a tunnel that is silent for so long; 0 for never
+                                                                    [60000]
+  --dir DIR                 The folder of the passcode files        [the current one]
+  --show                    Print the passcodes instead of writing files
+  --run DIR                 As for all commands: `iofog-connector help`
 ";
 
 /// The page that explains `tunnel`.

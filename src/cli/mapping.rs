@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::control::{self, ControlError};
 use super::exit::UNKNOWN;
@@ -33,7 +33,7 @@ pub(super) enum Request {
     List,
     /// Closes one.
     Remove {
-        /// Its name.
+        /// Its name or id.
         id: String,
         /// Where the passcodes' files were made.
         dir: PathBuf,
@@ -49,6 +49,8 @@ pub(super) struct Add {
     pub(super) connections: u16,
     /// Silence in milliseconds after which a tunnel is closed; 0 for never.
     pub(super) threshold: u64,
+    /// Further members of the API.
+    pub(super) members: Map<String, Value>,
     /// Passcodes go to stdout instead of files.
     pub(super) show: bool,
     /// Where the passcodes' files are made.
@@ -114,7 +116,7 @@ impl From<ControlError> for Fault {
 
 fn open(add: &Add, options: &Options) -> Result<String, Fault> {
     let Add { connections, threshold, .. } = add;
-    let mapping = if add.public {
+    let mut mapping = if add.public {
         json!({"type": "public", "maxconnections": connections,
             "heartbeatabsencethreshold": threshold})
     } else {
@@ -123,6 +125,9 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
             "heartbeatabsencethresholdport1": threshold,
             "heartbeatabsencethresholdport2": threshold})
     };
+    if let Some(mapping) = mapping.as_object_mut() {
+        mapping.extend(add.members.clone());
+    }
     // The commands give the files' whole paths, so that they work from any folder.
     let dir = fs::canonicalize(&add.dir).map_err(|error| {
         let why = reason::reading(&add.dir, &error);
@@ -167,11 +172,13 @@ fn close(id: &str, dir: &Path, options: &Options) -> Result<String, Fault> {
     // The passcodes are known only while the mapping is there, and only from the daemon's own
     // folder.
     let stored = store::check(&options.config_dir).unwrap_or_default();
-    let mapping = stored.into_iter().find(|mapping| &*mapping.id == id);
     let report = report(options)?;
+    let all = &report.state.mappings;
+    let by_id = all.iter().find(|mapping| &*mapping.id == id);
+    let running = by_id.or_else(|| all.iter().find(|mapping| mapping.name() == id));
+    let mapping = running.and_then(|of| stored.into_iter().find(|mapping| mapping.id == of.id));
     remove(id, options)?;
     let mut text = format!("mapping {id} removed\n");
-    let running = report.state.mappings.iter().find(|mapping| &*mapping.id == id);
     let ports = running.into_iter().flat_map(|mapping| &mapping.sides).map(|side| side.port);
     let sides = match mapping.map(|mapping| mapping.pipe) {
         Some(Pipe::Public { agent, .. }) => vec![agent],
@@ -287,9 +294,16 @@ fn instructions(
         few if few < tunnel::CONNECTIONS => format!(" --connections {few}"),
         _ => String::new(),
     };
-    let mut text = format!("mapping {}\n", added.id);
+    let mut text = match add.members.get("name").and_then(Value::as_str) {
+        Some(name) => format!("mapping {name} ({})\n", added.id),
+        None => format!("mapping {}\n", added.id),
+    };
     if add.public {
-        let scheme = if daemon.dev { "http" } else { "https" };
+        let scheme = match (add.members.get("users").and_then(Value::as_str), daemon.dev) {
+            (Some("plain"), _) => "tcp",
+            (_, true) => "http",
+            (_, false) => "https",
+        };
         text.push_str(&format!("users connect to {scheme}://{host}:{}\n", added.port2));
     }
     for (index, (port, passcode, place)) in places.iter().enumerate() {
@@ -334,7 +348,8 @@ fn list(options: &Options) -> Result<String, Fault> {
         let [one, two] = &mapping.sides;
         let kind = if mapping.public { "public" } else { "private" };
         let url = mapping.url.as_deref().unwrap_or("-");
-        text.push_str(&format!("{}  {kind:<7}  {} {}  {url}\n", mapping.id, one.port, two.port));
+        let name = mapping.name();
+        text.push_str(&format!("{name}  {kind:<7}  {} {}  {url}\n", one.port, two.port));
     }
     if text.is_empty() {
         text.push_str("no mappings\n");

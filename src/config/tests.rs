@@ -249,7 +249,7 @@ fn public_urls() {
         (r#""address":"2001:db8::1","dev":false"#, "https://[2001:db8::1]:6001"),
         (r#""address":"connector.example.com","dev":false"#, "https://connector.example.com:6001"),
     ] {
-        assert_eq!(good(more).public_url(6001), url);
+        assert_eq!(good(more).public_url(6001, false), url);
     }
 }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use subtle::ConstantTimeEq;
 
+use super::options::Options;
+
 /// The name of a mapping: a random UUID when made here; older files may hold other strings.
 pub type Id = Box<str>;
 
@@ -104,9 +106,22 @@ pub struct Mapping {
     pub id: Id,
     /// What it opens.
     pub pipe: Pipe,
+    /// What else it was told.
+    pub options: Options,
 }
 
 /// What `mapping/add` asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewMapping {
+    /// What it shall open.
+    pub pipe: NewPipe,
+    /// port1 and port2, where certain ones are wanted.
+    pub ports: [Option<u16>; 2],
+    /// What else it is told.
+    pub options: Options,
+}
+
+/// The kind of a new mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewPipe {
     /// A public pipe with these limits on its agent's side.

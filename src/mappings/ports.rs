@@ -105,7 +105,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`PortError::Exhausted`] or [`PortError::NoneOpened`].
-    fn lease(&self) -> Result<Lease, PortError> {
+    pub fn lease(&self) -> Result<Lease, PortError> {
         let most = self.available();
         if most == 0 {
             return Err(PortError::Exhausted);
@@ -131,12 +131,15 @@ impl Pool {
         outcome
     }
 
-    /// Opens the next two free ports, both or none.
+    /// Opens a port that is wanted for a new mapping.
     ///
     /// # Errors
-    /// As [`lease`](Pool::lease), for either of them.
-    pub fn lease_pair(&self) -> Result<[Lease; 2], PortError> {
-        Ok([self.lease()?, self.lease()?])
+    /// As [`lease_port`](Pool::lease_port); also for a port that a stored mapping has and could not open.
+    pub fn lease_free(&self, port: u16) -> Result<Lease, PortError> {
+        if self.state.borrow().owned.contains(port) {
+            return Err(PortError::Leased(port));
+        }
+        self.lease_port(port)
     }
 
     /// Opens the port of a stored mapping.

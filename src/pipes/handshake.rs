@@ -15,6 +15,8 @@ pub enum Peer {
     Agent,
     /// A user.
     User,
+    /// A user of a pipe whose users speak plain.
+    PlainUser,
 }
 
 /// Makes an accepted socket a stream: at once when plain, after a handshake on a worker in TLS. The crowd in which
@@ -28,12 +30,15 @@ pub async fn secure(
     peer: Peer,
     member: &Member<'_>,
 ) -> io::Result<Stream> {
-    let Some(tls) = &shared.tls else { return Stream::plain(socket) };
+    let tls = match (&shared.tls, peer) {
+        (None, _) | (_, Peer::PlainUser) => return Stream::plain(socket),
+        (Some(tls), _) => tls,
+    };
     let config = || {
         let configs = tls.current();
         match peer {
             Peer::Agent => configs.tunnel.clone(),
-            Peer::User => configs.user.clone(),
+            Peer::User | Peer::PlainUser => configs.user.clone(),
         }
     };
     let progress = |progress| match progress {

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Instant;
@@ -10,14 +10,17 @@ use std::time::Instant;
 use smol::LocalExecutor;
 use smol::future::{or, poll_once, yield_now, zip};
 
+use crate::config::Network;
 use crate::limits;
 use crate::logging::Gate;
 use crate::mappings::ports::{Lease, PortError};
 use crate::os::For;
+use crate::pipes::per_address::OfAddress;
 use crate::pipes::pipe::Pipe;
 use crate::pipes::record::About;
 use crate::pipes::{serve_agent, serve_user};
 use crate::report::status::reached;
+use crate::report::status::refused::{self, Refusal};
 use crate::runtime::{self, Backoff, Io, look, sleep, until};
 
 /// Serves both ports. Those that are not given are opened here, now or when they can be.
@@ -114,7 +117,13 @@ async fn accept<'a>(
                 pipe.record.resolved(About::Accepting(side));
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 if users {
-                    handlers.spawn(serve_user::serve(pipe, socket, peer, file)).detach();
+                    match may_connect(pipe, peer.ip()) {
+                        Ok(of_address) => {
+                            let user = serve_user::serve(pipe, socket, peer, file, of_address);
+                            handlers.spawn(user).detach();
+                        }
+                        Err(why) => pipe.record.refused(why, side, peer),
+                    }
                 } else {
                     handlers.spawn(serve_agent::serve(pipe, side, socket, peer, file)).detach();
                 }
@@ -129,6 +138,17 @@ async fn accept<'a>(
             }
         }
     }
+}
+
+/// Whether a user from `address` may connect: before a byte is read, or a handshake paid for.
+fn may_connect(pipe: &Pipe, address: IpAddr) -> Result<Option<OfAddress>, &'static Refusal> {
+    let options = pipe.options();
+    let is_allowed = |range: &Network| range.contains(address);
+    if !options.allow.is_empty() && !options.allow.iter().any(is_allowed) {
+        return Err(&refused::ELSEWHERE);
+    }
+    let Some(most) = options.users_per_address else { return Ok(None) };
+    pipe.per_address.take(address, most).map(Some).ok_or(&refused::TOO_MANY)
 }
 
 /// Waits until one more connection may be accepted; meanwhile newcomers wait in the kernel's

@@ -13,11 +13,13 @@ use smol::channel::{Receiver, Sender};
 
 use crate::config::Config;
 use crate::limits;
-use crate::mappings::mapping::{self, AgentPort, Mapping};
+use crate::mappings::mapping::{self, AgentPort, Id, Mapping};
+use crate::mappings::options::{Options, Users};
 use crate::net::stream::Stream;
 use crate::pipes::closings::Closings;
 use crate::pipes::crowd::Crowd;
 use crate::pipes::pairing::Pairing;
+use crate::pipes::per_address::PerAddress;
 use crate::pipes::record::Record;
 use crate::pipes::shared::Shared;
 use crate::pipes::slot::Slots;
@@ -38,6 +40,9 @@ pub struct Pipe {
     /// What it shares with all others.
     pub shared: Rc<Shared>,
     ends: Ends,
+    options: RefCell<Rc<Options>>,
+    /// Its users by their addresses, where these are counted.
+    pub per_address: PerAddress,
     /// Its sessions that are over.
     pub closings: Arc<Closings>,
     /// Its sessions' bytes.
@@ -73,7 +78,7 @@ pub struct Side {
 impl Pipe {
     /// A pipe that does not run yet; `None` for a direct connection, which has no ports.
     pub fn new(shared: Rc<Shared>, mapping: Mapping) -> Option<Rc<Self>> {
-        let Mapping { id, pipe } = mapping;
+        let Mapping { id, pipe, options } = mapping;
         let ports = pipe.ports()?;
         let ends = match pipe {
             mapping::Pipe::Public { agent, .. } => Ends::Public { agent },
@@ -88,7 +93,7 @@ impl Pipe {
             }
         };
         let public = matches!(ends, Ends::Public { .. });
-        let record = Record::new(shared.clone(), id, ports, public);
+        let record = Record::new(shared.clone(), id, options.name.clone(), ports, public);
         let closings = Closings::new(usize::from(tunnels).max(limits::CLOSINGS));
         Some(Rc::new(Pipe {
             pairing: Pairing::new(public),
@@ -103,6 +108,8 @@ impl Pipe {
             handshakes: Crowd::default(),
             shared,
             ends,
+            options: RefCell::new(Rc::new(options)),
+            per_address: PerAddress::default(),
             closings: Arc::new(closings),
             traffic: Arc::default(),
             record,
@@ -150,15 +157,25 @@ impl Pipe {
         self.shared.config.borrow().clone()
     }
 
+    /// What the mapping was told.
+    pub fn options(&self) -> Rc<Options> {
+        self.options.borrow().clone()
+    }
+
     /// How many strangers each port may hold now, and how many users may wait: `pending`, or fewer
     /// while few files are left, so that newcomers take the places of others sooner.
     pub fn most_pending(&self) -> usize {
         self.settings().pending.min(self.shared.files.strangers())
     }
 
-    /// The mapping's name, for the log.
-    pub fn id(&self) -> &str {
+    /// The mapping's id.
+    pub fn id(&self) -> &Id {
         self.record.id()
+    }
+
+    /// What the log calls it: its name, or its id.
+    pub fn name(&self) -> &str {
+        self.record.name()
     }
 
     /// Whether port2 takes users.
@@ -222,7 +239,9 @@ impl Pipe {
             bytes_down: down.load(Ordering::Relaxed),
             ..self.record.counts()
         };
-        let url = public.then(|| self.settings().public_url(self.sides[1].port));
-        self.record.status([side(0), side(1)], url, counts)
+        let options = self.options();
+        let raw = options.users == Some(Users::Plain);
+        let url = public.then(|| self.settings().public_url(self.sides[1].port, raw));
+        self.record.status([side(0), side(1)], url, counts, options.members())
     }
 }

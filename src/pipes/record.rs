@@ -6,6 +6,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use serde_json::{Map, Value};
+
 use crate::limits;
 use crate::logging::{ALWAYS, Gate};
 use crate::mappings::mapping::Id;
@@ -20,6 +22,8 @@ use crate::tls;
 pub struct Record {
     shared: Rc<Shared>,
     id: Id,
+    /// What the log calls it.
+    name: Box<str>,
     ports: [u16; 2],
     public: bool,
     counts: Cell<Counts>,
@@ -71,10 +75,18 @@ impl LastFault {
 }
 
 impl Record {
-    /// Nothing has happened yet on the mapping `id`, whose port2 takes users if it is `public`.
-    pub fn new(shared: Rc<Shared>, id: Id, ports: [u16; 2], public: bool) -> Self {
+    /// Nothing has happened yet on the mapping `id`, with this name if it has one, whose port2 takes users if it is
+    /// `public`.
+    pub fn new(
+        shared: Rc<Shared>,
+        id: Id,
+        name: Option<Box<str>>,
+        ports: [u16; 2],
+        public: bool,
+    ) -> Self {
         Record {
             shared,
+            name: name.unwrap_or_else(|| id.clone()),
             id,
             ports,
             public,
@@ -86,9 +98,14 @@ impl Record {
         }
     }
 
-    /// The mapping's name, for the log.
-    pub fn id(&self) -> &str {
+    /// The mapping's id.
+    pub fn id(&self) -> &Id {
         &self.id
+    }
+
+    /// What the log calls it: its name, or its id.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Changes what is counted.
@@ -133,7 +150,7 @@ impl Record {
         let port = self.ports[side];
         let what = format!("{who} {} refused on port {port}: {kind}{more}; {remedy}", peer.ip());
         // Each kind has lines of its own. `connectionlog`'s lines have no remedies.
-        log::warn!(target: &format!("{} {kind}", self.id), "{}: {what}", self.id);
+        log::warn!(target: &format!("{} {kind}", self.name), "{}: {what}", self.name);
         self.last.borrow_mut().set(about, what);
     }
 
@@ -183,7 +200,7 @@ impl Record {
     /// A line about one connection, if `connectionlog` asks for such.
     pub fn connection(&self, what: fmt::Arguments<'_>) {
         let level = if self.logs_connections() { log::Level::Info } else { log::Level::Debug };
-        log::log!(target: ALWAYS, level, "{}: {what}", self.id);
+        log::log!(target: ALWAYS, level, "{}: {what}", self.name);
     }
 
     fn logs_connections(&self) -> bool {
@@ -194,7 +211,7 @@ impl Record {
     /// log's bounds.
     #[track_caller]
     pub fn fault(&self, about: About, what: &str) {
-        log::warn!(target: &self.id, "{}: {what}", self.id);
+        log::warn!(target: &self.name, "{}: {what}", self.name);
         self.last.borrow_mut().set(about, what.to_owned());
     }
 
@@ -214,11 +231,13 @@ impl Record {
         sides: [SideStatus; 2],
         url: Option<String>,
         counts: Counts,
+        options: Map<String, Value>,
     ) -> MappingStatus {
         let last = self.last.borrow();
         let fault = last.0.as_ref();
         MappingStatus {
             id: self.id.clone(),
+            options,
             sides,
             public: self.public,
             url,

@@ -13,8 +13,11 @@ use smol::{LocalExecutor, Task};
 
 use crate::limits;
 use crate::logging::ALWAYS;
-use crate::mappings::mapping::{self, AgentPort, Id, Mapping, NewPipe, Passcode, random_id};
-use crate::mappings::ports::{Lease, Owned};
+use crate::mappings::mapping::{
+    self, AgentPort, Id, Mapping, NewMapping, NewPipe, Passcode, random_id,
+};
+use crate::mappings::options::{Options, Users};
+use crate::mappings::ports::{Lease, Owned, PortError};
 use crate::mappings::store::{Change, Store, StoreError};
 use crate::pipes::listen;
 use crate::pipes::named::Named;
@@ -28,6 +31,10 @@ use crate::runtime::sleep;
 pub enum ChangeError {
     /// No mapping has this id.
     Unknown,
+    /// What was asked for is another's: the member, and the rest of a sentence.
+    Taken(&'static str, String),
+    /// What was asked for is not to be had here: the member, and the rest of a sentence.
+    Impossible(&'static str, String),
     /// No two ports of the pool could be opened; the sentence says why.
     NoPorts(String),
     /// `configs.json` could not be written; the sentence says why.
@@ -42,6 +49,9 @@ impl fmt::Display for ChangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ChangeError::Unknown => f.write_str("there is no mapping with this id"),
+            ChangeError::Taken(name, why) | ChangeError::Impossible(name, why) => {
+                write!(f, "{name} {why}")
+            }
             ChangeError::NoPorts(why) | ChangeError::Store(why) => f.write_str(why),
             ChangeError::Stopping => f.write_str("the connector is stopping"),
             ChangeError::Busy => f.write_str("too many changes wait for the disk"),
@@ -59,11 +69,25 @@ pub struct Registry {
     /// What the connections of removed mappings have done.
     removed: Cell<Counts>,
     store_fault: RefCell<Option<String>>,
+    /// Names of mappings that wait for the disk.
+    claimed: RefCell<Vec<Box<str>>>,
     /// Changes that wait for the disk.
     changing: Rc<()>,
     /// Until when sessions have time to end, once the daemon is stopping.
     draining: Cell<Option<Instant>>,
     started: Instant,
+}
+
+/// That a name is a mapping's that is being stored.
+struct Claim<'a> {
+    claimed: &'a RefCell<Vec<Box<str>>>,
+    name: Box<str>,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.claimed.borrow_mut().retain(|name| *name != self.name);
+    }
 }
 
 struct Running {
@@ -91,6 +115,7 @@ impl Registry {
             direct: RefCell::default(),
             removed: Cell::default(),
             store_fault: RefCell::new(None),
+            claimed: RefCell::default(),
             changing: Rc::default(),
             draining: Cell::new(None),
             started: Instant::now(),
@@ -129,12 +154,15 @@ impl Registry {
     ///
     /// # Errors
     /// [`ChangeError`]; nothing is kept then.
-    pub async fn add(&self, pipe: NewPipe) -> Result<Mapping, ChangeError> {
+    pub async fn add(&self, new: NewMapping) -> Result<Mapping, ChangeError> {
         self.check_running()?;
-        let leases = self.shared.pool.lease_pair().map_err(|error| {
-            let listen = self.shared.config.borrow().listen_warning();
-            ChangeError::NoPorts(listen.unwrap_or_else(|| error.to_string()))
-        })?;
+        let NewMapping { pipe, ports, options } = new;
+        let _name = self.claim(&options)?;
+        if options.users == Some(Users::Tls) && self.shared.tls.is_none() {
+            let why = "is \"tls\", but with dev in the settings all ports are plain; leave it out";
+            return Err(ChangeError::Impossible("users", why.into()));
+        }
+        let leases = self.lease(ports)?;
         let [one, two] = leases.each_ref().map(Lease::port);
         let agent = |port, limits| AgentPort { port, passcode: Passcode::random(), limits };
         let pipe = match pipe {
@@ -145,11 +173,61 @@ impl Registry {
                 mapping::Pipe::Private { sides: [agent(one, first), agent(two, second)] }
             }
         };
-        let mapping = Mapping { id: random_id(), pipe };
+        let mapping = Mapping { id: random_id(), pipe, options };
         self.store(Change::Add(mapping.clone())).await?;
         self.run(mapping.clone(), leases.map(Some));
-        log::info!(target: ALWAYS, "mapping {} added: ports {one} and {two}", mapping.id);
+        let name = mapping.options.name.as_ref().map_or(String::new(), |name| format!(" ({name})"));
+        log::info!(target: ALWAYS, "mapping {}{name} added: ports {one} and {two}", mapping.id);
         Ok(mapping)
+    }
+
+    /// The name is nobody else's, and is not given to anybody else before this is dropped.
+    fn claim(&self, options: &Options) -> Result<Option<Claim<'_>>, ChangeError> {
+        let Some(name) = &options.name else { return Ok(None) };
+        let taken = self.named(name).is_some() || self.claimed.borrow().contains(name);
+        if taken || self.direct.borrow().get(&**name).is_some() {
+            let why = format!("{name} is another mapping's; choose another one");
+            return Err(ChangeError::Taken("name", why));
+        }
+        self.claimed.borrow_mut().push(name.clone());
+        Ok(Some(Claim { claimed: &self.claimed, name: name.clone() }))
+    }
+
+    /// The id of the mapping with this id or name.
+    fn named(&self, name: &str) -> Option<Id> {
+        let running = self.running.borrow();
+        let found = running.get(name).or_else(|| {
+            running.iter().find(|running| running.pipe.options().name.as_deref() == Some(name))
+        });
+        found.map(|running| running.pipe.id().clone())
+    }
+
+    /// Opens the ports that are wanted, and free ones where none is.
+    fn lease(&self, wanted: [Option<u16>; 2]) -> Result<[Lease; 2], ChangeError> {
+        let pool = &self.shared.pool;
+        let none = |error: PortError| {
+            let listen = self.shared.config.borrow().listen_warning();
+            ChangeError::NoPorts(listen.unwrap_or_else(|| error.to_string()))
+        };
+        let certain = |index: usize| {
+            let name = ["port1", "port2"][index];
+            wanted[index]
+                .map(|port| {
+                    pool.lease_free(port).map_err(|error| match error {
+                        PortError::OutsidePool(_) => {
+                            ChangeError::Impossible(name, format!("is {port}: {error}"))
+                        }
+                        PortError::Leased(_) | PortError::Taken(_) => {
+                            ChangeError::Taken(name, format!("is {port}: {error}"))
+                        }
+                        error => none(error),
+                    })
+                })
+                .transpose()
+        };
+        let (one, two) = (certain(0)?, certain(1)?);
+        let free = |lease: Option<Lease>| lease.map_or_else(|| pool.lease(), Ok).map_err(none);
+        Ok([free(one)?, free(two)?])
     }
 
     /// Makes a direct connection, stored like a mapping.
@@ -159,7 +237,8 @@ impl Registry {
     pub async fn add_direct(&self) -> Result<Mapping, ChangeError> {
         self.check_running()?;
         let passkey = Passcode::random();
-        let mapping = Mapping { id: random_id(), pipe: mapping::Pipe::Direct { passkey } };
+        let pipe = mapping::Pipe::Direct { passkey };
+        let mapping = Mapping { id: random_id(), pipe, options: Options::default() };
         self.store(Change::Add(mapping.clone())).await?;
         self.direct.borrow_mut().push(mapping.id.clone(), mapping.clone());
         log::info!(target: ALWAYS, "direct connection {} added", mapping.id);
@@ -167,17 +246,15 @@ impl Registry {
     }
 
     /// Stores the removal, then closes the mapping's ports, waiting users, tunnels and sessions.
-    /// Only mappings with ports are found. To be awaited to its end.
+    /// Only mappings with ports are found, by id or name. To be awaited to its end.
     ///
     /// # Errors
     /// [`ChangeError`]; the mapping goes on then.
     pub async fn remove(&self, id: &str) -> Result<(), ChangeError> {
         self.check_running()?;
-        if self.running.borrow().get(id).is_none() {
-            return Err(ChangeError::Unknown);
-        }
-        self.store(Change::Remove(id.into())).await?;
-        let removed = self.running.borrow_mut().remove(id);
+        let Some(id) = self.named(id) else { return Err(ChangeError::Unknown) };
+        self.store(Change::Remove(id.clone())).await?;
+        let removed = self.running.borrow_mut().remove(&id);
         let mut cut = String::new();
         if let Some(Running { pipe, task, _ports }) = removed {
             let Counts { sessions, users_waiting, .. } = pipe.status().counts;
@@ -273,9 +350,10 @@ impl Registry {
         }
     }
 
-    /// One mapping's state at this moment.
+    /// The state at this moment of the mapping with this id or name.
     pub fn mapping_status(&self, id: &str) -> Option<MappingStatus> {
-        self.running.borrow().get(id).map(|running| running.pipe.status())
+        let id = self.named(id)?;
+        self.running.borrow().get(&id).map(|running| running.pipe.status())
     }
 
     /// What a stopping daemon still waits for.

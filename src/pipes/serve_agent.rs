@@ -84,7 +84,7 @@ pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr
                 Box::pin(tunnel_ended(pipe, side, tunnel, why)).await;
             }
             (TunnelEnd::Replaced, _) => {
-                log::info!(target: pipe.id(), "{}: the overdue tunnel of {peer} makes room for a new one", pipe.id());
+                log::info!(target: pipe.name(), "{}: the overdue tunnel of {peer} makes room for a new one", pipe.name());
             }
             // The other side's task has it.
             (TunnelEnd::Taken, _) | (_, None) => {}
@@ -170,7 +170,7 @@ async fn turn_away(pipe: &Pipe, side: usize, peer: SocketAddr, why: Unproven, ha
         Unproven::Gone(error) if is_too_much(&error) => &refused::TOO_MUCH,
         Unproven::Gone(error) if is_too_many(&error) => &refused::AGENTS_MEMORY,
         Unproven::Gone(error) => {
-            return log::debug!("{}: agent {peer} sent no passcode: {error}", pipe.id());
+            return log::debug!("{}: agent {peer} sent no passcode: {error}", pipe.name());
         }
     };
     pipe.record.refused(refusal, side, peer);
@@ -334,10 +334,10 @@ async fn tunnel_ended(pipe: &Pipe, side: usize, tunnel: Box<Tunnel>, why: IdleEn
             stream.close();
         }
         IdleEnd::Stalled => {
-            log::info!(target: pipe.id(), "{}: tunnel of {peer} closed: it acknowledges nothing", pipe.id());
+            log::info!(target: pipe.name(), "{}: tunnel of {peer} closed: it acknowledges nothing", pipe.name());
         }
         IdleEnd::Left | IdleEnd::Broken => {
-            log::debug!("{}: tunnel of {peer} was closed by its agent", pipe.id());
+            log::debug!("{}: tunnel of {peer} was closed by its agent", pipe.name());
         }
     }
     drop(file);
@@ -379,7 +379,8 @@ mod tests {
         let limits = AgentLimits { max_connections: 60, heartbeat_threshold: None };
         let agent = AgentPort { port: 6000, passcode: Passcode::random(), limits };
         let pipe = mapping::Pipe::Public { agent, users: 6001 };
-        Pipe::new(Rc::new(shared), Mapping { id: "id".into(), pipe }).unwrap()
+        Pipe::new(Rc::new(shared), Mapping { id: "id".into(), pipe, options: Default::default() })
+            .unwrap()
     }
 
     /// A version 1 tunnel of an agent that says nothing.

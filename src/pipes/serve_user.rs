@@ -9,6 +9,7 @@ use event_listener::EventListener;
 use smol::future::or;
 
 use crate::limits;
+use crate::mappings::options::Users;
 use crate::net::stream::Stream;
 use crate::net::tcp_info;
 use crate::os::FileGuard;
@@ -16,6 +17,7 @@ use crate::pipes::crowd::Member;
 use crate::pipes::cut::Cut;
 use crate::pipes::handshake::{Peer, secure};
 use crate::pipes::pairing::{UserEnd, Waiting};
+use crate::pipes::per_address::OfAddress;
 use crate::pipes::pipe::Pipe;
 use crate::pipes::user::{Heard, User};
 use crate::report::status::reached::USERS_WAITING;
@@ -26,7 +28,13 @@ use crate::runtime::{Timer, until};
 ///
 /// The stages before the wait are boxed: a waiting user, of which there are many, has memory for its
 /// wait alone.
-pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileGuard) {
+pub async fn serve(
+    pipe: &Pipe,
+    socket: TcpStream,
+    peer: SocketAddr,
+    file: FileGuard,
+    of_address: Option<OfAddress>,
+) {
     let user_wait = pipe.settings().user_wait;
     let member = pipe.handshakes.join(peer.ip(), tcp_info::round_trip(&socket));
     // It has waited for a tunnel from when it came, which may be a while before it was accepted.
@@ -35,7 +43,7 @@ pub async fn serve(pipe: &Pipe, socket: TcpStream, peer: SocketAddr, file: FileG
     let Some(stream) = stream else { return };
     let deadline = Instant::now() + user_wait;
     let (has_spoken, has_ended, fault) = (false, false, None);
-    let user = Box::new(User { stream, peer, has_spoken, has_ended, fault, file });
+    let user = Box::new(User { stream, peer, has_spoken, has_ended, fault, file, of_address });
     let cut = Cut(|| pipe.record.refused(pipe.why_cut(), 1, peer));
     let waiting = match Box::pin(find_seat(pipe, user, &member, deadline)).await {
         Ok(waiting) => waiting,
@@ -71,7 +79,11 @@ async fn shake_hands(
     peer: SocketAddr,
     member: &Member<'_>,
 ) -> Option<Stream> {
-    let secured = async { Some(secure(&pipe.shared, socket, Peer::User, member).await) };
+    let who = match pipe.options().users {
+        Some(Users::Plain) => Peer::PlainUser,
+        Some(Users::Tls) | None => Peer::User,
+    };
+    let secured = async { Some(secure(&pipe.shared, socket, who, member).await) };
     let replaced = async {
         member.replaced().await;
         None

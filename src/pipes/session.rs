@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use smol::Task;
 use smol::channel::Sender;
@@ -21,7 +21,7 @@ use crate::pipes::tunnel::Tunnel;
 use crate::pipes::user::User;
 use crate::runtime::{Counted, Load};
 use crate::session::{
-    Drain, Drained, Ended, Ending, Endpoint, Outcome, Protocol, Relay, Residue, Traffic,
+    Drain, Drained, Ended, Ending, Endpoint, Outcome, Protocol, Relay, Residue, Silence, Traffic,
 };
 use crate::wire::greeting::Version;
 use crate::wire::heartbeat::Rhythm;
@@ -71,14 +71,14 @@ impl Draining {
 struct Parts {
     endpoints: [Endpoint<Detached>; 2],
     held: [Vec<Box<[u8]>>; 2],
-    fin_wait: Duration,
+    silence: Silence,
     traffic: Arc<Traffic>,
 }
 
 impl Parts {
     fn join(self: Box<Self>) -> io::Result<Relay> {
-        let Parts { endpoints: [near, far], held, fin_wait, traffic } = *self;
-        Ok(Relay::new([near.attach()?, far.attach()?], held, fin_wait, traffic))
+        let Parts { endpoints: [near, far], held, silence, traffic } = *self;
+        Ok(Relay::new([near.attach()?, far.attach()?], held, silence, traffic))
     }
 }
 
@@ -185,9 +185,9 @@ async fn drained(
     let (peer, _) = agent;
     if drained.bytes > 0 && drained.lasted >= limits::QUIET_LATE && pipe.record.may_tell_residue() {
         log::info!(
-            target: pipe.id(),
+            target: pipe.name(),
             "{}: tunnel of {peer}: {} bytes for a user that had left were discarded in {:.1} s",
-            pipe.id(),
+            pipe.name(),
             drained.bytes,
             drained.lasted.as_secs_f32()
         );
@@ -204,7 +204,7 @@ async fn drained(
                 pipe.record.tunnel_absent(0, peer);
             }
             drop(slot);
-            log::debug!("{}: tunnel of {peer} is gone: {:?}", pipe.id(), drained.outcome);
+            log::debug!("{}: tunnel of {peer} is gone: {:?}", pipe.name(), drained.outcome);
             None
         }
     }
@@ -221,13 +221,13 @@ fn begin(
     let (far, far_held, far_taken, far_file) = match partner {
         Partner::Tunnel(other) => {
             let (endpoint, held, taken, file) = agent_endpoint(pipe, 1, other, None);
-            (endpoint, held, Some(taken), file)
+            (endpoint, held, Some(taken), (file, None))
         }
         Partner::User(user) => {
-            let User { mut stream, file, .. } = *user;
+            let User { mut stream, file, of_address, .. } = *user;
             stream.trust();
             let endpoint = Endpoint { stream: stream.detach(), protocol: Protocol::Raw };
-            (endpoint, Vec::new(), None, file)
+            (endpoint, Vec::new(), None, (file, of_address))
         }
     };
     let alive = pipe.relays.0.borrow().clone();
@@ -236,7 +236,7 @@ fn begin(
     let parts = Box::new(Parts {
         endpoints: [near, far],
         held: [near_held, far_held],
-        fin_wait: pipe.settings().fin_wait,
+        silence: Silence { after_end: pipe.settings().fin_wait, ever: pipe.options().idle },
         traffic: pipe.traffic.clone(),
     });
     let relay = pipe.shared.workers.spawn(|load| async move {

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use crate::net::stream::Stream;
 use crate::os::FileGuard;
+use crate::pipes::per_address::OfAddress;
 
 /// A user that is ready for a tunnel.
 pub struct User {
@@ -21,6 +22,8 @@ pub struct User {
     pub fault: Option<io::Error>,
     /// Its share of the open files.
     pub file: FileGuard,
+    /// One of its address's users, where these are counted.
+    pub of_address: Option<OfAddress>,
 }
 
 /// What a user that has no tunnel yet does.

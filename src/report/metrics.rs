@@ -50,6 +50,14 @@ pub fn metrics(report: &Report) -> String {
         page.family(name, kind, help);
         page.sample(name, &[], value(&totals.counts));
     }
+    page.family(
+        "mapping_info",
+        "gauge",
+        "The name of a mapping that has one, as a label; always 1.",
+    );
+    for mapping in state.mappings.iter().filter(|mapping| mapping.name() != &*mapping.id) {
+        page.sample("mapping_info", &[("mapping", &*mapping.id), ("name", mapping.name())], 1);
+    }
     page.sides(&state.mappings);
     for (name, kind, help, value) in COUNTS {
         let name = format!("mapping_{name}");

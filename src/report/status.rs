@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 
 use crate::mappings::mapping::Id;
 use crate::text::counted;
@@ -87,8 +88,11 @@ pub struct Draining {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MappingStatus {
-    /// Its name.
+    /// Its id.
     pub id: Id,
+    /// What else it was told, under the names of the API.
+    #[serde(default)]
+    pub options: Map<String, Value>,
     /// port1 and port2 (for a public pipe: the agent's and the users').
     pub sides: [SideStatus; 2],
     /// Whether port2 takes users.
@@ -199,6 +203,11 @@ impl fmt::Display for Draining {
 }
 
 impl MappingStatus {
+    /// What it is called: its name, or its id.
+    pub fn name(&self) -> &str {
+        self.options.get("name").and_then(Value::as_str).unwrap_or(&self.id)
+    }
+
     /// `Active` in the API's sense: its port is open.
     pub fn active(&self, side: usize) -> bool {
         self.sides.get(side).is_some_and(|side| side.open)

@@ -106,7 +106,7 @@ fn row(mapping: &MappingStatus) -> [String; 9] {
         false => "-".into(),
     };
     [
-        escaped(&mapping.id),
+        escaped(mapping.name()),
         if mapping.public { "public" } else { "private" }.into(),
         format!("{} {}", one.port, two.port),
         tunnels.join(" "),

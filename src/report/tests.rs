@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::*;
 use crate::report::status::reached::{self, LimitsReached};
@@ -38,6 +38,7 @@ fn sample() -> Report {
     let tunnels = Tunnels { idle: 58, in_use: 2, draining: 21, unanswered: 22, allowed: 60 };
     let one = Tunnels { idle: 1, allowed: 1, ..Tunnels::default() };
     let public = MappingStatus {
+        options: Default::default(),
         id: "a\"b\\c\n\u{1b}".into(),
         sides: [side(6000, None, Some(tunnels)), side(6001, None, None)],
         public: true,
@@ -54,6 +55,7 @@ fn sample() -> Report {
         ),
     };
     let private = MappingStatus {
+        options: told(),
         id: "e2454159-ed8c-4d00-a885-fdd87de811de".into(),
         sides: [
             side(6002, None, Some(one)),
@@ -91,6 +93,12 @@ fn sample() -> Report {
     Report::of(state, 1_542_719_018_626)
 }
 
+/// Every option a mapping may be told.
+fn told() -> Map<String, Value> {
+    let told = r#"{"name":"db","users":"plain","allow":["192.0.2.0/24"],"usersperaddress":2,"idle":60000}"#;
+    serde_json::from_str(told).expect("JSON")
+}
+
 #[test]
 fn json_is_read_back() {
     let report = sample();
@@ -115,16 +123,16 @@ fn table_at_a_glance() {
         "iofog-connector VERSION, running for 1 d 2 h",
         "warning: the API is open to everybody; set controllers",
         "",
-        "MAPPING                               KIND     PORTS      TUNNELS idle/in use/allowed  USERS waiting/served  UP       DOWN     STATE      PUBLIC URL",
-        "a\"b\\c\\n\\u{1b}                         public   6000 6001  58/2/60                      1/2                   6.8 KiB  7.6 MiB  active     https://example.org:6001",
+        "MAPPING        KIND     PORTS      TUNNELS idle/in use/allowed  USERS waiting/served  UP       DOWN     STATE      PUBLIC URL",
+        "a\"b\\c\\n\\u{1b}  public   6000 6001  58/2/60                      1/2                   6.8 KiB  7.6 MiB  active     https://example.org:6001",
         "    tunnels draining, their user gone and the old answer not over: 21",
         "    tunnels whose agent took a user's bytes and answered nothing: 22",
         "    last error at 2018-11-20T13:03:37Z, over since: agent 192.0.2.1: wrong passcode",
         "    refused: agent: wrong passcode, 31 times, last at 2018-11-20T13:03:37Z",
         "    limit reached: users waiting (pending), 21 times, last at 2018-11-20T13:03:36Z",
-        "e2454159-ed8c-4d00-a885-fdd87de811de  private  6002 6003  1/0/1 1/0/1                  -                     0 B      0 B      half open  -",
+        "db             private  6002 6003  1/0/1 1/0/1                  -                     0 B      0 B      half open  -",
         "    port 6003 is taken; it is tried again",
-        "2 mappings                                                60/2/62                      1/42                  6.8 KiB  7.6 MiB",
+        "2 mappings                         60/2/62                      1/42                  6.8 KiB  7.6 MiB",
         "",
         "sessions 4 now, 5 in all; refused: 3 users, 10 agents, 9 TLS handshakes; connections without passcode yet 6",
         "free ports 996; direct connections 1; API: 15 requests refused, 14 TLS handshakes failed",

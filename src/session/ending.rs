@@ -18,6 +18,8 @@ pub enum Ending {
     Lingered,
     /// Nothing moved for `finwait` after one direction had ended.
     Silent,
+    /// Nothing moved for the mapping's `idle`.
+    Idle,
     /// The agent on this leg sent nothing for its heartbeat threshold.
     Absent(usize),
     /// The peer on this leg acknowledged nothing for a minute.
@@ -67,6 +69,7 @@ impl Ending {
             Ending::Broken(_)
             | Ending::Stalled(_)
             | Ending::Silent
+            | Ending::Idle
             | Ending::Absent(_)
             | Ending::Failed(_)
             | Ending::Wrong(_)
@@ -84,6 +87,7 @@ impl fmt::Display for Ending {
             Ending::Broken(leg) => write!(f, "the connection on port{} broke", port(leg)),
             Ending::Lingered => f.write_str("the user had ended and the agent fell silent"),
             Ending::Silent => f.write_str("one side had ended and nothing moved for finwait"),
+            Ending::Idle => f.write_str("nothing moved for the mapping's idle time"),
             Ending::Absent(leg) => write!(f, "the heartbeat on port{} is absent", port(leg)),
             Ending::Stalled(leg) => {
                 write!(f, "the peer on port{} acknowledged nothing for 60 s", port(leg))

@@ -18,14 +18,23 @@ use crate::net::stream::Stream;
 use crate::runtime::Deadlines;
 use crate::wire::token::Answer;
 
+/// How long nothing may move in a session, either way, before it is ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Silence {
+    /// Once one direction has ended: `finwait`.
+    pub after_end: Duration,
+    /// At any time: the mapping's `idle`. Of what the kernel holds for a peer that reads slowly, the last may be
+    /// noticed late, so that it takes up to twice as long.
+    pub ever: Option<Duration>,
+}
+
 /// A session between two legs, 0 on the mapping's port1.
 pub(super) struct Progress<S = Stream> {
     pub(super) legs: [Leg<S>; 2],
     /// For a user on leg 1 whose end cannot be passed on to the version 1 agent on leg 0: what may still
     /// come for it.
     pub(super) residue: Option<Residue>,
-    /// Once one direction has ended, this much silence ends the session.
-    fin_wait: Duration,
+    silence: Silence,
     /// Where the bytes are counted.
     traffic: Arc<Traffic>,
     /// Bytes from leg 0 to leg 1, and back.
@@ -42,7 +51,7 @@ impl<S: Connection> Progress<S> {
     pub(super) fn new(
         legs: [Endpoint<S>; 2],
         residue: Option<Residue>,
-        fin_wait: Duration,
+        silence: Silence,
         traffic: Arc<Traffic>,
         now: Instant,
     ) -> Self {
@@ -52,7 +61,7 @@ impl<S: Connection> Progress<S> {
         Progress {
             legs,
             residue,
-            fin_wait,
+            silence,
             traffic,
             bytes: [0; 2],
             started: now,
@@ -164,7 +173,7 @@ impl<S: Connection> Progress<S> {
         let ending = find_leg(|leg| self.cut_short(leg))
             .or_else(|| self.is_complete().then_some(Ending::Complete))
             .or_else(|| find_leg(|leg| self.lost(leg, &mut deadlines)))
-            .or_else(|| self.is_silent(&mut deadlines).then_some(Ending::Silent))
+            .or_else(|| self.silent(&mut deadlines))
             .or_else(|| self.has_lingered(&mut deadlines).then_some(Ending::Lingered));
         ending.ok_or(deadlines.next())
     }
@@ -240,24 +249,28 @@ impl<S: Connection> Progress<S> {
         stall == Stall::Gone
     }
 
-    /// Whether nothing has moved for `finwait` since one direction ended.
-    fn is_silent(&mut self, deadlines: &mut Deadlines) -> bool {
+    /// Whether nothing has moved for `finwait` since one direction ended, or for `idle`.
+    fn silent(&mut self, deadlines: &mut Deadlines) -> Option<Ending> {
         let one_has_ended = self.legs.iter().any(|leg| leg.input != Input::Open || leg.is_broken());
         if one_has_ended && !std::mem::replace(&mut self.takes_since_end, true) {
             // What they took before does not count.
             self.legs.iter_mut().for_each(|leg| _ = leg.stream.is_draining());
         }
-        if !one_has_ended || !deadlines.has_passed(self.moved_at + self.fin_wait) {
-            return false;
+        let after_end = one_has_ended.then_some((self.silence.after_end, Ending::Silent));
+        let ever = self.silence.ever.map(|ever| (ever, Ending::Idle));
+        let first = after_end.into_iter().chain(ever).min_by_key(|(longest, _)| *longest);
+        let (longest, ending) = first?;
+        if !deadlines.has_passed(self.moved_at + longest) {
+            return None;
         }
         // Both are asked, since each says what it has taken since it was last asked.
         let draining = self.legs.each_mut().map(|leg| leg.stream.is_draining());
         if draining == [false; 2] {
-            return true;
+            return Some(ending);
         }
         self.moved_at = deadlines.now();
-        deadlines.look_at(self.moved_at + self.fin_wait);
-        false
+        deadlines.look_at(self.moved_at + longest);
+        None
     }
 
     /// Whether the user has ended, and the version 1 agent's answer is over.

@@ -8,14 +8,14 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use smol::future::zip;
 
 use super::drain::Drain;
 use super::ending::{Ended, Ending};
 use super::leg::{Endpoint, Input, Leg, Output};
-use super::progress::Progress;
+use super::progress::{Progress, Silence};
 use super::protocol::Protocol;
 use super::residue::{Leaving, Residue};
 use super::traffic::{Stuck, Traffic};
@@ -49,12 +49,11 @@ impl FormerUser {
 
 impl Relay {
     /// Begins a session. Leg 0 is port1's; `held` are units that arrived before the pairing, by
-    /// the leg that sent them. Once one direction has ended, silence for `fin_wait` ends the session;
-    /// its bytes are counted in `traffic`.
+    /// the leg that sent them. `silence` ends the session; its bytes are counted in `traffic`.
     pub fn new(
         legs: [Endpoint; 2],
         held: [Vec<Box<[u8]>>; 2],
-        fin_wait: Duration,
+        silence: Silence,
         traffic: Arc<Traffic>,
     ) -> Self {
         let [agent, user] = &legs;
@@ -62,7 +61,7 @@ impl Relay {
             matches!(agent.protocol, Protocol::Version1 { .. }) && user.protocol == Protocol::Raw;
         let residue = lingers.then(|| Residue::new(agent.stream.round_trip(), now()));
         let stuck = Stuck::new(traffic.clone());
-        let mut progress = Progress::new(legs, residue, fin_wait, traffic, now());
+        let mut progress = Progress::new(legs, residue, silence, traffic, now());
         // If something else ends this session, even a kill, neither end may take it for complete.
         progress.legs.iter_mut().for_each(|leg| leg.stream.break_when_dropped());
         let mut relay = Relay { progress, ending: None, timer: Timer::new(), stuck };
@@ -246,9 +245,9 @@ mod tests {
             let agent =
                 Endpoint { stream: agent, protocol: Protocol::Version1 { threshold: None } };
             let user = Endpoint { stream: Stream::plain(user).unwrap(), protocol: Protocol::Raw };
-            let fin_wait = Duration::from_secs(60);
+            let silence = Silence { after_end: Duration::from_secs(60), ever: None };
             let mut relay =
-                pin!(Relay::new([agent, user], [Vec::new(), Vec::new()], fin_wait, Arc::default()));
+                pin!(Relay::new([agent, user], [Vec::new(), Vec::new()], silence, Arc::default()));
             let context = &mut Context::from_waker(Waker::noop());
             let mut polled = relay.as_mut().poll(context);
             if polled.is_pending() {

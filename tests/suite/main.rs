@@ -10,6 +10,7 @@ mod control_api;
 mod endings;
 mod lessons;
 mod logs;
+mod mapping_options;
 mod original_failures;
 mod private_pipe;
 mod process;

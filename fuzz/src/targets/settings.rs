@@ -47,7 +47,7 @@ fn assert_sound(config: &Config) {
     let is_name = !config.address.is_empty() && config.address.chars().all(name);
     assert!(is_name || config.address.parse::<IpAddr>().is_ok(), "{}", config.address);
     // It goes into URLs and certificates as it is.
-    assert_sentence(&config.public_url(6000));
+    assert_sentence(&config.public_url(6000, false));
     if !config.api.ip().to_canonical().is_loopback() && config.controllers.is_none() {
         assert!(config.open_api_warning().is_some() || !config.dev);
     }

@@ -21,7 +21,7 @@ fn agent(port: u16, passcode: &str) -> AgentPort {
 }
 
 fn added(pipe: Pipe) -> serde_json::Value {
-    json(&answer::added(&Mapping { id: "i".into(), pipe }, 12345))
+    json(&answer::added(&Mapping { id: "i".into(), pipe, options: Default::default() }, 12345))
 }
 
 #[test]
@@ -48,6 +48,7 @@ fn additions() {
 fn states() {
     let side = |open| SideStatus { port: 1, open, fault: None, tunnels: None };
     let mapping = |public, one, two| MappingStatus {
+        options: Default::default(),
         id: "i".into(),
         sides: [side(one), side(two)],
         public,

@@ -27,6 +27,10 @@ fn pool_of(ports: &[u16], listen: Option<IpAddr>) -> Pool {
     Pool::new(ports, listen, Files::new(1 << 20))
 }
 
+fn lease_pair(pool: &Pool) -> Result<[Lease; 2], PortError> {
+    Ok([pool.lease()?, pool.lease()?])
+}
+
 #[test]
 fn no_port_is_opened_without_a_file() {
     let at = local(7);
@@ -34,7 +38,7 @@ fn no_port_is_opened_without_a_file() {
     let files = Files::new(1 << 20);
     let pool = Pool::new(&ports, Some(at), files.clone());
     let used = files.used();
-    let pair = pool.lease_pair().expect("two ports");
+    let pair = lease_pair(&pool).expect("two ports");
     assert_eq!(files.used(), used + 2);
     drop(pair);
     assert_eq!(files.used(), used);
@@ -58,7 +62,7 @@ fn released_port_is_the_last_to_be_handed_out() {
     assert_eq!((first.port(), pool.available()), (a, 2));
     drop(first);
     assert_eq!(pool.available(), 3);
-    let [one, two] = pool.lease_pair().expect("two ports");
+    let [one, two] = lease_pair(&pool).expect("two ports");
     assert_eq!([one.port(), two.port()], [b, c]);
     assert_eq!(pool.lease().expect("a port").port(), a);
 }
@@ -147,7 +151,7 @@ fn stored_ports_are_refused_for_different_reasons() {
     assert_eq!(pool.available(), 1);
     assert_eq!(pool.lease_port(b).expect_err("leased"), PortError::Leased(b));
     assert_eq!(pool.lease_port(outside).expect_err("outside"), PortError::OutsidePool(outside));
-    assert_eq!(pool.lease_pair().map(drop).expect_err("one is left"), PortError::Exhausted);
+    assert_eq!(lease_pair(&pool).map(drop).expect_err("one is left"), PortError::Exhausted);
     assert_eq!(pool.available(), 1, "the first of the pair went back");
     drop(lease);
     assert_eq!(pool.available(), 2);
@@ -185,7 +189,7 @@ fn replaced_pool_keeps_leases_and_turns() {
     let at = local(5);
     let [a, b, c, d] = free_ports();
     let pool = pool_of(&[a, b, c], Some(at));
-    let [one, two] = pool.lease_pair().expect("two ports");
+    let [one, two] = lease_pair(&pool).expect("two ports");
     pool.replace(&[b, c, d]);
     assert_eq!(pool.available(), 2);
     drop(one);
@@ -200,4 +204,15 @@ fn replaced_pool_keeps_leases_and_turns() {
     assert_eq!(pool.available(), 2);
     assert_eq!(pool.lease().expect("a port").port(), a);
     assert_eq!(pool.lease().expect("a port").port(), b);
+}
+
+#[test]
+fn wanted_ports_are_given_if_they_are_nobodys() {
+    let [stored, free, outside] = free_ports();
+    let pool = pool_of(&[stored, free], Some(LOOPBACK));
+    let _own = pool.own(stored);
+    let lease = |port| pool.lease_free(port).map(|lease| lease.port());
+    assert_eq!(lease(stored), Err(PortError::Leased(stored)), "it is not open, and not free");
+    assert_eq!(lease(outside), Err(PortError::OutsidePool(outside)));
+    assert_eq!(lease(free), Ok(free));
 }

@@ -16,8 +16,10 @@ use std::time::Duration;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::mappings::mapping::{AgentLimits, AgentPort, Mapping, Passcode, Pipe};
+use crate::mappings::options::Options;
 use crate::text::json;
 
 #[derive(Deserialize)]
@@ -45,6 +47,16 @@ struct Row<'a> {
     heartbeatabsencethresholdport1: i64,
     #[serde(default)]
     heartbeatabsencethresholdport2: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    users: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allow: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usersperaddress: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle: Option<Value>,
 }
 
 /// The mappings that `text` holds, in its order.
@@ -66,7 +78,7 @@ pub fn read(text: &[u8]) -> Result<Vec<Mapping>, Vec<String>> {
     };
     let mut faults = Vec::new();
     let mut mappings = Vec::with_capacity(rows.len());
-    let mut ids = HashSet::new();
+    let (mut ids, mut names) = (HashSet::new(), HashSet::new());
     for (index, row) in rows.iter().enumerate() {
         let name = format!("mappings[{index}] (id {:?})", row.id);
         let mut fault = |why: &str| faults.push(format!("{name}: {why}"));
@@ -83,6 +95,16 @@ pub fn read(text: &[u8]) -> Result<Vec<Mapping>, Vec<String>> {
                 continue;
             }
         };
+        let options = match row.options(matches!(pipe, Pipe::Public { .. })) {
+            Ok(options) => options,
+            Err((name, why)) => {
+                fault(&format!("{name} {why}"));
+                continue;
+            }
+        };
+        if options.name.clone().is_some_and(|name| !names.insert(name)) {
+            fault("another mapping has this name too; give it another one");
+        }
         // A port that another mapping has too is no fault: one of them is inactive.
         match pipe.ports() {
             Some([one, two]) if one == two => {
@@ -90,7 +112,7 @@ pub fn read(text: &[u8]) -> Result<Vec<Mapping>, Vec<String>> {
             }
             _ => {}
         }
-        mappings.push(Mapping { id: (*row.id).into(), pipe });
+        mappings.push(Mapping { id: (*row.id).into(), pipe, options });
     }
     if faults.is_empty() { Ok(mappings) } else { Err(faults) }
 }
@@ -134,7 +156,19 @@ impl<'a> Row<'a> {
         }
     }
 
+    fn options(&self, public: bool) -> Result<Options, (&'static str, String)> {
+        Options::read(public, |name| match name {
+            "name" => self.name.as_ref(),
+            "users" => self.users.as_ref(),
+            "allow" => self.allow.as_ref(),
+            "usersperaddress" => self.usersperaddress.as_ref(),
+            "idle" => self.idle.as_ref(),
+            _ => None,
+        })
+    }
+
     fn of(mapping: &'a Mapping) -> Self {
+        let mut options = mapping.options.members();
         let mut row = Row {
             id: Cow::Borrowed(&mapping.id),
             port1: 0,
@@ -145,6 +179,11 @@ impl<'a> Row<'a> {
             passcodeport2: Cow::Borrowed(""),
             heartbeatabsencethresholdport1: 0,
             heartbeatabsencethresholdport2: 0,
+            name: options.remove("name"),
+            users: options.remove("users"),
+            allow: options.remove("allow"),
+            usersperaddress: options.remove("usersperaddress"),
+            idle: options.remove("idle"),
         };
         let one = match &mapping.pipe {
             Pipe::Direct { passkey } => {

@@ -12,7 +12,11 @@ use crate::testing::folder::Folder;
 fn mapping(id: &str, port: u16) -> Mapping {
     let limits = AgentLimits { max_connections: 60, heartbeat_threshold: None };
     let agent = AgentPort { port, passcode: Passcode::random(), limits };
-    Mapping { id: id.into(), pipe: Pipe::Public { agent, users: port + 1 } }
+    Mapping {
+        id: id.into(),
+        pipe: Pipe::Public { agent, users: port + 1 },
+        options: Default::default(),
+    }
 }
 
 fn ids(dir: &Path) -> Vec<String> {

@@ -43,6 +43,12 @@ refusals! {
     /// `userwait` is over; nothing but version 2 would have served it.
     SAID_NOTHING: USER, "it sent nothing, and version 1 tunnels serve those that do",
         "a service that speaks first needs an agent of version 2";
+    /// The mapping's `allow` does not name its address.
+    ELSEWHERE: USER, "its address is not in the mapping's allow",
+        "add the address to allow if it may connect";
+    /// Its address has as many users as the mapping's `usersperaddress` allows.
+    TOO_MANY: USER, "its address has as many users as usersperaddress allows",
+        "raise usersperaddress if these are good users";
     /// It was turned out of those that wait.
     OUSTED: USER, "it sent nothing, or had ended, and others wanted its place",
         "raise pending if these are no strangers";

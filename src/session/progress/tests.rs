@@ -63,10 +63,14 @@ impl Connection for Known {
 }
 
 fn begin(protocols: [Protocol; 2], fin_wait: Duration, now: Instant) -> Progress<Known> {
+    begin_with(protocols, Silence { after_end: fin_wait, ever: None }, now)
+}
+
+fn begin_with(protocols: [Protocol; 2], silence: Silence, now: Instant) -> Progress<Known> {
     let legs = protocols.map(|protocol| Endpoint { stream: Known::default(), protocol });
     let lingers = matches!(protocols, [Protocol::Version1 { .. }, Protocol::Raw]);
     let residue = lingers.then(|| Residue::new(Duration::ZERO, now));
-    Progress::new(legs, residue, fin_wait, Arc::default(), now)
+    Progress::new(legs, residue, silence, Arc::default(), now)
 }
 
 #[test]
@@ -212,7 +216,7 @@ enum Event {
 /// goes through from the beginning.
 struct Model {
     protocols: [Protocol; 2],
-    fin_wait: Duration,
+    silence: Silence,
     begun: Instant,
     log: Vec<(Instant, usize, Event)>,
     /// When a peer was last seen to take what the kernel had for it.
@@ -387,9 +391,12 @@ impl Model {
             }
         }
         let one_has_ended = [0, 1].iter().any(|leg| !self.is_open(*leg) || self.is_broken(*leg));
-        if one_has_ended && now >= self.moved() + self.fin_wait {
+        let after_end = one_has_ended.then_some((self.silence.after_end, Ending::Silent));
+        let ever = self.silence.ever.map(|ever| (ever, Ending::Idle));
+        let first = after_end.into_iter().chain(ever).min_by_key(|(longest, _)| *longest);
+        if let Some((_, ending)) = first.filter(|(longest, _)| now >= self.moved() + *longest) {
             if !self.is_draining(0) && !self.is_draining(1) {
-                return Some(Ending::Silent);
+                return Some(ending);
             }
             self.drained = now;
         }
@@ -409,7 +416,7 @@ const TICK: Duration = Duration::from_millis(5);
 fn a_session_in_any_history_ends_as_a_naive_model_of_it_does() {
     let asked = std::env::var("IOFOG_CONNECTOR_HISTORIES").ok();
     let histories = asked.map_or(5000, |count| count.parse().expect("a number"));
-    let mut endings = [0; 10];
+    let mut endings = [0; 11];
     for number in 0..histories {
         if let Some(ending) = history(number) {
             endings[kind(ending)] += 1;
@@ -431,6 +438,7 @@ fn kind(ending: Ending) -> usize {
         Ending::Wrong(_) => 7,
         Ending::Unanswered(_) => 8,
         Ending::NoAnswer(_) => 9,
+        Ending::Idle => 10,
     }
 }
 
@@ -447,11 +455,13 @@ fn history(seed: u64) -> Option<Ending> {
         _ => [agent, Protocol::Raw],
     };
     let fin_wait = ticks(random, 500..12_000);
-    let mut session = begin(protocols, fin_wait, begun);
+    let ever = (random.u8(..4) == 0).then(|| ticks(random, 500..12_000));
+    let silence = Silence { after_end: fin_wait, ever };
+    let mut session = begin_with(protocols, silence, begun);
     let residue = session.residue.clone();
     let mut model = Model {
         protocols,
-        fin_wait,
+        silence,
         begun,
         log: Vec::new(),
         drained: begun,
@@ -461,7 +471,7 @@ fn history(seed: u64) -> Option<Ending> {
     };
     let what = |model: &Model| {
         let told = model.log.iter().map(|(at, leg, event)| (*at - begun, *leg, *event));
-        format!("seed {seed}: {protocols:?}, finwait {fin_wait:?}: {:#?}", told.collect::<Vec<_>>())
+        format!("seed {seed}: {protocols:?}, {silence:?}: {:#?}", told.collect::<Vec<_>>())
     };
 
     let mut events = random.u32(..15);

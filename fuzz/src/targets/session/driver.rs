@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use futures_rustls::pki_types::ServerName;
 use futures_rustls::rustls::{ClientConfig, ClientConnection, ServerConfig};
 use iofog_connector::fuzzing::{
-    CERTIFICATE, Ended, Endpoint, Identity, Protocol, Relay, Stream, Traffic, client_config,
+    CERTIFICATE, Ended, Endpoint, Identity, Protocol, Relay, Silence, Stream, Traffic,
+    client_config,
 };
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
@@ -219,7 +220,8 @@ impl Session {
         let ended = Rc::new(RefCell::new(None));
         let verdict = ended.clone();
         let before = memory::held();
-        let mut relay = Relay::new(legs, given, fin_wait, traffic.clone());
+        let mut relay =
+            Relay::new(legs, given, Silence { after_end: fin_wait, ever: None }, traffic.clone());
         let memory = memory::held() - before;
         let relay = Driven::new(async move {
             let outcome = (&mut relay).await;

@@ -171,6 +171,7 @@ impl Session {
                     "silent for {unmoved:?} only"
                 );
             }
+            Ending::Idle => panic!("no session here is given such a time"),
             Ending::Absent(leg) => {
                 let Protocol::Version1 { threshold: Some(threshold) } = self.protocols[leg] else {
                     panic!("{:?} owes no heartbeats", self.protocols[leg]);

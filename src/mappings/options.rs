@@ -1,0 +1,196 @@
+//! What a mapping may be told beside what the original knew (protocol page, section 3): the same members in
+//! `mapping/add` and in `configs.json`, which the original reads over.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::config::Network;
+use crate::text::line;
+
+/// The names of all of them.
+pub const NAMES: [&str; 5] = ["name", "users", "allow", "usersperaddress", "idle"];
+
+/// The options of one mapping.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Shown wherever the id is, and accepted wherever an id is; no two mappings have the same.
+    pub name: Option<Box<str>>,
+    /// How users of a public pipe speak; `None` is TLS unless `dev`.
+    pub users: Option<Users>,
+    /// Where users of a public pipe may come from; nobody is named for everywhere.
+    pub allow: Box<[Network]>,
+    /// Users of one IPv4 address or IPv6 /64 at one time, waiting and served.
+    pub users_per_address: Option<u16>,
+    /// A session in which nothing has moved either way for so long is closed.
+    pub idle: Option<Duration>,
+}
+
+/// How users speak on port2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Users {
+    /// TLS.
+    Tls,
+    /// Bytes as they are: a service's own encryption, or none.
+    Plain,
+}
+
+/// Longest time of `idle`: what fits a signed 32-bit number of milliseconds, as heartbeat thresholds.
+const LONGEST_IDLE: u64 = i32::MAX as u64;
+const SHORTEST_IDLE: u64 = 1000;
+/// Most ranges of `allow`. Each is looked at for every user.
+const RANGES: usize = 256;
+/// Longest name.
+const NAME: usize = 63;
+
+impl Options {
+    /// Reads those that `member` gives; a member that is `null` is absent. `public` says whether there are users.
+    ///
+    /// # Errors
+    /// The member's name, and the rest of a sentence about it.
+    pub fn read<'a>(
+        public: bool,
+        member: impl Fn(&str) -> Option<&'a Value>,
+    ) -> Result<Self, (&'static str, String)> {
+        let mut options = Options::default();
+        for name in NAMES {
+            let Some(value) = member(name).filter(|value| !value.is_null()) else { continue };
+            if !public && !matches!(name, "name" | "idle") {
+                let why = "is an option of public pipes, and this one is private; take it out";
+                return Err((name, why.to_owned()));
+            }
+            options.set(name, value).map_err(|right| {
+                (name, format!("is {}; {right}", line::cut(&line::escaped(&value.to_string()), 64)))
+            })?;
+        }
+        Ok(options)
+    }
+
+    /// Sets one; the error says what would be right.
+    fn set(&mut self, name: &str, value: &Value) -> Result<(), String> {
+        match name {
+            "name" => self.name = Some(name_of(value)?),
+            "users" => {
+                self.users = match value.as_str() {
+                    Some("tls") => Some(Users::Tls),
+                    Some("plain") => Some(Users::Plain),
+                    _ => return Err("use \"tls\" or \"plain\"".to_owned()),
+                };
+            }
+            "allow" => self.allow = ranges(value)?,
+            "usersperaddress" => {
+                let most = whole(value, 1, u16::MAX.into())?;
+                self.users_per_address = u16::try_from(most).ok();
+            }
+            _ => {
+                let idle = whole(value, SHORTEST_IDLE, LONGEST_IDLE)?;
+                self.idle = Some(Duration::from_millis(idle));
+            }
+        }
+        Ok(())
+    }
+
+    /// The members that are set, as [`Options::read`] takes them.
+    pub fn members(&self) -> Map<String, Value> {
+        let users = self.users.map(|users| match users {
+            Users::Tls => json!("tls"),
+            Users::Plain => json!("plain"),
+        });
+        let allow: Vec<_> = self.allow.iter().map(|range| json!(range.to_string())).collect();
+        let idle =
+            self.idle.map(|idle| json!(u64::try_from(idle.as_millis()).unwrap_or(LONGEST_IDLE)));
+        let values = [
+            self.name.as_ref().map(|name| json!(name)),
+            users,
+            (!allow.is_empty()).then_some(Value::Array(allow)),
+            self.users_per_address.map(|most| json!(most)),
+            idle,
+        ];
+        let members = NAMES.iter().zip(values);
+        members.filter_map(|(name, value)| Some(((*name).to_owned(), value?))).collect()
+    }
+}
+
+fn name_of(value: &Value) -> Result<Box<str>, String> {
+    let is_fit = |name: &&str| {
+        let letters = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+        (1..=NAME).contains(&name.len()) && name.bytes().all(letters) && *name != "all"
+    };
+    match value.as_str().filter(is_fit) {
+        Some(name) => Ok(name.into()),
+        None => Err(format!("use 1 to {NAME} of a-z, 0-9 and -, and not \"all\"")),
+    }
+}
+
+fn ranges(value: &Value) -> Result<Box<[Network]>, String> {
+    let Some(ranges) = value.as_array().filter(|ranges| (1..=RANGES).contains(&ranges.len()))
+    else {
+        return Err(format!(
+            "use a list of 1 to {RANGES} addresses and ranges, such as [\"192.0.2.7\", \
+             \"2001:db8::/32\"]; without one everybody may connect"
+        ));
+    };
+    let range = |range: &Value| match range.as_str() {
+        Some(text) => text.parse().map_err(|why| format!("{}: {why}", line::escaped(text))),
+        None => Err("each range is a string".to_owned()),
+    };
+    ranges.iter().map(range).collect()
+}
+
+fn whole(value: &Value, least: u64, most: u64) -> Result<u64, String> {
+    let fits = value.as_u64().filter(|number| (least..=most).contains(number));
+    fits.ok_or_else(|| format!("use an integer from {least} to {most}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(public: bool, text: &str) -> Result<Options, String> {
+        let members: Map<String, Value> = serde_json::from_str(text).unwrap();
+        Options::read(public, |name| members.get(name))
+            .map_err(|(name, why)| format!("{name} {why}"))
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let text = r#"{"name":"ssh-1","users":"plain","allow":["192.0.2.0/24","::1"],
+            "usersperaddress":3,"idle":1000}"#;
+        let options = read(true, text).unwrap();
+        assert_eq!(options.users, Some(Users::Plain));
+        assert_eq!(options.idle, Some(Duration::from_secs(1)));
+        let members = options.members();
+        assert_eq!(members.len(), NAMES.len());
+        assert_eq!(Options::read(true, |name| members.get(name)), Ok(options));
+        let none = r#"{"name":null,"allow":null,"idle":null}"#;
+        assert_eq!(read(true, none), Ok(Options::default()));
+        assert!(Options::default().members().is_empty());
+    }
+
+    #[test]
+    fn faults_name_member_value_and_what_would_be_right() {
+        for (text, words) in [
+            (r#"{"name":""}"#, r#"name is ""; use 1 to 63 of a-z, 0-9 and -"#),
+            (r#"{"name":"Ssh"}"#, "name is \"Ssh\"; use"),
+            (r#"{"name":"all"}"#, "not \"all\""),
+            (r#"{"name":7}"#, "name is 7; use"),
+            (r#"{"users":"TLS"}"#, "users is \"TLS\"; use \"tls\" or \"plain\""),
+            (r#"{"allow":[]}"#, "allow is []; use a list of 1 to 256"),
+            (r#"{"allow":"192.0.2.1"}"#, "use a list"),
+            (r#"{"allow":["192.0.2.1/24"]}"#, "write 192.0.2.0/24"),
+            (r#"{"allow":[7]}"#, "each range is a string"),
+            (r#"{"usersperaddress":0}"#, "usersperaddress is 0; use an integer from 1 to 65535"),
+            (r#"{"idle":999}"#, "idle is 999; use an integer from 1000 to 2147483647"),
+            (r#"{"idle":"1000"}"#, "idle is \"1000\"; use an integer"),
+        ] {
+            let fault = read(true, text).expect_err(text);
+            assert!(fault.contains(words), "{text}: {fault}");
+        }
+        let long = format!(r#"{{"name":"{}"}}"#, "a".repeat(64));
+        assert!(read(true, &long).is_err());
+        for text in [r#"{"users":"tls"}"#, r#"{"allow":["::1"]}"#, r#"{"usersperaddress":1}"#] {
+            assert!(read(false, text).expect_err(text).contains("public pipes"), "{text}");
+        }
+        assert!(read(false, r#"{"name":"a","idle":1000}"#).is_ok());
+    }
+}

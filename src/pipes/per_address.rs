@@ -1,0 +1,60 @@
+//! How many users of one address a pipe has, waiting and served (the mapping's `usersperaddress`).
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::net::address::network_number;
+use crate::runtime::Numbered;
+
+/// The users of each address: an IPv4 address or an IPv6 /64.
+#[derive(Clone, Default)]
+pub struct PerAddress(Arc<Mutex<Numbered<u16>>>);
+
+/// One user of an address; one less when dropped, on whichever thread its session ends.
+pub struct OfAddress {
+    network: u64,
+    all: PerAddress,
+}
+
+impl PerAddress {
+    /// One more user from `address`; `None` if there are as many as may be.
+    pub fn take(&self, address: IpAddr, most: u16) -> Option<OfAddress> {
+        let network = network_number(address);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.get(network).copied().unwrap_or_default();
+        if count >= most {
+            return None;
+        }
+        all.insert(network, count + 1);
+        Some(OfAddress { network, all: self.clone() })
+    }
+}
+
+impl Drop for OfAddress {
+    fn drop(&mut self) {
+        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count @ 2..) = all.remove(self.network) {
+            all.insert(self.network, count - 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_has_so_many_and_each_that_goes_makes_room() {
+        let all = PerAddress::default();
+        let take = |address: &str| all.take(address.parse().unwrap(), 2);
+        let (one, _two) = (take("192.0.2.1"), take("192.0.2.1"));
+        assert!(one.is_some() && take("192.0.2.1").is_none() && take("192.0.2.2").is_some());
+        drop(one);
+        let again = take("::ffff:192.0.2.1");
+        assert!(again.is_some() && take("192.0.2.1").is_none());
+        let _six = (take("2001:db8:1:2::1"), take("2001:db8:1:2::2"));
+        assert!(take("2001:db8:1:2::3").is_none() && take("2001:db8:1:3::1").is_some());
+        drop((again, _two));
+        assert_eq!(all.0.lock().unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,216 @@
+//! Options of a mapping: names, wanted ports, plain users, who may connect, how many, and how long nothing may
+//! happen (protocol page, section 3, step 2).
+
+use std::process::Output;
+use std::time::Instant;
+
+use crate::common::*;
+use serde_json::{Value, json};
+
+in_both_modes!(
+    mapping_is_found_by_its_name,
+    wanted_ports_are_given_or_it_is_said_why_not,
+    users_from_elsewhere_are_closed_and_counted,
+    users_of_one_address_are_so_many_at_one_time,
+    session_in_which_nothing_moves_is_broken_off_after_idle,
+);
+
+const NEVER: u64 = 200_000;
+
+/// A version 2 tunnel on port1.
+fn version_two(daemon: &Daemon, mapping: &Mapping) -> Agent {
+    let mut agent = daemon.agent(mapping.port1);
+    agent.send(format!("IOFOG/2 {}\n", mapping.passcode1).as_bytes());
+    agent.expect(b"IOFOG/2 AUTHORIZED\n");
+    agent
+}
+
+/// Reads the PROXY header that tells a version 2 agent of its user.
+fn header(agent: &mut Agent) {
+    let head = agent.exactly(16);
+    agent.exactly(usize::from(u16::from_be_bytes([head[14], head[15]])));
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
+/// The JSON of a public pipe with these members beside the required ones.
+fn public(members: Value) -> String {
+    let mut mapping =
+        json!({"type": "public", "maxconnections": 60, "heartbeatabsencethreshold": NEVER});
+    let Value::Object(members) = members else { panic!("an object") };
+    mapping.as_object_mut().unwrap().extend(members);
+    mapping.to_string()
+}
+
+#[track_caller]
+fn refused(daemon: &Daemon, status: u16, members: Value) -> String {
+    let body = form(&[("mapping", &public(members))]);
+    daemon.api().post("/api/v2/mapping/add", &body).failed(status)
+}
+
+fn mapping_is_found_by_its_name(mode: Mode) {
+    let mut daemon = Daemon::new(mode);
+    let mapping = daemon.api().add(&public(json!({"name": "ssh", "idle": null})));
+    let other = daemon.api().add_public(60, NEVER);
+    let taken = refused(&daemon, 409, json!({"name": "ssh"}));
+    assert_eq!(taken, "name ssh is another mapping's; choose another one");
+    // An id is as good as a name.
+    refused(&daemon, 409, json!({"name": other.id}));
+    daemon.restart();
+    assert_eq!(daemon.api().status("ssh")["id"], mapping.id.as_str());
+    let list = text(&daemon.cli(&["mapping", "list"]));
+    assert!(list.contains("ssh  public") && !list.contains(&mapping.id), "{list}");
+    assert!(text(&daemon.cli(&["status"])).contains("ssh "));
+    assert_eq!(daemon.api().state_of(&mapping).unwrap()["options"], json!({"name": "ssh"}));
+    let info = format!("mapping_info{{mapping=\"{}\",name=\"ssh\"}} 1", mapping.id);
+    assert!(daemon.api().metrics().contains(&info), "{}", daemon.api().metrics());
+    daemon.session(&mapping);
+    assert!(daemon.cli(&["mapping", "remove", "ssh"]).status.success());
+    assert!(daemon.api().state_of(&mapping).is_none());
+    daemon.api().add(&public(json!({"name": "ssh"})));
+}
+
+fn wanted_ports_are_given_or_it_is_said_why_not(mode: Mode) {
+    let daemon = Daemon::builder(mode).ports(4).start();
+    let first = daemon.api().add_public(60, NEVER);
+    daemon.api().remove(&first);
+    let mapping = daemon.api().add(&public(json!({"port2": first.port1})));
+    assert_eq!(mapping.port2, first.port1);
+    assert_ne!(mapping.port1, mapping.port2);
+    daemon.session(&mapping);
+    let before = daemon.state_file();
+    let why = refused(&daemon, 409, json!({"port1": mapping.port1}));
+    let belongs = format!("port1 is {0}: port {0} belongs to another mapping", mapping.port1);
+    assert_eq!(why, belongs);
+    let outside = refused(&daemon, 400, json!({"port1": daemon.api_address().port()}));
+    assert!(outside.contains("is not in the pool; add it to \"ports\""), "{outside}");
+    let same = refused(&daemon, 400, json!({"port1": 7, "port2": 7}));
+    assert!(same.starts_with("port2 is 7, and port1 is 7"), "{same}");
+    // A port that was opened for one that is refused is free again.
+    refused(&daemon, 409, json!({"port1": first.port2, "port2": mapping.port2}));
+    assert_eq!(daemon.state_file(), before);
+    daemon.api().add(&public(json!({"port1": first.port2})));
+}
+
+#[test]
+fn faulty_options_open_and_store_nothing() {
+    let daemon = Daemon::new(Mode::Plain);
+    for (members, words) in [
+        (json!({"alow": ["192.0.2.1"]}), "unknown member \"alow\"; did you mean allow?"),
+        (json!({"name": "Ssh"}), "name is \"Ssh\"; use 1 to 63 of a-z, 0-9 and -"),
+        (json!({"users": "ssl"}), "users is \"ssl\"; use \"tls\" or \"plain\""),
+        (json!({"users": "tls"}), "with dev in the settings all ports are plain"),
+        (json!({"allow": "192.0.2.1"}), "use a list"),
+        (json!({"allow": ["192.0.2.1/8"]}), "write 192.0.0.0/8"),
+        (json!({"usersperaddress": 0}), "use an integer from 1 to 65535"),
+        (json!({"idle": 1}), "use an integer from 1000 to 2147483647"),
+    ] {
+        let why = refused(&daemon, 400, members.clone());
+        assert!(why.contains(words), "{members}: {why}");
+    }
+    assert_eq!(daemon.api().status("all")["mappings"], 0);
+    assert!(!daemon.config().join("configs.json").exists());
+}
+
+#[test]
+fn faulty_option_in_the_state_file_stops_the_start() {
+    let mut daemon = Daemon::new(Mode::Plain);
+    daemon.api().add(&public(json!({"allow": ["192.0.2.0/24"]})));
+    daemon.stop();
+    let wrong = daemon.read("configs.json").replace("192.0.2.0/24", "192.0.2.7/24");
+    daemon.write("configs.json", &wrong);
+    let check = daemon.cli(&["check"]);
+    assert_eq!(check.status.code(), Some(2));
+    let said = text(&check);
+    assert!(said.contains("192.0.2.7/24"), "{said}");
+    assert!(said.contains("write 192.0.2.0/24"), "{said}");
+    // And is left as it is.
+    assert_eq!(daemon.read("configs.json"), wrong);
+}
+
+#[test]
+fn plain_users_of_a_tls_connector_reach_a_service_that_speaks_first() {
+    let mut daemon = Daemon::new(Mode::Tls);
+    let mapping = daemon.api().add(&public(json!({"users": "plain"})));
+    daemon.restart();
+    let url = daemon.api().state_of(&mapping).unwrap()["url"].as_str().unwrap().to_owned();
+    assert_eq!(url, format!("tcp://127.0.0.1:{}", mapping.port2));
+    // Its tunnels speak TLS, as ever.
+    let mut agent = version_two(&daemon, &mapping);
+    let mut user = Link::plain(at(mapping.port2)).unwrap();
+    header(&mut agent);
+    agent.send(b"OPENSSH-2.0-server\r\n");
+    user.expect(b"SSH-2.0-server\r\n");
+    user.send(b"SSH-2.0-client\r\n");
+    agent.expect(b"SSH-2.0-client\r\n");
+    user.finish();
+    assert_eq!(agent.rest(), (Vec::new(), Got::End));
+    let mut first = daemon.tunnel(&mapping);
+    let mut user = Link::plain(at(mapping.port2)).unwrap();
+    user.send(b"question");
+    first.expect(b"question");
+    first.send(b"answer");
+    user.expect(b"answer");
+}
+
+fn users_from_elsewhere_are_closed_and_counted(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add(&public(json!({"allow": ["192.0.2.0/24", "2001:db8::/32"]})));
+    let _agent = daemon.tunnel(&mapping);
+    let mut user = Link::plain(at(mapping.port2)).unwrap();
+    // Nothing is read, and no handshake begun.
+    user.expect_closed();
+    let refused = || {
+        let state = daemon.api().state_of(&mapping).unwrap();
+        state["refusals"].as_array().unwrap().iter().find_map(|kind| {
+            (kind["why"] == "its address is not in the mapping's allow")
+                .then(|| kind["times"].clone())
+        })
+    };
+    until("it is counted", || refused() == Some(json!(1)));
+    assert_eq!(daemon.api().number(&mapping, "counts.usersServed"), 0);
+    let open = daemon.api().add(&public(json!({"allow": ["127.0.0.0/8"]})));
+    daemon.session(&open);
+}
+
+fn users_of_one_address_are_so_many_at_one_time(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add(&public(json!({"usersperaddress": 2})));
+    let (first, agent) = daemon.session(&mapping);
+    // One is served, and one waits.
+    let mut waits = daemon.user(&mapping);
+    waits.send(b"question");
+    until("it waits", || daemon.api().users_waiting(&mapping) == 1);
+    Link::plain(at(mapping.port2)).unwrap().expect_closed();
+    drop((first, agent));
+    until("the session is over", || daemon.api().number(&mapping, "counts.sessions") == 0);
+    let mut agent = version_two(&daemon, &mapping);
+    header(&mut agent);
+    agent.expect(b"question");
+    let mut next = None;
+    until("its place is free", || {
+        let Ok(mut user) = daemon.try_link(mapping.port2) else { return false };
+        let _ = user.try_send(b"question");
+        next = Some(user);
+        daemon.api().users_waiting(&mapping) == 1
+    });
+    drop(next);
+}
+
+fn session_in_which_nothing_moves_is_broken_off_after_idle(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add(&public(json!({"idle": 4000})));
+    let (mut user, mut agent) = daemon.session(&mapping);
+    // Bytes keep it, for longer than idle.
+    let begun = Instant::now();
+    while begun.elapsed() < ms(4500) {
+        user.send(b"ping");
+        agent.expect(b"ping");
+        std::thread::sleep(ms(100));
+    }
+    assert_eq!(daemon.api().number(&mapping, "counts.sessions"), 1);
+    assert!(matches!(user.rest().1, Got::Reset | Got::Cut), "it is no end in order");
+    until("it is over", || daemon.api().number(&mapping, "counts.sessions") == 0);
+}
