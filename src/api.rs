@@ -1,10 +1,11 @@
 //! The control API (protocol page, section 3): what a request asks for, the answer to it, and
 //! the connections on which both travel.
 //!
-//! A request passes through [`server`] (which connection may stay), [`http`](crate::http) (which
-//! bytes are a request), `call` (what it asks for) and [`Api`], which asks the registry and
-//! answers. Every answer is one JSON object, errors too, because the Controller reads every body
-//! as JSON and looks for `errormessage`; only `/metrics` is in Prometheus' own format.
+//! A request passes through `server` and `connections` (which connection may stay), `connection`
+//! (its handshake), [`http`](crate::http) (which bytes are a request), `call` (what it asks for) and
+//! [`Api`], which asks the registry and answers. Every answer is one JSON object, errors too, because
+//! the Controller reads every body as JSON and looks for `errormessage`; only `/metrics` is in
+//! Prometheus' own format.
 //!
 //! Choices where the page leaves one:
 //! - A bare JSON mapping is taken with the content type of a form (as curl sends it), with none,
@@ -16,6 +17,7 @@
 mod answer;
 pub mod call;
 mod caller;
+mod connection;
 mod connections;
 mod counters;
 mod direct;
@@ -27,5 +29,6 @@ mod server;
 mod service;
 
 pub use call::LONGEST_THRESHOLD;
-pub use server::{Acceptor, Server};
+pub use connection::Acceptor;
+pub use server::Server;
 pub use service::{Api, Host};

@@ -320,13 +320,13 @@ impl Connections {
 }
 
 /// A connection's place among the others, given back when its task ends however it ends.
-pub(super) struct Place {
+pub(super) struct Presence {
     pub(super) number: u64,
     pub(super) all: Rc<Connections>,
     pub(super) _file: FileGuard,
 }
 
-impl Drop for Place {
+impl Drop for Presence {
     fn drop(&mut self) {
         let open = self.all.remove(self.number);
         self.all.changed.notify(usize::MAX);

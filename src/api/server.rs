@@ -12,57 +12,31 @@
 //! begun is made or not made, never half. Those that do not take their answers make room, too, when
 //! these come to more than [`limits::HTTP_HELD`].
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::fmt::Display;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use async_net::unix::{UnixListener, UnixStream};
-use futures_rustls::rustls::ServerConfig;
+use async_net::unix::UnixListener;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use smol::LocalExecutor;
-use smol::future::{or, yield_now};
+use smol::future::yield_now;
 
 use super::caller::{Door, Peer};
-use super::connections::{Connections, Open, Place, Rank, State};
+use super::connection::{Acceptor, Connection, Handshake, Service, plain, serve};
+use super::connections::{Connections, Open, Presence, Rank};
 use super::counters::Counters;
-use crate::http::{self, Fault, Handler, Patience, Request, Response, Source, Wire};
 use crate::limits;
 use crate::logging::Gate;
-use crate::net::handshake;
-use crate::net::stream::{Stream, is_too_many};
 use crate::net::tcp_info;
 use crate::os::{FileGuard, Files, For};
-use crate::report::status::refused;
 use crate::runtime::Workers;
-use crate::runtime::{Io, sleep, until};
-use crate::tls;
-
-/// What answers requests, whichever connection they come on.
-pub trait Service: 'static {
-    /// Whether a caller may call at all, so that its connections outlast others.
-    fn knows(&self, peer: Peer) -> bool;
-
-    /// Refuses a caller that may not call; see [`Handler::admit`].
-    fn admit(&self, peer: Peer, door: Door, source: &Source) -> Result<(), Response>;
-
-    /// Answers one request; see [`Handler::answer`].
-    fn answer(&self, peer: Peer, request: Request) -> impl Future<Output = Response>;
-
-    /// Answers what is no request; see [`Handler::refuse`].
-    fn refuse(&self, peer: Peer, fault: Fault) -> Response;
-}
-
-/// Gives the TLS settings in force: asked for every connection, so that new certificates serve
-/// the next one. The number is another once others' certificates are taken than before.
-pub type Acceptor = Rc<dyn Fn() -> (Arc<ServerConfig>, u64)>;
+use crate::runtime::{Io, sleep};
 
 /// The accept loops and the connections they have begun.
 pub struct Server<S> {
@@ -173,8 +147,11 @@ impl<S: Service> Server<S> {
         };
         let file = self.room(rank).await;
         let state = self.connections.begin(rank, address, round_trip);
-        let place =
-            Place { number: self.connections.number(), all: self.connections.clone(), _file: file };
+        let place = Presence {
+            number: self.connections.number(),
+            all: self.connections.clone(),
+            _file: file,
+        };
         let number = place.number;
         let serve = serve(Connection {
             service: self.service.clone(),
@@ -223,130 +200,6 @@ impl<S: Service> Server<S> {
     }
 }
 
-fn is_out_of_files(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
-}
-
-/// Serves a connection without TLS.
-async fn plain<S: Service>(socket: TcpStream, handler: Connection<S>) {
-    match Stream::plain(socket) {
-        Ok(stream) => serve(stream, handler).await,
-        Err(error) => log::debug!("API: a connection could not begin: {error}"),
-    }
-}
-
-async fn serve<S: Service>(stream: impl Wire, handler: Connection<S>) {
-    if let Err(error) = http::serve_connection(stream, &handler, Patience::default()).await {
-        if is_too_many(&error) {
-            handler.all.count_crowded();
-        }
-        // Callers come and go; only whoever looks for a fault wants to know how.
-        log::debug!("API: a connection ended: {error}");
-    }
-}
-
-impl Wire for Stream {
-    fn bound(&mut self, bytes: usize) {
-        self.take_at_most(bytes);
-    }
-
-    fn keep(&mut self, bytes: usize) {
-        if let Err(error) = sockopt::set_socket_send_buffer_size(self.socket(), bytes) {
-            log::debug!("API: the kernel keeps as much as it likes for a caller: {error}");
-        }
-    }
-
-    fn is_taken(&self) -> bool {
-        // Who cannot be asked about is gone.
-        tcp_info::ask(self.socket()).map_or(true, |tcp| tcp.packets == 0)
-    }
-}
-
-/// Its other end is on this machine, and its buffers are small.
-impl Wire for UnixStream {
-    fn bound(&mut self, _: usize) {}
-
-    fn keep(&mut self, _: usize) {}
-
-    fn is_taken(&self) -> bool {
-        true
-    }
-}
-
-/// What a TLS connection needs before it can be served.
-struct Handshake {
-    acceptor: Acceptor,
-    workers: Rc<Workers>,
-    counters: Rc<Counters>,
-    ip: IpAddr,
-}
-
-impl Handshake {
-    async fn serve<S: Service>(self, socket: TcpStream, mut handler: Connection<S>) {
-        let has_spoken = Cell::new(false);
-        let greeted = Cell::new(0);
-        let progress = |progress| {
-            has_spoken.set(true);
-            handler.all.shakes_hands(&handler.state, progress);
-        };
-        let secured = handshake::secure(
-            &self.workers,
-            socket,
-            || {
-                let (config, callers) = (self.acceptor)();
-                greeted.set(callers);
-                config
-            },
-            progress,
-        );
-        let secured = until(Instant::now() + limits::TLS_HANDSHAKE, Box::pin(secured)).await;
-        match secured.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(mut stream) => {
-                let entered = async {
-                    handler.all.enter(&handler.state).await;
-                    true
-                };
-                if or(entered, left(&mut stream)).await {
-                    handler.state.begin_turn();
-                    handler.greeted = Some((self.acceptor, greeted.get()));
-                    serve(stream, handler).await;
-                }
-            }
-            // A port that is looked at for whether it is open, as health checks do.
-            Err(error) if !has_spoken.get() => {
-                log::debug!("API: {} connected and said nothing: {error}", self.ip);
-            }
-            Err(error) if is_too_many(&error) => {
-                let kind = refused::CALLERS_MEMORY;
-                self.counters.refusals.borrow_mut().count(&kind);
-                log::warn!(target: kind.why, "API: {} refused: {}; {}", self.ip, kind.why, kind.remedy);
-            }
-            Err(error) => {
-                let failures = &self.counters.handshake_failures;
-                failures.set(failures.get() + 1);
-                self.counters.refusals.borrow_mut().count(&refused::CALLER_TLS);
-                log::warn!(
-                    target: refused::CALLER_TLS.why,
-                    "API: TLS handshake with {} failed: {}; {}",
-                    self.ip,
-                    tls::explain_handshake(&error),
-                    refused::CALLER_TLS.remedy
-                );
-            }
-        }
-    }
-}
-
-/// Returns, with `false`, once a caller is gone that waits for a place, or has ended and asked nothing.
-async fn left(stream: &mut Stream) -> bool {
-    poll_fn(|context| match stream.poll_spoken(context) {
-        Poll::Ready(Ok(true)) => stream.poll_gone(context),
-        listened => listened.map(drop),
-    })
-    .await;
-    false
-}
-
 /// Who has connected, and how.
 struct Caller {
     peer: Peer,
@@ -354,54 +207,8 @@ struct Caller {
     round_trip: Duration,
 }
 
-/// One connection as the HTTP side sees it.
-struct Connection<S> {
-    service: Rc<S>,
-    peer: Peer,
-    door: Door,
-    /// Where it has shaken hands: what it did so with.
-    greeted: Option<(Acceptor, u64)>,
-    state: Rc<State>,
-    all: Rc<Connections>,
-}
-
-impl<S: Service> Handler for Connection<S> {
-    fn admit(&self, source: &Source) -> Result<(), Response> {
-        let outdated =
-            self.greeted.as_ref().is_some_and(|(acceptor, callers)| acceptor().1 != *callers);
-        self.service.admit(self.peer, Door { outdated, ..self.door }, source)
-    }
-
-    async fn answer(&self, request: Request) -> Response {
-        self.state.answering.set(true);
-        let response = self.service.answer(self.peer, request).await;
-        self.state.answering.set(false);
-        self.all.got_through(&self.state);
-        self.state.since.set(Instant::now());
-        self.state.begin_turn();
-        self.all.changed.notify(usize::MAX);
-        response
-    }
-
-    fn refuse(&self, fault: Fault) -> Response {
-        self.service.refuse(self.peer, fault)
-    }
-
-    fn may_hold(&self, request: usize) -> bool {
-        if request > 0 {
-            self.state.asks();
-        }
-        self.state.request.borrow_mut().holds(request)
-    }
-
-    fn holds(&self, bytes: usize) {
-        self.state.held.set(bytes);
-        if bytes == 0 {
-            self.state.begin_turn();
-        } else {
-            self.all.bound_held(&self.state, limits::HTTP_HELD);
-        }
-    }
+fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 #[cfg(test)]

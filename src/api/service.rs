@@ -7,10 +7,10 @@ use smol::lock::Semaphore;
 
 use super::call::{Call, Command};
 use super::caller::{Door, Peer};
+use super::connection::Service;
 use super::counters::Counters;
 use super::direct::{self, Meetings};
 use super::error::ApiError;
-use super::server::Service;
 use super::{answer, origin};
 use crate::http::{Fault, Request, Response, Source};
 use crate::limits;

@@ -3,13 +3,14 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_rustls::pki_types::{PrivateKeyDer, ServerName};
 use futures_rustls::rustls::{self, ClientConfig, ClientConnection, RootCertStore, ServerConfig};
 use smol::future;
 
 use super::*;
+use crate::http::{Fault, Request, Response, Source};
 use crate::runtime;
 use crate::testing::folder::Folder;
 
