@@ -1,5 +1,6 @@
 //! Mappings while they run: who arrives, who waits, who is paired.
 
+pub mod change;
 mod closings;
 mod crowd;
 mod cut;

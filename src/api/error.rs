@@ -7,7 +7,7 @@ use super::origin::Foreign;
 use super::quoted::short;
 use crate::http::Fault;
 use crate::limits;
-use crate::pipes::registry::ChangeError;
+use crate::pipes::change::ChangeError;
 use crate::report::status::refused::{self, Refusal};
 
 /// Why a request was not done.

@@ -14,7 +14,8 @@ use super::error::ApiError;
 use super::{answer, origin};
 use crate::http::{Fault, Request, Response, Source};
 use crate::limits;
-use crate::pipes::registry::{ChangeError, Registry};
+use crate::pipes::change::ChangeError;
+use crate::pipes::registry::Registry;
 use crate::report::status::Status;
 use crate::runtime::aside;
 

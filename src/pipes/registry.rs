@@ -5,7 +5,6 @@
 //! ones took.
 
 use std::cell::{Cell, RefCell};
-use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -19,45 +18,13 @@ use crate::mappings::mapping::{
 use crate::mappings::options::{Options, Users};
 use crate::mappings::ports::{Lease, Owned, PortError};
 use crate::mappings::store::{Change, Store, StoreError};
+use crate::pipes::change::ChangeError;
 use crate::pipes::listen;
 use crate::pipes::named::Named;
 use crate::pipes::pipe::Pipe;
 use crate::pipes::shared::Shared;
 use crate::report::status::{Counts, Draining, MappingStatus, Overview, Status, condition};
 use crate::runtime::sleep;
-
-/// Why a change was not made.
-#[derive(Debug)]
-pub enum ChangeError {
-    /// No mapping has this id.
-    Unknown,
-    /// What was asked for is another's: the member, and the rest of a sentence.
-    Taken(&'static str, String),
-    /// What was asked for is not to be had here: the member, and the rest of a sentence.
-    Impossible(&'static str, String),
-    /// No two ports of the pool could be opened; the sentence says why.
-    NoPorts(String),
-    /// `configs.json` could not be written; the sentence says why.
-    Store(String),
-    /// The daemon is stopping.
-    Stopping,
-    /// [`limits::CHANGES_ASKED`] others wait for the disk.
-    Busy,
-}
-
-impl fmt::Display for ChangeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ChangeError::Unknown => f.write_str("there is no mapping with this id"),
-            ChangeError::Taken(name, why) | ChangeError::Impossible(name, why) => {
-                write!(f, "{name} {why}")
-            }
-            ChangeError::NoPorts(why) | ChangeError::Store(why) => f.write_str(why),
-            ChangeError::Stopping => f.write_str("the connector is stopping"),
-            ChangeError::Busy => f.write_str("too many changes wait for the disk"),
-        }
-    }
-}
 
 /// The running mappings. Owned by the control thread; shared there by `Rc`.
 pub struct Registry {

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::mappings::mapping::{AgentLimits, AgentPort, Mapping, Passcode, Pipe};
-use crate::pipes::registry::ChangeError;
+use crate::pipes::change::ChangeError;
 use crate::report::status::refused::Refusals;
 use crate::report::status::{MappingStatus, Overview, SideStatus};
 
