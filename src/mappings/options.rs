@@ -92,6 +92,10 @@ impl Options {
 
     /// The members that are set, as [`Options::read`] takes them.
     pub fn members(&self) -> Map<String, Value> {
+        // As with most mappings, of which there may be thousands.
+        if *self == Options::default() {
+            return Map::new();
+        }
         let users = self.users.map(|users| match users {
             Users::Tls => json!("tls"),
             Users::Plain => json!("plain"),

@@ -20,7 +20,8 @@ pub(super) struct Turns<T> {
     members: Numbered<Member<T>>,
     /// Strangers whose members come in vain.
     vain: Vain,
-    /// How many members of each stranger have sent nothing.
+    /// How many members of each stranger have sent nothing, of those that came to a crowd of
+    /// [`limits::SILENT_TOGETHER`] or more: a smaller one is not worth the counting.
     silent: Numbered<u32>,
     kinds: [List; 5],
     /// The limit when room was last asked for.
@@ -66,6 +67,8 @@ struct Member<T> {
     ours: Duration,
     /// How much of its own time it had taken when its turn began anew.
     own: Option<Duration>,
+    /// It is one of those in `silent` while it has sent nothing.
+    counts: bool,
     has_spoken: bool,
     /// When it came, first sent something or was last answered.
     heard: Instant,
@@ -134,6 +137,7 @@ impl<T> Turns<T> {
             state: State::Through,
             ours: Duration::ZERO,
             own: None,
+            counts: self.members.len() >= limits::SILENT_TOGETHER as usize,
             has_spoken: false,
             heard: now,
             may_be_slow: false,
@@ -282,6 +286,9 @@ impl<T> Turns<T> {
         }
         if let State::Turn(kind, from) = state {
             self.kinds[kind as usize].from.insert((from, number));
+        }
+        if !member.counts {
+            return;
         }
         let silent = self.silent.get(member.stranger).copied().unwrap_or_default();
         match (was_silent, state.is_silent()) {

@@ -21,6 +21,7 @@ struct Past {
     may_be_slow: bool,
     is_vain: bool,
     many: bool,
+    counts: bool,
     words: Vec<(Word, Instant)>,
 }
 
@@ -201,12 +202,24 @@ fn whatever_happens_the_same_must_go_as_by_looking_at_all() {
                     let (came, words) = (now, Vec::new());
                     let may_be_slow = false;
                     let silent = |past: &&Past| {
-                        past.stranger == stranger && past.words.is_empty() && !past.is_vain
+                        past.stranger == stranger
+                            && past.words.is_empty()
+                            && past.counts
+                            && !past.is_vain
                     };
                     let many = model.members.values().filter(silent).count() >= 16;
+                    let counts = model.members.len() >= 16;
                     joined_many += usize::from(many && !is_vain);
-                    let past =
-                        Past { stranger, came, round_trip, may_be_slow, is_vain, many, words };
+                    let past = Past {
+                        stranger,
+                        came,
+                        round_trip,
+                        may_be_slow,
+                        is_vain,
+                        many,
+                        counts,
+                        words,
+                    };
                     model.members.insert(joined, past);
                     assert_eq!(turns.join(joined, stranger, round_trip, now), joined, "{at}");
                     in_vain += usize::from(is_vain);
