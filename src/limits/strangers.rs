@@ -57,9 +57,9 @@ pub const VAIN_REMEMBERED: Duration = Duration::from_secs(60);
 /// Strangers that are remembered for it, on each port.
 pub const STRANGERS_IN_VAIN: usize = 256;
 
-/// A stranger that has so many silent connections at one time, beside as many others, has the first cap for silent ones, of
-/// 250 ms, for the next of them, whatever others have made of it: what its connections are worth is
-/// known soon after its first ones have filled the slots.
+/// A stranger that has so many silent connections at one time, in a crowd that had as many before, has
+/// the first cap for silent ones, of 250 ms, for the next of them, whatever others have made of it:
+/// what its connections are worth is known soon after its first ones have filled the slots.
 pub const SILENT_TOGETHER: u32 = 16;
 
 /// One connection in this many may be slow.
