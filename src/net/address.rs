@@ -15,19 +15,21 @@ pub fn network(address: IpAddr) -> IpAddr {
 
 /// The same as a number. No IPv6 network that is in use has one of IPv4's numbers.
 pub fn network_number(address: IpAddr) -> u64 {
-    match network(address) {
-        IpAddr::V4(address) => address.to_bits().into(),
-        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
-    }
+    number(address, 64)
 }
 
 /// What is counted as one stranger where being taken for another costs little: an IPv4 address, or the
 /// first 48 bits of an IPv6 one, which is what one site has; as a number. No IPv6 network that is in
 /// use has one of IPv4's numbers.
 pub fn stranger(address: IpAddr) -> u64 {
+    number(address, 48)
+}
+
+/// An IPv4 address, or the first `bits` of an IPv6 one: 1 to 64.
+fn number(address: IpAddr, bits: u32) -> u64 {
     match address.to_canonical() {
         IpAddr::V4(address) => address.to_bits().into(),
-        IpAddr::V6(address) => (address.to_bits() >> 80) as u64,
+        IpAddr::V6(address) => (address.to_bits() >> (128 - bits)) as u64,
     }
 }
 

@@ -99,6 +99,13 @@ impl Agent {
             _ => false,
         }
     }
+
+    /// Reads the PROXY header that tells a version 2 agent of its user, and not a byte more.
+    #[track_caller]
+    pub fn read_header(&mut self) {
+        let head = self.exactly(16);
+        self.exactly(usize::from(u16::from_be_bytes([head[14], head[15]])));
+    }
 }
 
 impl Deref for Agent {

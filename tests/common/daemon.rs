@@ -38,6 +38,11 @@ pub fn run_cli<I: AsRef<std::ffi::OsStr>>(arguments: &[I]) -> Output {
         .expect("the program runs")
 }
 
+/// What it said, on stdout and then on stderr.
+pub fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
 /// How a daemon is to be started.
 pub struct Builder {
     mode: Mode,
@@ -339,6 +344,15 @@ impl Daemon {
     #[track_caller]
     pub fn tunnel(&self, mapping: &Mapping) -> Agent {
         self.agent(mapping.port1).prove(&mapping.passcode1)
+    }
+
+    /// A version 2 tunnel on port1.
+    #[track_caller]
+    pub fn version_two(&self, mapping: &Mapping) -> Agent {
+        let mut agent = self.agent(mapping.port1);
+        agent.send(format!("IOFOG/2 {}\n", mapping.passcode1).as_bytes());
+        agent.expect(b"IOFOG/2 AUTHORIZED\n");
+        agent
     }
 
     /// A tunnel on a private pipe's port2.

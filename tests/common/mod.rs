@@ -25,7 +25,7 @@ mod tls;
 
 pub use agent::{Agent, BEAT};
 pub use controller::{Connection, Controller, Mapping, Response, form, now, post};
-pub use daemon::{Builder, Daemon, Exit, at, binary, run_cli};
+pub use daemon::{Builder, Daemon, Exit, at, binary, run_cli, text};
 pub use field::{FieldAgent, FieldOptions};
 pub use folder::Folder;
 pub use forge::Forger;

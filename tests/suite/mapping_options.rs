@@ -1,7 +1,6 @@
 //! Options of a mapping: names, wanted ports, plain users, who may connect, how many, and how long nothing may
 //! happen (protocol page, section 3, step 2).
 
-use std::process::Output;
 use std::time::Instant;
 
 use crate::common::*;
@@ -16,24 +15,6 @@ in_both_modes!(
 );
 
 const NEVER: u64 = 200_000;
-
-/// A version 2 tunnel on port1.
-fn version_two(daemon: &Daemon, mapping: &Mapping) -> Agent {
-    let mut agent = daemon.agent(mapping.port1);
-    agent.send(format!("IOFOG/2 {}\n", mapping.passcode1).as_bytes());
-    agent.expect(b"IOFOG/2 AUTHORIZED\n");
-    agent
-}
-
-/// Reads the PROXY header that tells a version 2 agent of its user.
-fn header(agent: &mut Agent) {
-    let head = agent.exactly(16);
-    agent.exactly(usize::from(u16::from_be_bytes([head[14], head[15]])));
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
-}
 
 /// The JSON of a public pipe with these members beside the required ones.
 fn public(members: Value) -> String {
@@ -138,9 +119,9 @@ fn plain_users_of_a_tls_connector_reach_a_service_that_speaks_first() {
     let url = daemon.api().state_of(&mapping).unwrap()["url"].as_str().unwrap().to_owned();
     assert_eq!(url, format!("tcp://127.0.0.1:{}", mapping.port2));
     // Its tunnels speak TLS, as ever.
-    let mut agent = version_two(&daemon, &mapping);
+    let mut agent = daemon.version_two(&mapping);
     let mut user = Link::plain(at(mapping.port2)).unwrap();
-    header(&mut agent);
+    agent.read_header();
     agent.send(b"OPENSSH-2.0-server\r\n");
     user.expect(b"SSH-2.0-server\r\n");
     user.send(b"SSH-2.0-client\r\n");
@@ -186,8 +167,8 @@ fn users_of_one_address_are_so_many_at_one_time(mode: Mode) {
     Link::plain(at(mapping.port2)).unwrap().expect_closed();
     drop((first, agent));
     until("the session is over", || daemon.api().number(&mapping, "counts.sessions") == 0);
-    let mut agent = version_two(&daemon, &mapping);
-    header(&mut agent);
+    let mut agent = daemon.version_two(&mapping);
+    agent.read_header();
     agent.expect(b"question");
     let mut next = None;
     until("its place is free", || {

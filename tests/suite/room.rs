@@ -58,17 +58,11 @@ fn agents_that_get_through_keep_patience_with_slow_ones_long() {
 fn user_in_line_that_speaks_keeps_its_place_there() {
     let daemon = Daemon::builder(Mode::Tls).set("pending", 4).set("userwait", 60_000).start();
     let mapping = daemon.api().add_public(2, 200_000);
-    let version_two = || {
-        let mut agent = daemon.agent(mapping.port1);
-        agent.send(format!("IOFOG/2 {}\n", mapping.passcode1).as_bytes());
-        agent.expect(b"IOFOG/2 AUTHORIZED\n");
-        agent
-    };
     // While there is such an agent, users that say nothing wait; its only tunnel is taken.
-    let mut taken = version_two();
+    let mut taken = daemon.version_two(&mapping);
     let mut first = daemon.user(&mapping);
     first.send(b"x");
-    header(&mut taken);
+    taken.read_header();
     taken.send(b"OPEN");
     let waiting = |count| {
         until("they wait", || daemon.control().users_waiting(&mapping) == count);
@@ -102,8 +96,8 @@ fn user_in_line_that_speaks_keeps_its_place_there() {
     drop(users.drain(..2));
     waiting(2);
     users[1].send(b"second");
-    let mut agent = version_two();
-    header(&mut agent);
+    let mut agent = daemon.version_two(&mapping);
+    agent.read_header();
     agent.send(b"OPEN");
     agent.expect(b"first");
 }
@@ -119,12 +113,6 @@ fn in_backlog(port: u16) -> usize {
     let queue =
         |line: Vec<&str>| usize::from_str_radix(line[4].split_once(':').unwrap().1, 16).unwrap();
     listening.map(queue).sum()
-}
-
-/// Reads the PROXY header that tells a version 2 agent of its user.
-fn header(agent: &mut Agent) {
-    let head = agent.exactly(16);
-    agent.exactly(usize::from(u16::from_be_bytes([head[14], head[15]])));
 }
 
 #[test]
