@@ -1,6 +1,6 @@
 //! The API's connections: accepted over TCP (with or without TLS) and over the Unix socket, a
 //! task each, at most [`limits::HTTP_CONNECTIONS`] in all, and beside them
-//! [`limits::HTTP_HANDSHAKES`] that shake hands, which is [`handshake`]'s business: until that is
+//! [`limits::HTTP_HANDSHAKES`] that shake hands, which is [`super::connection`]'s business: until that is
 //! done they wait for others, the connector or a place to ask from, and so keep nobody out.
 //!
 //! At that limit, and when no file can be opened, newcomers wait in the kernel's backlog until

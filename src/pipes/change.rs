@@ -17,7 +17,7 @@ pub enum ChangeError {
     Store(String),
     /// The daemon is stopping.
     Stopping,
-    /// [`limits::CHANGES_ASKED`] others wait for the disk.
+    /// [`crate::limits::CHANGES_ASKED`] others wait for the disk.
     Busy,
 }
 
