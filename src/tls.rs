@@ -94,6 +94,17 @@ impl Tls {
 }
 
 impl Configs {
+    /// For users who are offered these protocols. What is common to all is shared; the rest is some hundred
+    /// bytes, for the time of a handshake.
+    pub fn user_offered(&self, protocols: &[Box<str>]) -> Arc<ServerConfig> {
+        if protocols.is_empty() {
+            return self.user.clone();
+        }
+        let mut config = ServerConfig::clone(&self.user);
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+
     fn new(identity: &Identity, ca: Option<&Path>) -> Result<Self, TlsError> {
         let authorities = ca.map(controllers).transpose()?;
         let configs = Configs {

@@ -156,9 +156,12 @@ fn mapping(text: &str) -> Result<NewMapping, ApiError> {
         }
         mapping.insert(name, value);
     }
+    let whole = |name, least, most| {
+        options::integer(mapping.get(name), least, most).map_err(|fault| bad(name, fault))
+    };
     let limits = |connections, threshold| {
-        let limit = whole(&mapping, connections, 1, u64::from(u16::MAX))?;
-        let silence = whole(&mapping, threshold, 0, LONGEST_THRESHOLD)?;
+        let limit = whole(connections, 1, u64::from(u16::MAX))?;
+        let silence = whole(threshold, 0, LONGEST_THRESHOLD)?;
         Ok(AgentLimits {
             max_connections: u16::try_from(limit).unwrap_or(u16::MAX),
             heartbeat_threshold: (silence > 0).then(|| Duration::from_millis(silence)),
@@ -184,7 +187,7 @@ fn mapping(text: &str) -> Result<NewMapping, ApiError> {
     }
     let port = |name| match mapping.get(name) {
         None | Some(Value::Null) => Ok(None),
-        Some(_) => whole(&mapping, name, 1, u16::MAX.into()).map(|port| u16::try_from(port).ok()),
+        Some(_) => whole(name, 1, u16::MAX.into()).map(|port| u16::try_from(port).ok()),
     };
     let ports = [port("port1")?, port("port2")?];
     if let ([Some(one), Some(two)], true) = (ports, ports[0] == ports[1]) {
@@ -220,28 +223,6 @@ fn unknown_member(name: &str) -> ApiError {
         None => format!("known are {}", known.join(", ")),
     };
     bad("mapping", format!("has the unknown member {}; {hint}", short(name)))
-}
-
-/// An integer of the mapping's JSON. No other JSON type is accepted: the Controller sends integers,
-/// and whoever sends something else should learn of it.
-fn whole(
-    mapping: &serde_json::Map<String, Value>,
-    name: &'static str,
-    least: u64,
-    most: u64,
-) -> Result<u64, ApiError> {
-    let range = format!("use an integer from {least} to {most}");
-    match mapping.get(name) {
-        None => Err(bad(name, format!("is missing; {range}"))),
-        Some(Value::Number(number)) => match number.as_u64() {
-            Some(value) if (least..=most).contains(&value) => Ok(value),
-            _ => Err(bad(name, format!("is {number}; {range}"))),
-        },
-        Some(Value::String(text)) => {
-            Err(bad(name, format!("is the string {}; {range}, without quotes", short(text))))
-        }
-        Some(_) => Err(bad(name, format!("is not a number; {range}"))),
-    }
 }
 
 fn meet(form: &Form<'_>) -> Result<Call, ApiError> {
@@ -352,7 +333,7 @@ mod tests {
             (r#"{"type":"public","maxconnections":-1}"#, "-1"),
             (r#"{"type":"public","maxconnections":1.5}"#, "1.5"),
             (r#"{"type":"public","maxconnections":"60"}"#, "\"60\"; use"),
-            (r#"{"type":"public","maxconnections":null}"#, "not a number"),
+            (r#"{"type":"public","maxconnections":null}"#, "maxconnections is null; use"),
             (r#"{"type":"public","maxconnections":1}"#, "heartbeatabsencethreshold is missing"),
             (
                 r#"{"type":"public","maxconnections":1,"heartbeatabsencethreshold":2147483648}"#,

@@ -9,7 +9,7 @@ use crate::config::Network;
 use crate::text::line;
 
 /// The names of all of them.
-pub const NAMES: [&str; 5] = ["name", "users", "allow", "usersperaddress", "idle"];
+pub const NAMES: [&str; 6] = ["name", "users", "alpn", "allow", "usersperaddress", "idle"];
 
 /// The options of one mapping.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Options {
     pub name: Option<Box<str>>,
     /// How users of a public pipe speak; `None` is TLS unless `dev`.
     pub users: Option<Users>,
+    /// The protocols that TLS users are offered, the best first (RFC 7301).
+    pub alpn: Box<[Box<str>]>,
     /// Where users of a public pipe may come from; nobody is named for everywhere.
     pub allow: Box<[Network]>,
     /// Users of one IPv4 address or IPv6 /64 at one time, waiting and served.
@@ -42,6 +44,9 @@ const SHORTEST_IDLE: u64 = 1000;
 const RANGES: usize = 256;
 /// Longest name.
 const NAME: usize = 63;
+/// Most protocols of `alpn`, and the longest, which is what its length's byte can say (RFC 7301).
+const PROTOCOLS: usize = 8;
+const PROTOCOL: usize = 255;
 
 impl Options {
     /// Reads those that `member` gives; a member that is `null` is absent. `public` says whether there are users.
@@ -59,9 +64,11 @@ impl Options {
                 let why = "is an option of public pipes, and this one is private; take it out";
                 return Err((name, why.to_owned()));
             }
-            options.set(name, value).map_err(|right| {
-                (name, format!("is {}; {right}", line::cut(&line::escaped(&value.to_string()), 64)))
-            })?;
+            options.set(name, value).map_err(|right| (name, fault(value, &right)))?;
+        }
+        if options.users == Some(Users::Plain) && !options.alpn.is_empty() {
+            let why = "is given, and users is \"plain\"; only TLS offers protocols: take one out";
+            return Err(("alpn", why.to_owned()));
         }
         Ok(options)
     }
@@ -77,6 +84,7 @@ impl Options {
                     _ => return Err("use \"tls\" or \"plain\"".to_owned()),
                 };
             }
+            "alpn" => self.alpn = protocols(value)?,
             "allow" => self.allow = ranges(value)?,
             "usersperaddress" => {
                 let most = whole(value, 1, u16::MAX.into())?;
@@ -100,13 +108,16 @@ impl Options {
             Users::Tls => json!("tls"),
             Users::Plain => json!("plain"),
         });
+        let alpn: Vec<_> = self.alpn.iter().map(|name| json!(name)).collect();
         let allow: Vec<_> = self.allow.iter().map(|range| json!(range.to_string())).collect();
+        let list = |values: Vec<Value>| (!values.is_empty()).then_some(Value::Array(values));
         let idle =
             self.idle.map(|idle| json!(u64::try_from(idle.as_millis()).unwrap_or(LONGEST_IDLE)));
         let values = [
             self.name.as_ref().map(|name| json!(name)),
             users,
-            (!allow.is_empty()).then_some(Value::Array(allow)),
+            list(alpn),
+            list(allow),
             self.users_per_address.map(|most| json!(most)),
             idle,
         ];
@@ -141,9 +152,43 @@ fn ranges(value: &Value) -> Result<Box<[Network]>, String> {
     ranges.iter().map(range).collect()
 }
 
+fn protocols(value: &Value) -> Result<Box<[Box<str>]>, String> {
+    let is_fit = |name: &&str| {
+        (1..=PROTOCOL).contains(&name.len()) && name.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+    };
+    let names = value.as_array().filter(|names| (1..=PROTOCOLS).contains(&names.len()));
+    let protocol = |name: &Value| name.as_str().filter(is_fit).map(Into::into);
+    names.and_then(|names| names.iter().map(protocol).collect()).ok_or_else(|| {
+        format!(
+            "use a list of 1 to {PROTOCOLS} names of 1 to {PROTOCOL} printable ASCII characters, such \
+             as [\"h2\", \"http/1.1\"]"
+        )
+    })
+}
+
+/// A member that must be an integer. No other JSON type is accepted: the Controller sends integers, and
+/// whoever sends something else should learn of it.
+///
+/// # Errors
+/// The rest of a sentence about the member.
+pub fn integer(value: Option<&Value>, least: u64, most: u64) -> Result<u64, String> {
+    match value {
+        None => Err(format!("is missing; use an integer from {least} to {most}")),
+        Some(value) => whole(value, least, most).map_err(|right| fault(value, &right)),
+    }
+}
+
 fn whole(value: &Value, least: u64, most: u64) -> Result<u64, String> {
     let fits = value.as_u64().filter(|number| (least..=most).contains(number));
-    fits.ok_or_else(|| format!("use an integer from {least} to {most}"))
+    fits.ok_or_else(|| {
+        let quotes = if value.is_string() { ", without quotes" } else { "" };
+        format!("use an integer from {least} to {most}{quotes}")
+    })
+}
+
+/// The rest of a sentence about a member that has this value.
+fn fault(value: &Value, right: &str) -> String {
+    format!("is {}; {right}", line::cut(&line::escaped(&value.to_string()), 64))
 }
 
 #[cfg(test)]
@@ -158,10 +203,10 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        let text = r#"{"name":"ssh-1","users":"plain","allow":["192.0.2.0/24","::1"],
+        let text = r#"{"name":"ssh-1","users":"tls","alpn":["h2","http/1.1"],"allow":["192.0.2.0/24","::1"],
             "usersperaddress":3,"idle":1000}"#;
         let options = read(true, text).unwrap();
-        assert_eq!(options.users, Some(Users::Plain));
+        assert_eq!(options.users, Some(Users::Tls));
         assert_eq!(options.idle, Some(Duration::from_secs(1)));
         let members = options.members();
         assert_eq!(members.len(), NAMES.len());
@@ -179,6 +224,15 @@ mod tests {
             (r#"{"name":"all"}"#, "not \"all\""),
             (r#"{"name":7}"#, "name is 7; use"),
             (r#"{"users":"TLS"}"#, "users is \"TLS\"; use \"tls\" or \"plain\""),
+            (
+                r#"{"alpn":"h2"}"#,
+                "alpn is \"h2\"; use a list of 1 to 8 names of 1 to 255 printable",
+            ),
+            (r#"{"alpn":[]}"#, "alpn is []; use a list"),
+            (r#"{"alpn":["h2",""]}"#, "use a list"),
+            (r#"{"alpn":["h2\u00e9"]}"#, "use a list"),
+            (r#"{"alpn":["1","2","3","4","5","6","7","8","9"]}"#, "use a list of 1 to 8"),
+            (r#"{"alpn":["h2"],"users":"plain"}"#, "alpn is given, and users is \"plain\""),
             (r#"{"allow":[]}"#, "allow is []; use a list of 1 to 256"),
             (r#"{"allow":"192.0.2.1"}"#, "use a list"),
             (r#"{"allow":["192.0.2.1/24"]}"#, "write 192.0.2.0/24"),
@@ -192,7 +246,14 @@ mod tests {
         }
         let long = format!(r#"{{"name":"{}"}}"#, "a".repeat(64));
         assert!(read(true, &long).is_err());
-        for text in [r#"{"users":"tls"}"#, r#"{"allow":["::1"]}"#, r#"{"usersperaddress":1}"#] {
+        let long = format!(r#"{{"alpn":["{}"]}}"#, "a".repeat(256));
+        assert!(read(true, &long).is_err() && read(true, &long.replacen('a', "", 2)).is_ok());
+        for text in [
+            r#"{"users":"tls"}"#,
+            r#"{"alpn":["h2"]}"#,
+            r#"{"allow":["::1"]}"#,
+            r#"{"usersperaddress":1}"#,
+        ] {
             assert!(read(false, text).expect_err(text).contains("public pipes"), "{text}");
         }
         assert!(read(false, r#"{"name":"a","idle":1000}"#).is_ok());

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::TcpStream;
 
+use crate::mappings::options::{Options, Users};
 use crate::net::handshake::{self, Progress};
 use crate::net::stream::Stream;
 use crate::pipes::crowd::Member;
@@ -10,13 +11,11 @@ use crate::pipes::shared::Shared;
 
 /// Who is at the other end.
 #[derive(Clone, Copy)]
-pub enum Peer {
+pub enum Peer<'a> {
     /// An agent, whose connection is to become a tunnel.
     Agent,
-    /// A user.
-    User,
-    /// A user of a pipe whose users speak plain.
-    PlainUser,
+    /// A user of a pipe with these options.
+    User(&'a Options),
 }
 
 /// Makes an accepted socket a stream: at once when plain, after a handshake on a worker in TLS. The crowd in which
@@ -27,18 +26,20 @@ pub enum Peer {
 pub async fn secure(
     shared: &Shared,
     socket: TcpStream,
-    peer: Peer,
+    peer: Peer<'_>,
     member: &Member<'_>,
 ) -> io::Result<Stream> {
     let tls = match (&shared.tls, peer) {
-        (None, _) | (_, Peer::PlainUser) => return Stream::plain(socket),
+        (None, _) | (_, Peer::User(Options { users: Some(Users::Plain), .. })) => {
+            return Stream::plain(socket);
+        }
         (Some(tls), _) => tls,
     };
     let config = || {
         let configs = tls.current();
         match peer {
             Peer::Agent => configs.tunnel.clone(),
-            Peer::User | Peer::PlainUser => configs.user.clone(),
+            Peer::User(options) => configs.user_offered(&options.alpn),
         }
     };
     let progress = |progress| match progress {

@@ -125,10 +125,7 @@ impl Registry {
         self.check_running()?;
         let NewMapping { pipe, ports, options } = new;
         let _name = self.claim(&options)?;
-        if options.users == Some(Users::Tls) && self.shared.tls.is_none() {
-            let why = "is \"tls\", but with dev in the settings all ports are plain; leave it out";
-            return Err(ChangeError::Impossible("users", why.into()));
-        }
+        self.check_tls(&options)?;
         let leases = self.lease(ports)?;
         let [one, two] = leases.each_ref().map(Lease::port);
         let agent = |port, limits| AgentPort { port, passcode: Passcode::random(), limits };
@@ -146,6 +143,19 @@ impl Registry {
         let name = mapping.options.name.as_ref().map_or(String::new(), |name| format!(" ({name})"));
         log::info!(target: ALWAYS, "mapping {}{name} added: ports {one} and {two}", mapping.id);
         Ok(mapping)
+    }
+
+    /// What is asked for is possible where all ports are plain.
+    fn check_tls(&self, options: &Options) -> Result<(), ChangeError> {
+        let (name, value) = match options {
+            _ if self.shared.tls.is_some() => return Ok(()),
+            Options { users: Some(Users::Tls), .. } => ("users", "\"tls\""),
+            Options { alpn, .. } if !alpn.is_empty() => ("alpn", "given"),
+            _ => return Ok(()),
+        };
+        let why =
+            format!("is {value}, but with dev in the settings all ports are plain; leave it out");
+        Err(ChangeError::Impossible(name, why))
     }
 
     /// The name is nobody else's, and is not given to anybody else before this is dropped.

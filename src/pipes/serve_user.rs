@@ -9,7 +9,6 @@ use event_listener::EventListener;
 use smol::future::or;
 
 use crate::limits;
-use crate::mappings::options::Users;
 use crate::net::stream::Stream;
 use crate::net::tcp_info;
 use crate::os::FileGuard;
@@ -79,11 +78,8 @@ async fn shake_hands(
     peer: SocketAddr,
     member: &Member<'_>,
 ) -> Option<Stream> {
-    let who = match pipe.options().users {
-        Some(Users::Plain) => Peer::PlainUser,
-        Some(Users::Tls) | None => Peer::User,
-    };
-    let secured = async { Some(secure(&pipe.shared, socket, who, member).await) };
+    let options = pipe.options();
+    let secured = async { Some(secure(&pipe.shared, socket, Peer::User(&options), member).await) };
     let replaced = async {
         member.replaced().await;
         None

@@ -142,6 +142,9 @@ pub(super) fn handshake(error: &Error) -> String {
         Error::InvalidCertificate(fault) => {
             format!("the peer's certificate is refused: {}", certificate(fault))
         }
+        Error::NoApplicationProtocol => {
+            "the peer speaks none of the protocols in the mapping's alpn; add the one that it speaks".into()
+        }
         Error::AlertReceived(
             AlertDescription::HandshakeFailure | AlertDescription::ProtocolVersion,
         ) => {

@@ -175,6 +175,12 @@ impl Link {
         (version, suite)
     }
 
+    /// The protocol that ALPN has settled on.
+    pub fn protocol(&self) -> Option<&str> {
+        let tls = self.tls.as_ref().expect("TLS");
+        tls.alpn_protocol().map(|name| std::str::from_utf8(name).expect("ASCII"))
+    }
+
     /// Whether its TLS session was begun on another connection.
     pub fn is_resumed(&self) -> bool {
         self.tls.as_ref().expect("TLS").handshake_kind() == Some(HandshakeKind::Resumed)

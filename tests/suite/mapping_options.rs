@@ -1,6 +1,7 @@
 //! Options of a mapping: names, wanted ports, plain users, who may connect, how many, and how long nothing may
 //! happen (protocol page, section 3, step 2).
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::common::*;
@@ -82,7 +83,15 @@ fn faulty_options_open_and_store_nothing() {
         (json!({"alow": ["192.0.2.1"]}), "unknown member \"alow\"; did you mean allow?"),
         (json!({"name": "Ssh"}), "name is \"Ssh\"; use 1 to 63 of a-z, 0-9 and -"),
         (json!({"users": "ssl"}), "users is \"ssl\"; use \"tls\" or \"plain\""),
-        (json!({"users": "tls"}), "with dev in the settings all ports are plain"),
+        (
+            json!({"users": "tls"}),
+            "users is \"tls\", but with dev in the settings all ports are plain",
+        ),
+        (
+            json!({"alpn": ["h2"]}),
+            "alpn is given, but with dev in the settings all ports are plain",
+        ),
+        (json!({"alpn": "h2"}), "use a list of 1 to 8 names of 1 to 255 printable ASCII"),
         (json!({"allow": "192.0.2.1"}), "use a list"),
         (json!({"allow": ["192.0.2.1/8"]}), "write 192.0.0.0/8"),
         (json!({"usersperaddress": 0}), "use an integer from 1 to 65535"),
@@ -134,6 +143,48 @@ fn plain_users_of_a_tls_connector_reach_a_service_that_speaks_first() {
     first.expect(b"question");
     first.send(b"answer");
     user.expect(b"answer");
+}
+
+/// The protocol that a user comes to who offers these, or the alert's description.
+fn offer(daemon: &Daemon, mapping: &Mapping, names: &[&str]) -> Result<Option<String>, String> {
+    let mut config = (*daemon.trust()).clone();
+    config.alpn_protocols = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+    match Link::tls(at(mapping.port2), &Arc::new(config)) {
+        Ok(mut user) => {
+            user.send(b"question");
+            Ok(user.protocol().map(str::to_owned))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn users_are_offered_the_protocols_of_alpn_in_its_order() {
+    let mut daemon = Daemon::new(Mode::Tls);
+    let mapping = daemon.api().add(&public(json!({"alpn": ["h2", "http/1.1"]})));
+    let plain = daemon.api().add_public(60, NEVER);
+    daemon.restart();
+    let options = json!({"alpn": ["h2", "http/1.1"]});
+    assert_eq!(daemon.api().state_of(&mapping).unwrap()["options"], options);
+    let settled = |names: &[&str]| offer(&daemon, &mapping, names);
+    let is = |name: &str| Ok(Some(name.to_owned()));
+    assert_eq!(settled(&["http/1.1", "h2"]), is("h2"), "the mapping's order counts");
+    assert_eq!(settled(&["imap", "http/1.1"]), is("http/1.1"));
+    assert_eq!(settled(&[]), Ok(None), "who offers nothing is served");
+    let alert = settled(&["imap"]).expect_err("RFC 7301, section 3.2");
+    assert!(alert.contains("NoApplicationProtocol"), "{alert}");
+    until("it is said why", || {
+        let error = daemon.api().state_of(&mapping).unwrap()["lastError"].clone();
+        error.as_str().is_some_and(|error| error.contains("none of the protocols in"))
+    });
+    assert_eq!(offer(&daemon, &plain, &["h2"]), Ok(None), "another mapping's users");
+    // Agents are offered nothing, and served.
+    let mut config = (*daemon.trust()).clone();
+    config.alpn_protocols = vec![b"imap".to_vec()];
+    let agent = Link::tls(at(mapping.port1), &Arc::new(config)).unwrap();
+    Agent::over(agent).prove(&mapping.passcode1);
+    let why = refused(&daemon, 400, json!({"alpn": ["h2"], "users": "plain"}));
+    assert!(why.starts_with("alpn is given, and users is \"plain\""), "{why}");
 }
 
 fn users_from_elsewhere_are_closed_and_counted(mode: Mode) {

@@ -52,6 +52,8 @@ struct Row<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     users: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    alpn: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     allow: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usersperaddress: Option<Value>,
@@ -160,6 +162,7 @@ impl<'a> Row<'a> {
         Options::read(public, |name| match name {
             "name" => self.name.as_ref(),
             "users" => self.users.as_ref(),
+            "alpn" => self.alpn.as_ref(),
             "allow" => self.allow.as_ref(),
             "usersperaddress" => self.usersperaddress.as_ref(),
             "idle" => self.idle.as_ref(),
@@ -181,6 +184,7 @@ impl<'a> Row<'a> {
             heartbeatabsencethresholdport2: 0,
             name: options.remove("name"),
             users: options.remove("users"),
+            alpn: options.remove("alpn"),
             allow: options.remove("allow"),
             usersperaddress: options.remove("usersperaddress"),
             idle: options.remove("idle"),
