@@ -19,7 +19,7 @@ pub use crate::net::conduit::{Conduit, allow as allow_conduits};
 pub use crate::net::stream::Stream;
 pub use crate::runtime::{block_on, sleep};
 pub use crate::session::{Ended, Ending, Endpoint, Protocol, Relay, Silence, Traffic};
-pub use crate::tls::{CERTIFICATE, Identity, client_config};
+pub use crate::tls::{CERTIFICATE, Identity, Trusted, client_config};
 pub use crate::wire::greeting::{Checked, Version};
 pub use crate::wire::heartbeat::beats;
 pub use crate::wire::proxy::header;

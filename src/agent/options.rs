@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::limits;
 use crate::mappings::mapping::Passcode;
 use crate::net::dial::Address;
+use crate::tls::Trusted;
 use file::read_options;
 use passcode::passcode;
 
@@ -39,8 +40,8 @@ pub struct Options {
     pub sessions: usize,
     /// What sessions are joined with.
     pub work: Work,
-    /// Authorities or certificates that are trusted; the system's authorities when `None`.
-    pub ca: Option<PathBuf>,
+    /// Which connectors are trusted; of no use when `plain`.
+    pub trusted: Trusted,
     /// No TLS.
     pub plain: bool,
     /// Time between heartbeats of an idle tunnel.
@@ -90,12 +91,7 @@ impl Options {
         }
         let mut warnings = Vec::new();
         let plain = flag(&given, "plain")?;
-        let ca = given.get("ca").map(PathBuf::from);
-        if plain && ca.is_some() {
-            return Err("--plain and --ca exclude each other: without TLS there is no \
-                        certificate to check"
-                .into());
-        }
+        let trusted = trusted(&given, plain)?;
         let connector = given.get("connector").ok_or(
             "--connector HOST:PORT is missing: the connector and the port that takes this side's \
              tunnels",
@@ -118,7 +114,7 @@ impl Options {
             connector: address("connector", connector)?,
             work,
             sessions: sessions as usize,
-            ca,
+            trusted,
             plain,
             heartbeat: Duration::from_millis(number(&given, "heartbeat", 20_000, 100..=3_600_000)?),
             drain: Duration::from_millis(number(&given, "drain", 5000, 0..=86_400_000)?),
@@ -126,6 +122,34 @@ impl Options {
             source,
             warnings,
         })
+    }
+}
+
+/// Which connectors are to be trusted. A pin is for exactly one certificate, and a file may name
+/// authorities: who gives both has not decided.
+fn trusted(given: &Given, plain: bool) -> Result<Trusted, String> {
+    let exclude = |one: &str, other: &str, why: &str| {
+        Err(format!("{one} and {other} exclude each other: {why}"))
+    };
+    let no_tls = "without TLS there is no certificate to check";
+    match (given.get("ca"), given.get("pin")) {
+        (Some(_), _) if plain => exclude("--plain", "--ca", no_tls),
+        (_, Some(_)) if plain => exclude("--plain", "--pin", no_tls),
+        (Some(_), Some(_)) => exclude(
+            "--pin",
+            "--ca",
+            "a pin trusts one certificate and nothing else; several may be pinned",
+        ),
+        (Some(path), None) => Ok(Trusted::File(path.into())),
+        (None, Some(pins)) => {
+            let pins = pins.to_string_lossy();
+            let pins = pins.split(',').map(|pin| pin.trim().parse());
+            Ok(Trusted::Pins(
+                pins.collect::<Result<_, _>>()
+                    .map_err(|fault: String| format!("--pin: {fault}"))?,
+            ))
+        }
+        (None, None) => Ok(Trusted::System),
     }
 }
 
@@ -240,6 +264,9 @@ mod tests {
             (&[connector, target, ("pending", "7")], "--pending belongs to --listen"),
             (&[connector, target, ("heartbeat", "5s")], "--heartbeat: \"5s\" is not a number"),
             (&[connector, target, ("plain", "true"), ("ca", "x")], "--plain and --ca exclude"),
+            (&[connector, target, ("plain", "true"), ("pin", "x")], "--plain and --pin exclude"),
+            (&[connector, target, ("ca", "x"), ("pin", "x")], "--pin and --ca exclude each"),
+            (&[connector, target, ("pin", "SHA256:12")], "--pin: \"SHA256:12\" is not SHA256:"),
             (
                 &[connector, target, ("passcode-file", "/none/such")],
                 "--passcode-file /none/such: it does not exist; is its path right?",
@@ -257,6 +284,38 @@ mod tests {
         }
         let error = Options::new(given(&[connector, target]), None).unwrap_err();
         assert!(error.contains("--passcode-file"), "{error}");
+    }
+
+    #[test]
+    fn pins_are_fingerprints_in_any_form_and_several_have_commas_between_them() {
+        let digits = "0123456789abcdef".repeat(4);
+        let shown = "01:23:45:67:89:AB:CD:EF:".repeat(4);
+        let shown = shown.trim_end_matches(':');
+        let with = |pin: &str| {
+            options(&[("connector", "c:1"), ("target", "t:1"), ("pin", pin)]).map(|it| it.trusted)
+        };
+        let expected = |count| Ok(Trusted::Pins(vec![shown.parse().unwrap(); count]));
+        for pin in [
+            format!("SHA256:{digits}"),
+            format!("sha256:{}", digits.to_uppercase()),
+            format!("SHA256:{shown}"),
+            format!("SHA-256:{}", shown.to_lowercase()),
+            shown.to_owned(),
+            digits.clone(),
+        ] {
+            assert_eq!(with(&pin), expected(1), "{pin}");
+            assert_eq!(with(&format!("{pin}, SHA256:{digits}")), expected(2), "{pin}");
+        }
+        for wrong in [
+            "",
+            "SHA256:",
+            "SHA1:0123",
+            &digits[1..],
+            &format!("{digits},"),
+            &format!("{}g", &digits[1..]),
+        ] {
+            assert!(with(wrong).unwrap_err().contains("64 hexadecimal digits"), "{wrong}");
+        }
     }
 
     #[test]

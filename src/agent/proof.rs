@@ -1,7 +1,6 @@
 //! How both sides prove who they are: this side by its passcode, the connector by certificates that
 //! are trusted here.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +11,7 @@ use super::options::{Options, Source};
 use crate::limits;
 use crate::mappings::mapping::Passcode;
 use crate::text::reason;
-use crate::tls::{self, TlsError};
+use crate::tls::{self, TlsError, Trusted};
 
 /// The passcode and the trusted certificates, as they were last read.
 pub(super) struct Proof {
@@ -20,7 +19,7 @@ pub(super) struct Proof {
     /// `None` in plain TCP.
     pub(super) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     source: Source,
-    ca: Option<PathBuf>,
+    trusted: Trusted,
     read_at: Instant,
     is_suspect: bool,
 }
@@ -35,9 +34,9 @@ impl Proof {
         let tls = if options.plain {
             None
         } else {
-            let ca = options.ca.as_deref();
-            let config = tls::client_config(ca, Some(limits::PIPE_WAIT))
-                .map_err(|fault| distrust(ca, &fault))?;
+            let trusted = &options.trusted;
+            let config = tls::client_config(trusted, Some(limits::PIPE_WAIT))
+                .map_err(|fault| distrust(trusted, &fault))?;
             let name = ServerName::try_from(host.clone())
                 .map_err(|_| format!("--connector: {host:?} is not a host name"))?;
             Some((config, name))
@@ -46,7 +45,7 @@ impl Proof {
             passcode: options.passcode.clone(),
             tls,
             source: options.source.clone(),
-            ca: options.ca.clone(),
+            trusted: options.trusted.clone(),
             read_at: Instant::now(),
             is_suspect: false,
         })
@@ -70,11 +69,11 @@ impl Proof {
         self.read_at = Instant::now();
         self.is_suspect = false;
         let mut all = true;
-        if let Some((trusted, _)) = &mut self.tls {
-            match tls::client_config(self.ca.as_deref(), None) {
-                Ok(config) => *trusted = config,
+        if let Some((config, _)) = &mut self.tls {
+            match tls::client_config(&self.trusted, None) {
+                Ok(read) => *config = read,
                 Err(fault) => {
-                    let fault = distrust(self.ca.as_deref(), &fault);
+                    let fault = distrust(&self.trusted, &fault);
                     log::warn!("{fault}; the certificates read before stay in force");
                     all = false;
                 }
@@ -93,12 +92,13 @@ impl Proof {
 }
 
 /// Why the certificates to trust cannot be read, with the option that names them, if there is one.
-fn distrust(ca: Option<&Path>, fault: &TlsError) -> String {
-    match ca {
-        Some(_) if matches!(fault, TlsError::File { error, .. } if reason::is_missing(error)) => {
+fn distrust(trusted: &Trusted, fault: &TlsError) -> String {
+    match trusted {
+        Trusted::File(_) if matches!(fault, TlsError::File { error, .. } if reason::is_missing(error)) =>
+        {
             format!("--ca {fault}; is its path right?")
         }
-        Some(_) => format!("--ca {fault}"),
-        None => fault.to_string(),
+        Trusted::File(_) => format!("--ca {fault}"),
+        Trusted::System | Trusted::Pins(_) => fault.to_string(),
     }
 }

@@ -147,8 +147,16 @@ fn command(name: &str, json: bool, user: Option<String>) -> Result<Command, Stri
 fn parse_tunnel(arguments: &mut Arguments) -> Result<tunnel::Given, String> {
     let mut given = tunnel::Given::new();
     for (name, dashed) in tunnel::VALUES {
-        if let Some(value) = value(arguments, dashed, "a value")? {
-            given.insert(name, value);
+        while let Some(value) = value(arguments, dashed, "a value")? {
+            let all = given.entry(name).or_default();
+            if !all.is_empty() {
+                all.push(",");
+            }
+            all.push(value);
+            // A second one of any other is found as what is left over.
+            if *name != "pin" {
+                break;
+            }
         }
     }
     for (name, dashed) in tunnel::FLAGS {
@@ -410,7 +418,10 @@ mod tests {
         let options = given("tunnel --connector c:1 --plain --target=t:2").unwrap();
         let expected = [("connector", "c:1"), ("plain", "true"), ("target", "t:2")];
         assert_eq!(options, expected.map(|(name, value)| (name, value.into())).into());
+        let pinned = given("tunnel --pin a --target t:2 --pin=b,c").unwrap();
+        assert_eq!(pinned.get("pin"), Some(&"a,b,c".into()), "--pin may be given several times");
         for (line, fault) in [
+            ("tunnel --target t:1 --target t:2", "option --target is given twice"),
             ("tunnel --passcode x", "--passcode would show the passcode"),
             ("tunnel --conector c:1", "unknown option \"--conector\": did you mean --connector?"),
             ("tunnel --ca", "--ca needs a value after it"),

@@ -83,6 +83,8 @@ machine and carries each into a private pipe, to the service at its other side.
   --target HOST:PORT       The service, for example localhost:22
   --listen IP:PORT         Where to take connections, for example 127.0.0.1:8022
   --ca FILE                Trust this CA, or exactly this certificate (PEM) [the system's]
+  --pin SHA256:HEX         Trust exactly the certificate with this fingerprint, which the
+                           connector's log shows; several: again, in a file with commas
   --plain                  No TLS, for `dev` connectors
   --connections N          Idle tunnels kept ready for users                 [8]
   --sessions N             Sessions at one time; idle tunnels count as such  [256]

@@ -175,7 +175,8 @@ mod tests {
             let dir = crate::testing::folder::Folder::new();
             let identity = crate::tls::Identity::load_or_make(&dir, "localhost").unwrap();
             let config = identity.tunnel_config().unwrap();
-            let client = crate::tls::client_config(Some(&dir.join(crate::tls::CERTIFICATE)), None);
+            let trusted = crate::tls::Trusted::File(dir.join(crate::tls::CERTIFICATE));
+            let client = crate::tls::client_config(&trusted, None);
             drop(dir);
             let name = "localhost".try_into().unwrap();
             let mut client = ClientConnection::new(client.unwrap(), name).unwrap();
@@ -246,8 +247,8 @@ mod tests {
             let dir = crate::testing::folder::Folder::new();
             let identity = crate::tls::Identity::load_or_make(&dir, "localhost").unwrap();
             let config = identity.tunnel_config().unwrap();
-            let trusted = dir.join(crate::tls::CERTIFICATE);
-            let client = crate::tls::client_config(Some(&trusted), None).unwrap();
+            let trusted = crate::tls::Trusted::File(dir.join(crate::tls::CERTIFICATE));
+            let client = crate::tls::client_config(&trusted, None).unwrap();
             drop(dir);
             let workers = Workers::start(1).unwrap();
             for looks in [0, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 31) + 1000, u32::MAX - 1] {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use futures_rustls::rustls::crypto::{
 };
 use futures_rustls::rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage,
-    RootCertStore, SignatureScheme,
+    OtherError, RootCertStore, SignatureScheme,
 };
 
 use super::fault::TlsError;
@@ -32,23 +33,71 @@ const SYSTEM: &[&str] = &[
     "/etc/ssl/cert.pem",
 ];
 
-/// Trusts the certificates in the PEM file `ca`: each one itself, and what is signed by those that
-/// are authorities. Without `ca`, trusts what the system's authorities have signed.
+/// Which connectors are trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trusted {
+    /// Those with a certificate that the system's authorities have signed.
+    System,
+    /// Those with a certificate of this PEM file, and those with one that an authority in it has
+    /// signed.
+    File(PathBuf),
+    /// Those with one of these certificates, and no others.
+    Pins(Vec<Pin>),
+}
+
+/// The SHA-256 fingerprint of a certificate, as the connector's log shows it: upper case, with
+/// colons.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin(String);
+
+impl FromStr for Pin {
+    type Err = String;
+
+    /// Takes 64 hexadecimal digits, with and without `SHA256:` before them and colons among them.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.to_ascii_uppercase().replace(':', "");
+        let digits = ["SHA256", "SHA-256"]
+            .iter()
+            .find_map(|name| digits.strip_prefix(name))
+            .unwrap_or(&digits);
+        if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(format!(
+                "{text:?} is not SHA256: and the 64 hexadecimal digits of a certificate's \
+                 fingerprint; the connector's log shows them at its start"
+            ));
+        }
+        let mut pin = String::with_capacity(3 * 32);
+        for (index, digit) in digits.chars().enumerate() {
+            if index > 0 && index % 2 == 0 {
+                pin.push(':');
+            }
+            pin.push(digit);
+        }
+        Ok(Pin(pin))
+    }
+}
+
+/// Trusts whom `trusted` names.
 ///
-/// A certificate from the file is pinned: a server that shows it and has its key is trusted, whatever
-/// name, dates and use the certificate states. A certificate signed by an authority must fit the
-/// name and the clock.
+/// A certificate from a file is pinned: a server that shows it and has its key is trusted, whatever
+/// name, dates and use the certificate states; so is one with a pinned fingerprint. A certificate
+/// signed by an authority must fit the name and the clock.
 ///
 /// With `wait` the file may be a pipe that is written in this time.
 ///
 /// # Errors
 /// When the file cannot be read or holds no certificate.
 pub fn client_config(
-    ca: Option<&Path>,
+    trusted: &Trusted,
     wait: Option<Duration>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(provider(has_aes()));
-    let pinned = match ca.or(system()) {
+    let (path, ca, pins) = match trusted {
+        Trusted::System => (system(), None, Vec::new()),
+        Trusted::File(path) => (Some(path.as_path()), Some(path), Vec::new()),
+        Trusted::Pins(pins) => (None, None, pins.clone()),
+    };
+    let pinned = match path {
         Some(path) => certificates(path, wait)?,
         None => Vec::new(),
     };
@@ -72,7 +121,7 @@ pub fn client_config(
         None => "the system's authorities".into(),
     };
     let pinned = if ca.is_some() { pinned } else { Vec::new() };
-    let trust = Trust { pinned, authorities, source, provider: provider.clone() };
+    let trust = Trust { pinned, pins, authorities, source, provider: provider.clone() };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Settings)?
@@ -91,6 +140,8 @@ fn system() -> Option<&'static Path> {
 #[derive(Debug)]
 struct Trust {
     pinned: Vec<CertificateDer<'static>>,
+    /// Where not empty, these alone are trusted.
+    pins: Vec<Pin>,
     authorities: Option<Arc<WebPkiServerVerifier>>,
     /// Names for the operator what is trusted.
     source: String,
@@ -109,6 +160,13 @@ impl ServerCertVerifier for Trust {
         if self.pinned.iter().any(|pinned| pinned == certificate) {
             return Ok(ServerCertVerified::assertion());
         }
+        if !self.pins.is_empty() {
+            let shown = fingerprint(certificate);
+            return match self.pins.iter().any(|pin| pin.0 == shown) {
+                true => Ok(ServerCertVerified::assertion()),
+                false => Err(refusal(unpinned(&shown))),
+            };
+        }
         let verdict = match &self.authorities {
             Some(authorities) => {
                 authorities.verify_server_cert(certificate, chain, name, ocsp, now)
@@ -116,11 +174,7 @@ impl ServerCertVerifier for Trust {
             None => Err(CertificateError::UnknownIssuer.into()),
         };
         verdict.map_err(|error| match error {
-            Error::InvalidCertificate(fault) => {
-                let sentence = self.explain(&fault, certificate, name);
-                CertificateError::Other(futures_rustls::rustls::OtherError(Arc::new(sentence)))
-                    .into()
-            }
+            Error::InvalidCertificate(fault) => refusal(self.explain(&fault, certificate, name)),
             error => error,
         })
     }
@@ -157,13 +211,13 @@ impl Trust {
         fault: &CertificateError,
         certificate: &CertificateDer<'_>,
         name: &ServerName<'_>,
-    ) -> Refusal {
+    ) -> String {
         use CertificateError as Fault;
         let source = &self.source;
         let name = name.to_str();
         let shown = fingerprint(certificate);
         let remedy = "copy the connector's server-cert.pem to this machine and name it with --ca";
-        Refusal(match fault {
+        match fault {
             Fault::UnknownIssuer | Fault::BadSignature | Fault::InvalidPurposeContext { .. } => {
                 format!(
                     "the connector's certificate (SHA-256 fingerprint {shown}) is neither among \
@@ -194,8 +248,22 @@ impl Trust {
                 let what = words::certificate(fault);
                 format!("the connector's certificate cannot be accepted: {what}; or {remedy}")
             }
-        })
+        }
     }
+}
+
+/// Why a certificate with the fingerprint `shown` is refused where others are pinned.
+fn unpinned(shown: &str) -> String {
+    format!(
+        "the connector's certificate is not the one that --pin names: its SHA-256 fingerprint is \
+         {shown}. If the connector's log shows this one at its start, trust it with --pin \
+         SHA256:{shown} (pin= in a file); else another machine answers in the connector's place"
+    )
+}
+
+/// A refusal of a certificate with this sentence.
+fn refusal(sentence: String) -> Error {
+    CertificateError::Other(OtherError(Arc::new(Refusal(sentence)))).into()
 }
 
 /// Why a connector's certificate is refused: a sentence with the remedy.

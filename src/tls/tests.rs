@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use futures_rustls::pki_types::pem::PemObject;
 use futures_rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use futures_rustls::rustls::crypto::ring;
+use futures_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use futures_rustls::rustls::{
     ClientConfig, ClientConnection, Error, ProtocolVersion, ServerConnection,
     SupportedProtocolVersion, version,
@@ -338,10 +339,45 @@ fn what_is_pinned_and_no_authority_vouches_for_itself_alone() {
             folder.write(CERTIFICATE, &certificate);
             folder.write(KEY, &key.serialize_pem());
             let server = Identity::load(&folder, "localhost").unwrap().tunnel_config().unwrap();
-            let client = client_config(Some(&folder.join("pinned.pem")), None).unwrap();
+            let client = client_config(&Trusted::File(folder.join("pinned.pem")), None).unwrap();
             let result = handshake(server, ClientConfig::clone(&client), "localhost");
             assert_eq!(result.is_ok(), accepted, "{name}: {:?}", result.err());
         }
     }
     assert!(!der::is_authority(b"no certificate"));
+}
+
+#[test]
+fn a_pin_trusts_its_certificate_at_any_date_and_name_no_other_one_and_never_without_its_key() {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["other.example".into()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+    let pinned = params.self_signed(&key).unwrap();
+    // Of the same key and name: as an authority it would vouch for anything.
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let other = params.self_signed(&key).unwrap();
+    let stolen_without_key = KeyPair::generate().unwrap();
+    let shown = provider::fingerprint(pinned.der());
+    let of_other = provider::fingerprint(other.der());
+    let connect = |certificate: &rcgen::Certificate, key: &KeyPair, pins: &[&str]| {
+        let trusted = Trusted::Pins(pins.iter().map(|pin| pin.parse().unwrap()).collect());
+        let client = client_config(&trusted, None).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let key = ring::sign::any_supported_type(&key).unwrap();
+        let shown = CertifiedKey::new(vec![certificate.der().clone()], key);
+        let provider = Arc::new(ring::default_provider());
+        let server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
+        handshake(Arc::new(server), ClientConfig::clone(&client), "localhost").map(drop)
+    };
+    connect(&pinned, &key, &[&shown]).unwrap();
+    connect(&pinned, &key, &[&of_other, &shown]).unwrap();
+    let error = connect(&other, &key, &[&shown]).unwrap_err();
+    let said = explain_connector(&io::Error::other(error));
+    assert!(said.contains(&format!("--pin SHA256:{of_other}")), "{said}");
+    let error = connect(&pinned, &stolen_without_key, &[&shown]).unwrap_err();
+    assert_eq!(error, futures_rustls::rustls::CertificateError::BadSignature.into());
 }

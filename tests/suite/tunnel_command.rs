@@ -926,6 +926,39 @@ fn certificates_that_do_not_fit_are_refused_with_a_remedy() {
 }
 
 #[test]
+fn fingerprint_that_the_log_shows_is_all_that_a_tunnel_needs_to_trust() {
+    let (daemon, mapping) = public(Mode::Tls, 10);
+    let log = eventually("the log shows it", || {
+        let log = daemon.log_text();
+        log.contains("SHA-256 fingerprint ").then_some(log)
+    });
+    let shown =
+        log.split("SHA-256 fingerprint ").nth(1).unwrap().split_whitespace().next().unwrap();
+    let service = greeter();
+    let start = |more: &[&str]| {
+        let file = secret(&daemon, &mapping.passcode1);
+        // No name of its certificate.
+        let connector = format!("127.1.1.1:{}", mapping.port1);
+        let target = service.address.to_string();
+        let arguments = ["--connector", &connector, "--target", &target];
+        let files = ["--passcode-file", file.to_str().unwrap()];
+        Tunnel::with(&daemon, &[&arguments[..], &files, more].concat())
+    };
+    let other = format!("SHA256:{}", "0".repeat(64));
+    let tunnel = start(&["--pin", &other]);
+    until("it is refused", || tunnel.log().contains("is not the one that --pin names"));
+    assert!(tunnel.log().contains(&format!("--pin SHA256:{shown} ")), "{}", tunnel.log());
+    drop(tunnel);
+    let without_colons = format!("SHA256:{}", shown.replace(':', "").to_lowercase());
+    let tunnel = start(&["--pin", &other, "--pin", &without_colons]);
+    until("it is connected", || tunnel.log().contains("connected to"));
+    drop(tunnel);
+    let file = secret(&daemon, &format!("pin={other}, SHA256:{shown}"));
+    let tunnel = start(&["--from", file.to_str().unwrap()]);
+    until("it is connected", || tunnel.log().contains("connected to"));
+}
+
+#[test]
 fn self_signed_certificate_that_is_marked_as_an_authority_is_pinned() {
     let mut parameters = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -10,6 +10,7 @@ pub const VALUES: &[(&str, &str)] = &[
     ("target", "--target"),
     ("listen", "--listen"),
     ("ca", "--ca"),
+    ("pin", "--pin"),
     ("connections", "--connections"),
     ("sessions", "--sessions"),
     ("pending", "--pending"),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_rustls::pki_types::ServerName;
 use futures_rustls::rustls::{ClientConfig, ClientConnection, ServerConfig};
 use iofog_connector::fuzzing::{
-    CERTIFICATE, Ended, Endpoint, Identity, Protocol, Relay, Silence, Stream, Traffic,
+    CERTIFICATE, Ended, Endpoint, Identity, Protocol, Relay, Silence, Stream, Traffic, Trusted,
     client_config,
 };
 use rustix::io::Errno;
@@ -43,7 +43,7 @@ impl Stage {
     pub(super) fn new() -> Self {
         let dir = Folder::new();
         let identity = Identity::load_or_make(&dir, "localhost").expect("a certificate");
-        let client = client_config(Some(&dir.join(CERTIFICATE)), None).expect("trust");
+        let client = client_config(&Trusted::File(dir.join(CERTIFICATE)), None).expect("trust");
         drop(dir);
         super::warm_up();
         Stage {
