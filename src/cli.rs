@@ -9,7 +9,7 @@ use crate::daemon;
 use crate::os::terminal::{complain, print};
 use arguments::{Command, parse};
 use exit::BAD;
-pub use help::{HELP, MAPPING_HELP, TUNNEL_HELP, VERSION};
+pub use help::VERSION;
 
 mod arguments;
 mod check;
@@ -39,9 +39,7 @@ fn run(command: Command, options: &Options) -> ExitCode {
         Command::Check { user } => check::check(options, user.as_deref()),
         Command::Mapping(request) => mapping::run(&request, options),
         Command::Tunnel(given) => agent::run(given),
-        Command::TunnelHelp => print(TUNNEL_HELP),
-        Command::MappingHelp => print(MAPPING_HELP),
         Command::Version => print(&format!("{VERSION}\nLicence: {}\n", env!("CARGO_PKG_LICENSE"))),
-        Command::Help => print(HELP),
+        Command::Help(page) => print(&page),
     }
 }

@@ -1,9 +1,10 @@
-//! Text that people and programs write: the files it is in, JSON, byte order marks.
+//! Text that people and programs write: the files it is in, JSON, byte order marks, pages of help.
 
 pub mod file;
 pub mod json;
 pub mod line;
 pub mod mark;
+pub mod page;
 pub mod reason;
 
 /// `1 session`, `2 sessions`.

@@ -13,7 +13,7 @@ use crate::tls::Trusted;
 use file::read_options;
 use passcode::passcode;
 
-pub use names::{FLAGS, Given, VALUES};
+pub use names::{Given, OPTIONS};
 pub use passcode::{PASSCODE, Source};
 
 mod file;

@@ -1,281 +1,292 @@
 //! Reads the command line (protocol page, section 7): arguments in, a command or a sentence out.
+//! What there is to read stands in the [`TABLE`].
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use pico_args::Arguments;
 use serde_json::{Map, Value};
 
+use super::help::{GROUP, Row, TABLE, all_options, first_words, general, summary};
 use super::mapping::{Add, Request};
 use crate::agent::options as tunnel;
 use crate::api::LONGEST_THRESHOLD;
 use crate::config::folders::Options;
 use crate::config::nearest;
-
-/// Commands and options, for the nearest one to a mistyped word.
-const COMMANDS: &[&str] =
-    &["start", "stop", "status", "check", "mapping", "tunnel", "version", "help"];
-const OPTIONS: &[&str] = &["config", "run", "log", "syslog", "json", "user", "help", "version"];
-const MAPPING_OPTIONS: &[&str] = &[
-    "name",
-    "port1",
-    "port2",
-    "users",
-    "allow",
-    "users-per-address",
-    "idle",
-    "connections",
-    "heartbeat-threshold",
-    "dir",
-    "show",
-    "run",
-];
-
-/// Options of `mapping add` that go to the API as they are, and their members there.
-const MEMBERS: [(&str, &str); 7] = [
-    ("--name", "name"),
-    ("--port1", "port1"),
-    ("--port2", "port2"),
-    ("--users", "users"),
-    ("--allow", "allow"),
-    ("--users-per-address", "usersperaddress"),
-    ("--idle", "idle"),
-];
+use crate::text::page::Named;
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Command {
     Start,
     Stop,
-    Status { json: bool },
-    Check { user: Option<String> },
+    Status {
+        json: bool,
+    },
+    Check {
+        user: Option<String>,
+    },
     Mapping(Request),
     Tunnel(tunnel::Given),
-    TunnelHelp,
-    MappingHelp,
     Version,
-    Help,
+    /// The page to show.
+    Help(String),
 }
 
 /// Reads the whole command line, or says what is wrong with it.
-pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), String> {
-    let mut arguments = Arguments::from_vec(arguments);
-    if arguments.contains(["-h", "--help"]) || arguments.contains("-?") {
-        return Ok((help(&mut arguments), Options::default()));
-    }
-    if arguments.contains(["-v", "--version"]) {
+pub(super) fn parse(mut arguments: Vec<OsString>) -> Result<(Command, Options), String> {
+    let all = arguments.len();
+    arguments.retain(|argument| !is_one_of(argument, &["-h", "--help", "-?"]));
+    let asks_for_help = arguments.len() < all;
+    if !asks_for_help && arguments.iter().any(|a| is_one_of(a, &["-v", "--version"])) {
         return Ok((Command::Version, Options::default()));
     }
+    let Line { mut given, words, fault } = Line::read(arguments);
+    let mut words = &words[..];
+    if asks_for_help {
+        let words = words.strip_prefix(&["help".into()]).unwrap_or(words);
+        return Ok((help(words)?, Options::default()));
+    }
+    let found = find(words);
+    if let Some(fault) = fault {
+        return Err(fault.sentence(found.ok().map(|(row, _)| row)));
+    }
+    let (row, count) = found?;
+    if let Some((stray, _)) = given.0.iter().find(|(one, _)| row.options().all(|o| o != *one)) {
+        return Err(misplaced(*stray, row));
+    }
+    words = &words[count..];
     let mut options = Options::default();
     for (name, path) in [
-        ("--config", &mut options.config_dir),
-        ("--run", &mut options.run_dir),
-        ("--log", &mut options.log_dir),
-        ("--syslog", &mut options.syslog),
+        ("config", &mut options.config_dir),
+        ("run", &mut options.run_dir),
+        ("log", &mut options.log_dir),
+        ("syslog", &mut options.syslog),
     ] {
-        if let Some(value) = value(&mut arguments, name, "a path")? {
+        if let Some(value) = given.take(name) {
             *path = value.into();
         }
     }
-    let json = arguments.contains("--json");
-    let user = match value(&mut arguments, "--user", "a user's name")? {
-        Some(user) => Some(user.into_string().map_err(|_| "--user: not UTF-8 text".to_owned())?),
-        None => None,
+    let command = match row.name {
+        "start" => Command::Start,
+        "stop" => Command::Stop,
+        "status" => Command::Status { json: given.take("json").is_some() },
+        "check" => Command::Check { user: given.text("user")? },
+        "version" => Command::Version,
+        "help" => help(std::mem::take(&mut words))?,
+        "mapping list" => Command::Mapping(Request::List),
+        "mapping add" => {
+            let public = match next(&mut words).and_then(OsStr::to_str).unwrap_or_default() {
+                "public" => true,
+                "private" => false,
+                other => return Err(needs(row, &["public", "private"], other)),
+            };
+            Command::Mapping(Request::Add(add(public, given)?))
+        }
+        "mapping remove" => {
+            let id = name_or_id(row, &mut words)?;
+            Command::Mapping(Request::Remove { id, dir: given.folder() })
+        }
+        "tunnel" => Command::Tunnel(given.0.into_iter().map(|(o, v)| (o.name(), v)).collect()),
+        _ => {
+            return Err(needs(row, &row.followers().map(|(word, _)| word).collect::<Vec<_>>(), ""));
+        }
     };
-    let command = match arguments.subcommand() {
-        Ok(Some(name)) if name == "tunnel" => {
-            if options != Options::default() {
-                return Err(
-                    "--config, --run, --log and --syslog are not options of `tunnel`".into()
-                );
-            }
-            Command::Tunnel(parse_tunnel(&mut arguments)?)
-        }
-        Ok(Some(name)) if name == "help" => help(&mut arguments),
-        Ok(Some(name)) if name == "mapping" => Command::Mapping(parse_mapping(&mut arguments)?),
-        Ok(Some(name)) => command(&name, json, user.clone())?,
-        // There is an unknown option in its place, or nothing.
-        Ok(None) => {
-            let missing = || format!("no command given; one of {}", COMMANDS.join(", "));
-            return Err(unknown(arguments, OPTIONS).unwrap_or_else(missing));
-        }
-        Err(_) => return Err("the command is not UTF-8 text".into()),
-    };
-    let known = match command {
-        Command::Mapping(_) => MAPPING_OPTIONS.to_vec(),
-        Command::Tunnel(_) => {
-            [tunnel::VALUES, tunnel::FLAGS].concat().iter().map(|option| option.0).collect()
-        }
-        _ => OPTIONS.to_vec(),
-    };
-    match unknown(arguments, &known) {
-        Some(fault) => Err(fault),
-        None if json && command != (Command::Status { json }) => {
-            Err("--json is an option of `status` only".into())
-        }
-        None if user.is_some() && !matches!(command, Command::Check { .. }) => {
-            Err("--user is an option of `check` only".into())
-        }
+    match words.first() {
+        Some(word) => Err(format!("unknown argument {:?}", word.to_string_lossy())),
         None => Ok((command, options)),
     }
 }
 
-fn command(name: &str, json: bool, user: Option<String>) -> Result<Command, String> {
-    Ok(match name {
-        "start" => Command::Start,
-        "stop" => Command::Stop,
-        "status" => Command::Status { json },
-        "check" => Command::Check { user },
-        "version" => Command::Version,
-        "reload" | "restart" => {
-            return Err(format!(
-                "{name} is the service's: `systemctl {name} iofog-connector`, or `service \
-                 iofog-connector {name}`"
-            ));
-        }
-        _ => {
-            let hint = match nearest(name, COMMANDS) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("the commands are {}", COMMANDS.join(", ")),
-            };
-            return Err(format!("unknown command {name:?}: {hint}"));
-        }
-    })
+/// What the command line consists of.
+struct Line {
+    given: Given,
+    words: Vec<OsString>,
+    /// What is wrong first.
+    fault: Option<Fault>,
 }
 
-/// Reads the options of `tunnel`; the command itself checks what they mean.
-fn parse_tunnel(arguments: &mut Arguments) -> Result<tunnel::Given, String> {
-    let mut given = tunnel::Given::new();
-    for (name, dashed) in tunnel::VALUES {
-        while let Some(value) = value(arguments, dashed, "a value")? {
-            let all = given.entry(name).or_default();
-            if !all.is_empty() {
-                all.push(",");
-            }
-            all.push(value);
-            // A second one of any other is found as what is left over.
-            if *name != "pin" {
-                break;
+/// Options with their values, `true` for a flag.
+struct Given(Vec<(Named, OsString)>);
+
+enum Fault {
+    /// An option that nobody knows.
+    Unknown(String),
+    /// Any other, as a sentence.
+    Said(String),
+}
+
+impl Line {
+    fn read(arguments: Vec<OsString>) -> Self {
+        let mut line = Line { given: Given(Vec::new()), words: Vec::new(), fault: None };
+        let mut arguments = arguments.into_iter();
+        while let Some(argument) = arguments.next() {
+            if !argument.as_bytes().starts_with(b"-") {
+                line.words.push(argument);
+            } else if let Err(fault) = line.given.add(&argument, &mut arguments) {
+                line.fault.get_or_insert(fault);
             }
         }
+        line
     }
-    for (name, dashed) in tunnel::FLAGS {
-        if arguments.contains(*dashed) {
-            given.insert(name, "true".into());
+}
+
+impl Given {
+    /// Adds `--name`, `--name VALUE` or `--name=VALUE`; a value may stand in `rest`.
+    fn add(
+        &mut self,
+        argument: &OsStr,
+        rest: &mut impl Iterator<Item = OsString>,
+    ) -> Result<(), Fault> {
+        let bytes = argument.as_bytes();
+        let end = bytes.iter().position(|byte| *byte == b'=').unwrap_or(bytes.len());
+        let name = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        let behind = bytes.get(end + 1..).map(|value| OsStr::from_bytes(value).to_owned());
+        let Some(option) = all_options().find(|option| option.dashed == name) else {
+            return Err(Fault::Unknown(name));
+        };
+        let value = match (option.value, behind) {
+            ("", None) => "true".into(),
+            ("", Some(_)) => return Err(Fault::Said(format!("{name} takes no value"))),
+            (what, behind) => match behind.or_else(|| rest.next()) {
+                Some(value) if !value.is_empty() && !value.as_bytes().starts_with(b"-") => value,
+                Some(value) if !value.is_empty() => {
+                    let found = value.to_string_lossy();
+                    return Err(Fault::Said(format!(
+                        "{name} needs {what} after it, not {found:?}"
+                    )));
+                }
+                _ => return Err(Fault::Said(format!("{name} needs {what} after it"))),
+            },
+        };
+        match self.0.iter_mut().find(|(known, _)| *known == option) {
+            None => self.0.push((option, value)),
+            Some((_, list)) if option.is_list() => {
+                list.push(",");
+                list.push(value);
+            }
+            Some(_) => return Err(Fault::Said(format!("option {name} is given twice"))),
         }
+        Ok(())
     }
-    if arguments.contains("--passcode") {
-        return Err("--passcode would show the passcode to everybody on this machine (`ps`); use \
-                    --passcode-file FILE"
-            .into());
-    }
-    Ok(given)
-}
 
-/// The page on the command that comes next, or the general one.
-fn help(arguments: &mut Arguments) -> Command {
-    match arguments.subcommand().ok().flatten().as_deref() {
-        Some("tunnel") => Command::TunnelHelp,
-        Some("mapping") => Command::MappingHelp,
-        _ => Command::Help,
+    /// Takes an option's value out.
+    fn take(&mut self, name: &str) -> Option<OsString> {
+        let place = self.0.iter().position(|(option, _)| option.name() == name)?;
+        Some(self.0.swap_remove(place).1)
     }
-}
 
-/// Reads what follows `mapping`.
-fn parse_mapping(arguments: &mut Arguments) -> Result<Request, String> {
-    let mut number = |name, least: u64, most: u64| {
-        let Some(text) = value(arguments, name, "a number")? else { return Ok(None) };
-        text.to_str()
-            .and_then(|text| text.parse().ok())
+    /// The same, of one that is text.
+    fn text(&mut self, name: &str) -> Result<Option<String>, String> {
+        let fault = |value| format!("--{name}: {value:?} is not UTF-8 text");
+        self.take(name).map(OsString::into_string).transpose().map_err(fault)
+    }
+
+    /// The same, of a number of this range.
+    fn number(&mut self, name: &str, least: u64, most: u64) -> Result<Option<u64>, String> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        text.parse()
+            .ok()
             .filter(|number| (least..=most).contains(number))
-            .ok_or_else(|| format!("{name}: {text:?} is not a number from {least} to {most}"))
+            .ok_or_else(|| format!("--{name}: {text:?} is not a number from {least} to {most}"))
             .map(Some)
-    };
-    let connections = number("--connections", 1, u16::MAX.into())?;
-    let threshold = number("--heartbeat-threshold", 0, LONGEST_THRESHOLD)?;
-    if let Some(ms @ 1..300) = threshold {
-        // `tunnel` takes no --heartbeat under 100.
-        return Err(format!("--heartbeat-threshold: {ms} is less than 300, the least; 0 is never"));
     }
-    let dir = value(arguments, "--dir", "a path")?.map(PathBuf::from);
-    let show = arguments.contains("--show");
-    let members = members(arguments)?;
-    let mut given = vec![
-        ("--dir", dir.is_some()),
-        ("--connections", connections.is_some()),
-        ("--heartbeat-threshold", threshold.is_some()),
-        ("--show", show),
-    ];
-    given.extend(MEMBERS.map(|(option, member)| (option, members.contains_key(member))));
-    let folder = dir.unwrap_or_else(|| ".".into());
-    let useless = |from: usize, command| match given[from..].iter().find(|option| option.1) {
-        Some((name, _)) => Err(format!("{name} is not an option of `mapping {command}`")),
-        None => Ok(()),
-    };
-    let word = |arguments: &mut Arguments| match arguments.opt_free_from_str::<String>() {
-        Ok(Some(word)) if word.starts_with('-') => {
-            let rest = Arguments::from_vec(vec![word.into()]);
-            Err(unknown(rest, MAPPING_OPTIONS).unwrap_or_default())
-        }
-        Ok(word) => Ok(word.unwrap_or_default()),
-        Err(_) => Err("the arguments of `mapping` are not UTF-8 text".to_owned()),
-    };
-    let request = match word(arguments)?.as_str() {
-        "add" => {
-            let public = match word(arguments)?.as_str() {
-                "public" => true,
-                "private" => false,
-                other => return Err(needs("mapping add", &["public", "private"], other)),
+
+    /// Where the passcodes' files are.
+    fn folder(&mut self) -> PathBuf {
+        self.take("dir").map_or_else(|| ".".into(), PathBuf::from)
+    }
+
+    /// The rest as members of the API, for the daemon to judge: named as there but for the dashes.
+    fn members(self) -> Result<Map<String, Value>, String> {
+        let mut members = Map::new();
+        for (option, value) in self.0 {
+            let text = value.to_str().ok_or_else(|| format!("{}: not text", option.dashed))?;
+            let value = match option.value {
+                _ if option.is_list() => text.split(',').map(str::trim).collect(),
+                "N" | "MS" | "PORT" => text.parse::<u64>().map_or(text.into(), Value::from),
+                _ => text.into(),
             };
-            let connections = u16::try_from(connections.unwrap_or(60)).unwrap_or(u16::MAX);
-            let threshold = threshold.unwrap_or(60_000);
-            Request::Add(Add { public, connections, threshold, members, show, dir: folder })
+            members.insert(option.name().replace('-', ""), value);
         }
-        "list" => {
-            useless(0, "list")?;
-            Request::List
-        }
-        "remove" => match word(arguments)? {
-            id if id.is_empty() => {
-                return Err("`mapping remove` needs a mapping's name or id".into());
-            }
-            id => {
-                useless(1, "remove")?;
-                Request::Remove { id, dir: folder }
-            }
-        },
-        other => return Err(needs("mapping", &["add", "list", "remove"], other)),
-    };
-    Ok(request)
+        Ok(members)
+    }
 }
 
-/// The members of the API that options of `mapping add` give, for the daemon to judge.
-fn members(arguments: &mut Arguments) -> Result<Map<String, Value>, String> {
-    let mut members = Map::new();
-    for (option, member) in MEMBERS {
-        let what = match member {
-            "users" => "tls or plain",
-            "name" => "a name",
-            "allow" => "addresses or ranges, with commas between them,",
-            _ => "a number",
+impl Fault {
+    /// The sentence on it, where `row` is the command.
+    fn sentence(self, row: Option<&Row>) -> String {
+        let name = match self {
+            Fault::Said(sentence) => return sentence,
+            Fault::Unknown(name) => name,
         };
-        let Some(text) = value(arguments, option, what)? else { continue };
-        let Some(text) = text.to_str() else {
-            return Err(format!("{option}: {text:?} is not text"));
+        if name == "--passcode" {
+            return "--passcode would show the passcode to everybody on this machine (`ps`); use \
+                    --passcode-file FILE"
+                .into();
+        }
+        let known: Vec<_> = match row {
+            Some(row) => row.options().map(Named::name).collect(),
+            None => all_options().map(Named::name).collect(),
         };
-        let value = match member {
-            "allow" => text.split(',').map(str::trim).collect(),
-            "name" | "users" => text.into(),
-            _ => text.parse::<u64>().map_or_else(|_| text.into(), Value::from),
-        };
-        members.insert(member.to_owned(), value);
+        let word = name.strip_prefix("--");
+        match word.and_then(|word| nearest(word, &known)) {
+            Some(near) => format!("unknown option {name:?}: did you mean --{near}?"),
+            None => format!("unknown option {name:?}"),
+        }
     }
-    Ok(members)
+}
+
+/// The command that these words begin with, and how many of them are its name.
+fn find(words: &[OsString]) -> Result<(&'static Row, usize), String> {
+    let names = || first_words().map(|row| row.name).collect::<Vec<_>>();
+    let Some(first) = words.first().map(|word| word.to_string_lossy()) else {
+        return Err(format!("no command given; one of {}", names().join(", ")));
+    };
+    let Some(row) = first_words().find(|row| row.name == first) else {
+        return Err(match (&*first, nearest(&first, &names())) {
+            ("reload" | "restart", _) => format!(
+                "{first} is the service's: `systemctl {first} iofog-connector`, or `service \
+                 iofog-connector {first}`"
+            ),
+            (_, Some(near)) => format!("unknown command {first:?}: did you mean `{near}`?"),
+            _ => format!("unknown command {first:?}: the commands are {}", names().join(", ")),
+        });
+    };
+    let Some(second) = words.get(1).map(|word| word.to_string_lossy()) else { return Ok((row, 1)) };
+    if let Some((_, follower)) = row.followers().find(|(word, _)| *word == second) {
+        return Ok((follower, 2));
+    }
+    let followers: Vec<_> = row.followers().map(|(word, _)| word).collect();
+    match nearest(&second, &followers) {
+        _ if row.arguments == GROUP => Err(needs(row, &followers, &second)),
+        Some(near) => Err(format!("unknown argument {second:?}: did you mean `{near}`?")),
+        None => Ok((row, 1)),
+    }
+}
+
+/// The page on the command of these words, or on all.
+fn help(words: &[OsString]) -> Result<Command, String> {
+    Ok(Command::Help(match words {
+        [] => summary(),
+        words => find(words)?.0.page(),
+    }))
+}
+
+/// What an option is that this command does not have.
+fn misplaced(option: Named, row: &Row) -> String {
+    let (name, command) = (option.dashed, row.name);
+    if general(true).any(|general| general == option) {
+        return format!("{name} is not an option of `{command}`");
+    }
+    let homes = TABLE.iter().filter(|row| row.options().any(|one| one == option));
+    let homes: Vec<_> = homes.map(|row| row.name).collect();
+    format!("{name} is an option of `{}` only", homes.join("` and `"))
 }
 
 /// The fault of a command that is followed by a wrong word, or by none: which words may follow.
-fn needs(command: &str, words: &[&'static str], found: &str) -> String {
-    let mut said = format!("`{command}` must be followed by `{}`", words.join("` or `"));
+fn needs(row: &Row, words: &[&'static str], found: &str) -> String {
+    let mut said = format!("`{}` must be followed by `{}`", row.name, words.join("` or `"));
     if !found.is_empty() {
         said.push_str(&format!(", not {found:?}"));
     }
@@ -285,55 +296,45 @@ fn needs(command: &str, words: &[&'static str], found: &str) -> String {
     said
 }
 
-/// What is given as `--name VALUE` or `--name=VALUE`; `what` says what is expected.
-fn value(
-    arguments: &mut Arguments,
-    name: &'static str,
-    what: &str,
-) -> Result<Option<OsString>, String> {
-    let text = |text: &std::ffi::OsStr| Ok::<_, String>(text.to_owned());
-    let value = match arguments.opt_value_from_os_str(name, text) {
-        Ok(None) => arguments.opt_value_from_str::<_, String>(name).map(|v| v.map(OsString::from)),
-        value => value,
-    };
-    match value {
-        Ok(Some(value)) if value.is_empty() || value.as_encoded_bytes().starts_with(b"-") => {
-            Err(format!("{name} needs {what} after it, not {:?}", value.to_string_lossy()))
-        }
-        Ok(value) => Ok(value),
-        Err(_) => Err(format!("{name} needs {what} after it")),
-    }
+/// Takes the next word.
+fn next<'a>(words: &mut &'a [OsString]) -> Option<&'a OsStr> {
+    let (first, rest) = words.split_first()?;
+    *words = rest;
+    Some(first)
 }
 
-/// What is wrong with the first argument that is left over.
-fn unknown(arguments: Arguments, options: &[&'static str]) -> Option<String> {
-    let rest = arguments.finish();
-    let first = rest.first()?.to_string_lossy();
-    let name = first.split('=').next().unwrap_or_default();
-    let Some(word) = name.strip_prefix("--") else {
-        let kind = if first.starts_with('-') { "option" } else { "argument" };
-        return Some(format!("unknown {kind} {first:?}"));
-    };
-    let is_of = |options: &[(&str, &str)]| options.iter().any(|option| option.0 == word);
-    let homes = [
-        ("mapping", MAPPING_OPTIONS.contains(&word)),
-        ("tunnel", is_of(tunnel::VALUES) || is_of(tunnel::FLAGS)),
-    ];
-    let homes: Vec<_> = homes.iter().filter(|home| home.1).map(|home| home.0).collect();
-    if !options.contains(&word) && !homes.is_empty() {
-        return Some(format!("{name} is an option of `{}` only", homes.join("` and `")));
+/// Takes the word that names a mapping.
+fn name_or_id(row: &Row, words: &mut &[OsString]) -> Result<String, String> {
+    let word = next(words).and_then(OsStr::to_str);
+    word.map(str::to_owned).ok_or_else(|| format!("`{}` needs a mapping's name or id", row.name))
+}
+
+/// What `mapping add` is told.
+fn add(public: bool, mut given: Given) -> Result<Add, String> {
+    let connections = given.number("connections", 1, u16::MAX.into())?.unwrap_or(60);
+    let threshold = given.number("heartbeat-threshold", 0, LONGEST_THRESHOLD)?.unwrap_or(60_000);
+    if let ms @ 1..300 = threshold {
+        // `tunnel` takes no --heartbeat under 100.
+        return Err(format!("--heartbeat-threshold: {ms} is less than 300, the least; 0 is never"));
     }
-    Some(match nearest(word, options) {
-        Some(near) if near == word => format!("option {name} is given twice"),
-        Some(near) => format!("unknown option {name:?}: did you mean --{near}?"),
-        None => format!("unknown option {name:?}"),
+    Ok(Add {
+        public,
+        connections: u16::try_from(connections).unwrap_or(u16::MAX),
+        threshold,
+        show: given.take("show").is_some(),
+        dir: given.folder(),
+        members: given.members()?,
     })
+}
+
+fn is_one_of(argument: &OsStr, names: &[&str]) -> bool {
+    names.iter().any(|name| argument == *name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::help::{HELP, MAPPING_HELP, TUNNEL_HELP};
+    use crate::cli::help::GROUP;
 
     fn parsed(line: &str) -> Result<(Command, Options), String> {
         parse(line.split_whitespace().map(OsString::from).collect())
@@ -351,11 +352,9 @@ mod tests {
             ("version", Command::Version),
             ("-v", Command::Version),
             ("--version", Command::Version),
-            ("help", Command::Help),
-            ("help tunnel", Command::TunnelHelp),
-            ("-h", Command::Help),
-            ("-?", Command::Help),
-            ("start --help", Command::Help),
+            ("help", Command::Help(summary())),
+            ("-h", Command::Help(summary())),
+            ("-?", Command::Help(summary())),
         ] {
             assert_eq!(parsed(line), Ok((command, Options::default())), "{line}");
         }
@@ -385,9 +384,9 @@ mod tests {
             ("start --frobnicate", "unknown option \"--frobnicate\""),
             ("start -x", "unknown option \"-x\""),
             ("start now", "unknown argument \"now\""),
-            ("start --run", "--run needs a path after it"),
-            ("--config= start", "--config needs a path after it"),
-            ("start --config --run /r", "--config needs a path after it, not \"--run\""),
+            ("start --run", "--run needs DIR after it"),
+            ("--config= start", "--config needs DIR after it"),
+            ("start --config --run /r", "--config needs DIR after it, not \"--run\""),
             ("start --run /a --run /b", "option --run is given twice"),
             ("reload", "reload is the service's: `systemctl reload iofog-connector`"),
             (
@@ -397,10 +396,13 @@ mod tests {
             ("stat", "unknown command \"stat\": did you mean `status`?"),
             ("mapping list --json", "--json is an option of `status` only"),
             ("mapping list --user x", "--user is an option of `check` only"),
-            ("tunnel --log /l", "--config, --run, --log and --syslog are not options of `tunnel`"),
+            ("tunnel --log /l", "--log is not an option of `tunnel`"),
             ("tunnel --json", "--json is an option of `status` only"),
             ("start --json", "--json is an option of `status` only"),
-            ("status --connections 3", "--connections is an option of `mapping` and `tunnel` only"),
+            (
+                "status --connections 3",
+                "--connections is an option of `mapping add` and `tunnel` only",
+            ),
             ("start --target=t:1", "--target is an option of `tunnel` only"),
         ] {
             let error = parsed(line).unwrap_err();
@@ -424,18 +426,13 @@ mod tests {
             ("tunnel --target t:1 --target t:2", "option --target is given twice"),
             ("tunnel --passcode x", "--passcode would show the passcode"),
             ("tunnel --conector c:1", "unknown option \"--conector\": did you mean --connector?"),
-            ("tunnel --ca", "--ca needs a value after it"),
-            ("tunnel --target --plain", "--target needs a value after it, not \"--plain\""),
+            ("tunnel --ca", "--ca needs FILE after it"),
+            ("tunnel --target --plain", "--target needs HOST:PORT after it, not \"--plain\""),
             ("tunnel secret", "unknown argument \"secret\""),
         ] {
             let error = given(line).unwrap_err();
             assert!(error.starts_with(fault), "{line}: {error}");
         }
-        assert_eq!(parsed("tunnel --help"), Ok((Command::TunnelHelp, Options::default())));
-        let options = [tunnel::VALUES, tunnel::FLAGS].concat();
-        assert!(options.iter().all(|(_, dashed)| TUNNEL_HELP.contains(dashed)));
-        assert!(TUNNEL_HELP.lines().all(|line| line.chars().count() <= 90));
-        assert!(TUNNEL_HELP.lines().count() <= 32);
     }
 
     #[test]
@@ -509,10 +506,10 @@ mod tests {
             ),
             ("mapping add public --target t:1", "--target is an option of `tunnel` only"),
             ("mapping add public --conections 5", "unknown option \"--conections\": did you"),
-            ("mapping list --show", "--show is not an option of `mapping list`"),
+            ("mapping list --show", "--show is an option of `mapping add` only"),
             (
                 "mapping remove a --connections 3",
-                "--connections is not an option of `mapping remove`",
+                "--connections is an option of `mapping add` and `tunnel` only",
             ),
             ("mapping list all", "unknown argument \"all\""),
         ] {
@@ -531,24 +528,58 @@ mod tests {
     }
 
     #[test]
-    fn page_on_mappings_names_all_their_options() {
-        for line in ["mapping --help", "help mapping", "mapping add --help"] {
-            assert_eq!(parsed(line), Ok((Command::MappingHelp, Options::default())));
+    fn every_command_has_a_page_that_fits_a_screen_with_an_example_that_is_understood() {
+        for row in TABLE {
+            let page = row.page();
+            let name = row.name;
+            for line in [format!("help {name}"), format!("{name} --help"), format!("-h {name}")] {
+                let asked = parsed(&line);
+                assert_eq!(asked, Ok((Command::Help(page.clone()), Options::default())), "{line}");
+            }
+            assert!(page.starts_with(&format!("Usage: iofog-connector {name}")), "{page}");
+            let fits = |line: &str| line.chars().count() <= 80;
+            assert!(page.lines().all(fits) && page.lines().count() <= 34, "{page}");
+            let words = row.example.replace('\\', " ");
+            let words = words.trim_start_matches("sudo ").strip_prefix("iofog-connector ");
+            let words = words.expect("a command");
+            assert!(words.starts_with(name) || row.arguments == GROUP, "{page}");
+            assert!(parsed(words).is_ok(), "{page}: {:?}", parsed(words));
         }
-        let named = |name: &str| {
-            MAPPING_HELP.contains(&format!("\n  --{name} "))
-                || MAPPING_HELP.contains(&format!("\n  --{name}\n"))
-        };
-        assert!(MAPPING_OPTIONS.iter().all(|name| named(name)), "{MAPPING_HELP}");
-        assert!(MAPPING_HELP.lines().all(|line| line.chars().count() <= 90));
-        assert!(MAPPING_HELP.lines().count() <= 34);
+        assert!(summary().lines().all(|line| line.chars().count() <= 80));
+        assert!(summary().lines().count() <= 34);
     }
 
     #[test]
-    fn help_fits_a_screen_and_names_everything() {
-        assert!(HELP.lines().all(|line| line.chars().count() <= 90));
-        assert!(HELP.lines().count() <= 34);
-        assert!(COMMANDS.iter().all(|name| HELP.contains(&format!("\n  {name} "))));
-        assert!(OPTIONS.iter().all(|name| HELP.contains(&format!("--{name}"))));
+    fn every_command_is_listed_with_its_meaning() {
+        for row in TABLE {
+            let (group, word) = row.name.split_once(' ').unwrap_or(("", row.name));
+            let listed = match TABLE.iter().find(|row| row.name == group) {
+                Some(group) => group.page(),
+                None => summary(),
+            };
+            assert!(listed.contains(&format!("\n  {word} ")), "{listed}");
+            assert!(listed.contains(&format!("  {}\n", row.meaning)), "{listed}");
+        }
+    }
+
+    #[test]
+    fn an_option_is_of_one_kind_wherever_it_is_allowed() {
+        for option in all_options() {
+            let same = |other: Named| other.name() != option.name() || other.value == option.value;
+            assert!(all_options().all(same), "{option:?}");
+        }
+    }
+
+    #[test]
+    fn help_on_a_wrong_word_names_it_and_the_nearest() {
+        for (line, fault) in [
+            ("help mappin", "unknown command \"mappin\": did you mean `mapping`?"),
+            ("mappin --help", "unknown command \"mappin\": did you mean `mapping`?"),
+            ("help mapping ad", "`mapping` must be followed by `add` or"),
+            ("help start --jsn", "unknown option \"--jsn\""),
+        ] {
+            let error = parsed(line).unwrap_err();
+            assert!(error.starts_with(fault), "{line}: {error}");
+        }
     }
 }

@@ -1,98 +1,238 @@
-//! The pages that explain the command line.
+//! The table of commands: from it come the pages that explain them, and what [`parse`] knows.
+//!
+//! [`parse`]: super::arguments::parse
+
+use std::fmt::Write;
+
+use crate::agent::options::OPTIONS;
+use crate::text::page::{Named, options};
 
 /// What `version` prints first.
 pub const VERSION: &str = concat!("iofog-connector ", env!("CARGO_PKG_VERSION"));
 
-/// The one page that explains the command line.
-pub const HELP: &str = "\
-The Eclipse ioFog Connector: lets people reach the machines behind their gateways.
+/// A command of the table.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    /// Its words, such as `mapping add`.
+    pub(super) name: &'static str,
+    /// What follows them; [`GROUP`] for a word that is no command without a second one.
+    pub(super) arguments: &'static str,
+    /// What it does, in one line.
+    pub(super) meaning: &'static str,
+    /// What else there is to know.
+    pub(super) text: &'static str,
+    /// Its own options, as [`options`] reads them.
+    pub(super) options: &'static str,
+    /// Whether it has the [`GENERAL`] options, too.
+    pub(super) general: bool,
+    /// How it is used.
+    pub(super) example: &'static str,
+}
 
-Usage: iofog-connector [OPTIONS] COMMAND
+/// Stands for the second word of commands such as `mapping add`.
+pub(super) const GROUP: &str = "COMMAND";
 
-Commands:
-  start      Run in the foreground until SIGTERM or SIGINT. SIGHUP reads settings and
-             certificates again and reopens the log file.
-  stop       Stop the running connector and wait until it has ended.
-  status     Show the mappings and what their connections do; --json for scripts.
-  check      Validate settings, certificates and configs.json without starting; run
-             by root, with the rights of the service's user, or of --user NAME.
-  mapping    Open, list and close pipes without a Controller: add public|private, list,
-             remove NAME|ID; `mapping --help` shows the options.
-  tunnel     Act as the agent's side of a pipe; `tunnel --help` shows its options.
-  version    Show version and licence. Also -v, --version.
-  help       Show this page. Also -h, -?, --help.
-
-Options:
-  --config DIR     Settings, certificates and state   [/etc/iofog-connector]
-  --run DIR        Lock and control socket, by which the running connector is found,
-                   whatever --config says             [/run/iofog-connector]
-  --log DIR        Folder of the log file             [/var/log/iofog-connector]
-  --syslog PATH    Syslog's socket, or `none`         [/dev/log]
-  --json           status: print the whole state as JSON
-  --user NAME      check: read the files as this user would
-
-Exit codes:
-  0  done; status: running; stop: not running any more, or never was
-  1  failed; the message on stderr says why
-  2  the command line or the settings contain an error
-  3  status: not running
-  4  status, stop: it runs, but may not or cannot be asked
+/// Options of all commands that have to do with the service.
+const GENERAL: &str = "  \
+  --config DIR   Settings, certificates and state    [/etc/iofog-connector]
+  --run DIR      By it the running connector is found, whatever --config says:
+                 folder of lock and control socket   [/run/iofog-connector]
+  --log DIR      Folder of the log file              [/var/log/iofog-connector]
+  --syslog PATH  Syslog's socket, or `none`          [/dev/log]
 ";
 
-/// The page that explains `mapping`.
-pub const MAPPING_HELP: &str = "\
-Usage: iofog-connector mapping add public|private [OPTIONS]
-       iofog-connector mapping list
-       iofog-connector mapping remove NAME|ID [--dir DIR]
-
-Opens, lists and closes pipes of the running connector, as a Controller does over the
-API. `add` prints the `tunnel` command of each side; `remove` also deletes the passcode
-files that `add` has made.
-
-Options of `add`:
-  --name NAME               Shown in place of the mapping's id, and accepted wherever an
-                            id is: 1 to 63 of a-z, 0-9 and -
-  --port1 PORT              Ports of the pool                       [free ones]
-  --port2 PORT
-  --users tls|plain         How users of a public pipe speak on port2; plain is for what
-                            has encryption of its own, as SSH       [tls, unless dev]
-  --allow RANGES            Addresses and ranges, with commas between them, from which
-                            users of a public pipe may connect      [everywhere]
-  --users-per-address N     Users of one address at one time        [no limit]
-  --idle MS                 Break off a session in which nothing has moved for so long
-                            (1000 or more)                          [never]
-  --connections N           Tunnels that each agent's side may have [60]
-  --heartbeat-threshold MS  Close a tunnel that is silent for so long; 0 for never
-                                                                    [60000]
-  --dir DIR                 The folder of the passcode files        [the current one]
+/// All commands, in the order in which they are shown.
+pub(super) const TABLE: &[Row] = &[
+    Row {
+        name: "start",
+        arguments: "",
+        meaning: "Run in the foreground until SIGTERM or SIGINT",
+        text: "SIGHUP reads settings and certificates again and reopens the log file. To run\n\
+               it in the background: `systemctl start` or `service ... start`.\n",
+        options: "",
+        general: true,
+        example: "iofog-connector start --config . --run . --log . --syslog none",
+    },
+    Row {
+        name: "stop",
+        arguments: "",
+        meaning: "Stop the running connector and wait until it has ended",
+        text: "Sessions may finish within the setting `drain`.\n",
+        options: "",
+        general: true,
+        example: "sudo iofog-connector stop",
+    },
+    Row {
+        name: "status",
+        arguments: "",
+        meaning: "Show the mappings and what their connections do",
+        text: "",
+        options: "  --json  The whole state as JSON\n",
+        general: true,
+        example: "sudo iofog-connector status",
+    },
+    Row {
+        name: "check",
+        arguments: "",
+        meaning: "Validate settings, certificates and state without starting",
+        text: "Run by root, it has the rights of the service's user.\n",
+        options: "  --user NAME  Read the files as this user would\n",
+        general: true,
+        example: "sudo iofog-connector check",
+    },
+    Row {
+        name: "mapping",
+        arguments: GROUP,
+        meaning: "Open, list and close pipes without a Controller",
+        text: "It asks the running connector, as a Controller does over the API.\n",
+        options: "",
+        general: true,
+        example: "sudo iofog-connector mapping list",
+    },
+    Row {
+        name: "mapping add",
+        arguments: "public|private",
+        meaning: "Open a pipe, and print the `tunnel` command of each side",
+        text: "",
+        options: "  \
+  --name NAME               Shown in place of the mapping's id and taken for it:
+                            1 to 63 of a-z, 0-9 and -
+  --port1 PORT              The agent's port, of the pool           [a free one]
+  --port2 PORT              The users', or the other agent's        [a free one]
+  --users tls|plain         How users of a public pipe speak; plain is for what
+                            encrypts by itself, as SSH does    [tls, unless dev]
+  --allow RANGE,...         From where users of a public pipe may connect:
+                            addresses and ranges                    [everywhere]
+  --users-per-address N     Users of one address at one time          [no limit]
+  --idle MS                 Break off a session in which nothing moves for so
+                            long, 1000 or more                           [never]
+  --connections N           Tunnels that each agent's side may have         [60]
+  --heartbeat-threshold MS  Close a tunnel that is silent for so long; 0: never
+                                                                         [60000]
+  --dir DIR                 Folder of the passcode files           [this folder]
   --show                    Print the passcodes instead of writing files
-  --run DIR                 As for all commands: `iofog-connector help`
-";
+",
+        general: true,
+        example: "sudo iofog-connector mapping add public --name ssh --users plain",
+    },
+    Row {
+        name: "mapping list",
+        arguments: "",
+        meaning: "Show the mappings, one a line",
+        text: "",
+        options: "",
+        general: true,
+        example: "sudo iofog-connector mapping list",
+    },
+    Row {
+        name: "mapping remove",
+        arguments: "NAME|ID",
+        meaning: "Close a pipe, and delete the passcode files that `add` has made",
+        text: "",
+        options: "  --dir DIR  Folder of these files [this folder]\n",
+        general: true,
+        example: "sudo iofog-connector mapping remove ssh",
+    },
+    Row {
+        name: "tunnel",
+        arguments: "",
+        meaning: "Run the agent's side of a pipe",
+        text: "It needs --connector, the passcode, and --target or --listen. With --target it\n\
+               keeps tunnels open and carries each user's connection to a service; with\n\
+               --listen it takes connections on this machine and carries each into a\n\
+               private pipe, to the service at its other side.\n",
+        options: OPTIONS,
+        general: false,
+        example: "iofog-connector tunnel --connector example.com:30000 \\\n    \
+                  --passcode-file iofog-30000.passcode --target localhost:22",
+    },
+    Row {
+        name: "version",
+        arguments: "",
+        meaning: "Show version and licence; also -v, --version",
+        text: "",
+        options: "",
+        general: true,
+        example: "iofog-connector version",
+    },
+    Row {
+        name: "help",
+        arguments: "[COMMAND]",
+        meaning: "Explain a command; also COMMAND --help, -h, -?",
+        text: "",
+        options: "",
+        general: true,
+        example: "iofog-connector help mapping add",
+    },
+];
 
-/// The page that explains `tunnel`.
-pub const TUNNEL_HELP: &str = "\
-Usage: iofog-connector tunnel --connector HOST:PORT --passcode-file FILE
-                              (--target HOST:PORT | --listen IP:PORT) [OPTIONS]
+impl Row {
+    /// The options that it has.
+    pub(super) fn options(&self) -> impl Iterator<Item = Named> {
+        options(self.options).chain(general(self.general))
+    }
 
-The agent's side of a pipe. With --target it keeps tunnels to the connector open and
-carries each user's connection to a service; with --listen it takes connections on this
-machine and carries each into a private pipe, to the service at its other side.
+    /// The second words that may follow it, such as `add`, with the row of each.
+    pub(super) fn followers(&self) -> impl Iterator<Item = (&'static str, &'static Row)> {
+        let followers = TABLE.iter().map(|row| (row.name.strip_prefix(self.name), row));
+        followers.filter_map(|(rest, row)| Some((rest?.strip_prefix(' ')?, row)))
+    }
 
-  --connector HOST:PORT    The connector and the mapping's port for this side
-  --passcode-file FILE     Holds the passcode; or set IOFOG_PASSCODE in the environment
-  --target HOST:PORT       The service, for example localhost:22
-  --listen IP:PORT         Where to take connections, for example 127.0.0.1:8022
-  --ca FILE                Trust this CA, or exactly this certificate (PEM) [the system's]
-  --pin SHA256:HEX         Trust exactly the certificate with this fingerprint, which the
-                           connector's log shows; several: again, in a file with commas
-  --plain                  No TLS, for `dev` connectors
-  --connections N          Idle tunnels kept ready for users                 [8]
-  --sessions N             Sessions at one time; idle tunnels count as such  [256]
-  --pending N              --listen: connections that may wait for a session [128]
-  --heartbeat MS           Time between heartbeats of an idle tunnel         [20000]
-  --proxy-protocol         Send the service the user's address first (PROXY protocol 2)
-  --drain MS               After SIGTERM, time for sessions to finish        [5000]
-  --from FILE              Read options from this file: `name=value`, one a line, named as
-                           above, without dashes; also `passcode=`, unless everybody
-                           can read it. The command line takes precedence.
-";
+    /// The page that explains it.
+    pub(super) fn page(&self) -> String {
+        let Row { name, arguments, meaning, text, example, .. } = self;
+        let mut page = format!("Usage: iofog-connector {name} ");
+        let has_options = self.general || !self.options.is_empty();
+        let parts = [*arguments, if has_options { "[OPTIONS]" } else { "" }];
+        page.push_str(parts.join(" ").trim());
+        let _ = write!(page, "\n\n{meaning}.\n{text}\n");
+        for (word, row) in self.followers() {
+            let _ = writeln!(page, "  {word:<9}  {}", row.meaning);
+        }
+        if self.arguments == GROUP {
+            page.push('\n');
+        }
+        page.push_str(self.options);
+        if self.general {
+            page.push_str(GENERAL);
+        }
+        let _ = writeln!(page, "\nExample: {example}");
+        page
+    }
+}
+
+/// Commands that are one word.
+pub(super) fn first_words() -> impl Iterator<Item = &'static Row> {
+    TABLE.iter().filter(|row| !row.name.contains(' '))
+}
+
+/// All options that there are.
+pub(super) fn all_options() -> impl Iterator<Item = Named> {
+    TABLE.iter().flat_map(|row| options(row.options)).chain(general(true))
+}
+
+/// The general options, or none.
+pub(super) fn general(are_wanted: bool) -> impl Iterator<Item = Named> {
+    options(if are_wanted { GENERAL } else { "" })
+}
+
+/// The page that explains the command line.
+pub(super) fn summary() -> String {
+    let mut page = "The Eclipse ioFog Connector: lets people reach machines behind gateways.\n\n\
+                    Usage: iofog-connector COMMAND [OPTIONS]\n\n"
+        .to_owned();
+    for Row { name, meaning, .. } in first_words() {
+        let _ = writeln!(page, "  {name:<9}  {meaning}");
+    }
+    page.push_str("\nOptions of all commands but `tunnel`:\n");
+    page.push_str(GENERAL);
+    page.push_str(
+        "\nExit codes:\n  \
+           0  done; status: running; stop: not running any more, or never was\n  \
+           1  failed; the message on stderr says why\n  \
+           2  the command line or the settings contain an error\n  \
+           3  status: not running\n  \
+           4  status, stop: it runs, but may not or cannot be asked\n",
+    );
+    page
+}

@@ -6,9 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::names::{FLAGS, Given, VALUES};
+use super::names::{Given, OPTIONS};
 use crate::config::nearest;
 use crate::mappings::mapping::Passcode;
+use crate::text::page::{Named, options};
 use crate::text::{file, mark, reason};
 
 /// The key of the passcode in an options file; no option of the command line, which `ps` shows.
@@ -57,12 +58,13 @@ pub(super) fn read_options(
             passcode = Some(proper(value, &place)?);
             continue;
         }
-        let mut all = VALUES.iter().chain(FLAGS).map(|option| option.0).filter(|n| *n != "from");
-        let Some(known) = all.clone().find(|known| *known == name) else {
+        let mut all = options(OPTIONS).filter(|option| option.name() != "from");
+        let Some(known) = all.find(|known| known.name() == name) else {
             // The line may be a secret, written in another form or in the wrong file, so it is not
             // repeated.
-            let near = nearest(name, &all.by_ref().collect::<Vec<_>>());
-            let hint = match near.filter(|_| line.contains('=')) {
+            let names: Vec<_> =
+                options(OPTIONS).map(Named::name).filter(|n| *n != "from").collect();
+            let hint = match nearest(name, &names).filter(|_| line.contains('=')) {
                 Some(near) => format!("did you mean {near}?"),
                 None => "NAME=VALUE is expected, named as on the command line, without \
                          dashes; or passcode=VALUE"
@@ -70,7 +72,7 @@ pub(super) fn read_options(
             };
             return Err(format!("{place}: unknown option: {hint}"));
         };
-        match FLAGS.iter().any(|flag| flag.0 == known) {
+        match known.value.is_empty() {
             true if !["", "true", "false"].contains(&value) => {
                 return Err(format!("{place}: {name} is `true` or `false`"));
             }
@@ -79,6 +81,7 @@ pub(super) fn read_options(
             }
             _ => {}
         }
+        let known = known.name();
         once(&mut lines, known, number, &place)?;
         given.insert(known, value.into());
     }
