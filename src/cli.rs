@@ -15,7 +15,9 @@ mod arguments;
 mod check;
 mod control;
 mod exit;
+mod files;
 mod help;
+mod install;
 mod mapping;
 mod service;
 mod user;
@@ -39,6 +41,7 @@ fn run(command: Command, options: &Options) -> ExitCode {
         Command::Check { user } => check::check(options, user.as_deref()),
         Command::Mapping(request) => mapping::run(&request, options),
         Command::Tunnel(given) => agent::run(given),
+        Command::Install(install) => install::run(&install),
         Command::Version => print(&format!("{VERSION}\nLicence: {}\n", env!("CARGO_PKG_LICENSE"))),
         Command::Help(page) => print(&page),
     }

@@ -46,7 +46,8 @@ pub struct Config {
     pub controllers: Option<Vec<Network>>,
     /// The PEM file of the authority that API callers' certificates must be signed by.
     pub controller_ca: Option<PathBuf>,
-    /// The address that pipe ports bind; `None` is every interface, both families.
+    /// The address that pipe ports bind; `None` is every interface, both families. Where the file does not say, it
+    /// follows from `address`, as `api` does.
     pub listen: Option<IpAddr>,
     /// Executor threads for sessions and handshakes.
     pub threads: usize,
@@ -145,14 +146,17 @@ impl Config {
             broker,
             dev,
             api: api.unwrap_or_else(|| default_api(&address, dev)),
+            // `::` says what the default does elsewhere, which knows what to do where there is no IPv6.
+            listen: match listen {
+                None => loopback(&address),
+                given => given.filter(|ip| *ip != IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+            },
             address,
             controllers,
             controller_ca: controller_ca.map(|path| match file.parent() {
                 Some(dir) => dir.join(path),
                 None => path,
             }),
-            // The default says the same and knows what to do where there is no IPv6.
-            listen: listen.filter(|ip| *ip != IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
             threads: threads.unwrap_or_else(|| {
                 available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS as usize))
             }),
@@ -196,6 +200,16 @@ impl Config {
     /// The same for `api`.
     pub fn api_warning(&self) -> Option<String> {
         absent(self.api.ip(), "api", "nobody can call the API")
+    }
+
+    /// Says that mappings' ports are open for this machine alone because `address` is a loopback address.
+    pub fn loopback_notice(&self) -> Option<String> {
+        let ip = self.listen.filter(|ip| loopback(&self.address) == Some(*ip))?;
+        Some(format!(
+            "mappings' ports listen on {ip} alone, since address is {}; for other machines set address to the name \
+             at which they reach this one, or listen to \"::\", in {FILE}, and restart",
+            self.address
+        ))
     }
 
     /// Whether a mapping's port would be the very one that the API listens on.
@@ -251,16 +265,20 @@ fn absent(ip: IpAddr, key: &str, result: &str) -> Option<String> {
     })
 }
 
+/// The loopback address that `address` is, or names; `None` for any other.
+fn loopback(address: &str) -> Option<IpAddr> {
+    let local = address.eq_ignore_ascii_case("localhost")
+        || address.to_ascii_lowercase().ends_with(".localhost");
+    match address.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(ip) => Some(ip).filter(IpAddr::is_loopback),
+        Err(_) => local.then_some(Ipv4Addr::LOCALHOST.into()),
+    }
+}
+
 /// Where the API listens when `api` is absent: on loopback when the connector is reached there,
 /// else on every interface.
 fn default_api(address: &str, dev: bool) -> SocketAddr {
-    let local = address.eq_ignore_ascii_case("localhost")
-        || address.to_ascii_lowercase().ends_with(".localhost");
-    let ip = match address.parse::<IpAddr>() {
-        Ok(ip) if ip.to_canonical().is_loopback() => ip.to_canonical(),
-        Err(_) if local => Ipv4Addr::LOCALHOST.into(),
-        _ => Ipv6Addr::UNSPECIFIED.into(),
-    };
+    let ip = loopback(address).unwrap_or(Ipv6Addr::UNSPECIFIED.into());
     SocketAddr::new(ip, if dev { 8080 } else { 443 })
 }
 

@@ -165,6 +165,7 @@ async fn serve(
     let workers = Rc::new(Workers::start(config.threads)?);
     workers.answer().await;
     let control = Control::listen(&options.run_dir)?;
+    let notice = config.loopback_notice();
     let shared = share(config, tls, workers, file_limit);
     let mappings = state.2.iter().filter(|mapping| mapping.pipe.ports().is_some()).count();
     let serving = Serving::begin(&executor, shared, state, &control, logging, notifier);
@@ -175,6 +176,9 @@ async fn serve(
         counted(mappings as u64, "mapping"),
         file_limit.saturating_sub(limits::FILES_RESERVED) / 2
     );
+    if let Some(notice) = notice {
+        log::info!(target: ALWAYS, "{notice}");
+    }
     serving.notifier.ready("serving");
     let life = async {
         let by_signal = serving.until_asked_to_stop(options, &asked).await;

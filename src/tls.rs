@@ -45,6 +45,8 @@ pub struct Configs {
     /// caller whom these would not accept.
     pub callers: u64,
     dates: Dates,
+    /// The certificate's.
+    fingerprint: String,
     /// Whether the log has been told what is wrong with these dates.
     is_told: AtomicBool,
 }
@@ -115,6 +117,7 @@ impl Configs {
             callers: 0,
             is_told: identity.dates.doubt(Utc::now()).is_some().into(),
             dates: identity.dates.clone(),
+            fingerprint: identity.fingerprint.clone(),
         };
         let made = if identity.made { "made self-signed certificate" } else { "certificate" };
         log::info!(target: ALWAYS, "{made}, SHA-256 fingerprint {}", identity.fingerprint);
@@ -122,6 +125,11 @@ impl Configs {
             log::warn!(target: ALWAYS, "{warning}");
         }
         Ok(configs)
+    }
+
+    /// The certificate as the option `--pin` of `tunnel` names it.
+    pub fn pin(&self) -> String {
+        format!("SHA256:{}", self.fingerprint)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::limits;
@@ -74,6 +74,19 @@ pub enum Work {
 }
 
 impl Options {
+    /// The files that it reads, beside that of the options.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let trusted = match &self.trusted {
+            Trusted::File(path) => Some(&**path),
+            Trusted::System | Trusted::Pins(_) => None,
+        };
+        let passcode = match &self.source {
+            Source::File(path) => Some(&**path),
+            Source::Options(_) | Source::Environment => None,
+        };
+        trusted.into_iter().chain(passcode)
+    }
+
     /// Puts together what the command line, the options file it names and the environment say;
     /// `environment` is the value of [`PASSCODE`].
     ///

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 
 use super::help::{GROUP, Row, TABLE, all_options, first_words, general, summary};
+use super::install::Install;
 use super::mapping::{Add, Request};
 use crate::agent::options as tunnel;
 use crate::api::LONGEST_THRESHOLD;
@@ -28,6 +29,7 @@ pub(super) enum Command {
     },
     Mapping(Request),
     Tunnel(tunnel::Given),
+    Install(Install),
     Version,
     /// The page to show.
     Help(String),
@@ -88,6 +90,13 @@ pub(super) fn parse(mut arguments: Vec<OsString>) -> Result<(Command, Options), 
             Command::Mapping(Request::Remove { id, dir: given.folder() })
         }
         "tunnel" => Command::Tunnel(given.0.into_iter().map(|(o, v)| (o.name(), v)).collect()),
+        "tunnel install" => {
+            let file = next(&mut words).ok_or("`tunnel install` needs a tunnel's file after it")?;
+            let (name, dir) = (given.text("name")?, given.take("dir").map(PathBuf::from));
+            let replace = given.take("replace").is_some();
+            let given = given.0.into_iter().map(|(o, v)| (o.name(), v)).collect();
+            Command::Install(Install { file: file.into(), given, dir, name, replace })
+        }
         _ => {
             return Err(needs(row, &row.followers().map(|(word, _)| word).collect::<Vec<_>>(), ""));
         }

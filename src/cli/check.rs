@@ -98,6 +98,9 @@ fn findings(options: &Options) -> (Vec<String>, Vec<String>) {
         Ok(mappings) => {
             if let Some(settings) = &settings {
                 warnings.extend(unopened(&mappings, settings));
+                // Without mappings nobody has a port to reach yet, and `mapping add` says it.
+                let ports = mappings.iter().any(|mapping| mapping.pipe.ports().is_some());
+                warnings.extend(settings.loopback_notice().filter(|_| ports));
             }
         }
         Err(error) => faults.push(error.to_string()),

@@ -109,7 +109,7 @@ pub(super) const TABLE: &[Row] = &[
   --connections N           Tunnels that each agent's side may have         [60]
   --heartbeat-threshold MS  Close a tunnel that is silent for so long; 0: never
                                                                          [60000]
-  --dir DIR                 Folder of the passcode files           [this folder]
+  --dir DIR                 Folder of the sides' files             [this folder]
   --show                    Print the passcodes instead of writing files
 ",
         general: true,
@@ -127,7 +127,7 @@ pub(super) const TABLE: &[Row] = &[
     Row {
         name: "mapping remove",
         arguments: "NAME|ID",
-        meaning: "Close a pipe, and delete the passcode files that `add` has made",
+        meaning: "Close a pipe, and delete the files that `add` has made",
         text: "",
         options: "  --dir DIR  Folder of these files [this folder]\n",
         general: true,
@@ -145,6 +145,24 @@ pub(super) const TABLE: &[Row] = &[
         general: false,
         example: "iofog-connector tunnel --connector example.com:30000 \\\n    \
                   --passcode-file iofog-30000.passcode --target localhost:22",
+    },
+    Row {
+        name: "tunnel install",
+        arguments: "FILE",
+        meaning: "Put a tunnel file where the service reads it, and start that",
+        text: "FILE is what `mapping add` has written, or another one as --from takes it. No\n\
+               connector need run here. It is checked first, and goes whole or not at all\n\
+               to /etc/iofog-connector/tunnels/NAME.conf.\n",
+        options: "  \
+  --target HOST:PORT  The service, such as localhost:22
+  --listen IP:PORT    Where to take connections, on a private pipe's side with
+                      no service
+  --name NAME         The tunnel's name                 [FILE's, without ending]
+  --replace           Take the place of another tunnel of this name
+  --dir DIR           Another folder; nothing is started then
+",
+        general: false,
+        example: "sudo iofog-connector tunnel install ssh.tunnel --target localhost:22",
     },
     Row {
         name: "version",

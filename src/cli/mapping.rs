@@ -1,27 +1,26 @@
 //! `mapping`: what the Controller does over the API, for people without one, over the control
 //! socket.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::control::{self, ControlError};
 use super::exit::UNKNOWN;
-use crate::agent::options as tunnel;
+use super::files::{self, Files, Made};
 use crate::config::folders::Options;
 use crate::limits;
-use crate::mappings::mapping::{Passcode, Pipe};
+use crate::mappings::mapping::{AgentLimits, AgentPort, Passcode, Pipe};
 use crate::mappings::store;
 use crate::os::terminal::{complain, is_printed};
 use crate::report::Report;
 use crate::report::status::Status;
+use crate::text::json;
 use crate::text::reason::{self, quoted};
-use crate::text::{file, json};
 use crate::tls;
 
 /// What to do with mappings.
@@ -35,7 +34,7 @@ pub(super) enum Request {
     Remove {
         /// Its name or id.
         id: String,
-        /// Where the passcodes' files were made.
+        /// Where the sides' files were made.
         dir: PathBuf,
     },
 }
@@ -53,7 +52,7 @@ pub(super) struct Add {
     pub(super) members: Map<String, Value>,
     /// Passcodes go to stdout instead of files.
     pub(super) show: bool,
-    /// Where the passcodes' files are made.
+    /// Where the sides' files are made.
     pub(super) dir: PathBuf,
 }
 
@@ -138,36 +137,53 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
     let report = report(options)?;
     let answer = call(options, "POST", "mapping/add", &form("mapping", &mapping.to_string()))?;
     let added: Added = understood(json::read(answer.as_bytes()))?;
-    let mut sides = vec![(added.port1, &added.passcode1)];
+    let limits = AgentLimits {
+        max_connections: *connections,
+        heartbeat_threshold: (*threshold > 0).then_some(Duration::from_millis(*threshold)),
+    };
+    let side = |port, passcode: &str| {
+        let passcode = Passcode::new(passcode)?;
+        Some(AgentPort { port, passcode, limits })
+    };
+    let mut sides = vec![side(added.port1, &added.passcode1)];
     if !add.public {
-        sides.push((added.port2, &added.passcode2));
+        sides.push(side(added.port2, &added.passcode2));
     }
-    let mut places = Vec::new();
-    for (port, passcode) in sides {
-        let place = if add.show {
-            Ok(None)
-        } else {
-            Passcode::new(passcode)
-                .ok_or_else(|| "the connector gave no passcode".to_owned())
-                .and_then(|passcode| keep(&dir, port, &passcode).map(Some))
-        };
-        match place {
-            Ok(place) => places.push((port, passcode.as_str(), place)),
-            Err(fault) => {
-                for (_, _, made) in places {
-                    let _ = made.map(fs::remove_file);
-                }
-                // A mapping whose passcodes nobody has is useless.
-                remove(&added.id, options)?;
-                return Err(format!("{fault}. No mapping was added").into());
+    let host = host(&report.state);
+    let name = add.members.get("name").and_then(Value::as_str);
+    let files = Files::new(&dir, &host, &report.state, name, add.public);
+    let mut made = Vec::new();
+    let written = sides.into_iter().enumerate().map(|(index, side)| {
+        let side = side.ok_or("the connector gave no passcode")?;
+        for wanted in files.of(index, &side) {
+            if !add.show {
+                made.push(Made::new(wanted)?);
             }
         }
+        Ok(side)
+    });
+    match written.collect::<Result<Vec<_>, String>>() {
+        Ok(sides) => Ok(instructions(add, &added, &sides, &made, &host, options, &report.state)),
+        Err(fault) => {
+            made.into_iter().for_each(Made::undo);
+            // A mapping whose passcodes nobody has is useless.
+            remove(&added.id, options)?;
+            Err(format!("{fault}. No mapping was added").into())
+        }
     }
-    Ok(instructions(add, &added, &places, options, &report.state))
 }
 
-/// Removes a mapping, and the files in `dir` that `add` has made for it: they would be in the way
-/// of the next mapping with these ports. One that holds anything else stays.
+/// The connector's host, as agents name it.
+fn host(daemon: &Status) -> String {
+    match daemon.address.as_str() {
+        // A daemon from before an upgrade does not give its address.
+        "" => "CONNECTOR".to_owned(),
+        host if host.contains(':') => format!("[{host}]"),
+        host => host.to_owned(),
+    }
+}
+
+/// Removes a mapping, and the files in `dir` that `add` has made for it. One that holds anything else stays.
 fn close(id: &str, dir: &Path, options: &Options) -> Result<String, Fault> {
     // The passcodes are known only while the mapping is there, and only from the daemon's own
     // folder.
@@ -179,24 +195,22 @@ fn close(id: &str, dir: &Path, options: &Options) -> Result<String, Fault> {
     let mapping = running.and_then(|of| stored.into_iter().find(|mapping| mapping.id == of.id));
     remove(id, options)?;
     let mut text = format!("mapping {id} removed\n");
-    let ports = running.into_iter().flat_map(|mapping| &mapping.sides).map(|side| side.port);
     let sides = match mapping.map(|mapping| mapping.pipe) {
         Some(Pipe::Public { agent, .. }) => vec![agent],
         Some(Pipe::Private { sides }) => sides.into(),
         Some(Pipe::Direct { .. }) | None => Vec::new(),
     };
+    let host = host(&report.state);
+    let name = running.and_then(|running| running.options.get("name")).and_then(Value::as_str);
+    let public = running.is_some_and(|running| running.public);
+    let files = Files::new(dir, &host, &report.state, name, public);
     let mut found = false;
-    for port in ports {
-        let path = passcode_file(dir, port);
-        let passcode = sides.iter().find(|side| side.port == port).map(|side| &side.passcode);
-        match discard(&path, passcode) {
-            Ok(true) => text.push_str(&format!("{} removed\n", path.display())),
+    for wanted in sides.iter().enumerate().flat_map(|(index, side)| files.of(index, side)) {
+        let path = wanted.0.display();
+        match files::discard(&wanted) {
+            Ok(true) => text.push_str(&format!("{path} removed\n")),
             Ok(false) => continue,
-            Err(why) => text.push_str(&format!(
-                "{} stays: {why}; while it is there, no mapping with port {port} can be added with \
-                 this folder\n",
-                path.display()
-            )),
+            Err(why) => text.push_str(&format!("{path} stays: {why}\n")),
         }
         found = true;
     }
@@ -211,88 +225,22 @@ fn close(id: &str, dir: &Path, options: &Options) -> Result<String, Fault> {
     Ok(text)
 }
 
-/// Removes the file if it is what [`keep`] has written; `false` if there is none.
-fn discard(path: &Path, passcode: Option<&Passcode>) -> Result<bool, String> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(reason::reading(path, &error)),
-        Ok(found) if !found.is_file() => return Err("it is no file of its own".into()),
-        Ok(_) => {}
-    }
-    let Some(passcode) = passcode else {
-        return Err("the state file does not say this mapping's passcode".into());
-    };
-    let text = file::read(path, 1024, None).map_err(|error| reason::reading(path, &error))?;
-    if text.strip_suffix(b"\n").is_none_or(|text| !passcode.matches(text)) {
-        return Err("it does not hold this mapping's passcode".into());
-    }
-    fs::remove_file(path).map_err(|error| reason::writing(path, &error))?;
-    Ok(true)
-}
-
-/// Where the passcode of a port is kept.
-fn passcode_file(dir: &Path, port: u16) -> PathBuf {
-    dir.join(format!("iofog-{port}.passcode"))
-}
-
-/// Writes a passcode to a new file that only this user can read.
-fn keep(dir: &Path, port: u16, passcode: &Passcode) -> Result<PathBuf, String> {
-    let path = passcode_file(dir, port);
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-    let written = written.and_then(|mut file| {
-        let kept = writeln!(file, "{}", passcode.reveal()).and_then(|()| file.sync_all());
-        // The file's name must be on disk, too; a folder that may not be read cannot be synced.
-        let kept = kept.and_then(|()| File::open(dir).map_or(Ok(()), |folder| folder.sync_all()));
-        kept.inspect_err(|_| {
-            // It would be in the way of the next one.
-            let _ = fs::remove_file(&path);
-        })
-    });
-    match written {
-        Ok(()) => Ok(path),
-        Err(error) => {
-            let why = match error.kind() {
-                io::ErrorKind::AlreadyExists => {
-                    "already exists, perhaps left by a removed mapping; delete it".into()
-                }
-                _ => reason::writing(&path, &error),
-            };
-            let file = path.display();
-            Err(format!("{file}: {why}; or name another folder with --dir"))
-        }
-    }
-}
-
-/// What was opened, and the command for each side.
+/// What was opened, and the command for each side. `made` are the sides' files, two of each, or none.
 fn instructions(
     add: &Add,
     added: &Added,
-    places: &[(u16, &str, Option<PathBuf>)],
+    sides: &[AgentPort],
+    made: &[Made],
+    host: &str,
     options: &Options,
     daemon: &Status,
 ) -> String {
-    let host = match daemon.address.as_str() {
-        // A daemon from before an upgrade does not give its address.
-        "" => "CONNECTOR".to_owned(),
-        host if host.contains(':') => format!("[{host}]"),
-        host => host.to_owned(),
-    };
     let certificate = fs::canonicalize(&options.config_dir)
         .unwrap_or_else(|_| options.config_dir.clone())
         .join(tls::CERTIFICATE);
     let trust = match daemon.dev {
         true => "--plain".to_owned(),
         false => format!("--ca {}", quoted(&certificate)),
-    };
-    // Three heartbeats within the threshold, as with the defaults of 20 s and 60 s.
-    let beat = match add.threshold {
-        threshold @ 1..60_000 => format!(" --heartbeat {}", (threshold / 3).max(100)),
-        _ => String::new(),
-    };
-    // More than the mapping allows would be refused again and again; fewer is the tunnel's own choice.
-    let connections = match u64::from(add.connections) {
-        few if few < tunnel::CONNECTIONS => format!(" --connections {few}"),
-        _ => String::new(),
     };
     let mut text = match add.members.get("name").and_then(Value::as_str) {
         Some(name) => format!("mapping {name} ({})\n", added.id),
@@ -306,36 +254,82 @@ fn instructions(
         };
         text.push_str(&format!("users connect to {scheme}://{host}:{}\n", added.port2));
     }
-    for (index, (port, passcode, place)) in places.iter().enumerate() {
-        let (what, work) = match (add.public, index) {
-            (true, _) | (false, 0) => {
-                ("where the service runs", format!("--target localhost:PORT{connections}"))
-            }
-            (false, _) => ("where it is used", "--listen 127.0.0.1:PORT".to_owned()),
+    text.push_str(&reach(add, added, daemon));
+    for made in made {
+        if let Some(aside) = &made.aside {
+            text.push_str(&format!(
+                "{} was there; it is {} now\n",
+                made.path.display(),
+                aside.display()
+            ));
+        }
+    }
+    let mut install = String::new();
+    for (index, side) in sides.iter().enumerate() {
+        let port = side.port;
+        let (what, work) = match index {
+            0 => ("where the service runs", "--target localhost:PORT"),
+            _ => ("where it is used", "--listen 127.0.0.1:PORT"),
         };
-        let secret = match place {
-            Some(path) => format!("--passcode-file {}", quoted(path)),
+        let secret = match made.get(2 * index) {
+            Some(passcode) => format!("--passcode-file {}", quoted(&passcode.path)),
             None => {
-                text.push_str(&format!("\npasscode of port {port}: {passcode}"));
+                text.push_str(&format!("\npasscode of port {port}: {}", side.passcode.reveal()));
                 "--passcode-file FILE".into()
             }
         };
         text.push_str(&format!(
-            "\n{what} (port {port}):\n  iofog-connector tunnel --connector {host}:{port} {secret} \
-             {trust} {work}{beat}\n"
+            "\n{what} (port {port}):\n  iofog-connector tunnel --connector {host}:{port} {secret} {trust} {work}"
         ));
+        let settings = [
+            (" --connections", files::connections(index, side)),
+            (" --heartbeat", files::heartbeat(side)),
+        ];
+        for (option, value) in settings {
+            if let Some(value) = value {
+                text.push_str(&format!("{option} {value}"));
+            }
+        }
+        text.push('\n');
+        if let Some(Made { path, .. }) = made.get(2 * index + 1) {
+            install.push_str(&format!(
+                "  sudo iofog-connector tunnel install {} {work}\n",
+                quoted(path)
+            ));
+        }
     }
-    let mut files = Vec::new();
-    if !add.show {
-        files.push("the passcode file (mode 0600)");
-    }
-    if !daemon.dev {
-        files.push("the connector's certificate");
-    }
-    if !files.is_empty() {
+    if !install.is_empty() {
         text.push_str(&format!(
-            "\nOn another machine, copy {} there first and give the path of the copy.\n",
-            files.join(" and ")
+            "\nor permanently, here, or on another machine with a copy of the file (mode 0600), which is all it needs:\n\
+             {install}"
+        ));
+    } else if !daemon.dev {
+        text.push_str("\nOn another machine, copy the connector's certificate there first and give the path of the copy.\n");
+    }
+    text
+}
+
+/// On which addresses the ports are open; and what passes them unencrypted.
+fn reach(add: &Add, added: &Added, daemon: &Status) -> String {
+    let Added { port1, port2, .. } = added;
+    let place = match (daemon.listen.as_str(), daemon.loopback()) {
+        ("", _) => return String::new(),
+        (_, Some(ip)) => format!("{ip} alone: only this machine reaches them"),
+        ("::" | "0.0.0.0", _) => "every address of this machine".to_owned(),
+        (ip, _) => ip.to_owned(),
+    };
+    let mut text = format!("ports {port1} and {port2} are open on {place}\n");
+    if daemon.loopback().is_some() {
+        return text;
+    }
+    if daemon.dev {
+        text.push_str(
+            "warning: dev is true, so passcodes and users' bytes cross the network unencrypted\n",
+        );
+    } else if add.public && add.members.get("users").is_some_and(|users| users == "plain") {
+        text.push_str(&format!(
+            "warning: port {port2} takes plain TCP from the network, so the service itself must \
+             encrypt and ask who comes, as SSH does\n"
         ));
     }
     text

@@ -131,6 +131,12 @@ impl User {
     }
 }
 
+/// The group of the service's user, where the package or the operator has made it.
+pub(super) fn service_group() -> Option<Gid> {
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    User::find(SERVICE, &users, "").map(|user| Gid::from_raw(user.group))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

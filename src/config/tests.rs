@@ -53,7 +53,7 @@ fn sample_file_is_safe_as_it_stands() {
             api: "127.0.0.1:8080".parse().expect("an address"),
             controllers: None,
             controller_ca: None,
-            listen: None,
+            listen: Some(Ipv4Addr::LOCALHOST.into()),
             threads: config.threads,
             log_level: LevelFilter::Info,
             user_wait: Duration::from_secs(10),
@@ -96,7 +96,7 @@ fn every_optional_key_is_read() {
 }
 
 #[test]
-fn api_address_follows_from_address_and_dev() {
+fn addresses_of_api_and_pipes_follow_from_address_and_dev() {
     for (address, dev, api) in [
         ("127.0.0.1", true, "127.0.0.1:8080"),
         ("127.0.0.1", false, "127.0.0.1:443"),
@@ -113,6 +113,10 @@ fn api_address_follows_from_address_and_dev() {
     ] {
         let config = good(&format!(r#""address":"{address}","dev":{dev}"#));
         assert_eq!(config.api.to_string(), api, "{address}");
+        let listen = config.listen.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+        assert_eq!(listen, config.api.ip(), "{address}");
+        let everywhere = good(&format!(r#""address":"{address}","listen":"::""#));
+        assert_eq!((everywhere.listen, everywhere.loopback_notice()), (None, None), "{address}");
     }
 }
 

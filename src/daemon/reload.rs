@@ -35,7 +35,14 @@ pub(super) fn reload(options: &Options, shared: &Shared, logging: &Logging) -> V
     }
     let old = shared.config.borrow().clone();
     for key in old.needs_restart(&new) {
-        keep(Level::Warn, format!("{key} has changed, which takes effect only after a restart"));
+        let why = match key {
+            "api" | "listen" if old.address != new.address => ", perhaps because of address",
+            _ => "",
+        };
+        keep(
+            Level::Warn,
+            format!("{key} has changed{why}, which takes effect only after a restart"),
+        );
     }
     (new.dev, new.api, new.listen, new.threads) = (old.dev, old.api, old.listen, old.threads);
     if let Some(tls) = &shared.tls {

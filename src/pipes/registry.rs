@@ -5,6 +5,7 @@
 //! ones took.
 
 use std::cell::{Cell, RefCell};
+use std::net::Ipv6Addr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -303,6 +304,8 @@ impl Registry {
             uptime: self.started.elapsed(),
             address: config.address.clone(),
             dev: self.shared.tls.is_none(),
+            listen: config.listen.unwrap_or(Ipv6Addr::UNSPECIFIED.into()).to_string(),
+            certificate: self.shared.tls.as_ref().map(|tls| tls.current().pin()),
             draining: self.draining(),
             available_ports: self.shared.pool.available(),
             warnings: config

@@ -3,6 +3,7 @@
 //! and as a table. The JSON names are the fields' names in camel case; `uptime` is in seconds.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -31,6 +32,12 @@ pub struct Status {
     /// Whether ports speak plain TCP instead of TLS.
     #[serde(default)]
     pub dev: bool,
+    /// The address that mappings' ports listen on; `::` is every interface. Empty where an older daemon does not say.
+    #[serde(default)]
+    pub listen: String,
+    /// `SHA256:` and the fingerprint of the certificate in force; `None` without TLS.
+    #[serde(default)]
+    pub certificate: Option<String>,
     /// The daemon's own bounds that were reached since it started.
     pub limits_reached: LimitsReached,
     /// What the daemon still waits for, once it is stopping.
@@ -215,6 +222,11 @@ impl MappingStatus {
 }
 
 impl Status {
+    /// The address that mappings' ports listen on, where only this machine reaches it.
+    pub fn loopback(&self) -> Option<IpAddr> {
+        self.listen.parse().ok().filter(IpAddr::is_loopback)
+    }
+
     /// `running`, or `draining` once the daemon is stopping.
     pub fn condition(&self) -> &'static str {
         condition(self.draining.is_some())

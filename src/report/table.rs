@@ -35,6 +35,9 @@ pub fn table(report: &Report) -> String {
     if let Some(draining) = &state.draining {
         line(&mut text, &format!("{draining}; a second SIGTERM ends them at once"));
     }
+    if let Some(ip) = state.loopback() {
+        line(&mut text, &format!("mappings' ports listen on {ip} alone: for this machine only"));
+    }
     for warning in &state.warnings {
         line(&mut text, &format!("warning: {}", escaped(warning)));
     }

@@ -74,6 +74,8 @@ fn sample() -> Report {
         uptime: Duration::from_secs(93_784),
         address: "example.org".into(),
         dev: false,
+        listen: "127.0.0.1".into(),
+        certificate: Some("SHA256:00:FF".into()),
         draining: None,
         limits_reached: limits(
             r#"[{"limit":"256 API connections at one time","times":3,"last":1542719018000}]"#,

@@ -740,17 +740,16 @@ def systemd_manages_it(root):
         file.write(good)
     root("systemctl", "restart", "iofog-connector")
 
-    step("systemd: a tunnel unit carries users to a service, also after an upgrade")
+    step("systemd: an installed tunnel carries users to a service, also after an upgrade")
     service = socket.create_server(("127.0.0.1", 22022))
     threading.Thread(target=echo, args=(service,), daemon=True).start()
-    options = "/etc/iofog-connector/tunnels/echo.conf"
-    with open(root.file(options), "w", encoding="ascii") as file:
-        file.write(f"connector=127.0.0.1:{mapping['port1']}\npasscode={mapping['passcode1']}\n")
-        file.write("target=127.0.0.1:22022\nplain=true\n")
-    root("chgrp", "iofog-connector", options)
-    root("chmod", "640", options)
-    root("systemctl", "enable", "--now", "iofog-connector-tunnel@echo")
-    wait_for("an echo through the pipe", lambda: echoed(mapping["port2"]))
+    users = installed_tunnel(root)
+    wait_for("an echo through the pipe", lambda: echoed(users))
+    target = ("--target", "127.0.0.1:22023", "--replace")
+    root("iofog-connector", "tunnel", "install", "/root/echo.tunnel", *target)
+    wait_for("the end of the tunnel to the other target", lambda: not echoed(users))
+    root("iofog-connector", "tunnel", "install", "/root/echo.tunnel", "--target", "127.0.0.1:22022", "--replace")
+    wait_for("an echo again", lambda: echoed(users))
     # Files that are replaced while it runs are as hidden as those that were there.
     add_mapping()
     sees = "for pid in $(pidof iofog-connector); do ls /proc/$pid/root/etc/iofog-connector | tr '\\n' ' '; echo; done"
@@ -758,14 +757,25 @@ def systemd_manages_it(root):
     expect("the tunnel sees of the settings' folder", "tunnels" in [one.strip() for one in seen], True)
     before = root("systemctl", "show", "--value", "-p", "MainPID", "iofog-connector-tunnel@echo")
     root.install(PACKAGE)
-    wait_for("an echo after the upgrade", lambda: echoed(mapping["port2"]))
+    wait_for("an echo after the upgrade", lambda: echoed(users))
     after = root("systemctl", "show", "--value", "-p", "MainPID", "iofog-connector-tunnel@echo")
     expect("the tunnel runs the new program", before != after, True)
 
     step("systemd: purge stops daemon and tunnel")
     root("apt-get", "purge", "-y", "iofog-connector")
     expect("the daemon after purge", root.daemon(), None)
-    expect("users can connect", reachable(mapping["port2"]), False)
+    expect("users can connect", reachable(users), False)
+
+
+def installed_tunnel(root):
+    """What the README says, on one machine: a mapping, its file, and that installed. Gives the users' port."""
+    root("iofog-connector", "mapping", "add", "public", "--name", "echo", "--dir", "/root")
+    expect("the tunnel's file", root.mode("/root/echo.tunnel"), "root root 600")
+    root("iofog-connector", "tunnel", "install", "/root/echo.tunnel", "--target", "127.0.0.1:22022")
+    expect("where the service reads it", root.mode("/etc/iofog-connector/tunnels/echo.conf"), "root iofog-connector 640")
+    state = json.loads(root("iofog-connector", "status", "--json"))
+    echo = next(one for one in state["mappings"] if one["options"].get("name") == "echo")
+    return echo["sides"][1]["port"]
 
 
 def state_of(root, unit):

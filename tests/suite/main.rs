@@ -11,6 +11,7 @@ mod endings;
 mod lessons;
 mod logs;
 mod mapping_options;
+mod one_file;
 mod original_failures;
 mod private_pipe;
 mod process;

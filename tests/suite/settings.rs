@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::*;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const NEVER: u64 = 200_000;
@@ -203,7 +204,6 @@ fn five_keys_are_enough_and_put_the_api_on_its_default_address() {
         });
         let found = tables.concat().lines().any(|line| line.contains(&format!(" {listening} ")));
         assert!(found, "{address}: nothing at {listening} in\n{}", tables.concat());
-        // The pipes are on all interfaces.
         let mapping = daemon.control().add_public(60, NEVER);
         assert_eq!(daemon.control().status(&mapping.id)["public"], "Active");
     }
@@ -221,13 +221,74 @@ fn listen_chooses_the_address_of_pipes() {
     };
     assert!(!reach(other, mapping.port1) && !reach(other, mapping.port2));
 
-    let daemon = Daemon::new(Mode::Plain);
+    let daemon = Daemon::builder(Mode::Plain).set("listen", "::").start();
     let mapping = daemon.api().add_public(60, NEVER);
     assert!(reach(other, mapping.port1) && reach(other, mapping.port2));
     if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
         let six = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
         assert!(reach(six, mapping.port1) && reach(six, mapping.port2), "not dual stack");
     }
+}
+
+#[test]
+fn pipes_listen_on_loopback_while_the_address_is_and_say_so() {
+    let elsewhere =
+        |port| Link::plain(SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), port))).is_ok();
+    let notice = "mappings' ports listen on 127.0.0.1 alone, since address is";
+    for (address, listen, dev, alone) in [
+        ("127.0.0.1", None, true, true),
+        ("LocalHost", None, false, true),
+        ("127.0.0.1", Some("0.0.0.0"), true, false),
+        ("connector.example.com", None, true, false),
+        ("connector.example.com", None, false, false),
+        ("connector.example.com", Some("127.0.0.1"), true, true),
+    ] {
+        let mode = if dev { Mode::Plain } else { Mode::Tls };
+        let mut builder = Daemon::builder(mode).set("address", address);
+        if let Some(listen) = listen {
+            builder = builder.set("listen", listen);
+        }
+        let daemon = builder.start();
+        let case = format!("{address} {listen:?} {dev}");
+        assert!(!text(&daemon.cli(&["check"])).contains(notice), "{case}: nobody has a port yet");
+        let said = text(&daemon.cli(&["mapping", "add", "public", "--show"]));
+        let mapping = daemon.control().state()["mappings"][0].clone();
+        for side in 0..2 {
+            let port = mapping["sides"][side]["port"].as_u64().unwrap().try_into().unwrap();
+            assert_eq!(elsewhere(port), !alone, "{case}");
+        }
+        let place = if alone { "127.0.0.1 alone" } else { "every address of this machine" };
+        assert!(said.contains(&format!("are open on {place}")), "{case}: {said}");
+        assert_eq!(said.contains("warning: dev is true"), dev && !alone, "{case}: {said}");
+        let plain = daemon.cli(&["mapping", "add", "public", "--show", "--users", "plain"]);
+        let warned = text(&plain).contains("takes plain TCP from the network");
+        assert_eq!(warned, !dev && !alone, "{case}: {}", text(&plain));
+
+        let table = text(&daemon.cli(&["status"]));
+        assert_eq!(table.contains("listen on 127.0.0.1 alone"), alone, "{case}: {table}");
+        let follows = alone && listen.is_none();
+        assert_eq!(daemon.log_text().contains(notice), follows, "{case}: {}", daemon.log_text());
+        let checked = text(&daemon.cli(&["check"]));
+        assert_eq!(checked.contains(notice), follows, "{case}: {checked}");
+    }
+}
+
+#[test]
+fn address_that_would_open_pipes_elsewhere_takes_a_restart_for_that() {
+    let mut daemon = Daemon::new(Mode::Plain);
+    daemon.set("address", "connector.example.com");
+    daemon.signal(Signal::HUP);
+    let told = "listen has changed, perhaps because of address, which takes effect only";
+    until("it is said", || daemon.control().state()["warnings"].to_string().contains(told));
+    let state = daemon.control().state();
+    assert_eq!(
+        (&state["address"], &state["listen"]),
+        (&json!("connector.example.com"), &json!("127.0.0.1"))
+    );
+    let said = text(&daemon.cli(&["mapping", "add", "public", "--show"]));
+    assert!(said.contains("are open on 127.0.0.1 alone"), "{said}");
+    daemon.restart();
+    assert_eq!(daemon.control().state()["listen"], "::");
 }
 
 // Certificates

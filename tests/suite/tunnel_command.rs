@@ -5,7 +5,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
@@ -864,28 +864,49 @@ fn removed_mapping_takes_its_passcode_files_along_and_no_others() {
         all
     };
     let id = add();
-    assert_eq!(files().len(), 2);
+    assert_eq!(files().len(), 4);
     fs::write(folder.join("iofog-1.passcode"), "another's").unwrap();
     let (status, said) = say(&["mapping", "remove", &id]);
     assert_eq!(status, Some(0), "{said}");
-    assert_eq!(said.matches(".passcode removed").count(), 2, "{said}");
+    for kind in [".passcode removed", ".tunnel removed"] {
+        assert_eq!(said.matches(kind).count(), 2, "{said}");
+    }
     assert!(!said.contains("no file with"), "{said}");
     assert_eq!(files(), [folder.join("iofog-1.passcode")]);
-    // One that has been written anew stays, and is said to be in the way.
+    // What has been written anew stays, and keeps no mapping from these ports.
     let id = add();
-    let changed = files().pop().unwrap();
-    fs::write(&changed, "somebody's own\n").unwrap();
+    let [.., passcode, tunnel] = &files()[..] else { unreachable!() };
+    fs::write(passcode, "somebody's own\n").unwrap();
+    let own = fs::read_to_string(tunnel).unwrap() + "target=t:1\n";
+    fs::write(tunnel, &own).unwrap();
     let (status, said) = say(&["mapping", "remove", &id]);
     assert_eq!(status, Some(0), "{said}");
-    assert!(said.contains("does not hold this mapping's passcode"), "{said}");
-    assert_eq!(files().len(), 2);
-    assert_eq!(fs::read_to_string(&changed).unwrap(), "somebody's own\n");
+    assert_eq!(said.matches("does not hold this mapping's passcode").count(), 2, "{said}");
+    assert_eq!(files().len(), 3);
+    for round in ["", "2"] {
+        let (status, said) = say(&["mapping", "add", "private"]);
+        assert_eq!(status, Some(0), "{said}");
+        let aside = format!("{}.old{round}", passcode.display());
+        assert!(
+            said.contains(&format!("{} was there; it is {aside} now", passcode.display())),
+            "{said}"
+        );
+        let id = daemon.api().state()["mappings"][0]["id"].as_str().unwrap().to_owned();
+        // The Controller's call leaves all files.
+        daemon.api().post("/api/v2/mapping/remove", &form(&[("mappingid", &id)])).ok();
+    }
+    let aside = |file: &Path| fs::read_to_string(format!("{}.old", file.display())).unwrap();
+    assert_eq!((aside(passcode), aside(tunnel)), ("somebody's own\n".into(), own));
+    // What cannot be written leaves all as it was.
+    let before = files();
+    fs::remove_file(tunnel).unwrap();
+    fs::create_dir(tunnel).unwrap();
     let (status, said) = say(&["mapping", "add", "private"]);
     assert_eq!(status, Some(1));
     assert!(said.contains("already exists") && said.contains("delete it"), "{said}");
     assert!(said.contains("--dir") && said.contains("No mapping was added"), "{said}");
     assert_eq!(daemon.api().state()["mappings"].as_array().unwrap().len(), 0);
-    assert_eq!(files().len(), 2, "what had been made for it is left");
+    assert_eq!(files(), before, "what had been made or moved for it is where it was");
 }
 
 #[test]

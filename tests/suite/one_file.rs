@@ -1,0 +1,301 @@
+//! The one file that has to be copied to an agent's machine: what `mapping add` writes, and where `tunnel install` puts
+//! it (protocol page, section 7, steps 6 and 10).
+
+use std::fs;
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::common::*;
+
+in_both_modes!(
+    file_that_mapping_add_writes_is_all_that_a_tunnel_needs,
+    each_side_of_a_private_pipe_has_its_file,
+);
+
+/// A running `tunnel`; it ends when this is dropped.
+struct Tunnel(Child);
+
+impl Tunnel {
+    fn start(arguments: &[&str]) -> Self {
+        let command = binary();
+        let child = Command::new(&command[0])
+            .args(&command[1..])
+            .arg("tunnel")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Tunnel(child.unwrap())
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A folder for the files, and what `mapping add` says.
+fn add(daemon: &Daemon, arguments: &[&str]) -> (PathBuf, String) {
+    let folder = daemon.folder().join("files");
+    fs::create_dir_all(&folder).unwrap();
+    let all = [&["mapping", "add"], arguments, &["--dir", folder.to_str().unwrap()]].concat();
+    let output = daemon.cli(&all);
+    assert!(output.status.success(), "{}", text(&output));
+    (folder, text(&output))
+}
+
+/// The lines of a tunnel file that are no comments.
+fn lines(file: &Path) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap();
+    text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+}
+
+fn greeter() -> Service {
+    Service::new(|mut socket| {
+        let _ = socket.write_all(b"220 hello\n");
+        let _ = socket.shutdown(Shutdown::Write);
+    })
+}
+
+fn file_that_mapping_add_writes_is_all_that_a_tunnel_needs(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let (folder, said) = add(&daemon, &["public", "--name", "ssh", "--users", "plain"]);
+    let file = folder.join("ssh.tunnel");
+    let state = daemon.control().state();
+    let [agents, users] =
+        [0, 1].map(|side| state["mappings"][0]["sides"][side]["port"].to_string());
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let passcode = fs::read_to_string(folder.join(format!("iofog-{agents}.passcode"))).unwrap();
+    assert!(!said.contains(passcode.trim()), "the passcode is shown only when asked for");
+    let mut expected =
+        vec![format!("connector=127.0.0.1:{agents}"), format!("passcode={}", passcode.trim())];
+    expected.push(match mode {
+        Mode::Plain => "plain".to_owned(),
+        Mode::Tls => {
+            let log = daemon.log_text();
+            let (_, shown) = log.split_once("SHA-256 fingerprint ").unwrap();
+            format!("pin=SHA256:{}", shown.split_whitespace().next().unwrap())
+        }
+    });
+    assert_eq!(lines(&file), expected);
+    let command = format!("sudo iofog-connector tunnel install {} --target", file.display());
+    assert!(said.contains(&command), "{said}");
+
+    let service = greeter();
+    let target = service.address.to_string();
+    let _tunnel = Tunnel::start(&["--from", file.to_str().unwrap(), "--target", &target]);
+    let user = SocketAddr::from(([127, 0, 0, 1], users.parse().unwrap()));
+    Link::plain(user).unwrap().expect(b"220 hello\n");
+}
+
+fn each_side_of_a_private_pipe_has_its_file(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let (folder, said) =
+        add(&daemon, &["private", "--connections", "3", "--heartbeat-threshold", "6000"]);
+    let state = daemon.control().state();
+    let ports = [0, 1].map(|side| state["mappings"][0]["sides"][side]["port"].to_string());
+    let [one, two] = ports.map(|port| folder.join(format!("iofog-{port}.tunnel")));
+    assert!(lines(&one).ends_with(&["connections=3".into(), "heartbeat=2000".into()]));
+    assert_eq!(lines(&two).last().unwrap(), "heartbeat=2000");
+    assert_eq!(lines(&two).len(), 4, "nothing that does not belong to --listen");
+    for (file, work) in [(&one, "--target localhost:PORT"), (&two, "--listen 127.0.0.1:PORT")] {
+        assert!(said.contains(&format!("install {} {work}\n", file.display())), "{said}");
+    }
+    let service = greeter();
+    let target = service.address.to_string();
+    let block = PortBlock::take(1);
+    let local = at(block.first).to_string();
+    let _target = Tunnel::start(&["--from", one.to_str().unwrap(), "--target", &target]);
+    let _listen = Tunnel::start(&["--from", two.to_str().unwrap(), "--listen", &local]);
+    let local: SocketAddr = local.parse().unwrap();
+    eventually("it listens", || Link::plain(local).ok()).expect(b"220 hello\n");
+
+    let (folder, _) = add(&daemon, &["private", "--name", "db"]);
+    assert!(folder.join("db-1.tunnel").exists() && folder.join("db-2.tunnel").exists());
+}
+
+#[test]
+fn files_belong_to_whoever_has_called_sudo() {
+    let daemon = Daemon::new(Mode::Plain);
+    let folder = daemon.folder().join("files");
+    fs::create_dir(&folder).unwrap();
+    if fs::metadata(&folder).unwrap().uid() != 0 {
+        could_not_run("not root");
+        return;
+    }
+    let command = binary();
+    let output = Command::new(&command[0])
+        .args(&command[1..])
+        .args(["mapping", "add", "public", "--name", "ssh", "--dir", folder.to_str().unwrap()])
+        .args(["--run", daemon.run().to_str().unwrap()])
+        .envs([("SUDO_UID", "4321"), ("SUDO_GID", "4322")])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let found: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap()).collect();
+    assert_eq!(found.len(), 2);
+    for file in found {
+        let is = file.metadata().unwrap();
+        let path = file.path();
+        assert_eq!((is.uid(), is.gid(), is.mode() & 0o777), (4321, 4322, 0o600), "{path:?}");
+    }
+}
+
+/// What is in a tunnel file.
+const TEXT: &str = "# one side\nconnector=c.example:6000\npasscode=s3cret\nconnections=2\n";
+
+fn install(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = run_cli(&[&["tunnel", "install"], arguments].concat());
+    (output.status.code(), text(&output))
+}
+
+#[test]
+fn install_puts_the_file_where_the_service_reads_it() {
+    let own = Folder::new();
+    let file = own.file("ssh.tunnel", TEXT, 0o600);
+    let file = file.to_str().unwrap();
+    let dir = own.join("etc/tunnels");
+    let to = ["--dir", dir.to_str().unwrap()];
+    let (status, said) = install(&[&[file, "--target", "localhost:22"], &to[..]].concat());
+    let installed = dir.join("ssh.conf");
+    assert_eq!(status, Some(0), "{said}");
+    assert!(
+        said.contains(&format!("iofog-connector tunnel --from {}", installed.display())),
+        "{said}"
+    );
+    assert!(!said.contains("s3cret"), "{said}");
+    assert_eq!(fs::read_to_string(&installed).unwrap(), format!("{TEXT}target=localhost:22\n"));
+    let (folder, found) = (fs::metadata(&dir).unwrap(), fs::metadata(&installed).unwrap());
+    assert_eq!((folder.mode() & 0o7027, found.mode() & 0o7137), (0, 0), "others see nothing");
+    assert_eq!(found.mode() & 0o600, 0o600);
+    let groups = fs::read_to_string("/etc/group").unwrap();
+    if let Some(group) = groups.lines().find_map(|line| line.strip_prefix("iofog-connector:x:")) {
+        if found.uid() == 0 {
+            let id: u32 = group.split(':').next().unwrap().parse().unwrap();
+            assert_eq!((found.gid(), found.mode() & 0o777), (id, 0o640), "the service may read it");
+        }
+    }
+
+    // The same again changes nothing; another one needs to be told that it may.
+    let (status, said) = install(&[&[file, "--target", "localhost:22"], &to[..]].concat());
+    assert_eq!(status, Some(0), "{said}");
+    let other = [&[file, "--target", "localhost:2222"], &to[..]].concat();
+    let (status, said) = install(&other);
+    assert_eq!(status, Some(1));
+    assert!(said.contains("is there already, with another tunnel; add --replace"), "{said}");
+    let (status, said) = install(&[&other[..], &["--replace"]].concat());
+    assert_eq!(status, Some(0), "{said}");
+    assert_eq!(fs::read_to_string(&installed).unwrap(), format!("{TEXT}target=localhost:2222\n"));
+    let (status, said) = install(&[&other[..], &["--name", "ssh.2"]].concat());
+    assert_eq!(status, Some(0), "{said}");
+    let names: Vec<_> =
+        fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "nothing else is left: {names:?}");
+    // An installed file serves as the source of another one, and what is given takes its place.
+    let private = dir.join("ssh.conf");
+    let (status, said) = install(
+        &[&[private.to_str().unwrap(), "--name", "b", "--target", "t:1"], &to[..]].concat(),
+    );
+    assert_eq!(status, Some(0), "{said}");
+    assert_eq!(fs::read_to_string(dir.join("b.conf")).unwrap(), format!("{TEXT}target=t:1\n"));
+}
+
+#[test]
+fn install_checks_first_and_changes_nothing_after_a_fault() {
+    let own = Folder::new();
+    let dir = own.join("tunnels");
+    let good = own.file("good.tunnel", TEXT, 0o600);
+    let good = good.to_str().unwrap();
+    let file = |name: &str, text: &str| own.file(name, text, 0o600).to_str().unwrap().to_owned();
+    let odd = file("odd name.tunnel", TEXT);
+    let wrong = file("wrong.tunnel", &format!("{TEXT}conector=c:1\n"));
+    let relative = file("relative.tunnel", &format!("{TEXT}ca=server-cert.pem\n"));
+    let listening = file("listening.tunnel", &format!("{TEXT}listen=127.0.0.1:1\n"));
+    let missing = own.join("none.tunnel");
+    for (arguments, status, fault) in [
+        (&[good][..], 2, "--target HOST:PORT (the service that users are to reach) or"),
+        (&[good, "--target", "t"], 2, "--target: \"t\" has no port"),
+        (&[good, "--target", "t:1", "--listen", "127.0.0.1:1"], 2, "--target and --listen exclude"),
+        (&[&listening, "--target", "t:1"], 2, "--target and --listen exclude"),
+        (&[good, "--target", "t:1", "--name", "../x"], 2, "\"../x\" cannot be a tunnel's name"),
+        (&[good, "--target", "t:1", "--name", ".x"], 2, "\".x\" cannot be a tunnel's name"),
+        (&[&odd, "--target", "t:1"], 2, "\"odd name\" cannot be a tunnel's name"),
+        (&[&wrong, "--target", "t:1"], 2, "line 5: unknown option: did you mean connector?"),
+        (&[&relative, "--target", "t:1"], 2, "server-cert.pem is the name of a file from some"),
+        (&[missing.to_str().unwrap(), "--target", "t:1"], 2, "it does not exist"),
+        (&[], 2, "`tunnel install` needs a tunnel's file"),
+        (&[good, "more", "--target", "t:1"], 2, "unknown argument \"more\""),
+    ] {
+        let to = ["--dir", dir.to_str().unwrap()];
+        let (found, said) = install(&[arguments, &to[..]].concat());
+        assert_eq!(found, Some(status), "{arguments:?}: {said}");
+        assert!(said.contains(fault), "{arguments:?}: {said}");
+        assert!(!said.contains("s3cret"), "{said}");
+        assert!(!dir.exists(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn install_writes_into_no_folder_of_somebody_else() {
+    let own = Folder::new();
+    let file = own.file("ssh.tunnel", TEXT, 0o600);
+    let elsewhere = own.join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, own.join("link")).unwrap();
+    let to = |dir: &Path| {
+        install(&[file.to_str().unwrap(), "--target", "t:1", "--dir", dir.to_str().unwrap()])
+    };
+    let (status, said) = to(&own.join("link"));
+    assert_eq!(status, Some(1), "{said}");
+    if fs::metadata(&elsewhere).unwrap().uid() == 0 {
+        std::os::unix::fs::chown(&elsewhere, Some(4321), None).unwrap();
+        let (status, said) = to(&elsewhere);
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains("its folder belongs to another user"), "{said}");
+    }
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+}
+
+#[test]
+fn install_without_the_rights_names_sudo() {
+    let own = Folder::new();
+    let file = own.file("ssh.tunnel", TEXT, 0o644);
+    if fs::metadata(&*own).unwrap().uid() != 0 {
+        let (status, said) =
+            install(&[file.to_str().unwrap(), "--target", "t:1", "--dir", "/root/x"]);
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains("run it again with sudo"), "{said}");
+        return;
+    }
+    let secret = own.file("secret.tunnel", TEXT, 0o600);
+    let public = own.file("public.tunnel", TEXT.replace("passcode=s3cret\n", ""), 0o644);
+    let pass = own.join("pass");
+    fs::write(&pass, "s3cret\n").unwrap();
+    std::os::unix::fs::chown(&pass, Some(4321), None).unwrap();
+    let named =
+        format!("{}passcode-file={}\n", fs::read_to_string(&public).unwrap(), pass.display());
+    fs::write(&public, named).unwrap();
+    fs::set_permissions(&*own, fs::Permissions::from_mode(0o755)).unwrap();
+    for (file, fault) in [(&secret, "may not read it"), (&public, "may not write in")] {
+        let command = binary();
+        let output = Command::new("setpriv")
+            .args(["--reuid", "4321", "--regid", "4321", "--clear-groups", "--"])
+            .args(&command)
+            .args(["tunnel", "install", file.to_str().unwrap(), "--target", "t:1"])
+            .args(["--dir", own.join("tunnels").to_str().unwrap()])
+            .output();
+        let Ok(output) = output else { return not_installed("setpriv") };
+        let said = text(&output);
+        if said.contains("setpriv: ") {
+            return could_not_run(said);
+        }
+        assert!(!output.status.success(), "{said}");
+        assert!(said.contains(fault) && said.contains("run it again with sudo"), "{said}");
+    }
+}
