@@ -2,7 +2,7 @@
 # make test     all tests
 # make deb      packages for amd64, arm64 and armhf, into dist/ (Debian 12, amd64; see docs/packages.md)
 # make release  checks, packages and a tag for this version; DRY_RUN=1 only says what it would do
-# make install  program, man pages, completion and unit, from target/release (DESTDIR, PREFIX)
+# make install  program, man pages, completions and unit, from target/release (DESTDIR, PREFIX)
 
 PREFIX ?= /usr/local
 ARCHS ?= amd64 arm64 armhf
@@ -38,6 +38,10 @@ install:
 	install -D -m 0644 docs/man/iofog-connector.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/iofog-connector.conf.5
 	install -D -m 0644 debian/iofog-connector.bash-completion \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/iofog-connector
+	install -D -m 0644 debian/iofog-connector.zsh-completion \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_iofog-connector
+	install -D -m 0644 debian/iofog-connector.fish-completion \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/iofog-connector.fish
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	for unit in iofog-connector.service iofog-connector-tunnel@.service; do \
 		sed 's|/usr/bin/|$(PREFIX)/bin/|' debian/$$unit >"$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit"; \

@@ -19,6 +19,7 @@ mod files;
 mod help;
 mod install;
 mod mapping;
+mod remedy;
 mod service;
 mod user;
 
@@ -37,7 +38,7 @@ fn run(command: Command, options: &Options) -> ExitCode {
     match command {
         Command::Start => daemon::run(options),
         Command::Stop => service::stop(options),
-        Command::Status { json } => service::status(&options.run_dir, json),
+        Command::Status { json, wide } => service::status(&options.run_dir, json, wide),
         Command::Check { user } => check::check(options, user.as_deref()),
         Command::Mapping(request) => mapping::run(&request, options),
         Command::Tunnel(given) => agent::run(given),

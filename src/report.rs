@@ -9,7 +9,7 @@ mod table;
 
 pub use answer::Report;
 pub use metrics::{METRICS_TYPE, metrics};
-pub use table::table;
+pub use table::{list, table};
 
 #[cfg(test)]
 mod tests;

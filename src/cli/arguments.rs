@@ -23,6 +23,7 @@ pub(super) enum Command {
     Stop,
     Status {
         json: bool,
+        wide: bool,
     },
     Check {
         user: Option<String>,
@@ -46,7 +47,9 @@ pub(super) fn parse(mut arguments: Vec<OsString>) -> Result<(Command, Options), 
     let Line { mut given, words, fault } = Line::read(arguments);
     let mut words = &words[..];
     if asks_for_help {
-        let words = words.strip_prefix(&["help".into()]).unwrap_or(words);
+        if let [first, _, ..] = words {
+            words = if first == "help" { &words[1..] } else { words };
+        }
         return Ok((help(words)?, Options::default()));
     }
     let found = find(words);
@@ -72,11 +75,11 @@ pub(super) fn parse(mut arguments: Vec<OsString>) -> Result<(Command, Options), 
     let command = match row.name {
         "start" => Command::Start,
         "stop" => Command::Stop,
-        "status" => Command::Status { json: given.take("json").is_some() },
+        "status" => Command::Status { json: given.flag("json"), wide: given.flag("wide") },
         "check" => Command::Check { user: given.text("user")? },
         "version" => Command::Version,
         "help" => help(std::mem::take(&mut words))?,
-        "mapping list" => Command::Mapping(Request::List),
+        "mapping list" => Command::Mapping(Request::List { wide: given.flag("wide") }),
         "mapping add" => {
             let public = match next(&mut words).and_then(OsStr::to_str).unwrap_or_default() {
                 "public" => true,
@@ -183,6 +186,11 @@ impl Given {
     fn take(&mut self, name: &str) -> Option<OsString> {
         let place = self.0.iter().position(|(option, _)| option.name() == name)?;
         Some(self.0.swap_remove(place).1)
+    }
+
+    /// Whether a flag is given.
+    fn flag(&mut self, name: &str) -> bool {
+        self.take(name).is_some()
     }
 
     /// The same, of one that is text.
@@ -330,7 +338,7 @@ fn add(public: bool, mut given: Given) -> Result<Add, String> {
         public,
         connections: u16::try_from(connections).unwrap_or(u16::MAX),
         threshold,
-        show: given.take("show").is_some(),
+        show: given.flag("show"),
         dir: given.folder(),
         members: given.members()?,
     })
@@ -354,9 +362,10 @@ mod tests {
         for (line, command) in [
             ("start", Command::Start),
             ("stop", Command::Stop),
-            ("status", Command::Status { json: false }),
-            ("status --json", Command::Status { json: true }),
-            ("--json status", Command::Status { json: true }),
+            ("status", Command::Status { json: false, wide: false }),
+            ("status --json", Command::Status { json: true, wide: false }),
+            ("status --wide", Command::Status { json: false, wide: true }),
+            ("--json status", Command::Status { json: true, wide: false }),
             ("check", Command::Check { user: None }),
             ("version", Command::Version),
             ("-v", Command::Version),
@@ -474,7 +483,7 @@ mod tests {
         ] {
             assert_eq!(request(line), Ok(Request::Add(private.clone())), "{line}");
         }
-        assert_eq!(request("mapping list"), Ok(Request::List));
+        assert_eq!(request("mapping list"), Ok(Request::List { wide: false }));
         assert_eq!(
             request("mapping remove a-b"),
             Ok(Request::Remove { id: "a-b".into(), dir: ".".into() })

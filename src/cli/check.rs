@@ -1,12 +1,13 @@
 //! `check`: validates what `start` reads, without starting.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::exit::BAD;
 use super::user::User;
-use crate::config::Config;
 use crate::config::folders::Options;
+use crate::config::{self, Config};
 use crate::logging;
 use crate::mappings::mapping::Mapping;
 use crate::mappings::store;
@@ -75,6 +76,7 @@ fn findings(options: &Options) -> (Vec<String>, Vec<String>) {
             warnings.extend(doubts);
             warnings.extend(settings.listen_warning());
             warnings.extend(settings.api_warning());
+            warnings.extend(lacking(&settings, &dir.join(config::FILE)));
             Some(settings)
         }
         Err(errors) => {
@@ -106,6 +108,29 @@ fn findings(options: &Options) -> (Vec<String>, Vec<String>) {
         Err(error) => faults.push(error.to_string()),
     }
     (warnings, faults)
+}
+
+/// What the settings allow and no pipe, or no `dev` set to false later, can do with.
+fn lacking(settings: &Config, file: &Path) -> Vec<String> {
+    let mut doubts = Vec::new();
+    if settings.pool().len() < 2 {
+        doubts.push(format!(
+            "{}: ports: a mapping takes two ports, and fewer are left for mappings, so that no pipe \
+             can be opened; add some",
+            file.display()
+        ));
+    }
+    // Without `dev` this is a fault of the certificates.
+    if let Some(missing) = settings.controller_ca.as_ref().filter(|ca| settings.dev && !ca.exists())
+    {
+        doubts.push(format!(
+            "{}: controllerca: {} does not exist; make it before dev is set to false, or take the \
+             key out",
+            file.display(),
+            missing.display()
+        ));
+    }
+    doubts
 }
 
 /// Ports of mappings that would be kept, but not be opened: outside the pool, the API's own, or two
@@ -147,6 +172,40 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn a_pool_with_one_port_and_an_absent_controllerca_are_warned_of_by_their_keys() {
+        let dir = crate::testing::folder::Folder::new();
+        let folder = dir.to_path_buf();
+        let options = Options {
+            config_dir: folder.clone(),
+            run_dir: folder.clone(),
+            log_dir: folder,
+            ..Options::default()
+        };
+        for (ports, rest, said) in [
+            (r#""6000""#, r#""dev":true"#, "conf: ports: a mapping takes two ports, and fewer"),
+            (r#""6000-6001""#, r#""dev":true,"api":"127.0.0.1:6001""#, "conf: ports: a mapping"),
+            (r#""6000-6001""#, r#""dev":true,"controllerca":"x.pem""#, "conf: controllerca: "),
+            (r#""6000-6001""#, r#""dev":false,"controllerca":"x.pem""#, "`controllerca` in iofog"),
+            (r#""6000-6001""#, r#""dev":true"#, ""),
+        ] {
+            let text = format!(
+                r#"{{"ports":[{ports}],"exclude":[],"broker":12345,"address":"127.0.0.1",{rest}}}"#
+            );
+            fs::write(dir.join(crate::config::FILE), text).unwrap();
+            let (mut found, faults) = findings(&options);
+            found.extend(faults);
+            if said.is_empty() {
+                assert!(
+                    !found.iter().any(|text| text.contains("a mapping takes two")),
+                    "{found:?}"
+                );
+            } else {
+                assert!(found.iter().any(|text| text.contains(said)), "{said}: {found:?}");
+            }
+        }
+    }
 
     #[test]
     fn everything_wrong_is_found_in_one_run() {

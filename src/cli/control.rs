@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::remedy;
 use crate::config::folders::SOCKET;
 use crate::limits;
 use crate::text::reason;
@@ -135,15 +136,15 @@ impl fmt::Display for ControlError {
         match self {
             ControlError::NotRunning(socket) => write!(
                 f,
-                "iofog-connector is not running: nobody listens on {}; start it, or name its run \
-                 directory with --run",
-                socket.display()
+                "nobody listens on {}: {}; if it runs elsewhere, name its run folder with --run",
+                socket.display(),
+                remedy::not_running(socket.parent().unwrap_or(socket)).trim_end()
             ),
             ControlError::NotPermitted(socket) => write!(
                 f,
-                "this user may not use {}; run the command with sudo, or as the user that the \
-                 daemon runs as",
-                socket.display()
+                "{}: {}; run the command with sudo, or as the user that the daemon runs as",
+                socket.display(),
+                reason::writing(socket, &io::ErrorKind::PermissionDenied.into())
             ),
             ControlError::NoAnswer(wait) => write!(
                 f,

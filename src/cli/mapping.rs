@@ -16,9 +16,9 @@ use crate::config::folders::Options;
 use crate::limits;
 use crate::mappings::mapping::{AgentLimits, AgentPort, Passcode, Pipe};
 use crate::mappings::store;
-use crate::os::terminal::{complain, is_printed};
-use crate::report::Report;
+use crate::os::terminal::{self, complain, is_printed};
 use crate::report::status::Status;
+use crate::report::{self, Report};
 use crate::text::json;
 use crate::text::reason::{self, quoted};
 use crate::tls;
@@ -28,8 +28,11 @@ use crate::tls;
 pub(super) enum Request {
     /// Opens a pipe.
     Add(Add),
-    /// Shows those that are there.
-    List,
+    /// Shows those that are there, in lines of any length if it is `wide`.
+    List {
+        /// As `--wide` says.
+        wide: bool,
+    },
     /// Closes one.
     Remove {
         /// Its name or id.
@@ -77,7 +80,7 @@ struct Failed {
 pub(super) fn run(request: &Request, options: &Options) -> ExitCode {
     let outcome = match request {
         Request::Add(add) => open(add, options),
-        Request::List => list(options),
+        Request::List { wide } => list(*wide, options),
         Request::Remove { id, dir } => close(id, dir, options),
     };
     match outcome {
@@ -335,20 +338,9 @@ fn reach(add: &Add, added: &Added, daemon: &Status) -> String {
     text
 }
 
-fn list(options: &Options) -> Result<String, Fault> {
-    let report = report(options)?;
-    let mut text = String::new();
-    for mapping in &report.state.mappings {
-        let [one, two] = &mapping.sides;
-        let kind = if mapping.public { "public" } else { "private" };
-        let url = mapping.url.as_deref().unwrap_or("-");
-        let name = mapping.name();
-        text.push_str(&format!("{name}  {kind:<7}  {} {}  {url}\n", one.port, two.port));
-    }
-    if text.is_empty() {
-        text.push_str("no mappings\n");
-    }
-    Ok(text)
+fn list(wide: bool, options: &Options) -> Result<String, Fault> {
+    let width = if wide { None } else { terminal::width() };
+    Ok(report::list(&report(options)?, width))
 }
 
 fn remove(id: &str, options: &Options) -> Result<(), Fault> {

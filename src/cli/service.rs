@@ -1,16 +1,21 @@
 //! `status` and `stop`: what the command line asks a running daemon over its control socket.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use rustix::process::geteuid;
+
 use super::control::{self, ControlError};
 use super::exit::{NOT_RUNNING, UNKNOWN};
+use super::remedy;
 use crate::config::Config;
 use crate::config::folders::Options;
 use crate::limits;
 use crate::os::Instance;
-use crate::os::terminal::{complain, print};
+use crate::os::terminal::{self, complain, print};
 use crate::report::status::Draining;
 use crate::report::{self, Report};
 
@@ -31,12 +36,13 @@ enum Asked {
     Failed,
 }
 
-/// Shows the daemon's state as a table, or as the JSON that the API answers.
-pub(super) fn status(run: &Path, json: bool) -> ExitCode {
+/// Shows the daemon's state as a table, as wide as the terminal unless it is `wide`, or as the JSON
+/// that the API answers.
+pub(super) fn status(run: &Path, json: bool, wide: bool) -> ExitCode {
     let state = match ask(limits::STATUS_WAIT, run, "GET", "/api/v2/status", "") {
         Asked::Answered(state) => state,
         Asked::NotRunning => {
-            print(NOT_RUNNING_TEXT);
+            print(&remedy::not_running(run));
             return NOT_RUNNING.into();
         }
         Asked::Failed => return UNKNOWN.into(),
@@ -45,7 +51,10 @@ pub(super) fn status(run: &Path, json: bool) -> ExitCode {
         return print(&format!("{}\n", state.trim_end()));
     }
     match Report::read(state.as_bytes()) {
-        Ok(report) => print(&report::table(&report)),
+        Ok(report) => {
+            let width = if wide { None } else { terminal::width() };
+            print(&report::table(&report, width))
+        }
         Err(fault) => {
             complain(format_args!(
                 "the connector's answer cannot be read ({fault}); was it started from another \
@@ -62,7 +71,7 @@ pub(super) fn stop(options: &Options) -> ExitCode {
     match ask(limits::CONTROL_WAIT, &options.run_dir, "POST", "/api/v2/commandline", "command=stop")
     {
         Asked::Answered(_) => {}
-        Asked::NotRunning => return print(NOT_RUNNING_TEXT),
+        Asked::NotRunning => return print(&remedy::not_running(&options.run_dir)),
         Asked::Failed => return UNKNOWN.into(),
     }
     let drain = Config::load(&options.config_dir).map_or(DRAIN, |(config, _)| config.drain);
@@ -102,8 +111,6 @@ fn draining(run: &Path) -> Option<Draining> {
     Report::read(state.as_bytes()).ok()?.state.draining
 }
 
-const NOT_RUNNING_TEXT: &str = "iofog-connector is not running\n";
-
 fn ask(wait: Duration, run: &Path, method: &str, path: &str, body: &str) -> Asked {
     match control::call(wait, run, method, path, body) {
         Ok((200, answer)) => return Asked::Answered(answer),
@@ -129,7 +136,12 @@ fn ask(wait: Duration, run: &Path, method: &str, path: &str, body: &str) -> Aske
 /// lock that may not be read counts as held by nobody.
 fn running(run: &Path) -> Option<(String, String)> {
     let pid = Instance::running(run).ok()??;
-    let named = |pid| (format!("process {pid}"), format!("kill {pid}"));
+    let named = |pid| {
+        let owner = fs::metadata(format!("/proc/{pid}")).map(|process| process.uid());
+        let is_own = owner.is_ok_and(|owner| owner == geteuid().as_raw() && owner != 0);
+        let sudo = if is_own { "" } else { remedy::sudo() };
+        (format!("process {pid}"), format!("{sudo}kill {pid}"))
+    };
     Some(pid.map_or(("the daemon".into(), "kill".into()), named))
 }
 
@@ -176,8 +188,8 @@ mod tests {
     #[test]
     fn nobody_there_is_3_for_status_and_0_for_stop() {
         let run = Folder::new();
-        assert!(same(status(&run, false), NOT_RUNNING));
-        assert!(same(status(&run, true), NOT_RUNNING));
+        assert!(same(status(&run, false, false), NOT_RUNNING));
+        assert!(same(status(&run, true, false), NOT_RUNNING));
         assert!(same(stop(&Options { run_dir: run.to_path_buf(), ..Options::default() }), 0));
     }
 
@@ -196,10 +208,10 @@ mod tests {
     fn an_answer_of_another_version_or_none_is_4() {
         let run = Folder::new();
         let daemon = daemon(&run, "{\"status\":\"odd\"}");
-        assert!(same(status(&run, false), UNKNOWN));
+        assert!(same(status(&run, false, false), UNKNOWN));
         daemon.join().unwrap();
         let instance = Instance::take(&run).unwrap();
-        assert!(same(status(&run, false), UNKNOWN), "it runs and nobody listens");
+        assert!(same(status(&run, false, false), UNKNOWN), "it runs and nobody listens");
         drop(instance);
     }
 }

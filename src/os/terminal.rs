@@ -1,7 +1,7 @@
 //! What a command says to the operator, on stdout and stderr.
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -26,6 +26,14 @@ pub fn is_printed(text: &str) -> bool {
             false
         }
     }
+}
+
+/// How many characters fit a line of stdout; `None` where it is no terminal.
+pub fn width() -> Option<usize> {
+    let out = io::stdout();
+    let columns = || rustix::termios::tcgetwinsize(&out).map_or(0, |size| size.ws_col);
+    // A terminal that does not say its size is taken for an old one.
+    out.is_terminal().then(|| Some(columns()).filter(|count| *count > 0).unwrap_or(80).into())
 }
 
 /// Writes to stderr, each line with the program's name. If stderr is closed, only the exit code

@@ -1,7 +1,6 @@
 //! The table that `iofog-connector status` prints: what matters at a glance, one line a mapping,
-//! what is wrong with one indented below it.
+//! what is wrong with one indented below it. On a narrow terminal it has fewer columns.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use super::answer::Report;
@@ -24,82 +23,112 @@ const COLUMNS: [&str; 9] = [
     "PUBLIC URL",
 ];
 
-/// The table, with a line break at its end.
-pub fn table(report: &Report) -> String {
+/// The headings of columns 3 and 4 where the terminal is too narrow for the whole ones.
+const SHORT: [&str; 2] = ["TUNNELS", "USERS"];
+
+/// Columns that a narrow terminal does without, the first one first.
+const SPARED: &[usize] = &[8, 1, 5, 6];
+
+/// Characters of a mapping's name that are shown at least: of an id, as many as tell it from others.
+const NAME: usize = 9;
+
+/// The table, with a line break at its end; `width` is that of the terminal, `None` for everything.
+pub fn table(report: &Report, width: Option<usize>) -> String {
     let (state, totals) = (&report.state, &report.totals);
-    let mut text = format!(
-        "iofog-connector {}, running for {}\n",
-        escaped(&report.version),
-        duration(state.uptime)
-    );
+    let mut text = String::new();
+    let mut line = |words: &str| wrapped(&mut text, words, width);
+    let running = duration(state.uptime);
+    line(&format!("iofog-connector {}, running for {running}", escaped(&report.version)));
     if let Some(draining) = &state.draining {
-        line(&mut text, &format!("{draining}; a second SIGTERM ends them at once"));
+        line(&format!("{draining}; a second SIGTERM ends them at once"));
     }
     if let Some(ip) = state.loopback() {
-        line(&mut text, &format!("mappings' ports listen on {ip} alone: for this machine only"));
+        line(&format!("mappings' ports listen on {ip} alone: for this machine only"));
     }
     for warning in &state.warnings {
-        line(&mut text, &format!("warning: {}", escaped(warning)));
+        line(&format!("warning: {}", escaped(warning)));
     }
-    text.push('\n');
+    line("");
     if state.mappings.is_empty() {
-        line(&mut text, "no mappings");
+        line("no mappings");
     } else {
-        let mut rows = vec![COLUMNS.map(String::from)];
+        let mut rows = vec![COLUMNS.map(String::from).to_vec()];
         rows.extend(state.mappings.iter().map(row));
         rows.push(total(state.mappings.len(), totals.tunnels, &totals.counts));
-        let widths = widths(&rows);
-        for (number, row) in rows.iter().enumerate() {
-            line(&mut text, &aligned(row, &widths));
+        let is_narrow = width.is_some_and(|width| widths(&rows).iter().sum::<usize>() > width + 2);
+        if is_narrow {
+            for (heading, short) in rows[0][3..].iter_mut().zip(SHORT) {
+                *heading = short.into();
+            }
+            if let Some(total) = rows.last_mut() {
+                total[0] = "total".into();
+            }
+        }
+        for (number, row) in aligned(rows, width, SPARED).iter().enumerate() {
+            line(row);
             // The first row is the heading and the last one the totals.
             let mapping = number.checked_sub(1).and_then(|number| state.mappings.get(number));
             // That ports are closed is said once, above.
             let closed = state.draining.is_none();
             for fault in mapping.map(|mapping| faults(mapping, closed)).unwrap_or_default() {
-                line(&mut text, &format!("    {fault}"));
+                line(&format!("    {fault}"));
             }
         }
+        if is_narrow {
+            line(&format!("{}; {}; more: status --wide", COLUMNS[3], COLUMNS[4]));
+        }
     }
-    text.push('\n');
+    line("");
     let counts = &totals.counts;
-    line(
-        &mut text,
-        &format!(
-            "sessions {} now, {} in all; refused: {}, {}, {}; connections without passcode yet {}",
-            counts.sessions,
-            counts.sessions_total,
-            counted(counts.users_refused, "user"),
-            counted(counts.agents_refused, "agent"),
-            counted(counts.handshake_failures, "TLS handshake"),
-            counts.pending
-        ),
-    );
-    line(
-        &mut text,
-        &format!(
-            "free ports {}; direct connections {}; API: {} refused, {} failed",
-            state.available_ports,
-            state.direct,
-            counted(state.api_refused, "request"),
-            counted(state.api_handshake_failures, "TLS handshake")
-        ),
-    );
+    line(&format!(
+        "sessions {} now, {} in all; refused: {}, {}, {}; connections without passcode yet {}",
+        counts.sessions,
+        counts.sessions_total,
+        counted(counts.users_refused, "user"),
+        counted(counts.agents_refused, "agent"),
+        counted(counts.handshake_failures, "TLS handshake"),
+        counts.pending
+    ));
+    line(&format!(
+        "free ports {}; direct connections {}; API: {} refused, {} failed",
+        state.available_ports,
+        state.direct,
+        counted(state.api_refused, "request"),
+        counted(state.api_handshake_failures, "TLS handshake")
+    ));
     if state.log_lost > 0 {
-        line(
-            &mut text,
-            &format!("log messages lost {}: `iofog-connector check` says why", state.log_lost),
-        );
+        line(&format!(
+            "log messages lost {}: log file or syslog did not take them (disk full, no syslog); \
+             `sudo iofog-connector check` says why",
+            state.log_lost
+        ));
     }
     for reached in limits(&state.limits_reached) {
-        line(&mut text, &reached);
+        line(&reached);
     }
     for refused in refusals(&state.api_refusals) {
-        line(&mut text, &format!("API: {refused}"));
+        line(&format!("API: {refused}"));
     }
     text
 }
 
-fn row(mapping: &MappingStatus) -> [String; 9] {
+/// The mappings alone, one line each.
+pub fn list(report: &Report, width: Option<usize>) -> String {
+    let row = |mapping: &MappingStatus| {
+        let mut cells = row(mapping);
+        cells.drain(3..8);
+        cells
+    };
+    let rows: Vec<_> = report.state.mappings.iter().map(row).collect();
+    let mut text = aligned(rows, width, &[1, 3]).join("\n");
+    if text.is_empty() {
+        text.push_str("no mappings");
+    }
+    text.push('\n');
+    text
+}
+
+fn row(mapping: &MappingStatus) -> Vec<String> {
     let [one, two] = &mapping.sides;
     let tunnels: Vec<String> =
         [one, two].iter().filter_map(|side| side.tunnels).map(tunnels).collect();
@@ -108,7 +137,7 @@ fn row(mapping: &MappingStatus) -> [String; 9] {
         true => format!("{}/{}", counts.users_waiting, counts.users_served),
         false => "-".into(),
     };
-    [
+    vec![
         escaped(mapping.name()),
         if mapping.public { "public" } else { "private" }.into(),
         format!("{} {}", one.port, two.port),
@@ -121,8 +150,8 @@ fn row(mapping: &MappingStatus) -> [String; 9] {
     ]
 }
 
-fn total(mappings: usize, all: Tunnels, counts: &Counts) -> [String; 9] {
-    [
+fn total(mappings: usize, all: Tunnels, counts: &Counts) -> Vec<String> {
+    vec![
         counted(mappings as u64, "mapping"),
         String::new(),
         String::new(),
@@ -176,10 +205,11 @@ fn faults(mapping: &MappingStatus, closed: bool) -> Vec<String> {
         let mut sides = mapping.sides.iter();
         closed && sides.any(|side| !side.open && side.fault.as_ref() == Some(error))
     };
-    if let Some(error) = mapping.last_error.as_ref().filter(|error| !is_said(error)) {
+    // One that is over stays in the JSON alone.
+    let last_error = mapping.last_error.as_ref().filter(|_| !mapping.last_error_over);
+    if let Some(error) = last_error.filter(|error| !is_said(error)) {
         let at = mapping.last_error_at.map(|at| format!(" at {}", Utc(at / 1000)));
-        let over = if mapping.last_error_over { ", over since" } else { "" };
-        faults.push(format!("last error{}{over}: {}", at.unwrap_or_default(), escaped(error)));
+        faults.push(format!("last error{}: {}", at.unwrap_or_default(), escaped(error)));
     }
     faults.extend(refusals(&mapping.refusals));
     faults.extend(limits(&mapping.limits_reached));
@@ -208,27 +238,59 @@ fn limits(limits: &LimitsReached) -> impl Iterator<Item = String> {
     })
 }
 
-fn widths(rows: &[[String; 9]]) -> [usize; 9] {
-    let mut widths = [0; 9];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+/// The width of each column, with the gap behind it.
+fn widths(rows: &[Vec<String>]) -> Vec<usize> {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    (0..columns).map(|column| width(column).unwrap_or_default() + 2).collect()
+}
+
+/// The rows as lines of at most `width` characters: without as many of the `spared` columns as it
+/// takes, and with the first cells shortened.
+fn aligned(mut rows: Vec<Vec<String>>, width: Option<usize>, spared: &[usize]) -> Vec<String> {
+    let mut widths = widths(&rows);
+    if let (Some(width), false) = (width, widths.is_empty()) {
+        let least = widths[0].min(NAME + 2);
+        // The gap behind the last column is not printed.
+        let others = |widths: &[usize]| widths[1..].iter().sum::<usize>().saturating_sub(2);
+        for column in spared {
+            if least + others(&widths) > width {
+                widths[*column] = 0;
+            }
+        }
+        let room = width.saturating_sub(others(&widths)).max(least);
+        for row in rows.iter_mut().filter(|row| row[0].chars().count() + 2 > room) {
+            row[0] = row[0].chars().take(room - 3).chain(['…']).collect();
+        }
+        widths[0] = widths[0].min(room);
+    }
+    let line = |row: Vec<String>| {
+        let cells = row.into_iter().zip(&widths).filter(|(_, width)| **width > 0);
+        let line: String = cells.map(|(cell, width)| format!("{cell:<width$}")).collect();
+        line.trim_end().to_owned()
+    };
+    rows.into_iter().map(line).collect()
+}
+
+/// Adds a line, and where it is longer than `width`, further ones that are indented more.
+fn wrapped(text: &mut String, words: &str, width: Option<usize>) {
+    let begin = words.len() - words.trim_start().len();
+    let (mut length, mut indent) = (0, begin);
+    if width.is_none_or(|width| words.chars().count() <= width) {
+        text.push_str(words.trim_end());
+    } else {
+        for word in words.split_whitespace() {
+            let count = word.chars().count();
+            if length > 0 && width.is_some_and(|width| length + 1 + count > width) {
+                text.push('\n');
+                (length, indent) = (0, begin + 2);
+            }
+            let gap = if length > 0 { 1 } else { indent };
+            text.extend(std::iter::repeat_n(' ', gap));
+            text.push_str(word);
+            length += gap + count;
         }
     }
-    widths
-}
-
-fn aligned(row: &[String; 9], widths: &[usize; 9]) -> String {
-    let mut text = String::new();
-    for (cell, width) in row.iter().zip(widths) {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{cell:<width$}  ");
-    }
-    text
-}
-
-fn line(text: &mut String, line: &str) {
-    text.push_str(line.trim_end());
     text.push('\n');
 }
 

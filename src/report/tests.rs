@@ -97,7 +97,7 @@ fn sample() -> Report {
 
 /// Every option a mapping may be told.
 fn told() -> Map<String, Value> {
-    let told = r#"{"name":"db","users":"plain","allow":["192.0.2.0/24"],"usersperaddress":2,"idle":60000}"#;
+    let told = r#"{"name":"db","users":"plain","allow":["192.0.2.0/24"],"usersperaddress":2,"idle":60000,"alpn":["h2"]}"#;
     serde_json::from_str(told).expect("JSON")
 }
 
@@ -129,7 +129,6 @@ fn table_at_a_glance() {
         "a\"b\\c\\n\\u{1b}  public   6000 6001  58/2/60                      1/2                   6.8 KiB  7.6 MiB  active     https://example.org:6001",
         "    tunnels draining, their user gone and the old answer not over: 21",
         "    tunnels whose agent took a user's bytes and answered nothing: 22",
-        "    last error at 2018-11-20T13:03:37Z, over since: agent 192.0.2.1: wrong passcode",
         "    refused: agent: wrong passcode, 31 times, last at 2018-11-20T13:03:37Z",
         "    limit reached: users waiting (pending), 21 times, last at 2018-11-20T13:03:36Z",
         "db             private  6002 6003  1/0/1 1/0/1                  -                     0 B      0 B      half open  -",
@@ -138,15 +137,57 @@ fn table_at_a_glance() {
         "",
         "sessions 4 now, 5 in all; refused: 3 users, 10 agents, 9 TLS handshakes; connections without passcode yet 6",
         "free ports 996; direct connections 1; API: 15 requests refused, 14 TLS handshakes failed",
-        "log messages lost 13: `iofog-connector check` says why",
+        "log messages lost 13: log file or syslog did not take them (disk full, no syslog); `sudo iofog-connector check` says why",
         "limit reached: 256 API connections at one time, 3 times, last at 2018-11-20T13:03:38Z",
         "API: refused: caller: it is not among controllers, once, last at 2018-11-20T13:03:38Z",
         "",
     ];
     let expected = expected.join("\n").replace("VERSION", env!("CARGO_PKG_VERSION"));
-    assert_eq!(table(&sample()), expected);
-    let empty = table(&Report::of(Status::default(), 0));
+    assert_eq!(table(&sample(), None), expected);
+    let empty = table(&Report::of(Status::default(), 0), None);
     assert!(empty.contains("\nno mappings\n"), "{empty}");
+}
+
+#[test]
+fn table_and_list_fit_80_columns_with_names_instead_of_ids() {
+    let mut report = sample();
+    let mut unnamed = report.state.mappings[1].clone();
+    unnamed.options.clear();
+    unnamed.sides[0].port = 30_000;
+    unnamed.counts.bytes_up = 1_047_000;
+    unnamed.counts.bytes_down = 1_047_000;
+    let busy = Tunnels { idle: 10, in_use: 50, allowed: 60, ..Tunnels::default() };
+    unnamed.sides[0].tunnels = Some(busy);
+    report.state.mappings.push(unnamed);
+    report.state.mappings[1].last_error_at = Some(0);
+    for width in [80, 60, 100] {
+        for text in [table(&report, Some(width)), list(&report, Some(width))] {
+            for line in text.lines() {
+                assert!(line.chars().count() <= width, "{width}: {line}\n{text}");
+            }
+            let rows = |word: &str| text.lines().filter(|line| line.starts_with(word)).count();
+            assert_eq!((rows("db "), rows("e2454159…  ") + rows("e2454159-")), (1, 1), "{text}");
+        }
+    }
+    let narrow = table(&report, Some(80));
+    assert!(narrow.contains("\nMAPPING "), "{narrow}");
+    assert!(narrow.contains("\nTUNNELS idle/in use/allowed; USERS waiting/served; "), "{narrow}");
+    assert!(narrow.lines().any(|line| line.starts_with("db ") && line.ends_with("half open")));
+    assert_eq!(table(&report, Some(1000)), table(&report, None), "wide enough for everything");
+    let wide = list(&report, None);
+    assert!(wide.contains("e2454159-ed8c-4d00-a885-fdd87de811de  private  30000 6003"), "{wide}");
+    assert!(wide.contains("https://example.org:6001\n"), "{wide}");
+    assert_eq!(list(&Report::of(Status::default(), 0), Some(80)), "no mappings\n");
+}
+
+#[test]
+fn last_error_has_a_time_and_goes_when_it_is_over() {
+    let mut report = sample();
+    report.state.mappings[0].last_error_over = false;
+    let said = "    last error at 2018-11-20T13:03:37Z: agent 192.0.2.1: wrong passcode\n";
+    assert!(table(&report, None).contains(said));
+    report.state.mappings[0].last_error_over = true;
+    assert!(!table(&report, None).contains("last error"));
 }
 
 #[test]
@@ -156,7 +197,7 @@ fn one_of_a_thing_is_said_as_one() {
     report.totals.counts.agents_refused = 1;
     report.state.api_refused = 1;
     report.state.api_handshake_failures = 1;
-    let said = table(&report);
+    let said = table(&report, None);
     assert!(said.contains("refused: 1 user, 1 agent, 0 TLS handshakes;"), "{said}");
     assert!(said.contains("API: 1 request refused, 1 TLS handshake failed"), "{said}");
 }
@@ -173,7 +214,7 @@ fn a_stopping_daemon_says_what_is_left() {
         json["draining"],
         serde_json::json!({"sessions": 1, "usersWaiting": 2, "millisecondsLeft": 4001})
     );
-    let table = table(&report);
+    let table = table(&report, None);
     let second = table.lines().nth(1).expect("a second line");
     let expected =
         "draining: 1 session and 2 waiting users left, for 5 s at most; a second SIGTERM";
