@@ -142,9 +142,11 @@ impl fmt::Display for ControlError {
             ),
             ControlError::NotPermitted(socket) => write!(
                 f,
-                "{}: {}; run the command with sudo, or as the user that the daemon runs as",
+                "{} may not use {}{}; run the command with sudo, or as the user that the daemon \
+                 runs as",
+                reason::user(),
                 socket.display(),
-                reason::writing(socket, &io::ErrorKind::PermissionDenied.into())
+                reason::owner_and_mode(socket).map_or(String::new(), |is| format!(", which {is}"))
             ),
             ControlError::NoAnswer(wait) => write!(
                 f,
@@ -238,6 +240,18 @@ mod tests {
         let long = folder.join("x".repeat(200));
         let error = call(limits::CONTROL_WAIT, &long, "GET", "/", "").expect_err("too long");
         assert!(matches!(error, ControlError::Io(..)), "{error}");
+    }
+
+    #[test]
+    fn who_may_not_use_the_socket_is_told_owner_mode_and_remedy() {
+        let folder = Folder::new();
+        let socket = folder.file(SOCKET, "", 0o640);
+        let said = ControlError::NotPermitted(socket).to_string();
+        for part in
+            ["may not use /", ", which belongs to ", ", mode 0640; run the command with sudo"]
+        {
+            assert!(said.contains(part), "{part}: {said}");
+        }
     }
 
     #[test]

@@ -203,7 +203,7 @@ fn may(file: &fs::Metadata, bits: u32) -> bool {
 }
 
 /// `belongs to root:ssl-cert, mode 0640`.
-fn owner_and_mode(path: &Path) -> Option<String> {
+pub fn owner_and_mode(path: &Path) -> Option<String> {
     let found = fs::metadata(path).ok()?;
     let owner = name("/etc/passwd", found.uid());
     let group = name("/etc/group", found.gid());
