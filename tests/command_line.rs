@@ -267,6 +267,7 @@ fn bash_completion_offers_every_command_and_option_where_it_is_allowed_and_no_ot
         }
         words.push("");
         offered.extend(completed(&words));
+        assert_eq!(offered.remove("compopt -o default"), command == "tunnel install");
         offered
     });
 }
@@ -387,6 +388,7 @@ fn fish_completion_offers_every_command_and_option_where_it_is_allowed_and_no_ot
         let behind = |mark: &str| line.split_once(mark).map(|(_, rest)| rest);
         let words: Set<String> = match behind(" -l ").or_else(|| line.strip_prefix("-l ")) {
             Some(option) => [format!("--{}", option.split(' ').next().unwrap())].into(),
+            None if line.ends_with(" -F") => continue,
             None => {
                 let words = behind(" -a ").expect("words").trim_start_matches('"');
                 let words = words.split(['"', '-']).next().unwrap();

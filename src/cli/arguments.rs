@@ -242,12 +242,11 @@ impl Fault {
                     --passcode-file FILE"
                 .into();
         }
-        let known: Vec<_> = match row {
-            Some(row) => row.options().map(Named::name).collect(),
-            None => all_options().map(Named::name).collect(),
-        };
-        let word = name.strip_prefix("--");
-        match word.and_then(|word| nearest(word, &known)) {
+        // Where the command has none that is near, another one may be meant.
+        let own = row.into_iter().flat_map(Row::options).map(Named::name).collect::<Vec<_>>();
+        let all = all_options().map(Named::name).collect::<Vec<_>>();
+        let word = name.strip_prefix("--").unwrap_or_default();
+        match nearest(word, &own).or_else(|| nearest(word, &all)) {
             Some(near) => format!("unknown option {name:?}: did you mean --{near}?"),
             None => format!("unknown option {name:?}"),
         }
@@ -400,6 +399,7 @@ mod tests {
             ("start --confg /c", "unknown option \"--confg\": did you mean --config?"),
             ("--confg=/c start", "unknown option \"--confg\": did you mean --config?"),
             ("start --frobnicate", "unknown option \"--frobnicate\""),
+            ("start --jsn", "unknown option \"--jsn\": did you mean --json?"),
             ("start -x", "unknown option \"-x\""),
             ("start now", "unknown argument \"now\""),
             ("start --run", "--run needs DIR after it"),
