@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use pico_args::Arguments;
 use serde_json::{Map, Value};
 
 use super::help::{GROUP, Row, TABLE, all_options, first_words, general, summary};
@@ -37,11 +38,10 @@ pub(super) enum Command {
 }
 
 /// Reads the whole command line, or says what is wrong with it.
-pub(super) fn parse(mut arguments: Vec<OsString>) -> Result<(Command, Options), String> {
-    let all = arguments.len();
-    arguments.retain(|argument| !is_one_of(argument, &["-h", "--help", "-?"]));
-    let asks_for_help = arguments.len() < all;
-    if !asks_for_help && arguments.iter().any(|a| is_one_of(a, &["-v", "--version"])) {
+pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), String> {
+    let mut arguments = Arguments::from_vec(arguments);
+    let asks_for_help = arguments.contains(["-h", "--help"]) || arguments.contains("-?");
+    if !asks_for_help && arguments.contains(["-v", "--version"]) {
         return Ok((Command::Version, Options::default()));
     }
     let Line { mut given, words, fault } = Line::read(arguments);
@@ -129,55 +129,38 @@ enum Fault {
 }
 
 impl Line {
-    fn read(arguments: Vec<OsString>) -> Self {
-        let mut line = Line { given: Given(Vec::new()), words: Vec::new(), fault: None };
-        let mut arguments = arguments.into_iter();
-        while let Some(argument) = arguments.next() {
-            if !argument.as_bytes().starts_with(b"-") {
-                line.words.push(argument);
-            } else if let Err(fault) = line.given.add(&argument, &mut arguments) {
-                line.fault.get_or_insert(fault);
+    fn read(mut arguments: Arguments) -> Self {
+        let mut given = Given(Vec::new());
+        let mut fault = given.read(&mut arguments).err();
+        let mut words = arguments.finish();
+        words.retain(|word| {
+            if !word.as_bytes().starts_with(b"-") {
+                return true;
             }
-        }
-        line
+            fault.get_or_insert_with(|| left_over(&word.to_string_lossy()));
+            false
+        });
+        Line { given, words, fault }
     }
 }
 
 impl Given {
-    /// Adds `--name`, `--name VALUE` or `--name=VALUE`; a value may stand in `rest`.
-    fn add(
-        &mut self,
-        argument: &OsStr,
-        rest: &mut impl Iterator<Item = OsString>,
-    ) -> Result<(), Fault> {
-        let bytes = argument.as_bytes();
-        let end = bytes.iter().position(|byte| *byte == b'=').unwrap_or(bytes.len());
-        let name = String::from_utf8_lossy(&bytes[..end]).into_owned();
-        let behind = bytes.get(end + 1..).map(|value| OsStr::from_bytes(value).to_owned());
-        let Some(option) = all_options().find(|option| option.dashed == name) else {
-            return Err(Fault::Unknown(name));
-        };
-        let value = match (option.value, behind) {
-            ("", None) => "true".into(),
-            ("", Some(_)) => return Err(Fault::Said(format!("{name} takes no value"))),
-            (what, behind) => match behind.or_else(|| rest.next()) {
-                Some(value) if !value.is_empty() && !value.as_bytes().starts_with(b"-") => value,
-                Some(value) if !value.is_empty() => {
-                    let found = value.to_string_lossy();
-                    return Err(Fault::Said(format!(
-                        "{name} needs {what} after it, not {found:?}"
-                    )));
+    /// Takes the options of all commands out: `--name`, `--name VALUE`, `--name=VALUE`.
+    fn read(&mut self, arguments: &mut Arguments) -> Result<(), Fault> {
+        for option in all_options() {
+            while let Some(value) = value(arguments, option).map_err(Fault::Said)? {
+                match self.0.iter_mut().find(|(known, _)| *known == option) {
+                    None => self.0.push((option, value)),
+                    Some((_, list)) if option.is_list() => {
+                        list.push(",");
+                        list.push(value);
+                    }
+                    Some(_) => {
+                        let name = option.dashed;
+                        return Err(Fault::Said(format!("option {name} is given twice")));
+                    }
                 }
-                _ => return Err(Fault::Said(format!("{name} needs {what} after it"))),
-            },
-        };
-        match self.0.iter_mut().find(|(known, _)| *known == option) {
-            None => self.0.push((option, value)),
-            Some((_, list)) if option.is_list() => {
-                list.push(",");
-                list.push(value);
             }
-            Some(_) => return Err(Fault::Said(format!("option {name} is given twice"))),
         }
         Ok(())
     }
@@ -227,6 +210,36 @@ impl Given {
             members.insert(option.name().replace('-', ""), value);
         }
         Ok(members)
+    }
+}
+
+/// Takes the next value of an option out, `true` for a flag.
+fn value(arguments: &mut Arguments, option: Named) -> Result<Option<OsString>, String> {
+    let (name, what) = (option.dashed, option.value);
+    if what.is_empty() {
+        return Ok(arguments.contains(name).then(|| "true".into()));
+    }
+    let text = |text: &OsStr| Ok::<_, String>(text.to_owned());
+    // The first does not know `--name=VALUE`, the second no VALUE that is not UTF-8.
+    let value = match arguments.opt_value_from_os_str(name, text) {
+        Ok(None) => arguments.opt_value_from_str::<_, String>(name).map(|v| v.map(OsString::from)),
+        value => value,
+    };
+    match value {
+        Ok(Some(value)) if value.is_empty() || value.as_bytes().starts_with(b"-") => {
+            Err(format!("{name} needs {what} after it, not {:?}", value.to_string_lossy()))
+        }
+        Ok(value) => Ok(value),
+        Err(_) => Err(format!("{name} needs {what} after it")),
+    }
+}
+
+/// What is wrong with an option that nobody has taken.
+fn left_over(argument: &str) -> Fault {
+    let name = argument.split('=').next().unwrap_or_default();
+    match all_options().find(|option| option.dashed == name) {
+        Some(_) => Fault::Said(format!("{name} takes no value")),
+        None => Fault::Unknown(name.to_owned()),
     }
 }
 
@@ -341,10 +354,6 @@ fn add(public: bool, mut given: Given) -> Result<Add, String> {
         dir: given.folder(),
         members: given.members()?,
     })
-}
-
-fn is_one_of(argument: &OsStr, names: &[&str]) -> bool {
-    names.iter().any(|name| argument == *name)
 }
 
 #[cfg(test)]
