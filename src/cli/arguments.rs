@@ -430,7 +430,7 @@ mod tests {
                 "status --connections 3",
                 "--connections is an option of `mapping add` and `tunnel` only",
             ),
-            ("start --target=t:1", "--target is an option of `tunnel` only"),
+            ("start --target=t:1", "--target is an option of `tunnel` and `tunnel install` only"),
         ] {
             let error = parsed(line).unwrap_err();
             assert!(error.starts_with(fault), "{line}: {error}");
@@ -531,7 +531,10 @@ mod tests {
                 "mapping add public --heartbeat-threshold 2147483648",
                 "--heartbeat-threshold: \"2147483648\" is not a number from 0 to 2147483647",
             ),
-            ("mapping add public --target t:1", "--target is an option of `tunnel` only"),
+            (
+                "mapping add public --target t:1",
+                "--target is an option of `tunnel` and `tunnel install` only",
+            ),
             ("mapping add public --conections 5", "unknown option \"--conections\": did you"),
             ("mapping list --show", "--show is an option of `mapping add` only"),
             (

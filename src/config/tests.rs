@@ -263,7 +263,8 @@ fn restart_is_asked_for_four_keys() {
     for (more, keys) in [
         (r#""threads":1,"userwait":5,"ports":["7000"],"loglevel":"trace""#, vec![]),
         (r#""threads":2"#, vec!["threads"]),
-        (r#""threads":1,"listen":"127.0.0.1""#, vec!["listen"]),
+        (r#""threads":1,"listen":"::""#, vec!["listen"]),
+        (r#""threads":1,"api":"127.0.0.1:8080","address":"192.0.2.1""#, vec!["listen"]),
         (r#""threads":1,"dev":false"#, vec!["dev", "api"]),
         (r#""threads":1,"api":"127.0.0.1:1""#, vec!["api"]),
     ] {

@@ -123,6 +123,7 @@ fn json_is_read_back() {
 fn table_at_a_glance() {
     let expected = [
         "iofog-connector VERSION, running for 1 d 2 h",
+        "mappings' ports listen on 127.0.0.1 alone: for this machine only",
         "warning: the API is open to everybody; set controllers",
         "",
         "MAPPING        KIND     PORTS      TUNNELS idle/in use/allowed  USERS waiting/served  UP       DOWN     STATE      PUBLIC URL",
