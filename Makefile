@@ -43,7 +43,8 @@ install:
 	install -D -m 0644 debian/iofog-connector.fish-completion \
 		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/iofog-connector.fish
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	for unit in iofog-connector.service iofog-connector-tunnel@.service; do \
+	for unit in iofog-connector.service iofog-connector-tunnel@.service \
+		iofog-connector-tunnels.service; do \
 		sed 's|/usr/bin/|$(PREFIX)/bin/|' debian/$$unit >"$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit"; \
 	done
 	[ -e $(DESTDIR)/etc/iofog-connector/iofog-connector.conf ] || install -D -m 0644 \

@@ -21,6 +21,7 @@ mod install;
 mod mapping;
 mod remedy;
 mod service;
+mod tunnels;
 mod user;
 
 /// Does what the arguments (without the program's name) ask for.
@@ -43,6 +44,8 @@ fn run(command: Command, options: &Options) -> ExitCode {
         Command::Mapping(request) => mapping::run(&request, options),
         Command::Tunnel(given) => agent::run(given),
         Command::Install(install) => install::run(&install),
+        Command::Tunnels { folder, run } => agent::run_all(&folder, &run),
+        Command::TunnelsStatus { run, json } => tunnels::status(&run, json),
         Command::Version => print(&format!("{VERSION}\nLicence: {}\n", env!("CARGO_PKG_LICENSE"))),
         Command::Help(page) => print(&page),
     }

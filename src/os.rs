@@ -8,6 +8,7 @@ pub mod memory;
 mod notifier;
 mod process;
 mod signals;
+mod socket;
 pub mod terminal;
 
 pub use files::{FileGuard, Files, For};
@@ -15,3 +16,4 @@ pub use instance::{Instance, Ownership, config_of, holder, take_lock};
 pub use notifier::{Notifier, watchdog_interval};
 pub use process::{Prepared, abort_on_panic, prepare};
 pub use signals::{Ask, Signals};
+pub use socket::listen;

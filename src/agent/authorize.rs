@@ -1,15 +1,15 @@
 //! From the dial to an authorized tunnel (protocol page, section 5.1): connect, TLS, passcode.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::net::TcpStream;
 use std::time::Instant;
 
 use super::proof::Proof;
 use super::words;
 use crate::limits;
 use crate::mappings::mapping::Passcode;
-use crate::net::dial::Dialler;
 use crate::net::stream::{Received, Stream, is_too_much};
 use crate::runtime::until;
 use crate::tls;
@@ -36,16 +36,15 @@ pub(super) enum Failure {
     Refused,
 }
 
-/// Opens one tunnel; gives its stream, and the bytes that followed the answer to the passcode.
+/// Opens one tunnel over the connection that `dial` makes; gives its stream, and the bytes that followed the answer to the passcode.
 ///
 /// Marks the proof as suspect when the connector's certificate is not trusted.
 pub(super) async fn authorize(
-    dialler: &Dialler,
+    dial: impl Future<Output = Result<TcpStream, String>>,
     proof: &RefCell<Proof>,
 ) -> Result<(Stream, Vec<u8>), Failure> {
-    let deadline = Instant::now() + limits::DIAL;
     let unreachable = |error: io::Error| Failure::Unreachable(words::connection(&error));
-    let socket = dialler.dial(deadline).await.map_err(unreachable)?;
+    let socket = dial.await.map_err(Failure::Unreachable)?;
     let (passcode, tls) = {
         let proof = proof.borrow();
         (proof.passcode.clone(), proof.tls.clone())

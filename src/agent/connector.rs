@@ -2,6 +2,9 @@
 //! opened.
 
 use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::TcpStream;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,11 +18,13 @@ use super::lost::Lost;
 use super::options::Options;
 use super::pace::{Outcome, Pace, Refusal};
 use super::proof::Proof;
+use super::shared::Shared;
+use super::words;
 use crate::limits;
-use crate::logging::ALWAYS;
 use crate::net::dial::{Address, Dialler};
+use crate::net::proxy::Proxy;
 use crate::net::stream::Stream;
-use crate::os::{FileGuard, Files, For};
+use crate::os::{FileGuard, For, Notifier};
 use crate::runtime::{Counted, until};
 use crate::session::Traffic;
 
@@ -30,23 +35,41 @@ pub(super) struct Connector {
     /// Notified whenever something changes that a task may wait for. Few tasks do: one that wants a
     /// tunnel, one that accepts, one that waits for the end.
     pub(super) changed: Event,
+    /// Where it is.
+    address: Address,
+    /// To it, or to the proxy.
     dialler: Dialler,
+    /// Through which it is reached.
+    proxy: Option<Proxy>,
     /// Held by the task that waits until it may dial.
     turn: Mutex<()>,
     proof: RefCell<Proof>,
     /// Authorized tunnels, idle and in use.
     open: Cell<usize>,
     sessions: Cell<usize>,
+    stage: Cell<Stage>,
+    /// How often certificates and passcode were read again because somebody asked for it.
+    reloads: Cell<u32>,
     dialing: Cell<usize>,
     /// Bytes of all sessions.
     traffic: Arc<Traffic>,
     /// Those from the connector's side when the last session ended.
     carried: Cell<u64>,
     pace: RefCell<Pace>,
-    files: Arc<Files>,
+    shared: Rc<Shared>,
     /// Whether the log has been told that files are short.
     short: Cell<bool>,
     health: Health,
+}
+
+/// How far a tunnel's life has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It takes sessions.
+    Working,
+    /// It takes no more, and lets those that run finish.
+    Draining,
+    Over,
 }
 
 /// The right to try for one more tunnel, and the files that it and its session need.
@@ -75,28 +98,69 @@ impl Connector {
     ///
     /// # Errors
     /// A sentence about the certificates to trust, or the name.
-    pub(super) fn new(options: &Options, files: Arc<Files>) -> Result<Self, String> {
+    pub(super) fn new(
+        name: &str,
+        options: &Options,
+        shared: &Rc<Shared>,
+        notifier: Option<Rc<Notifier>>,
+    ) -> Result<Self, String> {
         Ok(Connector {
             heartbeat: options.heartbeat,
             changed: Event::new(),
-            dialler: Dialler::new(options.connector.clone(), files.clone()),
+            address: options.connector.clone(),
+            dialler: shared.dialler(match &options.proxy {
+                Some(proxy) => proxy.address.clone(),
+                None => options.connector.clone(),
+            }),
+            proxy: options.proxy.clone(),
             turn: Mutex::new(()),
-            proof: RefCell::new(Proof::new(options)?),
+            proof: RefCell::new(Proof::new(options, shared)?),
             open: Cell::new(0),
             sessions: Cell::new(0),
+            stage: Cell::new(Stage::Working),
+            reloads: Cell::new(0),
             dialing: Cell::new(0),
             traffic: Arc::default(),
             carried: Cell::new(0),
             pace: RefCell::new(Pace::new(Instant::now())),
-            files,
+            shared: shared.clone(),
             short: Cell::new(false),
-            health: Health::new(options),
+            health: Health::new(name, options, notifier),
         })
     }
 
     /// Where it is.
     pub(super) fn address(&self) -> &Address {
-        self.dialler.address()
+        &self.address
+    }
+
+    /// The proxy through which it is reached.
+    pub(super) fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
+    }
+
+    /// Connects to it, or has the proxy do so.
+    ///
+    /// # Errors
+    /// A sentence about what is in the way.
+    async fn dial(&self) -> Result<TcpStream, String> {
+        let deadline = Instant::now() + limits::DIAL;
+        let dialled = self.dialler.dial(deadline).await;
+        let Some(proxy) = &self.proxy else {
+            return dialled.map_err(|error| words::connection(&error));
+        };
+        let through = async {
+            let connected =
+                until(Instant::now() + limits::PROXY, proxy.connect(dialled?, &self.address));
+            connected.await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+        };
+        through.await.map_err(|error| {
+            let why = match error.kind() {
+                io::ErrorKind::Other => error.to_string(),
+                _ => words::connection(&error),
+            };
+            format!("the proxy {proxy}: {why}")
+        })
     }
 
     /// What the operator is told about it.
@@ -104,9 +168,14 @@ impl Connector {
         &self.health
     }
 
-    /// The files that connections may take.
-    pub(super) fn files(&self) -> &Arc<Files> {
-        &self.files
+    /// What all tunnels of the process share.
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Authorized tunnels, idle and in use.
+    pub(super) fn open_tunnels(&self) -> usize {
+        self.open.get()
     }
 
     /// Where all sessions count their bytes.
@@ -117,6 +186,28 @@ impl Connector {
     /// Sessions that run now.
     pub(super) fn sessions(&self) -> usize {
         self.sessions.get()
+    }
+
+    /// The tunnel's life goes on to this.
+    pub(super) fn reach(&self, stage: Stage) {
+        self.stage.set(stage);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// How far the tunnel's life has come.
+    pub(super) fn stage(&self) -> Stage {
+        self.stage.get()
+    }
+
+    /// Returns once this is so; it is looked at whenever something has changed.
+    pub(super) async fn when(&self, is_so: impl Fn() -> bool) {
+        loop {
+            let changed = self.changed.listen();
+            if is_so() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// A session begins, until the guard is dropped.
@@ -134,7 +225,9 @@ impl Connector {
         let outcome = if others { Outcome::Carried } else { outcome };
         self.pace.borrow_mut().given_back(Instant::now());
         if self.pace.borrow_mut().session_ended(Instant::now(), outcome) {
-            log::warn!(
+            say!(
+                self.health,
+                log::Level::Warn,
                 "{} sessions from {} in a row ended at once without a byte: a user that only \
                  connects and leaves, or a faulty connector; tunnels are opened more slowly until \
                  one is used",
@@ -172,9 +265,12 @@ impl Connector {
 
     /// Takes this many files; or none, and logs a line about it.
     pub(super) fn take_files(&self, count: usize) -> Option<Vec<FileGuard>> {
-        let taken: Option<Vec<_>> = (0..count).map(|_| self.files.try_take(For::Pipe)).collect();
+        let taken: Option<Vec<_>> =
+            (0..count).map(|_| self.shared.files.try_take(For::Pipe)).collect();
         if taken.is_none() && !self.short.replace(true) {
-            log::warn!(
+            say!(
+                self.health,
+                log::Level::Warn,
                 "the limit of open files is enough for {} tunnels and their sessions now; raise it \
                  (LimitNOFILE= of the unit, or ulimit -n) for more",
                 self.open.get() + self.dialing.get()
@@ -190,8 +286,11 @@ impl Connector {
     /// When this try failed.
     pub(super) async fn open<'a>(&'a self, dial: Dial<'a>) -> Result<Opened<'a>, ()> {
         let Dial { files, dialing } = dial;
-        self.proof.borrow_mut().refresh();
-        match authorize(&self.dialler, &self.proof).await {
+        for fault in self.proof.borrow_mut().refresh(&self.shared) {
+            say!(self.health, log::Level::Warn, "{fault}");
+        }
+        let reloads = self.reloads.get();
+        match authorize(self.dial(), &self.proof).await {
             Ok((stream, input)) => {
                 let open = Counted::notifying(&self.open, &self.changed);
                 self.pace.borrow_mut().authorized(self.open.get());
@@ -201,6 +300,10 @@ impl Connector {
             }
             Err(failure) => {
                 self.failed(failure);
+                if reloads != self.reloads.get() {
+                    // What failed was the proof of before.
+                    self.pace.borrow_mut().try_now(Instant::now());
+                }
                 Err(())
             }
         }
@@ -229,8 +332,13 @@ impl Connector {
 
     /// Reads certificates and passcode again, and tries at once (on SIGHUP).
     pub(super) fn reload(&self) {
-        if self.proof.borrow_mut().read_again() {
-            log::info!(target: ALWAYS, "certificates and passcode read again");
+        self.reloads.set(self.reloads.get().wrapping_add(1));
+        let faults = self.proof.borrow_mut().read_again(&self.shared);
+        for fault in &faults {
+            say!(self.health, log::Level::Warn, "{fault}");
+        }
+        if faults.is_empty() {
+            say!(self.health, log::Level::Info, "certificates and passcode read again");
         }
         self.pace.borrow_mut().try_now(Instant::now());
         self.changed.notify(usize::MAX);

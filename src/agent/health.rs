@@ -2,20 +2,34 @@
 //! change of its state, and for limits that were reached.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::Instant;
+
+use log::Level;
 
 use super::lost::{Lost, Silences};
 use super::options::{Options, Work};
 use super::reached::Limit;
 use crate::limits;
+use crate::logging::Utc;
 use crate::net::dial::Address;
 use crate::os::Notifier;
 use crate::text::counted;
 
 /// The state of the connector, as far as this side knows it.
 pub(super) struct Health {
+    /// The tunnel's name, where there may be others; else empty.
+    name: String,
     address: Address,
     state: RefCell<State>,
+    /// Since when.
+    since: Cell<Utc>,
+    /// The state in a word before the first try.
+    at_first: &'static str,
+    /// Whether a tunnel was ever authorized.
+    ever: Cell<bool>,
+    /// What went wrong last, and when.
+    fault: RefCell<Option<(Utc, String)>>,
     /// The state in words.
     said: RefCell<String>,
     /// What is wrong with tunnels that the connector accepts.
@@ -31,7 +45,8 @@ pub(super) struct Health {
     too_few: (String, Cell<usize>),
     /// What this side itself allows, by [`Bound`].
     limits: [Limit; 2],
-    notifier: Notifier,
+    /// Where this is the only tunnel.
+    notifier: Option<Rc<Notifier>>,
 }
 
 /// What was last said about the connector.
@@ -57,10 +72,11 @@ pub(super) enum Bound {
 
 impl Health {
     /// For a connector that has not been tried yet.
-    pub(super) fn new(options: &Options) -> Self {
-        let (waits, pending) = match options.work {
-            Work::Serve { .. } => ("users wait at the connector", 0),
-            Work::Listen { pending, .. } => ("local connections wait", pending),
+    pub(super) fn new(name: &str, options: &Options, notifier: Option<Rc<Notifier>>) -> Self {
+        let (waits, pending, at_first) = match options.work {
+            Work::Serve { .. } => ("users wait at the connector", 0, "connecting"),
+            // It connects once there is somebody to serve.
+            Work::Listen { pending, .. } => ("local connections wait", pending, "listening"),
         };
         let limits = [
             Limit::new(
@@ -96,8 +112,13 @@ impl Health {
             ),
         };
         Health {
+            name: name.into(),
             address: options.connector.clone(),
             state: RefCell::new(State::Unknown),
+            since: Cell::new(Utc::now()),
+            at_first,
+            ever: Cell::new(false),
+            fault: RefCell::default(),
             said: RefCell::new("connecting".into()),
             doubt: RefCell::new(None),
             silences: RefCell::default(),
@@ -105,17 +126,53 @@ impl Health {
             wanted,
             too_few: (too_few, Cell::new(usize::MAX)),
             limits,
-            notifier: Notifier::from_env(),
+            notifier,
         }
     }
 
-    /// The service manager that watches this process.
-    pub(super) fn notifier(&self) -> &Notifier {
-        &self.notifier
+    /// The tunnel's name, where there may be others; else empty.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What lines of the log about this tunnel begin with.
+    pub(super) fn head(&self) -> String {
+        match &*self.name {
+            "" => String::new(),
+            name => format!("{name}: "),
+        }
+    }
+
+    /// Something went wrong.
+    pub(super) fn wrong(&self, what: &str) {
+        self.fault.replace(Some((Utc::now(), what.into())));
+    }
+
+    /// What went wrong last, and when.
+    pub(super) fn fault(&self) -> Option<(Utc, String)> {
+        self.fault.borrow().clone()
+    }
+
+    /// The version that the connector speaks with this side, once it is known.
+    pub(super) fn version(&self) -> Option<u8> {
+        self.ever.get().then_some(2)
+    }
+
+    /// The state in a word, and since when.
+    pub(super) fn state(&self) -> (&'static str, Utc) {
+        let word = match *self.state.borrow() {
+            State::Unknown => self.at_first,
+            State::Open => "connected",
+            State::Unsteady(_) => "unsteady",
+            State::Unreachable(_) => "unreachable",
+            State::Refused(_) => "refused",
+        };
+        (word, self.since.get())
     }
 
     /// A tunnel was authorized.
     pub(super) fn opened(&self) {
+        self.ever.set(true);
         let doubt = self.doubt.borrow().clone();
         self.tell(doubt.map_or(State::Open, State::Unsteady));
     }
@@ -174,8 +231,10 @@ impl Health {
         let (remedy, said) = &self.too_few;
         if allowed < said.get() {
             said.set(allowed);
-            log::log!(
-                if allowed < self.wanted { log::Level::Warn } else { log::Level::Info },
+            let level = if allowed < self.wanted { Level::Warn } else { Level::Info };
+            say!(
+                self,
+                level,
                 "connector {} has places for {} of this agent, those in use included (others may hold \
                  the rest): {remedy}",
                 self.address,
@@ -211,14 +270,16 @@ impl Health {
                 limits::REFUSED_AGAIN.as_secs()
             ),
         };
-        match &state {
-            State::Open | State::Unknown => log::info!("{what}"),
-            State::Unreachable(_) | State::Unsteady(_) => log::warn!("{what}"),
-            State::Refused(_) => log::error!("{what}"),
-        }
+        let level = match &state {
+            State::Open | State::Unknown => Level::Info,
+            State::Unreachable(_) | State::Unsteady(_) => Level::Warn,
+            State::Refused(_) => Level::Error,
+        };
+        say!(self, level, "{what}");
         self.said.replace(what);
         self.show();
         self.state.replace(state);
+        self.since.set(Utc::now());
     }
 
     /// The last place that an option allows was taken.
@@ -231,15 +292,16 @@ impl Health {
     pub(super) fn tell_limits(&self) {
         let now = Instant::now();
         for news in self.limits.iter().filter_map(|limit| limit.news(now)) {
-            log::warn!("{news}");
+            say!(self, Level::Warn, "{news}");
             self.show();
         }
     }
 
     /// Tells the service manager the state, and which limits were reached.
     fn show(&self) {
+        let Some(notifier) = &self.notifier else { return };
         let reached = self.limits.iter().filter_map(Limit::state);
         let parts: Vec<_> = [self.said.borrow().clone()].into_iter().chain(reached).collect();
-        self.notifier.status(&parts.join("; "));
+        notifier.status(&parts.join("; "));
     }
 }

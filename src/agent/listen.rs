@@ -84,7 +84,9 @@ impl<'a> Listening<'a> {
                     }
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                     Err(error) => {
-                        log::warn!(
+                        say!(
+                            self.connector.health(),
+                            log::Level::Warn,
                             "local connections wait, accepting failed: {}",
                             reason::words(&error)
                         );
@@ -153,7 +155,12 @@ impl<'a> Listening<'a> {
                     false => self.connector.health().in_the_way(),
                 };
                 let waited = limits::LOCAL_WAIT.as_secs();
-                log::warn!("a local connection is closed after {waited} s: {why}");
+                let health = self.connector.health();
+                say!(
+                    health,
+                    log::Level::Warn,
+                    "a local connection is closed after {waited} s: {why}"
+                );
                 stream.close();
             }
         }
@@ -195,7 +202,9 @@ impl<'a> Listening<'a> {
             let mut tunnel = Tunnel::new(opened, self.connector);
             match tunnel.session().await {
                 Ok(header) if has_user(&header) => {
-                    log::error!(
+                    say!(
+                        self.connector.health(),
+                        log::Level::Error,
                         "port {} is a public pipe's, and --listen needs a private one: user and \
                          local connection are closed",
                         self.connector.address().port

@@ -1,16 +1,17 @@
 //! The options of `tunnel`, from the command line and from a file.
 
+use std::collections::btree_map::Entry;
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::limits;
 use crate::mappings::mapping::Passcode;
 use crate::net::dial::Address;
+use crate::net::proxy::{self, Proxy};
 use crate::tls::Trusted;
-use file::read_options;
+use file::{named, read_options};
 use passcode::passcode;
 
 pub use names::{Given, OPTIONS};
@@ -44,10 +45,14 @@ pub struct Options {
     pub trusted: Trusted,
     /// No TLS.
     pub plain: bool,
+    /// Through which the connector is reached.
+    pub proxy: Option<Proxy>,
     /// Time between heartbeats of an idle tunnel.
     pub heartbeat: Duration,
     /// How long sessions may go on after SIGTERM.
     pub drain: Duration,
+    /// How long to wait for pipes in the place of files; with `None` there may be none.
+    pub wait: Option<Duration>,
     /// Warnings about the options: nothing that prevents a start.
     pub warnings: Vec<String>,
 }
@@ -88,51 +93,125 @@ impl Options {
     }
 
     /// Puts together what the command line, the options file it names and the environment say;
-    /// `environment` is the value of [`PASSCODE`].
+    /// `environment` gives its variables: [`PASSCODE`] and those that name proxies. With `wait` the files may be pipes that are written
+    /// in this time.
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub fn new(given: Given, environment: Option<OsString>) -> Result<Self, String> {
+    pub fn new(
+        given: Given,
+        environment: impl Fn(&str) -> Option<OsString>,
+        wait: Option<Duration>,
+    ) -> Result<Self, String> {
         let mut given = given;
+        if given.get("proxy").is_some_and(|url| proxy::has_password(&url.to_string_lossy())) {
+            return Err(
+                "--proxy would show user and password to everybody on this machine (`ps`); \
+                        put proxy=URL into a file for --from, or set HTTPS_PROXY"
+                    .into(),
+            );
+        }
         let mut in_file = None;
+        let mut lines = Vec::new();
         if let Some(path) = given.remove("from").map(PathBuf::from) {
-            let (from_file, passcode) = read_options(&path, Some(limits::PIPE_WAIT))?;
+            let (from_file, passcode, numbers) = read_options(&path, wait)?;
+            let place = named("--from", &path);
             in_file = passcode.map(|passcode| (passcode, Source::Options(path)));
             for (name, value) in from_file {
-                given.entry(name).or_insert(value);
+                if let Entry::Vacant(free) = given.entry(name) {
+                    free.insert(value);
+                    let number = numbers.get(name).copied().unwrap_or_default();
+                    lines.push((format!("--{name}"), format!("{place}: line {number}")));
+                }
             }
         }
+        Self::put_together(&given, in_file, &environment, wait).map_err(|fault| {
+            let about = fault.split([':', ' ']).next().unwrap_or_default();
+            match lines.iter().find(|(name, _)| name == about) {
+                Some((_, line)) => format!("{line}: {fault}"),
+                None => fault,
+            }
+        })
+    }
+
+    /// The options of a tunnel that one file holds, which waits for nothing; the passcode is not in the
+    /// environment.
+    ///
+    /// # Errors
+    /// A sentence that begins with the file.
+    pub fn from_file(
+        path: &Path,
+        environment: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, String> {
+        let given = Given::from([("from", path.as_os_str().to_owned())]);
+        let environment = |name: &str| environment(name).filter(|_| name != PASSCODE);
+        Self::new(given, environment, None).map_err(|fault| match fault.strip_prefix("--from ") {
+            Some(placed) => placed.to_owned(),
+            None => format!("{}: {fault}", path.display()),
+        })
+    }
+
+    /// Whether a tunnel with these options would do the same. A passcode that has changed is read
+    /// again where it stands.
+    pub fn asks_for_the_same(&self, other: &Options) -> bool {
+        let rest = |it: &Options| (it.sessions, it.plain, it.heartbeat, it.drain);
+        self.connector == other.connector
+            && self.work == other.work
+            && self.trusted == other.trusted
+            && self.proxy == other.proxy
+            && self.source == other.source
+            && rest(self) == rest(other)
+    }
+
+    fn put_together(
+        given: &Given,
+        in_file: Option<(Passcode, Source)>,
+        environment: &dyn Fn(&str) -> Option<OsString>,
+        wait: Option<Duration>,
+    ) -> Result<Self, String> {
         let mut warnings = Vec::new();
-        let plain = flag(&given, "plain")?;
-        let trusted = trusted(&given, plain)?;
+        let plain = flag(given, "plain")?;
+        let trusted = trusted(given, plain)?;
         let connector = given.get("connector").ok_or(
             "--connector HOST:PORT is missing: the connector and the port that takes this side's \
              tunnels",
         )?;
-        let work = work(&given)?;
+        let work = work(given)?;
         let ready = match &work {
             Work::Serve { connections, .. } => *connections as u64,
             Work::Listen { .. } => 1,
         };
         // Each idle tunnel may become a session at any time.
-        let sessions = number(&given, "sessions", SESSIONS.max(ready), 1..=1_000_000)?;
+        let sessions = number(given, "sessions", SESSIONS.max(ready), 1..=1_000_000)?;
         if sessions < ready {
             return Err(format!(
                 "--sessions: {sessions} is less than --connections, {ready}: each tunnel may become \
                  a session"
             ));
         }
-        let (passcode, source) = passcode(&given, in_file, environment, &mut warnings)?;
+        let (passcode, source) =
+            passcode(given, in_file, environment(PASSCODE), wait, &mut warnings)?;
+        let connector = address("connector", connector)?;
+        let variable = |name: &str| environment(name)?.into_string().ok();
+        let proxy = match given.get("proxy") {
+            Some(url) => {
+                let proxy = url.to_string_lossy().parse();
+                Some(proxy.map_err(|fault: String| format!("--proxy: {fault}"))?)
+            }
+            None => proxy::from_environment(&connector, variable)?,
+        };
         Ok(Options {
-            connector: address("connector", connector)?,
+            connector,
+            proxy,
             work,
             sessions: sessions as usize,
             trusted,
             plain,
-            heartbeat: Duration::from_millis(number(&given, "heartbeat", 20_000, 100..=3_600_000)?),
-            drain: Duration::from_millis(number(&given, "drain", 5000, 0..=86_400_000)?),
+            heartbeat: Duration::from_millis(number(given, "heartbeat", 20_000, 100..=3_600_000)?),
+            drain: Duration::from_millis(number(given, "drain", 5000, 0..=86_400_000)?),
             passcode,
             source,
+            wait,
             warnings,
         })
     }
@@ -237,7 +316,7 @@ mod tests {
     }
 
     fn options(pairs: &[(&'static str, &str)]) -> Result<Options, String> {
-        Options::new(given(pairs), Some("secret".into()))
+        Options::new(given(pairs), |name| (name == PASSCODE).then(|| "secret".into()), None)
     }
 
     #[test]
@@ -278,6 +357,8 @@ mod tests {
             (&[connector, target, ("heartbeat", "5s")], "--heartbeat: \"5s\" is not a number"),
             (&[connector, target, ("plain", "true"), ("ca", "x")], "--plain and --ca exclude"),
             (&[connector, target, ("plain", "true"), ("pin", "x")], "--plain and --pin exclude"),
+            (&[connector, target, ("proxy", "http://me:pw@p:1")], "--proxy would show user and"),
+            (&[connector, target, ("proxy", "http://p")], "--proxy: \"p\" has no port"),
             (&[connector, target, ("ca", "x"), ("pin", "x")], "--pin and --ca exclude each"),
             (&[connector, target, ("pin", "SHA256:12")], "--pin: \"SHA256:12\" is not SHA256:"),
             (
@@ -295,7 +376,7 @@ mod tests {
             let error = options(pairs).unwrap_err();
             assert!(error.starts_with(fault), "{pairs:?}: {error}");
         }
-        let error = Options::new(given(&[connector, target]), None).unwrap_err();
+        let error = Options::new(given(&[connector, target]), |_| None, None).unwrap_err();
         assert!(error.contains("--passcode-file"), "{error}");
     }
 
@@ -368,8 +449,33 @@ mod tests {
         assert_eq!(options.passcode.reveal(), "in file");
         let other = folder.file("other", "of its own", 0o600);
         let [file, other] = [&file, &other].map(|path| path.to_str().unwrap());
-        let both = Options::new(given(&[("from", file), ("passcode-file", other)]), None).unwrap();
+        let both = Options::new(given(&[("from", file), ("passcode-file", other)]), |_| None, None)
+            .unwrap();
         assert!(both.warnings[0].contains("passcode= in the options is not used"));
+    }
+
+    #[test]
+    fn a_proxy_is_named_by_option_file_or_environment_in_this_order() {
+        let folder = Folder::new();
+        let file = folder.file("file", "proxy=socks5://me:secret@file:1\n", 0o600);
+        let file = ("from", file.to_str().unwrap());
+        let all = [("connector", "c:1"), ("target", "t:1"), ("proxy", "http://option:1"), file];
+        let environment = |name: &str| match name {
+            PASSCODE => Some("secret".into()),
+            "HTTPS_PROXY" => Some("http://variable:1".into()),
+            "NO_PROXY" => Some("elsewhere".into()),
+            _ => None,
+        };
+        let proxy = |pairs: &[(&'static str, &str)]| {
+            let options = Options::new(given(pairs), environment, None).unwrap();
+            assert!(!format!("{options:?}").contains("secret"));
+            options.proxy.unwrap().to_string()
+        };
+        assert_eq!(proxy(&all), "http://option:1");
+        assert_eq!(proxy(&[all[0], all[1], file]), "socks5://file:1");
+        assert_eq!(proxy(&all[..2]), "http://variable:1");
+        let excepted = [("connector", "elsewhere:1"), all[1]];
+        assert_eq!(Options::new(given(&excepted), environment, None).unwrap().proxy, None);
     }
 
     #[test]
@@ -384,6 +490,16 @@ mod tests {
             ("passcode=\n", 0o600, "line 1: the passcode is empty"),
             ("ca=a\n\nca=b\n", 0o600, "line 3: ca is given already, in line 1;"),
             ("plain\nplain\n", 0o600, "line 2: plain is given already, in line 1;"),
+            (
+                "proxy=http://me:secret@p:1\n",
+                0o644,
+                "line 1: everybody on this machine can read the",
+            ),
+            (
+                "\nproxy=http://p\nconnector=c:1\ntarget=t:1\n",
+                0o600,
+                "line 2: --proxy: \"p\" has no",
+            ),
             ("passcode=a\npasscode=b\n", 0o600, "line 2: passcode is given already, in line 1;"),
         ] {
             let folder = Folder::new();

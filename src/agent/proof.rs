@@ -8,10 +8,11 @@ use futures_rustls::pki_types::ServerName;
 use futures_rustls::rustls::ClientConfig;
 
 use super::options::{Options, Source};
+use super::shared::Shared;
 use crate::limits;
 use crate::mappings::mapping::Passcode;
 use crate::text::reason;
-use crate::tls::{self, TlsError, Trusted};
+use crate::tls::{TlsError, Trusted};
 
 /// The passcode and the trusted certificates, as they were last read.
 pub(super) struct Proof {
@@ -29,13 +30,14 @@ impl Proof {
     ///
     /// # Errors
     /// A sentence about the certificates to trust, or the connector's name.
-    pub(super) fn new(options: &Options) -> Result<Self, String> {
+    pub(super) fn new(options: &Options, shared: &Shared) -> Result<Self, String> {
         let host = &options.connector.host;
         let tls = if options.plain {
             None
         } else {
             let trusted = &options.trusted;
-            let config = tls::client_config(trusted, Some(limits::PIPE_WAIT))
+            let config = shared
+                .trusting(trusted, options.wait)
                 .map_err(|fault| distrust(trusted, &fault))?;
             let name = ServerName::try_from(host.clone())
                 .map_err(|_| format!("--connector: {host:?} is not a host name"))?;
@@ -57,25 +59,26 @@ impl Proof {
     }
 
     /// Reads the files again if they may be why tries fail, each [`limits::READ_AGAIN`] at most.
-    pub(super) fn refresh(&mut self) {
-        if self.is_suspect && self.read_at.elapsed() >= limits::READ_AGAIN {
-            self.read_again();
+    /// Gives what cannot be read.
+    pub(super) fn refresh(&mut self, shared: &Shared) -> Vec<String> {
+        match self.is_suspect && self.read_at.elapsed() >= limits::READ_AGAIN {
+            true => self.read_again(shared),
+            false => Vec::new(),
         }
     }
 
-    /// Reads certificates and passcode again; what cannot be read stays as it was. `true` when all
-    /// was read.
-    pub(super) fn read_again(&mut self) -> bool {
+    /// Reads certificates and passcode again; what cannot be read stays as it was, and is told in a
+    /// sentence each.
+    pub(super) fn read_again(&mut self, shared: &Shared) -> Vec<String> {
         self.read_at = Instant::now();
         self.is_suspect = false;
-        let mut all = true;
+        let mut faults = Vec::new();
         if let Some((config, _)) = &mut self.tls {
-            match tls::client_config(&self.trusted, None) {
+            match shared.trusting(&self.trusted, None) {
                 Ok(read) => *config = read,
                 Err(fault) => {
                     let fault = distrust(&self.trusted, &fault);
-                    log::warn!("{fault}; the certificates read before stay in force");
-                    all = false;
+                    faults.push(format!("{fault}; the certificates read before stay in force"));
                 }
             }
         }
@@ -83,11 +86,10 @@ impl Proof {
             Ok(Some(passcode)) => self.passcode = passcode,
             Ok(None) => {}
             Err(fault) => {
-                log::warn!("{fault}; the passcode read before stays in force");
-                all = false;
+                faults.push(format!("{fault}; the passcode read before stays in force"));
             }
         }
-        all
+        faults
     }
 }
 

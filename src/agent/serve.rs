@@ -43,7 +43,7 @@ impl<'a> Serving<'a> {
         most: usize,
         proxy_protocol: bool,
     ) -> Self {
-        let target = Dialler::new(target, connector.files().clone());
+        let target = connector.shared().dialler(target);
         let ready = Cell::new(0);
         let reachable = Cell::new(true);
         Serving { connector, target, connections, most, proxy_protocol, ready, reachable }
@@ -85,13 +85,14 @@ impl<'a> Serving<'a> {
             if self.connector.sessions() >= self.most {
                 self.connector.health().reached(Bound::Sessions);
             }
-            let outcome = self.session(paired).await;
+            // Apart: an idle tunnel, of which there may be thousands, keeps no room for it.
+            let outcome = Box::pin(self.session(paired)).await;
             self.connector.session_ended(outcome);
         }
     }
 
     async fn pair<'p>(&'p self, dial: Dial<'p>) -> Option<Paired<'p>> {
-        let opened = self.connector.open(dial).await.ok()?;
+        let opened = Box::pin(self.connector.open(dial)).await.ok()?;
         let mut tunnel = Tunnel::new(opened, self.connector);
         match tunnel.session().await {
             Ok(header) => Some(tunnel.pair(header)),
@@ -118,7 +119,9 @@ impl<'a> Serving<'a> {
             Ok(local) => local,
             Err(error) => {
                 if self.reachable.replace(false) {
-                    log::warn!(
+                    say!(
+                        self.connector.health(),
+                        log::Level::Warn,
                         "the target {} cannot be reached, so users are closed: {}",
                         self.target.address(),
                         words::connection(&error)
@@ -131,7 +134,12 @@ impl<'a> Serving<'a> {
         // From the start: if the session never begins, the target must not take that for an orderly end.
         local.break_when_dropped();
         if !self.reachable.replace(true) {
-            log::info!("the target {} can be reached again", self.target.address());
+            let target = self.target.address();
+            say!(
+                self.connector.health(),
+                log::Level::Info,
+                "the target {target} can be reached again"
+            );
         }
         // If the target has gone by now, the relay finds out.
         if self.proxy_protocol && local.queue(&paired.header).is_err() {

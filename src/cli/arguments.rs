@@ -13,7 +13,7 @@ use super::install::Install;
 use super::mapping::{Add, Request};
 use crate::agent::options as tunnel;
 use crate::api::LONGEST_THRESHOLD;
-use crate::config::folders::Options;
+use crate::config::folders::{Options, TUNNELS, TUNNELS_RUN};
 use crate::config::nearest;
 use crate::text::page::Named;
 
@@ -32,6 +32,14 @@ pub(super) enum Command {
     Mapping(Request),
     Tunnel(tunnel::Given),
     Install(Install),
+    Tunnels {
+        folder: PathBuf,
+        run: PathBuf,
+    },
+    TunnelsStatus {
+        run: PathBuf,
+        json: bool,
+    },
     Version,
     /// The page to show.
     Help(String),
@@ -62,6 +70,11 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
     }
     words = &words[count..];
     let mut options = Options::default();
+    let path = |given: &mut Given, name, default: &str| {
+        given.take(name).map_or_else(|| default.into(), PathBuf::from)
+    };
+    let tunnels = ["tunnels", "tunnels status"].contains(&row.name);
+    let tunnels_run = if tunnels { path(&mut given, "run", TUNNELS_RUN) } else { PathBuf::new() };
     for (name, path) in [
         ("config", &mut options.config_dir),
         ("run", &mut options.run_dir),
@@ -99,6 +112,12 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
             let replace = given.take("replace").is_some();
             let given = given.0.into_iter().map(|(o, v)| (o.name(), v)).collect();
             Command::Install(Install { file: file.into(), given, dir, name, replace })
+        }
+        "tunnels" => {
+            Command::Tunnels { folder: path(&mut given, "tunnels", TUNNELS), run: tunnels_run }
+        }
+        "tunnels status" => {
+            Command::TunnelsStatus { run: tunnels_run, json: given.take("json").is_some() }
         }
         _ => {
             return Err(needs(row, &row.followers().map(|(word, _)| word).collect::<Vec<_>>(), ""));
@@ -421,11 +440,11 @@ mod tests {
                 "--heartbeat-threshold: 299 is less than 300, the least; 0 is never",
             ),
             ("stat", "unknown command \"stat\": did you mean `status`?"),
-            ("mapping list --json", "--json is an option of `status` only"),
+            ("mapping list --json", "--json is an option of `status` and `tunnels status` only"),
             ("mapping list --user x", "--user is an option of `check` only"),
             ("tunnel --log /l", "--log is not an option of `tunnel`"),
-            ("tunnel --json", "--json is an option of `status` only"),
-            ("start --json", "--json is an option of `status` only"),
+            ("tunnel --json", "--json is an option of `status` and `tunnels status` only"),
+            ("start --json", "--json is an option of `status` and `tunnels status` only"),
             (
                 "status --connections 3",
                 "--connections is an option of `mapping add` and `tunnel` only",

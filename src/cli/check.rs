@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use super::exit::BAD;
 use super::user::User;
+use crate::agent;
 use crate::config::folders::Options;
 use crate::config::{self, Config};
 use crate::logging;
@@ -95,6 +96,9 @@ fn findings(options: &Options) -> (Vec<String>, Vec<String>) {
         // The fault of the settings says so already.
         return (warnings, faults);
     }
+    let (doubts, wrong) = agent::check(&dir.join("tunnels"));
+    warnings.extend(doubts);
+    faults.extend(wrong);
     warnings.extend(store::doubts(dir));
     match store::check(dir) {
         Ok(mappings) => {
@@ -256,6 +260,29 @@ mod tests {
         for file in [store::FILE, tls::CERTIFICATE] {
             assert!(faults.iter().any(|fault| fault.contains(file)), "{file}: {faults:?}");
         }
+        fs::create_dir(dir.join("tunnels")).unwrap();
+        let tunnel = |name: &str, text: &str, mode| {
+            let text = format!("connector=c:1\ntarget=t:1\n{text}\n");
+            dir.file(&format!("tunnels/{name}.conf"), text, mode);
+        };
+        tunnel("well", "passcode=p\nplain", 0o600);
+        tunnel("misspelt", "passcode=p\npin=SHA256:0", 0o600);
+        tunnel("readable", "passcode=p", 0o644);
+        tunnel("trusting", "passcode=p\nca=/none/such", 0o600);
+        tunnel("elsewhere", &format!("passcode-file={}", dir.join("p").display()), 0o600);
+        dir.file("p", "p", 0o644);
+        let (warnings, faults) = findings(&options);
+        for part in [
+            "/misspelt.conf: line 4: --pin: \"SHA256:0\" is not SHA256: and the 64",
+            "/readable.conf: line 3: everybody on this machine can read the passcode",
+            "/trusting.conf: --ca /none/such: it does not exist",
+        ] {
+            assert!(faults.iter().any(|fault| fault.contains(part)), "{part}: {faults:?}");
+        }
+        let exposed =
+            |text: &String| text.contains("/elsewhere.conf: ") && text.contains("chmod 600");
+        assert!(warnings.iter().any(exposed), "{warnings:?}");
+        assert!(!faults.iter().chain(&warnings).any(|text| text.contains("well.conf")));
         settings("\"6001-6000\", \"0\"").unwrap();
         let (_, faults) = findings(&options);
         for part in ["ports[0]", "ports[1]", store::FILE] {

@@ -42,7 +42,8 @@ pub fn call(
     call_within(wait, &run.join(SOCKET), method, path, body)
 }
 
-fn call_within(
+/// The same for the process that listens on `socket`.
+pub fn call_within(
     wait: Duration,
     socket: &Path,
     method: &str,

@@ -165,6 +165,34 @@ pub(super) const TABLE: &[Row] = &[
         example: "sudo iofog-connector tunnel install ssh.tunnel --target localhost:22",
     },
     Row {
+        name: "tunnels",
+        arguments: "",
+        meaning: "Run all tunnels of a folder in one process",
+        text: "Each *.conf there holds the options of one, as `tunnel --from` reads them.\n\
+               SIGHUP reads the folder again: what is new starts, what is gone drains, what\n\
+               has changed is replaced, the rest is not touched. A file with a fault is\n\
+               reported and skipped. Followed by `status`, it shows how the tunnels are.\n",
+        options: "  \
+  --tunnels DIR  The folder                  [/etc/iofog-connector/tunnels]
+  --run DIR      Lock and socket of `tunnels status`
+                                             [/run/iofog-connector-tunnels]
+",
+        general: false,
+        example: "sudo iofog-connector tunnels",
+    },
+    Row {
+        name: "tunnels status",
+        arguments: "",
+        meaning: "Show the tunnels that run in one process",
+        text: "",
+        options: "  \
+  --run DIR  As `tunnels` was given          [/run/iofog-connector-tunnels]
+  --json     The same as JSON
+",
+        general: false,
+        example: "sudo iofog-connector tunnels status",
+    },
+    Row {
         name: "version",
         arguments: "",
         meaning: "Show version and licence; also -v, --version",
@@ -242,7 +270,7 @@ pub(super) fn summary() -> String {
     for Row { name, meaning, .. } in first_words() {
         let _ = writeln!(page, "  {name:<9}  {meaning}");
     }
-    page.push_str("\nOptions of all commands but `tunnel`:\n");
+    page.push_str("\nOptions of all commands but `tunnel` and `tunnels`:\n");
     page.push_str(GENERAL);
     page.push_str(
         "\nExit codes:\n  \

@@ -18,12 +18,16 @@ use super::exit::BAD;
 use super::user;
 use crate::agent::options as tunnel;
 use crate::config::folders::Options;
+use crate::limits;
 use crate::os::terminal::{complain, print};
 use crate::text::reason::{self, quoted};
 use crate::text::{file, mark};
 
 /// Bytes of a tunnel file at most, as its reader has it.
 const LONGEST: usize = 64 * 1024;
+
+/// The unit that runs all files in one process.
+const ALL: &str = "iofog-connector-tunnels";
 
 /// What to install.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,10 +80,16 @@ pub(super) fn run(install: &Install) -> ExitCode {
             "{shown} is written. There is no systemd here; run it with: sudo {foreground}\n"
         ));
     }
-    let unit = format!("iofog-connector-tunnel@{name}");
+    // Where one process runs all files, a unit for this one would run it twice.
+    let asked = ["is-active", "--quiet", ALL];
+    let all = Command::new("systemctl").args(asked).status().is_ok_and(|active| active.success());
+    let own = format!("iofog-connector-tunnel@{name}");
+    let unit = if all { ALL.to_owned() } else { own };
     // What runs already has read the file as it was.
     let again = matches!(put, Put::Replaced).then_some("restart");
-    for verb in [Some("enable"), Some("start"), again].into_iter().flatten() {
+    let verbs =
+        if all { [Some("reload"), None, None] } else { [Some("enable"), Some("start"), again] };
+    for verb in verbs.into_iter().flatten() {
         let done = Command::new("systemctl").args([verb, &unit]).status();
         if !done.as_ref().is_ok_and(|status| status.success()) {
             complain(format_args!(
@@ -112,10 +122,11 @@ fn prepare(install: &Install) -> Result<(String, String), String> {
     }
     let mut given = install.given.clone();
     given.insert("from", from.into());
-    let options = tunnel::Options::new(given, None).map_err(|fault| {
-        let sudo = fault.contains(" may not ") && !geteuid().is_root();
-        if sudo { format!("{fault}; or run it again with sudo") } else { fault }
-    })?;
+    let options =
+        tunnel::Options::new(given, |_| None, Some(limits::PIPE_WAIT)).map_err(|fault| {
+            let sudo = fault.contains(" may not ") && !geteuid().is_root();
+            if sudo { format!("{fault}; or run it again with sudo") } else { fault }
+        })?;
     let relative = options.files().find(|path| path.is_relative());
     if let Some(path) = relative {
         return Err(format!(

@@ -7,6 +7,15 @@ use crate::logging;
 /// The socket's name in the run directory.
 pub const SOCKET: &str = "control.sock";
 
+/// The socket's name in the run directory of `tunnels`.
+pub const TUNNELS_SOCKET: &str = "tunnels.sock";
+
+/// The run directory of `tunnels`: the daemon's own would go with the daemon.
+pub const TUNNELS_RUN: &str = "/run/iofog-connector-tunnels";
+
+/// Where `tunnels` reads the options of each tunnel.
+pub const TUNNELS: &str = "/etc/iofog-connector/tunnels";
+
 /// The folders that all commands share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {

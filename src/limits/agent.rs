@@ -14,6 +14,10 @@ pub const DIAL: Duration = Duration::from_secs(8);
 /// next is tried beside it (RFC 8305, section 8: 10 ms and, recommended, 250 ms).
 pub const DIAL_PAUSE: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(250)];
 
+/// How long a proxy may take to connect to the connector, once it was reached itself: its own dial,
+/// with names to look up, and a slow link on the way.
+pub const PROXY: Duration = Duration::from_secs(20);
+
 /// Addresses of a name that are tried at all: [`DIAL`] has time for one each 10 ms.
 pub const ADDRESSES: usize = 800;
 
@@ -58,6 +62,10 @@ pub const FILES_AGAIN: Duration = Duration::from_secs(1);
 
 /// A limit that was reached is logged at most once in this time.
 pub const LIMIT_TOLD: Duration = Duration::from_secs(60);
+
+/// How long `tunnels` waits for a caller of its status to ask, and to take the answer; the next
+/// caller waits as long.
+pub const TELL: Duration = Duration::from_secs(1);
 
 /// The first and the longest pause between dials while all sessions are in vain: 4 dials a second
 /// instead of thousands.

@@ -76,8 +76,8 @@ impl fmt::Display for Address {
 pub struct Dialler {
     address: Address,
     lookup: Lookup,
-    /// A place for each lookup, until its thread has really ended.
-    places: Arc<Semaphore>,
+    /// A place for each lookup, until its thread has really ended: of this name, and of all.
+    places: [Arc<Semaphore>; 2],
     worked: Cell<Option<SocketAddr>>,
     files: Arc<Files>,
 }
@@ -87,13 +87,10 @@ type Lookup = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
 impl Dialler {
     /// Nothing is dialled yet. One file of each dial is its caller's; those of further
-    /// addresses tried at the same time are taken from `files`.
-    pub fn new(address: Address, files: Arc<Files>) -> Self {
-        Self::with(address, files, |host, port| Ok((host, port).to_socket_addrs()?.collect()))
-    }
-
-    fn with(address: Address, files: Arc<Files>, lookup: Lookup) -> Self {
-        let places = Arc::new(Semaphore::new(limits::LOOKUPS));
+    /// addresses tried at the same time are taken from `files`. Each lookup takes one of both
+    /// `places`: those of this name, and those of all names.
+    pub fn new(address: Address, files: Arc<Files>, places: [Arc<Semaphore>; 2]) -> Self {
+        let lookup: Lookup = |host, port| Ok((host, port).to_socket_addrs()?.collect());
         Dialler { address, lookup, places, worked: Cell::new(None), files }
     }
 
@@ -129,7 +126,8 @@ impl Dialler {
         if let Ok(ip) = self.address.host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, self.address.port)]);
         }
-        let place = self.places.acquire_arc().await;
+        let [own, all] = &self.places;
+        let place = (own.acquire_arc().await, all.acquire_arc().await);
         let (Address { host, port }, lookup) = (self.address.clone(), self.lookup);
         let (tell, told) = smol::channel::bounded(1);
         // Rare enough for a thread of its own. The waiting task may give up; the thread goes on
@@ -306,7 +304,8 @@ mod tests {
     }
 
     fn dialler(host: &str, port: u16) -> Dialler {
-        Dialler::new(Address { host: host.into(), port }, Files::new(1000))
+        let places = [2, limits::LOOKUPS].map(|places| Arc::new(Semaphore::new(places)));
+        Dialler::new(Address { host: host.into(), port }, Files::new(1000), places)
     }
 
     #[test]
@@ -472,15 +471,18 @@ mod tests {
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let address = Address { host: "silent.example".into(), port };
-        let dialler = Dialler::with(address, Files::new(1000), silent);
+        let lookup: Lookup = silent;
+        let each = limits::LOOKUPS - 1;
+        let places = [each, limits::LOOKUPS].map(|places| Arc::new(Semaphore::new(places)));
+        let dialler = Dialler { lookup, places, ..dialler("silent.example", port) };
         for _ in 0..3 * limits::LOOKUPS {
             let soon = Instant::now() + Duration::from_millis(20);
             let error = block_on(dialler.dial(soon)).unwrap().unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         }
-        assert!(RUNNING.load(Ordering::SeqCst) <= limits::LOOKUPS);
-        assert!(dialler.places.try_acquire_arc().is_none(), "each still has its place");
+        assert!(RUNNING.load(Ordering::SeqCst) <= each);
+        assert!(dialler.places[0].try_acquire_arc().is_none(), "each still has its place");
+        assert!(dialler.places[1].try_acquire_arc().is_some(), "others have one left");
         // It answers again: each place comes back, and the next dial is served.
         drop(end);
         let late = Instant::now() + Duration::from_secs(30);

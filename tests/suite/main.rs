@@ -26,5 +26,7 @@ mod status;
 mod stopping;
 mod tunnel_bad_connector;
 mod tunnel_command;
+mod tunnel_proxy;
 mod tunnels;
+mod tunnels_process;
 mod version_two;

@@ -958,8 +958,7 @@ fn fingerprint_that_the_log_shows_is_all_that_a_tunnel_needs_to_trust() {
     let service = greeter();
     let start = |more: &[&str]| {
         let file = secret(&daemon, &mapping.passcode1);
-        // No name of its certificate.
-        let connector = format!("127.1.1.1:{}", mapping.port1);
+        let connector = format!("127.0.0.1:{}", mapping.port1);
         let target = service.address.to_string();
         let arguments = ["--connector", &connector, "--target", &target];
         let files = ["--passcode-file", file.to_str().unwrap()];

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::names::{Given, OPTIONS};
 use crate::config::nearest;
 use crate::mappings::mapping::Passcode;
+use crate::net::proxy::has_password;
 use crate::text::page::{Named, options};
 use crate::text::{file, mark, reason};
 
@@ -21,16 +22,19 @@ const FILE: usize = 64 * 1024;
 /// Longest passcode in bytes; the connector's own have 36.
 const LONGEST_PASSCODE: usize = 1024;
 
+/// The number of the line in which each name stands.
+pub(super) type Lines = BTreeMap<&'static str, u32>;
+
 /// Reads an options file: one option a line, `name=value`, a flag also without a value. Empty lines
-/// and lines that begin with `#` are skipped. A name given twice is a fault.
+/// and lines that begin with `#` are skipped. A name given twice is a fault. Gives also each name's line.
 pub(super) fn read_options(
     path: &Path,
     wait: Option<Duration>,
-) -> Result<(Given, Option<Passcode>), String> {
+) -> Result<(Given, Option<Passcode>, Lines), String> {
     let (text, mode) = read("--from", path, wait)?;
     let mut given = Given::new();
     let mut passcode = None;
-    let mut lines = BTreeMap::new();
+    let mut lines = Lines::new();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -48,13 +52,7 @@ pub(super) fn read_options(
         }
         if name == PASSCODE_KEY {
             once(&mut lines, PASSCODE_KEY, number, &place)?;
-            if let Some(fault) = reason::exposed("passcode", mode) {
-                let path = path.display();
-                return Err(format!(
-                    "{place}: {fault}; run `chmod 640 {path}`, or move it to a file of its own and \
-                     name that with passcode-file="
-                ));
-            }
+            unexposed("passcode", mode, &place, path)?;
             passcode = Some(proper(value, &place)?);
             continue;
         }
@@ -82,20 +80,24 @@ pub(super) fn read_options(
             _ => {}
         }
         let known = known.name();
+        if known == "proxy" && has_password(value) {
+            unexposed("proxy's password", mode, &place, path)?;
+        }
         once(&mut lines, known, number, &place)?;
         given.insert(known, value.into());
     }
-    Ok((given, passcode))
+    Ok((given, passcode, lines))
+}
+
+/// Refuses a secret in a file that all can read.
+fn unexposed(what: &str, mode: u32, place: &str, path: &Path) -> Result<(), String> {
+    let Some(fault) = reason::exposed(what, mode) else { return Ok(()) };
+    Err(format!("{place}: {fault}; run `chmod 640 {}`", path.display()))
 }
 
 /// Refuses a name that is given twice: nobody can tell which of the two is meant. The values are
 /// not repeated, since they may be secret.
-fn once(
-    lines: &mut BTreeMap<&'static str, u32>,
-    name: &'static str,
-    line: u32,
-    place: &str,
-) -> Result<(), String> {
+fn once(lines: &mut Lines, name: &'static str, line: u32, place: &str) -> Result<(), String> {
     match lines.insert(name, line) {
         None => Ok(()),
         Some(first) => Err(format!(

@@ -15,6 +15,9 @@ pub const OPTIONS: &str = "  \
   --pin SHA256:HEX,...   Trust exactly the certificate with this fingerprint,
                          which the connector's log shows
   --plain                No TLS, for `dev` connectors
+  --proxy URL            http://HOST:PORT or socks5://HOST:PORT; user:password@
+                         before HOST only in a file or in HTTPS_PROXY
+                                                         [what that says]
   --connections N        Idle tunnels kept ready for users                 [8]
   --sessions N           Sessions at one time, idle tunnels included     [256]
   --pending N            --listen: connections that may wait for one     [128]

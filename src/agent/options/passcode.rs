@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::file::{named, proper, read, read_options};
 use super::names::Given;
-use crate::limits;
 use crate::mappings::mapping::Passcode;
 use crate::text::reason;
 
@@ -34,7 +34,7 @@ impl Source {
                 let (text, _) = read("--passcode-file", path, None)?;
                 proper(&text, &named("--passcode-file", path)).map(Some)
             }
-            Source::Options(path) => read_options(path, None).map(|(_, passcode)| passcode),
+            Source::Options(path) => read_options(path, None).map(|(_, passcode, _)| passcode),
             Source::Environment => Ok(None),
         }
     }
@@ -46,11 +46,12 @@ pub(super) fn passcode(
     given: &Given,
     in_file: Option<(Passcode, Source)>,
     environment: Option<OsString>,
+    wait: Option<Duration>,
     warnings: &mut Vec<String>,
 ) -> Result<(Passcode, Source), String> {
     if let Some(path) = given.get("passcode-file").map(Path::new) {
         let option = "--passcode-file";
-        let read = read(option, path, Some(limits::PIPE_WAIT));
+        let read = read(option, path, wait);
         let (text, mode) = read.map_err(|fault| match path.components().count() {
             // This may be the passcode itself in place of its file's name, so it is not repeated.
             1 if !path.exists() => "--passcode-file: there is no such file here; the path of the \

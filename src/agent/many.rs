@@ -1,0 +1,496 @@
+//! `tunnels`: all tunnels of a gateway in one process. Each `*.conf` of a folder holds the options of
+//! one, which lives as one of the command `tunnel` does.
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use log::{Level, Log};
+use serde_json::{Value, json};
+use smol::LocalExecutor;
+use smol::channel::{Receiver, Sender};
+use smol::future::{FutureExt, or};
+
+use super::connector::{Connector, Stage};
+use super::life::Job;
+use super::options::Options;
+use super::process::{FAULTY, OWN_FILES, asked_to_stop, refuse, share, upkeep, watchdog};
+use super::proof::Proof;
+use super::shared::Shared;
+use crate::config::folders::TUNNELS_SOCKET;
+use crate::limits;
+use crate::logging::{ALWAYS, Logging, Utc};
+use crate::os::{self, Files, Instance, Notifier, Signals, memory};
+use crate::runtime::{self, Io, aside, sleep};
+use crate::text::{counted, reason};
+
+/// How a file in the folder ends that holds a tunnel's options.
+const ENDING: &str = ".conf";
+
+/// The socket of the status, a caller there, and the folder while it is read, with a file in it.
+const MORE_FILES: usize = 4;
+
+/// Runs all tunnels of `folder` in the foreground until SIGTERM or SIGINT; `run` is for its lock and
+/// the socket on which it tells its state.
+pub fn run(folder: &Path, run: &Path) -> ExitCode {
+    memory::share_heap();
+    let prepared = os::prepare();
+    if let Ok(Some(pid)) = Instance::running(run) {
+        let pid = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+        let run = run.display();
+        let fault = format!(
+            "`tunnels` already runs in {run}{pid}: SIGHUP has that one read its folder again, SIGTERM \
+             ends it; or name another run folder with --run DIR"
+        );
+        return refuse(&fault, ExitCode::FAILURE);
+    }
+    let listening = Instance::take(run).map_err(|fault| fault.to_string()).and_then(|instance| {
+        let socket = os::listen(&run.join(TUNNELS_SOCKET)).map_err(|fault| fault.to_string())?;
+        Ok((instance, socket))
+    });
+    let (_instance, socket) = match listening {
+        Ok(listening) => listening,
+        Err(fault) => return refuse(&fault, ExitCode::FAILURE),
+    };
+    let found = match read_folder(folder) {
+        Ok(found) => found,
+        Err(fault) => return refuse(&fault, FAULTY.into()),
+    };
+    let logging = Logging::on_stderr();
+    logging.install(log::LevelFilter::Info);
+    os::abort_on_panic(&logging);
+    if let Some(warning) = &prepared.warning {
+        log::warn!(target: ALWAYS, "{warning}");
+    }
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let lookups = [(cores / 2).clamp(1, limits::LOOKUPS), cores];
+    let tunnels = Tunnels {
+        folder: folder.into(),
+        shared: share(prepared.files, OWN_FILES + MORE_FILES, lookups),
+        running: RefCell::default(),
+        faulty: RefCell::default(),
+        has_started: Cell::new(false),
+    };
+    let ended = runtime::block_on(live(&tunnels, found, socket, &logging));
+    let _ = fs::remove_file(run.join(TUNNELS_SOCKET));
+    match ended {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) | Err(error) => {
+            log::error!(target: ALWAYS, "the tunnels cannot go on: {}", reason::words(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The tunnels of a folder.
+struct Tunnels {
+    folder: PathBuf,
+    shared: Rc<Shared>,
+    /// In the order of their names. One that was replaced stays until it is over.
+    running: RefCell<Vec<Running>>,
+    /// Files that are skipped, by name, and why.
+    faulty: RefCell<Vec<(String, String)>>,
+    /// Whether the memory that only the start needed was given back.
+    has_started: Cell<bool>,
+}
+
+/// A tunnel that runs.
+struct Running {
+    options: Rc<Options>,
+    connector: Rc<Connector>,
+    /// Closed to have it drain.
+    stop: Sender<()>,
+}
+
+impl Running {
+    fn name(&self) -> &str {
+        self.connector.health().name()
+    }
+
+    /// Whether it is one of the folder's: nobody has asked it to end.
+    fn is_current(&self) -> bool {
+        !self.stop.is_closed()
+    }
+}
+
+/// What a folder's files say, by name and in the order of the names.
+type Found = Vec<(String, Result<Options, String>)>;
+
+/// Reads each `*.conf` of the folder.
+///
+/// # Errors
+/// A sentence on the folder.
+fn read_folder(folder: &Path) -> Result<Found, String> {
+    let mut found = Found::new();
+    for path in options_files(folder)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = name.strip_suffix(ENDING).unwrap_or(&name).to_owned();
+        let place = found.partition_point(|(other, _)| *other < name);
+        found.insert(place, (name, Options::from_file(&path, |name| std::env::var_os(name))));
+    }
+    Ok(found)
+}
+
+/// What is wrong with the files of a folder, for the command `check`: warnings and faults, each with
+/// the file. A folder that is not there has none.
+pub fn check(folder: &Path) -> (Vec<String>, Vec<String>) {
+    if !folder.exists() {
+        return (Vec::new(), Vec::new());
+    }
+    let found = match read_folder(folder) {
+        Ok(found) => found,
+        Err(fault) => return (Vec::new(), vec![fault]),
+    };
+    let (mut warnings, mut faults) = (Vec::new(), Vec::new());
+    let shared = Shared::new(Files::new(0), 1, 1);
+    for (name, options) in found {
+        let placed = |what| format!("{}/{name}{ENDING}: {what}", folder.display());
+        match options {
+            Err(fault) => faults.push(fault),
+            Ok(options) => {
+                faults.extend(Proof::new(&options, &shared).err().map(placed));
+                warnings.extend(options.warnings.into_iter().map(placed));
+            }
+        }
+    }
+    (warnings, faults)
+}
+
+/// The folder's files that hold a tunnel's options.
+///
+/// # Errors
+/// A sentence on the folder.
+fn options_files(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let failed = |error: io::Error| {
+        let (folder_path, folder) = (folder, folder.display());
+        match reason::is_missing(&error) {
+            true => format!(
+                "{folder}: there is no such folder; make it with `sudo mkdir {folder}`, or name \
+                 another with --tunnels DIR"
+            ),
+            false => format!(
+                "{folder}: {}; or name another folder with --tunnels DIR",
+                reason::reading(folder_path, &error)
+            ),
+        }
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.ends_with(ENDING) && !name.starts_with('.') {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// Runs the tunnels until asked to stop, then lets their sessions finish.
+async fn live(
+    tunnels: &Tunnels,
+    found: Found,
+    socket: UnixListener,
+    logging: &Logging,
+) -> io::Result<()> {
+    let signals = Signals::new()?;
+    let socket = Io::new(socket)?;
+    let notifier = Notifier::from_env();
+    let tasks = LocalExecutor::new();
+    let (ask, asked) = smol::channel::bounded(1);
+    let (again, read_again) = smol::channel::bounded(1);
+    tasks.spawn(signals.pass_on(ask).boxed_local()).detach();
+    tasks.spawn(upkeep(logging, || tunnels.look_after(&notifier)).boxed_local()).detach();
+    if let Some(interval) = os::watchdog_interval() {
+        tasks.spawn(watchdog(&notifier, interval).boxed_local()).detach();
+    }
+    tasks.spawn(tunnels.tell(socket).boxed_local()).detach();
+    let work = async {
+        tunnels.follow(found, &tasks).await;
+        notifier.ready(&tunnels.summary());
+        let reading = async {
+            while read_again.recv().await.is_ok() {
+                notifier.reloading();
+                tunnels.read_again(&tasks).await;
+                notifier.ready(&tunnels.summary());
+            }
+        };
+        // One that waits stands for all that come meanwhile.
+        let reload = || _ = again.try_send(());
+        or(reading, asked_to_stop(&asked, reload)).await;
+        notifier.stopping(tunnels.begin_to_stop());
+        // A second signal means: do not wait.
+        or(tunnels.are_over(), asked_to_stop(&asked, || {})).await;
+        Ok(())
+    };
+    let ended = or(work, runtime::run(|| tasks.tick())).await;
+    logging.flush();
+    ended
+}
+
+/// One tunnel's life.
+async fn tunnel(connector: Rc<Connector>, options: Rc<Options>, stopped: Receiver<()>) {
+    let health = connector.health();
+    match Job::new(&connector, &options) {
+        Ok((job, what, warning)) => {
+            for warning in options.warnings.iter().chain(&warning) {
+                say!(health, Level::Warn, "{warning}");
+            }
+            say!(health, Level::Info, "{what}");
+            let tasks = LocalExecutor::new();
+            let life = job.live(&connector, options.drain, &tasks, stopped);
+            if let Err(error) = or(life, runtime::run(|| tasks.tick())).await {
+                say!(health, Level::Error, "it cannot go on: {}", reason::words(&error));
+            }
+        }
+        Err(fault) => say!(health, Level::Error, "{fault}; tried again at SIGHUP"),
+    }
+    connector.reach(Stage::Over);
+}
+
+impl Tunnels {
+    /// Reads the folder again, and does what it says now.
+    async fn read_again<'t>(&'t self, tasks: &LocalExecutor<'t>) {
+        match read_folder(&self.folder) {
+            Ok(found) => {
+                // Once for all that use the same.
+                self.shared.forget_settings();
+                self.follow(found, tasks).await;
+            }
+            Err(fault) => {
+                log::error!(target: ALWAYS, "{fault}; all tunnels stay as they are");
+            }
+        }
+    }
+
+    /// Does what the folder says: what is new starts, what is gone drains, what has changed is
+    /// replaced, the rest is not touched but for its certificates and its passcode, which are read
+    /// again. What has a fault is said, and stays as it was.
+    async fn follow<'t>(&'t self, found: Found, tasks: &LocalExecutor<'t>) {
+        self.faulty.take();
+        let [mut new, mut gone, mut changed] = [0, 0, 0];
+        let is_gone = |name: &str| found.iter().all(|(there, _)| there != name);
+        for running in self.running.borrow().iter().filter(|running| running.is_current()) {
+            if is_gone(running.name()) {
+                running.stop.close();
+                gone += 1;
+            }
+        }
+        for (name, options) in found {
+            let old = self.current(&name);
+            let fault = match options {
+                Err(fault) => fault,
+                Ok(options) => {
+                    let same = old.as_ref().filter(|(was, connector)| {
+                        was.asks_for_the_same(&options) && connector.stage() != Stage::Over
+                    });
+                    if let Some((_, connector)) = same {
+                        connector.reload();
+                        continue;
+                    }
+                    match Connector::new(&name, &options, &self.shared, None) {
+                        Ok(connector) => {
+                            match self.stop(&name).await {
+                                true => changed += 1,
+                                false => new += 1,
+                            }
+                            self.start(connector, options, tasks);
+                            continue;
+                        }
+                        Err(fault) => format!("{}/{name}{ENDING}: {fault}", self.folder.display()),
+                    }
+                }
+            };
+            match old {
+                None => {
+                    log::error!(target: ALWAYS, "{fault}; the file is skipped");
+                    self.faulty.borrow_mut().push((name, fault));
+                }
+                Some((_, connector)) => {
+                    let health = connector.health();
+                    say!(health, Level::Error, "{fault}; the tunnel stays as it was");
+                }
+            }
+        }
+        let all = self.running.borrow().iter().filter(|running| running.is_current()).count();
+        let faulty = self.faulty.borrow().len();
+        log::info!(
+            target: ALWAYS,
+            "{} of {}: {new} new, {changed} changed, {gone} gone, {faulty} with a fault",
+            counted(all as u64, "tunnel"),
+            self.folder.display()
+        );
+        if all + faulty == 0 {
+            log::warn!(
+                target: ALWAYS,
+                "no file there ends in {ENDING}: put one there for each tunnel, and send SIGHUP"
+            );
+        }
+    }
+
+    /// The tunnel of this name, unless it was asked to end.
+    fn current(&self, name: &str) -> Option<(Rc<Options>, Rc<Connector>)> {
+        let running = self.running.borrow();
+        let found =
+            running.iter().find(|running| running.is_current() && running.name() == name)?;
+        Some((found.options.clone(), found.connector.clone()))
+    }
+
+    /// Has the tunnel of this name drain, and waits until its local port is closed, for another one
+    /// to open; `false` where there is none.
+    async fn stop(&self, name: &str) -> bool {
+        let Some((_, connector)) = self.current(name) else { return false };
+        for running in self.running.borrow().iter().filter(|running| running.name() == name) {
+            running.stop.close();
+        }
+        connector.when(|| connector.stage() != Stage::Working).await;
+        true
+    }
+
+    fn start<'t>(&'t self, connector: Connector, options: Options, tasks: &LocalExecutor<'t>) {
+        let (connector, options) = (Rc::new(connector), Rc::new(options));
+        let (stop, stopped) = smol::channel::bounded(1);
+        let life = tunnel(connector.clone(), options.clone(), stopped);
+        let mut running = self.running.borrow_mut();
+        let place = running.partition_point(|other| other.name() <= connector.health().name());
+        running.insert(place, Running { options, connector, stop });
+        tasks.spawn(life).detach();
+    }
+
+    /// Has all tunnels drain, and gives the longest time that one may take.
+    fn begin_to_stop(&self) -> Duration {
+        let running = self.running.borrow();
+        running.iter().for_each(|running| _ = running.stop.close());
+        running.iter().map(|running| running.options.drain).max().unwrap_or_default()
+    }
+
+    /// Returns once all tunnels are over.
+    async fn are_over(&self) {
+        let all: Vec<_> =
+            self.running.borrow().iter().map(|running| running.connector.clone()).collect();
+        for connector in all {
+            connector.when(|| connector.stage() == Stage::Over).await;
+        }
+    }
+
+    /// Says which limits were reached, forgets tunnels that were asked to end and have, tells the
+    /// service manager how many are well, and gives memory back.
+    fn look_after(&self, notifier: &Notifier) {
+        let mut running = self.running.borrow_mut();
+        running.iter().for_each(|running| running.connector.health().tell_limits());
+        running.retain(|running| running.is_current() || running.connector.stage() != Stage::Over);
+        drop(running);
+        notifier.status(&self.summary());
+        if !self.has_started.replace(true) {
+            memory::forget_start();
+        }
+        if memory::has_changed() {
+            memory::tidy();
+            memory::give_back();
+        }
+    }
+
+    /// How many tunnels there are, and which are not well.
+    fn summary(&self) -> String {
+        let running = self.running.borrow();
+        let is_well = |running: &&Running| {
+            let state = running.connector.health().state().0;
+            running.connector.stage() != Stage::Over && ["connected", "listening"].contains(&state)
+        };
+        let ill = running.iter().filter(|running| !is_well(running));
+        let mut ill: Vec<&str> = ill.map(Running::name).collect();
+        let faulty = self.faulty.borrow();
+        ill.extend(faulty.iter().map(|(name, _)| name.as_str()));
+        let all = counted((running.len() + faulty.len()) as u64, "tunnel");
+        match ill.len() {
+            0 => format!("{all}, all connected"),
+            count => {
+                ill.truncate(8);
+                format!("{all}, {count} not connected: {}", ill.join(", "))
+            }
+        }
+    }
+
+    /// Tells the state to whoever connects to the socket, one after the other.
+    async fn tell(&self, socket: Io<UnixListener>) {
+        loop {
+            socket.come().await;
+            match socket.get_ref().accept() {
+                Ok((caller, _)) => {
+                    let state = self.state().to_string();
+                    // A caller that has gone, or is mute, needs nothing.
+                    aside(move || drop(answer(caller, &state))).await;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => sleep(limits::ACCEPT_PAUSE).await,
+            }
+        }
+    }
+
+    /// The state of all tunnels, without any passcode.
+    fn state(&self) -> Value {
+        let running = self.running.borrow();
+        let mut tunnels: Vec<_> = running.iter().map(Running::state).collect();
+        tunnels.extend(
+            self.faulty.borrow().iter().map(
+                |(name, fault)| json!({ "name": name, "state": "faulty", "lastError": fault }),
+            ),
+        );
+        json!({ "folder": self.folder.to_string_lossy(), "tunnels": tunnels })
+    }
+}
+
+impl Running {
+    fn state(&self) -> Value {
+        let connector = &self.connector;
+        let (state, since) = connector.health().state();
+        let state = match connector.stage() {
+            Stage::Working => state,
+            Stage::Draining => "draining",
+            Stage::Over => "failed",
+        };
+        let (open, sessions) = (connector.open_tunnels(), connector.sessions());
+        let bytes = |from: usize| connector.traffic().bytes[from].load(Ordering::Relaxed);
+        let (at, fault) = connector.health().fault().unzip();
+        json!({
+            "name": self.name(),
+            "connector": connector.address().to_string(),
+            "proxy": connector.proxy().map(ToString::to_string),
+            "version": connector.health().version(),
+            "state": state,
+            "since": since.to_string(),
+            "idle": open.saturating_sub(sessions),
+            "sessions": sessions,
+            "bytesIn": bytes(0),
+            "bytesOut": bytes(1),
+            "lastError": fault,
+            "lastErrorAt": at.map(|at: Utc| at.to_string()),
+        })
+    }
+}
+
+/// Answers whatever is asked with the state, as HTTP.
+fn answer(mut caller: UnixStream, state: &str) -> io::Result<()> {
+    caller.set_nonblocking(false)?;
+    caller.set_read_timeout(Some(limits::TELL))?;
+    caller.set_write_timeout(Some(limits::TELL))?;
+    let mut asked = [0; 4096];
+    let mut count = 0;
+    while !asked[..count].ends_with(b"\r\n\r\n") {
+        match caller.read(&mut asked[count..])? {
+            0 => return Ok(()),
+            more => count += more,
+        }
+    }
+    write!(
+        caller,
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{state}",
+        state.len()
+    )
+}
