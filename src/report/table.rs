@@ -117,10 +117,16 @@ pub fn list(report: &Report, width: Option<usize>) -> String {
     let row = |mapping: &MappingStatus| {
         let mut cells = row(mapping);
         cells.drain(3..8);
+        cells[1] = format!("{:<7}", cells[1]);
         cells
     };
     let rows: Vec<_> = report.state.mappings.iter().map(row).collect();
-    let mut text = aligned(rows, width, &[1, 3]).join("\n");
+    let lines = match width {
+        Some(_) => aligned(rows, width, &[1, 3]),
+        // As scripts know them.
+        None => rows.iter().map(|row| row.join("  ")).collect(),
+    };
+    let mut text = lines.join("\n");
     if text.is_empty() {
         text.push_str("no mappings");
     }

@@ -413,7 +413,9 @@ fn stop_returns_when_the_daemon_has_ended() {
     assert_eq!(daemon.cli(&["stop"]).status.code(), Some(0));
     // Nothing is in the way of a new start.
     assert!(!daemon.socket().exists());
-    assert_eq!(daemon.cli(&["status"]).status.code(), Some(3));
+    let status = daemon.cli(&["status"]);
+    assert_eq!(status.status.code(), Some(3));
+    assert!(text(&status).contains("is not running; `iofog-connector start --run "), "{status:?}");
     assert!(Link::plain(at(mapping.port1)).is_err());
     assert_eq!(daemon.wait().status.code(), Some(0));
 }

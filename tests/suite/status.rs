@@ -1,6 +1,7 @@
 //! What the daemon says while it runs: whom it refuses, and what has gone wrong.
 
 use std::net::TcpListener;
+use std::process::Command;
 
 use crate::common::*;
 use rustix::process::Signal;
@@ -276,4 +277,41 @@ fn warnings_beside_faults_are_logged_as_warnings_at_a_reload() {
     let check = daemon.cli(&["check"]);
     let check = String::from_utf8_lossy(&check.stderr).into_owned();
     assert!(check.contains("warning: ") && check.contains("pendign"), "{check}");
+}
+
+/// What the program says on a terminal with this many columns; `None` where that cannot be had.
+fn on_terminal(daemon: &Daemon, columns: usize, words: &str) -> Option<String> {
+    let run = daemon.run();
+    let program: Vec<_> = binary().iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let program = program.join(" ");
+    let line = format!("stty cols {columns}; {program} {words} --run {}", run.display());
+    let output = Command::new("script").args(["-qec", &line, "/dev/null"]).output();
+    let Some(output) = output.ok().filter(|output| output.status.success()) else {
+        could_not_run("`script` (bsdutils) is not installed, or finds no terminal");
+        return None;
+    };
+    Some(String::from_utf8_lossy(&output.stdout).replace('\r', ""))
+}
+
+#[test]
+fn status_and_mapping_list_fit_a_terminal_of_80_columns_and_wide_shows_everything() {
+    let daemon = Daemon::builder(Mode::Plain).start();
+    let named = daemon.cli(&["mapping", "add", "public", "--name", "plant-7", "--show"]);
+    assert!(named.status.success(), "{}", text(&named));
+    let unnamed = daemon.api().add_private(60, NEVER);
+    for words in ["status", "mapping list"] {
+        let Some(shown) = on_terminal(&daemon, 80, words) else { return };
+        assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+        let rows = |of: &str| shown.lines().filter(|line| line.starts_with(of)).count();
+        assert_eq!((rows("plant-7 "), rows(&unnamed.id[..8])), (1, 1), "{shown}");
+        let Some(narrow) = on_terminal(&daemon, 60, words) else { return };
+        assert!(narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
+        let Some(wide) = on_terminal(&daemon, 60, &format!("{words} --wide")) else { return };
+        let piped = text(&daemon.cli(&words.split(' ').collect::<Vec<_>>()));
+        assert_eq!(
+            wide.lines().skip(1).collect::<Vec<_>>(),
+            piped.lines().skip(1).collect::<Vec<_>>()
+        );
+        assert!(wide.contains(&unnamed.id), "{wide}");
+    }
 }
