@@ -12,9 +12,9 @@ use super::help::{GROUP, Row, TABLE, all_options, first_words, general, summary}
 use super::install::Install;
 use super::mapping::{Add, Request};
 use crate::agent::options as tunnel;
-use crate::api::LONGEST_THRESHOLD;
 use crate::config::folders::{Options, TUNNELS, TUNNELS_RUN};
 use crate::config::nearest;
+use crate::mappings::mapping::LONGEST_THRESHOLD;
 use crate::text::page::Named;
 
 /// What the command line asks for.

@@ -101,9 +101,13 @@ pub(super) const TABLE: &[Row] = &[
   --port2 PORT              The users', or the other agent's        [a free one]
   --users tls|plain         How users of a public pipe speak; plain is for what
                             encrypts by itself, as SSH does    [tls, unless dev]
+  --alpn NAME,...           Protocols that TLS users of a public pipe are
+                            offered, such as h2 for gRPC                  [none]
   --allow RANGE,...         From where users of a public pipe may connect:
                             addresses and ranges                    [everywhere]
   --users-per-address N     Users of one address at one time          [no limit]
+  --proxy-from RANGE,...    Proxies whose connections begin with a PROXY header
+                            that says who the user is                   [nobody]
   --idle MS                 Break off a session in which nothing moves for so
                             long, 1000 or more                           [never]
   --connections N           Tunnels that each agent's side may have         [60]

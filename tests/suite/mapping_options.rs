@@ -177,6 +177,8 @@ fn users_are_offered_the_protocols_of_alpn_in_its_order() {
         let error = daemon.api().state_of(&mapping).unwrap()["lastError"].clone();
         error.as_str().is_some_and(|error| error.contains("none of the protocols in"))
     });
+    let label = "alpn=\"h2,http/1.1\"} 1";
+    assert!(daemon.api().metrics().contains(label), "{}", daemon.api().metrics());
     assert_eq!(offer(&daemon, &plain, &["h2"]), Ok(None), "another mapping's users");
     // Agents are offered nothing, and served.
     let mut config = (*daemon.trust()).clone();
