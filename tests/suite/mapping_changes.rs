@@ -232,3 +232,90 @@ fn new_passcode_counts_from_the_answer_on_and_tunnels_stay(mode: Mode) {
     assert!(!daemon.agent(private.port2).is_accepted(&private.passcode2));
     daemon.pair(&Mapping { passcode2: second, ..private });
 }
+
+#[test]
+fn command_line_changes_a_mapping_and_takes_options_away() {
+    let daemon = Daemon::new(Mode::Tls);
+    let dir = daemon.folder().to_str().unwrap();
+    let cli = |line: &str| {
+        let output = daemon.cli(&line.split(' ').collect::<Vec<_>>());
+        (output.status.code(), text(&output))
+    };
+    let add = format!(
+        "mapping add public --name grpc --alpn h2,http/1.1 --proxy-from 192.0.2.1,2001:db8::/32 --dir {dir}"
+    );
+    assert_eq!(cli(&add).0, Some(0));
+    let (code, shown) = cli("mapping show grpc");
+    let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(code, Some(0), "{shown}");
+    for part in
+        ["type public", "alpn h2,http/1.1", "proxyfrom 192.0.2.1,2001:db8::/32", "60 allowed"]
+    {
+        assert!(words.contains(part), "{shown}");
+    }
+    let (code, said) = cli("mapping change grpc --alpn none --allow 127.0.0.0/8 --connections 2");
+    assert_eq!((code, &*said), (Some(0), "mapping grpc changed\n"));
+    let state = daemon.api().state()["mappings"][0].clone();
+    let options = json!({"name": "grpc", "allow": ["127.0.0.0/8"],
+        "proxyfrom": ["192.0.2.1", "2001:db8::/32"]});
+    assert_eq!(
+        (&state["options"], &state["sides"][0]["tunnels"]["allowed"]),
+        (&options, &json!(2))
+    );
+    for (line, code, words) in [
+        ("mapping change grpc", 2, "needs an option"),
+        ("mapping change", 2, "needs a mapping's name or id"),
+        ("mapping change grpc --connections 0", 2, "--connections: \"0\" is not a number from 1"),
+        ("mapping change grpc --heartbeat-threshold 299", 2, "is less than 300"),
+        ("mapping change grpc --port2 7", 2, "--port2 is an option of `mapping add`"),
+        ("mapping change grpc --allow x", 1, "x: is not an IP address"),
+        ("mapping change grpc --idle soon", 1, "idle is \"soon\"; use an integer from 1000"),
+        ("mapping change http --idle 1000", 1, "no mapping has"),
+        ("mapping show http", 1, "no mapping has"),
+        ("mapping passcode grpc --side 3", 2, "--side: \"3\" is not a number from 1 to 2"),
+        ("mapping passcode grpc --side 2 --show", 1, "side is 2, and this pipe is public"),
+    ] {
+        let (found, said) = cli(line);
+        assert!(found == Some(code) && said.contains(words), "{line}: {found:?} {said}");
+    }
+    assert_eq!(daemon.api().state()["mappings"][0]["options"], options);
+}
+
+#[test]
+fn command_line_writes_a_new_passcode_to_the_old_ones_files() {
+    let daemon = Daemon::new(Mode::Plain);
+    let dir = daemon.folder().join("files");
+    fs::create_dir(&dir).unwrap();
+    let cli = |words: &[&str]| {
+        let all = [words, &["--dir", dir.to_str().unwrap()]].concat();
+        let output = daemon.cli(&all);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        text(&output)
+    };
+    cli(&["mapping", "add", "private", "--name", "plc"]);
+    let names = || {
+        let mut names: Vec<_> =
+            fs::read_dir(&dir).unwrap().map(|file| file.unwrap().path()).collect();
+        names.sort();
+        names
+    };
+    let (files, row) = (names(), daemon.state_file()["mappings"][0].clone());
+    let old = row["passcodeport2"].as_str().unwrap();
+    let said = cli(&["mapping", "passcode", "plc", "--side", "2"]);
+    let row = daemon.state_file()["mappings"][0].clone();
+    let new = row["passcodeport2"].as_str().unwrap();
+    assert!(new != old && !said.contains(new), "{said}");
+    assert_eq!(names(), files, "nothing is left aside");
+    let contents: Vec<_> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    assert!(contents.iter().all(|content| !content.contains(old)));
+    assert_eq!(contents.iter().filter(|content| content.contains(new)).count(), files.len() / 2);
+    let port = row["port2"].as_u64().unwrap() as u16;
+    assert!(!daemon.agent(port).is_accepted(old));
+    assert!(daemon.agent(port).is_accepted(new));
+    // One that was written by hand is not lost.
+    fs::write(dir.join(format!("iofog-{port}.passcode")), "by hand").unwrap();
+    let said = cli(&["mapping", "passcode", "plc", "--side", "2"]);
+    assert!(said.contains(".old"), "{said}");
+    let said = text(&daemon.cli(&["mapping", "passcode", "plc", "--show"]));
+    assert!(said.contains(daemon.state_file()["mappings"][0]["passcodeport1"].as_str().unwrap()));
+}
