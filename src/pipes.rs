@@ -10,7 +10,6 @@ mod named;
 mod pairing;
 mod per_address;
 mod pipe;
-mod proxied;
 mod record;
 pub mod refusals;
 pub mod registry;

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use rustix::fs::{
     AtFlags, Mode, OFlags, fchmod, fchown, fstat, linkat, open, openat, renameat, unlinkat,
@@ -17,7 +17,7 @@ use rustix::process::geteuid;
 use super::exit::BAD;
 use super::user;
 use crate::agent::options as tunnel;
-use crate::config::folders::Options;
+use crate::config::folders::TUNNELS;
 use crate::limits;
 use crate::os::terminal::{complain, print};
 use crate::text::reason::{self, quoted};
@@ -26,7 +26,7 @@ use crate::text::{file, mark};
 /// Bytes of a tunnel file at most, as its reader has it.
 const LONGEST: usize = 64 * 1024;
 
-/// The unit that runs all files in one process.
+/// The service that runs all files in one process: its unit, and its init script.
 const ALL: &str = "iofog-connector-tunnels";
 
 /// What to install.
@@ -60,8 +60,8 @@ pub(super) fn run(install: &Install) -> ExitCode {
             return BAD.into();
         }
     };
-    let own = Options::default().config_dir.join("tunnels");
-    let dir = install.dir.as_deref().unwrap_or(&own);
+    let own = Path::new(TUNNELS);
+    let dir = install.dir.as_deref().unwrap_or(own);
     let path = dir.join(format!("{name}.conf"));
     let put = match put(dir, &name, &text, install.replace) {
         Ok(put) => put,
@@ -70,37 +70,57 @@ pub(super) fn run(install: &Install) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let foreground = format!("iofog-connector tunnel --from {}", quoted(&path));
     let shown = path.display();
     if dir != own {
-        return print(&format!("{shown} is written; run it with: {foreground}\n"));
-    }
-    if !Path::new("/run/systemd/system").exists() {
         return print(&format!(
-            "{shown} is written. There is no systemd here; run it with: sudo {foreground}\n"
+            "{shown} is written; run it with: iofog-connector tunnel --from {}\n",
+            quoted(&path)
         ));
     }
-    // Where one process runs all files, a unit for this one would run it twice.
-    let asked = ["is-active", "--quiet", ALL];
-    let all = Command::new("systemctl").args(asked).status().is_ok_and(|active| active.success());
-    let own = format!("iofog-connector-tunnel@{name}");
-    let unit = if all { ALL.to_owned() } else { own };
-    // What runs already has read the file as it was.
-    let again = matches!(put, Put::Replaced).then_some("restart");
-    let verbs =
-        if all { [Some("reload"), None, None] } else { [Some("enable"), Some("start"), again] };
-    for verb in verbs.into_iter().flatten() {
-        let done = Command::new("systemctl").args([verb, &unit]).status();
-        if !done.as_ref().is_ok_and(|status| status.success()) {
-            complain(format_args!(
-                "{shown} is written, but `systemctl {verb} {unit}` failed; `journalctl -u {unit}` says why"
-            ));
+    let Some((commands, look)) = service(&name, &put) else {
+        return print(&format!(
+            "{shown} is written. There is no service here; run all tunnels with: sudo iofog-connector tunnels\n"
+        ));
+    };
+    for command in commands {
+        let mut words = command.split(' ');
+        let program = words.next().unwrap_or_default();
+        let done = Command::new(program).args(words).stdout(Stdio::null()).status();
+        if !done.is_ok_and(|status| status.success()) {
+            complain(format_args!("{shown} is written, but `{command}` failed; {LOG}"));
             return ExitCode::FAILURE;
         }
     }
     print(&format!(
-        "{shown} is written, and {unit} runs, now and after each boot; `journalctl -u {unit}` shows how it does\n"
+        "{shown} is written and runs, now and after each boot; `sudo {look}` shows how it does\n"
     ))
+}
+
+const LOG: &str = "the journal or syslog says why";
+
+/// The commands that have the service run it, and the one that shows it; `None` where there is no init system that
+/// has the service.
+fn service(name: &str, put: &Put) -> Option<(Vec<String>, String)> {
+    if !Path::new("/run/systemd/system").exists() {
+        let script = format!("/etc/init.d/{ALL}");
+        let status = "iofog-connector tunnels status".to_owned();
+        return Path::new(&script).exists().then(|| (vec![format!("{script} reload")], status));
+    }
+    // One process would run again what has units of its own, and a unit what the process has.
+    let asked = |arguments: &[&str]| Command::new("systemctl").args(arguments).output().ok();
+    let each = asked(&["list-units", "--plain", "--no-legend", "iofog-connector-tunnel@*"]);
+    let all = asked(&["is-active", "--quiet", ALL]).is_some_and(|active| active.status.success());
+    let (unit, verb, look) = if all || each.is_none_or(|each| each.stdout.is_empty()) {
+        let look = "iofog-connector tunnels status".to_owned();
+        (ALL.to_owned(), "reload-or-restart", look)
+    } else {
+        let unit = format!("iofog-connector-tunnel@{name}");
+        // What runs already has read the file as it was.
+        let verb = if matches!(put, Put::Replaced) { "restart" } else { "start" };
+        (unit.clone(), verb, format!("systemctl status {unit}"))
+    };
+    let enable = format!("systemctl enable --quiet {unit}");
+    Some((vec![enable, format!("systemctl {verb} {unit}")], look))
 }
 
 /// The tunnel's name and its file's text, checked by the reader that `tunnel` has.

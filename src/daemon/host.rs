@@ -7,7 +7,6 @@ use std::rc::Rc;
 use smol::channel::Sender;
 
 use crate::api::Host;
-use crate::config::Network;
 use crate::logging::Logging;
 use crate::pipes::shared::Shared;
 
@@ -30,7 +29,7 @@ impl Host for Daemon {
     fn admits(&self, peer: IpAddr) -> bool {
         match &self.shared.config.borrow().controllers {
             None => true,
-            Some(controllers) => Network::any_contains(controllers, peer),
+            Some(controllers) => controllers.iter().any(|network| network.contains(peer)),
         }
     }
 

@@ -9,11 +9,13 @@ use crate::limits;
 use crate::runtime::{Numbers, sleep};
 
 /// Those that still wait, by the order in which they began to. Shared by all workers.
-pub struct Closings(Mutex<Waiting>);
+pub struct Closings {
+    limit: usize,
+    waiting: Mutex<Waiting>,
+}
 
 #[derive(Default)]
 struct Waiting {
-    limit: usize,
     next: u64,
     numbers: Numbers,
 }
@@ -27,12 +29,7 @@ struct Closing<'a> {
 impl Closings {
     /// At most `limit` wait at one time.
     pub fn new(limit: usize) -> Self {
-        Closings(Mutex::new(Waiting { limit, ..Waiting::default() }))
-    }
-
-    /// From now on at most `limit`.
-    pub fn set_limit(&self, limit: usize) {
-        self.waiting().limit = limit;
+        Closings { limit, waiting: Mutex::default() }
     }
 
     /// Lets `close` take its time until as many others as may wait have come after it; then it is
@@ -53,7 +50,7 @@ impl Closings {
 
     fn begin(&self) -> Closing<'_> {
         let mut waiting = self.waiting();
-        if waiting.numbers.count() >= waiting.limit {
+        if waiting.numbers.count() >= self.limit {
             waiting.numbers.pop_first();
         }
         let number = waiting.next;
@@ -63,7 +60,7 @@ impl Closings {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

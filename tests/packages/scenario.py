@@ -482,6 +482,9 @@ def life(root):
     expect_owners_and_modes(root)
     expect_least_rights(root)
 
+    step("one file carries users to a service, and a stop of the tunnels ends that")
+    one_file(root)
+
     step("start twice, reload, restart and stop, as init scripts do")
     before = root.daemon()
     root("service", "iofog-connector", "start")
@@ -743,42 +746,42 @@ def systemd_manages_it(root):
     step("systemd: an installed tunnel carries users to a service, also after an upgrade")
     service = socket.create_server(("127.0.0.1", 22022))
     threading.Thread(target=echo, args=(service,), daemon=True).start()
-    users = installed_tunnel(root)
+    unit = "iofog-connector-tunnels"
+    expect("enabled by itself", root("systemctl", "is-enabled", unit, ok=None)[1].strip(), "disabled")
+    users = installed_tunnel(root, "echo", 22022)
     wait_for("an echo through the pipe", lambda: echoed(users))
-    target = ("--target", "127.0.0.1:22023", "--replace")
-    root("iofog-connector", "tunnel", "install", "/root/echo.tunnel", *target)
+    install = ("iofog-connector", "tunnel", "install", "/root/echo.tunnel", "--replace", "--target")
+    root(*install, "127.0.0.1:22023")
     wait_for("the end of the tunnel to the other target", lambda: not echoed(users))
-    root("iofog-connector", "tunnel", "install", "/root/echo.tunnel", "--target", "127.0.0.1:22022", "--replace")
+    root(*install, "127.0.0.1:22022")
     wait_for("an echo again", lambda: echoed(users))
     # Files that are replaced while it runs are as hidden as those that were there.
     add_mapping()
     sees = "for pid in $(pidof iofog-connector); do ls /proc/$pid/root/etc/iofog-connector | tr '\\n' ' '; echo; done"
     seen = root("sh", "-c", sees).split("\n")
     expect("the tunnel sees of the settings' folder", "tunnels" in [one.strip() for one in seen], True)
-    before = root("systemctl", "show", "--value", "-p", "MainPID", "iofog-connector-tunnel@echo")
-    root.install(PACKAGE)
-    wait_for("an echo after the upgrade", lambda: echoed(users))
-    after = root("systemctl", "show", "--value", "-p", "MainPID", "iofog-connector-tunnel@echo")
-    expect("the tunnel runs the new program", before != after, True)
+    upgrade_restarts(root, unit, users)
 
-    step("systemd: one unit runs all tunnels, a reload reads their folder again, an upgrade restarts it")
-    root("systemctl", "disable", "--now", "iofog-connector-tunnel@echo")
-    expect("enabled by itself", root("systemctl", "is-enabled", "iofog-connector-tunnels", ok=None)[1].strip(), "disabled")
-    root("systemctl", "enable", "--now", "iofog-connector-tunnels")
-    wait_for("an echo through the pipe", lambda: echoed(mapping["port2"]))
+    step("systemd: a reload reads the tunnels' folder again")
     shown = root("iofog-connector", "tunnels", "status")
     expect("the status shows the tunnel", "connected" in shown and "echo" in shown, True)
-    os.rename(root.file(options), root.file(options + ".off"))
-    root("systemctl", "reload", "iofog-connector-tunnels")
+    options = root.file("/etc/iofog-connector/tunnels/echo.conf")
+    os.rename(options, options + ".off")
+    root("systemctl", "reload", unit)
     wait_for("the tunnel's end", lambda: "no tunnels" in root("iofog-connector", "tunnels", "status"))
-    os.rename(root.file(options + ".off"), root.file(options))
-    root("systemctl", "reload", "iofog-connector-tunnels")
-    wait_for("an echo through the pipe", lambda: echoed(mapping["port2"]))
-    before = root("systemctl", "show", "--value", "-p", "MainPID", "iofog-connector-tunnels")
-    root.install(PACKAGE)
-    wait_for("an echo after the upgrade", lambda: echoed(mapping["port2"]))
-    after = root("systemctl", "show", "--value", "-p", "MainPID", "iofog-connector-tunnels")
-    expect("the tunnels run the new program", before != after, True)
+    os.rename(options + ".off", options)
+    root("systemctl", "reload", unit)
+    wait_for("an echo through the pipe", lambda: echoed(users))
+
+    step("systemd: where tunnels have units of their own, one that is installed gets one, too")
+    root("systemctl", "disable", "--now", unit)
+    root("systemctl", "enable", "--now", "iofog-connector-tunnel@echo")
+    wait_for("an echo through the pipe", lambda: echoed(users))
+    more = installed_tunnel(root, "more", 22022)
+    wait_for("an echo through the new pipe", lambda: echoed(more))
+    expect("its unit", state_of(root, "iofog-connector-tunnel@more"), "active")
+    expect("the unit of all", state_of(root, unit), "inactive")
+    upgrade_restarts(root, "iofog-connector-tunnel@echo", users)
 
     step("systemd: purge stops daemon and tunnels")
     root("apt-get", "purge", "-y", "iofog-connector")
@@ -786,15 +789,40 @@ def systemd_manages_it(root):
     expect("users can connect", reachable(users), False)
 
 
-def installed_tunnel(root):
-    """What the README says, on one machine: a mapping, its file, and that installed. Gives the users' port."""
-    root("iofog-connector", "mapping", "add", "public", "--name", "echo", "--dir", "/root")
-    expect("the tunnel's file", root.mode("/root/echo.tunnel"), "root root 600")
-    root("iofog-connector", "tunnel", "install", "/root/echo.tunnel", "--target", "127.0.0.1:22022")
-    expect("where the service reads it", root.mode("/etc/iofog-connector/tunnels/echo.conf"), "root iofog-connector 640")
+def one_file(root):
+    """What the README says, on one machine: a mapping, its file, and that installed."""
+    service = socket.create_server(("127.0.0.1", 22021))
+    threading.Thread(target=echo, args=(service,), daemon=True).start()
+    users = installed_tunnel(root, "one", 22021)
+    wait_for("an echo through the pipe", lambda: echoed(users))
+    state = root("iofog-connector", "tunnels", "status")
+    expect("the status shows the tunnel", "one" in state and "connected" in state, True)
+    root("service", "iofog-connector-tunnels", "stop")
+    wait_for("the end of it", lambda: not echoed(users))
+    root("iofog-connector", "mapping", "remove", "one", "--dir", "/root")
+    expect("the mapping's file", os.path.exists(root.file("/root/one.tunnel")), False)
+    os.remove(root.file("/etc/iofog-connector/tunnels/one.conf"))
+
+
+def installed_tunnel(root, name, port):
+    """A mapping, its file, and that installed, for a service at this port. Gives the users' port."""
+    file = f"/root/{name}.tunnel"
+    root("iofog-connector", "mapping", "add", "public", "--name", name, "--dir", "/root")
+    expect("the tunnel's file", root.mode(file), "root root 600")
+    root("iofog-connector", "tunnel", "install", file, "--target", f"127.0.0.1:{port}")
+    installed = f"/etc/iofog-connector/tunnels/{name}.conf"
+    expect("where the service reads it", root.mode(installed), "root iofog-connector 640")
     state = json.loads(root("iofog-connector", "status", "--json"))
-    echo = next(one for one in state["mappings"] if one["options"].get("name") == "echo")
-    return echo["sides"][1]["port"]
+    mapping = next(one for one in state["mappings"] if one["options"].get("name") == name)
+    return mapping["sides"][1]["port"]
+
+
+def upgrade_restarts(root, unit, users):
+    before = root("systemctl", "show", "--value", "-p", "MainPID", unit)
+    root.install(PACKAGE)
+    wait_for("an echo after the upgrade", lambda: echoed(users))
+    after = root("systemctl", "show", "--value", "-p", "MainPID", unit)
+    expect(f"{unit} runs the new program", before != after, True)
 
 
 def state_of(root, unit):

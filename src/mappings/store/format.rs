@@ -58,8 +58,6 @@ struct Row<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     usersperaddress: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    proxyfrom: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     idle: Option<Value>,
 }
 
@@ -161,13 +159,12 @@ impl<'a> Row<'a> {
     }
 
     fn options(&self, public: bool) -> Result<Options, (&'static str, String)> {
-        Options::read(public, &|name| match name {
+        Options::read(public, |name| match name {
             "name" => self.name.as_ref(),
             "users" => self.users.as_ref(),
             "alpn" => self.alpn.as_ref(),
             "allow" => self.allow.as_ref(),
             "usersperaddress" => self.usersperaddress.as_ref(),
-            "proxyfrom" => self.proxyfrom.as_ref(),
             "idle" => self.idle.as_ref(),
             _ => None,
         })
@@ -190,7 +187,6 @@ impl<'a> Row<'a> {
             alpn: options.remove("alpn"),
             allow: options.remove("allow"),
             usersperaddress: options.remove("usersperaddress"),
-            proxyfrom: options.remove("proxyfrom"),
             idle: options.remove("idle"),
         };
         let one = match &mapping.pipe {
@@ -227,7 +223,8 @@ fn limits(connections: i64, threshold: i64) -> AgentLimits {
 }
 
 fn milliseconds(limits: &AgentLimits) -> i64 {
-    i64::try_from(limits.milliseconds()).unwrap_or(i64::MAX)
+    let threshold = limits.heartbeat_threshold.unwrap_or_default().as_millis();
+    i64::try_from(threshold).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
