@@ -1,7 +1,7 @@
 //! `tunnels`: all tunnels of a gateway in one process. Each `*.conf` of a folder holds the options of
 //! one, which lives as one of the command `tunnel` does.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -76,7 +76,6 @@ pub fn run(folder: &Path, run: &Path) -> ExitCode {
         shared: share(prepared.files, OWN_FILES + MORE_FILES, lookups),
         running: RefCell::default(),
         faulty: RefCell::default(),
-        has_started: Cell::new(false),
     };
     let ended = runtime::block_on(live(&tunnels, found, socket, &logging));
     let _ = fs::remove_file(run.join(TUNNELS_SOCKET));
@@ -97,8 +96,6 @@ struct Tunnels {
     running: RefCell<Vec<Running>>,
     /// Files that are skipped, by name, and why.
     faulty: RefCell<Vec<(String, String)>>,
-    /// Whether the memory that only the start needed was given back.
-    has_started: Cell<bool>,
 }
 
 /// A tunnel that runs.
@@ -387,12 +384,11 @@ impl Tunnels {
         running.retain(|running| running.is_current() || running.connector.stage() != Stage::Over);
         drop(running);
         notifier.status(&self.summary());
-        if !self.has_started.replace(true) {
-            memory::forget_start();
-        }
         if memory::has_changed() {
             memory::tidy();
             memory::give_back();
+            // What hundreds of handshakes have used of the program is not needed between them.
+            memory::forget_start();
         }
     }
 
