@@ -28,7 +28,6 @@ mod quoted;
 mod server;
 mod service;
 
-pub use call::LONGEST_THRESHOLD;
 pub use connection::Acceptor;
 pub use server::Server;
 pub use service::{Api, Host};

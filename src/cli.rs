@@ -11,7 +11,9 @@ use arguments::{Command, parse};
 use exit::BAD;
 pub use help::VERSION;
 
+mod altering;
 mod arguments;
+mod asking;
 mod check;
 mod control;
 mod exit;

@@ -1,8 +1,11 @@
 //! What the targets in `fuzz/` use of this crate. Built with the feature `fuzzing` alone, which no
 //! package has.
 
+use serde_json::Value;
+
 use crate::agent;
 use crate::api;
+use crate::mappings::mapping::Alteration;
 use crate::mappings::store;
 use crate::tls;
 use crate::wire::greeting::Offer;
@@ -22,7 +25,7 @@ pub use crate::session::{Ended, Ending, Endpoint, Protocol, Relay, Silence, Traf
 pub use crate::tls::{CERTIFICATE, Identity, Trusted, client_config};
 pub use crate::wire::greeting::{Checked, Version};
 pub use crate::wire::heartbeat::beats;
-pub use crate::wire::proxy::header;
+pub use crate::wire::proxy::{NoHeader, end as header_end, header, source};
 
 /// The bounds that the targets hold the crate to.
 pub mod limits {
@@ -50,6 +53,12 @@ pub fn call(request: &Request) -> Result<Asked, (u16, String)> {
     Ok(match call {
         Call::AddMapping(mapping) => {
             Asked { call: "mapping/add", values: Vec::new(), mapping: Some(mapping) }
+        }
+        Call::ChangeMapping(id, Alteration::Members(members)) => {
+            ask("mapping/change", vec![id.into(), Value::Object(members).to_string()])
+        }
+        Call::ChangeMapping(id, Alteration::Passcode(side)) => {
+            ask("mapping/passcode", vec![id.into(), (side + 1).to_string()])
         }
         Call::RemoveMapping(id) => ask("mapping/remove", vec![id.into()]),
         Call::StatusOfAll => ask("status", vec!["all".into()]),

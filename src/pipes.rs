@@ -10,6 +10,7 @@ mod named;
 mod pairing;
 mod per_address;
 mod pipe;
+mod proxied;
 mod record;
 pub mod refusals;
 pub mod registry;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::direct;
 use super::error::ApiError;
 use crate::http::Response;
-use crate::mappings::mapping::{Mapping, Pipe};
+use crate::mappings::mapping::{Alteration, Mapping, Pipe};
 use crate::report::status::{MappingStatus, Overview, Status, timestamp};
 use crate::report::{self, Report};
 
@@ -27,7 +27,7 @@ pub(super) fn failed(error: &ApiError) -> Response {
     Response { allow, ..answer(error.status(), &body) }
 }
 
-/// The answer to an addition: the only one that shows secrets.
+/// The answer to an addition: it and [`altered`] alone show secrets.
 pub(super) fn added(mapping: &Mapping, broker: u16) -> Response {
     #[derive(Serialize)]
     struct Added<'a> {
@@ -71,6 +71,32 @@ pub(super) fn added(mapping: &Mapping, broker: u16) -> Response {
             ok(&AddedDirect { status, id, passkey: passkey.reveal(), port: broker, timestamp })
         }
     }
+}
+
+/// The answer to a change; of a new passcode with that.
+pub(super) fn altered(mapping: &Mapping, alteration: &Alteration) -> Response {
+    #[derive(Serialize)]
+    struct Renewed<'a> {
+        status: &'static str,
+        id: &'a str,
+        side: usize,
+        port: u16,
+        passcode: &'a str,
+        timestamp: u64,
+    }
+    let side = match alteration {
+        Alteration::Members(_) => None,
+        Alteration::Passcode(side) => mapping.pipe.agents().get(*side).map(|agent| (side, agent)),
+    };
+    let Some((side, agent)) = side else { return removed(&mapping.id) };
+    ok(&Renewed {
+        status: "ok",
+        id: &mapping.id,
+        side: side + 1,
+        port: agent.port,
+        passcode: agent.passcode.reveal(),
+        timestamp: timestamp(),
+    })
 }
 
 pub(super) fn removed(id: &str) -> Response {

@@ -2,9 +2,8 @@
 //! section 3). Pure; nothing here looks at the running mappings.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::direct::Candidate;
 use super::error::ApiError;
@@ -13,7 +12,7 @@ use super::quoted::short;
 use crate::config::{Entries, nearest};
 use crate::http::Request;
 use crate::limits;
-use crate::mappings::mapping::{AgentLimits, NewMapping, NewPipe};
+use crate::mappings::mapping::{AgentLimits, Alteration, NewMapping, NewPipe};
 use crate::mappings::options::{self, Options};
 use crate::text::json;
 
@@ -21,6 +20,7 @@ use crate::text::json;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Call {
     AddMapping(NewMapping),
+    ChangeMapping(Box<str>, Alteration),
     RemoveMapping(Box<str>),
     /// `mappingid=all`.
     StatusOfAll,
@@ -56,10 +56,6 @@ impl std::fmt::Debug for Passkey {
     }
 }
 
-/// What a heartbeat threshold may be at most, in milliseconds: the original reads it as a signed
-/// 32-bit number from the state file.
-pub const LONGEST_THRESHOLD: u64 = i32::MAX as u64;
-
 impl Call {
     /// What `request` asks for. The error says what is wrong with it and what would be right.
     pub fn parse(request: &Request) -> Result<Call, ApiError> {
@@ -76,6 +72,24 @@ impl Call {
                 Ok(if &*id == "all" { Call::StatusOfAll } else { Call::StatusOf(id) })
             }
             "/api/v2/mapping/add" if post => Ok(Call::AddMapping(new_mapping(request)?)),
+            "/api/v2/mapping/change" if post => {
+                let form = form()?;
+                let id = form.required("mappingid")?;
+                let members = changes(&form.required("mapping")?)?;
+                Ok(Call::ChangeMapping(id, Alteration::Members(members)))
+            }
+            "/api/v2/mapping/passcode" if post => {
+                let form = form()?;
+                let id = form.required("mappingid")?;
+                let side = match &*form.required("side")? {
+                    "1" => 0,
+                    "2" => 1,
+                    other => {
+                        return Err(bad("side", format!("is {}; use 1 or 2", short(other))));
+                    }
+                };
+                Ok(Call::ChangeMapping(id, Alteration::Passcode(side)))
+            }
             "/api/v2/mapping/remove" if post => {
                 Ok(Call::RemoveMapping(form()?.required("mappingid")?))
             }
@@ -93,6 +107,8 @@ impl Call {
             "/api/v2/status" => Err(ApiError::Method { allow: "GET, HEAD, POST" }),
             "/metrics" => Err(ApiError::Method { allow: "GET, HEAD" }),
             "/api/v2/mapping/add"
+            | "/api/v2/mapping/change"
+            | "/api/v2/mapping/passcode"
             | "/api/v2/mapping/remove"
             | "/api/v2/commandline"
             | "/api/v2/direct/add"
@@ -141,14 +157,15 @@ fn new_mapping(request: &Request) -> Result<NewMapping, ApiError> {
     mapping(&text)
 }
 
-fn mapping(text: &str) -> Result<NewMapping, ApiError> {
+/// The members of a mapping's JSON.
+fn members(text: &str) -> Result<Map<String, Value>, ApiError> {
     let Ok(Entries(members)) = json::read(text.as_bytes()) else {
         return Err(match json::read::<Value>(text.as_bytes()) {
             Ok(_) => bad("mapping", "is not a JSON object"),
             Err(fault) => bad("mapping", format!("is not JSON: {fault}")),
         });
     };
-    let mut mapping = serde_json::Map::new();
+    let mut mapping = Map::new();
     for (name, value) in members {
         // A key given twice is refused, since nobody can tell which is meant.
         if mapping.contains_key(&name) {
@@ -156,35 +173,51 @@ fn mapping(text: &str) -> Result<NewMapping, ApiError> {
         }
         mapping.insert(name, value);
     }
+    match mapping.keys().find(|name| !is_member(name)) {
+        Some(name) => Err(unknown_member(name)),
+        None => Ok(mapping),
+    }
+}
+
+/// The members that `mapping/change` is to change.
+fn changes(text: &str) -> Result<Map<String, Value>, ApiError> {
+    let members = members(text)?;
+    if members.is_empty() {
+        return Err(bad("mapping", "is empty; send the members to change"));
+    }
+    match ["type", "port1", "port2"].into_iter().find(|name| members.contains_key(*name)) {
+        None => Ok(members),
+        Some(name) => {
+            let why = "cannot be changed, since agents and users know the mapping by it; remove the \
+                       mapping and add another one";
+            Err(bad(name, why))
+        }
+    }
+}
+
+fn mapping(text: &str) -> Result<NewMapping, ApiError> {
+    let mapping = members(text)?;
+    let member = |name: &str| mapping.get(name);
     let whole = |name, least, most| {
-        options::integer(mapping.get(name), least, most).map_err(|fault| bad(name, fault))
+        options::integer(member(name), least, most).map_err(|fault| bad(name, fault))
     };
-    let limits = |connections, threshold| {
-        let limit = whole(connections, 1, u64::from(u16::MAX))?;
-        let silence = whole(threshold, 0, LONGEST_THRESHOLD)?;
-        Ok(AgentLimits {
-            max_connections: u16::try_from(limit).unwrap_or(u16::MAX),
-            heartbeat_threshold: (silence > 0).then(|| Duration::from_millis(silence)),
-        })
-    };
+    let faulty = |(name, fault)| bad(name, fault);
+    let limits = |names| AgentLimits::read(names, None, &member).map_err(faulty);
     let pipe = match mapping.get("type") {
         None => return Err(bad("type", "is missing; use public or private")),
         Some(Value::String(kind)) if kind == "public" => {
-            NewPipe::Public(limits("maxconnections", "heartbeatabsencethreshold")?)
+            NewPipe::Public(limits(AgentLimits::PUBLIC)?)
         }
-        Some(Value::String(kind)) if kind == "private" => NewPipe::Private([
-            limits("maxconnectionsport1", "heartbeatabsencethresholdport1")?,
-            limits("maxconnectionsport2", "heartbeatabsencethresholdport2")?,
-        ]),
+        Some(Value::String(kind)) if kind == "private" => {
+            let [one, two] = AgentLimits::PRIVATE;
+            NewPipe::Private([limits(one)?, limits(two)?])
+        }
         Some(Value::String(kind)) => {
             return Err(bad("type", format!("{} is unknown; use public or private", short(kind))));
         }
         Some(_) => return Err(bad("type", "is not a string; use \"public\" or \"private\"")),
     };
     let public = matches!(pipe, NewPipe::Public(_));
-    if let Some(name) = mapping.keys().find(|name| !is_member(name)) {
-        return Err(unknown_member(name));
-    }
     let port = |name| match mapping.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(_) => whole(name, 1, u16::MAX.into()).map(|port| u16::try_from(port).ok()),
@@ -193,8 +226,7 @@ fn mapping(text: &str) -> Result<NewMapping, ApiError> {
     if let ([Some(one), Some(two)], true) = (ports, ports[0] == ports[1]) {
         return Err(bad("port2", format!("is {two}, and port1 is {one}; use two ports")));
     }
-    let options = Options::read(public, |name| mapping.get(name))
-        .map_err(|(name, fault)| bad(name, fault))?;
+    let options = Options::read(public, &member).map_err(faulty)?;
     Ok(NewMapping { pipe, ports, options })
 }
 
@@ -252,6 +284,8 @@ fn meet(form: &Form<'_>) -> Result<Call, ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn request(method: &str, path: &str, kind: Option<&str>, body: &str) -> Request {
@@ -363,6 +397,43 @@ mod tests {
         }
         let deep = "[".repeat(60_000);
         assert_eq!(post("/api/v2/mapping/add", &format!("mapping={deep}")).expect_err("").0, 400);
+    }
+
+    #[test]
+    fn changes_name_members_and_not_what_stays() {
+        let change = |mapping: &str| {
+            let pairs = [("mappingid", "ssh"), ("mapping", mapping)];
+            let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+            post("/api/v2/mapping/change", &body)
+        };
+        let Ok(Call::ChangeMapping(id, Alteration::Members(members))) =
+            change(r#"{"allow":null,"maxconnections":3}"#)
+        else {
+            panic!("a change")
+        };
+        assert_eq!((&*id, members.len()), ("ssh", 2));
+        for (mapping, words) in [
+            ("{}", "mapping is empty; send the members to change"),
+            ("[]", "mapping is not a JSON object"),
+            (r#"{"alow":null}"#, "did you mean allow?"),
+            (r#"{"idle":1,"idle":2}"#, "mapping has \"idle\" twice"),
+            (r#"{"type":"public"}"#, "type cannot be changed"),
+            (r#"{"name":"a","port1":6000}"#, "port1 cannot be changed"),
+            (r#"{"port2":null}"#, "port2 cannot be changed"),
+        ] {
+            let (status, message) = change(mapping).expect_err(mapping);
+            assert!(status == 400 && message.contains(words), "{mapping}: {message}");
+        }
+        for (body, words) in [
+            ("mappingid=a", "side is missing"),
+            ("mappingid=a&side=3", "side is \"3\"; use 1 or 2"),
+            ("side=1", "mappingid is missing"),
+        ] {
+            let (_, message) = post("/api/v2/mapping/passcode", body).expect_err(body);
+            assert!(message.contains(words), "{message}");
+        }
+        let passcode = Call::ChangeMapping("a".into(), Alteration::Passcode(1));
+        assert_eq!(post("/api/v2/mapping/passcode", "mappingid=a&side=2"), Ok(passcode));
     }
 
     #[test]

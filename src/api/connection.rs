@@ -110,6 +110,7 @@ impl Handshake {
         let secured = handshake::secure(
             &self.workers,
             socket,
+            self.ip,
             || {
                 let (config, callers) = (self.acceptor)();
                 greeted.set(callers);

@@ -74,6 +74,12 @@ impl Api {
                 Ok(mapping) => Ok(answer::added(&mapping, self.host.broker())),
                 Err(error) => Err(ApiError::of_change(error, "")),
             },
+            Call::ChangeMapping(id, alteration) => {
+                match self.registry.alter(&id, &alteration).await {
+                    Ok(mapping) => Ok(answer::altered(&mapping, &alteration)),
+                    Err(error) => Err(ApiError::of_change(error, &id)),
+                }
+            }
             Call::AddDirect => match self.registry.add_direct().await {
                 Ok(mapping) => Ok(answer::added(&mapping, self.host.broker())),
                 Err(error) => Err(ApiError::of_change(error, "")),

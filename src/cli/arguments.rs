@@ -12,9 +12,9 @@ use super::help::{GROUP, Row, TABLE, all_options, first_words, general, summary}
 use super::install::Install;
 use super::mapping::{Add, Request};
 use crate::agent::options as tunnel;
-use crate::api::LONGEST_THRESHOLD;
 use crate::config::folders::{Options, TUNNELS, TUNNELS_RUN};
 use crate::config::nearest;
+use crate::mappings::mapping::LONGEST_THRESHOLD;
 use crate::text::page::Named;
 
 /// What the command line asks for.
@@ -101,6 +101,17 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
             };
             Command::Mapping(Request::Add(add(public, given)?))
         }
+        "mapping show" => Command::Mapping(Request::Show(name_or_id(row, &mut words)?)),
+        "mapping change" => {
+            let id = name_or_id(row, &mut words)?;
+            Command::Mapping(change(id, given)?)
+        }
+        "mapping passcode" => Command::Mapping(Request::Passcode {
+            id: name_or_id(row, &mut words)?,
+            side: given.number("side", 1, 2)?.unwrap_or(1) as usize,
+            show: given.flag("show"),
+            dir: given.folder(),
+        }),
         "mapping remove" => {
             let id = name_or_id(row, &mut words)?;
             Command::Mapping(Request::Remove { id, dir: given.folder() })
@@ -359,20 +370,41 @@ fn name_or_id(row: &Row, words: &mut &[OsString]) -> Result<String, String> {
 
 /// What `mapping add` is told.
 fn add(public: bool, mut given: Given) -> Result<Add, String> {
-    let connections = given.number("connections", 1, u16::MAX.into())?.unwrap_or(60);
-    let threshold = given.number("heartbeat-threshold", 0, LONGEST_THRESHOLD)?.unwrap_or(60_000);
-    if let ms @ 1..300 = threshold {
-        // `tunnel` takes no --heartbeat under 100.
-        return Err(format!("--heartbeat-threshold: {ms} is less than 300, the least; 0 is never"));
-    }
+    let [connections, threshold] = limits(&mut given)?;
     Ok(Add {
         public,
-        connections: u16::try_from(connections).unwrap_or(u16::MAX),
-        threshold,
+        connections: connections.and_then(|most| u16::try_from(most).ok()).unwrap_or(60),
+        threshold: threshold.unwrap_or(60_000),
         show: given.flag("show"),
         dir: given.folder(),
         members: given.members()?,
     })
+}
+
+/// What `mapping change` is told.
+fn change(id: String, mut given: Given) -> Result<Request, String> {
+    let limits = limits(&mut given)?;
+    let mut members = given.members()?;
+    for value in members.values_mut() {
+        if *value == "none" || value.as_array().is_some_and(|all| all == &["none"]) {
+            *value = Value::Null;
+        }
+    }
+    if members.is_empty() && limits == [None; 2] {
+        return Err("`mapping change` needs an option: what to change".into());
+    }
+    Ok(Request::Change { id, members, limits })
+}
+
+/// Tunnels of each agent's side, and the silence in milliseconds after which one is closed.
+fn limits(given: &mut Given) -> Result<[Option<u64>; 2], String> {
+    let connections = given.number("connections", 1, u16::MAX.into())?;
+    let threshold = given.number("heartbeat-threshold", 0, LONGEST_THRESHOLD)?;
+    if let Some(ms @ 1..300) = threshold {
+        // `tunnel` takes no --heartbeat under 100.
+        return Err(format!("--heartbeat-threshold: {ms} is less than 300, the least; 0 is never"));
+    }
+    Ok([connections, threshold])
 }
 
 #[cfg(test)]
@@ -447,7 +479,7 @@ mod tests {
             ("start --json", "--json is an option of `status` and `tunnels status` only"),
             (
                 "status --connections 3",
-                "--connections is an option of `mapping add` and `tunnel` only",
+                "--connections is an option of `mapping add` and `mapping change` and `tunnel` only",
             ),
             ("start --target=t:1", "--target is an option of `tunnel` and `tunnel install` only"),
         ] {
@@ -520,15 +552,24 @@ mod tests {
             request("mapping remove a-b --dir /d"),
             Ok(Request::Remove { id: "a-b".into(), dir: "/d".into() })
         );
+        let members = serde_json::json!({"allow": null, "alpn": ["h2", "http/1.1"], "idle": 2000});
+        assert_eq!(
+            request("mapping change a --allow none --alpn h2,http/1.1 --idle 2000 --connections 3"),
+            Ok(Request::Change {
+                id: "a".into(),
+                members: members.as_object().unwrap().clone(),
+                limits: [Some(3), None]
+            })
+        );
         for (line, fault) in [
             ("mapping", "`mapping` must be followed by `add`"),
             (
                 "mapping drop",
-                "`mapping` must be followed by `add` or `list` or `remove`, not \"drop\"",
+                "`mapping` must be followed by `add` or `list` or `show` or `change` or `passcode` or `remove`, not \"drop\"",
             ),
             (
                 "mapping ad public",
-                "`mapping` must be followed by `add` or `list` or `remove`, not \"ad\": did",
+                "`mapping` must be followed by `add` or `list` or `show` or `change` or `passcode` or `remove`, not \"ad\": did",
             ),
             ("mapping add", "`mapping add` must be followed by `public` or `private`"),
             (
@@ -555,10 +596,13 @@ mod tests {
                 "--target is an option of `tunnel` and `tunnel install` only",
             ),
             ("mapping add public --conections 5", "unknown option \"--conections\": did you"),
-            ("mapping list --show", "--show is an option of `mapping add` only"),
+            (
+                "mapping list --show",
+                "--show is an option of `mapping add` and `mapping passcode` only",
+            ),
             (
                 "mapping remove a --connections 3",
-                "--connections is an option of `mapping add` and `tunnel` only",
+                "--connections is an option of `mapping add` and `mapping change` and `tunnel` only",
             ),
             ("mapping list all", "unknown argument \"all\""),
         ] {

@@ -83,7 +83,7 @@ pub(super) const TABLE: &[Row] = &[
     Row {
         name: "mapping",
         arguments: GROUP,
-        meaning: "Open, list and close pipes without a Controller",
+        meaning: "Open, list, change and close pipes without a Controller",
         text: "It asks the running connector, as a Controller does over the API.\n",
         options: "",
         general: true,
@@ -101,9 +101,13 @@ pub(super) const TABLE: &[Row] = &[
   --port2 PORT              The users', or the other agent's        [a free one]
   --users tls|plain         How users of a public pipe speak; plain is for what
                             encrypts by itself, as SSH does    [tls, unless dev]
+  --alpn NAME,...           Protocols that TLS users of a public pipe are
+                            offered, such as h2 for gRPC                  [none]
   --allow RANGE,...         From where users of a public pipe may connect:
                             addresses and ranges                    [everywhere]
   --users-per-address N     Users of one address at one time          [no limit]
+  --proxy-from RANGE,...    Proxies whose connections begin with a PROXY header
+                            that says who the user is                   [nobody]
   --idle MS                 Break off a session in which nothing moves for so
                             long, 1000 or more                           [never]
   --connections N           Tunnels that each agent's side may have         [60]
@@ -123,6 +127,48 @@ pub(super) const TABLE: &[Row] = &[
         options: "  --wide  Whole names and all columns on a narrow terminal, too\n",
         general: true,
         example: "sudo iofog-connector mapping list",
+    },
+    Row {
+        name: "mapping show",
+        arguments: "NAME|ID",
+        meaning: "Show all of one mapping: ports, options, what it does",
+        text: "",
+        options: "",
+        general: true,
+        example: "sudo iofog-connector mapping show ssh",
+    },
+    Row {
+        name: "mapping change",
+        arguments: "NAME|ID",
+        meaning: "Change options of a pipe while it runs",
+        text: "Nobody is closed; what is new holds for those who connect from then on. The\n\
+               options are those of `mapping add`; `none` takes one away, as --allow none.\n",
+        options: "  \
+  --name NAME
+  --users tls|plain
+  --alpn NAME,...
+  --allow RANGE,...
+  --users-per-address N
+  --proxy-from RANGE,...
+  --idle MS
+  --connections N
+  --heartbeat-threshold MS
+",
+        general: true,
+        example: "sudo iofog-connector mapping change ssh --allow 192.0.2.0/24",
+    },
+    Row {
+        name: "mapping passcode",
+        arguments: "NAME|ID",
+        meaning: "Make a new passcode, and write the side's files anew",
+        text: "Tunnels that are open stay; the old passcode is refused from then on.\n",
+        options: "  \
+  --side N   Whose: the agent of port1, or of a private pipe's port2   [1]
+  --dir DIR  Folder of the files                             [this folder]
+  --show     Print the passcode instead of writing files
+",
+        general: true,
+        example: "sudo iofog-connector mapping passcode ssh",
     },
     Row {
         name: "mapping remove",
@@ -254,7 +300,7 @@ pub(super) fn first_words() -> impl Iterator<Item = &'static Row> {
 
 /// All options that there are.
 pub(super) fn all_options() -> impl Iterator<Item = Named> {
-    TABLE.iter().flat_map(|row| options(row.options)).chain(general(true))
+    general(true).chain(TABLE.iter().flat_map(|row| options(row.options)))
 }
 
 /// The general options, or none.

@@ -9,18 +9,17 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::control::{self, ControlError};
-use super::exit::UNKNOWN;
+use super::altering;
+use super::asking::{Fault, call, find, folder, form, host, report, understood};
 use super::files::{self, Files, Made};
 use crate::config::folders::Options;
-use crate::limits;
-use crate::mappings::mapping::{AgentLimits, AgentPort, Passcode, Pipe};
+use crate::mappings::mapping::{AgentLimits, AgentPort, Passcode};
 use crate::mappings::store;
 use crate::os::terminal::{self, complain, is_printed};
+use crate::report;
 use crate::report::status::Status;
-use crate::report::{self, Report};
 use crate::text::json;
-use crate::text::reason::{self, quoted};
+use crate::text::reason::quoted;
 use crate::tls;
 
 /// What to do with mappings.
@@ -32,6 +31,28 @@ pub(super) enum Request {
     List {
         /// As `--wide` says.
         wide: bool,
+    },
+    /// Shows one.
+    Show(String),
+    /// Changes one.
+    Change {
+        /// Its name or id.
+        id: String,
+        /// Members of the API; `null` takes one away.
+        members: Map<String, Value>,
+        /// Tunnels of each agent's side, and the silence in milliseconds after which one is closed.
+        limits: [Option<u64>; 2],
+    },
+    /// Makes a new passcode.
+    Passcode {
+        /// Its name or id.
+        id: String,
+        /// Whose: 1 or 2.
+        side: usize,
+        /// It goes to stdout instead of files.
+        show: bool,
+        /// Where the side's files are.
+        dir: PathBuf,
     },
     /// Closes one.
     Remove {
@@ -70,17 +91,16 @@ struct Added {
     passcode2: String,
 }
 
-/// What every failed call answers.
-#[derive(Deserialize)]
-struct Failed {
-    errormessage: String,
-}
-
 /// Does what is asked for.
 pub(super) fn run(request: &Request, options: &Options) -> ExitCode {
     let outcome = match request {
         Request::Add(add) => open(add, options),
         Request::List { wide } => list(*wide, options),
+        Request::Show(id) => altering::show(id, options),
+        Request::Change { id, members, limits } => altering::change(id, members, *limits, options),
+        Request::Passcode { id, side, show, dir } => {
+            altering::passcode(id, *side, *show, dir, options)
+        }
         Request::Remove { id, dir } => close(id, dir, options),
     };
     match outcome {
@@ -94,25 +114,6 @@ pub(super) fn run(request: &Request, options: &Options) -> ExitCode {
             complain(text);
             code.into()
         }
-    }
-}
-
-/// Why it was not done, and the exit status that says so.
-struct Fault {
-    code: u8,
-    text: String,
-}
-
-impl From<String> for Fault {
-    fn from(text: String) -> Self {
-        Fault { code: 1, text }
-    }
-}
-
-impl From<ControlError> for Fault {
-    fn from(error: ControlError) -> Self {
-        let code = if matches!(error, ControlError::NotRunning(_)) { 1 } else { UNKNOWN };
-        Fault { code, text: error.to_string() }
     }
 }
 
@@ -130,15 +131,11 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
     if let Some(mapping) = mapping.as_object_mut() {
         mapping.extend(add.members.clone());
     }
-    // The commands give the files' whole paths, so that they work from any folder.
-    let dir = fs::canonicalize(&add.dir).map_err(|error| {
-        let why = reason::reading(&add.dir, &error);
-        format!("--dir {}: {why}; make it, or name another folder", add.dir.display())
-    })?;
+    let dir = folder(&add.dir)?;
     // What the daemon runs with counts, whatever the settings on disk say. It is asked first: if it
     // does not answer, nothing has been opened.
     let report = report(options)?;
-    let answer = call(options, "POST", "mapping/add", &form("mapping", &mapping.to_string()))?;
+    let answer = call(options, "POST", "mapping/add", &form(&[("mapping", &mapping.to_string())]))?;
     let added: Added = understood(json::read(answer.as_bytes()))?;
     let limits = AgentLimits {
         max_connections: *connections,
@@ -176,33 +173,17 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
     }
 }
 
-/// The connector's host, as agents name it.
-fn host(daemon: &Status) -> String {
-    match daemon.address.as_str() {
-        // A daemon from before an upgrade does not give its address.
-        "" => "CONNECTOR".to_owned(),
-        host if host.contains(':') => format!("[{host}]"),
-        host => host.to_owned(),
-    }
-}
-
 /// Removes a mapping, and the files in `dir` that `add` has made for it. One that holds anything else stays.
 fn close(id: &str, dir: &Path, options: &Options) -> Result<String, Fault> {
     // The passcodes are known only while the mapping is there, and only from the daemon's own
     // folder.
     let stored = store::check(&options.config_dir).unwrap_or_default();
     let report = report(options)?;
-    let all = &report.state.mappings;
-    let by_id = all.iter().find(|mapping| &*mapping.id == id);
-    let running = by_id.or_else(|| all.iter().find(|mapping| mapping.name() == id));
+    let running = find(&report, id).ok();
     let mapping = running.and_then(|of| stored.into_iter().find(|mapping| mapping.id == of.id));
     remove(id, options)?;
     let mut text = format!("mapping {id} removed\n");
-    let sides = match mapping.map(|mapping| mapping.pipe) {
-        Some(Pipe::Public { agent, .. }) => vec![agent],
-        Some(Pipe::Private { sides }) => sides.into(),
-        Some(Pipe::Direct { .. }) | None => Vec::new(),
-    };
+    let sides = mapping.map_or_else(Vec::new, |mapping| mapping.pipe.agents().to_vec());
     let host = host(&report.state);
     let name = running.and_then(|running| running.options.get("name")).and_then(Value::as_str);
     let public = running.is_some_and(|running| running.public);
@@ -344,33 +325,5 @@ fn list(wide: bool, options: &Options) -> Result<String, Fault> {
 }
 
 fn remove(id: &str, options: &Options) -> Result<(), Fault> {
-    call(options, "POST", "mapping/remove", &form("mappingid", id)).map(drop)
-}
-
-fn form(name: &str, value: &str) -> String {
-    form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish()
-}
-
-/// Asks the daemon; the error is a sentence for when it refuses or does not answer.
-fn call(options: &Options, method: &str, path: &str, body: &str) -> Result<String, Fault> {
-    let path = format!("/api/v2/{path}");
-    match control::call(limits::CONTROL_WAIT, &options.run_dir, method, &path, body) {
-        Ok((200, answer)) => Ok(answer),
-        Ok((status, answer)) => Err(match serde_json::from_str::<Failed>(&answer) {
-            Ok(failed) => failed.errormessage,
-            Err(_) => format!("the connector answers {status}"),
-        }
-        .into()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn report(options: &Options) -> Result<Report, Fault> {
-    Ok(understood(Report::read(call(options, "GET", "status", "")?.as_bytes()))?)
-}
-
-fn understood<T>(read: Result<T, String>) -> Result<T, String> {
-    read.map_err(|fault| {
-        format!("the connector's answer cannot be read ({fault}); is it of another version?")
-    })
+    call(options, "POST", "mapping/remove", &form(&[("mappingid", id)])).map(drop)
 }

@@ -13,6 +13,11 @@ impl Network {
         let address = address.to_canonical();
         address.is_ipv4() == self.base.is_ipv4() && base(address, self.prefix) == self.base
     }
+
+    /// Whether `address` lies in one of these ranges.
+    pub fn any_contains(ranges: &[Network], address: IpAddr) -> bool {
+        ranges.iter().any(|range| range.contains(address))
+    }
 }
 
 impl FromStr for Network {

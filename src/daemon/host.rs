@@ -7,6 +7,7 @@ use std::rc::Rc;
 use smol::channel::Sender;
 
 use crate::api::Host;
+use crate::config::Network;
 use crate::logging::Logging;
 use crate::pipes::shared::Shared;
 
@@ -29,7 +30,7 @@ impl Host for Daemon {
     fn admits(&self, peer: IpAddr) -> bool {
         match &self.shared.config.borrow().controllers {
             None => true,
-            Some(controllers) => controllers.iter().any(|network| network.contains(peer)),
+            Some(controllers) => Network::any_contains(controllers, peer),
         }
     }
 

@@ -79,7 +79,7 @@ pub const READ_AGAIN: Duration = Duration::from_secs(3);
 /// Later only files are read.
 pub const PIPE_WAIT: Duration = Duration::from_secs(30);
 
-/// Longest PROXY header accepted; the connector sends at most 52 bytes.
+/// Longest PROXY header accepted, by agents and of a user's proxy; the connector sends at most 52 bytes.
 pub const PROXY_HEADER: usize = 4 * 1024;
 
 /// How long a local connection waits for the other side of the pipe.

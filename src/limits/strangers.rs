@@ -20,6 +20,9 @@ pub const PASSCODE: Duration = Duration::from_secs(10);
 /// too little, delay an agent by about 1 s, and by another second until their behaviour is known.
 pub const STRANGER_TURN: Duration = Duration::from_millis(100);
 
+/// A proxy's users count as so much further away than the proxy itself: the rest of their way cannot be measured.
+pub const BEHIND_PROXY: Duration = Duration::from_millis(250);
+
 /// See [`STRANGER_TURN`]: the round trips of a TLS 1.2 handshake, and one for a lost packet.
 pub const STRANGER_ROUND_TRIPS: u32 = 4;
 

@@ -6,9 +6,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use subtle::ConstantTimeEq;
 
-use super::options::Options;
+use super::options::{Fault, Options, integer};
 
 /// The name of a mapping: a random UUID when made here; older files may hold other strings.
 pub type Id = Box<str>;
@@ -40,7 +41,8 @@ impl Passcode {
         self.0.as_bytes().ct_eq(offered).into()
     }
 
-    /// The secret itself, for the state file and the answer to `mapping/add`; nothing else.
+    /// The secret itself, for the state file and the answers to `mapping/add` and `mapping/passcode`; nothing
+    /// else.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -64,6 +66,49 @@ pub struct AgentLimits {
     pub max_connections: u16,
     /// A tunnel that has sent nothing for so long is closed; `None` turns the check off.
     pub heartbeat_threshold: Option<Duration>,
+}
+
+/// What a heartbeat threshold may be at most, in milliseconds: the original reads it as a signed
+/// 32-bit number from the state file.
+pub const LONGEST_THRESHOLD: u64 = i32::MAX as u64;
+
+impl AgentLimits {
+    /// The names of a public pipe's limits.
+    pub const PUBLIC: [&'static str; 2] = ["maxconnections", "heartbeatabsencethreshold"];
+    /// The names of a private pipe's limits, of each side.
+    pub const PRIVATE: [[&'static str; 2]; 2] = [
+        ["maxconnectionsport1", "heartbeatabsencethresholdport1"],
+        ["maxconnectionsport2", "heartbeatabsencethresholdport2"],
+    ];
+
+    /// Reads the limits of these names; one that is not given is as `before`.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn read<'a>(
+        [connections, threshold]: [&'static str; 2],
+        before: Option<AgentLimits>,
+        member: &dyn Fn(&str) -> Option<&'a Value>,
+    ) -> Result<Self, Fault> {
+        let whole = |name, least, most, before: Option<u64>| match (member(name), before) {
+            (None, Some(before)) => Ok(before),
+            (value, _) => integer(value, least, most).map_err(|fault| (name, fault)),
+        };
+        let had = before.map(|before| u64::from(before.max_connections));
+        let limit = whole(connections, 1, u16::MAX.into(), had)?;
+        let had = before.map(|before| before.milliseconds());
+        let silence = whole(threshold, 0, LONGEST_THRESHOLD, had)?;
+        Ok(AgentLimits {
+            max_connections: u16::try_from(limit).unwrap_or(u16::MAX),
+            heartbeat_threshold: (silence > 0).then(|| Duration::from_millis(silence)),
+        })
+    }
+
+    /// The heartbeat threshold as it is written: 0 turns the check off.
+    pub fn milliseconds(&self) -> u64 {
+        let threshold = self.heartbeat_threshold.unwrap_or_default().as_millis();
+        u64::try_from(threshold).unwrap_or(LONGEST_THRESHOLD)
+    }
 }
 
 /// A port that takes one agent's tunnels.
@@ -130,7 +175,65 @@ pub enum NewPipe {
     Private([AgentLimits; 2]),
 }
 
+/// What is to be different about a mapping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Alteration {
+    /// These members of `mapping/add`; `null` takes an option away.
+    Members(Map<String, Value>),
+    /// A new passcode of this side: 0 for port1, 1 for port2.
+    Passcode(usize),
+}
+
+impl Mapping {
+    /// The same mapping with this difference.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn altered(&self, alteration: &Alteration) -> Result<Mapping, Fault> {
+        let mut next = self.clone();
+        let public = matches!(next.pipe, Pipe::Public { .. });
+        let sides = match &mut next.pipe {
+            Pipe::Public { agent, .. } => std::slice::from_mut(agent),
+            Pipe::Private { sides } => sides,
+            Pipe::Direct { .. } => return Ok(next),
+        };
+        let members = match alteration {
+            Alteration::Members(members) => members,
+            Alteration::Passcode(side) => {
+                let why = || "is 2, and this pipe is public: its one passcode is that of side 1";
+                let side = sides.get_mut(*side).ok_or_else(|| ("side", why().to_owned()))?;
+                side.passcode = Passcode::random();
+                return Ok(next);
+            }
+        };
+        let (names, others, kind) = match public {
+            true => (&[AgentLimits::PUBLIC][..], AgentLimits::PRIVATE.as_flattened(), "public"),
+            false => (&AgentLimits::PRIVATE[..], &AgentLimits::PUBLIC[..], "private"),
+        };
+        if let Some(name) = others.iter().find(|name| members.contains_key(**name)) {
+            let right = names.as_flattened().join(", ");
+            return Err((name, format!("is none of a {kind} pipe's limits, which are {right}")));
+        }
+        for (side, names) in sides.iter_mut().zip(names) {
+            side.limits = AgentLimits::read(*names, Some(side.limits), &|name| members.get(name))?;
+        }
+        let mut options = self.options.members();
+        options.extend(members.clone());
+        next.options = Options::read(public, &|name| options.get(name))?;
+        Ok(next)
+    }
+}
+
 impl Pipe {
+    /// The ports that take agents' tunnels, port1 first.
+    pub fn agents(&self) -> &[AgentPort] {
+        match self {
+            Pipe::Public { agent, .. } => std::slice::from_ref(agent),
+            Pipe::Private { sides } => sides,
+            Pipe::Direct { .. } => &[],
+        }
+    }
+
     /// The two ports, port1 first; `None` for a direct connection.
     pub fn ports(&self) -> Option<[u16; 2]> {
         match self {

@@ -9,7 +9,8 @@ use crate::config::Network;
 use crate::text::line;
 
 /// The names of all of them.
-pub const NAMES: [&str; 6] = ["name", "users", "alpn", "allow", "usersperaddress", "idle"];
+pub const NAMES: [&str; 7] =
+    ["name", "users", "alpn", "allow", "usersperaddress", "proxyfrom", "idle"];
 
 /// The options of one mapping.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,9 +25,14 @@ pub struct Options {
     pub allow: Box<[Network]>,
     /// Users of one IPv4 address or IPv6 /64 at one time, waiting and served.
     pub users_per_address: Option<u16>,
+    /// Connections from there begin with a PROXY header, whose source is the user's address.
+    pub proxy_from: Box<[Network]>,
     /// A session in which nothing has moved either way for so long is closed.
     pub idle: Option<Duration>,
 }
+
+/// What is wrong with a member: its name, and the rest of a sentence about it.
+pub type Fault = (&'static str, String);
 
 /// How users speak on port2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +46,7 @@ pub enum Users {
 /// Longest time of `idle`: what fits a signed 32-bit number of milliseconds, as heartbeat thresholds.
 const LONGEST_IDLE: u64 = i32::MAX as u64;
 const SHORTEST_IDLE: u64 = 1000;
-/// Most ranges of `allow`. Each is looked at for every user.
+/// Most ranges of `allow` and of `proxyfrom`. Each is looked at for every user.
 const RANGES: usize = 256;
 /// Longest name.
 const NAME: usize = 63;
@@ -55,8 +61,8 @@ impl Options {
     /// The member's name, and the rest of a sentence about it.
     pub fn read<'a>(
         public: bool,
-        member: impl Fn(&str) -> Option<&'a Value>,
-    ) -> Result<Self, (&'static str, String)> {
+        member: &dyn Fn(&str) -> Option<&'a Value>,
+    ) -> Result<Self, Fault> {
         let mut options = Options::default();
         for name in NAMES {
             let Some(value) = member(name).filter(|value| !value.is_null()) else { continue };
@@ -85,7 +91,8 @@ impl Options {
                 };
             }
             "alpn" => self.alpn = protocols(value)?,
-            "allow" => self.allow = ranges(value)?,
+            "allow" => self.allow = ranges(value, "everybody may connect")?,
+            "proxyfrom" => self.proxy_from = ranges(value, "nobody begins with a PROXY header")?,
             "usersperaddress" => {
                 let most = whole(value, 1, u16::MAX.into())?;
                 self.users_per_address = u16::try_from(most).ok();
@@ -109,7 +116,7 @@ impl Options {
             Users::Plain => json!("plain"),
         });
         let alpn: Vec<_> = self.alpn.iter().map(|name| json!(name)).collect();
-        let allow: Vec<_> = self.allow.iter().map(|range| json!(range.to_string())).collect();
+        let ranges = |ranges: &[Network]| ranges.iter().map(|of| json!(of.to_string())).collect();
         let list = |values: Vec<Value>| (!values.is_empty()).then_some(Value::Array(values));
         let idle =
             self.idle.map(|idle| json!(u64::try_from(idle.as_millis()).unwrap_or(LONGEST_IDLE)));
@@ -117,8 +124,9 @@ impl Options {
             self.name.as_ref().map(|name| json!(name)),
             users,
             list(alpn),
-            list(allow),
+            list(ranges(&self.allow)),
             self.users_per_address.map(|most| json!(most)),
+            list(ranges(&self.proxy_from)),
             idle,
         ];
         let members = NAMES.iter().zip(values);
@@ -137,12 +145,12 @@ fn name_of(value: &Value) -> Result<Box<str>, String> {
     }
 }
 
-fn ranges(value: &Value) -> Result<Box<[Network]>, String> {
+fn ranges(value: &Value, absent: &str) -> Result<Box<[Network]>, String> {
     let Some(ranges) = value.as_array().filter(|ranges| (1..=RANGES).contains(&ranges.len()))
     else {
         return Err(format!(
             "use a list of 1 to {RANGES} addresses and ranges, such as [\"192.0.2.7\", \
-             \"2001:db8::/32\"]; without one everybody may connect"
+             \"2001:db8::/32\"]; without one {absent}"
         ));
     };
     let range = |range: &Value| match range.as_str() {
@@ -197,20 +205,20 @@ mod tests {
 
     fn read(public: bool, text: &str) -> Result<Options, String> {
         let members: Map<String, Value> = serde_json::from_str(text).unwrap();
-        Options::read(public, |name| members.get(name))
+        Options::read(public, &|name| members.get(name))
             .map_err(|(name, why)| format!("{name} {why}"))
     }
 
     #[test]
     fn what_is_written_is_read_again() {
         let text = r#"{"name":"ssh-1","users":"tls","alpn":["h2","http/1.1"],"allow":["192.0.2.0/24","::1"],
-            "usersperaddress":3,"idle":1000}"#;
+            "usersperaddress":3,"proxyfrom":["10.0.0.0/8"],"idle":1000}"#;
         let options = read(true, text).unwrap();
         assert_eq!(options.users, Some(Users::Tls));
         assert_eq!(options.idle, Some(Duration::from_secs(1)));
         let members = options.members();
         assert_eq!(members.len(), NAMES.len());
-        assert_eq!(Options::read(true, |name| members.get(name)), Ok(options));
+        assert_eq!(Options::read(true, &|name| members.get(name)), Ok(options));
         let none = r#"{"name":null,"allow":null,"idle":null}"#;
         assert_eq!(read(true, none), Ok(Options::default()));
         assert!(Options::default().members().is_empty());
@@ -237,6 +245,8 @@ mod tests {
             (r#"{"allow":"192.0.2.1"}"#, "use a list"),
             (r#"{"allow":["192.0.2.1/24"]}"#, "write 192.0.2.0/24"),
             (r#"{"allow":[7]}"#, "each range is a string"),
+            (r#"{"proxyfrom":["localhost"]}"#, "localhost: is not an IP address"),
+            (r#"{"proxyfrom":{}}"#, "proxyfrom is {}; use a list of 1 to 256"),
             (r#"{"usersperaddress":0}"#, "usersperaddress is 0; use an integer from 1 to 65535"),
             (r#"{"idle":999}"#, "idle is 999; use an integer from 1000 to 2147483647"),
             (r#"{"idle":"1000"}"#, "idle is \"1000\"; use an integer"),

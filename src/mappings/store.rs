@@ -31,6 +31,8 @@ pub const FILE: &str = "configs.json";
 pub enum Change {
     /// Puts a mapping at the end.
     Add(Mapping),
+    /// Puts a mapping in the place of the one that has its id.
+    Replace(Mapping),
     /// Takes out the mapping of this id.
     Remove(Id),
 }
@@ -130,7 +132,7 @@ impl Store {
     /// Await it to its end: dropped before, the change may or may not be made.
     ///
     /// # Errors
-    /// The file cannot be written, the id is taken (`Add`) or unknown (`Remove`), or the writer
+    /// The file cannot be written, the id is taken (`Add`) or unknown (`Replace`, `Remove`), or the writer
     /// has ended.
     pub async fn change(&self, change: Change) -> Result<(), StoreError> {
         let (answer, outcome) = bounded(1);
@@ -231,14 +233,17 @@ fn reply(answer: &Sender<Result<(), StoreError>>, outcome: Result<(), StoreError
 }
 
 fn apply(mappings: &mut Vec<Mapping>, change: Change) -> Result<(), StoreError> {
+    let place = |id: &Id| mappings.iter().position(|mapping| mapping.id == *id);
     match change {
-        Change::Add(mapping) => {
-            if mappings.iter().any(|m| m.id == mapping.id) {
-                return Err(StoreError::Taken(mapping.id));
-            }
-            mappings.push(mapping);
+        Change::Add(mapping) if place(&mapping.id).is_some() => {
+            return Err(StoreError::Taken(mapping.id));
         }
-        Change::Remove(id) => match mappings.iter().position(|m| m.id == id) {
+        Change::Add(mapping) => mappings.push(mapping),
+        Change::Replace(mapping) => match place(&mapping.id) {
+            Some(place) => mappings[place] = mapping,
+            None => return Err(StoreError::Unknown(mapping.id)),
+        },
+        Change::Remove(id) => match place(&id) {
             Some(place) => drop(mappings.remove(place)),
             None => return Err(StoreError::Unknown(id)),
         },

@@ -6,7 +6,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -30,7 +30,7 @@ pub enum Progress {
     Unfinished,
 }
 
-/// Shakes hands as the server with the peer of `socket`, on a worker. The caller sets the deadline;
+/// Shakes hands as the server with the peer of `socket`, who is at `address`, on a worker. The caller sets the deadline;
 /// `config` is asked for once the stranger has said something. The stream takes
 /// [`limits::STRANGER_BYTES`](crate::limits::STRANGER_BYTES) from the other end, the handshake
 /// included, until [`Stream::trust`].
@@ -40,6 +40,7 @@ pub enum Progress {
 pub async fn secure(
     workers: &Workers,
     socket: TcpStream,
+    address: IpAddr,
     config: impl FnOnce() -> Arc<ServerConfig>,
     progress: impl Fn(Progress),
 ) -> io::Result<Stream> {
@@ -49,16 +50,22 @@ pub async fn secure(
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     progress(Progress::Spoke);
-    let permit = wait_in_line(&workers.line, &listened).await?;
-    shake(workers, listened.into_inner(), config(), permit, progress).await
+    // A peer that is gone by now has a turn like any other.
+    let port = listened.get_ref().local_addr().map_or(0, |local| local.port());
+    let from = (port, network(address));
+    let permit = wait_in_line(&workers.line, &listened, from).await?;
+    shake(workers, listened.into_inner(), from, config(), permit, progress).await
 }
 
 /// Waits for the permit to shake hands.
 ///
 /// # Errors
 /// `UnexpectedEof`: the other end has left meanwhile.
-async fn wait_in_line<'a>(line: &'a Line, listened: &Io<TcpStream>) -> io::Result<Permit<'a>> {
-    let (port, address) = ends(listened.get_ref());
+async fn wait_in_line<'a>(
+    line: &'a Line,
+    listened: &Io<TcpStream>,
+    (port, address): (u16, IpAddr),
+) -> io::Result<Permit<'a>> {
     // One that leaves gives its place in the line back at once.
     let left = async {
         poll_fn(|context| listened.poll_ended(context)).await;
@@ -74,11 +81,11 @@ async fn wait_in_line<'a>(line: &'a Line, listened: &Io<TcpStream>) -> io::Resul
 async fn shake(
     workers: &Workers,
     socket: TcpStream,
+    (port, address): (u16, IpAddr),
     config: Arc<ServerConfig>,
     permit: Permit<'_>,
     progress: impl Fn(Progress),
 ) -> io::Result<Stream> {
-    let (port, address) = ends(&socket);
     // Whether it asks for another permit, or has dealt with what has come.
     let (tell, told) = smol::channel::bounded(1);
     let (grant, granted) = smol::channel::bounded(1);
@@ -119,14 +126,6 @@ async fn shake(
     or(workers.spawn(handshake), report).await?.attach()
 }
 
-/// The port that the peer of `socket` has connected to, and the network it comes from.
-fn ends(socket: &TcpStream) -> (u16, IpAddr) {
-    // A peer that is gone by now has a turn like any other.
-    let port = socket.local_addr().map_or(0, |local| local.port());
-    let address = socket.peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip());
-    (port, network(address))
-}
-
 /// Whether the other end has closed or ended: no handshake can be finished with it.
 fn has_left(socket: &TcpStream) -> bool {
     let mut asked = [PollFd::new(socket, PollFlags::RDHUP)];
@@ -138,6 +137,7 @@ fn has_left(socket: &TcpStream) -> bool {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::net::Ipv4Addr;
 
     use futures_rustls::rustls::ClientConnection;
 
@@ -160,7 +160,7 @@ mod tests {
             here.set_nonblocking(true).unwrap();
             std::io::Write::write_all(&mut there, b"x").unwrap();
             let spoke = |_| there.shutdown(std::net::Shutdown::Write).unwrap();
-            let secured = secure(&workers, here, || unreachable!(), spoke);
+            let secured = secure(&workers, here, address(1), || unreachable!(), spoke);
             let soon = std::time::Instant::now() + crate::limits::TLS_HANDSHAKE;
             let left = crate::runtime::until(soon, secured).await.expect("it is seen");
             assert_eq!(left.err().unwrap().kind(), io::ErrorKind::UnexpectedEof);
@@ -193,7 +193,7 @@ mod tests {
                 here.set_nonblocking(true).unwrap();
                 let (workers, config, said) = (&workers, config.clone(), &said);
                 let note = move |progress| said.borrow_mut().push((number, progress));
-                tasks.spawn(secure(workers, here, || config, note)).detach();
+                tasks.spawn(secure(workers, here, address(2), || config, note)).detach();
                 there
             };
             let clients: Vec<_> = (0..=SPLIT).map(join).collect();
@@ -267,7 +267,7 @@ mod tests {
                 here.set_nonblocking(true).unwrap();
                 there.set_nonblocking(true).unwrap();
                 let config = config.clone();
-                let secured = secure(&workers, here, || config, |_| {});
+                let secured = secure(&workers, here, address(1), || config, |_| {});
                 let name = "localhost".try_into().unwrap();
                 let connected = Stream::connect(there, client.clone(), name);
                 let both = smol::future::zip(secured, connected);

@@ -9,13 +9,11 @@ use crate::limits;
 use crate::runtime::{Numbers, sleep};
 
 /// Those that still wait, by the order in which they began to. Shared by all workers.
-pub struct Closings {
-    limit: usize,
-    waiting: Mutex<Waiting>,
-}
+pub struct Closings(Mutex<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
+    limit: usize,
     next: u64,
     numbers: Numbers,
 }
@@ -29,7 +27,12 @@ struct Closing<'a> {
 impl Closings {
     /// At most `limit` wait at one time.
     pub fn new(limit: usize) -> Self {
-        Closings { limit, waiting: Mutex::default() }
+        Closings(Mutex::new(Waiting { limit, ..Waiting::default() }))
+    }
+
+    /// From now on at most `limit`.
+    pub fn set_limit(&self, limit: usize) {
+        self.waiting().limit = limit;
     }
 
     /// Lets `close` take its time until as many others as may wait have come after it; then it is
@@ -50,7 +53,7 @@ impl Closings {
 
     fn begin(&self) -> Closing<'_> {
         let mut waiting = self.waiting();
-        if waiting.numbers.count() >= self.limit {
+        if waiting.numbers.count() >= waiting.limit {
             waiting.numbers.pop_first();
         }
         let number = waiting.next;
@@ -60,7 +63,7 @@ impl Closings {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -79,15 +79,13 @@ impl Crowd {
         }
     }
 
-    /// One from `address` joins, with the other end a `round_trip` away.
-    pub fn join(&self, address: IpAddr, round_trip: Duration) -> Member<'_> {
+    /// One from `address` joins, with the other end a `round_trip` away; `None` if the address is still to be
+    /// [told](Member::comes_from).
+    pub fn join(&self, address: Option<IpAddr>, round_trip: Duration) -> Member<'_> {
         let ticket = Rc::<Ticket>::default();
-        let number = self.turns.borrow_mut().join(
-            ticket.clone(),
-            stranger(address),
-            round_trip,
-            Instant::now(),
-        );
+        let mut turns = self.turns.borrow_mut();
+        let stranger = address.map_or_else(|| turns.nobody(), stranger);
+        let number = turns.join(ticket.clone(), stranger, round_trip, Instant::now());
         Member { crowd: self, number, ticket, has_spoken: Cell::new(false) }
     }
 
@@ -97,7 +95,7 @@ impl Crowd {
         if let Some(oldest) = oldest {
             oldest.revoke();
         }
-        self.join(Ipv4Addr::LOCALHOST.into(), Duration::ZERO)
+        self.join(Some(Ipv4Addr::LOCALHOST.into()), Duration::ZERO)
     }
 
     /// How long a member keeps its place after it was answered.
@@ -117,6 +115,15 @@ impl Crowd {
 }
 
 impl Member<'_> {
+    /// It comes from there, as has turned out, and is as one that has just joined.
+    pub fn comes_from(&mut self, address: IpAddr, round_trip: Duration) {
+        let mut turns = self.crowd.turns.borrow_mut();
+        // One that has lost its place is told so.
+        if let Some(ticket) = turns.remove(self.number) {
+            self.number = turns.join(ticket, stranger(address), round_trip, Instant::now());
+        }
+    }
+
     /// It has sent something. The connector's turn begins, in which no member loses its place.
     pub fn spoke(&self) {
         self.has_spoken.set(true);
@@ -172,7 +179,7 @@ mod tests {
     use smol::future::{block_on, poll_once};
 
     fn join(crowd: &Crowd, round_trip: Duration) -> Member<'_> {
-        crowd.join(Ipv4Addr::LOCALHOST.into(), round_trip)
+        crowd.join(Some(Ipv4Addr::LOCALHOST.into()), round_trip)
     }
 
     fn is_replaced(member: &Member<'_>) -> bool {

@@ -1,7 +1,7 @@
 //! How an accepted connection to a mapping's port becomes a stream.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 
 use crate::mappings::options::{Options, Users};
 use crate::net::handshake::{self, Progress};
@@ -18,7 +18,7 @@ pub enum Peer<'a> {
     User(&'a Options),
 }
 
-/// Makes an accepted socket a stream: at once when plain, after a handshake on a worker in TLS. The crowd in which
+/// Makes the accepted socket of a `peer` at this address a stream: at once when plain, after a handshake on a worker in TLS. The crowd in which
 /// the peer stands meanwhile is told whose turn it is. The caller sets the deadline.
 ///
 /// # Errors
@@ -27,6 +27,7 @@ pub async fn secure(
     shared: &Shared,
     socket: TcpStream,
     peer: Peer<'_>,
+    address: IpAddr,
     member: &Member<'_>,
 ) -> io::Result<Stream> {
     let tls = match (&shared.tls, peer) {
@@ -47,5 +48,5 @@ pub async fn secure(
         Progress::Answered => member.answered(),
         Progress::Unfinished => member.goes_on(),
     };
-    handshake::secure(&shared.workers, socket, config, progress).await
+    handshake::secure(&shared.workers, socket, address, config, progress).await
 }

@@ -15,12 +15,12 @@ use crate::limits;
 use crate::logging::Gate;
 use crate::mappings::ports::{Lease, PortError};
 use crate::os::For;
-use crate::pipes::per_address::OfAddress;
 use crate::pipes::pipe::Pipe;
 use crate::pipes::record::About;
+use crate::pipes::serve_user::{Newcomer, may_connect};
 use crate::pipes::{serve_agent, serve_user};
 use crate::report::status::reached;
-use crate::report::status::refused::{self, Refusal};
+use crate::report::status::refused::Refusal;
 use crate::runtime::{self, Backoff, Io, look, sleep, until};
 
 /// Serves both ports. Those that are not given are opened here, now or when they can be.
@@ -117,9 +117,9 @@ async fn accept<'a>(
                 pipe.record.resolved(About::Accepting(side));
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 if users {
-                    match may_connect(pipe, peer.ip()) {
-                        Ok(of_address) => {
-                            let user = serve_user::serve(pipe, socket, peer, file, of_address);
+                    match newcomer(pipe, peer.ip()) {
+                        Ok(newcomer) => {
+                            let user = serve_user::serve(pipe, socket, peer, file, newcomer);
                             handlers.spawn(user).detach();
                         }
                         Err(why) => pipe.record.refused(why, side, peer),
@@ -140,15 +140,15 @@ async fn accept<'a>(
     }
 }
 
-/// Whether a user from `address` may connect: before a byte is read, or a handshake paid for.
-fn may_connect(pipe: &Pipe, address: IpAddr) -> Result<Option<OfAddress>, &'static Refusal> {
-    let options = pipe.options();
-    let is_allowed = |range: &Network| range.contains(address);
-    if !options.allow.is_empty() && !options.allow.iter().any(is_allowed) {
-        return Err(&refused::ELSEWHERE);
+/// Who has connected to port2 from `address`.
+///
+/// # Errors
+/// Why it may not.
+fn newcomer(pipe: &Pipe, address: IpAddr) -> Result<Newcomer, &'static Refusal> {
+    if Network::any_contains(&pipe.mapping().options.proxy_from, address) {
+        return Ok(Newcomer::Proxy);
     }
-    let Some(most) = options.users_per_address else { return Ok(None) };
-    pipe.per_address.take(address, most).map(Some).ok_or(&refused::TOO_MANY)
+    may_connect(pipe, address).map(Newcomer::User)
 }
 
 /// Waits until one more connection may be accepted; meanwhile newcomers wait in the kernel's

@@ -154,7 +154,14 @@ impl Pairing {
     pub fn found(&self) {
         self.note(|wariness, now| wariness.found(now));
         // Others need not be quiet for as long now, perhaps.
-        self.tunnels[0].borrow().iter().for_each(|(_, seat)| seat.wake());
+        self.look_anew();
+    }
+
+    /// Something has changed that those that wait go by: their tasks look again.
+    pub fn look_anew(&self) {
+        for side in &self.tunnels {
+            side.borrow().iter().for_each(|(_, seat)| seat.wake());
+        }
     }
 
     /// A tunnel that was taken for clean has sent bytes after all, so long after the last ones.

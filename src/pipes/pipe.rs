@@ -13,8 +13,8 @@ use smol::channel::{Receiver, Sender};
 
 use crate::config::Config;
 use crate::limits;
-use crate::mappings::mapping::{self, AgentPort, Id, Mapping};
-use crate::mappings::options::{Options, Users};
+use crate::mappings::mapping::{self, AgentLimits, AgentPort, Id, Mapping};
+use crate::mappings::options::Users;
 use crate::net::stream::Stream;
 use crate::pipes::closings::Closings;
 use crate::pipes::crowd::Crowd;
@@ -39,8 +39,8 @@ pub struct Pipe {
     pub handshakes: Crowd,
     /// What it shares with all others.
     pub shared: Rc<Shared>,
-    ends: Ends,
-    options: RefCell<Rc<Options>>,
+    /// As it is stored.
+    mapping: RefCell<Rc<Mapping>>,
     /// Its users by their addresses, where these are counted.
     pub per_address: PerAddress,
     /// Its sessions that are over.
@@ -53,12 +53,6 @@ pub struct Pipe {
     pub stop: (Sender<()>, Receiver<()>),
     /// Held by each relay on a worker: once all are gone, the receiver knows.
     pub relays: (RefCell<Option<Sender<()>>>, Receiver<()>),
-}
-
-/// Who is at the two ports.
-enum Ends {
-    Public { agent: AgentPort },
-    Private { agents: [AgentPort; 2] },
 }
 
 /// One port of a running mapping.
@@ -78,23 +72,11 @@ pub struct Side {
 impl Pipe {
     /// A pipe that does not run yet; `None` for a direct connection, which has no ports.
     pub fn new(shared: Rc<Shared>, mapping: Mapping) -> Option<Rc<Self>> {
-        let Mapping { id, pipe, options } = mapping;
-        let ports = pipe.ports()?;
-        let ends = match pipe {
-            mapping::Pipe::Public { agent, .. } => Ends::Public { agent },
-            mapping::Pipe::Private { sides: agents } => Ends::Private { agents },
-            mapping::Pipe::Direct { .. } => return None,
-        };
+        let ports = mapping.pipe.ports()?;
         let (relay, relays_gone) = smol::channel::bounded(1);
-        let tunnels = match &ends {
-            Ends::Public { agent } => agent.limits.max_connections,
-            Ends::Private { agents: [one, two] } => {
-                one.limits.max_connections.max(two.limits.max_connections)
-            }
-        };
-        let public = matches!(ends, Ends::Public { .. });
-        let record = Record::new(shared.clone(), id, options.name.clone(), ports, public);
-        let closings = Closings::new(usize::from(tunnels).max(limits::CLOSINGS));
+        let public = matches!(mapping.pipe, mapping::Pipe::Public { .. });
+        let record = Record::new(shared.clone(), &mapping, ports, public);
+        let closings = Closings::new(most_closing(&mapping));
         Some(Rc::new(Pipe {
             pairing: Pairing::new(public),
             sides: ports.map(|port| Side {
@@ -107,8 +89,7 @@ impl Pipe {
             unauthenticated: Crowd::default(),
             handshakes: Crowd::default(),
             shared,
-            ends,
-            options: RefCell::new(Rc::new(options)),
+            mapping: RefCell::new(Rc::new(mapping)),
             per_address: PerAddress::default(),
             closings: Arc::new(closings),
             traffic: Arc::default(),
@@ -157,9 +138,18 @@ impl Pipe {
         self.shared.config.borrow().clone()
     }
 
-    /// What the mapping was told.
-    pub fn options(&self) -> Rc<Options> {
-        self.options.borrow().clone()
+    /// The mapping as it is stored.
+    pub fn mapping(&self) -> Rc<Mapping> {
+        self.mapping.borrow().clone()
+    }
+
+    /// It is stored differently now: what is new holds for whoever connects from now on, limits of tunnels for
+    /// those that wait, too.
+    pub fn alter(&self, mapping: Mapping) {
+        self.record.set_name(&mapping);
+        self.closings.set_limit(most_closing(&mapping));
+        self.mapping.replace(Rc::new(mapping));
+        self.pairing.look_anew();
     }
 
     /// How many strangers each port may hold now, and how many users may wait: `pending`, or fewer
@@ -174,21 +164,23 @@ impl Pipe {
     }
 
     /// What the log calls it: its name, or its id.
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> Rc<str> {
         self.record.name()
     }
 
     /// Whether port2 takes users.
     pub fn is_public(&self) -> bool {
-        matches!(self.ends, Ends::Public { .. })
+        matches!(self.mapping.borrow().pipe, mapping::Pipe::Public { .. })
     }
 
-    /// The agent's port of `side`: 0 for port1, 1 for a private pipe's port2.
-    pub fn agent_port(&self, side: usize) -> &AgentPort {
-        match &self.ends {
-            Ends::Public { agent } => agent,
-            Ends::Private { agents } => &agents[side],
-        }
+    /// What `read` makes of the agent's port of `side`: 0 for port1, 1 for a private pipe's port2.
+    pub fn agent<T>(&self, side: usize, read: impl FnOnce(&AgentPort) -> T) -> T {
+        read(&self.mapping.borrow().pipe.agents()[side])
+    }
+
+    /// The limits of tunnels of `side`.
+    pub fn limits(&self, side: usize) -> AgentLimits {
+        self.agent(side, |agent| agent.limits)
     }
 
     /// Whether a version 2 agent has a tunnel on port1.
@@ -227,7 +219,7 @@ impl Pipe {
                 in_use: self.sides[side].in_use.get(),
                 draining: self.sides[side].draining.get(),
                 unanswered: self.sides[side].slots.unanswered.get(),
-                allowed: self.agent_port(side).limits.max_connections.into(),
+                allowed: self.limits(side).max_connections.into(),
             });
             SideStatus { port: *port, open: fault.is_none(), fault, tunnels }
         };
@@ -239,9 +231,15 @@ impl Pipe {
             bytes_down: down.load(Ordering::Relaxed),
             ..self.record.counts()
         };
-        let options = self.options();
+        let options = &self.mapping().options;
         let raw = options.users == Some(Users::Plain);
         let url = public.then(|| self.settings().public_url(self.sides[1].port, raw));
         self.record.status([side(0), side(1)], url, counts, options.members())
     }
+}
+
+/// How many sessions that are over may wait for their last bytes to arrive.
+fn most_closing(mapping: &Mapping) -> usize {
+    let tunnels = mapping.pipe.agents().iter().map(|agent| agent.limits.max_connections);
+    usize::from(tunnels.max().unwrap_or_default()).max(limits::CLOSINGS)
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::limits;
 use crate::logging::{ALWAYS, Gate};
-use crate::mappings::mapping::Id;
+use crate::mappings::mapping::{Id, Mapping};
 use crate::net::stream::is_too_many;
 use crate::pipes::shared::Shared;
 use crate::report::status::reached::LimitsReached;
@@ -23,7 +23,7 @@ pub struct Record {
     shared: Rc<Shared>,
     id: Id,
     /// What the log calls it.
-    name: Box<str>,
+    name: RefCell<Rc<str>>,
     ports: [u16; 2],
     public: bool,
     counts: Cell<Counts>,
@@ -75,19 +75,12 @@ impl LastFault {
 }
 
 impl Record {
-    /// Nothing has happened yet on the mapping `id`, with this name if it has one, whose port2 takes users if it is
-    /// `public`.
-    pub fn new(
-        shared: Rc<Shared>,
-        id: Id,
-        name: Option<Box<str>>,
-        ports: [u16; 2],
-        public: bool,
-    ) -> Self {
+    /// Nothing has happened yet on this mapping, whose port2 takes users if it is `public`.
+    pub fn new(shared: Rc<Shared>, mapping: &Mapping, ports: [u16; 2], public: bool) -> Self {
         Record {
             shared,
-            name: name.unwrap_or_else(|| id.clone()),
-            id,
+            name: RefCell::new(name_of(mapping)),
+            id: mapping.id.clone(),
             ports,
             public,
             counts: Cell::default(),
@@ -104,8 +97,13 @@ impl Record {
     }
 
     /// What the log calls it: its name, or its id.
-    pub fn name(&self) -> &str {
-        &self.name
+    pub fn name(&self) -> Rc<str> {
+        self.name.borrow().clone()
+    }
+
+    /// The log calls it by this mapping's name from now on.
+    pub fn set_name(&self, mapping: &Mapping) {
+        self.name.replace(name_of(mapping));
     }
 
     /// Changes what is counted.
@@ -150,7 +148,8 @@ impl Record {
         let port = self.ports[side];
         let what = format!("{who} {} refused on port {port}: {kind}{more}; {remedy}", peer.ip());
         // Each kind has lines of its own. `connectionlog`'s lines have no remedies.
-        log::warn!(target: &format!("{} {kind}", self.name), "{}: {what}", self.name);
+        let name = self.name();
+        log::warn!(target: &format!("{name} {kind}"), "{name}: {what}");
         self.last.borrow_mut().set(about, what);
     }
 
@@ -200,7 +199,7 @@ impl Record {
     /// A line about one connection, if `connectionlog` asks for such.
     pub fn connection(&self, what: fmt::Arguments<'_>) {
         let level = if self.logs_connections() { log::Level::Info } else { log::Level::Debug };
-        log::log!(target: ALWAYS, level, "{}: {what}", self.name);
+        log::log!(target: ALWAYS, level, "{}: {what}", self.name.borrow());
     }
 
     fn logs_connections(&self) -> bool {
@@ -211,7 +210,8 @@ impl Record {
     /// log's bounds.
     #[track_caller]
     pub fn fault(&self, about: About, what: &str) {
-        log::warn!(target: &self.name, "{}: {what}", self.name);
+        let name = self.name();
+        log::warn!(target: &name, "{name}: {what}");
         self.last.borrow_mut().set(about, what.to_owned());
     }
 
@@ -249,6 +249,10 @@ impl Record {
             limits_reached: self.limits_reached.borrow().clone(),
         }
     }
+}
+
+fn name_of(mapping: &Mapping) -> Rc<str> {
+    (**mapping.options.name.as_ref().unwrap_or(&mapping.id)).into()
 }
 
 #[cfg(test)]

@@ -9,12 +9,13 @@ use std::net::Ipv6Addr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use smol::lock::Semaphore;
 use smol::{LocalExecutor, Task};
 
 use crate::limits;
 use crate::logging::ALWAYS;
 use crate::mappings::mapping::{
-    self, AgentPort, Id, Mapping, NewMapping, NewPipe, Passcode, random_id,
+    self, AgentPort, Alteration, Id, Mapping, NewMapping, NewPipe, Passcode, random_id,
 };
 use crate::mappings::options::{Options, Users};
 use crate::mappings::ports::{Lease, Owned, PortError};
@@ -41,6 +42,8 @@ pub struct Registry {
     claimed: RefCell<Vec<Box<str>>>,
     /// Changes that wait for the disk.
     changing: Rc<()>,
+    /// Whose turn it is to change a mapping: what is stored is the whole mapping.
+    altering: Semaphore,
     /// Until when sessions have time to end, once the daemon is stopping.
     draining: Cell<Option<Instant>>,
     started: Instant,
@@ -85,6 +88,7 @@ impl Registry {
             store_fault: RefCell::new(None),
             claimed: RefCell::default(),
             changing: Rc::default(),
+            altering: Semaphore::new(1),
             draining: Cell::new(None),
             started: Instant::now(),
         });
@@ -146,6 +150,38 @@ impl Registry {
         Ok(mapping)
     }
 
+    /// Makes the mapping with this id or name different, which is stored first. Nobody is closed: what is new holds
+    /// for those who connect from then on. To be awaited to its end.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; the mapping is as before then.
+    pub async fn alter(&self, id: &str, alteration: &Alteration) -> Result<Mapping, ChangeError> {
+        let _changing = self.ask()?;
+        let _turn = self.altering.acquire().await;
+        self.check_running()?;
+        let id = self.named(id).ok_or(ChangeError::Unknown)?;
+        let pipe = self.running.borrow().get(&id).map(|running| running.pipe.clone());
+        let pipe = pipe.ok_or(ChangeError::Unknown)?;
+        let before = pipe.mapping();
+        let impossible = |(name, why)| ChangeError::Impossible(name, why);
+        let mapping = before.altered(alteration).map_err(impossible)?;
+        let Options { name, users, alpn, .. } = &mapping.options;
+        let _name = if *name == before.options.name { None } else { self.claim(&mapping.options)? };
+        if (users, alpn) != (&before.options.users, &before.options.alpn) {
+            self.check_tls(&mapping.options)?;
+        }
+        self.store(Change::Replace(mapping.clone())).await?;
+        pipe.alter(mapping.clone());
+        let what = match alteration {
+            Alteration::Members(members) => {
+                members.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+            }
+            Alteration::Passcode(side) => format!("passcode of port{}", side + 1),
+        };
+        log::info!(target: ALWAYS, "mapping {id} changed: {what}");
+        Ok(mapping)
+    }
+
     /// What is asked for is possible where all ports are plain.
     fn check_tls(&self, options: &Options) -> Result<(), ChangeError> {
         let (name, value) = match options {
@@ -175,7 +211,9 @@ impl Registry {
     fn named(&self, name: &str) -> Option<Id> {
         let running = self.running.borrow();
         let found = running.get(name).or_else(|| {
-            running.iter().find(|running| running.pipe.options().name.as_deref() == Some(name))
+            running
+                .iter()
+                .find(|running| running.pipe.mapping().options.name.as_deref() == Some(name))
         });
         found.map(|running| running.pipe.id().clone())
     }
@@ -268,12 +306,17 @@ impl Registry {
         if self.draining.get().is_some() { Err(ChangeError::Stopping) } else { Ok(()) }
     }
 
-    async fn store(&self, change: Change) -> Result<(), ChangeError> {
+    /// One more change may wait for the disk, until this is dropped.
+    fn ask(&self) -> Result<Rc<()>, ChangeError> {
         // One for each change, and the registry's own.
         if Rc::strong_count(&self.changing) > limits::CHANGES_ASKED {
             return Err(ChangeError::Busy);
         }
-        let _changing = self.changing.clone();
+        Ok(self.changing.clone())
+    }
+
+    async fn store(&self, change: Change) -> Result<(), ChangeError> {
+        let _changing = self.ask()?;
         let stored = self.store.change(change).await;
         self.store_fault.replace(match &stored {
             Err(error @ StoreError::Unwritable(_)) => Some(error.to_string()),

@@ -11,7 +11,6 @@ use std::time::Instant;
 use smol::future::or;
 
 use crate::limits;
-use crate::mappings::mapping::Passcode;
 use crate::net::stall::StallWatch;
 use crate::net::stream::{Received, Stream, is_too_many, is_too_much};
 use crate::net::tcp_info;
@@ -84,7 +83,7 @@ pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr
                 Box::pin(tunnel_ended(pipe, side, tunnel, why)).await;
             }
             (TunnelEnd::Replaced, _) => {
-                log::info!(target: pipe.name(), "{}: the overdue tunnel of {peer} makes room for a new one", pipe.name());
+                log::info!(target: &pipe.name(), "{}: the overdue tunnel of {peer} makes room for a new one", pipe.name());
             }
             // The other side's task has it.
             (TunnelEnd::Taken, _) | (_, None) => {}
@@ -101,8 +100,8 @@ async fn admit(
     file: FileGuard,
 ) -> Option<Box<Tunnel>> {
     // It counts as a stranger until it is known whether it gets a slot.
-    let stranger = pipe.unauthenticated.join(peer.ip(), tcp_info::round_trip(&socket));
-    let proven = authenticate(pipe, side, socket, &stranger).await;
+    let stranger = pipe.unauthenticated.join(Some(peer.ip()), tcp_info::round_trip(&socket));
+    let proven = authenticate(pipe, side, socket, peer, &stranger).await;
     let Proven { stream, version, early } = match proven {
         Ok(proven) => proven,
         Err(why) => {
@@ -137,14 +136,15 @@ async fn authenticate(
     pipe: &Pipe,
     side: usize,
     socket: TcpStream,
+    peer: SocketAddr,
     stranger: &Member<'_>,
 ) -> Result<Proven, Unproven> {
     let is_secured = Cell::new(false);
     let proving = async {
-        let secured = secure(&pipe.shared, socket, Peer::Agent, stranger).await;
+        let secured = secure(&pipe.shared, socket, Peer::Agent, peer.ip(), stranger).await;
         let stream = secured.map_err(Unproven::Unsecured)?;
         is_secured.set(true);
-        prove(stream, &pipe.agent_port(side).passcode, stranger).await
+        prove(pipe, side, stream, stranger).await
     };
     let replaced = async {
         stranger.replaced().await;
@@ -181,11 +181,12 @@ async fn turn_away(pipe: &Pipe, side: usize, peer: SocketAddr, why: Unproven, ha
 /// Nothing is said about it before as many bytes have come as the passcode has: an answer after
 /// a part of it would tell how much was right.
 async fn prove(
+    pipe: &Pipe,
+    side: usize,
     mut stream: Stream,
-    passcode: &Passcode,
     stranger: &Member<'_>,
 ) -> Result<Proven, Unproven> {
-    let mut offer = Offer::new(passcode.len());
+    let mut offer = Offer::new(pipe.agent(side, |agent| agent.passcode.len()));
     let mut early = Vec::new();
     stranger.answered();
     loop {
@@ -201,7 +202,9 @@ async fn prove(
             Err(error) => return Err(Unproven::Gone(error)),
             Ok(received) => {
                 stranger.spoke();
-                match offer.check(|offered| passcode.matches(offered)) {
+                // It may have been replaced since.
+                let proves = |offered: &[u8]| pipe.agent(side, |of| of.passcode.matches(offered));
+                match offer.check(proves) {
                     Checked::Proven(version) => {
                         stream.trust();
                         return Ok(Proven { stream, version, early });
@@ -225,35 +228,32 @@ async fn prove(
 /// that is given back soon.
 async fn take_slot(pipe: &Pipe, side: usize, version: Version) -> Option<Slot> {
     let slots = &pipe.sides[side].slots;
-    let allowed = usize::from(pipe.agent_port(side).limits.max_connections);
+    let is_full = || slots.taken.get() >= usize::from(pipe.limits(side).max_connections);
     let deadline = Instant::now() + limits::PLACE_WAIT;
     let mut waited = false;
     loop {
         let freed = slots.freed.listen();
-        let is_full = slots.taken.get() >= allowed;
-        if is_full && !std::mem::replace(&mut waited, true) {
+        let full = is_full();
+        if full && !std::mem::replace(&mut waited, true) {
             pipe.record.reached(reached::MAX_CONNECTIONS);
         }
-        if !is_full {
+        if !full {
             pipe.record.count(|counts| counts.tunnels_total += 1);
             pipe.record.resolved(About::Agents(side));
             return Some(Slot::take(slots.clone(), version));
         }
         // What agents have sent by now is heard before one of them counts as overdue.
         runtime::look().await;
-        if slots.taken.get() < allowed {
+        if !is_full() {
             continue;
         }
         if !pipe.pairing.replace_overdue(side) {
             // The newcomer's own machine may have rebooted, and know nothing of its old tunnels.
-            while slots.taken.get() >= allowed
-                && Instant::now() < deadline
-                && pipe.pairing.probe(side)
-            {
+            while is_full() && Instant::now() < deadline && pipe.pairing.probe(side) {
                 runtime::look().await;
             }
             let waited = until(deadline, freed).await;
-            if waited.is_none() && slots.taken.get() >= allowed {
+            if waited.is_none() && is_full() {
                 return None;
             }
         }
@@ -292,7 +292,7 @@ async fn wait(
         {
             let mut seat = waiting.occupant.borrow_mut();
             let Some(tunnel) = seat.as_mut() else { return Poll::Pending };
-            let threshold = pipe.agent_port(side).limits.heartbeat_threshold;
+            let threshold = pipe.limits(side).heartbeat_threshold;
             let idle =
                 tunnel.poll_idle(context, pipe.is_public(), threshold, &mut watch, &mut deadlines);
             if let Poll::Ready(why) = idle {
@@ -334,7 +334,7 @@ async fn tunnel_ended(pipe: &Pipe, side: usize, tunnel: Box<Tunnel>, why: IdleEn
             stream.close();
         }
         IdleEnd::Stalled => {
-            log::info!(target: pipe.name(), "{}: tunnel of {peer} closed: it acknowledges nothing", pipe.name());
+            log::info!(target: &pipe.name(), "{}: tunnel of {peer} closed: it acknowledges nothing", pipe.name());
         }
         IdleEnd::Left | IdleEnd::Broken => {
             log::debug!("{}: tunnel of {peer} was closed by its agent", pipe.name());
@@ -356,7 +356,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::mappings::mapping::{self, AgentLimits, AgentPort, Mapping};
+    use crate::mappings::mapping::{self, AgentLimits, AgentPort, Mapping, Passcode};
     use crate::mappings::ports::Pool;
     use crate::os::{Files, For};
     use crate::pipes::refusals::Refusals;

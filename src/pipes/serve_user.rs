@@ -1,13 +1,14 @@
 //! One user's connection to a public pipe's port2, until a tunnel has it (protocol page, section 6).
 
 use std::future::poll_fn;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use event_listener::EventListener;
 use smol::future::or;
 
+use crate::config::Network;
 use crate::limits;
 use crate::net::stream::Stream;
 use crate::net::tcp_info;
@@ -18,10 +19,19 @@ use crate::pipes::handshake::{Peer, secure};
 use crate::pipes::pairing::{UserEnd, Waiting};
 use crate::pipes::per_address::OfAddress;
 use crate::pipes::pipe::Pipe;
+use crate::pipes::proxied::{self, Missing};
 use crate::pipes::user::{Heard, User};
 use crate::report::status::reached::USERS_WAITING;
 use crate::report::status::refused::{self, Refusal};
 use crate::runtime::{Timer, until};
+
+/// Who has connected to port2.
+pub enum Newcomer {
+    /// A user, which counts as one of its address where these are counted.
+    User(Option<OfAddress>),
+    /// One of the mapping's `proxyfrom`: whose connection it is, its PROXY header says.
+    Proxy,
+}
 
 /// Serves one user, from accepted socket until a tunnel has it or it is closed.
 ///
@@ -32,12 +42,19 @@ pub async fn serve(
     socket: TcpStream,
     peer: SocketAddr,
     file: FileGuard,
-    of_address: Option<OfAddress>,
+    newcomer: Newcomer,
 ) {
     let user_wait = pipe.settings().user_wait;
-    let member = pipe.handshakes.join(peer.ip(), tcp_info::round_trip(&socket));
+    let round_trip = tcp_info::round_trip(&socket);
     // It has waited for a tunnel from when it came, which may be a while before it was accepted.
     let user_wait = user_wait.saturating_sub(tcp_info::silence(&socket));
+    let (socket, peer, of_address, member) = match newcomer {
+        Newcomer::User(of) => (socket, peer, of, pipe.handshakes.join(Some(peer.ip()), round_trip)),
+        Newcomer::Proxy => match Box::pin(behind_proxy(pipe, socket, peer, round_trip)).await {
+            Some(user) => user,
+            None => return,
+        },
+    };
     let stream = Box::pin(shake_hands(pipe, socket, peer, &member)).await;
     let Some(stream) = stream else { return };
     let deadline = Instant::now() + user_wait;
@@ -70,6 +87,57 @@ pub async fn serve(
     pipe.pairing.pair();
 }
 
+/// The user for whom this proxy has connected: its PROXY header says where it is, and from then on it is treated as
+/// one from there. The proxy's own address, which all its users have, is no stranger's. `None`, and it is counted and
+/// reported, where there is no header or the user may not connect.
+async fn behind_proxy(
+    pipe: &Pipe,
+    socket: TcpStream,
+    proxy: SocketAddr,
+    round_trip: Duration,
+) -> Option<(TcpStream, SocketAddr, Option<OfAddress>, Member<'_>)> {
+    let far = round_trip + limits::BEHIND_PROXY;
+    let mut member = pipe.handshakes.join(None, far);
+    let source = async { Some(proxied::source(socket).await) };
+    let replaced = async {
+        member.replaced().await;
+        None
+    };
+    let (why, peer) =
+        match until(Instant::now() + limits::TLS_HANDSHAKE, or(source, replaced)).await {
+            Some(Some(Ok((socket, source)))) => {
+                let peer = source.unwrap_or(proxy);
+                match may_connect(pipe, peer.ip()) {
+                    Ok(of_address) => {
+                        member.comes_from(peer.ip(), far);
+                        return Some((socket, peer, of_address, member));
+                    }
+                    Err(why) => (why, peer),
+                }
+            }
+            // Somebody only checked whether the port is open, as health checks do.
+            Some(Some(Err(Missing::Left))) => {
+                let what = format_args!("{proxy} connected and said nothing");
+                pipe.record.connection(what);
+                return None;
+            }
+            Some(None) => (&refused::USER_STALLED, proxy),
+            Some(Some(Err(Missing::Wrong))) | None => (&refused::NO_HEADER, proxy),
+        };
+    pipe.record.refused(why, 1, peer);
+    None
+}
+
+/// Whether a user from `address` may connect: before a byte of it is read, or a handshake paid for.
+pub fn may_connect(pipe: &Pipe, address: IpAddr) -> Result<Option<OfAddress>, &'static Refusal> {
+    let options = &pipe.mapping().options;
+    if !options.allow.is_empty() && !Network::any_contains(&options.allow, address) {
+        return Err(&refused::ELSEWHERE);
+    }
+    let Some(most) = options.users_per_address else { return Ok(None) };
+    pipe.per_address.take(address, most).map(Some).ok_or(&refused::TOO_MANY)
+}
+
 /// Its handshake, in which a newcomer may take its place in the crowd; `None`, and it is counted and
 /// reported, if there is no stream in the end.
 async fn shake_hands(
@@ -78,8 +146,9 @@ async fn shake_hands(
     peer: SocketAddr,
     member: &Member<'_>,
 ) -> Option<Stream> {
-    let options = pipe.options();
-    let secured = async { Some(secure(&pipe.shared, socket, Peer::User(&options), member).await) };
+    let mapping = pipe.mapping();
+    let who = Peer::User(&mapping.options);
+    let secured = async { Some(secure(&pipe.shared, socket, who, peer.ip(), member).await) };
     let replaced = async {
         member.replaced().await;
         None

@@ -156,7 +156,7 @@ pub async fn drain_stray(pipe: &Pipe, mut tunnel: Box<Tunnel>) -> Option<Box<Tun
     }
     let held = tunnel.take_held();
     let Tunnel { stream, peer, rhythm, slot, file, .. } = *tunnel;
-    let threshold = pipe.agent_port(0).limits.heartbeat_threshold;
+    let threshold = pipe.limits(0).heartbeat_threshold;
     let residue = Residue::stray(stream.round_trip(), late, rhythm.last_heard());
     let stream = stream.detach();
     let alive = pipe.relays.0.borrow().clone();
@@ -185,7 +185,7 @@ async fn drained(
     let (peer, _) = agent;
     if drained.bytes > 0 && drained.lasted >= limits::QUIET_LATE && pipe.record.may_tell_residue() {
         log::info!(
-            target: pipe.name(),
+            target: &pipe.name(),
             "{}: tunnel of {peer}: {} bytes for a user that had left were discarded in {:.1} s",
             pipe.name(),
             drained.bytes,
@@ -236,7 +236,7 @@ fn begin(
     let parts = Box::new(Parts {
         endpoints: [near, far],
         held: [near_held, far_held],
-        silence: Silence { after_end: pipe.settings().fin_wait, ever: pipe.options().idle },
+        silence: Silence { after_end: pipe.settings().fin_wait, ever: pipe.mapping().options.idle },
         traffic: pipe.traffic.clone(),
     });
     let relay = pipe.shared.workers.spawn(|load| async move {
@@ -273,9 +273,7 @@ fn agent_endpoint(
     let held = tunnel.take_held();
     tunnel.end_probe();
     let protocol = match tunnel.version {
-        Version::One => {
-            Protocol::Version1 { threshold: pipe.agent_port(side).limits.heartbeat_threshold }
-        }
+        Version::One => Protocol::Version1 { threshold: pipe.limits(side).heartbeat_threshold },
         Version::Two => {
             // An agent that is gone by now shows that to the relay.
             let _ = tunnel.stream.queue(&proxy::header(user));

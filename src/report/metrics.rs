@@ -7,7 +7,7 @@ use std::fmt::{Display, Write};
 use super::answer::Report;
 use crate::report::status::reached::Reached;
 use crate::report::status::refused::Refused;
-use crate::report::status::{Counts, MappingStatus, Status};
+use crate::report::status::{Counts, MappingStatus, Status, listed};
 
 /// The content type of [`metrics`].
 pub const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -53,10 +53,14 @@ pub fn metrics(report: &Report) -> String {
     page.family(
         "mapping_info",
         "gauge",
-        "The name of a mapping that has one, as a label; always 1.",
+        "The options of a mapping that has any, as labels; always 1.",
     );
-    for mapping in state.mappings.iter().filter(|mapping| mapping.name() != &*mapping.id) {
-        page.sample("mapping_info", &[("mapping", &*mapping.id), ("name", mapping.name())], 1);
+    for mapping in state.mappings.iter().filter(|mapping| !mapping.options.is_empty()) {
+        let options: Vec<_> =
+            mapping.options.iter().map(|(name, value)| (&**name, listed(value))).collect();
+        let mut labels = vec![("mapping", &*mapping.id)];
+        labels.extend(options.iter().map(|(name, value)| (*name, &**value)));
+        page.sample("mapping_info", &labels, 1);
     }
     page.sides(&state.mappings);
     for (name, kind, help, value) in COUNTS {

@@ -209,6 +209,15 @@ impl fmt::Display for Draining {
     }
 }
 
+/// An option's value as one word; a list's elements have commas between them.
+pub fn listed(value: &Value) -> String {
+    match value {
+        Value::Array(all) => all.iter().map(listed).collect::<Vec<_>>().join(","),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
 impl MappingStatus {
     /// What it is called: its name, or its id.
     pub fn name(&self) -> &str {

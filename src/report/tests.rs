@@ -97,7 +97,7 @@ fn sample() -> Report {
 
 /// Every option a mapping may be told.
 fn told() -> Map<String, Value> {
-    let told = r#"{"name":"db","users":"plain","allow":["192.0.2.0/24"],"usersperaddress":2,"idle":60000,"alpn":["h2"]}"#;
+    let told = r#"{"name":"db","users":"plain","allow":["192.0.2.0/24"],"usersperaddress":2,"proxyfrom":["192.0.2.1"],"idle":60000,"alpn":["h2"]}"#;
     serde_json::from_str(told).expect("JSON")
 }
 

@@ -43,7 +43,8 @@ fn mapping_is_found_by_its_name(mode: Mode) {
     daemon.restart();
     assert_eq!(daemon.api().status("ssh")["id"], mapping.id.as_str());
     let list = text(&daemon.cli(&["mapping", "list"]));
-    assert!(list.contains("ssh  public") && !list.contains(&mapping.id), "{list}");
+    let line = list.lines().find(|line| line.starts_with("ssh ")).expect("its line");
+    assert!(line.contains(" public ") && !list.contains(&mapping.id), "{list}");
     assert!(text(&daemon.cli(&["status"])).contains("ssh "));
     assert_eq!(daemon.api().state_of(&mapping).unwrap()["options"], json!({"name": "ssh"}));
     let info = format!("mapping_info{{mapping=\"{}\",name=\"ssh\"}} 1", mapping.id);
@@ -177,6 +178,8 @@ fn users_are_offered_the_protocols_of_alpn_in_its_order() {
         let error = daemon.api().state_of(&mapping).unwrap()["lastError"].clone();
         error.as_str().is_some_and(|error| error.contains("none of the protocols in"))
     });
+    let label = "alpn=\"h2,http/1.1\"} 1";
+    assert!(daemon.api().metrics().contains(label), "{}", daemon.api().metrics());
     assert_eq!(offer(&daemon, &plain, &["h2"]), Ok(None), "another mapping's users");
     // Agents are offered nothing, and served.
     let mut config = (*daemon.trust()).clone();

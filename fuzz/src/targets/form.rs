@@ -7,7 +7,7 @@ use iofog_connector::fuzzing::{Asked, Request, call, limits};
 use crate::input::{Choices, assert_sentence};
 use crate::memory::most_held;
 
-const PATHS: [&str; 10] = [
+const PATHS: [&str; 12] = [
     "/api/v2/mapping/add",
     "/api/v2/mapping/remove",
     "/api/v2/status",
@@ -18,6 +18,8 @@ const PATHS: [&str; 10] = [
     "/metrics",
     "/api/v2/status/",
     "/api/v2",
+    "/api/v2/mapping/change",
+    "/api/v2/mapping/passcode",
 ];
 
 const TYPES: [Option<&str>; 5] = [
@@ -63,6 +65,8 @@ fn assert_sound(asked: &Asked) {
     }
     let names: &[&str] = match asked.call {
         "mapping/add" => return super::mapping::assert_sound(asked),
+        "mapping/change" => &["mappingid", "mapping"],
+        "mapping/passcode" => &["mappingid", "side"],
         "mapping/remove" | "status" | "direct/remove" => &["mappingid"],
         "commandline" => &["command"],
         "direct" => {

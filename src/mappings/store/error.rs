@@ -21,7 +21,7 @@ pub enum StoreError {
     Unwritable(String),
     /// A mapping was to be added whose id is in use.
     Taken(Id),
-    /// A mapping was to be removed that is not there.
+    /// A mapping was to be changed or removed that is not there.
     Unknown(Id),
     /// The writer has ended, since the daemon is stopping.
     Stopped,

@@ -58,6 +58,8 @@ struct Row<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     usersperaddress: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    proxyfrom: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     idle: Option<Value>,
 }
 
@@ -159,12 +161,13 @@ impl<'a> Row<'a> {
     }
 
     fn options(&self, public: bool) -> Result<Options, (&'static str, String)> {
-        Options::read(public, |name| match name {
+        Options::read(public, &|name| match name {
             "name" => self.name.as_ref(),
             "users" => self.users.as_ref(),
             "alpn" => self.alpn.as_ref(),
             "allow" => self.allow.as_ref(),
             "usersperaddress" => self.usersperaddress.as_ref(),
+            "proxyfrom" => self.proxyfrom.as_ref(),
             "idle" => self.idle.as_ref(),
             _ => None,
         })
@@ -187,6 +190,7 @@ impl<'a> Row<'a> {
             alpn: options.remove("alpn"),
             allow: options.remove("allow"),
             usersperaddress: options.remove("usersperaddress"),
+            proxyfrom: options.remove("proxyfrom"),
             idle: options.remove("idle"),
         };
         let one = match &mapping.pipe {
@@ -223,8 +227,7 @@ fn limits(connections: i64, threshold: i64) -> AgentLimits {
 }
 
 fn milliseconds(limits: &AgentLimits) -> i64 {
-    let threshold = limits.heartbeat_threshold.unwrap_or_default().as_millis();
-    i64::try_from(threshold).unwrap_or(i64::MAX)
+    i64::try_from(limits.milliseconds()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

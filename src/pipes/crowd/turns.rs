@@ -154,6 +154,11 @@ impl<T> Turns<T> {
         number
     }
 
+    /// Stands for the stranger of the next one to join, while it is not known: nobody else's, and no address's.
+    pub(super) fn nobody(&self) -> u64 {
+        1 << 63 | self.next
+    }
+
     /// It has sent something: the connector's turn begins, if it has not begun before.
     pub(super) fn spoke(&mut self, number: Number, now: Instant) {
         let Some(member) = self.members.get_mut(number) else { return };
@@ -219,7 +224,8 @@ impl<T> Turns<T> {
         self.remove(number)
     }
 
-    fn remove(&mut self, number: Number) -> Option<T> {
+    /// Takes it out as if it had not been there, if it is.
+    pub(super) fn remove(&mut self, number: Number) -> Option<T> {
         self.set_state(number, State::Through);
         let member = self.members.remove(number)?;
         self.slow -= usize::from(member.may_be_slow);

@@ -49,6 +49,9 @@ refusals! {
     /// Its address has as many users as the mapping's `usersperaddress` allows.
     TOO_MANY: USER, "its address has as many users as usersperaddress allows",
         "raise usersperaddress if these are good users";
+    /// A proxy of `proxyfrom` has not said whose connection it is.
+    NO_HEADER: USER, "it came from an address in proxyfrom, and not with a PROXY header",
+        "have the proxy send one (HAProxy: send-proxy-v2), or take it out of proxyfrom";
     /// It was turned out of those that wait.
     OUSTED: USER, "it sent nothing, or had ended, and others wanted its place",
         "raise pending if these are no strangers";
@@ -75,7 +78,7 @@ refusals! {
         "start the agent with --plain, or set dev to false and restart";
     /// No place was free.
     FULL: AGENT, "as many tunnels were open as are allowed",
-        "have the agents open fewer tunnels, or add the mapping anew with more connections";
+        "have the agents open fewer tunnels, or let the mapping have more (`mapping change`, maxconnections)";
     /// It was turned out of those without a passcode yet.
     AGENT_STALLED: AGENT, "it stalled before its passcode, and others wanted its place",
         "raise pending if these are no strangers";

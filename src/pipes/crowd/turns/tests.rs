@@ -520,3 +520,33 @@ fn who_stalls_in_its_handshake_or_trickles_is_not_active_for_long() {
     turns.got_through(member);
     assert_eq!(active(&turns, 20), 1, "it waits for a tunnel");
 }
+
+#[test]
+fn members_of_nobody_known_are_no_one_stranger_together() {
+    let (mut turns, start) = (Turns::default(), Instant::now());
+    let late = start + limits::SLOW_TURN;
+    let kind = |turns: &Turns<()>, number| match turns.members.get(number).unwrap().state {
+        State::Turn(kind, _) => kind,
+        state => panic!("{state:?}"),
+    };
+    let join = |turns: &mut Turns<()>, known: Option<u64>| {
+        let stranger = known.unwrap_or_else(|| turns.nobody());
+        turns.join((), stranger, Duration::ZERO, start)
+    };
+    for (known, then) in [(Some(1), Kind::Vain), (None, Kind::Silent)] {
+        for _ in 0..2 * limits::IN_VAIN {
+            join(&mut turns, known);
+            assert_eq!(turns.room(1, late), Room::From(()));
+        }
+        let next = join(&mut turns, known);
+        assert_eq!(kind(&turns, next), then, "those before it came in vain");
+        turns.remove(next);
+    }
+    for (known, then) in [(Some(2), Kind::SilentToo), (None, Kind::Silent)] {
+        let all: Vec<_> =
+            (0..3 * limits::SILENT_TOGETHER).map(|_| join(&mut turns, known)).collect();
+        assert_eq!(kind(&turns, *all.last().unwrap()), then, "many are silent");
+        all.into_iter().for_each(|number| _ = turns.remove(number));
+    }
+    assert_eq!(turns.len(), 0);
+}

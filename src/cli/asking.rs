@@ -1,0 +1,100 @@
+//! What the commands of `mapping` ask the daemon, and what is wrong when it does not do that.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::control::{self, ControlError};
+use super::exit::UNKNOWN;
+use crate::config::folders::Options;
+use crate::limits;
+use crate::report::Report;
+use crate::report::status::{MappingStatus, Status};
+use crate::text::reason;
+
+/// Why it was not done, and the exit status that says so.
+pub(super) struct Fault {
+    pub(super) code: u8,
+    pub(super) text: String,
+}
+
+impl From<String> for Fault {
+    fn from(text: String) -> Self {
+        Fault { code: 1, text }
+    }
+}
+
+impl From<ControlError> for Fault {
+    fn from(error: ControlError) -> Self {
+        let code = if matches!(error, ControlError::NotRunning(_)) { 1 } else { UNKNOWN };
+        Fault { code, text: error.to_string() }
+    }
+}
+
+/// What every failed call answers.
+#[derive(Deserialize)]
+struct Failed {
+    errormessage: String,
+}
+
+/// Asks the daemon; the error is a sentence for when it refuses or does not answer.
+pub(super) fn call(
+    options: &Options,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<String, Fault> {
+    let path = format!("/api/v2/{path}");
+    match control::call(limits::CONTROL_WAIT, &options.run_dir, method, &path, body) {
+        Ok((200, answer)) => Ok(answer),
+        Ok((status, answer)) => Err(match serde_json::from_str::<Failed>(&answer) {
+            Ok(failed) => failed.errormessage,
+            Err(_) => format!("the connector answers {status}"),
+        }
+        .into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) fn report(options: &Options) -> Result<Report, Fault> {
+    Ok(understood(Report::read(call(options, "GET", "status", "")?.as_bytes()))?)
+}
+
+pub(super) fn understood<T>(read: Result<T, String>) -> Result<T, String> {
+    read.map_err(|fault| {
+        format!("the connector's answer cannot be read ({fault}); is it of another version?")
+    })
+}
+
+pub(super) fn form(pairs: &[(&str, &str)]) -> String {
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
+}
+
+/// The mapping with this id or name.
+pub(super) fn find<'a>(report: &'a Report, id: &str) -> Result<&'a MappingStatus, String> {
+    let all = &report.state.mappings;
+    let by_id = all.iter().find(|mapping| &*mapping.id == id);
+    let found = by_id.or_else(|| all.iter().find(|mapping| mapping.name() == id));
+    found.ok_or_else(|| {
+        format!("no mapping has the name or id {id:?}; `iofog-connector mapping list` shows all")
+    })
+}
+
+/// Where files are written: their whole paths are given, so that they work from any folder.
+pub(super) fn folder(dir: &Path) -> Result<PathBuf, String> {
+    fs::canonicalize(dir).map_err(|error| {
+        let why = reason::reading(dir, &error);
+        format!("--dir {}: {why}; make it, or name another folder", dir.display())
+    })
+}
+
+/// The connector's host, as agents name it.
+pub(super) fn host(daemon: &Status) -> String {
+    match daemon.address.as_str() {
+        // A daemon from before an upgrade does not give its address.
+        "" => "CONNECTOR".to_owned(),
+        host if host.contains(':') => format!("[{host}]"),
+        host => host.to_owned(),
+    }
+}

@@ -1,0 +1,321 @@
+//! Mappings that are changed while they run, and new passcodes (protocol page, section 3, steps 13 and 14).
+
+use std::fs;
+
+use crate::common::*;
+use serde_json::{Value, json};
+
+in_both_modes!(
+    changed_options_hold_for_new_users_and_close_nobody,
+    changed_limits_of_tunnels_hold_at_once,
+    new_passcode_counts_from_the_answer_on_and_tunnels_stay,
+);
+
+const NEVER: u64 = 200_000;
+
+fn change(daemon: &Daemon, id: &str, members: &Value) -> Response {
+    let body = form(&[("mappingid", id), ("mapping", &members.to_string())]);
+    daemon.api().post("/api/v2/mapping/change", &body)
+}
+
+#[track_caller]
+fn changed(daemon: &Daemon, mapping: &Mapping, members: Value) {
+    let answer = change(daemon, &mapping.id, &members).ok();
+    assert_eq!((&answer["status"], &answer["id"]), (&json!("ok"), &json!(mapping.id)), "{answer}");
+}
+
+/// What `configs.json` has of this mapping.
+fn stored(daemon: &Daemon, mapping: &Mapping) -> Value {
+    let file = daemon.state_file();
+    let rows = file["mappings"].as_array().unwrap();
+    rows.iter().find(|row| row["id"] == mapping.id.as_str()).unwrap().clone()
+}
+
+fn changed_options_hold_for_new_users_and_close_nobody(mode: Mode) {
+    let mut daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    changed(&daemon, &mapping, json!({"allow": ["192.0.2.0/24"], "name": "ssh"}));
+    // Stored before it is answered.
+    let row = stored(&daemon, &mapping);
+    assert_eq!((&row["allow"], &row["name"]), (&json!(["192.0.2.0/24"]), &json!("ssh")));
+    Link::plain(at(mapping.port2)).unwrap().expect_closed();
+    agent.send(b"answer");
+    user.expect(b"answer");
+    assert_eq!(daemon.api().status("ssh")["id"], mapping.id.as_str());
+    daemon.restart();
+    Link::plain(at(mapping.port2)).unwrap().expect_closed();
+    changed(&daemon, &mapping, json!({"allow": null, "usersperaddress": 1}));
+    let options = json!({"name": "ssh", "usersperaddress": 1});
+    assert_eq!(daemon.api().state_of(&mapping).unwrap()["options"], options);
+    let (_user, _agent) = daemon.session(&mapping);
+    Link::plain(at(mapping.port2)).unwrap().expect_closed();
+    changed(&daemon, &mapping, json!({"usersperaddress": null}));
+    daemon.session(&mapping);
+    // By its name as well, of which nothing is left then.
+    change(&daemon, "ssh", &json!({"name": null})).ok();
+    change(&daemon, "ssh", &json!({"idle": 1000})).failed(404);
+    assert_eq!(daemon.api().state_of(&mapping).unwrap()["options"], json!({}));
+    assert_eq!(stored(&daemon, &mapping).as_object().unwrap().len(), 9, "as it was at first");
+}
+
+fn changed_limits_of_tunnels_hold_at_once(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(1, NEVER);
+    let mut first = daemon.tunnel(&mapping);
+    assert!(!daemon.agent(mapping.port1).is_accepted(&mapping.passcode1));
+    changed(&daemon, &mapping, json!({"maxconnections": 2}));
+    assert_eq!(daemon.api().number(&mapping, "sides.0.tunnels.allowed"), 2);
+    let _second = daemon.tunnel(&mapping);
+    // For the first seconds they look at the time for reasons of their own.
+    std::thread::sleep(ms(6000));
+    // Those that wait are measured by the new threshold, too.
+    changed(&daemon, &mapping, json!({"heartbeatabsencethreshold": 1000}));
+    until("the silent ones are closed", || daemon.api().idle(&mapping) == 0);
+    first.expect_closed();
+    assert_eq!(daemon.api().number(&mapping, "counts.tunnelsAbsent"), 2);
+    let row = stored(&daemon, &mapping);
+    assert_eq!(row["maxconnectionsport1"], 2);
+    assert_eq!(row["heartbeatabsencethresholdport1"], 1000);
+    let private = daemon.api().add_private(1, NEVER);
+    changed(&daemon, &private, json!({"maxconnectionsport2": 3, "idle": 60_000}));
+    assert_eq!(daemon.api().number(&private, "sides.0.tunnels.allowed"), 1);
+    assert_eq!(daemon.api().number(&private, "sides.1.tunnels.allowed"), 3);
+    daemon.pair(&private);
+}
+
+#[test]
+fn users_of_a_changed_pipe_speak_as_it_says_now() {
+    let daemon = Daemon::new(Mode::Tls);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut old, mut its_agent) = daemon.session(&mapping);
+    changed(&daemon, &mapping, json!({"users": "plain"}));
+    let url = daemon.api().state_of(&mapping).unwrap()["url"].clone();
+    assert_eq!(url, format!("tcp://127.0.0.1:{}", mapping.port2));
+    let mut agent = daemon.version_two(&mapping);
+    let mut user = Link::plain(at(mapping.port2)).unwrap();
+    agent.read_header();
+    agent.send(b"OPENwelcome");
+    user.expect(b"welcome");
+    // The option that was there counts for one that is new.
+    let why = change(&daemon, &mapping.id, &json!({"alpn": ["h2"]})).failed(400);
+    assert!(why.starts_with("alpn is given, and users is \"plain\""), "{why}");
+    changed(&daemon, &mapping, json!({"alpn": ["h2"], "users": null}));
+    assert!(daemon.user(&mapping).is_tls());
+    its_agent.send(b"answer");
+    old.expect(b"answer");
+}
+
+#[test]
+fn faulty_changes_change_and_store_nothing() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add(
+        &json!({"type": "public", "maxconnections": 60, "heartbeatabsencethreshold": NEVER,
+            "name": "one", "idle": 60_000})
+        .to_string(),
+    );
+    let private = daemon.api().add_private(1, NEVER);
+    let before = (daemon.state_file(), daemon.api().state_of(&mapping).unwrap()["options"].clone());
+    for (id, status, members, words) in [
+        ("one", 400, json!({"type": "private"}), "type cannot be changed, since"),
+        ("one", 400, json!({"port2": mapping.port2}), "port2 cannot be changed, since"),
+        ("one", 400, json!({"alow": []}), "did you mean allow?"),
+        ("one", 400, json!({"allow": ["x"]}), "x: is not an IP address"),
+        ("one", 400, json!({"idle": 2000, "usersperaddress": 0}), "usersperaddress is 0; use"),
+        ("one", 400, json!({"maxconnections": null}), "maxconnections is null; use an integer"),
+        ("one", 400, json!({"maxconnections": 0}), "maxconnections is 0; use an integer from 1"),
+        ("one", 400, json!({"maxconnectionsport1": 1}), "none of a public pipe's limits"),
+        ("one", 400, json!({"users": "tls"}), "with dev in the settings all ports are plain"),
+        ("one", 400, json!({}), "mapping is empty"),
+        ("one", 409, json!({"name": private.id}), "is another mapping's"),
+        (&private.id, 409, json!({"name": "one"}), "name one is another mapping's"),
+        (&private.id, 400, json!({"allow": ["::1"]}), "is an option of public pipes"),
+        (&private.id, 400, json!({"maxconnections": 1}), "none of a private pipe's limits"),
+        ("two", 404, json!({"idle": 2000}), "no mapping has the id \"two\""),
+    ] {
+        let why = change(&daemon, id, &members).failed(status);
+        assert!(why.contains(words), "{members}: {why}");
+    }
+    for (side, words) in [("3", "side is \"3\"; use 1 or 2"), ("2", "side is 2, and this pipe is")]
+    {
+        let body = form(&[("mappingid", "one"), ("side", side)]);
+        let why = daemon.api().post("/api/v2/mapping/passcode", &body).failed(400);
+        assert!(why.starts_with(words), "{why}");
+    }
+    let after = (daemon.state_file(), daemon.api().state_of(&mapping).unwrap()["options"].clone());
+    assert_eq!(before, after);
+    daemon.tunnel(&mapping);
+}
+
+#[test]
+fn change_that_cannot_be_stored_is_not_made() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let file = daemon.config().join("configs.json");
+    fs::rename(&file, daemon.folder().join("saved")).unwrap();
+    // No file can be put in the place of a folder.
+    fs::create_dir(&file).unwrap();
+    let why = change(&daemon, &mapping.id, &json!({"allow": ["192.0.2.1"]})).failed(500);
+    assert!(why.starts_with("the change could not be stored"), "{why}");
+    let body = form(&[("mappingid", &mapping.id), ("side", "1")]);
+    daemon.api().post("/api/v2/mapping/passcode", &body).failed(500);
+    assert_eq!(daemon.api().state_of(&mapping).unwrap()["options"], json!({}));
+    daemon.session(&mapping);
+}
+
+#[test]
+fn changes_that_meet_are_all_made() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(60, NEVER);
+    for round in 1..20 {
+        let members = [
+            json!({"maxconnections": round}),
+            json!({"allow": [format!("0.0.0.0/{round}")]}),
+            json!({"usersperaddress": round}),
+            json!({"idle": 1000 + round}),
+        ];
+        let mut calls: Vec<_> = members.iter().map(|_| daemon.api().connect()).collect();
+        for (call, members) in calls.iter_mut().zip(&members) {
+            let body = form(&[("mappingid", &mapping.id), ("mapping", &members.to_string())]);
+            call.send(&post("/api/v2/mapping/change", &body));
+        }
+        calls.iter_mut().for_each(|call| drop(call.response().ok()));
+        let row = stored(&daemon, &mapping);
+        let state = daemon.api().state_of(&mapping).unwrap();
+        for members in &members[1..] {
+            for (name, wanted) in members.as_object().unwrap() {
+                assert_eq!((&row[name], &state["options"][name]), (wanted, wanted), "{name}");
+            }
+        }
+        assert_eq!(row["maxconnectionsport1"], round);
+        assert_eq!(state["sides"][0]["tunnels"]["allowed"], round);
+    }
+}
+
+fn renewed(daemon: &Daemon, mapping: &Mapping, side: usize) -> String {
+    let body = form(&[("mappingid", &mapping.id), ("side", &side.to_string())]);
+    let answer = daemon.api().post("/api/v2/mapping/passcode", &body).ok();
+    assert_eq!((&answer["id"], &answer["side"]), (&json!(mapping.id), &json!(side)), "{answer}");
+    let port = if side == 1 { mapping.port1 } else { mapping.port2 };
+    assert_eq!(answer["port"], port, "{answer}");
+    answer["passcode"].as_str().expect("the passcode").to_owned()
+}
+
+fn new_passcode_counts_from_the_answer_on_and_tunnels_stay(mode: Mode) {
+    let mut daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut waits = daemon.tunnel(&mapping);
+    // One that has begun with the old one, and not ended.
+    let mut begun = daemon.agent(mapping.port1);
+    begun.send(&mapping.passcode1.as_bytes()[..20]);
+    let new = renewed(&daemon, &mapping, 1);
+    assert_ne!(new, mapping.passcode1);
+    assert_eq!((new.len(), stored(&daemon, &mapping)["passcodeport1"].clone()), (36, json!(new)));
+    assert!(!begun.is_accepted(&mapping.passcode1[20..]));
+    assert!(!daemon.agent(mapping.port1).is_accepted(&mapping.passcode1));
+    // The one that was there stays, and is given a user.
+    waits.beat_and_answer();
+    let mut user = daemon.user(&mapping);
+    user.send(b"question");
+    waits.expect_record(b"question");
+    waits.send(b"answer");
+    user.expect(b"answer");
+    let renamed = Mapping { passcode1: new, ..mapping };
+    daemon.session(&renamed);
+    daemon.restart();
+    daemon.session(&renamed);
+    // No answer but these two, and no line of the log, has it.
+    let state = daemon.api().state().to_string() + &daemon.api().metrics() + &daemon.log_text();
+    assert!(!state.contains(&renamed.passcode1));
+    let private = daemon.api().add_private(60, NEVER);
+    let second = renewed(&daemon, &private, 2);
+    assert!(!daemon.agent(private.port2).is_accepted(&private.passcode2));
+    daemon.pair(&Mapping { passcode2: second, ..private });
+}
+
+#[test]
+fn command_line_changes_a_mapping_and_takes_options_away() {
+    let daemon = Daemon::new(Mode::Tls);
+    let dir = daemon.folder().to_str().unwrap();
+    let cli = |line: &str| {
+        let output = daemon.cli(&line.split(' ').collect::<Vec<_>>());
+        (output.status.code(), text(&output))
+    };
+    let add = format!(
+        "mapping add public --name grpc --alpn h2,http/1.1 --proxy-from 192.0.2.1,2001:db8::/32 --dir {dir}"
+    );
+    assert_eq!(cli(&add).0, Some(0));
+    let (code, shown) = cli("mapping show grpc");
+    let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(code, Some(0), "{shown}");
+    for part in
+        ["type public", "alpn h2,http/1.1", "proxyfrom 192.0.2.1,2001:db8::/32", "60 allowed"]
+    {
+        assert!(words.contains(part), "{shown}");
+    }
+    let (code, said) = cli("mapping change grpc --alpn none --allow 127.0.0.0/8 --connections 2");
+    assert_eq!((code, &*said), (Some(0), "mapping grpc changed\n"));
+    let state = daemon.api().state()["mappings"][0].clone();
+    let options = json!({"name": "grpc", "allow": ["127.0.0.0/8"],
+        "proxyfrom": ["192.0.2.1", "2001:db8::/32"]});
+    assert_eq!(
+        (&state["options"], &state["sides"][0]["tunnels"]["allowed"]),
+        (&options, &json!(2))
+    );
+    for (line, code, words) in [
+        ("mapping change grpc", 2, "needs an option"),
+        ("mapping change", 2, "needs a mapping's name or id"),
+        ("mapping change grpc --connections 0", 2, "--connections: \"0\" is not a number from 1"),
+        ("mapping change grpc --heartbeat-threshold 299", 2, "is less than 300"),
+        ("mapping change grpc --port2 7", 2, "--port2 is an option of `mapping add`"),
+        ("mapping change grpc --allow x", 1, "x: is not an IP address"),
+        ("mapping change grpc --idle soon", 1, "idle is \"soon\"; use an integer from 1000"),
+        ("mapping change http --idle 1000", 1, "no mapping has"),
+        ("mapping show http", 1, "no mapping has"),
+        ("mapping passcode grpc --side 3", 2, "--side: \"3\" is not a number from 1 to 2"),
+        ("mapping passcode grpc --side 2 --show", 1, "side is 2, and this pipe is public"),
+    ] {
+        let (found, said) = cli(line);
+        assert!(found == Some(code) && said.contains(words), "{line}: {found:?} {said}");
+    }
+    assert_eq!(daemon.api().state()["mappings"][0]["options"], options);
+}
+
+#[test]
+fn command_line_writes_a_new_passcode_to_the_old_ones_files() {
+    let daemon = Daemon::new(Mode::Plain);
+    let dir = daemon.folder().join("files");
+    fs::create_dir(&dir).unwrap();
+    let cli = |words: &[&str]| {
+        let all = [words, &["--dir", dir.to_str().unwrap()]].concat();
+        let output = daemon.cli(&all);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        text(&output)
+    };
+    cli(&["mapping", "add", "private", "--name", "plc"]);
+    let names = || {
+        let mut names: Vec<_> =
+            fs::read_dir(&dir).unwrap().map(|file| file.unwrap().path()).collect();
+        names.sort();
+        names
+    };
+    let (files, row) = (names(), daemon.state_file()["mappings"][0].clone());
+    let old = row["passcodeport2"].as_str().unwrap();
+    let said = cli(&["mapping", "passcode", "plc", "--side", "2"]);
+    let row = daemon.state_file()["mappings"][0].clone();
+    let new = row["passcodeport2"].as_str().unwrap();
+    assert!(new != old && !said.contains(new), "{said}");
+    assert_eq!(names(), files, "nothing is left aside");
+    let contents: Vec<_> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    assert!(contents.iter().all(|content| !content.contains(old)));
+    assert_eq!(contents.iter().filter(|content| content.contains(new)).count(), files.len() / 2);
+    let port = row["port2"].as_u64().unwrap() as u16;
+    assert!(!daemon.agent(port).is_accepted(old));
+    assert!(daemon.agent(port).is_accepted(new));
+    // One that was written by hand is not lost.
+    fs::write(dir.join(format!("iofog-{port}.passcode")), "by hand").unwrap();
+    let said = cli(&["mapping", "passcode", "plc", "--side", "2"]);
+    assert!(said.contains(".old"), "{said}");
+    let said = text(&daemon.cli(&["mapping", "passcode", "plc", "--show"]));
+    assert!(said.contains(daemon.state_file()["mappings"][0]["passcodeport1"].as_str().unwrap()));
+}
