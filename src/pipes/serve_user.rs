@@ -117,8 +117,7 @@ async fn behind_proxy(
             }
             // Somebody only checked whether the port is open, as health checks do.
             Some(Some(Err(Missing::Left))) => {
-                let what = format_args!("{proxy} connected and said nothing");
-                pipe.record.connection(what);
+                pipe.record.connection(format_args!("{proxy} connected and said nothing"));
                 return None;
             }
             Some(None) => (&refused::USER_STALLED, proxy),

@@ -205,18 +205,21 @@ fn tunnel_goes_through_a_socks_proxy_which_looks_the_name_up(mode: Mode) {
 #[test]
 fn environment_names_a_proxy_unless_it_excepts_the_connector() {
     let daemon = Daemon::new(Mode::Plain);
-    let mapping = daemon.api().add_public(10, 200_000);
     let (service, (proxy, heard)) = (greeter(), http_proxy());
-    let options = options(&daemon, &mapping, "localhost", &service);
     let url = format!("http://{}", proxy.address);
     let count = || heard.lock().unwrap().len();
     for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
         let before = count();
+        // A mapping each: no user is given a tunnel of the one before, which is being killed.
+        let mapping = daemon.api().add_public(10, 200_000);
+        let options = options(&daemon, &mapping, "localhost", &service);
         let _tunnel = Tunnel::start(&options, &[(name, url.clone())]);
         daemon.user(&mapping).expect(b"220 hello\n");
         assert!(count() > before, "{name}");
     }
     let before = count();
+    let mapping = daemon.api().add_public(10, 200_000);
+    let options = options(&daemon, &mapping, "localhost", &service);
     for except in ["*", "localhost", "example.com, .localhost"] {
         let environment = [("HTTPS_PROXY", url.clone()), ("NO_PROXY", except.to_owned())];
         let tunnel = Tunnel::start(&options, &environment);
