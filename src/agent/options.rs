@@ -1,6 +1,5 @@
 //! The options of `tunnel`, from the command line and from a file.
 
-use std::collections::btree_map::Entry;
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -118,8 +117,8 @@ impl Options {
             let place = named("--from", &path);
             in_file = passcode.map(|passcode| (passcode, Source::Options(path)));
             for (name, value) in from_file {
-                if let Entry::Vacant(free) = given.entry(name) {
-                    free.insert(value);
+                if !given.contains_key(name) {
+                    given.insert(name, value);
                     let number = numbers.get(name).copied().unwrap_or_default();
                     lines.push((format!("--{name}"), format!("{place}: line {number}")));
                 }
@@ -143,7 +142,7 @@ impl Options {
         path: &Path,
         environment: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, String> {
-        let given = Given::from([("from", path.as_os_str().to_owned())]);
+        let given = Given::from_iter([("from", path.as_os_str().to_owned())]);
         let environment = |name: &str| environment(name).filter(|_| name != PASSCODE);
         Self::new(given, environment, None).map_err(|fault| match fault.strip_prefix("--from ") {
             Some(placed) => placed.to_owned(),

@@ -496,8 +496,9 @@ mod tests {
             Err(fault) => Err(fault),
         };
         let options = given("tunnel --connector c:1 --plain --target=t:2").unwrap();
-        let expected = [("connector", "c:1"), ("plain", "true"), ("target", "t:2")];
-        assert_eq!(options, expected.map(|(name, value)| (name, value.into())).into());
+        let expected = [("connector", "c:1"), ("target", "t:2"), ("plain", "true")];
+        let expected = expected.map(|(name, value)| (name, value.into()));
+        assert_eq!(options, tunnel::Given::from_iter(expected));
         let pinned = given("tunnel --pin a --target t:2 --pin=b,c").unwrap();
         assert_eq!(pinned.get("pin"), Some(&"a,b,c".into()), "--pin may be given several times");
         for (line, fault) in [

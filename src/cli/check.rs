@@ -1,6 +1,5 @@
 //! `check`: validates what `start` reads, without starting.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -141,11 +140,12 @@ fn lacking(settings: &Config, file: &Path) -> Vec<String> {
 /// mappings' at once.
 fn unopened(mappings: &[Mapping], settings: &Config) -> Vec<String> {
     let mut doubts = Vec::new();
-    let mut owners: BTreeMap<u16, &str> = BTreeMap::new();
+    let mut owners: Vec<Option<&str>> = vec![None; usize::from(u16::MAX) + 1];
     for mapping in mappings {
         let id = &*mapping.id;
         for port in mapping.pipe.ports().into_iter().flatten() {
-            if let Some(first) = owners.get(&port) {
+            let owner = &mut owners[usize::from(port)];
+            if let Some(first) = owner {
                 doubts.push(format!(
                     "mappings {first} and {id}: both have port {port} in {}, so that one of them \
                      stays inactive; take one out, or give it another port",
@@ -153,7 +153,7 @@ fn unopened(mappings: &[Mapping], settings: &Config) -> Vec<String> {
                 ));
                 continue;
             }
-            owners.insert(port, id);
+            *owner = Some(id);
             if settings.is_apis(port) {
                 doubts.push(format!(
                     "mapping {id}: port {port} is the API's own, so it stays inactive; set `api` \

@@ -170,7 +170,7 @@ fn prepare(install: &Install) -> Result<(String, String), String> {
         new.push_str(line);
         new.push('\n');
     }
-    for (name, value) in &install.given {
+    for (name, value) in install.given.iter() {
         new.push_str(&format!("{name}={}\n", value.to_string_lossy()));
     }
     Ok((name, new))

@@ -1,6 +1,5 @@
 //! The files that options of `tunnel` name: the options file, and the reading of a passcode's.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -10,6 +9,7 @@ use super::names::{Given, OPTIONS};
 use crate::config::nearest;
 use crate::mappings::mapping::Passcode;
 use crate::net::proxy::has_password;
+use crate::text::by_name::ByName;
 use crate::text::page::{Named, options};
 use crate::text::{file, mark, reason};
 
@@ -23,7 +23,7 @@ const FILE: usize = 64 * 1024;
 const LONGEST_PASSCODE: usize = 1024;
 
 /// The number of the line in which each name stands.
-pub(super) type Lines = BTreeMap<&'static str, u32>;
+pub(super) type Lines = ByName<u32>;
 
 /// Reads an options file: one option a line, `name=value`, a flag also without a value. Empty lines
 /// and lines that begin with `#` are skipped. A name given twice is a fault. Gives also each name's line.
@@ -32,9 +32,9 @@ pub(super) fn read_options(
     wait: Option<Duration>,
 ) -> Result<(Given, Option<Passcode>, Lines), String> {
     let (text, mode) = read("--from", path, wait)?;
-    let mut given = Given::new();
+    let mut given = Given::default();
     let mut passcode = None;
-    let mut lines = Lines::new();
+    let mut lines = Lines::default();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {

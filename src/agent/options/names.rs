@@ -1,7 +1,8 @@
 //! The names of the options of `tunnel`.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
+
+use crate::text::by_name::ByName;
 
 /// The options of `tunnel`, as its page of help shows them and [`options`](crate::text::page::options)
 /// reads them: on the command line, and without the dashes in a file.
@@ -29,4 +30,4 @@ pub const OPTIONS: &str = "  \
 ";
 
 /// What is given for each option, on the command line or in a file.
-pub type Given = BTreeMap<&'static str, OsString>;
+pub type Given = ByName<OsString>;

@@ -11,11 +11,12 @@
 //! - Limits and `passcodeport2` may be missing, other fields are ignored.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
+use std::fmt;
 use std::time::Duration;
 
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::mappings::mapping::{AgentLimits, AgentPort, Mapping, Passcode, Pipe};
@@ -63,6 +64,30 @@ struct Row<'a> {
     idle: Option<Value>,
 }
 
+/// How many members an object has.
+struct Members(usize);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(text: D) -> Result<Self, D::Error> {
+        text.deserialize_map(Members(0))
+    }
+}
+
+impl<'de> Visitor<'de> for Members {
+    type Value = Members;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<Self, A::Error> {
+        while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+            self.0 += 1;
+        }
+        Ok(self)
+    }
+}
+
 /// The mappings that `text` holds, in its order.
 ///
 /// # Errors
@@ -71,12 +96,11 @@ struct Row<'a> {
 pub fn read(text: &[u8]) -> Result<Vec<Mapping>, Vec<String>> {
     // Checked first: serde also takes an array of the members for an object, and the original's
     // parser did not.
-    let members: BTreeMap<Cow<'_, str>, IgnoredAny> =
-        json::read(text).map_err(|fault| vec![fault])?;
+    let Members(members) = json::read(text).map_err(|fault| vec![fault])?;
     let contents: Contents = json::read(text).map_err(|fault| vec![fault])?;
     let rows = match contents.mappings {
         Some(rows) => rows,
-        None if members.is_empty() => Vec::new(),
+        None if members == 0 => Vec::new(),
         // Some other file, or a misspelt one: to take it for an empty list would overwrite it.
         None => return Err(vec!["the list \"mappings\" is missing".to_owned()]),
     };
