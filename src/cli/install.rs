@@ -178,7 +178,8 @@ fn prepare(install: &Install) -> Result<(String, String), String> {
 
 /// Puts the file into the folder, whole or not at all, with the owner and the mode that the service needs.
 fn put(dir: &Path, name: &str, text: &str, replace: bool) -> Result<Put, String> {
-    let path = dir.join(format!("{name}.conf"));
+    let file = format!("{name}.conf");
+    let path = dir.join(&file);
     let failed = |error: io::Error| {
         let sudo = match error.kind() {
             io::ErrorKind::PermissionDenied if !geteuid().is_root() => "; run it again with sudo",
@@ -189,12 +190,19 @@ fn put(dir: &Path, name: &str, text: &str, replace: bool) -> Result<Put, String>
     let folder = folder(dir).map_err(failed)?;
     let old = file::read(&path, LONGEST, None);
     match &old {
-        Ok(old) if old == text.as_bytes() => return Ok(Put::Same),
+        Ok(old) if old == text.as_bytes() => {
+            // Made by hand, it may be such that the service cannot read it.
+            let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let same = openat(&folder, &file, flags, Mode::empty()).map_err(io::Error::from);
+            same.and_then(|same| for_service(&same, 0o640)).map_err(failed)?;
+            return Ok(Put::Same);
+        }
         Ok(_) if !replace => return Err(taken(&path)),
         _ => {}
     }
-    let new = format!(".{name}.{}", std::process::id());
-    let file = format!("{name}.conf");
+    let new = format!(".{name}.new");
+    // One that was killed may have left its own.
+    let _ = unlinkat(&folder, &new, AtFlags::empty());
     let put = write(&folder, &new, text).and_then(|()| match replace {
         true => Ok(renameat(&folder, &new, &folder, &file)?),
         // A link does not take another file's place.

@@ -156,7 +156,7 @@ impl Registry {
     /// # Errors
     /// [`ChangeError`]; the mapping is as before then.
     pub async fn alter(&self, id: &str, alteration: &Alteration) -> Result<Mapping, ChangeError> {
-        let _changing = self.ask()?;
+        let asked = self.ask()?;
         let _turn = self.altering.acquire().await;
         self.check_running()?;
         let id = self.named(id).ok_or(ChangeError::Unknown)?;
@@ -170,6 +170,8 @@ impl Registry {
         if (users, alpn) != (&before.options.users, &before.options.alpn) {
             self.check_tls(&mapping.options)?;
         }
+        // Storing it asks for a place, too.
+        drop(asked);
         self.store(Change::Replace(mapping.clone())).await?;
         pipe.alter(mapping.clone());
         let what = match alteration {

@@ -189,6 +189,8 @@ fn install_puts_the_file_where_the_service_reads_it() {
     let (status, said) = install(&other);
     assert_eq!(status, Some(1));
     assert!(said.contains("is there already, with another tunnel; add --replace"), "{said}");
+    // One that was killed has left this.
+    fs::write(dir.join(".ssh.new"), "passcode=").unwrap();
     let (status, said) = install(&[&other[..], &["--replace"]].concat());
     assert_eq!(status, Some(0), "{said}");
     assert_eq!(fs::read_to_string(&installed).unwrap(), format!("{TEXT}target=localhost:2222\n"));
@@ -204,6 +206,28 @@ fn install_puts_the_file_where_the_service_reads_it() {
     );
     assert_eq!(status, Some(0), "{said}");
     assert_eq!(fs::read_to_string(dir.join("b.conf")).unwrap(), format!("{TEXT}target=t:1\n"));
+}
+
+#[test]
+fn install_lets_the_service_read_what_is_there_already() {
+    let own = Folder::new();
+    let file = own.file("ssh.tunnel", TEXT, 0o600);
+    let dir = own.join("tunnels");
+    let again = || {
+        let dir = dir.to_str().unwrap();
+        let (status, said) = install(&[file.to_str().unwrap(), "--target", "t:1", "--dir", dir]);
+        assert_eq!(status, Some(0), "{said}");
+        fs::metadata(own.join("tunnels/ssh.conf")).unwrap()
+    };
+    let installed = again();
+    if (installed.uid(), installed.mode() & 0o777) != (0, 0o640) {
+        return could_not_run("not root, or no group iofog-connector");
+    }
+    let by_hand = dir.join("ssh.conf");
+    fs::set_permissions(&by_hand, fs::Permissions::from_mode(0o600)).unwrap();
+    std::os::unix::fs::chown(&by_hand, None, Some(0)).unwrap();
+    let found = again();
+    assert_eq!((found.gid(), found.mode()), (installed.gid(), installed.mode()));
 }
 
 #[test]

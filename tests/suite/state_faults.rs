@@ -245,15 +245,25 @@ fn state_that_cannot_be_read_stops_the_start_and_stays() {
 #[test]
 fn changes_that_a_hung_disk_keeps_waiting_keep_nobody_from_asking_for_the_status() {
     let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(1, NEVER);
     let inject = ["-o", "/dev/null", "-e", "inject=fsync:delay_enter=600000000"];
     let Some(hung) = Strace::attach(&daemon, &inject) else { return };
     const WAITING: usize = 128;
     const BEYOND: usize = 20;
     let (told, answers) = std::sync::mpsc::channel();
     thread::scope(|scope| {
-        for _ in 0..WAITING + BEYOND {
+        for number in 0..WAITING + BEYOND {
             let (daemon, told) = (&daemon, told.clone());
-            scope.spawn(move || told.send(daemon.api().post("/api/v2/direct/add", "")).unwrap());
+            // Each has one place, also that which waits for the turn of others first.
+            let members = format!(r#"{{"idle": {}}}"#, 1000 + number);
+            let (path, body) = match number % 2 {
+                0 => ("/api/v2/direct/add", String::new()),
+                _ => (
+                    "/api/v2/mapping/change",
+                    form(&[("mappingid", &mapping.id), ("mapping", &members)]),
+                ),
+            };
+            scope.spawn(move || told.send(daemon.api().post(path, &body)).unwrap());
         }
         for _ in 0..BEYOND {
             let message = answers.recv_timeout(PATIENCE).unwrap().failed(503);
