@@ -173,9 +173,14 @@ fn unwritable(path: &Path) -> String {
     match fs::metadata(path) {
         Ok(found) if !may(&found, 0o2) => {
             let is = owner_and_mode(path).unwrap_or_default();
-            let mend = match found.uid() == geteuid().as_raw() {
-                true => format!("chmod u+w {quoted}"),
-                false => format!("as root: chown {name} {quoted}"),
+            // Only a folder of this program's may be given away, and not one that the service's user has.
+            let ours = path
+                .file_name()
+                .is_some_and(|last| last.as_encoded_bytes().starts_with(b"iofog-connector"));
+            let mend = match found.uid() {
+                own if own == geteuid().as_raw() => format!("chmod u+w {quoted}"),
+                0 if ours => format!("as root: chown {name} {quoted}"),
+                _ => format!("run it as root, or name a place where {name} may write"),
             };
             format!("{name} may not write in {quoted}, which {is}; {mend}")
         }
@@ -317,6 +322,10 @@ mod tests {
             let new = closed.with_file_name("new");
             let (said, path) = (writing(&new, &denied()), shown(new.parent().unwrap()));
             assert!(said.contains(&format!("may not write in {path}, which belongs to")), "{said}");
+            assert!(
+                said.ends_with("run it as root, or name a place where nobody may write"),
+                "{said}"
+            );
         })
         .join()
         .unwrap();
