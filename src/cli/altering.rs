@@ -86,6 +86,9 @@ pub(super) fn passcode(
             }
             text.push('\n');
         }
+        text.push_str(
+            "copy the tunnel file to the agent's machine, and install it there with `--replace`\n",
+        );
     }
     text.push_str(
         "tunnels that are open stay; agents that come with the old passcode are refused from now on\n",

@@ -79,6 +79,10 @@ pub fn end(bytes: &[u8]) -> Result<Option<usize>, NoHeader> {
 /// [`NoHeader`].
 pub fn source(header: &[u8]) -> Result<Option<SocketAddr>, NoHeader> {
     let source = if header.starts_with(SIGNATURE) {
+        // With LOCAL whatever family and addresses follow mean nothing, a torn one either.
+        if header.get(SIGNATURE.len()) == Some(&0x20) {
+            return Ok(None);
+        }
         let header = Header::try_from(header).map_err(|_| NoHeader)?;
         match (header.command, header.protocol, &header.addresses) {
             (Command::Proxy, Protocol::Stream, Addresses::IPv4(of)) => {
@@ -160,6 +164,8 @@ mod tests {
             (two(1, 0x21, &mapped), "192.0.2.7:0"),
             (two(0, 0x11, &four), ""),
             (two(0, 0, &[]), ""),
+            (two(0, 0x11, &[]), ""),
+            (two(0, 0x21, &four[..3]), ""),
             (two(1, 0x12, &four), ""),
             (two(1, 0x31, &unix), ""),
         ] {
