@@ -83,16 +83,13 @@ pub(super) fn run(install: &Install) -> ExitCode {
         ));
     };
     for command in commands {
-        let mut words = command.split(' ');
-        let program = words.next().unwrap_or_default();
-        let done = Command::new(program).args(words).stdout(Stdio::null()).status();
-        if !done.is_ok_and(|status| status.success()) {
+        if !succeeds(&command) {
             complain(format_args!("{shown} is written, but `{command}` failed; {LOG}"));
             return ExitCode::FAILURE;
         }
     }
     print(&format!(
-        "{shown} is written and runs, now and after each boot; `sudo {look}` shows how it does\n"
+        "{shown} is written, and the service is told to run it, now and after each boot; `sudo {look}` shows how it does\n"
     ))
 }
 
@@ -107,10 +104,8 @@ fn service(name: &str, put: &Put) -> Option<(Vec<String>, String)> {
         return Path::new(&script).exists().then(|| (vec![format!("{script} reload")], status));
     }
     // One process would run again what has units of its own, and a unit what the process has.
-    let asked = |arguments: &[&str]| Command::new("systemctl").args(arguments).output().ok();
-    let each = asked(&["list-units", "--plain", "--no-legend", "iofog-connector-tunnel@*"]);
-    let all = asked(&["is-active", "--quiet", ALL]).is_some_and(|active| active.status.success());
-    let (unit, verb, look) = if all || each.is_none_or(|each| each.stdout.is_empty()) {
+    let is_active = |unit| succeeds(&format!("systemctl is-active --quiet {unit}"));
+    let (unit, verb, look) = if is_active(ALL) || !is_active("iofog-connector-tunnel@*") {
         let look = "iofog-connector tunnels status".to_owned();
         (ALL.to_owned(), "reload-or-restart", look)
     } else {
@@ -121,6 +116,20 @@ fn service(name: &str, put: &Put) -> Option<(Vec<String>, String)> {
     };
     let enable = format!("systemctl enable --quiet {unit}");
     Some((vec![enable, format!("systemctl {verb} {unit}")], look))
+}
+
+/// Runs the command, words with a space between them; whether it ended well.
+fn succeeds(command: &str) -> bool {
+    let mut words = command.split(' ');
+    let program = words.next().unwrap_or_default();
+    let done = Command::new(program).args(words).stdout(Stdio::null()).status();
+    done.is_ok_and(|status| status.success())
+}
+
+/// Whether the service does not see this file: its unit has other folders there, or none.
+fn is_hidden(path: &Path) -> bool {
+    ["/home", "/root", "/tmp", "/etc/iofog-connector"].iter().any(|folder| path.starts_with(folder))
+        && !path.starts_with(TUNNELS)
 }
 
 /// The tunnel's name and its file's text, checked by the reader that `tunnel` has.
@@ -151,6 +160,15 @@ fn prepare(install: &Install) -> Result<(String, String), String> {
     if let Some(path) = relative {
         return Err(format!(
             "{}: {} is the name of a file from some folder, and the service runs in another; give its whole path",
+            from.display(),
+            path.display()
+        ));
+    }
+    let is_own = install.dir.as_deref().is_none_or(|dir| dir == Path::new(TUNNELS));
+    let hidden = options.files().find(|path| is_own && is_hidden(path));
+    if let Some(path) = hidden {
+        return Err(format!(
+            "{}: the service does not see {}; put it into {TUNNELS}, where its group may read it, and name that",
             from.display(),
             path.display()
         ));

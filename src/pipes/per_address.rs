@@ -1,16 +1,17 @@
 //! How many users of one address a pipe has, waiting and served (the mapping's `usersperaddress`).
 
+use std::cell::RefCell;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::rc::Rc;
 
 use crate::net::address::network_number;
 use crate::runtime::Numbered;
 
 /// The users of each address: an IPv4 address or an IPv6 /64.
 #[derive(Clone, Default)]
-pub struct PerAddress(Arc<Mutex<Numbered<u16>>>);
+pub struct PerAddress(Rc<RefCell<Numbered<u16>>>);
 
-/// One user of an address; one less when dropped, on whichever thread its session ends.
+/// One user of an address; one less when dropped.
 pub struct OfAddress {
     network: u64,
     all: PerAddress,
@@ -20,7 +21,7 @@ impl PerAddress {
     /// One more user from `address`; `None` if there are as many as may be.
     pub fn take(&self, address: IpAddr, most: u16) -> Option<OfAddress> {
         let network = network_number(address);
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.borrow_mut();
         let count = all.get(network).copied().unwrap_or_default();
         if count >= most {
             return None;
@@ -32,7 +33,7 @@ impl PerAddress {
 
 impl Drop for OfAddress {
     fn drop(&mut self) {
-        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.0.borrow_mut();
         if let Some(count @ 2..) = all.remove(self.network) {
             all.insert(self.network, count - 1);
         }
@@ -55,6 +56,6 @@ mod tests {
         let _six = (take("2001:db8:1:2::1"), take("2001:db8:1:2::2"));
         assert!(take("2001:db8:1:2::3").is_none() && take("2001:db8:1:3::1").is_some());
         drop((again, _two));
-        assert_eq!(all.0.lock().unwrap().len(), 1);
+        assert_eq!(all.0.borrow().len(), 1);
     }
 }

@@ -35,6 +35,8 @@ struct Proven {
     version: Version,
     /// What followed the passcode at once.
     early: Vec<Box<[u8]>>,
+    /// The passcode, which may be replaced before there is a slot.
+    offer: Offer,
 }
 
 /// Why a connection did not prove its passcode.
@@ -102,7 +104,7 @@ async fn admit(
     // It counts as a stranger until it is known whether it gets a slot.
     let stranger = pipe.unauthenticated.join(Some(peer.ip()), tcp_info::round_trip(&socket));
     let proven = authenticate(pipe, side, socket, peer, &stranger).await;
-    let Proven { stream, version, early } = match proven {
+    let Proven { stream, version, early, offer } = match proven {
         Ok(proven) => proven,
         Err(why) => {
             let has_spoken = stranger.has_spoken();
@@ -124,6 +126,11 @@ async fn admit(
         pipe.refuse_agent(stream, &refused::FULL, side, peer).await;
         return None;
     };
+    if !matches!(check(pipe, side, &offer), Checked::Proven(_)) {
+        drop(slot);
+        pipe.refuse_agent(stream, &refused::WRONG_PASSCODE, side, peer).await;
+        return None;
+    }
     let mut tunnel = Box::new(Tunnel::new(stream, version, peer, slot, file));
     tunnel.greet(early).is_ok().then_some(tunnel)
 }
@@ -202,12 +209,10 @@ async fn prove(
             Err(error) => return Err(Unproven::Gone(error)),
             Ok(received) => {
                 stranger.spoke();
-                // It may have been replaced since.
-                let proves = |offered: &[u8]| pipe.agent(side, |of| of.passcode.matches(offered));
-                match offer.check(proves) {
+                match check(pipe, side, &offer) {
                     Checked::Proven(version) => {
                         stream.trust();
-                        return Ok(Proven { stream, version, early });
+                        return Ok(Proven { stream, version, early, offer });
                     }
                     Checked::Incomplete if received == Received::Ended && offer.is_empty() => {
                         return Err(Unproven::Gone(io::ErrorKind::UnexpectedEof.into()));
@@ -222,6 +227,11 @@ async fn prove(
             }
         }
     }
+}
+
+/// What it proves by the passcode of now, which may have been replaced since it came.
+fn check(pipe: &Pipe, side: usize, offer: &Offer) -> Checked {
+    offer.check(|offered| pipe.agent(side, |of| of.passcode.matches(offered)))
 }
 
 /// A slot for one more tunnel of `side`; at the limit that of the most overdue one, or one

@@ -14,6 +14,7 @@ use crate::net::stream::Detached;
 use crate::os::FileGuard;
 use crate::pipes::cut::Cut;
 use crate::pipes::pairing::Partner;
+use crate::pipes::per_address::OfAddress;
 use crate::pipes::pipe::Pipe;
 use crate::pipes::record::About;
 use crate::pipes::slot::Slot;
@@ -37,8 +38,11 @@ struct Taken<'a> {
 /// Where a user comes from, and where it has come to.
 type UserAddresses = (SocketAddr, SocketAddr);
 
+/// What a session takes for its partner: a tunnel's, or a place among the users of its address.
+type Far<'a> = (Option<Taken<'a>>, Option<OfAddress>);
+
 /// A session that a worker carries: what it has taken, and its relay.
-type Begun<'a> = ((Taken<'a>, Option<Taken<'a>>), Task<io::Result<(Ended, Option<Draining>)>>);
+type Begun<'a> = ((Taken<'a>, Far<'a>), Task<io::Result<(Ended, Option<Draining>)>>);
 
 /// A tunnel that a worker reads, discarding what comes.
 struct Draining {
@@ -221,13 +225,13 @@ fn begin(
     let (far, far_held, far_taken, far_file) = match partner {
         Partner::Tunnel(other) => {
             let (endpoint, held, taken, file) = agent_endpoint(pipe, 1, other, None);
-            (endpoint, held, Some(taken), (file, None))
+            (endpoint, held, (Some(taken), None), file)
         }
         Partner::User(user) => {
             let User { mut stream, file, of_address, .. } = *user;
             stream.trust();
             let endpoint = Endpoint { stream: stream.detach(), protocol: Protocol::Raw };
-            (endpoint, Vec::new(), None, (file, of_address))
+            (endpoint, Vec::new(), (None, of_address), file)
         }
     };
     let alive = pipe.relays.0.borrow().clone();

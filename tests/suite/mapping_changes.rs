@@ -213,6 +213,18 @@ fn new_passcode_counts_from_the_answer_on_and_tunnels_stay(mode: Mode) {
     assert_eq!((new.len(), stored(&daemon, &mapping)["passcodeport1"].clone()), (36, json!(new)));
     assert!(!begun.is_accepted(&mapping.passcode1[20..]));
     assert!(!daemon.agent(mapping.port1).is_accepted(&mapping.passcode1));
+    // Nor is one that has proved the old one before, and waits for a place.
+    let one = daemon.api().add_public(1, NEVER);
+    let session = daemon.session(&one);
+    let mut next = daemon.agent(one.port1);
+    next.send(one.passcode1.as_bytes());
+    until("it waits", || {
+        let state = daemon.api().state_of(&one).unwrap().to_string();
+        state.contains("maxconnections)")
+    });
+    renewed(&daemon, &one, 1);
+    drop(session);
+    assert!(!next.is_accepted(""));
     // The one that was there stays, and is given a user.
     waits.beat_and_answer();
     let mut user = daemon.user(&mapping);

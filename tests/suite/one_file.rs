@@ -266,6 +266,24 @@ fn install_checks_first_and_changes_nothing_after_a_fault() {
 }
 
 #[test]
+fn install_refuses_files_that_the_service_does_not_see() {
+    let own = Folder::new();
+    for path in ["/root/ca.pem", "/home/me/ca.pem", "/tmp/ca.pem", "/etc/iofog-connector/ca.pem"] {
+        let file = own.file("hidden.tunnel", format!("{TEXT}ca={path}\n"), 0o600);
+        let arguments = [file.to_str().unwrap(), "--target", "t:1"];
+        let (status, said) = install(&arguments);
+        assert_eq!(status, Some(2), "{said}");
+        let fault = format!("does not see {path}; put it into /etc/iofog-connector/tunnels,");
+        assert!(said.contains(&fault), "{said}");
+        // Whoever names a folder runs it.
+        let dir = own.join("tunnels");
+        let (status, said) =
+            install(&[&arguments[..], &["--replace", "--dir", dir.to_str().unwrap()]].concat());
+        assert_eq!(status, Some(0), "{said}");
+    }
+}
+
+#[test]
 fn install_writes_into_no_folder_of_somebody_else() {
     let own = Folder::new();
     let file = own.file("ssh.tunnel", TEXT, 0o600);
