@@ -91,11 +91,12 @@ async fn live(
     logging: &Logging,
 ) -> io::Result<()> {
     let signals = Signals::new()?;
+    let tell_limits = || connector.health().tell_limits();
     let tasks = LocalExecutor::new();
     let (ask, asked) = smol::channel::bounded(1);
     tasks.spawn(signals.pass_on(ask).boxed_local()).detach();
     let (stop, stopped) = smol::channel::bounded(1);
-    tasks.spawn(upkeep(logging, || connector.health().tell_limits()).boxed_local()).detach();
+    tasks.spawn(upkeep(logging, &tell_limits).boxed_local()).detach();
     if let Some(interval) = os::watchdog_interval() {
         tasks.spawn(watchdog(notifier, interval).boxed_local()).detach();
     }
@@ -105,11 +106,11 @@ async fn live(
         connector.reload();
     };
     let by_signal = async {
-        asked_to_stop(&asked, reload).await;
+        asked_to_stop(&asked, &reload).await;
         stop.close();
         notifier.stopping(options.drain);
         // A second signal means: do not wait.
-        asked_to_stop(&asked, reload).await;
+        asked_to_stop(&asked, &reload).await;
         Ok(())
     };
     let work = or(job.live(connector, options.drain, &tasks, stopped), by_signal);

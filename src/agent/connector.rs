@@ -67,6 +67,8 @@ pub(super) struct Connector {
 pub(super) enum Stage {
     /// It takes sessions.
     Working,
+    /// Its local port cannot be opened; that is tried again.
+    Failed,
     /// It takes no more, and lets those that run finish.
     Draining,
     Over,
@@ -200,7 +202,7 @@ impl Connector {
     }
 
     /// Returns once this is so; it is looked at whenever something has changed.
-    pub(super) async fn when(&self, is_so: impl Fn() -> bool) {
+    pub(super) async fn when(&self, is_so: &dyn Fn() -> bool) {
         loop {
             let changed = self.changed.listen();
             if is_so() {

@@ -89,8 +89,8 @@ impl<'a> Job<'a> {
             Level::Info,
             "stopping: {left} left, with {patience} ms to finish"
         );
-        let finished = connector.when(|| connector.sessions() == 0);
-        until(Instant::now() + drain, finished).await;
+        let finished = || connector.sessions() == 0;
+        until(Instant::now() + drain, connector.when(&finished)).await;
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{Level, Log};
 use serde_json::{Value, json};
@@ -23,12 +23,13 @@ use super::life::Job;
 use super::options::Options;
 use super::process::{FAULTY, OWN_FILES, asked_to_stop, refuse, share, upkeep, watchdog};
 use super::proof::Proof;
+use super::serve::closed;
 use super::shared::Shared;
 use crate::config::folders::TUNNELS_SOCKET;
 use crate::limits;
 use crate::logging::{ALWAYS, Logging, Utc};
 use crate::os::{self, Files, Instance, Notifier, Signals, memory};
-use crate::runtime::{self, Io, aside, sleep};
+use crate::runtime::{self, Backoff, Io, aside, sleep, until};
 use crate::text::{counted, reason};
 
 /// How a file in the folder ends that holds a tunnel's options.
@@ -70,7 +71,8 @@ pub fn run(folder: &Path, run: &Path) -> ExitCode {
         log::warn!(target: ALWAYS, "{warning}");
     }
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let lookups = [(cores / 2).clamp(1, limits::LOOKUPS), cores];
+    // Two at least, or one name without an answer would hold up all others.
+    let lookups = [(cores / 2).clamp(1, limits::LOOKUPS), cores.max(2)];
     let tunnels = Tunnels {
         folder: folder.into(),
         shared: share(prepared.files, OWN_FILES + MORE_FILES, lookups),
@@ -199,11 +201,12 @@ async fn live(
     let signals = Signals::new()?;
     let socket = Io::new(socket)?;
     let notifier = Notifier::from_env();
+    let look_after = || tunnels.look_after(&notifier);
     let tasks = LocalExecutor::new();
     let (ask, asked) = smol::channel::bounded(1);
     let (again, read_again) = smol::channel::bounded(1);
     tasks.spawn(signals.pass_on(ask).boxed_local()).detach();
-    tasks.spawn(upkeep(logging, || tunnels.look_after(&notifier)).boxed_local()).detach();
+    tasks.spawn(upkeep(logging, &look_after).boxed_local()).detach();
     if let Some(interval) = os::watchdog_interval() {
         tasks.spawn(watchdog(&notifier, interval).boxed_local()).detach();
     }
@@ -220,10 +223,10 @@ async fn live(
         };
         // One that waits stands for all that come meanwhile.
         let reload = || _ = again.try_send(());
-        or(reading, asked_to_stop(&asked, reload)).await;
+        or(reading, asked_to_stop(&asked, &reload)).await;
         notifier.stopping(tunnels.begin_to_stop());
         // A second signal means: do not wait.
-        or(tunnels.are_over(), asked_to_stop(&asked, || {})).await;
+        or(tunnels.are_over(), asked_to_stop(&asked, &|| {})).await;
         Ok(())
     };
     let ended = or(work, runtime::run(|| tasks.tick())).await;
@@ -231,22 +234,37 @@ async fn live(
     ended
 }
 
-/// One tunnel's life.
+/// One tunnel's life. A local port that cannot be opened is tried again, and at once when the folder
+/// is read again.
 async fn tunnel(connector: Rc<Connector>, options: Rc<Options>, stopped: Receiver<()>) {
     let health = connector.health();
-    match Job::new(&connector, &options) {
-        Ok((job, what, warning)) => {
-            for warning in options.warnings.iter().chain(&warning) {
-                say!(health, Level::Warn, "{warning}");
+    let mut retry = Backoff::new(limits::PORT_RETRY);
+    let mut said = String::new();
+    while !stopped.is_closed() {
+        match Job::new(&connector, &options) {
+            Ok((job, what, warning)) => {
+                connector.reach(Stage::Working);
+                for warning in options.warnings.iter().chain(&warning) {
+                    say!(health, Level::Warn, "{warning}");
+                }
+                say!(health, Level::Info, "{what}");
+                let tasks = LocalExecutor::new();
+                let life = job.live(&connector, options.drain, &tasks, stopped);
+                if let Err(error) = or(life, runtime::run(|| tasks.tick())).await {
+                    say!(health, Level::Error, "it cannot go on: {}", reason::words(&error));
+                }
+                break;
             }
-            say!(health, Level::Info, "{what}");
-            let tasks = LocalExecutor::new();
-            let life = job.live(&connector, options.drain, &tasks, stopped);
-            if let Err(error) = or(life, runtime::run(|| tasks.tick())).await {
-                say!(health, Level::Error, "it cannot go on: {}", reason::words(&error));
+            Err(fault) => {
+                connector.reach(Stage::Failed);
+                if said != fault {
+                    say!(health, Level::Error, "{fault}; it is tried again until it opens");
+                    said = fault;
+                }
+                let asked = or(connector.changed.listen(), closed(&stopped));
+                until(Instant::now() + retry.pause(), asked).await;
             }
         }
-        Err(fault) => say!(health, Level::Error, "{fault}; tried again at SIGHUP"),
     }
     connector.reach(Stage::Over);
 }
@@ -268,10 +286,12 @@ impl Tunnels {
 
     /// Does what the folder says: what is new starts, what is gone drains, what has changed is
     /// replaced, the rest is not touched but for its certificates and its passcode, which are read
-    /// again. What has a fault is said, and stays as it was.
+    /// again. What has a fault is said, and stays as it was. All that ends has closed its local port
+    /// before anything starts, since any may have given its port to any other.
     async fn follow<'t>(&'t self, found: Found, tasks: &LocalExecutor<'t>) {
         self.faulty.take();
         let [mut new, mut gone, mut changed] = [0, 0, 0];
+        let mut starting = Vec::new();
         let is_gone = |name: &str| found.iter().all(|(there, _)| there != name);
         for running in self.running.borrow().iter().filter(|running| running.is_current()) {
             if is_gone(running.name()) {
@@ -293,11 +313,7 @@ impl Tunnels {
                     }
                     match Connector::new(&name, &options, &self.shared, None) {
                         Ok(connector) => {
-                            match self.stop(&name).await {
-                                true => changed += 1,
-                                false => new += 1,
-                            }
-                            self.start(connector, options, tasks);
+                            starting.push((connector, options));
                             continue;
                         }
                         Err(fault) => format!("{}/{name}{ENDING}: {fault}", self.folder.display()),
@@ -314,6 +330,16 @@ impl Tunnels {
                     say!(health, Level::Error, "{fault}; the tunnel stays as it was");
                 }
             }
+        }
+        for (connector, _) in &starting {
+            match self.stop(connector.health().name()) {
+                true => changed += 1,
+                false => new += 1,
+            }
+        }
+        self.have_closed_ports().await;
+        for (connector, options) in starting {
+            self.start(connector, options, tasks);
         }
         let all = self.running.borrow().iter().filter(|running| running.is_current()).count();
         let faulty = self.faulty.borrow().len();
@@ -339,15 +365,21 @@ impl Tunnels {
         Some((found.options.clone(), found.connector.clone()))
     }
 
-    /// Has the tunnel of this name drain, and waits until its local port is closed, for another one
-    /// to open; `false` where there is none.
-    async fn stop(&self, name: &str) -> bool {
-        let Some((_, connector)) = self.current(name) else { return false };
-        for running in self.running.borrow().iter().filter(|running| running.name() == name) {
-            running.stop.close();
+    /// Has the tunnel of this name drain; `false` where there is none.
+    fn stop(&self, name: &str) -> bool {
+        self.running.borrow().iter().any(|running| running.name() == name && running.stop.close())
+    }
+
+    /// Returns once all that were asked to end have closed their local ports.
+    async fn have_closed_ports(&self) {
+        let connectors = |running: &[Running]| -> Vec<_> {
+            let ending = running.iter().filter(|running| !running.is_current());
+            ending.map(|running| running.connector.clone()).collect()
+        };
+        let ending = connectors(&self.running.borrow());
+        for connector in ending {
+            connector.when(&|| connector.stage() != Stage::Working).await;
         }
-        connector.when(|| connector.stage() != Stage::Working).await;
-        true
     }
 
     fn start<'t>(&'t self, connector: Connector, options: Options, tasks: &LocalExecutor<'t>) {
@@ -372,7 +404,7 @@ impl Tunnels {
         let all: Vec<_> =
             self.running.borrow().iter().map(|running| running.connector.clone()).collect();
         for connector in all {
-            connector.when(|| connector.stage() == Stage::Over).await;
+            connector.when(&|| connector.stage() == Stage::Over).await;
         }
     }
 
@@ -397,7 +429,8 @@ impl Tunnels {
         let running = self.running.borrow();
         let is_well = |running: &&Running| {
             let state = running.connector.health().state().0;
-            running.connector.stage() != Stage::Over && ["connected", "listening"].contains(&state)
+            !matches!(running.connector.stage(), Stage::Failed | Stage::Over)
+                && ["connected", "listening"].contains(&state)
         };
         let ill = running.iter().filter(|running| !is_well(running));
         let mut ill: Vec<&str> = ill.map(Running::name).collect();
@@ -449,7 +482,7 @@ impl Running {
         let state = match connector.stage() {
             Stage::Working => state,
             Stage::Draining => "draining",
-            Stage::Over => "failed",
+            Stage::Failed | Stage::Over => "failed",
         };
         let (open, sessions) = (connector.open_tunnels(), connector.sessions());
         let bytes = |from: usize| connector.traffic().bytes[from].load(Ordering::Relaxed);
@@ -474,11 +507,13 @@ impl Running {
 /// Answers whatever is asked with the state, as HTTP.
 fn answer(mut caller: UnixStream, state: &str) -> io::Result<()> {
     caller.set_nonblocking(false)?;
-    caller.set_read_timeout(Some(limits::TELL))?;
+    let deadline = Instant::now() + limits::TELL;
     caller.set_write_timeout(Some(limits::TELL))?;
     let mut asked = [0; 4096];
     let mut count = 0;
     while !asked[..count].ends_with(b"\r\n\r\n") {
+        // No time left is an error here.
+        caller.set_read_timeout(Some(deadline.saturating_duration_since(Instant::now())))?;
         match caller.read(&mut asked[count..])? {
             0 => return Ok(()),
             more => count += more,

@@ -36,7 +36,7 @@ pub(super) fn refuse(fault: &str, status: ExitCode) -> ExitCode {
 }
 
 /// Returns at SIGTERM or SIGINT; at SIGHUP it does this.
-pub(super) async fn asked_to_stop(asked: &Receiver<Ask>, reload: impl Fn()) {
+pub(super) async fn asked_to_stop(asked: &Receiver<Ask>, reload: &dyn Fn()) {
     while asked.recv().await == Ok(Ask::Reload) {
         reload();
     }
@@ -51,7 +51,7 @@ pub(super) async fn watchdog(notifier: &Notifier, interval: Duration) {
 }
 
 /// Writes summaries of repeated log lines, and of limits that were reached.
-pub(super) async fn upkeep(logging: &Logging, tell_limits: impl Fn()) {
+pub(super) async fn upkeep(logging: &Logging, tell_limits: &dyn Fn()) {
     loop {
         sleep(limits::UPKEEP).await;
         tell_limits();

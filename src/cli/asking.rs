@@ -48,7 +48,7 @@ pub(super) fn call(
     let path = format!("/api/v2/{path}");
     match control::call(limits::CONTROL_WAIT, &options.run_dir, method, &path, body) {
         Ok((200, answer)) => Ok(answer),
-        Ok((status, answer)) => Err(match serde_json::from_str::<Failed>(&answer) {
+        Ok((status, answer)) => Err(match crate::text::json::read::<Failed>(answer.as_bytes()) {
             Ok(failed) => failed.errormessage,
             Err(_) => format!("the connector answers {status}"),
         }

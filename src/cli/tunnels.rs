@@ -36,7 +36,7 @@ pub(super) fn status(run: &Path, json: bool) -> ExitCode {
     if json {
         return print(&format!("{state}\n"));
     }
-    match serde_json::from_str::<Value>(&state) {
+    match crate::text::json::read::<Value>(state.as_bytes()) {
         Ok(state) => print(&table(&state)),
         Err(_) => {
             complain("the answer of `tunnels` cannot be read; `--json` shows it");

@@ -63,8 +63,8 @@ pub const FILES_AGAIN: Duration = Duration::from_secs(1);
 /// A limit that was reached is logged at most once in this time.
 pub const LIMIT_TOLD: Duration = Duration::from_secs(60);
 
-/// How long `tunnels` waits for a caller of its status to ask, and to take the answer; the next
-/// caller waits as long.
+/// How long `tunnels` waits for a caller of its status to ask, however it does, and for each write of
+/// the answer; the next caller waits as long.
 pub const TELL: Duration = Duration::from_secs(1);
 
 /// The first and the longest pause between dials while all sessions are in vain: 4 dials a second

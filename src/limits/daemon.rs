@@ -50,7 +50,8 @@ pub const FEWEST_STRANGERS: usize = 8;
 /// are left; 735 of them are 367 mappings, and the others 122 sessions at one time.
 pub const LISTENERS_SHARE: (usize, usize) = (3, 4);
 
-/// The first and the longest pause between attempts to open the port of an inactive mapping.
+/// The first and the longest pause between attempts to open the port of an inactive mapping, or the
+/// local port of one of many tunnels.
 pub const PORT_RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 
 /// Longest answer that the command line takes from the daemon: the status of 32,767 mappings, two

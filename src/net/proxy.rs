@@ -89,8 +89,10 @@ impl FromStr for Proxy {
             }
         };
         let address = address.parse().map_err(|fault| match login {
-            None => format!("{fault}; {FORM}"),
             Some(_) => format!("no HOST:PORT stands after the last @; {FORM}"),
+            // Perhaps user and password, of which the @ was forgotten.
+            None if address.contains(':') => format!("no HOST:PORT stands there; {FORM}"),
+            None => format!("{fault}; {FORM}"),
         })?;
         Ok(Proxy { kind, address, login })
     }
@@ -198,6 +200,9 @@ mod tests {
             ("http://me:SECRET%@proxy:1", "a % in them is written %25"),
             ("http://me:SECRET%fz@proxy:1", "a % in them is written %25"),
             (&long, "may have 255 bytes each"),
+            // The @ was forgotten.
+            ("http://me:SECRET", "no HOST:PORT stands there"),
+            ("me:SECRET", "no HOST:PORT stands there"),
             ("http://proxy", "\"proxy\" has no port"),
             ("", "has no port"),
         ] {

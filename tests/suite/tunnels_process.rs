@@ -5,8 +5,10 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use crate::common::*;
 use rustix::process::{Pid, Signal, kill_process};
@@ -335,6 +337,67 @@ fn local_port_of_a_tunnel_that_is_replaced_is_open_again() {
         greeted(pending);
     }
     assert!(!many.log().contains("another program uses it"), "{}", many.log());
+}
+
+/// The options of a tunnel that listens here, for a connector that it has no need of yet.
+fn listens(local: SocketAddr) -> String {
+    let passcode = "00000000-0000-0000-0000-000000000000";
+    format!("connector=localhost:1\npasscode={passcode}\nlisten={local}\nplain\n")
+}
+
+#[test]
+fn local_ports_that_change_hands_in_one_reload_are_open_at_once() {
+    let daemon = Daemon::new(Mode::Plain);
+    let end = daemon.block.first + daemon.block.len;
+    let [one, two, three] = [1, 2, 3].map(|before| at(end - before));
+    let files = [("a", listens(one)), ("b", listens(two)), ("d", listens(three))];
+    let many = Many::start(&[], &files);
+    let opened = |name: &str, local: SocketAddr| {
+        let line = format!("{name}: listening on {local} ");
+        until(&line, || many.log().contains(&line));
+    };
+    opened("a", one);
+    opened("b", two);
+    opened("d", three);
+    many.put("a", &listens(two));
+    many.put("b", &listens(one));
+    // One that is gone gives its port to one that is new.
+    fs::remove_file(many.folder.join("tunnels/d.conf")).unwrap();
+    many.put("c", &listens(three));
+    many.read_again();
+    assert!(many.log().contains("1 new, 2 changed, 1 gone, 0 with a fault"), "{}", many.log());
+    opened("a", two);
+    opened("b", one);
+    opened("c", three);
+    assert!(!many.log().contains("another program uses it"), "{}", many.log());
+}
+
+#[test]
+fn local_port_that_is_taken_is_said_once_and_opened_when_it_is_free() {
+    let daemon = Daemon::new(Mode::Plain);
+    let local = at(daemon.block.first + daemon.block.len - 1);
+    let taken = TcpListener::bind(local).unwrap();
+    let many = Many::start(&[], &[("one", listens(local))]);
+    let failed = || many.status("one").filter(|it| it["state"] == "failed");
+    let state = eventually("it is shown", failed);
+    assert!(state["lastError"].as_str().unwrap().contains("another program uses it"), "{state}");
+    drop(taken);
+    until("it listens", || many.status("one").is_some_and(|it| it["state"] == "listening"));
+    TcpStream::connect(local).unwrap();
+    assert_eq!(many.log().matches("another program uses it").count(), 1, "{}", many.log());
+}
+
+#[test]
+fn who_asks_for_the_status_byte_by_byte_does_not_keep_others_from_it() {
+    let many = Many::start(&[], &[]);
+    until("it runs", || many.log().contains("no file there ends in .conf"));
+    let mut slow = UnixStream::connect(many.folder.join("run/tunnels.sock")).unwrap();
+    until("it is cut", || {
+        thread::sleep(Duration::from_millis(100));
+        slow.write_all(b"x").is_err()
+    });
+    let output = many.status_command(&["--json"]);
+    assert!(text(&output).contains("\"tunnels\":[]"), "{}", text(&output));
 }
 
 #[test]
