@@ -68,7 +68,9 @@ fn modelled(value: &Value) -> Option<(NewPipe, Further)> {
         match name.as_str() {
             "type" => {}
             "port1" | "port2" => further = Further::Options,
-            "name" | "users" | "alpn" | "allow" | "usersperaddress" | "proxyfrom" | "idle" => further = Further::Options,
+            "name" | "users" | "alpn" | "allow" | "usersperaddress" | "proxyfrom" | "idle" => {
+                further = Further::Options
+            }
             name => {
                 let limits = ["maxconnections", "heartbeatabsencethreshold"];
                 let of = limits.iter().find_map(|limit| name.strip_prefix(limit))?;
