@@ -744,16 +744,17 @@ def systemd_manages_it(root):
     root("systemctl", "restart", "iofog-connector")
 
     step("systemd: an installed tunnel carries users to a service, also after an upgrade")
-    service = socket.create_server(("127.0.0.1", 22022))
+    service = socket.create_server(("127.0.0.1", 0))
+    port = service.getsockname()[1]
     threading.Thread(target=echo, args=(service,), daemon=True).start()
     unit = "iofog-connector-tunnels"
     expect("enabled by itself", root("systemctl", "is-enabled", unit, ok=None)[1].strip(), "disabled")
-    users = installed_tunnel(root, "echo", 22022)
+    users = installed_tunnel(root, "echo", port)
     wait_for("an echo through the pipe", lambda: echoed(users))
     install = ("iofog-connector", "tunnel", "install", "/root/echo.tunnel", "--replace", "--target")
-    root(*install, "127.0.0.1:22023")
+    root(*install, "127.0.0.1:1")
     wait_for("the end of the tunnel to the other target", lambda: not echoed(users))
-    root(*install, "127.0.0.1:22022")
+    root(*install, f"127.0.0.1:{port}")
     wait_for("an echo again", lambda: echoed(users))
     # Files that are replaced while it runs are as hidden as those that were there.
     add_mapping()
@@ -777,7 +778,7 @@ def systemd_manages_it(root):
     root("systemctl", "disable", "--now", unit)
     root("systemctl", "enable", "--now", "iofog-connector-tunnel@echo")
     wait_for("an echo through the pipe", lambda: echoed(users))
-    more = installed_tunnel(root, "more", 22022)
+    more = installed_tunnel(root, "more", port)
     wait_for("an echo through the new pipe", lambda: echoed(more))
     expect("its unit", state_of(root, "iofog-connector-tunnel@more"), "active")
     expect("the unit of all", state_of(root, unit), "inactive")
@@ -791,9 +792,9 @@ def systemd_manages_it(root):
 
 def one_file(root):
     """What the README says, on one machine: a mapping, its file, and that installed."""
-    service = socket.create_server(("127.0.0.1", 22021))
+    service = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=echo, args=(service,), daemon=True).start()
-    users = installed_tunnel(root, "one", 22021)
+    users = installed_tunnel(root, "one", service.getsockname()[1])
     wait_for("an echo through the pipe", lambda: echoed(users))
     state = root("iofog-connector", "tunnels", "status")
     expect("the status shows the tunnel", "one" in state and "connected" in state, True)
