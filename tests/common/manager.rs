@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::net::RecvFlags;
@@ -25,6 +26,15 @@ impl Manager {
     /// What `NOTIFY_SOCKET` is to be.
     pub fn path(&self) -> &str {
         self.path.to_str().unwrap()
+    }
+
+    /// Has a program tell it how it does, and say within 200 ms each that it lives.
+    pub fn watch(&self, program: &mut Command) {
+        program
+            .env("NOTIFY_SOCKET", self.path())
+            .env("WATCHDOG_USEC", "200000")
+            .env_remove("WATCHDOG_PID")
+            .env_remove("JOURNAL_STREAM");
     }
 
     /// The next message with a line that begins with `what`; those before it are passed over.

@@ -19,6 +19,7 @@ mod link;
 mod load;
 mod manager;
 mod ports;
+mod running;
 mod service;
 mod strace;
 mod tls;
@@ -37,6 +38,7 @@ pub use load::{
 };
 pub use manager::Manager;
 pub use ports::PortBlock;
+pub use running::Running;
 pub use service::Service;
 pub use strace::Strace;
 pub use tls::{

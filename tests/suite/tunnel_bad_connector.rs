@@ -2,11 +2,11 @@
 //! from the protocol page, section 5.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 use rustix::net::sockopt;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// A connection that a connector has accepted, authorised or not.
@@ -27,7 +27,7 @@ const SESSION: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 /// A running `tunnel` in a folder of its own; both end when this is dropped.
 struct Tunnel {
-    child: Child,
+    program: Running,
     folder: Folder,
     manager: Manager,
 }
@@ -56,25 +56,19 @@ impl Tunnel {
         let command: Vec<OsString> = wrapper.iter().map(OsString::from).chain(binary()).collect();
         // A name, so that certificates fit.
         let address = format!("localhost:{}", connector.port());
-        let child = Command::new(&command[0])
+        let mut program = Command::new(&command[0]);
+        program
             .args(&command[1..])
             .args(["tunnel", "--connector", &address, "--heartbeat", "300", "--passcode-file"])
             .arg(&passcode)
-            .args(more)
-            .env("NOTIFY_SOCKET", manager.path())
-            .env("WATCHDOG_USEC", "200000")
-            .env_remove("WATCHDOG_PID")
-            .env_remove("JOURNAL_STREAM")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(folder.join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        Tunnel { child, folder, manager }
+            .args(more);
+        manager.watch(&mut program);
+        let program = Running::start(&mut program, folder.join("log")).unwrap();
+        Tunnel { program, folder, manager }
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("log")).unwrap()
+        self.program.log()
     }
 
     /// What it has told the service manager since this was last asked.
@@ -88,24 +82,14 @@ impl Tunnel {
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        self.program.signal(signal);
     }
 
     #[track_caller]
     fn ends_at_sigterm(&mut self) {
         self.signal(Signal::TERM);
-        let status = eventually("it ends", || self.child.try_wait().unwrap());
+        let status = eventually("it ends", || self.program.child.try_wait().unwrap());
         assert_eq!(status.code(), Some(0), "{}", self.log());
-    }
-}
-
-impl Drop for Tunnel {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("--- the tunnel's log\n{}", self.log());
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -841,7 +825,7 @@ fn local_connections_that_have_left_make_room_for_others() {
 
 /// Processor time that a process has used.
 fn used(tunnel: &Tunnel) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", tunnel.child.id())).unwrap();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", tunnel.program.child.id())).unwrap();
     let fields: Vec<u64> = stat
         .rsplit(')')
         .next()

@@ -6,14 +6,14 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use crate::common::*;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 
 in_both_modes!(
     service_that_speaks_first_is_heard,
@@ -50,8 +50,7 @@ const NEVER: u64 = 200_000;
 
 /// A running `tunnel`; it ends when this is dropped.
 struct Tunnel {
-    child: Child,
-    stderr: PathBuf,
+    program: Running,
 }
 
 impl Tunnel {
@@ -72,18 +71,10 @@ impl Tunnel {
     }
 
     fn with(daemon: &Daemon, arguments: &[&str]) -> Self {
-        let stderr = fresh(daemon);
         let command = binary();
-        let child = Command::new(&command[0])
-            .args(&command[1..])
-            .arg("tunnel")
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&stderr).unwrap())
-            .spawn()
-            .unwrap();
-        Tunnel { child, stderr }
+        let mut tunnel = Command::new(&command[0]);
+        tunnel.args(&command[1..]).arg("tunnel").args(arguments);
+        Tunnel { program: Running::start(&mut tunnel, fresh(daemon)).unwrap() }
     }
 
     fn serve(daemon: &Daemon, mapping: &Mapping, target: SocketAddr, more: &[&str]) -> Self {
@@ -93,26 +84,16 @@ impl Tunnel {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(&self.stderr).unwrap()
+        self.program.log()
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        self.program.signal(signal);
     }
 
     #[track_caller]
     fn wait(&mut self) -> ExitStatus {
-        eventually("the tunnel ends", || self.child.try_wait().unwrap())
-    }
-}
-
-impl Drop for Tunnel {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("--- the tunnel's log\n{}", self.log());
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        eventually("the tunnel ends", || self.program.child.try_wait().unwrap())
     }
 }
 
@@ -568,7 +549,7 @@ fn everything_may_restart_in_any_order_under_load(mode: Mode) {
             until("a session is whole", session);
             let pid = daemon.read().unwrap().pid();
             kill_process(pid, Signal::KILL).unwrap();
-            let _ = tunnel.child.kill();
+            let _ = tunnel.program.child.kill();
             target.kill();
             daemon.write().unwrap().kill();
             for part in order {
@@ -595,7 +576,7 @@ fn passcode_is_seen_nowhere(mode: Mode) {
     let service = greeter();
     let tunnel = Tunnel::serve(&daemon, &mapping, service.address, &[]);
     daemon.user(&mapping).expect(b"220 hello\n");
-    let arguments = fs::read(format!("/proc/{}/cmdline", tunnel.child.id())).unwrap();
+    let arguments = fs::read(format!("/proc/{}/cmdline", tunnel.program.child.id())).unwrap();
     for text in [String::from_utf8(arguments).unwrap(), tunnel.log(), daemon.log_text()] {
         assert!(!text.contains(&mapping.passcode1), "{text}");
     }
@@ -614,7 +595,7 @@ fn sigterm_lets_sessions_finish(mode: Mode) {
     until("idle tunnels are closed", || daemon.api().idle(&mapping) == 0);
     let bytes = noise(4, 1 << 20);
     assert_same(&user.exchange(&bytes, bytes.len()), &bytes, "echo");
-    assert!(tunnel.child.try_wait().unwrap().is_none());
+    assert!(tunnel.program.child.try_wait().unwrap().is_none());
     user.finish();
     assert!(user.until_end().is_empty());
     assert_eq!(tunnel.wait().code(), Some(0));
@@ -764,14 +745,12 @@ fn files_of_the_command_line_may_be_pipes(mode: Mode) {
         format!("echo {passcode} | {command} --passcode-file /dev/stdin"),
         format!("{command} --from <(echo passcode={passcode})"),
     ] {
-        let stderr = fresh(&daemon);
-        let child = Command::new("bash")
-            .args(["-c", &format!("trap 'kill $!; wait $!' TERM; {line} & wait $!")])
-            .stderr(File::create(&stderr).unwrap())
-            .stdin(Stdio::null())
-            .spawn();
-        let Ok(child) = child else { return not_installed("bash") };
-        let mut tunnel = Tunnel { child, stderr };
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &format!("trap 'kill $!; wait $!' TERM; {line} & wait $!")]);
+        let Ok(program) = Running::start(&mut shell, fresh(&daemon)) else {
+            return not_installed("bash");
+        };
+        let mut tunnel = Tunnel { program };
         daemon.user(&mapping).expect(b"220 hello\n");
         tunnel.signal(Signal::TERM);
         tunnel.wait();

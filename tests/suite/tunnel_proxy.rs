@@ -1,9 +1,8 @@
 //! `tunnel` by way of a proxy (protocol page, section 5, step 7).
 
-use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -21,8 +20,9 @@ const WRITTEN: &str = "me:p%40ss:w%25rd";
 
 /// A running `tunnel`; it ends when this is dropped.
 struct Tunnel {
-    child: Child,
-    folder: Folder,
+    program: Running,
+    /// Removed after the program has ended.
+    _folder: Folder,
 }
 
 impl Tunnel {
@@ -36,36 +36,22 @@ impl Tunnel {
         {
             tunnel.env_remove(name);
         }
-        let child = tunnel
+        tunnel
             .args(&command[1..])
             .args(["tunnel", "--connections", "1", "--from"])
             .arg(file)
-            .envs(environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(folder.join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        Tunnel { child, folder }
+            .envs(environment.iter().map(|(name, value)| (name, value)));
+        let program = Running::start(&mut tunnel, folder.join("log")).unwrap();
+        Tunnel { program, _folder: folder }
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("log")).unwrap()
+        self.program.log()
     }
 
     #[track_caller]
     fn until_said(&self, what: &str) {
         until(what, || self.log().contains(what));
-    }
-}
-
-impl Drop for Tunnel {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("--- the tunnel's log\n{}", self.log());
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -1,17 +1,17 @@
 //! `iofog-connector tunnels`: all tunnels of a folder in one process (protocol page, section 5,
 //! step 8).
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use crate::common::*;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
 in_both_modes!(
@@ -22,7 +22,7 @@ in_both_modes!(
 
 /// A running `tunnels`; it ends when this is dropped.
 struct Many {
-    child: Child,
+    program: Running,
     folder: Folder,
     manager: Manager,
 }
@@ -37,23 +37,17 @@ impl Many {
         for (name, text) in files {
             folder.file(&format!("tunnels/{name}.conf"), text, 0o600);
         }
-        let child = Command::new(&command[0])
+        let mut program = Command::new(&command[0]);
+        program
             .args(&command[1..])
             .arg("tunnels")
             .arg("--tunnels")
             .arg(folder.join("tunnels"))
             .arg("--run")
-            .arg(folder.join("run"))
-            .env("NOTIFY_SOCKET", manager.path())
-            .env("WATCHDOG_USEC", "200000")
-            .env_remove("WATCHDOG_PID")
-            .env_remove("JOURNAL_STREAM")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(folder.join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        Many { child, folder, manager }
+            .arg(folder.join("run"));
+        manager.watch(&mut program);
+        let program = Running::start(&mut program, folder.join("log")).unwrap();
+        Many { program, folder, manager }
     }
 
     fn put(&self, name: &str, text: &str) {
@@ -61,11 +55,11 @@ impl Many {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("log")).unwrap()
+        self.program.log()
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        self.program.signal(signal);
     }
 
     /// Has it read the folder again, and waits until it has.
@@ -90,19 +84,10 @@ impl Many {
     }
 
     fn process(&self, what: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.program.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(what)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-}
-
-impl Drop for Many {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("--- the log of `tunnels`\n{}", self.log());
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -271,7 +256,7 @@ fn folder_that_is_missing_or_in_use_ends_the_start_with_the_remedy() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("`tunnels` already runs in"), "{said}");
-    assert!(said.contains(&format!("(process {})", many.child.id())), "{said}");
+    assert!(said.contains(&format!("(process {})", many.program.child.id())), "{said}");
     let other = many.folder.join("other");
     let output = run_cli(&["tunnels", "--tunnels", "/none/such", "--run", other.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2));
@@ -302,10 +287,10 @@ fn service_manager_is_told_that_it_is_ready_alive_and_stopping_and_sigterm_lets_
     until("idle tunnels are closed", || daemon.api().idle(&mapping) == 0);
     user.send(b"still here");
     user.expect(b"still here");
-    assert!(many.child.try_wait().unwrap().is_none());
+    assert!(many.program.child.try_wait().unwrap().is_none());
     user.finish();
     user.until_end();
-    let status = eventually("it ends", || many.child.try_wait().unwrap());
+    let status = eventually("it ends", || many.program.child.try_wait().unwrap());
     assert_eq!(status.code(), Some(0));
     assert!(!many.folder.join("run/tunnels.sock").exists());
 }
