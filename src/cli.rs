@@ -46,6 +46,7 @@ fn run(command: Command, options: &Options) -> ExitCode {
         Command::Mapping(request) => mapping::run(&request, options),
         Command::Tunnel(given) => agent::run(given),
         Command::Install(install) => install::run(&install),
+        Command::Remove(remove) => install::remove(&remove),
         Command::Tunnels { folder, run } => agent::run_all(&folder, &run),
         Command::TunnelsStatus { run, json } => tunnels::status(&run, json),
         Command::Version => print(&format!("{VERSION}\nLicence: {}\n", env!("CARGO_PKG_LICENSE"))),

@@ -392,7 +392,9 @@ fn fish_completion_offers_every_command_and_option_where_it_is_allowed_and_no_ot
             None => {
                 let words = behind(" -a ").expect("words").trim_start_matches('"');
                 let words = words.split(['"', '-']).next().unwrap();
-                words.split_whitespace().map(str::to_owned).collect()
+                // Or what a function of the script finds on this machine.
+                let words = words.split_whitespace().filter(|word| !word.starts_with('('));
+                words.map(str::to_owned).collect()
             }
         };
         offers.push((has, lacks, words));

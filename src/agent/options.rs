@@ -10,9 +10,10 @@ use crate::mappings::mapping::Passcode;
 use crate::net::dial::Address;
 use crate::net::proxy::{self, Proxy};
 use crate::tls::Trusted;
-use file::{named, read_options};
+use file::{named, options_of};
 use passcode::passcode;
 
+pub use file::{PUBLIC, read};
 pub use names::{Given, OPTIONS};
 pub use passcode::{PASSCODE, Source};
 
@@ -103,6 +104,26 @@ impl Options {
         wait: Option<Duration>,
     ) -> Result<Self, String> {
         let mut given = given;
+        let file = given.remove("from").map(PathBuf::from);
+        let read = |path: PathBuf| {
+            let (text, mode) = read("--from", &path, wait)?;
+            Ok::<_, String>((path, text, mode))
+        };
+        let file = file.map(read).transpose()?;
+        let file = file.as_ref().map(|(path, text, mode)| (path.clone(), &**text, *mode));
+        Self::of(given, file, &environment, wait)
+    }
+
+    /// The same, with the options file read: its path, its text and its mode.
+    ///
+    /// # Errors
+    /// As [`Options::new`].
+    pub fn of(
+        mut given: Given,
+        file: Option<(PathBuf, &str, u32)>,
+        environment: &dyn Fn(&str) -> Option<OsString>,
+        wait: Option<Duration>,
+    ) -> Result<Self, String> {
         if given.get("proxy").is_some_and(|url| proxy::has_password(&url.to_string_lossy())) {
             return Err(
                 "--proxy would show user and password to everybody on this machine (`ps`); \
@@ -112,8 +133,8 @@ impl Options {
         }
         let mut in_file = None;
         let mut lines = Vec::new();
-        if let Some(path) = given.remove("from").map(PathBuf::from) {
-            let (from_file, passcode, numbers) = read_options(&path, wait)?;
+        if let Some((path, text, mode)) = file {
+            let (from_file, passcode, numbers) = options_of(text, mode, &path)?;
             let place = named("--from", &path);
             in_file = passcode.map(|passcode| (passcode, Source::Options(path)));
             for (name, value) in from_file {
@@ -124,7 +145,7 @@ impl Options {
                 }
             }
         }
-        Self::put_together(&given, in_file, &environment, wait).map_err(|fault| {
+        Self::put_together(&given, in_file, environment, wait).map_err(|fault| {
             let about = fault.split([':', ' ']).next().unwrap_or_default();
             match lines.iter().find(|(name, _)| name == about) {
                 Some((_, line)) => format!("{line}: {fault}"),

@@ -9,7 +9,7 @@ use pico_args::Arguments;
 use serde_json::{Map, Value};
 
 use super::help::{GROUP, Row, TABLE, all_options, first_words, general, summary};
-use super::install::Install;
+use super::install::{Install, Remove};
 use super::mapping::{Add, Request};
 use crate::agent::options as tunnel;
 use crate::config::folders::{Options, TUNNELS, TUNNELS_RUN};
@@ -32,6 +32,7 @@ pub(super) enum Command {
     Mapping(Request),
     Tunnel(tunnel::Given),
     Install(Install),
+    Remove(Remove),
     Tunnels {
         folder: PathBuf,
         run: PathBuf,
@@ -123,6 +124,11 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
             let replace = given.take("replace").is_some();
             let given = given.0.into_iter().map(|(o, v)| (o.name(), v)).collect();
             Command::Install(Install { file: file.into(), given, dir, name, replace })
+        }
+        "tunnel remove" => {
+            let name = next(&mut words).ok_or("`tunnel remove` needs a tunnel's name after it")?;
+            let name = name.to_string_lossy().into_owned();
+            Command::Remove(Remove { name, dir: given.take("dir").map(PathBuf::from) })
         }
         "tunnels" => {
             Command::Tunnels { folder: path(&mut given, "tunnels", TUNNELS), run: tunnels_run }

@@ -58,8 +58,9 @@ impl<'a> Files<'a> {
         };
         let file = format!("{stem}.tunnel");
         let work = if index == 0 { "target localhost:PORT" } else { "listen 127.0.0.1:PORT" };
+        let pipe = if self.public { tunnel::PUBLIC } else { "# One side of a private pipe." };
         let mut text = format!(
-            "# One side of a pipe. On its machine: sudo iofog-connector tunnel install {file} --{work}\n\
+            "{pipe} On its machine: sudo iofog-connector tunnel install {file} --{work}\n\
              connector={}:{port}\npasscode={passcode}\n",
             self.host
         );

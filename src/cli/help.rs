@@ -211,6 +211,16 @@ pub(super) const TABLE: &[Row] = &[
         example: "sudo iofog-connector tunnel install ssh.tunnel --target localhost:22",
     },
     Row {
+        name: "tunnel remove",
+        arguments: "NAME",
+        meaning: "Take an installed tunnel away, and have the service close it",
+        text: "Its file is deleted. With the last one the service is stopped, until the next\n\
+               one is installed.\n",
+        options: "  --dir DIR  Another folder; no service is told then\n",
+        general: false,
+        example: "sudo iofog-connector tunnel remove ssh",
+    },
+    Row {
         name: "tunnels",
         arguments: "",
         meaning: "Run all tunnels of a folder in one process",

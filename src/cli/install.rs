@@ -1,17 +1,20 @@
-//! `tunnel install`: puts a tunnel file where the service reads it, and starts the service (protocol page, section 7,
-//! step 10).
+//! `tunnel install` and `tunnel remove`: put a tunnel file where the service reads it, or take it away, and tell the
+//! service (protocol page, section 7, steps 10 and 11).
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, Mode, OFlags, fchmod, fchown, fstat, linkat, open, openat, renameat, unlinkat,
+    AtFlags, FlockOperation, Mode, OFlags, fchmod, fchown, flock, fstat, linkat, mkdirat, open,
+    openat, renameat, unlinkat,
 };
+use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::exit::BAD;
@@ -19,9 +22,10 @@ use super::user;
 use crate::agent::options as tunnel;
 use crate::config::folders::TUNNELS;
 use crate::limits;
+use crate::os::succeeds;
 use crate::os::terminal::{complain, print};
+use crate::text::file;
 use crate::text::reason::{self, quoted};
-use crate::text::{file, mark};
 
 /// Bytes of a tunnel file at most, as its reader has it.
 const LONGEST: usize = 64 * 1024;
@@ -98,38 +102,149 @@ const LOG: &str = "the journal or syslog says why";
 /// The commands that have the service run it, and the one that shows it; `None` where there is no init system that
 /// has the service.
 fn service(name: &str, put: &Put) -> Option<(Vec<String>, String)> {
-    if !Path::new("/run/systemd/system").exists() {
-        let script = format!("/etc/init.d/{ALL}");
-        let status = "iofog-connector tunnels status".to_owned();
-        return Path::new(&script).exists().then(|| (vec![format!("{script} reload")], status));
-    }
-    // One process would run again what has units of its own, and a unit what the process has.
-    let is_active = |unit| succeeds(&format!("systemctl is-active --quiet {unit}"));
-    let (unit, verb, look) = if is_active(ALL) || !is_active("iofog-connector-tunnel@*") {
-        let look = "iofog-connector tunnels status".to_owned();
-        (ALL.to_owned(), "reload-or-restart", look)
-    } else {
-        let unit = format!("iofog-connector-tunnel@{name}");
-        // What runs already has read the file as it was.
-        let verb = if matches!(put, Put::Replaced) { "restart" } else { "start" };
-        (unit.clone(), verb, format!("systemctl status {unit}"))
+    let Some(script) = script() else {
+        // One process would run again what has units of its own, and a unit what the process has.
+        let (unit, verb, look) = if is("active", ALL) || !is("active", "'iofog-connector-tunnel@*'")
+        {
+            let look = "iofog-connector tunnels status".to_owned();
+            (ALL.to_owned(), "reload-or-restart", look)
+        } else {
+            let unit = own_unit(name);
+            // What runs already has read the file as it was.
+            let verb = if matches!(put, Put::Replaced) { "restart" } else { "start" };
+            (unit.clone(), verb, format!("systemctl status {unit}"))
+        };
+        let enable = format!("systemctl enable --quiet {unit}");
+        return Some((vec![enable, format!("systemctl {verb} {unit}")], look));
     };
-    let enable = format!("systemctl enable --quiet {unit}");
-    Some((vec![enable, format!("systemctl {verb} {unit}")], look))
+    let status = "iofog-connector tunnels status".to_owned();
+    Path::new(&script).exists().then(|| (vec![format!("{script} reload")], status))
 }
 
-/// Runs the command, words with a space between them; whether it ended well.
-fn succeeds(command: &str) -> bool {
-    let mut words = command.split(' ');
-    let program = words.next().unwrap_or_default();
-    let done = Command::new(program).args(words).stdout(Stdio::null()).status();
-    done.is_ok_and(|status| status.success())
+/// The init script of the service, there or not; `None` where systemd runs.
+fn script() -> Option<String> {
+    (!Path::new("/run/systemd/system").exists()).then(|| format!("/etc/init.d/{ALL}"))
+}
+
+/// The unit that runs this tunnel alone.
+fn own_unit(name: &str) -> String {
+    format!("iofog-connector-tunnel@{name}")
+}
+
+/// Whether systemd says that a unit is `active` or `enabled`.
+fn is(what: &str, unit: &str) -> bool {
+    succeeds(&format!("systemctl is-{what} --quiet {unit}"))
+}
+
+/// What to take away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Remove {
+    /// The tunnel's name.
+    pub(super) name: String,
+    /// Where its file is; the service's folder if `None`.
+    pub(super) dir: Option<PathBuf>,
+}
+
+/// Takes the file away, and has the service close the tunnel.
+pub(super) fn remove(Remove { name, dir }: &Remove) -> ExitCode {
+    let own = Path::new(TUNNELS);
+    let dir = dir.as_deref().unwrap_or(own);
+    let path = dir.join(format!("{name}.conf"));
+    let left = match take(dir, name, &path) {
+        Ok(left) => left,
+        Err(fault) => {
+            complain(fault);
+            return ExitCode::FAILURE;
+        }
+    };
+    let shown = path.display();
+    if dir != own {
+        return print(&format!("{shown} is removed; what runs it is to be stopped or reloaded\n"));
+    }
+    let (commands, done) = closing(name, left.is_empty());
+    for command in &commands {
+        if !succeeds(command) {
+            complain(format_args!("{shown} is removed, but `{command}` failed; {LOG}"));
+            return ExitCode::FAILURE;
+        }
+    }
+    print(&format!("{shown} is removed; {done}\n"))
+}
+
+/// The commands that close a tunnel whose file is gone, and what they do; `is_last` if there is no other.
+fn closing(name: &str, is_last: bool) -> (Vec<String>, &'static str) {
+    let mut commands = Vec::new();
+    match script() {
+        Some(script) => {
+            let verb = if is_last { "stop" } else { "reload" };
+            if succeeds(&format!("{script} status")) {
+                commands.push(format!("{script} {verb}"));
+            }
+        }
+        None => {
+            let unit = own_unit(name);
+            if is("active", &unit) || is("enabled", &unit) {
+                commands.push(format!("systemctl disable --quiet --now {unit}"));
+            }
+            match is_last {
+                true if is("active", ALL) || is("enabled", ALL) => {
+                    commands.push(format!("systemctl disable --quiet --now {ALL}"));
+                }
+                false if is("active", ALL) => commands.push(format!("systemctl reload {ALL}")),
+                _ => {}
+            }
+        }
+    }
+    let done = match (commands.is_empty(), is_last) {
+        (true, _) => "the service does not run, so that nothing is to be closed",
+        (false, true) => "it was the last one, so the service is stopped until the next one comes",
+        (false, false) => "the service has closed its tunnels, and others stay as they are",
+    };
+    (commands, done)
+}
+
+/// Removes the file; the names of those that are left.
+fn take(dir: &Path, name: &str, path: &Path) -> Result<Vec<String>, String> {
+    let missing = |left: &[String]| {
+        let there = match left {
+            [] => "none is there".to_owned(),
+            names => format!("there are: {}", names.join(", ")),
+        };
+        format!("no tunnel {name:?} is in {}; {there}", dir.display())
+    };
+    let folder = match folder(dir, false) {
+        Err(error) if reason::is_missing(&error) => return Err(missing(&[])),
+        folder => folder.map_err(|error| failed(path, &error))?,
+    };
+    lock(&folder).map_err(|error| failed(path, &error))?;
+    let gone = match is_name(name) {
+        true => unlinkat(&folder, format!("{name}.conf"), AtFlags::empty()),
+        false => Err(Errno::NOENT),
+    };
+    let mut left = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|error| failed(dir, &error))?.flatten() {
+        let file = entry.file_name();
+        left.extend(file.to_str().and_then(|file| file.strip_suffix(".conf")).map(str::to_owned));
+    }
+    left.sort();
+    match gone {
+        Ok(()) => rustix::fs::fsync(&folder).map_err(|error| failed(path, &error.into()))?,
+        Err(Errno::NOENT) => return Err(missing(&left)),
+        Err(error) => return Err(failed(path, &error.into())),
+    }
+    Ok(left)
 }
 
 /// Whether the service does not see this file: its unit has other folders there, or none.
 fn is_hidden(path: &Path) -> bool {
     ["/home", "/root", "/tmp", "/etc/iofog-connector"].iter().any(|folder| path.starts_with(folder))
         && !path.starts_with(TUNNELS)
+}
+
+/// Whether a tunnel may have this name.
+fn is_name(name: &str) -> bool {
+    let allowed = |letter: u8| letter.is_ascii_alphanumeric() || b"-_.".contains(&letter);
+    (1..=63).contains(&name.len()) && !name.starts_with(['.', '-']) && name.bytes().all(allowed)
 }
 
 /// The tunnel's name and its file's text, checked by the reader that `tunnel` has.
@@ -139,23 +254,46 @@ fn prepare(install: &Install) -> Result<(String, String), String> {
         Some(name) => name.clone(),
         None => from.file_stem().and_then(OsStr::to_str).unwrap_or_default().to_owned(),
     };
-    let allowed = |letter: u8| letter.is_ascii_alphanumeric() || b"-_.".contains(&letter);
-    if name.is_empty()
-        || name.len() > 63
-        || name.starts_with(['.', '-'])
-        || !name.bytes().all(allowed)
-    {
+    if !is_name(&name) {
         return Err(format!(
             "{name:?} cannot be a tunnel's name, which has 1 to 63 of a-z, A-Z, 0-9, -, _ and .; give another with --name"
         ));
     }
-    let mut given = install.given.clone();
-    given.insert("from", from.into());
-    let options =
-        tunnel::Options::new(given, |_| None, Some(limits::PIPE_WAIT)).map_err(|fault| {
-            let sudo = fault.contains(" may not ") && !geteuid().is_root();
-            if sudo { format!("{fault}; or run it again with sudo") } else { fault }
-        })?;
+    if from.extension().is_some_and(|ending| ending == "passcode") {
+        return Err(format!(
+            "{}: this is the passcode alone; the .tunnel file that `mapping add` has written beside it is wanted",
+            from.display()
+        ));
+    }
+    // Read once: what is checked is what is installed.
+    let (text, mode) = tunnel::read("--from", from, Some(limits::PIPE_WAIT)).map_err(|fault| {
+        let file = from.with_extension("tunnel");
+        let may = fault.contains(" may not ") && !geteuid().is_root();
+        match () {
+            () if may => format!("{fault}; or run it again with sudo"),
+            () if !from.exists() && file.exists() => {
+                format!("{}: there is no such file; is it {}?", from.display(), quoted(&file))
+            }
+            () => fault,
+        }
+    })?;
+    if text.starts_with(tunnel::PUBLIC) && install.given.contains_key("listen") {
+        return Err(format!(
+            "{}: it is of a public pipe, whose users connect to the connector itself; install it with --target \
+             HOST:PORT, where the service is",
+            from.display()
+        ));
+    }
+    let options = tunnel::Options::of(
+        install.given.clone(),
+        Some((from.clone(), &text, mode)),
+        &|_| None,
+        Some(limits::PIPE_WAIT),
+    )
+    .map_err(|fault| {
+        let sudo = fault.contains(" may not ") && !geteuid().is_root();
+        if sudo { format!("{fault}; or run it again with sudo") } else { fault }
+    })?;
     let relative = options.files().find(|path| path.is_relative());
     if let Some(path) = relative {
         return Err(format!(
@@ -176,9 +314,6 @@ fn prepare(install: &Install) -> Result<(String, String), String> {
     for warning in &options.warnings {
         complain(format_args!("warning: {warning}"));
     }
-    let text = file::read(from, LONGEST, None)
-        .map_err(|error| format!("{}: {}", from.display(), reason::reading(from, &error)))?;
-    let text = String::from_utf8_lossy(mark::skip(&text));
     let is_replaced = |line: &&str| {
         let name = line.split('=').next().unwrap_or_default().trim();
         install.given.contains_key(name)
@@ -198,14 +333,9 @@ fn prepare(install: &Install) -> Result<(String, String), String> {
 fn put(dir: &Path, name: &str, text: &str, replace: bool) -> Result<Put, String> {
     let file = format!("{name}.conf");
     let path = dir.join(&file);
-    let failed = |error: io::Error| {
-        let sudo = match error.kind() {
-            io::ErrorKind::PermissionDenied if !geteuid().is_root() => "; run it again with sudo",
-            _ => "",
-        };
-        format!("{}: {}{sudo}", path.display(), reason::writing(&path, &error))
-    };
-    let folder = folder(dir).map_err(failed)?;
+    let failed = |error: io::Error| failed(&path, &error);
+    let folder = folder(dir, true).map_err(failed)?;
+    lock(&folder).map_err(failed)?;
     let old = file::read(&path, LONGEST, None);
     match &old {
         Ok(old) if old == text.as_bytes() => {
@@ -242,23 +372,85 @@ fn taken(path: &Path) -> String {
     )
 }
 
-/// The folder of tunnels, made where it is missing. Its parent may belong to the service's user, who could put a link
-/// or a folder of its own in this one's place: root writes into neither.
-fn folder(dir: &Path) -> io::Result<OwnedFd> {
-    if let Some(parent) = dir.parent().filter(|_| fs::symlink_metadata(dir).is_err()) {
-        if !parent.as_os_str().is_empty() {
-            fs::create_dir_all(parent)?;
+fn failed(path: &Path, error: &io::Error) -> String {
+    let sudo = match error.kind() {
+        io::ErrorKind::PermissionDenied if !geteuid().is_root() => "; run it again with sudo",
+        _ => "",
+    };
+    format!("{}: {}{sudo}", path.display(), reason::writing(path, error))
+}
+
+/// Waits for others that change the folder: until this file is closed it is changed by nobody else.
+fn lock(folder: &OwnedFd) -> io::Result<()> {
+    let until = Instant::now() + limits::CONTROL_WAIT;
+    loop {
+        match flock(folder, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            Err(Errno::WOULDBLOCK) => {
+                let why = "somebody else holds its folder (another `tunnel install`?); try again";
+                return Err(io::Error::other(why));
+            }
+            locked => return Ok(locked?),
         }
-        DirBuilder::new().mode(0o750).create(dir)?;
-        for_service(&open(dir, FOLDER, Mode::empty())?, 0o750)?;
     }
-    let folder = open(dir, FOLDER, Mode::empty())?;
+}
+
+/// The folder of tunnels, where it is missing made if `make` says so. Its parents may belong to the service's user, who
+/// could put a link or a folder of its own in their place: root writes into neither. A link is followed only where
+/// nobody but who runs this and root could have put it, and never in the last place.
+fn folder(dir: &Path, make: bool) -> io::Result<OwnedFd> {
+    let root = if dir.is_absolute() { "/" } else { "." };
+    let mut folder = open(root, FOLDER, Mode::empty())?;
+    let mut so_far = PathBuf::new();
+    let mut parts = dir.components().peekable();
+    while let Some(part) = parts.next() {
+        so_far.push(part);
+        if matches!(part, Component::RootDir | Component::CurDir) {
+            continue;
+        }
+        let last = parts.peek().is_none();
+        let flags = if last { FOLDER } else { FOLDER | OFlags::PATH };
+        let open = |flags| openat(&folder, part.as_os_str(), flags, Mode::empty());
+        let next = match open(flags) {
+            Err(Errno::NOENT) if make => {
+                let mode = if last { 0o750 } else { 0o755 };
+                match mkdirat(&folder, part.as_os_str(), Mode::from_raw_mode(mode)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                let made = open(flags)?;
+                if last {
+                    for_service(&made, mode)?;
+                }
+                made
+            }
+            Err(Errno::NOTDIR | Errno::LOOP) if so_far.is_symlink() => {
+                if last || !is_ours_alone(&folder)? {
+                    let link = so_far.display();
+                    let why = format!("{link} is a link; name the folder that it leads to");
+                    return Err(io::Error::other(why));
+                }
+                open(flags.difference(OFlags::NOFOLLOW))?
+            }
+            next => next?,
+        };
+        folder = next;
+    }
     let user = geteuid();
     match fstat(&folder)?.st_uid == user.as_raw() {
         true => Ok(folder),
         false if !user.is_root() => Err(io::ErrorKind::PermissionDenied.into()),
         false => Err(io::Error::other("its folder belongs to another user; chown root it")),
     }
+}
+
+/// Whether only this user and root can put things into the folder.
+fn is_ours_alone(folder: impl AsFd) -> io::Result<bool> {
+    let found = fstat(folder)?;
+    let is_ours = found.st_uid == 0 || found.st_uid == geteuid().as_raw();
+    Ok(is_ours && found.st_mode & 0o022 == 0)
 }
 
 const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);

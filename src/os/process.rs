@@ -1,5 +1,6 @@
 //! The daemon as a process: what is set once at its start, and what happens when it panics.
 
+use std::ffi::CString;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 
@@ -56,6 +57,20 @@ fn raise_file_limit() -> usize {
     usize::try_from(reached).unwrap_or(usize::MAX)
 }
 
+/// Runs a line of the shell without its output, and waits for it; whether it ended well. What is in the line must be
+/// safe there. `std::process::Command` would be 20 KB of the program.
+pub fn succeeds(line: &str) -> bool {
+    let Ok(line) = CString::new(format!("exec {line} >/dev/null")) else { return false };
+    #[expect(
+        unsafe_code,
+        reason = "the C library's own way to run a command has no safe wrapper here"
+    )]
+    // SAFETY: the line ends with a NUL and lives until the call is over. The environment that the command is
+    // given is changed by nobody: this program never sets a variable.
+    let status = unsafe { libc::system(line.as_ptr()) };
+    status == 0
+}
+
 /// Makes a panic in any thread the end of the process: logged, on stderr, then SIGABRT, on
 /// which the init system starts the daemon again. A daemon that has lost one of its threads
 /// would look alive and serve nobody.
@@ -89,6 +104,14 @@ mod tests {
     use crate::testing::folder::Folder;
     use std::fs;
     use std::path::Path;
+
+    #[test]
+    fn a_command_that_fails_or_is_not_there_has_not_succeeded() {
+        for (line, well) in [("true", true), ("false", false), ("test '*' = '*'", true)] {
+            assert_eq!(succeeds(line), well, "{line}");
+        }
+        assert!(!succeeds("/nonexistent 2>/dev/null") && !succeeds("true\0"));
+    }
 
     #[test]
     fn the_file_limit_is_raised_to_the_hard_one() {

@@ -241,6 +241,8 @@ fn install_checks_first_and_changes_nothing_after_a_fault() {
     let wrong = file("wrong.tunnel", &format!("{TEXT}conector=c:1\n"));
     let relative = file("relative.tunnel", &format!("{TEXT}ca=server-cert.pem\n"));
     let listening = file("listening.tunnel", &format!("{TEXT}listen=127.0.0.1:1\n"));
+    let passcode = file("iofog-1.passcode", "s3cret\n");
+    let of_public = file("public.tunnel", &format!("# One side of a public pipe.\n{TEXT}"));
     let missing = own.join("none.tunnel");
     for (arguments, status, fault) in [
         (&[good][..], 2, "--target HOST:PORT (the service that users are to reach) or"),
@@ -253,6 +255,9 @@ fn install_checks_first_and_changes_nothing_after_a_fault() {
         (&[&wrong, "--target", "t:1"], 2, "line 5: unknown option: did you mean connector?"),
         (&[&relative, "--target", "t:1"], 2, "server-cert.pem is the name of a file from some"),
         (&[missing.to_str().unwrap(), "--target", "t:1"], 2, "it does not exist"),
+        (&[&passcode, "--target", "t:1"], 2, "the .tunnel file that `mapping add` has written"),
+        (&[&of_public, "--listen", "127.0.0.1:1"], 2, "it is of a public pipe"),
+        (&[good.trim_end_matches(".tunnel"), "--target", "t:1"], 2, "there is no such file; is it"),
         (&[], 2, "`tunnel install` needs a tunnel's file"),
         (&[good, "more", "--target", "t:1"], 2, "unknown argument \"more\""),
     ] {
@@ -302,6 +307,85 @@ fn install_writes_into_no_folder_of_somebody_else() {
         assert!(said.contains("its folder belongs to another user"), "{said}");
     }
     assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+}
+
+#[test]
+fn install_follows_no_link_that_another_may_have_put() {
+    let own = Folder::new();
+    let file = own.file("ssh.tunnel", TEXT, 0o600);
+    let [open, closed, elsewhere] = ["open", "closed", "elsewhere"].map(|name| own.join(name));
+    for (folder, mode) in [(&open, 0o777), (&closed, 0o755), (&elsewhere, 0o755)] {
+        fs::create_dir(folder).unwrap();
+        fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, folder.join("link")).unwrap();
+    }
+    let to = |dir: &Path| {
+        install(&[file.to_str().unwrap(), "--target", "t:1", "--dir", dir.to_str().unwrap()])
+    };
+    for dir in [open.join("link/tunnels"), closed.join("link"), closed.join("link/")] {
+        let (status, said) = to(&dir);
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains("/link is a link; name the folder that it leads to"), "{said}");
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1, "{dir:?}");
+    }
+    // As whoever has moved /etc/iofog-connector to another disk.
+    let (status, said) = to(&closed.join("link/tunnels"));
+    assert_eq!(status, Some(0), "{said}");
+    assert!(elsewhere.join("tunnels/ssh.conf").exists());
+}
+
+#[test]
+fn installs_and_removals_at_one_time_leave_whole_files_and_nothing_else() {
+    let own = Folder::new();
+    let dir = own.join("tunnels");
+    let dir = dir.to_str().unwrap();
+    let texts: Vec<_> = (0..8).map(|number| format!("{TEXT}# {number}\ntarget=t:1\n")).collect();
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            for (number, text) in texts.iter().enumerate() {
+                let file = own.file(&format!("{number}.tunnel"), text, 0o600);
+                scope.spawn(move || {
+                    let file = file.to_str().unwrap();
+                    let (status, said) =
+                        install(&[file, "--name", "ssh", "--replace", "--dir", dir]);
+                    assert_eq!(status, Some(0), "{said}");
+                });
+            }
+        });
+        let names: Vec<_> = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()).collect();
+        assert_eq!(names, [Path::new(dir).join("ssh.conf")]);
+        assert!(texts.contains(&fs::read_to_string(&names[0]).unwrap()));
+    }
+}
+
+#[test]
+fn removed_tunnel_is_gone_and_a_wrong_name_is_told_which_there_are() {
+    let own = Folder::new();
+    let dir = own.join("tunnels");
+    let to = ["--dir", dir.to_str().unwrap()];
+    let remove = |name: &str| {
+        let output = run_cli(&[&["tunnel", "remove", name][..], &to].concat());
+        (output.status.code(), text(&output))
+    };
+    let (status, said) = remove("ssh");
+    assert!(status == Some(1) && said.contains("no tunnel \"ssh\" is in "), "{said}");
+    assert!(said.contains("; none is there"), "{said}");
+    let file = own.file("x.tunnel", TEXT, 0o600);
+    for name in ["ssh", "db"] {
+        let file = file.to_str().unwrap();
+        let all = [&[file, "--target", "t:1", "--name", name], &to[..]].concat();
+        assert_eq!(install(&all).0, Some(0));
+    }
+    for wrong in ["web", "../x", "../tunnels/ssh", ".ssh"] {
+        let (status, said) = remove(wrong);
+        assert!(status == Some(1) && said.contains("; there are: db, ssh"), "{said}");
+    }
+    let (status, said) = remove("ssh");
+    let gone = dir.join("ssh.conf");
+    assert!(status == Some(0) && said.starts_with(&format!("{} is removed", gone.display())));
+    assert!(!gone.exists() && dir.join("db.conf").exists());
+    let output = run_cli(&["tunnel", "remove"]);
+    assert!(text(&output).contains("`tunnel remove` needs a tunnel's name"));
 }
 
 #[test]

@@ -16,6 +16,9 @@ use crate::text::{file, mark, reason};
 /// The key of the passcode in an options file; no option of the command line, which `ps` shows.
 const PASSCODE_KEY: &str = "passcode";
 
+/// How the file of a public pipe's side begins: for whoever reads it, and for `tunnel install`.
+pub const PUBLIC: &str = "# One side of a public pipe.";
+
 /// Bytes read of an options or passcode file at most.
 const FILE: usize = 64 * 1024;
 
@@ -25,13 +28,13 @@ const LONGEST_PASSCODE: usize = 1024;
 /// The number of the line in which each name stands.
 pub(super) type Lines = ByName<u32>;
 
-/// Reads an options file: one option a line, `name=value`, a flag also without a value. Empty lines
+/// What an options file of this text and mode says: one option a line, `name=value`, a flag also without a value. Empty lines
 /// and lines that begin with `#` are skipped. A name given twice is a fault. Gives also each name's line.
-pub(super) fn read_options(
+pub(super) fn options_of(
+    text: &str,
+    mode: u32,
     path: &Path,
-    wait: Option<Duration>,
 ) -> Result<(Given, Option<Passcode>, Lines), String> {
-    let (text, mode) = read("--from", path, wait)?;
     let mut given = Given::default();
     let mut passcode = None;
     let mut lines = Lines::default();
@@ -112,11 +115,10 @@ pub(super) fn named(option: &str, path: &Path) -> String {
 }
 
 /// The text of a file of at most [`FILE`] bytes, and its mode. `wait` bounds the wait for a pipe.
-pub(super) fn read(
-    option: &str,
-    path: &Path,
-    wait: Option<Duration>,
-) -> Result<(String, u32), String> {
+///
+/// # Errors
+/// A sentence that begins with the option.
+pub fn read(option: &str, path: &Path, wait: Option<Duration>) -> Result<(String, u32), String> {
     let failed = |error: io::Error| {
         let remedy = if reason::is_missing(&error) { "; is its path right?" } else { "" };
         format!("{}: {}{remedy}", named(option, path), reason::reading(path, &error))

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::file::{named, proper, read, read_options};
+use super::file::{named, options_of, proper, read};
 use super::names::Given;
 use crate::mappings::mapping::Passcode;
 use crate::text::reason;
@@ -34,7 +34,10 @@ impl Source {
                 let (text, _) = read("--passcode-file", path, None)?;
                 proper(&text, &named("--passcode-file", path)).map(Some)
             }
-            Source::Options(path) => read_options(path, None).map(|(_, passcode, _)| passcode),
+            Source::Options(path) => {
+                let (text, mode) = read("--from", path, None)?;
+                options_of(&text, mode, path).map(|(_, passcode, _)| passcode)
+            }
             Source::Environment => Ok(None),
         }
     }
