@@ -41,14 +41,14 @@ fn run(command: Command, options: &Options) -> ExitCode {
     match command {
         Command::Start => daemon::run(options),
         Command::Stop => service::stop(options),
-        Command::Status { json, wide } => service::status(&options.run_dir, json, wide),
+        Command::Status { json, wide } => service::status(options, json, wide),
         Command::Check { user } => check::check(options, user.as_deref()),
         Command::Mapping(request) => mapping::run(&request, options),
         Command::Tunnel(given) => agent::run(given),
         Command::Install(install) => install::run(&install),
         Command::Remove(remove) => install::remove(&remove),
         Command::Tunnels { folder, run } => agent::run_all(&folder, &run),
-        Command::TunnelsStatus { run, json } => tunnels::status(&run, json),
+        Command::TunnelsStatus { run, json, wide } => tunnels::status(&run, json, wide),
         Command::Version => print(&format!("{VERSION}\nLicence: {}\n", env!("CARGO_PKG_LICENSE"))),
         Command::Help(page) => print(&page),
     }

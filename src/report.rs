@@ -6,10 +6,12 @@ mod answer;
 mod metrics;
 pub mod status;
 mod table;
+mod tunnels;
 
 pub use answer::Report;
 pub use metrics::{METRICS_TYPE, metrics};
 pub use table::{list, table};
+pub use tunnels::tunnels;
 
 #[cfg(test)]
 mod tests;

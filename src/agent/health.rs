@@ -29,7 +29,7 @@ pub(super) struct Health {
     /// Whether a tunnel was ever authorized.
     ever: Cell<bool>,
     /// What went wrong last, and when.
-    fault: RefCell<Option<(Utc, String)>>,
+    fault: RefCell<Option<Fault>>,
     /// The state in words.
     said: RefCell<String>,
     /// What is wrong with tunnels that the connector accepts.
@@ -59,6 +59,15 @@ enum State {
     Unreachable(String),
     /// It does not accept the passcode; `true` if it once did.
     Refused(bool),
+}
+
+/// What went wrong.
+#[derive(Clone)]
+pub(super) struct Fault {
+    pub(super) what: String,
+    pub(super) at: Utc,
+    /// Since when it is over.
+    pub(super) over: Option<Utc>,
 }
 
 /// The options that set a limit.
@@ -145,11 +154,19 @@ impl Health {
 
     /// Something went wrong.
     pub(super) fn wrong(&self, what: &str) {
-        self.fault.replace(Some((Utc::now(), what.into())));
+        self.fault.replace(Some(Fault { what: what.into(), at: Utc::now(), over: None }));
     }
 
-    /// What went wrong last, and when.
-    pub(super) fn fault(&self) -> Option<(Utc, String)> {
+    /// What went wrong last is over, if its sentence ends so.
+    pub(super) fn over(&self, ending: &str) {
+        if let Some(fault) = self.fault.borrow_mut().as_mut().filter(|it| it.what.ends_with(ending))
+        {
+            fault.over.get_or_insert_with(Utc::now);
+        }
+    }
+
+    /// What went wrong last.
+    pub(super) fn fault(&self) -> Option<Fault> {
         self.fault.borrow().clone()
     }
 
@@ -276,6 +293,9 @@ impl Health {
             State::Refused(_) => Level::Error,
         };
         say!(self, level, "{what}");
+        if state == State::Open {
+            self.over("");
+        }
         self.said.replace(what);
         self.show();
         self.state.replace(state);

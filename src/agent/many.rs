@@ -38,6 +38,9 @@ const ENDING: &str = ".conf";
 /// The socket of the status, a caller there, and the folder while it is read, with a file in it.
 const MORE_FILES: usize = 4;
 
+/// How the fault of a file ends whose tunnel runs.
+const AS_IT_WAS: &str = "; the tunnel stays as it was";
+
 /// Runs all tunnels of `folder` in the foreground until SIGTERM or SIGINT; `run` is for its lock and
 /// the socket on which it tells its state.
 pub fn run(folder: &Path, run: &Path) -> ExitCode {
@@ -116,6 +119,11 @@ impl Running {
     /// Whether it is one of the folder's: nobody has asked it to end.
     fn is_current(&self) -> bool {
         !self.stop.is_closed()
+    }
+
+    /// Whether it is there only until its sessions have finished.
+    fn is_draining(&self) -> bool {
+        !self.is_current() && matches!(self.connector.stage(), Stage::Working | Stage::Draining)
     }
 }
 
@@ -244,6 +252,7 @@ async fn tunnel(connector: Rc<Connector>, options: Rc<Options>, stopped: Receive
         match Job::new(&connector, &options) {
             Ok((job, what, warning)) => {
                 connector.reach(Stage::Working);
+                health.over("");
                 for warning in options.warnings.iter().chain(&warning) {
                     say!(health, Level::Warn, "{warning}");
                 }
@@ -308,6 +317,7 @@ impl Tunnels {
                         was.asks_for_the_same(&options) && connector.stage() != Stage::Over
                     });
                     if let Some((_, connector)) = same {
+                        connector.health().over(AS_IT_WAS);
                         connector.reload();
                         continue;
                     }
@@ -327,7 +337,7 @@ impl Tunnels {
                 }
                 Some((_, connector)) => {
                     let health = connector.health();
-                    say!(health, Level::Error, "{fault}; the tunnel stays as it was");
+                    say!(health, Level::Error, "{fault}{AS_IT_WAS}");
                 }
             }
         }
@@ -427,23 +437,29 @@ impl Tunnels {
     /// How many tunnels there are, and which are not well.
     fn summary(&self) -> String {
         let running = self.running.borrow();
+        let current = running.iter().filter(|running| running.is_current());
         let is_well = |running: &&Running| {
             let state = running.connector.health().state().0;
             !matches!(running.connector.stage(), Stage::Failed | Stage::Over)
                 && ["connected", "listening"].contains(&state)
         };
-        let ill = running.iter().filter(|running| !is_well(running));
+        let ill = current.clone().filter(|running| !is_well(running));
         let mut ill: Vec<&str> = ill.map(Running::name).collect();
         let faulty = self.faulty.borrow();
         ill.extend(faulty.iter().map(|(name, _)| name.as_str()));
-        let all = counted((running.len() + faulty.len()) as u64, "tunnel");
-        match ill.len() {
+        let all = counted((current.count() + faulty.len()) as u64, "tunnel");
+        let mut summary = match ill.len() {
             0 => format!("{all}, all connected"),
             count => {
                 ill.truncate(8);
                 format!("{all}, {count} not connected: {}", ill.join(", "))
             }
+        };
+        let draining = running.iter().filter(|running| running.is_draining()).count();
+        if draining > 0 {
+            summary.push_str(&format!("; {draining} draining"));
         }
+        summary
     }
 
     /// Tells the state to whoever connects to the socket, one after the other.
@@ -465,7 +481,8 @@ impl Tunnels {
     /// The state of all tunnels, without any passcode.
     fn state(&self) -> Value {
         let running = self.running.borrow();
-        let mut tunnels: Vec<_> = running.iter().map(Running::state).collect();
+        let shown = running.iter().filter(|running| running.is_current() || running.is_draining());
+        let mut tunnels: Vec<_> = shown.map(Running::state).collect();
         tunnels.extend(
             self.faulty.borrow().iter().map(
                 |(name, fault)| json!({ "name": name, "state": "faulty", "lastError": fault }),
@@ -480,13 +497,14 @@ impl Running {
         let connector = &self.connector;
         let (state, since) = connector.health().state();
         let state = match connector.stage() {
-            Stage::Working => state,
-            Stage::Draining => "draining",
+            _ if self.is_draining() => "draining",
             Stage::Failed | Stage::Over => "failed",
+            _ => state,
         };
         let (open, sessions) = (connector.open_tunnels(), connector.sessions());
         let bytes = |from: usize| connector.traffic().bytes[from].load(Ordering::Relaxed);
-        let (at, fault) = connector.health().fault().unzip();
+        let fault = connector.health().fault();
+        let time = |time: Option<Utc>| time.map(|time| time.to_string());
         json!({
             "name": self.name(),
             "connector": connector.address().to_string(),
@@ -498,8 +516,9 @@ impl Running {
             "sessions": sessions,
             "bytesIn": bytes(0),
             "bytesOut": bytes(1),
-            "lastError": fault,
-            "lastErrorAt": at.map(|at: Utc| at.to_string()),
+            "lastErrorAt": time(fault.as_ref().map(|fault| fault.at)),
+            "lastErrorOver": time(fault.as_ref().and_then(|fault| fault.over)),
+            "lastError": fault.map(|fault| fault.what),
         })
     }
 }

@@ -134,6 +134,7 @@ impl<'a> Serving<'a> {
         // From the start: if the session never begins, the target must not take that for an orderly end.
         local.break_when_dropped();
         if !self.reachable.replace(true) {
+            self.connector.health().over("");
             let target = self.target.address();
             say!(
                 self.connector.health(),

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::help::{GROUP, Row, TABLE, all_options, first_words, general, summary};
 use super::install::{Install, Remove};
 use super::mapping::{Add, Request};
+use super::remedy;
 use crate::agent::options as tunnel;
 use crate::config::folders::{Options, TUNNELS, TUNNELS_RUN};
 use crate::config::nearest;
@@ -40,6 +41,7 @@ pub(super) enum Command {
     TunnelsStatus {
         run: PathBuf,
         json: bool,
+        wide: bool,
     },
     Version,
     /// The page to show.
@@ -133,9 +135,11 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
         "tunnels" => {
             Command::Tunnels { folder: path(&mut given, "tunnels", TUNNELS), run: tunnels_run }
         }
-        "tunnels status" => {
-            Command::TunnelsStatus { run: tunnels_run, json: given.take("json").is_some() }
-        }
+        "tunnels status" => Command::TunnelsStatus {
+            run: tunnels_run,
+            json: given.flag("json"),
+            wide: given.flag("wide"),
+        },
         _ => {
             return Err(needs(row, &row.followers().map(|(word, _)| word).collect::<Vec<_>>(), ""));
         }
@@ -310,10 +314,7 @@ fn find(words: &[OsString]) -> Result<(&'static Row, usize), String> {
     };
     let Some(row) = first_words().find(|row| row.name == first) else {
         return Err(match (&*first, nearest(&first, &names())) {
-            ("reload" | "restart", _) => format!(
-                "{first} is the service's: `systemctl {first} iofog-connector`, or `service \
-                 iofog-connector {first}`"
-            ),
+            ("reload" | "restart", _) => remedy::is_the_services(&remedy::DAEMON, &first),
             (_, Some(near)) => format!("unknown command {first:?}: did you mean `{near}`?"),
             _ => format!("unknown command {first:?}: the commands are {}", names().join(", ")),
         });
@@ -321,6 +322,13 @@ fn find(words: &[OsString]) -> Result<(&'static Row, usize), String> {
     let Some(second) = words.get(1).map(|word| word.to_string_lossy()) else { return Ok((row, 1)) };
     if let Some((_, follower)) = row.followers().find(|(word, _)| *word == second) {
         return Ok((follower, 2));
+    }
+    match (row.name, &*second) {
+        ("tunnel", "status") => return Err("did you mean `tunnels status`?".into()),
+        ("tunnel" | "tunnels", "start" | "stop" | "reload" | "restart") => {
+            return Err(remedy::is_the_services(&remedy::TUNNELS, &second));
+        }
+        _ => {}
     }
     let followers: Vec<_> = row.followers().map(|(word, _)| word).collect();
     match nearest(&second, &followers) {
@@ -473,6 +481,8 @@ mod tests {
             ("start --config --run /r", "--config needs DIR after it, not \"--run\""),
             ("start --run /a --run /b", "option --run is given twice"),
             ("reload", "reload is the service's: `systemctl reload iofog-connector`"),
+            ("tunnel status", "did you mean `tunnels status`?"),
+            ("tunnels stop", "stop is the service's: `systemctl stop iofog-connector-tunnels`, or"),
             (
                 "mapping add public --heartbeat-threshold 299",
                 "--heartbeat-threshold: 299 is less than 300, the least; 0 is never",

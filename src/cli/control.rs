@@ -139,7 +139,7 @@ impl fmt::Display for ControlError {
                 f,
                 "nobody listens on {}: {}; if it runs elsewhere, name its run folder with --run",
                 socket.display(),
-                remedy::not_running(socket.parent().unwrap_or(socket)).trim_end()
+                remedy::not_running(&remedy::DAEMON, socket.parent().unwrap_or(socket)).trim_end()
             ),
             ControlError::NotPermitted(socket) => write!(
                 f,

@@ -244,6 +244,7 @@ pub(super) const TABLE: &[Row] = &[
         options: "  \
   --run DIR  As `tunnels` was given          [/run/iofog-connector-tunnels]
   --json     The same as JSON
+  --wide     Whole names and all columns
 ",
         general: false,
         example: "sudo iofog-connector tunnels status",

@@ -5,7 +5,26 @@ use std::path::Path;
 
 use rustix::process::geteuid;
 
-use crate::config::folders::Options;
+use crate::config::folders::{RUN, TUNNELS_RUN};
+
+/// What runs in the background.
+pub(super) struct Service {
+    /// As systemd and init scripts call it.
+    name: &'static str,
+    /// What runs it by hand.
+    command: &'static str,
+    /// Its run folder as a service.
+    run: &'static str,
+}
+
+pub(super) const DAEMON: Service =
+    Service { name: "iofog-connector", command: "iofog-connector start", run: RUN };
+
+pub(super) const TUNNELS: Service = Service {
+    name: "iofog-connector-tunnels",
+    command: "iofog-connector tunnels",
+    run: TUNNELS_RUN,
+};
 
 /// Where units are, of the package and of `make install`.
 const UNITS: [&str; 4] = [
@@ -21,31 +40,41 @@ pub(super) fn sudo() -> &'static str {
     if geteuid().is_root() && !is_called_by { "" } else { "sudo " }
 }
 
-/// That the daemon of the run folder `run` does not run, and the command that starts it.
-pub(super) fn not_running(run: &Path) -> String {
-    let start = start(run, Path::new("/"), sudo());
-    format!("iofog-connector is not running; `{start}` starts it\n")
+/// That the service does not run in the run folder `run`, and the command that starts it.
+pub(super) fn not_running(service: &Service, run: &Path) -> String {
+    let start = start(service, run, Path::new("/"), sudo());
+    format!("{} is not running; `{start}` starts it\n", service.name)
 }
 
-/// The command that starts the daemon of the run folder `run` on the machine whose files are in
+/// That `verb` is nothing for this program, and the command of the init system that does it.
+pub(super) fn is_the_services(service: &Service, verb: &str) -> String {
+    let name = service.name;
+    let order = order(service, verb, Path::new("/"), sudo());
+    let order =
+        order.unwrap_or_else(|| format!("systemctl {verb} {name}`, or `service {name} {verb}"));
+    format!("{verb} is the service's: `{order}`")
+}
+
+/// The command that starts the service in the run folder `run` on the machine whose files are in
 /// `root`.
-fn start(run: &Path, root: &Path, sudo: &str) -> String {
-    let is_there = |file: &str| root.join(file).exists();
-    let has_unit =
-        || UNITS.iter().any(|folder| is_there(&format!("{folder}/iofog-connector.service")));
-    match () {
-        // The service has the usual folders.
-        () if run != Options::default().run_dir => {
-            format!("iofog-connector start --run {}", run.display())
-        }
-        () if is_there("run/systemd/system") && has_unit() => {
-            format!("{sudo}systemctl start iofog-connector")
-        }
-        () if is_there("etc/init.d/iofog-connector") => {
-            format!("{sudo}service iofog-connector start")
-        }
-        () => format!("{sudo}iofog-connector start"),
+fn start(service: &Service, run: &Path, root: &Path, sudo: &str) -> String {
+    // The service has the usual folders.
+    if run != Path::new(service.run) {
+        return format!("{} --run {}", service.command, run.display());
     }
+    order(service, "start", root, sudo).unwrap_or_else(|| format!("{sudo}{}", service.command))
+}
+
+/// What has the init system of the machine whose files are in `root` do `verb`; `None` where it does
+/// not have the service.
+fn order(service: &Service, verb: &str, root: &Path, sudo: &str) -> Option<String> {
+    let name = service.name;
+    let is_there = |file: &str| root.join(file).exists();
+    let has_unit = || UNITS.iter().any(|folder| is_there(&format!("{folder}/{name}.service")));
+    if is_there("run/systemd/system") && has_unit() {
+        return Some(format!("{sudo}systemctl {verb} {name}"));
+    }
+    is_there(&format!("etc/init.d/{name}")).then(|| format!("{sudo}service {name} {verb}"))
 }
 
 #[cfg(test)]
@@ -57,23 +86,25 @@ mod tests {
 
     #[test]
     fn not_running_says_how_to_start_by_what_is_there() {
-        let root = Folder::new();
-        let make = |name: &str| {
-            let path = root.join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, "").unwrap();
-        };
-        let run = Options::default().run_dir;
-        let start_here = || start(&run, &root, "sudo ");
-        assert_eq!(start_here(), "sudo iofog-connector start");
-        make("etc/init.d/iofog-connector");
-        assert_eq!(start_here(), "sudo service iofog-connector start");
-        make("lib/systemd/system/iofog-connector.service");
-        assert_eq!(start_here(), "sudo service iofog-connector start", "systemd does not run");
-        make("run/systemd/system/x");
-        assert_eq!(start_here(), "sudo systemctl start iofog-connector");
-        assert_eq!(start(&run, &root, ""), "systemctl start iofog-connector");
-        let other = start(Path::new("/r"), &root, "sudo ");
-        assert_eq!(other, "iofog-connector start --run /r");
+        for service in [&DAEMON, &TUNNELS] {
+            let root = Folder::new();
+            let make = |name: &str| {
+                let path = root.join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, "").unwrap();
+            };
+            let start = |run: &str, sudo| start(service, Path::new(run), &root, sudo);
+            let start_here = || start(service.run, "sudo ");
+            let (name, command) = (service.name, service.command);
+            assert_eq!(start_here(), format!("sudo {command}"));
+            make(&format!("etc/init.d/{name}"));
+            assert_eq!(start_here(), format!("sudo service {name} start"));
+            make(&format!("lib/systemd/system/{name}.service"));
+            assert_eq!(start_here(), format!("sudo service {name} start"), "systemd does not run");
+            make("run/systemd/system/x");
+            assert_eq!(start_here(), format!("sudo systemctl start {name}"));
+            assert_eq!(start(service.run, ""), format!("systemctl start {name}"));
+            assert_eq!(start("/r", "sudo "), format!("{command} --run /r"));
+        }
     }
 }

@@ -11,8 +11,8 @@ use rustix::process::geteuid;
 use super::control::{self, ControlError};
 use super::exit::{NOT_RUNNING, UNKNOWN};
 use super::remedy;
-use crate::config::Config;
 use crate::config::folders::Options;
+use crate::config::{self, Config};
 use crate::limits;
 use crate::os::Instance;
 use crate::os::terminal::{self, complain, print};
@@ -38,11 +38,16 @@ enum Asked {
 
 /// Shows the daemon's state as a table, as wide as the terminal unless it is `wide`, or as the JSON
 /// that the API answers.
-pub(super) fn status(run: &Path, json: bool, wide: bool) -> ExitCode {
+pub(super) fn status(options: &Options, json: bool, wide: bool) -> ExitCode {
+    let run = &*options.run_dir;
     let state = match ask(limits::STATUS_WAIT, run, "GET", "/api/v2/status", "") {
         Asked::Answered(state) => state,
         Asked::NotRunning => {
-            print(&remedy::not_running(run));
+            print(&format!(
+                "{}{}",
+                remedy::not_running(&remedy::DAEMON, run),
+                faulty_settings(&options.config_dir)
+            ));
             return NOT_RUNNING.into();
         }
         Asked::Failed => return UNKNOWN.into(),
@@ -71,7 +76,7 @@ pub(super) fn stop(options: &Options) -> ExitCode {
     match ask(limits::CONTROL_WAIT, &options.run_dir, "POST", "/api/v2/commandline", "command=stop")
     {
         Asked::Answered(_) => {}
-        Asked::NotRunning => return print(&remedy::not_running(&options.run_dir)),
+        Asked::NotRunning => return print(&remedy::not_running(&remedy::DAEMON, &options.run_dir)),
         Asked::Failed => return UNKNOWN.into(),
     }
     let drain = Config::load(&options.config_dir).map_or(DRAIN, |(config, _)| config.drain);
@@ -102,6 +107,27 @@ pub(super) fn stop(options: &Options) -> ExitCode {
         std::thread::sleep(LOOK);
     }
     ExitCode::SUCCESS
+}
+
+/// A line that says so where settings that are there have a fault, which keeps the daemon from starting.
+fn faulty_settings(dir: &Path) -> String {
+    // What this user may not read says nothing about the service.
+    let is_faulty = || match Config::load(dir) {
+        Ok(_) => false,
+        Err(faults) => faults.sentences().iter().any(|fault| !fault.contains(" may not ")),
+    };
+    let file = dir.join(config::FILE);
+    if !file.exists() || !is_faulty() {
+        return String::new();
+    }
+    let (file, sudo) = (file.display(), remedy::sudo());
+    let dir = match dir == Options::default().config_dir {
+        true => String::new(),
+        false => format!(" --config {}", dir.display()),
+    };
+    format!(
+        "{file} has a fault, with which it does not start; `{sudo}iofog-connector check{dir}` shows it\n"
+    )
 }
 
 /// What a stopping daemon still waits for, if it says so.
@@ -158,6 +184,11 @@ mod tests {
         format!("{code:?}") == format!("{:?}", ExitCode::from(expected))
     }
 
+    /// With these folders, and settings that are not there.
+    fn options(run: &Path) -> Options {
+        Options { run_dir: run.into(), config_dir: run.into(), ..Options::default() }
+    }
+
     /// A daemon that answers one request with `body`, and ends a moment later.
     fn daemon(run: &Path, body: &'static str) -> thread::JoinHandle<String> {
         let instance = Instance::take(run).unwrap();
@@ -188,16 +219,29 @@ mod tests {
     #[test]
     fn nobody_there_is_3_for_status_and_0_for_stop() {
         let run = Folder::new();
-        assert!(same(status(&run, false, false), NOT_RUNNING));
-        assert!(same(status(&run, true, false), NOT_RUNNING));
-        assert!(same(stop(&Options { run_dir: run.to_path_buf(), ..Options::default() }), 0));
+        assert!(same(status(&options(&run), false, false), NOT_RUNNING));
+        assert!(same(status(&options(&run), true, false), NOT_RUNNING));
+        assert!(same(stop(&options(&run)), 0));
+    }
+
+    #[test]
+    fn settings_that_keep_the_daemon_from_starting_are_named_with_the_command_that_shows_why() {
+        let dir = Folder::new();
+        assert_eq!(faulty_settings(&dir), "", "none");
+        dir.file(config::FILE, "{\"ports\":[}", 0o600);
+        let said = faulty_settings(&dir);
+        assert!(said.contains("iofog-connector.conf has a fault"), "{said}");
+        assert!(said.contains(&format!("check --config {}` shows it", dir.display())), "{said}");
+        let well = r#"{"ports":["6000-6001"],"exclude":[],"broker":12345,"address":"127.0.0.1","dev":true}"#;
+        dir.file(config::FILE, well, 0o600);
+        assert_eq!(faulty_settings(&dir), "");
     }
 
     #[test]
     fn stop_waits_until_the_daemon_has_ended() {
         let run = Folder::new();
         let daemon = daemon(&run, "{}");
-        assert!(same(stop(&Options { run_dir: run.to_path_buf(), ..Options::default() }), 0));
+        assert!(same(stop(&options(&run)), 0));
         assert_eq!(running(&run), None);
         let request = daemon.join().unwrap();
         assert!(request.starts_with("POST /api/v2/commandline "), "{request}");
@@ -208,10 +252,10 @@ mod tests {
     fn an_answer_of_another_version_or_none_is_4() {
         let run = Folder::new();
         let daemon = daemon(&run, "{\"status\":\"odd\"}");
-        assert!(same(status(&run, false, false), UNKNOWN));
+        assert!(same(status(&options(&run), false, false), UNKNOWN));
         daemon.join().unwrap();
         let instance = Instance::take(&run).unwrap();
-        assert!(same(status(&run, false, false), UNKNOWN), "it runs and nobody listens");
+        assert!(same(status(&options(&run), false, false), UNKNOWN), "it runs and nobody listens");
         drop(instance);
     }
 }

@@ -7,6 +7,9 @@ use crate::logging;
 /// The socket's name in the run directory.
 pub const SOCKET: &str = "control.sock";
 
+/// The run directory of the service.
+pub const RUN: &str = "/run/iofog-connector";
+
 /// The socket's name in the run directory of `tunnels`.
 pub const TUNNELS_SOCKET: &str = "tunnels.sock";
 
@@ -33,7 +36,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             config_dir: "/etc/iofog-connector".into(),
-            run_dir: "/run/iofog-connector".into(),
+            run_dir: RUN.into(),
             log_dir: "/var/log/iofog-connector".into(),
             syslog: logging::SYSLOG.into(),
         }

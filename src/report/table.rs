@@ -245,7 +245,7 @@ fn limits(limits: &LimitsReached) -> impl Iterator<Item = String> {
 }
 
 /// The width of each column, with the gap behind it.
-fn widths(rows: &[Vec<String>]) -> Vec<usize> {
+pub(super) fn widths(rows: &[Vec<String>]) -> Vec<usize> {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     (0..columns).map(|column| width(column).unwrap_or_default() + 2).collect()
@@ -253,7 +253,11 @@ fn widths(rows: &[Vec<String>]) -> Vec<usize> {
 
 /// The rows as lines of at most `width` characters: without as many of the `spared` columns as it
 /// takes, and with the first cells shortened.
-fn aligned(mut rows: Vec<Vec<String>>, width: Option<usize>, spared: &[usize]) -> Vec<String> {
+pub(super) fn aligned(
+    mut rows: Vec<Vec<String>>,
+    width: Option<usize>,
+    spared: &[usize],
+) -> Vec<String> {
     let mut widths = widths(&rows);
     if let (Some(width), false) = (width, widths.is_empty()) {
         let least = widths[0].min(NAME + 2);
@@ -279,7 +283,7 @@ fn aligned(mut rows: Vec<Vec<String>>, width: Option<usize>, spared: &[usize]) -
 }
 
 /// Adds a line, and where it is longer than `width`, further ones that are indented more.
-fn wrapped(text: &mut String, words: &str, width: Option<usize>) {
+pub(super) fn wrapped(text: &mut String, words: &str, width: Option<usize>) {
     let begin = words.len() - words.trim_start().len();
     let (mut length, mut indent) = (0, begin);
     if width.is_none_or(|width| words.chars().count() <= width) {
@@ -301,7 +305,7 @@ fn wrapped(text: &mut String, words: &str, width: Option<usize>) {
 }
 
 /// A number of bytes in three or four digits.
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if count < 1000 {
         return format!("{count} B");

@@ -17,6 +17,7 @@ use serde_json::Value;
 in_both_modes!(
     sighup_starts_what_is_new_drains_what_is_gone_replaces_what_has_changed_and_touches_no_other,
     status_shows_each_tunnel_and_no_passcode,
+    tunnel_that_ends_is_never_shown_as_failed_and_counted_no_more,
     a_new_passcode_is_read_again_without_a_new_tunnel,
 );
 
@@ -160,6 +161,7 @@ fn sighup_starts_what_is_new_drains_what_is_gone_replaces_what_has_changed_and_t
     until("what is gone takes no users", || daemon.api().idle(gone) == 0);
     let draining = many.status("gone").unwrap();
     assert_eq!((&draining["state"], &draining["sessions"]), (&"draining".into(), &1.into()));
+    many.manager.receive("STATUS=3 tunnels, all connected; 2 draining");
     for user in &mut users {
         user.send(b"still here");
         user.expect(b"still here");
@@ -197,10 +199,34 @@ fn status_shows_each_tunnel_and_no_passcode(mode: Mode) {
     let table = String::from_utf8(table.stdout).unwrap();
     assert!(table.lines().any(|line| line.starts_with("well ")), "{table}");
     assert!(!table.contains(&mapping.passcode1) && !many.log().contains(&mapping.passcode1));
+    assert!(table.contains("    last error at 2") && table.contains("Z: connector "), "{table}");
     let json = many.status_command(&["--json"]);
     assert!(!String::from_utf8(json.stdout).unwrap().contains(&mapping.passcode1));
     let mode = fs::metadata(many.folder.join("run/tunnels.sock")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+fn tunnel_that_ends_is_never_shown_as_failed_and_counted_no_more(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(20, 200_000);
+    let service = says(b"hello\n");
+    let file = |more| serves(&daemon, &mapping, service.address, more);
+    let many = Many::start(&[], &[("one", file("connections=1")), ("two", file("connections=1"))]);
+    many.manager.receive("STATUS=2 tunnels, all connected");
+    fs::remove_file(many.folder.join("tunnels/two.conf")).unwrap();
+    many.put("one", &file("connections=2"));
+    many.read_again();
+    until("the new one is alone", || {
+        let output = many.status_command(&["--json"]);
+        let state: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let tunnels = state["tunnels"].as_array().unwrap();
+        assert!(tunnels.iter().all(|one| one["state"] != "failed"), "{state}");
+        tunnels.len() == 1 && tunnels[0]["idle"] == 2
+    });
+    many.manager.receive("RELOADING=1");
+    // It may not be connected yet.
+    let ready = many.manager.receive("READY=1");
+    assert!(ready.contains("STATUS=1 tunnel, ") && !ready.contains("two"), "{ready}");
 }
 
 fn a_new_passcode_is_read_again_without_a_new_tunnel(mode: Mode) {
@@ -238,6 +264,10 @@ fn file_with_a_fault_is_reported_with_its_line_and_skipped_and_a_running_tunnel_
     assert!(log.contains("one.conf: line 4: --heartbeat: \"soon\" is not a number"), "{log}");
     daemon.user(one).expect(b"hello\n");
     daemon.user(two).expect(b"hello\n");
+    assert!(many.status("one").unwrap()["lastErrorOver"].is_null());
+    many.put("one", &file(one));
+    many.read_again();
+    assert!(many.status("one").unwrap()["lastErrorOver"].is_string(), "it is mended");
     // The folder itself.
     let [folder, away] = ["tunnels", "away"].map(|name| many.folder.join(name));
     fs::rename(&folder, &away).unwrap();
@@ -264,6 +294,7 @@ fn folder_that_is_missing_or_in_use_ends_the_start_with_the_remedy() {
     assert!(said.contains("/none/such: there is no such folder; make it with"), "{said}");
     let output = run_cli(&["tunnels", "status", "--run", "/none/such"]);
     assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    assert!(text(&output).contains("`iofog-connector tunnels --run /none/such` starts it"));
 }
 
 #[test]
@@ -366,8 +397,12 @@ fn local_port_that_is_taken_is_said_once_and_opened_when_it_is_free() {
     let failed = || many.status("one").filter(|it| it["state"] == "failed");
     let state = eventually("it is shown", failed);
     assert!(state["lastError"].as_str().unwrap().contains("another program uses it"), "{state}");
+    assert!(state["lastErrorOver"].is_null(), "{state}");
     drop(taken);
-    until("it listens", || many.status("one").is_some_and(|it| it["state"] == "listening"));
+    let listens = || many.status("one").filter(|it| it["state"] == "listening");
+    let state = eventually("it listens", listens);
+    assert!(state["lastErrorOver"].as_str().unwrap().ends_with('Z'), "{state}");
+    assert!(state["lastError"].as_str().unwrap().contains("another program uses it"), "{state}");
     TcpStream::connect(local).unwrap();
     assert_eq!(many.log().matches("another program uses it").count(), 1, "{}", many.log());
 }
