@@ -1,4 +1,4 @@
-//! The table that `tunnels status` prints, as that of [`status`](super::table).
+//! The table that `tunnels status` prints, as that of `status`.
 
 use serde_json::Value;
 
