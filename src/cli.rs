@@ -7,6 +7,7 @@ use crate::agent;
 use crate::config::folders::Options;
 use crate::daemon;
 use crate::os::terminal::{complain, print};
+use crate::text::reason;
 use arguments::{Command, parse};
 use exit::BAD;
 pub use help::VERSION;
@@ -39,7 +40,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 
 fn run(command: Command, options: &Options) -> ExitCode {
     match command {
-        Command::Start => daemon::run(options),
+        Command::Start => start(options),
         Command::Stop => service::stop(options),
         Command::Status { json, wide } => service::status(options, json, wide),
         Command::Check { user } => check::check(options, user.as_deref()),
@@ -52,4 +53,21 @@ fn run(command: Command, options: &Options) -> ExitCode {
         Command::Version => print(&format!("{VERSION}\nLicence: {}\n", env!("CARGO_PKG_LICENSE"))),
         Command::Help(page) => print(&page),
     }
+}
+
+/// Runs the daemon, unless its folder is closed for this user.
+fn start(options: &Options) -> ExitCode {
+    let dir = &options.config_dir;
+    if user::User::is_onlooker(dir)
+        && rustix::fs::access(dir, rustix::fs::Access::EXEC_OK).is_err()
+        && dir.exists()
+    {
+        complain(format_args!(
+            "{} may not use {}: run it with sudo, or give folders of your own (--config, --run, --log)",
+            reason::user(),
+            dir.display()
+        ));
+        return BAD.into();
+    }
+    daemon::run(options)
 }

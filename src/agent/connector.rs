@@ -154,7 +154,13 @@ impl Connector {
         let through = async {
             let connected =
                 until(Instant::now() + limits::PROXY, proxy.connect(dialled?, &self.address));
-            connected.await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+            connected.await.unwrap_or_else(|| {
+                Err(io::Error::other(format!(
+                    "it takes connections, but did not answer within {} s: it is slow, or \
+                     what it connects to does not answer it",
+                    limits::PROXY.as_secs()
+                )))
+            })
         };
         through.await.map_err(|error| {
             let why = match error.kind() {

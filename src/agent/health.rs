@@ -277,12 +277,13 @@ impl Health {
                 format!("connector {address}: {why} (tried again until it answers)")
             }
             State::Refused(true) => format!(
-                "connector {address} no longer accepts the passcode: was the mapping removed, or \
-                 are all its tunnels open elsewhere? Retrying"
+                "connector {address} no longer accepts the passcode: was the mapping removed, has \
+                 `mapping passcode` made a new one, or are all its tunnels open elsewhere? Retrying"
             ),
             State::Refused(false) => format!(
                 "connector {address} does not accept the passcode: it is wrong, or not the one of \
-                 this port (port1, not the users' port2?), or all the mapping's tunnels are open \
+                 this port (port1, not the users' port2?), or `mapping passcode` has made a new one, \
+                 or all the mapping's tunnels are open \
                  elsewhere. Retrying every {} s",
                 limits::REFUSED_AGAIN.as_secs()
             ),

@@ -212,13 +212,12 @@ impl Options {
         let (passcode, source) =
             passcode(given, in_file, environment(PASSCODE), wait, &mut warnings)?;
         let connector = address("connector", connector)?;
-        let variable = |name: &str| environment(name)?.into_string().ok();
         let proxy = match given.get("proxy") {
             Some(url) => {
                 let proxy = url.to_string_lossy().parse();
                 Some(proxy.map_err(|fault: String| format!("--proxy: {fault}"))?)
             }
-            None => proxy::from_environment(&connector, variable)?,
+            None => proxy::from_environment(&connector, environment)?,
         };
         Ok(Options {
             connector,

@@ -6,7 +6,7 @@ use log::Level;
 
 use crate::config::Config;
 use crate::config::folders::Options;
-use crate::logging::{ALWAYS, Logging};
+use crate::logging::{ALWAYS, Logging, Utc};
 use crate::pipes::shared::Shared;
 
 /// Puts the files' current settings and certificates in force, as far as that is possible without a
@@ -20,13 +20,26 @@ pub(super) fn reload(options: &Options, shared: &Shared, logging: &Logging) -> V
     let (mut new, warnings) = match Config::load(&options.config_dir) {
         Ok(loaded) => loaded,
         Err(faults) => {
-            for fault in faults.sentences() {
-                keep(Level::Error, fault.clone());
+            let sentences = faults.sentences();
+            for fault in sentences {
+                log::error!(target: ALWAYS, "{fault}");
             }
             for warning in faults.warnings() {
                 log::warn!(target: ALWAYS, "{warning}");
             }
-            keep(Level::Error, "the old settings stay in force".into());
+            let first = sentences.first().map_or("", |fault| fault.trim_end_matches('.'));
+            let more = match sentences.len() {
+                0 | 1 => String::new(),
+                count => format!(" (and {} more)", count - 1),
+            };
+            keep(
+                Level::Error,
+                format!(
+                    "the last reload was refused at {}: {first}{more}; the settings of before stay in \
+                     force; `iofog-connector check` shows what is wrong",
+                    Utc::now()
+                ),
+            );
             return not_in_force;
         }
     };

@@ -1,5 +1,6 @@
 //! The proxy through which this machine reaches others: how people name one, and who needs none.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -109,14 +110,20 @@ pub fn has_password(text: &str) -> bool {
 /// A sentence with the variable's name.
 pub fn from_environment(
     target: &Address,
-    variable: impl Fn(&str) -> Option<String>,
+    variable: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Option<Proxy>, String> {
     let set = |names: &[&'static str]| {
         let value = |name: &&'static str| Some((*name, variable(name)?));
-        names.iter().filter_map(value).find(|(_, value)| !value.is_empty())
+        let found = names.iter().filter_map(value).find(|(_, value)| !value.is_empty());
+        // It may have a password in it.
+        let text = |(name, value): (_, OsString)| match value.into_string() {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(format!("{name}: it is not UTF-8 text")),
+        };
+        found.map(text).transpose()
     };
-    let Some((name, text)) = set(&NAMES) else { return Ok(None) };
-    if set(&EXCEPT).is_some_and(|(_, except)| is_excepted(target, &except)) {
+    let Some((name, text)) = set(&NAMES)? else { return Ok(None) };
+    if set(&EXCEPT)?.is_some_and(|(_, except)| is_excepted(target, &except)) {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|fault| format!("{name}: {fault}"))
@@ -168,6 +175,8 @@ fn decoded(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
     #[test]
@@ -217,7 +226,7 @@ mod tests {
         let target: Address = "gate.example.com:6000".parse().unwrap();
         let found = |variables: &[(&str, &str)]| {
             let value = |name: &str| variables.iter().find(|(one, _)| *one == name);
-            let proxy = from_environment(&target, |name| value(name).map(|(_, it)| (*it).into()));
+            let proxy = from_environment(&target, &|name| value(name).map(|(_, it)| (*it).into()));
             proxy.map(|proxy| proxy.map(|proxy| proxy.address.host))
         };
         let (https, all) = (("HTTPS_PROXY", "http://one:1"), ("all_proxy", "socks5://two:1"));
@@ -229,6 +238,16 @@ mod tests {
         assert_eq!(found(&[https, ("no_proxy", "example.com")]), Ok(None));
         let said = found(&[("https_proxy", "ftp://me:SECRET@x:1")]).unwrap_err();
         assert!(said.starts_with("https_proxy: ") && !said.contains("SECRET"), "{said}");
+        for unreadable in ["ALL_PROXY", "NO_PROXY"] {
+            let said = from_environment(&target, &|name| match name {
+                "ALL_PROXY" | "NO_PROXY" if name == unreadable => {
+                    Some(OsString::from_vec(b"http://SECRET:\xff@two:1".into()))
+                }
+                "ALL_PROXY" => Some("http://two:1".into()),
+                _ => None,
+            });
+            assert_eq!(said, Err(format!("{unreadable}: it is not UTF-8 text")));
+        }
     }
 
     #[test]

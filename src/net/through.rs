@@ -42,24 +42,21 @@ impl Proxy {
         };
         let asked = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{login}\r\n");
         socket.write_all(asked.as_bytes()).await?;
-        let mut answer = Vec::new();
-        // One byte at a time: what follows the answer is the target's.
-        while !answer.ends_with(b"\r\n\r\n") {
-            if answer.len() >= limits::HTTP_HEAD {
-                return Err(said("its answer to CONNECT has no end".into()));
+        let mut room = limits::HTTP_HEAD;
+        let (code, reason) = loop {
+            let head = head(socket, &mut room).await?;
+            let mut fields = [httparse::EMPTY_HEADER; 64];
+            let mut response = httparse::Response::new(&mut fields);
+            match response.parse(&head) {
+                Ok(_) | Err(httparse::Error::TooManyHeaders) => {}
+                Err(_) => return Err(said("its answer to CONNECT is not HTTP".into())),
             }
-            answer.push(byte(socket).await?);
-            if !answer.starts_with(&b"HTTP/"[..answer.len().min(5)]) {
-                return Err(said("it does not speak HTTP; is it one for socks5://?".into()));
+            match response.code.unwrap_or_default() {
+                // The final one follows (RFC 9110, section 15.2); 101 would be final.
+                100 | 102..=199 => {}
+                code => break (code, escaped(response.reason.unwrap_or_default())),
             }
-        }
-        let mut fields = [httparse::EMPTY_HEADER; 64];
-        let mut response = httparse::Response::new(&mut fields);
-        let code = match response.parse(&answer) {
-            Ok(_) | Err(httparse::Error::TooManyHeaders) => response.code.unwrap_or_default(),
-            Err(_) => return Err(said("its answer to CONNECT is not HTTP".into())),
         };
-        let reason = escaped(response.reason.unwrap_or_default());
         Err(said(match code {
             200..=299 => return Ok(()),
             407 => self.refused_login(),
@@ -111,6 +108,9 @@ impl Proxy {
         socket.write_all(&asked).await?;
         let mut answer = [0; 4];
         socket.read_exact(&mut answer).await.map_err(left)?;
+        if answer[0] != VERSION {
+            return Err(said("its answer is not SOCKS 5".into()));
+        }
         let why = match answer[1] {
             0 => None,
             1 => Some("it has failed (1); its log says why"),
@@ -142,6 +142,24 @@ impl Proxy {
             Some(_) => format!("it does not accept user and password; {LOGIN}"),
         }
     }
+}
+
+/// The head of an answer with the empty line at its end; lines may end in a bare LF (RFC 9112, section
+/// 2.2). `room` is for the bytes of all heads together.
+async fn head(socket: &mut Io<TcpStream>, room: &mut usize) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    // One byte at a time: what follows the answer is the target's.
+    while !head.ends_with(b"\n\r\n") && !head.ends_with(b"\n\n") {
+        if *room == 0 {
+            return Err(said("its answer to CONNECT has no end".into()));
+        }
+        *room -= 1;
+        head.push(byte(socket).await?);
+        if !head.starts_with(&b"HTTP/"[..head.len().min(5)]) {
+            return Err(said("it does not speak HTTP; is it one for socks5://?".into()));
+        }
+    }
+    Ok(head)
 }
 
 async fn byte(socket: &mut Io<TcpStream>) -> io::Result<u8> {

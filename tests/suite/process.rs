@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -304,7 +306,15 @@ fn reload_says_what_needs_a_restart() {
     daemon.set("threads", "many");
     daemon.signal(Signal::HUP);
     until("a fault is in the status", || warnings().contains("threads: \\\"many\\\""));
-    assert!(warnings().contains("the old settings stay in force"), "{}", warnings());
+    let said = warnings();
+    assert!(said.contains("the last reload was refused at 2"), "{said}");
+    assert!(
+        said.contains("; the settings of before stay in force; `iofog-connector check`"),
+        "{said}"
+    );
+    let table = text(&daemon.cli(&["status"]));
+    assert_eq!(table.matches("warning: the last reload was refused at ").count(), 1, "{table}");
+    assert!(!daemon.cli(&["check"]).status.success());
     daemon.write("iofog-connector.conf", &settings);
     daemon.signal(Signal::HUP);
     until("nothing is left to say", || !warnings().contains("force"));
@@ -714,4 +724,24 @@ fn read_only_configuration_folder_does_not_keep_it_from_starting() {
     let refused = daemon.api().post("/api/v2/mapping/add", &form(&[("mapping", add)]));
     let message = refused.failed(500);
     assert!(message.contains("read-only"), "{message}");
+}
+
+#[test]
+fn start_by_a_user_to_whom_the_settings_are_closed_says_in_a_line_what_to_do() {
+    if !rustix::process::geteuid().is_root() {
+        return could_not_run("only root can start a program as another user");
+    }
+    let folder = Folder::new();
+    let config = folder.join("config");
+    fs::create_dir(&config).unwrap();
+    fs::set_permissions(&*folder, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o700)).unwrap();
+    let program = binary();
+    let mut start = Command::new(&program[0]);
+    start.args(&program[1..]).args(["start", "--config"]).arg(&config).uid(65534).gid(65534);
+    let output = start.output().unwrap();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let expected = format!(" may not use {}: run it with sudo, or give folders", config.display());
+    assert!(said.contains(&expected) && said.lines().count() == 1, "{said}");
 }

@@ -269,7 +269,7 @@ fn warnings_beside_faults_are_logged_as_warnings_at_a_reload() {
     daemon.set("userwait", -1);
     daemon.set("pendign", 5);
     daemon.signal(Signal::HUP);
-    until("it is said", || daemon.log_text().contains("the old settings stay in force"));
+    until("it is said", || daemon.log_text().contains("the settings of before stay in force"));
     let said = lines(&daemon, "pendign");
     assert!(said.len() == 1 && said[0].contains("WARN"), "{said:?}");
     assert!(!said[0].contains("warning:") && said[0].contains("did you mean pending?"), "{said:?}");

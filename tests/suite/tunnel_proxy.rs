@@ -107,7 +107,10 @@ fn http_proxy() -> (Service, Heard) {
         let head = String::from_utf8(head).unwrap();
         let target = head.split(' ').nth(1).unwrap().to_owned();
         told.lock().unwrap().push(head);
-        let _ = socket.write_all(b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n");
+        let _ = socket.write_all(
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n\
+              HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n",
+        );
         carry(&socket, target.rsplit_once(':').unwrap().1.parse().unwrap());
     });
     (service, heard)
@@ -222,7 +225,27 @@ fn refusals_of_proxies_are_sentences_with_fact_and_remedy() {
     let options = options(&daemon, &mapping, NAME, &service);
     let endless = format!("HTTP/1.1 200 OK\r\n{}", "X: y\r\n".repeat(10_000));
     let socks = |code: u8| [5, 0, 5, code, 0, 1, 0, 0, 0, 0, 0, 0].to_vec();
-    let cases: [(&str, Vec<u8>, &str); 10] = [
+    let silent = Service::new(|mut socket| _ = std::io::copy(&mut socket, &mut std::io::sink()));
+    let slow = Tunnel::start(&format!("{options}proxy=http://{}\n", silent.address), &[]);
+    let cases: [(&str, Vec<u8>, &str); 15] = [
+        // Bare LF, as old ones send it.
+        (
+            "http",
+            "HTTP/1.0 407 Who\nA: b\n\n".into(),
+            "it asks for user and password; name them as",
+        ),
+        (
+            "http",
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 No\r\n\r\n".into(),
+            "it does not allow a connection to",
+        ),
+        (
+            "http",
+            "HTTP/1.1 100 Continue\r\n\r\n".repeat(10_000).into(),
+            "its answer to CONNECT has no end",
+        ),
+        ("http", "HTTP/1.1 101 No\r\n\r\n".into(), "it cannot connect to connector.invalid:"),
+        ("socks5", vec![5, 0, 4, 0, 0, 1, 0, 0, 0, 0, 0, 0], "its answer is not SOCKS 5"),
         ("http", "HTTP/1.1 407 Who\r\n\r\n".into(), "it asks for user and password; name them as"),
         (
             "http",
@@ -257,6 +280,7 @@ fn refusals_of_proxies_are_sentences_with_fact_and_remedy() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let tunnel = Tunnel::start(&format!("{options}proxy=http://{nobody}\n"), &[]);
     tunnel.until_said(": it refuses the connection: does it run");
+    slow.until_said("it takes connections, but did not answer within 20 s: it is slow, or");
 }
 
 #[test]
