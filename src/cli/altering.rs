@@ -1,11 +1,14 @@
 //! `mapping change`, `mapping passcode` and `mapping show`.
 
+use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::asking::{Fault, call, find, folder, form, host, report, understood};
+use super::exit::UNKNOWN;
 use super::files::{self, Files, Made};
 use crate::config::folders::Options;
 use crate::mappings::mapping::{AgentLimits, AgentPort, Passcode};
@@ -29,15 +32,25 @@ pub(super) fn change(
     options: &Options,
 ) -> Result<String, Fault> {
     let report = report(options)?;
-    let public = find(&report, id)?.public;
+    let mapping = find(&report, id)?;
+    let public = mapping.public;
     let names: &[[&str; 2]] = if public { &[AgentLimits::PUBLIC] } else { &AgentLimits::PRIVATE };
     let mut members = members.clone();
     for (name, value) in names.iter().flat_map(|names| names.iter().zip(limits)) {
         members.extend(value.map(|value| ((*name).to_owned(), value.into())));
     }
-    let body = form(&[("mappingid", id), ("mapping", &Value::Object(members).to_string())]);
+    let renamed = members.get("name").map(|name| name.as_str().unwrap_or(&mapping.id).to_owned());
+    let body =
+        form(&[("mappingid", &mapping.id), ("mapping", &Value::Object(members).to_string())]);
     call(options, "POST", "mapping/change", &body)?;
-    Ok(format!("mapping {id} changed\n"))
+    let mut text = format!("mapping {id} changed\n");
+    if let Some(new) = renamed.filter(|new| new != mapping.name()) {
+        text.push_str(&format!(
+            "it is called {new} now; its files stay valid under their old names, by which `mapping\n\
+             passcode` and `mapping remove` find them, too\n"
+        ));
+    }
+    Ok(text)
 }
 
 /// Has a passcode made for the agents of a side, 1 or 2, and writes that side's files anew in `dir`, or prints it.
@@ -49,37 +62,65 @@ pub(super) fn passcode(
     options: &Options,
 ) -> Result<String, Fault> {
     let dir = folder(dir)?;
-    // The old files are known by the old passcode.
+    if !show {
+        // After the call it would be too late to find out that nothing can be written there.
+        Made::new((dir.join(".iofog-connector.new"), String::new()))?.undo();
+    }
+    // The old files are known by the old passcode, where this user may see it.
     let stored = store::check(&options.config_dir).unwrap_or_default();
     let report = report(options)?;
     let mapping = find(&report, id)?;
     let index = side - 1;
     let before = stored.iter().find(|stored| stored.id == mapping.id);
     let before = before.and_then(|stored| stored.pipe.agents().get(index));
+    let host = host(&report.state);
+    let name = mapping.options.get("name").and_then(Value::as_str);
+    let files = Files::new(&dir, &host, &report.state, name, mapping.public);
     let body = form(&[("mappingid", &mapping.id), ("side", &side.to_string())]);
-    let answer = call(options, "POST", "mapping/passcode", &body)?;
-    let Renewed { port, passcode } = understood(json::read(answer.as_bytes()))?;
+    let answer = call(options, "POST", "mapping/passcode", &body).map_err(|mut fault| {
+        if fault.code == UNKNOWN {
+            fault.text.push_str("; whether there is a new passcode is not known, so call it again");
+        }
+        fault
+    })?;
+    let lost = |why: String| {
+        format!(
+            "the passcode is changed, and agents with the old one are refused, but {why}; call \
+             `mapping passcode {id} --side {side}` again for another one"
+        )
+    };
+    let answer = understood(json::read(answer.as_bytes())).map_err(lost)?;
+    let Renewed { port, passcode } = answer;
     let mut text = format!("mapping {id} has a new passcode for port {port}\n");
+    let old = files.held(port, before.map(|before| before.passcode.reveal()));
     if show {
         text.push_str(&format!("passcode of port {port}: {passcode}\n"));
-    } else {
-        let host = host(&report.state);
-        let name = mapping.options.get("name").and_then(Value::as_str);
-        let files = Files::new(&dir, &host, &report.state, name, mapping.public);
-        let passcode = Passcode::new(&passcode);
-        let passcode = passcode.ok_or_else(|| "the connector gave no passcode".to_owned())?;
-        let unknown = AgentLimits { max_connections: u16::MAX, heartbeat_threshold: None };
-        let limits = before.map_or(unknown, |before| before.limits);
-        for wanted in before.into_iter().flat_map(|before| files.of(index, before)) {
-            // One that somebody has changed is put aside instead.
-            let _ = files::discard(&wanted);
+        for (path, _) in old {
+            text.push_str(&format!("{} holds the old one\n", path.display()));
         }
-        for wanted in files.of(index, &AgentPort { port, passcode, limits }) {
-            let made = Made::new(wanted).map_err(|why| {
-                format!(
-                    "{text}{why}; then call `mapping passcode` again: nobody has the new passcode"
-                )
-            })?;
+    } else {
+        let passcode = Passcode::new(&passcode).ok_or_else(|| lost("it was not told".into()))?;
+        let tunnels = mapping.sides[index].tunnels.unwrap_or_default();
+        let limits = AgentLimits {
+            max_connections: tunnels.allowed as u16,
+            heartbeat_threshold: mapping.sides[index]
+                .heartbeat_threshold
+                .map(Duration::from_millis),
+        };
+        let mut kept = String::new();
+        for line in old.iter().flat_map(|(_, text)| files::added(text)) {
+            kept.push_str(&format!("{line}\n"));
+        }
+        let mut wanted = files.of(index, &AgentPort { port, passcode, limits });
+        wanted[1].1.push_str(&kept);
+        for (path, _) in old {
+            let _ = fs::remove_file(&path);
+            if wanted.iter().all(|(wanted, _)| *wanted != path) {
+                text.push_str(&format!("{} held the old one, and is removed\n", path.display()));
+            }
+        }
+        for wanted in wanted {
+            let made = Made::new(wanted).map_err(lost)?;
             text.push_str(&format!("{} is written anew", made.path.display()));
             if let Some(aside) = made.aside {
                 text.push_str(&format!("; what was there is {} now", aside.display()));
@@ -91,7 +132,7 @@ pub(super) fn passcode(
         );
     }
     text.push_str(
-        "tunnels that are open stay; agents that come with the old passcode are refused from now on\n",
+        "tunnels that are open stay; agents with the old passcode are refused from now on\n",
     );
     Ok(text)
 }
@@ -130,8 +171,15 @@ fn port(side: &SideStatus) -> String {
     match side.tunnels {
         None => format!("{}: {state}", side.port),
         Some(of) => format!(
-            "{}: {state}; tunnels: {} idle, {} in use, {} allowed",
-            side.port, of.idle, of.in_use, of.allowed
+            "{}: {state}; tunnels: {} idle, {} in use, {} allowed; closed after {}",
+            side.port,
+            of.idle,
+            of.in_use,
+            of.allowed,
+            match side.heartbeat_threshold {
+                Some(time) => format!("{time} ms of silence"),
+                None => "no time of silence".into(),
+            }
         ),
     }
 }

@@ -71,14 +71,24 @@ pub(super) fn form(pairs: &[(&str, &str)]) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
-/// The mapping with this id or name.
+/// The mapping with this id or name, or the only one whose id begins so, of which as much must be given as a narrow
+/// `status` shows.
 pub(super) fn find<'a>(report: &'a Report, id: &str) -> Result<&'a MappingStatus, String> {
     let all = &report.state.mappings;
-    let by_id = all.iter().find(|mapping| &*mapping.id == id);
-    let found = by_id.or_else(|| all.iter().find(|mapping| mapping.name() == id));
-    found.ok_or_else(|| {
-        format!("no mapping has the name or id {id:?}; `iofog-connector mapping list` shows all")
-    })
+    let is_called = |mapping: &&MappingStatus| &*mapping.id == id || mapping.name() == id;
+    if let Some(found) = all.iter().find(is_called) {
+        return Ok(found);
+    }
+    let mut begun = all.iter().filter(|mapping| id.len() >= 8 && mapping.id.starts_with(id));
+    match (begun.next(), begun.next()) {
+        (Some(found), None) => Ok(found),
+        (Some(_), _) => {
+            Err(format!("the ids of several mappings begin with {id:?}; give a whole one"))
+        }
+        _ => Err(format!(
+            "no mapping has the name or id {id:?}; `iofog-connector mapping list` shows all"
+        )),
+    }
 }
 
 /// Where files are written: their whole paths are given, so that they work from any folder.

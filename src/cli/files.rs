@@ -13,6 +13,12 @@ use crate::mappings::mapping::AgentPort;
 use crate::report::status::Status;
 use crate::text::{file, reason};
 
+/// Bytes of a tunnel file at most, as its reader has it.
+const LONGEST: usize = 64 * 1024;
+
+/// What a tunnel file has from `mapping add`; other lines are somebody's own.
+const WRITTEN: [&str; 6] = ["connector", "passcode", "plain", "pin", "connections", "heartbeat"];
+
 /// How many files of one name are put aside before somebody must tidy up.
 const ASIDE: u32 = 100;
 
@@ -48,15 +54,21 @@ impl<'a> Files<'a> {
         Files { dir, host, plain: daemon.dev, certificate, name, public }
     }
 
-    /// The passcode's file and the tunnel's, of one side: 0 is port1's.
-    pub(super) fn of(&self, index: usize, side: &AgentPort) -> [Wanted; 2] {
-        let (port, passcode) = (side.port, side.passcode.reveal());
+    /// The paths of the passcode's file and of the tunnel's, of one side: 0 is port1's.
+    pub(super) fn paths(&self, index: usize, port: u16) -> [PathBuf; 2] {
         let stem = match self.name {
             None => format!("iofog-{port}"),
             Some(name) if self.public => name.to_owned(),
             Some(name) => format!("{name}-{}", index + 1),
         };
-        let file = format!("{stem}.tunnel");
+        [format!("iofog-{port}.passcode"), format!("{stem}.tunnel")].map(|name| self.dir.join(name))
+    }
+
+    /// The two files, of one side.
+    pub(super) fn of(&self, index: usize, side: &AgentPort) -> [Wanted; 2] {
+        let (port, passcode) = (side.port, side.passcode.reveal());
+        let [passcodes, tunnels] = self.paths(index, port);
+        let file = tunnels.file_name().unwrap_or_default().to_string_lossy();
         let work = if index == 0 { "target localhost:PORT" } else { "listen 127.0.0.1:PORT" };
         let pipe = if self.public { tunnel::PUBLIC } else { "# One side of a private pipe." };
         let mut text = format!(
@@ -78,11 +90,48 @@ impl<'a> Files<'a> {
                 text.push_str(&format!("{name}={value}\n"));
             }
         }
-        [
-            (self.dir.join(format!("iofog-{port}.passcode")), format!("{passcode}\n")),
-            (self.dir.join(file), text),
-        ]
+        [(passcodes, format!("{passcode}\n")), (tunnels, text)]
     }
+
+    /// The files in the folder that are of the side with this port, whatever they are called: what holds its passcode,
+    /// and tunnel files that `mapping add` has written for this port of this connector, with lines that somebody has
+    /// added, too. The passcode is `None` where it is not known.
+    pub(super) fn held(&self, port: u16, passcode: Option<&str>) -> Vec<Wanted> {
+        let connector = format!("connector={}:{port}", self.host);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.dir).into_iter().flatten().flatten() {
+            let (name, path) = (entry.file_name(), entry.path());
+            let name = name.to_string_lossy();
+            let is_one = name.contains(".passcode") || name.contains(".tunnel");
+            if !is_one || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                continue;
+            }
+            let text = file::read(&path, LONGEST, None).ok();
+            found.extend(text.and_then(|text| Some((path, String::from_utf8(text).ok()?))));
+        }
+        let is_written = |text: &str| {
+            text.starts_with("# One side of a ") && text.lines().any(|line| line == connector)
+        };
+        let mut secrets: Vec<_> = passcode.map(str::to_owned).into_iter().collect();
+        let written = found.iter().filter(|(_, text)| is_written(text));
+        secrets.extend(written.map(|(_, text)| secret(text).to_owned()));
+        found.retain(|(_, text)| secrets.iter().any(|known| known == secret(text)));
+        found
+    }
+}
+
+/// The passcode in a tunnel file, or in a file of its own.
+fn secret(text: &str) -> &str {
+    let in_line = text.lines().find_map(|line| line.strip_prefix("passcode="));
+    in_line.unwrap_or(text).trim()
+}
+
+/// The lines of a tunnel file that somebody has added.
+pub(super) fn added(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| {
+        let name = line.split('=').next().unwrap_or_default().trim();
+        text.contains("passcode=") && !line.starts_with('#') && !WRITTEN.contains(&name)
+    })
 }
 
 /// Tunnels to keep ready where the mapping allows fewer than `tunnel` keeps: more would be refused again and again.
@@ -181,24 +230,4 @@ fn put_aside(path: &Path) -> Option<PathBuf> {
             }
         }
     })
-}
-
-/// Removes a file if it is as [`Made::new`] has written it; `false` if there is none.
-///
-/// # Errors
-/// Why it stays: half a sentence.
-pub(super) fn discard((path, text): &Wanted) -> Result<bool, String> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(reason::reading(path, &error)),
-        Ok(found) if !found.is_file() => return Err("it is no file of its own".into()),
-        Ok(_) => {}
-    }
-    let found =
-        file::read(path, text.len(), None).map_err(|error| reason::reading(path, &error))?;
-    if found != text.as_bytes() {
-        return Err("it does not hold this mapping's passcode as it was written".into());
-    }
-    fs::remove_file(path).map_err(|error| reason::writing(path, &error))?;
-    Ok(true)
 }

@@ -19,8 +19,7 @@ use crate::os::terminal::{self, complain, is_printed};
 use crate::report;
 use crate::report::status::Status;
 use crate::text::json;
-use crate::text::reason::quoted;
-use crate::tls;
+use crate::text::reason::{self, quoted};
 
 /// What to do with mappings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,7 +162,7 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
         Ok(side)
     });
     match written.collect::<Result<Vec<_>, String>>() {
-        Ok(sides) => Ok(instructions(add, &added, &sides, &made, &host, options, &report.state)),
+        Ok(sides) => Ok(instructions(add, &added, &sides, &made, &host, &report.state)),
         Err(fault) => {
             made.into_iter().for_each(Made::undo);
             // A mapping whose passcodes nobody has is useless.
@@ -173,39 +172,55 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
     }
 }
 
-/// Removes a mapping, and the files in `dir` that `add` has made for it. One that holds anything else stays.
+/// Removes a mapping, and the files in `dir` that hold its passcodes.
 fn close(id: &str, dir: &Path, options: &Options) -> Result<String, Fault> {
     // The passcodes are known only while the mapping is there, and only from the daemon's own
     // folder.
     let stored = store::check(&options.config_dir).unwrap_or_default();
     let report = report(options)?;
-    let running = find(&report, id).ok();
-    let mapping = running.and_then(|of| stored.into_iter().find(|mapping| mapping.id == of.id));
-    remove(id, options)?;
-    let mut text = format!("mapping {id} removed\n");
-    let sides = mapping.map_or_else(Vec::new, |mapping| mapping.pipe.agents().to_vec());
+    let mapping = find(&report, id)?;
+    remove(&mapping.id, options)?;
+    let stored = stored.iter().find(|stored| stored.id == mapping.id);
+    let stored = stored.map_or(&[][..], |stored| stored.pipe.agents());
     let host = host(&report.state);
-    let name = running.and_then(|running| running.options.get("name")).and_then(Value::as_str);
-    let public = running.is_some_and(|running| running.public);
-    let files = Files::new(dir, &host, &report.state, name, public);
+    let name = mapping.options.get("name").and_then(Value::as_str);
+    let dir = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let files = Files::new(&dir, &host, &report.state, name, mapping.public);
+    let mut text = format!("mapping {id} removed\n");
     let mut found = false;
-    for wanted in sides.iter().enumerate().flat_map(|(index, side)| files.of(index, side)) {
-        let path = wanted.0.display();
-        match files::discard(&wanted) {
-            Ok(true) => text.push_str(&format!("{path} removed\n")),
-            Ok(false) => continue,
-            Err(why) => text.push_str(&format!("{path} stays: {why}\n")),
+    let mut names = Vec::new();
+    let sides = mapping.sides.iter().filter(|side| side.tunnels.is_some());
+    for (index, port) in sides.map(|side| side.port).enumerate() {
+        let passcode = stored.get(index).map(|side| side.passcode.reveal());
+        let mut held = files.held(port, passcode);
+        held.sort();
+        for path in held.into_iter().map(|(path, _)| path) {
+            match fs::remove_file(&path) {
+                Ok(()) => text.push_str(&format!("{} removed\n", path.display())),
+                Err(error) => {
+                    let why = reason::writing(&path, &error);
+                    text.push_str(&format!("{} stays: {why}\n", path.display()));
+                }
+            }
+            found = true;
         }
-        found = true;
+        for path in files.paths(index, port) {
+            if path.exists() {
+                let why = "it does not hold this mapping's passcode";
+                text.push_str(&format!("{} stays: {why}\n", path.display()));
+                found = true;
+            }
+            names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
+        }
     }
     if !found {
-        let dir = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
         text.push_str(&format!(
-            "no file with its passcode is in {}; one made elsewhere stays there (--dir DIR names \
-             the folder)\n",
-            dir.display()
+            "no file with its passcode is in {};\none made elsewhere is of no use any more: {}\n",
+            dir.display(),
+            names.join(", ")
         ));
     }
+    text.push_str("where its tunnel is installed: sudo iofog-connector tunnel remove NAME\n");
     Ok(text)
 }
 
@@ -216,15 +231,13 @@ fn instructions(
     sides: &[AgentPort],
     made: &[Made],
     host: &str,
-    options: &Options,
     daemon: &Status,
 ) -> String {
-    let certificate = fs::canonicalize(&options.config_dir)
-        .unwrap_or_else(|_| options.config_dir.clone())
-        .join(tls::CERTIFICATE);
-    let trust = match daemon.dev {
-        true => "--plain".to_owned(),
-        false => format!("--ca {}", quoted(&certificate)),
+    let trust = match &daemon.certificate {
+        _ if daemon.dev => "--plain".to_owned(),
+        // What an older daemon does not say.
+        None => "--ca FILE".to_owned(),
+        Some(pin) => format!("--pin {pin}"),
     };
     let mut text = match add.members.get("name").and_then(Value::as_str) {
         Some(name) => format!("mapping {name} ({})\n", added.id),
@@ -255,15 +268,18 @@ fn instructions(
             0 => ("where the service runs", "--target localhost:PORT"),
             _ => ("where it is used", "--listen 127.0.0.1:PORT"),
         };
-        let secret = match made.get(2 * index) {
-            Some(passcode) => format!("--passcode-file {}", quoted(&passcode.path)),
-            None => {
-                text.push_str(&format!("\npasscode of port {port}: {}", side.passcode.reveal()));
-                "--passcode-file FILE".into()
-            }
-        };
+        if let Some(Made { path, .. }) = made.get(2 * index + 1) {
+            let path = quoted(path);
+            text.push_str(&format!(
+                "\n{what} (port {port}):\n  iofog-connector tunnel --from {path} {work}\n"
+            ));
+            install.push_str(&format!("  sudo iofog-connector tunnel install {path} {work}\n"));
+            continue;
+        }
         text.push_str(&format!(
-            "\n{what} (port {port}):\n  iofog-connector tunnel --connector {host}:{port} {secret} {trust} {work}"
+            "\npasscode of port {port}: {}\n{what} (port {port}):\n  iofog-connector tunnel --connector \
+             {host}:{port} --passcode-file FILE {trust} {work}",
+            side.passcode.reveal()
         ));
         let settings = [
             (" --connections", files::connections(index, side)),
@@ -275,20 +291,12 @@ fn instructions(
             }
         }
         text.push('\n');
-        if let Some(Made { path, .. }) = made.get(2 * index + 1) {
-            install.push_str(&format!(
-                "  sudo iofog-connector tunnel install {} {work}\n",
-                quoted(path)
-            ));
-        }
     }
     if !install.is_empty() {
         text.push_str(&format!(
-            "\nor permanently, here, or on another machine with a copy of the file (mode 0600), which is all it needs:\n\
-             {install}"
+            "\nor for good, here, or on another machine with a copy of the file (mode 0600),\n\
+             which is all that it needs:\n{install}"
         ));
-    } else if !daemon.dev {
-        text.push_str("\nOn another machine, copy the connector's certificate there first and give the path of the copy.\n");
     }
     text
 }
@@ -298,7 +306,7 @@ fn reach(add: &Add, added: &Added, daemon: &Status) -> String {
     let Added { port1, port2, .. } = added;
     let place = match (daemon.listen.as_str(), daemon.loopback()) {
         ("", _) => return String::new(),
-        (_, Some(ip)) => format!("{ip} alone: only this machine reaches them"),
+        (_, Some(ip)) => format!("{ip} alone: for this machine only"),
         ("::" | "0.0.0.0", _) => "every address of this machine".to_owned(),
         (ip, _) => ip.to_owned(),
     };
@@ -308,12 +316,12 @@ fn reach(add: &Add, added: &Added, daemon: &Status) -> String {
     }
     if daemon.dev {
         text.push_str(
-            "warning: dev is true, so passcodes and users' bytes cross the network unencrypted\n",
+            "warning: dev is true, so passcodes and users' bytes cross the network\nunencrypted\n",
         );
     } else if add.public && add.members.get("users").is_some_and(|users| users == "plain") {
         text.push_str(&format!(
-            "warning: port {port2} takes plain TCP from the network, so the service itself must \
-             encrypt and ask who comes, as SSH does\n"
+            "warning: port {port2} takes plain TCP from the network, so the service itself\n\
+             must encrypt and ask who comes, as SSH does\n"
         ));
     }
     text

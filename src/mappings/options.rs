@@ -137,11 +137,18 @@ impl Options {
 fn name_of(value: &Value) -> Result<Box<str>, String> {
     let is_fit = |name: &&str| {
         let letters = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-        (1..=NAME).contains(&name.len()) && name.bytes().all(letters) && *name != "all"
+        let hex = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+        let is_like_an_id = name.len() == 36 && name.bytes().all(hex);
+        (1..=NAME).contains(&name.len())
+            && name.bytes().all(letters)
+            && *name != "all"
+            && !is_like_an_id
     };
     match value.as_str().filter(is_fit) {
         Some(name) => Ok(name.into()),
-        None => Err(format!("use 1 to {NAME} of a-z, 0-9 and -, and not \"all\"")),
+        None => Err(format!(
+            "use 1 to {NAME} of a-z, 0-9 and -, not \"all\", nor what looks like an id"
+        )),
     }
 }
 
@@ -230,6 +237,7 @@ mod tests {
             (r#"{"name":""}"#, r#"name is ""; use 1 to 63 of a-z, 0-9 and -"#),
             (r#"{"name":"Ssh"}"#, "name is \"Ssh\"; use"),
             (r#"{"name":"all"}"#, "not \"all\""),
+            (r#"{"name":"b0b1c0de-0000-4000-8000-000000000000"}"#, "nor what looks like an id"),
             (r#"{"name":7}"#, "name is 7; use"),
             (r#"{"users":"TLS"}"#, "users is \"TLS\"; use \"tls\" or \"plain\""),
             (

@@ -221,7 +221,9 @@ impl Pipe {
                 unanswered: self.sides[side].slots.unanswered.get(),
                 allowed: self.limits(side).max_connections.into(),
             });
-            SideStatus { port: *port, open: fault.is_none(), fault, tunnels }
+            let threshold = tunnels.and_then(|_| self.limits(side).heartbeat_threshold);
+            let heartbeat_threshold = threshold.map(|time| time.as_millis() as u64);
+            SideStatus { port: *port, open: fault.is_none(), fault, tunnels, heartbeat_threshold }
         };
         let [down, up] = &self.traffic.bytes;
         let counts = Counts {

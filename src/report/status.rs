@@ -135,6 +135,9 @@ pub struct SideStatus {
     pub fault: Option<String>,
     /// Its tunnels; `None` on a public pipe's port2.
     pub tunnels: Option<Tunnels>,
+    /// Milliseconds of silence after which one of them is closed; `None` for never.
+    #[serde(default)]
+    pub heartbeat_threshold: Option<u64>,
 }
 
 /// The tunnels of one side.

@@ -112,25 +112,19 @@ pub fn table(report: &Report, width: Option<usize>) -> String {
     text
 }
 
-/// The mappings alone, one line each.
+/// The mappings alone, one line each below a heading.
 pub fn list(report: &Report, width: Option<usize>) -> String {
-    let row = |mapping: &MappingStatus| {
-        let mut cells = row(mapping);
-        cells.drain(3..8);
-        cells[1] = format!("{:<7}", cells[1]);
-        cells
-    };
-    let rows: Vec<_> = report.state.mappings.iter().map(row).collect();
-    let lines = match width {
-        Some(_) => aligned(rows, width, &[1, 3]),
-        // As scripts know them.
-        None => rows.iter().map(|row| row.join("  ")).collect(),
-    };
-    let mut text = lines.join("\n");
-    if text.is_empty() {
-        text.push_str("no mappings");
+    if report.state.mappings.is_empty() {
+        return "no mappings\n".into();
     }
-    text.push('\n');
+    let mut rows = vec![COLUMNS.map(String::from).to_vec()];
+    rows.extend(report.state.mappings.iter().map(row));
+    rows.iter_mut().for_each(|cells| drop(cells.drain(3..8)));
+    let mut text = String::new();
+    for row in aligned(rows, width, &[1, 3]) {
+        text.push_str(row.trim_end());
+        text.push('\n');
+    }
     text
 }
 

@@ -9,7 +9,14 @@ use crate::report::status::refused::{self, Refusals};
 use crate::report::status::{Counts, Draining, MappingStatus, SideStatus, Status, Tunnels};
 
 fn side(port: u16, fault: Option<&str>, tunnels: Option<Tunnels>) -> SideStatus {
-    SideStatus { port, open: fault.is_none(), fault: fault.map(Into::into), tunnels }
+    let heartbeat_threshold = tunnels.map(|_| 60_000);
+    SideStatus {
+        port,
+        open: fault.is_none(),
+        fault: fault.map(Into::into),
+        tunnels,
+        heartbeat_threshold,
+    }
 }
 
 fn limits(json: &str) -> LimitsReached {

@@ -127,7 +127,7 @@ fn faulty_changes_change_and_store_nothing() {
         ("one", 400, json!({"maxconnectionsport1": 1}), "none of a public pipe's limits"),
         ("one", 400, json!({"users": "tls"}), "with dev in the settings all ports are plain"),
         ("one", 400, json!({}), "mapping is empty"),
-        ("one", 409, json!({"name": private.id}), "is another mapping's"),
+        ("one", 400, json!({"name": private.id}), "nor what looks like an id"),
         (&private.id, 409, json!({"name": "one"}), "name one is another mapping's"),
         (&private.id, 400, json!({"allow": ["::1"]}), "is an option of public pipes"),
         (&private.id, 400, json!({"maxconnections": 1}), "none of a private pipe's limits"),
@@ -260,9 +260,12 @@ fn command_line_changes_a_mapping_and_takes_options_away() {
     let (code, shown) = cli("mapping show grpc");
     let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(code, Some(0), "{shown}");
-    for part in
-        ["type public", "alpn h2,http/1.1", "proxyfrom 192.0.2.1,2001:db8::/32", "60 allowed"]
-    {
+    for part in [
+        "type public",
+        "alpn h2,http/1.1",
+        "proxyfrom 192.0.2.1,2001:db8::/32",
+        "60 allowed; closed after 60000 ms of silence",
+    ] {
         assert!(words.contains(part), "{shown}");
     }
     let (code, said) = cli("mapping change grpc --alpn none --allow 127.0.0.0/8 --connections 2");
@@ -324,10 +327,73 @@ fn command_line_writes_a_new_passcode_to_the_old_ones_files() {
     let port = row["port2"].as_u64().unwrap() as u16;
     assert!(!daemon.agent(port).is_accepted(old));
     assert!(daemon.agent(port).is_accepted(new));
+    // A line that somebody has added stays in the file; what was said of limits since is in it, and nothing is put
+    // aside. The daemon is found by its run folder, as with --run alone.
+    let tunnel = dir.join("plc-1.tunnel");
+    let text_of = |file: &std::path::Path| fs::read_to_string(file).unwrap();
+    fs::write(&tunnel, text_of(&tunnel) + "proxy=http://p:1\n").unwrap();
+    let limits = ["--connections", "3", "--heartbeat-threshold", "6000"];
+    let changed = daemon.cli(&[&["mapping", "change", "plc"][..], &limits].concat());
+    assert_eq!(changed.status.code(), Some(0), "{}", text(&changed));
+    let said = run_cli(&[
+        "mapping",
+        "passcode",
+        "plc",
+        "--run",
+        daemon.run().to_str().unwrap(),
+        "--dir",
+        dir.to_str().unwrap(),
+    ]);
+    assert_eq!(said.status.code(), Some(0), "{}", text(&said));
+    assert_eq!(names(), files, "nothing is put aside");
+    let new = daemon.state_file()["mappings"][0]["passcodeport1"].as_str().unwrap().to_owned();
+    let written = text_of(&tunnel);
+    assert!(written.ends_with("connections=3\nheartbeat=2000\nproxy=http://p:1\n"), "{written}");
+    assert!(written.contains(&format!("passcode={new}\n")));
+    // Under a new name the files of the old one are found.
+    let said = text(&daemon.cli(&["mapping", "change", "plc", "--name", "press"]));
+    assert!(said.contains("it is called press now"), "{said}");
+    let said = cli(&["mapping", "passcode", "press", "--side", "1"]);
+    assert!(said.contains("plc-1.tunnel held the old one, and is removed"), "{said}");
+    let tunnel = dir.join("press-1.tunnel");
+    assert!(text_of(&tunnel).ends_with("proxy=http://p:1\n"));
+    // Where nothing can be written the old passcode stays.
+    let row = daemon.state_file()["mappings"][0].clone();
+    let nowhere = daemon.folder().join("none");
+    let nowhere = nowhere.to_str().unwrap();
+    let full = ["mapping", "passcode", "press", "--dir"];
+    for folder in [nowhere, "/proc/self"] {
+        let output = daemon.cli(&[&full[..], &[folder]].concat());
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    }
+    assert_eq!(daemon.state_file()["mappings"][0], row);
+    // A file that cannot be written after all: nobody has the passcode that counts now.
+    fs::remove_file(&tunnel).unwrap();
+    fs::create_dir(&tunnel).unwrap();
+    let output = daemon.cli(&[&full[..], &[dir.to_str().unwrap()]].concat());
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("the passcode is changed, and agents with the old one are refused, but"),
+        "{said}"
+    );
+    assert!(said.contains("`mapping passcode press --side 1` again"), "{said}");
+    assert_ne!(daemon.state_file()["mappings"][0], row);
+    fs::remove_dir(&tunnel).unwrap();
     // One that was written by hand is not lost.
     fs::write(dir.join(format!("iofog-{port}.passcode")), "by hand").unwrap();
-    let said = cli(&["mapping", "passcode", "plc", "--side", "2"]);
+    let said = cli(&["mapping", "passcode", "press", "--side", "2"]);
     assert!(said.contains(".old"), "{said}");
-    let said = text(&daemon.cli(&["mapping", "passcode", "plc", "--show"]));
-    assert!(said.contains(daemon.state_file()["mappings"][0]["passcodeport1"].as_str().unwrap()));
+    let said = cli(&["mapping", "passcode", "press", "--side", "2", "--show"]);
+    let row = daemon.state_file()["mappings"][0].clone();
+    assert!(said.contains(row["passcodeport2"].as_str().unwrap()), "{said}");
+    assert!(said.contains("press-2.tunnel holds the old one"), "{said}");
+    // All of its files go with it, however they are called, and by the first characters of its id.
+    let id = row["id"].as_str().unwrap();
+    assert_eq!(daemon.cli(&["mapping", "remove", &id[..7]]).status.code(), Some(1));
+    let said = cli(&["mapping", "remove", &id[..8]]);
+    assert!(said.contains("press-2.tunnel removed"), "{said}");
+    let left: Vec<_> =
+        names().into_iter().filter(|path| path.extension() != Some("old".as_ref())).collect();
+    assert_eq!(left, [""; 0].map(std::path::PathBuf::from), "{said}");
 }

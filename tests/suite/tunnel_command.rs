@@ -778,10 +778,14 @@ fn mapping_prints_commands_that_work(mode: Mode) {
     let service = greeter();
     let line = line.replace("localhost:PORT", &service.address.to_string());
     let words: Vec<&str> = line.split_whitespace().skip(2).collect();
-    let file = words.iter().find(|word| word.ends_with(".passcode")).unwrap();
+    let file = words.iter().find(|word| word.ends_with(".tunnel")).unwrap();
     assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
     let secret = fs::read_to_string(file).unwrap();
-    assert!(!text.contains(secret.trim()), "the passcode is shown only when asked for");
+    let (_, secret) = secret.split_once("passcode=").unwrap();
+    let secret = secret.lines().next().unwrap();
+    assert!(!text.contains(secret), "the passcode is shown only when asked for");
+    let prose = text.lines().filter(|line| !line.contains("iofog-connector"));
+    assert!(prose.clone().all(|line| line.chars().count() <= 80), "{text}");
     let _tunnel = Tunnel::with(&daemon, &words);
     let port = state["mappings"][0]["sides"][1]["port"].as_u64().unwrap();
     daemon.link(u16::try_from(port).unwrap()).expect(b"220 hello\n");
@@ -792,6 +796,8 @@ fn mapping_prints_commands_that_work(mode: Mode) {
     assert_eq!(shown.matches("passcode of port").count(), 2, "{shown}");
     let elsewhere = say(&["mapping", "remove", id]);
     assert!(elsewhere.contains("no file with its passcode is in /"), "{elsewhere}");
+    let name = file.rsplit('/').next().unwrap();
+    assert!(elsewhere.contains(&format!("of no use any more: iofog-{}", &name[6..name.len() - 7])));
     assert!(
         std::path::Path::new(file).exists(),
         "one in a folder that was not named is left alone"
@@ -852,16 +858,19 @@ fn removed_mapping_takes_its_passcode_files_along_and_no_others() {
     }
     assert!(!said.contains("no file with"), "{said}");
     assert_eq!(files(), [folder.join("iofog-1.passcode")]);
-    // What has been written anew stays, and keeps no mapping from these ports.
+    // What has been written anew stays, and keeps no mapping from these ports; a line that was added, as recipes
+    // do, makes nothing else of a tunnel file.
     let id = add();
     let [.., passcode, tunnel] = &files()[..] else { unreachable!() };
     fs::write(passcode, "somebody's own\n").unwrap();
-    let own = fs::read_to_string(tunnel).unwrap() + "target=t:1\n";
+    let own = fs::read_to_string(tunnel).unwrap() + "target=t:1\nproxy=http://p:1\n";
     fs::write(tunnel, &own).unwrap();
     let (status, said) = say(&["mapping", "remove", &id]);
     assert_eq!(status, Some(0), "{said}");
-    assert_eq!(said.matches("does not hold this mapping's passcode").count(), 2, "{said}");
-    assert_eq!(files().len(), 3);
+    assert_eq!(said.matches("does not hold this mapping's passcode").count(), 1, "{said}");
+    assert_eq!(files().len(), 2);
+    let own = "somebody's own, too\n".to_owned();
+    fs::write(tunnel, &own).unwrap();
     for round in ["", "2"] {
         let (status, said) = say(&["mapping", "add", "private"]);
         assert_eq!(status, Some(0), "{said}");

@@ -46,7 +46,8 @@ fn additions() {
 
 #[test]
 fn states() {
-    let side = |open| SideStatus { port: 1, open, fault: None, tunnels: None };
+    let side =
+        |open| SideStatus { port: 1, open, fault: None, tunnels: None, heartbeat_threshold: None };
     let mapping = |public, one, two| MappingStatus {
         options: Default::default(),
         id: "i".into(),
