@@ -501,6 +501,10 @@ def life(root):
     expect("the daemon after stop", root.daemon(), None)
     root("service", "iofog-connector", "stop")
     root("service", "iofog-connector", "start")
+    root("iofog-connector", "stop")
+    code, said = root("service", "iofog-connector", "status", ok=None)
+    expect("status after its own command has stopped it", (code, "behind" in said), (3, False))
+    root("service", "iofog-connector", "start")
     expect_served(mapping)
 
     step("upgrade over itself with a live mapping and edited settings")
@@ -671,6 +675,35 @@ def switched_off_stays_off(root):
     expect("enabled for systemd", os.path.lexists(root.file(wanted_by)), False)
 
 
+def enabled_tunnels_run_again(root):
+    step("told to systemd after a removal: start tunnels that are enabled; after an upgrade: what runs")
+    root.install(PACKAGE)
+    root("service", "iofog-connector", "stop")
+    calls = "/var/tmp/calls"
+    say = f"printf '#!/bin/sh\necho \"$*\" >>{calls}\n' >/usr/bin/$0; chmod +x /usr/bin/$0"
+    for program in ("deb-systemd-invoke", "systemctl"):
+        root("sh", "-c", say, program)
+    root("mkdir", "-p", "/run/systemd/system", "/etc/systemd/system/multi-user.target.wants")
+    units = ["iofog-connector-tunnels.service", "iofog-connector-tunnel@one.service"]
+    for unit in units:
+        source = f"/lib/systemd/system/{unit.replace('one', '')}"
+        root("ln", "-s", source, f"/etc/systemd/system/multi-user.target.wants/{unit}")
+
+    def told(verb):
+        with open(root.file(calls), encoding="utf-8") as file:
+            return sorted(line.split()[-1] for line in file if line.startswith(f"{verb} iofog-connector-tunnel"))
+
+    root.install(PACKAGE)
+    expect("started by an upgrade", told("start"), [])
+    expect("restarted by an upgrade", told("try-restart"), ["iofog-connector-tunnels.service"])
+    root("apt-get", "remove", "-y", "iofog-connector")
+    root("rm", calls)
+    root.install(PACKAGE)
+    expect("started after a removal", told("start"), sorted(units))
+    root.install(PACKAGE)
+    expect("started by the next upgrade", told("start"), sorted(units))
+
+
 def refusals(root):
     step("beside the developers' edition it is refused, and nothing is lost")
     root.install(java_package("iofog-connector-dev"))
@@ -784,6 +817,14 @@ def systemd_manages_it(root):
     expect("the unit of all", state_of(root, unit), "inactive")
     upgrade_restarts(root, "iofog-connector-tunnel@echo", users)
 
+    step("systemd: removed and installed again, enabled tunnels run again, and no others")
+    root("systemctl", "disable", "iofog-connector-tunnel@more")
+    root("apt-get", "remove", "-y", "iofog-connector")
+    expect("users can connect", reachable(users), False)
+    root.install(PACKAGE)
+    wait_for("an echo through the pipe", lambda: echoed(users))
+    expect("the unit that was disabled", state_of(root, "iofog-connector-tunnel@more"), "inactive")
+
     step("systemd: purge stops daemon and tunnels")
     root("apt-get", "purge", "-y", "iofog-connector")
     expect("the daemon after purge", root.daemon(), None)
@@ -851,7 +892,7 @@ raise_loopback()
 OPEN_FILES = open_files()
 STORIES = [("init", life), ("init", upgrade_from_java)]
 if not EMULATED:
-    STORIES += [("init", switched_off_stays_off), ("init", refusals)]
+    STORIES += [("init", switched_off_stays_off), ("init", enabled_tunnels_run_again), ("init", refusals)]
 if NAME == "bookworm":
     STORIES += [("systemd", life), ("systemd", upgrade_from_java), ("systemd", systemd_manages_it)]
 for kind, story in STORIES:
