@@ -16,6 +16,7 @@ use crate::agent::options as tunnel;
 use crate::config::folders::{Options, TUNNELS, TUNNELS_RUN};
 use crate::config::nearest;
 use crate::mappings::mapping::LONGEST_THRESHOLD;
+use crate::net::proxy::has_password;
 use crate::text::page::Named;
 
 /// What the command line asks for.
@@ -94,7 +95,18 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
         "status" => Command::Status { json: given.flag("json"), wide: given.flag("wide") },
         "check" => Command::Check { user: given.text("user")? },
         "version" => Command::Version,
-        "help" => help(std::mem::take(&mut words))?,
+        "help" => {
+            let of = std::mem::take(&mut words);
+            let (row, count) = if of.is_empty() { (row, 0) } else { find(of)? };
+            // What a command is followed by is no fault.
+            let stray = of.get(count).filter(|word| {
+                row.arguments.split('|').all(|argument| word.as_os_str() != argument)
+            });
+            if let Some(word) = stray {
+                return Err(format!("unknown argument {}", shown(&word.to_string_lossy())));
+            }
+            help(of)?
+        }
         "mapping list" => Command::Mapping(Request::List { wide: given.flag("wide") }),
         "mapping add" => {
             let public = match next(&mut words).and_then(OsStr::to_str).unwrap_or_default() {
@@ -145,7 +157,7 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
         }
     };
     match words.first() {
-        Some(word) => Err(format!("unknown argument {:?}", word.to_string_lossy())),
+        Some(word) => Err(format!("unknown argument {}", shown(&word.to_string_lossy()))),
         None => Ok((command, options)),
     }
 }
@@ -228,7 +240,9 @@ impl Given {
         text.parse()
             .ok()
             .filter(|number| (least..=most).contains(number))
-            .ok_or_else(|| format!("--{name}: {text:?} is not a number from {least} to {most}"))
+            .ok_or_else(|| {
+                format!("--{name}: {} is not a number from {least} to {most}", shown(&text))
+            })
             .map(Some)
     }
 
@@ -316,7 +330,13 @@ fn find(words: &[OsString]) -> Result<(&'static Row, usize), String> {
         return Err(match (&*first, nearest(&first, &names())) {
             ("reload" | "restart", _) => remedy::is_the_services(&remedy::DAEMON, &first),
             (_, Some(near)) => format!("unknown command {first:?}: did you mean `{near}`?"),
-            _ => format!("unknown command {first:?}: the commands are {}", names().join(", ")),
+            _ => {
+                format!(
+                    "unknown command {}: the commands are {}",
+                    shown(&first),
+                    names().join(", ")
+                )
+            }
         });
     };
     let Some(second) = words.get(1).map(|word| word.to_string_lossy()) else { return Ok((row, 1)) };
@@ -361,12 +381,20 @@ fn misplaced(option: Named, row: &Row) -> String {
 fn needs(row: &Row, words: &[&'static str], found: &str) -> String {
     let mut said = format!("`{}` must be followed by `{}`", row.name, words.join("` or `"));
     if !found.is_empty() {
-        said.push_str(&format!(", not {found:?}"));
+        said.push_str(&format!(", not {}", shown(found)));
     }
     if let Some(near) = nearest(found, words) {
         said.push_str(&format!(": did you mean `{near}`?"));
     }
     said
+}
+
+/// A word as it was given, but for one that may hold a password, such as a proxy's address.
+fn shown(word: &str) -> String {
+    match has_password(word) {
+        true => "(not repeated: it may hold a password)".into(),
+        false => format!("{word:?}"),
+    }
 }
 
 /// Takes the next word.
@@ -638,6 +666,17 @@ mod tests {
     }
 
     #[test]
+    fn word_that_may_hold_a_password_is_not_repeated() {
+        for line in ["", "start ", "help start ", "mapping ", "mapping add ", "tunnel "] {
+            let error = parsed(&format!("{line}http://me:SECRET@p:1")).unwrap_err();
+            assert!(!error.contains("SECRET") && error.contains("not repeated"), "{error}");
+        }
+        let error = parsed("mapping add public --connections http://me:SECRET@p:1").unwrap_err();
+        assert!(!error.contains("SECRET"), "{error}");
+        assert!(parsed("help mapping add public").is_ok());
+    }
+
+    #[test]
     fn every_command_has_a_page_that_fits_a_screen_with_an_example_that_is_understood() {
         for row in TABLE {
             let page = row.page();
@@ -687,6 +726,9 @@ mod tests {
             ("mappin --help", "unknown command \"mappin\": did you mean `mapping`?"),
             ("help mapping ad", "`mapping` must be followed by `add` or"),
             ("help start --jsn", "unknown option \"--jsn\""),
+            ("help mapping list bogus", "unknown argument \"bogus\""),
+            ("help tunnel bogus extra", "unknown argument \"bogus\""),
+            ("help start now", "unknown argument \"now\""),
         ] {
             let error = parsed(line).unwrap_err();
             assert!(error.starts_with(fault), "{line}: {error}");

@@ -1,5 +1,6 @@
 //! `check`: validates what `start` reads, without starting.
 
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -10,6 +11,7 @@ use crate::config::folders::Options;
 use crate::config::{self, Config};
 use crate::logging;
 use crate::mappings::mapping::Mapping;
+use crate::mappings::options::plain_by_dev;
 use crate::mappings::store;
 use crate::os::Instance;
 use crate::os::terminal::{complain, print};
@@ -76,6 +78,7 @@ fn findings(options: &Options) -> (Vec<String>, Vec<String>) {
             warnings.extend(doubts);
             warnings.extend(settings.listen_warning());
             warnings.extend(settings.api_warning());
+            warnings.extend(taken(&settings, &options.run_dir));
             warnings.extend(lacking(&settings, &dir.join(config::FILE)));
             Some(settings)
         }
@@ -103,6 +106,11 @@ fn findings(options: &Options) -> (Vec<String>, Vec<String>) {
         Ok(mappings) => {
             if let Some(settings) = &settings {
                 warnings.extend(unopened(&mappings, settings));
+                let asking = mappings
+                    .iter()
+                    .filter(|mapping| settings.dev && mapping.options.asks_for_tls().is_some());
+                let name = |mapping: &Mapping| mapping.name().to_owned();
+                warnings.extend(plain_by_dev(&asking.map(name).collect::<Vec<_>>()));
                 // Without mappings nobody has a port to reach yet, and `mapping add` says it.
                 let ports = mappings.iter().any(|mapping| mapping.pipe.ports().is_some());
                 warnings.extend(settings.loopback_notice().filter(|_| ports));
@@ -111,6 +119,20 @@ fn findings(options: &Options) -> (Vec<String>, Vec<String>) {
         Err(error) => faults.push(error.to_string()),
     }
     (warnings, faults)
+}
+
+/// Says that another program has the API's port, while no daemon of this run folder runs.
+fn taken(settings: &Config, run: &Path) -> Option<String> {
+    let api = settings.api;
+    let error = std::net::TcpListener::bind((api.ip(), api.port())).err()?;
+    let is_taken = error.kind() == io::ErrorKind::AddrInUse;
+    (is_taken && matches!(Instance::running(run), Ok(None))).then(|| {
+        format!(
+            "another program has the API's port, {api} (ss -ltnp shows which), so that nobody can call the API; end \
+             it, or set api in {} to another port",
+            config::FILE
+        )
+    })
 }
 
 /// What the settings allow and no pipe, or no `dev` set to false later, can do with.
@@ -208,6 +230,41 @@ mod tests {
             } else {
                 assert!(found.iter().any(|text| text.contains(said)), "{said}: {found:?}");
             }
+        }
+    }
+
+    #[test]
+    fn apis_port_that_another_program_has_and_tls_that_dev_takes_away_are_warned_of() {
+        let dir = crate::testing::folder::Folder::new();
+        let folder = dir.to_path_buf();
+        let options = Options {
+            config_dir: folder.clone(),
+            run_dir: folder.clone(),
+            log_dir: folder,
+            ..Options::default()
+        };
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mapping = r#""port1":6000,"port2":6001,"maxconnectionsport1":1,"maxconnectionsport2":0,
+            "passcodeport1":"s3cret","passcodeport2":"","heartbeatabsencethresholdport1":0,
+            "heartbeatabsencethresholdport2":0,"ispublic":true,"#;
+        for (dev, option, asks) in [
+            (true, r#""name":"web","users":"tls""#, true),
+            (true, r#""name":"web","alpn":["h2"]"#, true),
+            (true, r#""name":"web","users":"plain""#, false),
+            (false, r#""name":"web","users":"tls""#, false),
+        ] {
+            let text = format!(
+                r#"{{"ports":["6000-6001"],"exclude":[],"broker":12345,"address":"127.0.0.1","dev":{dev},"api":"{}"}}"#,
+                other.local_addr().unwrap()
+            );
+            fs::write(dir.join(crate::config::FILE), text).unwrap();
+            let rows = format!(r#"{{"mappings":[{{"id":"m",{mapping}{option}}}]}}"#);
+            fs::write(dir.join(store::FILE), rows).unwrap();
+            let (warnings, faults) = findings(&options);
+            assert_eq!(faults, [""; 0]);
+            let has = |words: &str| warnings.iter().any(|text| text.contains(words));
+            assert!(has("another program has the API's port"), "{warnings:?}");
+            assert_eq!(has("alpn asks for it: mapping web; set dev"), asks, "{warnings:?}");
         }
     }
 

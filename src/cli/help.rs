@@ -334,8 +334,8 @@ pub(super) fn summary() -> String {
            0  done; status: running; stop: not running any more, or never was\n  \
            1  failed; the message on stderr says why\n  \
            2  the command line or the settings contain an error\n  \
-           3  status: not running\n  \
-           4  status, stop: it runs, but may not or cannot be asked\n",
+           3  status, tunnels status: not running\n  \
+           4  status, stop, mapping: it runs, but may not or cannot be asked\n",
     );
     page
 }

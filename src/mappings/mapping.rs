@@ -185,6 +185,11 @@ pub enum Alteration {
 }
 
 impl Mapping {
+    /// What it is called: its name, or its id.
+    pub fn name(&self) -> &str {
+        self.options.name.as_ref().unwrap_or(&self.id)
+    }
+
     /// The same mapping with this difference.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::config::Network;
+use crate::config::{self, Network};
 use crate::text::line;
 
 /// The names of all of them.
@@ -105,6 +105,14 @@ impl Options {
         Ok(())
     }
 
+    /// The member that asks for TLS, and what it says: of no use where all ports are plain.
+    pub fn asks_for_tls(&self) -> Option<(&'static str, &'static str)> {
+        match self.users {
+            Some(Users::Tls) => Some(("users", "\"tls\"")),
+            _ => (!self.alpn.is_empty()).then_some(("alpn", "given")),
+        }
+    }
+
     /// The members that are set, as [`Options::read`] takes them.
     pub fn members(&self) -> Map<String, Value> {
         // As with most mappings, of which there may be thousands.
@@ -132,6 +140,20 @@ impl Options {
         let members = NAMES.iter().zip(values);
         members.filter_map(|(name, value)| Some(((*name).to_owned(), value?))).collect()
     }
+}
+
+/// Says which mappings have an option that asks for TLS while `dev` makes all ports plain.
+pub fn plain_by_dev(names: &[String]) -> Option<String> {
+    let (shown, more) = names.split_at(names.len().min(5));
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    (!names.is_empty()).then(|| {
+        format!(
+            "dev is true, so users' bytes are not encrypted, although users \"tls\" or alpn asks for it: mapping \
+             {}{more}; set dev to false in {}, and restart",
+            shown.join(", "),
+            config::FILE
+        )
+    })
 }
 
 fn name_of(value: &Value) -> Result<Box<str>, String> {

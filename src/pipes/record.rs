@@ -252,7 +252,7 @@ impl Record {
 }
 
 fn name_of(mapping: &Mapping) -> Rc<str> {
-    (**mapping.options.name.as_ref().unwrap_or(&mapping.id)).into()
+    mapping.name().into()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::logging::ALWAYS;
 use crate::mappings::mapping::{
     self, AgentPort, Alteration, Id, Mapping, NewMapping, NewPipe, Passcode, random_id,
 };
-use crate::mappings::options::{Options, Users};
+use crate::mappings::options::{Options, plain_by_dev};
 use crate::mappings::ports::{Lease, Owned, PortError};
 use crate::mappings::store::{Change, Store, StoreError};
 use crate::pipes::change::ChangeError;
@@ -102,7 +102,19 @@ impl Registry {
         for running in registry.running.borrow().iter() {
             running.pipe.pairing.be_wary();
         }
+        if let Some(warning) = registry.plain_warning() {
+            log::warn!(target: ALWAYS, "{warning}");
+        }
         registry
+    }
+
+    /// Says that mappings are told to speak TLS, and do not.
+    fn plain_warning(&self) -> Option<String> {
+        let running = self.running.borrow();
+        let asks = |pipe: &Pipe| pipe.mapping().options.asks_for_tls().is_some();
+        let asking = running.iter().map(|one| &one.pipe);
+        let asking = asking.filter(|pipe| self.shared.tls.is_none() && asks(pipe));
+        plain_by_dev(&asking.map(|pipe| pipe.record.name().to_string()).collect::<Vec<_>>())
     }
 
     fn run(&self, mapping: Mapping, leases: [Option<Lease>; 2]) {
@@ -186,12 +198,8 @@ impl Registry {
 
     /// What is asked for is possible where all ports are plain.
     fn check_tls(&self, options: &Options) -> Result<(), ChangeError> {
-        let (name, value) = match options {
-            _ if self.shared.tls.is_some() => return Ok(()),
-            Options { users: Some(Users::Tls), .. } => ("users", "\"tls\""),
-            Options { alpn, .. } if !alpn.is_empty() => ("alpn", "given"),
-            _ => return Ok(()),
-        };
+        let asked = options.asks_for_tls().filter(|_| self.shared.tls.is_none());
+        let Some((name, value)) = asked else { return Ok(()) };
         let why =
             format!("is {value}, but with dev in the settings all ports are plain; leave it out");
         Err(ChangeError::Impossible(name, why))
@@ -358,6 +366,7 @@ impl Registry {
                 .into_iter()
                 .chain(self.store_fault.borrow().clone())
                 .chain(self.shared.pool.outside())
+                .chain(self.plain_warning())
                 .collect(),
             mappings: self.running.borrow().iter().map(|running| running.pipe.status()).collect(),
             direct: self.direct.borrow().len(),

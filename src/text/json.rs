@@ -70,6 +70,12 @@ fn explain(text: &[u8], error: &serde_json::Error) -> String {
     let place = place(text, at);
     match error.classify() {
         Category::Data => format!("{place}: {}", data(&text[..text.len().min(at + 1)], what)),
+        Category::Syntax if what == "number out of range" => {
+            let key = last_key(&text[..at]).map_or_else(String::new, |key| format!(" of {key:?}"));
+            format!(
+                "{place}: the number{key} is larger than any that is accepted; write a smaller one"
+            )
+        }
         Category::Eof => format!("{place}: the text ends too early: {}", ended(what)),
         Category::Syntax if text[..at].iter().all(u8::is_ascii_whitespace) => {
             let found = found(text, at);
@@ -141,7 +147,7 @@ fn syntax(what: &str, found: &str) -> String {
         ("expected ident", _) => {
             "a word without quotes stands there; the only ones are true, false and null".into()
         }
-        ("invalid number" | "number out of range", _) => {
+        ("invalid number", _) => {
             "the number there is not written as JSON requires: digits, without blanks, + or \
              leading zeros"
                 .into()

@@ -55,6 +55,28 @@ fn mapping_is_found_by_its_name(mode: Mode) {
     daemon.api().add(&public(json!({"name": "ssh"})));
 }
 
+#[test]
+fn dev_that_takes_tls_from_users_is_warned_of_in_status_and_log() {
+    let told = "alpn asks for it: mapping web, grpc; set dev to false";
+    for mode in [Mode::Plain, Mode::Tls] {
+        let row = |name: &str, users: Value, alpn: Value| {
+            json!({"id": name, "name": name, "port1": 1, "port2": 2, "maxconnectionsport1": 1,
+                "maxconnectionsport2": 0, "passcodeport1": "s3cret", "passcodeport2": "",
+                "heartbeatabsencethresholdport1": 0, "heartbeatabsencethresholdport2": 0,
+                "users": users, "alpn": alpn})
+        };
+        let rows = json!({"mappings": [row("web", json!("tls"), Value::Null),
+            row("grpc", Value::Null, json!(["h2"])), row("ssh", json!("plain"), Value::Null)]});
+        let daemon = Daemon::builder(mode).file("configs.json", rows.to_string()).start();
+        let is_plain = usize::from(mode == Mode::Plain);
+        let shown =
+            [daemon.control().state()["warnings"].to_string(), text(&daemon.cli(&["status"]))];
+        for shown in shown.iter().chain([&daemon.log_text()]) {
+            assert_eq!(shown.matches(told).count(), is_plain, "{shown}");
+        }
+    }
+}
+
 fn wanted_ports_are_given_or_it_is_said_why_not(mode: Mode) {
     let daemon = Daemon::builder(mode).ports(4).start();
     let first = daemon.api().add_public(60, NEVER);
@@ -68,7 +90,7 @@ fn wanted_ports_are_given_or_it_is_said_why_not(mode: Mode) {
     let belongs = format!("port1 is {0}: port {0} belongs to another mapping", mapping.port1);
     assert_eq!(why, belongs);
     let outside = refused(&daemon, 400, json!({"port1": daemon.api_address().port()}));
-    assert!(outside.contains("is not in the pool; add it to \"ports\""), "{outside}");
+    assert!(outside.contains("is not in the pool; in iofog-connector.conf, add it"), "{outside}");
     let same = refused(&daemon, 400, json!({"port1": 7, "port2": 7}));
     assert!(same.starts_with("port2 is 7, and port1 is 7"), "{same}");
     // A port that was opened for one that is refused is free again.

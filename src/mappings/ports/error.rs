@@ -5,6 +5,7 @@ use std::io;
 
 use rustix::io::Errno;
 
+use crate::config;
 use crate::text::reason;
 
 /// Why a port could not be leased.
@@ -64,7 +65,8 @@ impl fmt::Display for PortError {
             ),
             PortError::OutsidePool(port) => write!(
                 f,
-                "port {port} is not in the pool; add it to \"ports\" or take it out of \"exclude\""
+                "port {port} is not in the pool; in {}, add it to \"ports\" or take it out of \"exclude\"",
+                config::FILE
             ),
             PortError::Leased(port) => write!(f, "port {port} belongs to another mapping"),
             PortError::Taken(port) => {
