@@ -3,10 +3,8 @@
 //! address.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};
-use std::ops::Bound::{Excluded, Unbounded};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -21,10 +19,18 @@ pub struct Line {
     last: Cell<u64>,
 }
 
-/// Those of one port, by address and order of arrival.
+/// Those of one port, by address and order of arrival. A tree would be 7 KB of the program; few wait,
+/// and for a handshake, which takes longer than moving a list of thousands by one place.
 struct Port {
     last: IpAddr,
-    waiting: BTreeMap<(IpAddr, u64), Rc<Ticket>>,
+    waiting: Vec<((IpAddr, u64), Rc<Ticket>)>,
+}
+
+impl Port {
+    /// Where those behind `key` begin.
+    fn behind(&self, key: (IpAddr, u64)) -> usize {
+        self.waiting.partition_point(|(other, _)| *other <= key)
+    }
 }
 
 #[derive(Default)]
@@ -79,9 +85,12 @@ impl Line {
         } else {
             let mut ports = self.ports.borrow_mut();
             match ports.get_mut(number) {
-                Some(port) => _ = port.waiting.insert(key, ticket),
+                Some(port) => {
+                    let place = port.behind(key);
+                    port.waiting.insert(place, (key, ticket));
+                }
                 None => {
-                    let (last, waiting) = (Ipv4Addr::UNSPECIFIED.into(), [(key, ticket)].into());
+                    let (last, waiting) = (Ipv4Addr::UNSPECIFIED.into(), vec![(key, ticket)]);
                     ports.insert(number, Port { last, waiting });
                 }
             }
@@ -107,14 +116,15 @@ impl Line {
         let number = ports.after(self.last.get()).or_else(|| ports.first())?;
         self.last.set(number);
         let port = ports.get_mut(number)?;
-        let after = port.waiting.range((Excluded((port.last, u64::MAX)), Unbounded)).next();
-        let key = *after.or_else(|| port.waiting.iter().next())?.0;
-        port.last = key.0;
-        let ticket = port.waiting.remove(&key);
+        let after = port.behind((port.last, u64::MAX));
+        // A port without anybody is not kept.
+        let place = if after < port.waiting.len() { after } else { 0 };
+        let ((address, _), ticket) = port.waiting.remove(place);
+        port.last = address;
         if port.waiting.is_empty() {
             ports.remove(number);
         }
-        ticket
+        Some(ticket)
     }
 }
 
@@ -132,7 +142,7 @@ impl Drop for Permit<'_> {
         }
         let mut ports = self.line.ports.borrow_mut();
         if let Some(port) = ports.get_mut(self.port) {
-            port.waiting.remove(&self.key);
+            port.waiting.retain(|(key, _)| *key != self.key);
             if port.waiting.is_empty() {
                 ports.remove(self.port);
             }
