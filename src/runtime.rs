@@ -7,6 +7,7 @@ mod counted;
 mod deadlines;
 mod io;
 mod line;
+mod moments;
 mod numbered;
 mod reactor;
 mod source;
@@ -19,6 +20,7 @@ pub use counted::Counted;
 pub use deadlines::Deadlines;
 pub use io::Io;
 pub use line::{Line, Permit};
+pub use moments::Moments;
 pub use numbered::{Numbered, Numbers};
 #[cfg(test)]
 pub use reactor::set_looks;

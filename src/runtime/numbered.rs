@@ -45,7 +45,7 @@ impl Numbers {
 }
 
 /// Slots that are kept when all things have gone, since others come soon.
-const KEPT: usize = 16;
+pub(super) const KEPT: usize = 16;
 
 /// Things, each with a number, kept in the order of the numbers. Finding, adding and removing one
 /// takes a number of steps that grows with the logarithm of how many there are.

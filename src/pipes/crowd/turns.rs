@@ -4,12 +4,11 @@
 //! Each member is in turn with the connector. While it is the member's turn, the member can lose its place, at the
 //! earliest when the patience with members of its [`Kind`] has passed. While it is the connector's, it cannot.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::limits;
 use crate::net::vain::Vain;
-use crate::runtime::Numbered;
+use crate::runtime::{Moments, Numbered};
 
 /// A member: a number that grows in order of arrival.
 pub(super) type Number = u64;
@@ -77,7 +76,7 @@ struct Member<T> {
 
 /// The members of one kind whose turn it is.
 struct List {
-    from: BTreeSet<(Instant, Number)>,
+    from: Moments,
     /// How often the patience with them is halved from the longest, [`limits::SLOW_TURN`]: once more
     /// when one has to go and nobody has got through since the last one that had to, once less when
     /// one gets through. So a port where many wait in vain is free soon, and where others get through
@@ -105,7 +104,7 @@ impl List {
 
 impl<T> Default for Turns<T> {
     fn default() -> Self {
-        let list = |halvings| List { from: BTreeSet::new(), halvings, got_through: false };
+        let list = |halvings| List { from: Moments::default(), halvings, got_through: false };
         Turns {
             next: 0,
             members: Numbered::default(),
@@ -259,7 +258,7 @@ impl<T> Turns<T> {
     /// When the first one has to go, and which.
     fn first_to_go(&self) -> Option<(Instant, Number)> {
         let first = |kind: Kind| {
-            let &(from, number) = self.kinds[kind as usize].from.first()?;
+            let (from, number) = self.kinds[kind as usize].from.first()?;
             Some((from + self.patience(kind), number))
         };
         [Kind::Silent, Kind::Spoken, Kind::Slow, Kind::Vain, Kind::SilentToo]
@@ -288,7 +287,7 @@ impl<T> Turns<T> {
         let Some(member) = self.members.get_mut(number) else { return };
         let was_silent = member.state.is_silent();
         if let State::Turn(kind, from) = std::mem::replace(&mut member.state, state) {
-            self.kinds[kind as usize].from.remove(&(from, number));
+            self.kinds[kind as usize].from.remove((from, number));
         }
         if let State::Turn(kind, from) = state {
             self.kinds[kind as usize].from.insert((from, number));

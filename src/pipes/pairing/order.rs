@@ -8,10 +8,9 @@
 //! unfit leaves the list until its task has looked at it and called [`Order::tunnel`]. So each is
 //! looked at in vain at most once for each time it was listed.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
-use crate::runtime::{Numbered, Numbers};
+use crate::runtime::{Moments, Numbered, Numbers};
 use crate::wire::greeting::Version;
 
 /// A tunnel or a user: a number that grows in order of arrival.
@@ -58,7 +57,7 @@ struct Tunnels {
     known: Numbered<Standing>,
     /// Those that were fit, of version 1 and of version 2.
     fit: [Numbers; 2],
-    by_overdue: BTreeSet<(Instant, Number)>,
+    by_overdue: Moments,
     unasked: Numbers,
 }
 
@@ -96,7 +95,9 @@ impl Order {
         if standing.fit {
             tunnels.fit[index(standing.version)].insert(standing.rank(number));
         }
-        tunnels.by_overdue.extend(standing.overdue_at.map(|at| (at, number)));
+        if let Some(at) = standing.overdue_at {
+            tunnels.by_overdue.insert((at, number));
+        }
         if !standing.asked {
             tunnels.unasked.insert(number);
         }
@@ -108,7 +109,7 @@ impl Order {
         let Some(was) = tunnels.known.remove(number) else { return };
         tunnels.fit[index(was.version)].remove(was.rank(number));
         if let Some(at) = was.overdue_at {
-            tunnels.by_overdue.remove(&(at, number));
+            tunnels.by_overdue.remove((at, number));
         }
         tunnels.unasked.remove(number);
     }
@@ -145,7 +146,7 @@ impl Order {
     /// The tunnel of `side` that is most overdue.
     pub(super) fn most_overdue(&self, side: usize, now: Instant) -> Option<Number> {
         let first = self.sides[side].by_overdue.first();
-        first.filter(|(at, _)| *at < now).map(|(_, number)| *number)
+        first.filter(|(at, _)| *at < now).map(|(_, number)| number)
     }
 
     /// The first `most` tunnels of `side` whose machines are not being asked.
