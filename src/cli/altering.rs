@@ -4,25 +4,16 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::asking::{Fault, call, find, folder, form, host, report, understood};
+use super::asking::{Answer, Fault, call, find, folder, form, host, report};
 use super::exit::UNKNOWN;
 use super::files::{self, Files, Made};
 use crate::config::folders::Options;
 use crate::mappings::mapping::{AgentLimits, AgentPort, Passcode};
 use crate::mappings::store;
 use crate::report::status::{SideStatus, listed};
-use crate::text::json;
 use crate::text::line::escaped;
-
-/// What `mapping/passcode` answers.
-#[derive(Deserialize)]
-struct Renewed {
-    port: u16,
-    passcode: String,
-}
 
 /// Changes members of a mapping; `limits` are those of each agent's side: tunnels, and silence in milliseconds.
 pub(super) fn change(
@@ -89,8 +80,9 @@ pub(super) fn passcode(
              `mapping passcode {id} --side {side}` again for another one"
         )
     };
-    let answer = understood(json::read(answer.as_bytes())).map_err(lost)?;
-    let Renewed { port, passcode } = answer;
+    let answer = Answer::read(&answer).map_err(lost)?;
+    let port = answer.port("port").map_err(lost)?;
+    let passcode = answer.text("passcode").map_err(lost)?;
     let mut text = format!("mapping {id} has a new passcode for port {port}\n");
     let old = files.held(port, before.map(|before| before.passcode.reveal()));
     if show {
@@ -99,7 +91,7 @@ pub(super) fn passcode(
             text.push_str(&format!("{} holds the old one\n", path.display()));
         }
     } else {
-        let passcode = Passcode::new(&passcode).ok_or_else(|| lost("it was not told".into()))?;
+        let passcode = Passcode::new(passcode).ok_or_else(|| lost("it was not told".into()))?;
         let tunnels = mapping.sides[index].tunnels.unwrap_or_default();
         let limits = AgentLimits {
             max_connections: tunnels.allowed as u16,

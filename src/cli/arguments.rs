@@ -17,7 +17,7 @@ use crate::config::folders::{Options, TUNNELS, TUNNELS_RUN};
 use crate::config::nearest;
 use crate::mappings::mapping::LONGEST_THRESHOLD;
 use crate::net::proxy::has_password;
-use crate::text::page::Named;
+use crate::text::page::{Named, names};
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
         return Err(fault.sentence(found.ok().map(|(row, _)| row)));
     }
     let (row, count) = found?;
-    if let Some((stray, _)) = given.0.iter().find(|(one, _)| row.options().all(|o| o != *one)) {
+    if let Some((stray, _)) = given.0.iter().find(|(one, _)| !row.options().contains(one)) {
         return Err(misplaced(*stray, row));
     }
     words = &words[count..];
@@ -291,9 +291,9 @@ fn value(arguments: &mut Arguments, option: Named) -> Result<Option<OsString>, S
 /// What is wrong with an option that nobody has taken.
 fn left_over(argument: &str) -> Fault {
     let name = argument.split('=').next().unwrap_or_default();
-    match all_options().find(|option| option.dashed == name) {
-        Some(_) => Fault::Said(format!("{name} takes no value")),
-        None => Fault::Unknown(name.to_owned()),
+    match all_options().iter().any(|option| option.dashed == name) {
+        true => Fault::Said(format!("{name} takes no value")),
+        false => Fault::Unknown(name.to_owned()),
     }
 }
 
@@ -310,8 +310,8 @@ impl Fault {
                 .into();
         }
         // Where the command has none that is near, another one may be meant.
-        let own = row.into_iter().flat_map(Row::options).map(Named::name).collect::<Vec<_>>();
-        let all = all_options().map(Named::name).collect::<Vec<_>>();
+        let own = names(&row.map(Row::options).unwrap_or_default());
+        let all = names(&all_options());
         let word = name.strip_prefix("--").unwrap_or_default();
         match nearest(word, &own).or_else(|| nearest(word, &all)) {
             Some(near) => format!("unknown option {name:?}: did you mean --{near}?"),
@@ -369,10 +369,10 @@ fn help(words: &[OsString]) -> Result<Command, String> {
 /// What an option is that this command does not have.
 fn misplaced(option: Named, row: &Row) -> String {
     let (name, command) = (option.dashed, row.name);
-    if general(true).any(|general| general == option) {
+    if general(true).contains(&option) {
         return format!("{name} is not an option of `{command}`");
     }
-    let homes = TABLE.iter().filter(|row| row.options().any(|one| one == option));
+    let homes = TABLE.iter().filter(|row| row.options().contains(&option));
     let homes: Vec<_> = homes.map(|row| row.name).collect();
     format!("{name} is an option of `{}` only", homes.join("` and `"))
 }
@@ -715,7 +715,7 @@ mod tests {
     fn an_option_is_of_one_kind_wherever_it_is_allowed() {
         for option in all_options() {
             let same = |other: Named| other.name() != option.name() || other.value == option.value;
-            assert!(all_options().all(same), "{option:?}");
+            assert!(all_options().into_iter().all(same), "{option:?}");
         }
     }
 

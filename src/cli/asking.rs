@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::control::{self, ControlError};
 use super::exit::UNKNOWN;
@@ -11,7 +11,7 @@ use crate::config::folders::Options;
 use crate::limits;
 use crate::report::Report;
 use crate::report::status::{MappingStatus, Status};
-use crate::text::reason;
+use crate::text::{json, reason};
 
 /// Why it was not done, and the exit status that says so.
 pub(super) struct Fault {
@@ -32,10 +32,28 @@ impl From<ControlError> for Fault {
     }
 }
 
-/// What every failed call answers.
-#[derive(Deserialize)]
-struct Failed {
-    errormessage: String,
+/// What the daemon answers, an object.
+pub(super) struct Answer(Value);
+
+impl Answer {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// A sentence for an answer that is none, as all that follow.
+    pub(super) fn read(text: &str) -> Result<Self, String> {
+        understood(json::read(text.as_bytes())).map(Answer)
+    }
+
+    /// The text of this name in it.
+    pub(super) fn text(&self, name: &str) -> Result<&str, String> {
+        understood(self.0[name].as_str().ok_or_else(|| format!("it lacks {name}")))
+    }
+
+    /// The port of this name in it.
+    pub(super) fn port(&self, name: &str) -> Result<u16, String> {
+        let port = self.0[name].as_u64().and_then(|port| u16::try_from(port).ok());
+        understood(port.ok_or_else(|| format!("it lacks {name}")))
+    }
 }
 
 /// Asks the daemon; the error is a sentence for when it refuses or does not answer.
@@ -48,11 +66,11 @@ pub(super) fn call(
     let path = format!("/api/v2/{path}");
     match control::call(limits::CONTROL_WAIT, &options.run_dir, method, &path, body) {
         Ok((200, answer)) => Ok(answer),
-        Ok((status, answer)) => Err(match crate::text::json::read::<Failed>(answer.as_bytes()) {
-            Ok(failed) => failed.errormessage,
-            Err(_) => format!("the connector answers {status}"),
+        Ok((status, answer)) => {
+            let why =
+                Answer::read(&answer).and_then(|why| why.text("errormessage").map(str::to_owned));
+            Err(why.unwrap_or_else(|_| format!("the connector answers {status}")).into())
         }
-        .into()),
         Err(error) => Err(error.into()),
     }
 }

@@ -271,8 +271,10 @@ pub(super) const TABLE: &[Row] = &[
 
 impl Row {
     /// The options that it has.
-    pub(super) fn options(&self) -> impl Iterator<Item = Named> {
-        options(self.options).chain(general(self.general))
+    pub(super) fn options(&self) -> Vec<Named> {
+        let mut all = options(self.options);
+        all.append(&mut general(self.general));
+        all
     }
 
     /// The second words that may follow it, such as `add`, with the row of each.
@@ -310,12 +312,14 @@ pub(super) fn first_words() -> impl Iterator<Item = &'static Row> {
 }
 
 /// All options that there are.
-pub(super) fn all_options() -> impl Iterator<Item = Named> {
-    general(true).chain(TABLE.iter().flat_map(|row| options(row.options)))
+pub(super) fn all_options() -> Vec<Named> {
+    let mut all = general(true);
+    TABLE.iter().for_each(|row| all.append(&mut options(row.options)));
+    all
 }
 
 /// The general options, or none.
-pub(super) fn general(are_wanted: bool) -> impl Iterator<Item = Named> {
+pub(super) fn general(are_wanted: bool) -> Vec<Named> {
     options(if are_wanted { GENERAL } else { "" })
 }
 

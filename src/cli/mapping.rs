@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::altering;
-use super::asking::{Fault, call, find, folder, form, host, report, understood};
+use super::asking::{Answer, Fault, call, find, folder, form, host, report};
 use super::files::{self, Files, Made};
 use crate::config::folders::Options;
 use crate::mappings::mapping::{AgentLimits, AgentPort, Passcode};
@@ -18,7 +17,6 @@ use crate::mappings::store;
 use crate::os::terminal::{self, complain, is_printed};
 use crate::report;
 use crate::report::status::Status;
-use crate::text::json;
 use crate::text::reason::{self, quoted};
 
 /// What to do with mappings.
@@ -79,15 +77,11 @@ pub(super) struct Add {
     pub(super) dir: PathBuf,
 }
 
-/// What `mapping/add` answers.
-#[derive(Deserialize)]
+/// What `mapping/add` answers, but for the passcodes.
 struct Added {
     id: String,
     port1: u16,
     port2: u16,
-    passcode1: String,
-    #[serde(default)]
-    passcode2: String,
 }
 
 /// Does what is asked for.
@@ -135,7 +129,12 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
     // does not answer, nothing has been opened.
     let report = report(options)?;
     let answer = call(options, "POST", "mapping/add", &form(&[("mapping", &mapping.to_string())]))?;
-    let added: Added = understood(json::read(answer.as_bytes()))?;
+    let answer = Answer::read(&answer)?;
+    let added = Added {
+        id: answer.text("id")?.to_owned(),
+        port1: answer.port("port1")?,
+        port2: answer.port("port2")?,
+    };
     let limits = AgentLimits {
         max_connections: *connections,
         heartbeat_threshold: (*threshold > 0).then_some(Duration::from_millis(*threshold)),
@@ -144,9 +143,9 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
         let passcode = Passcode::new(passcode)?;
         Some(AgentPort { port, passcode, limits })
     };
-    let mut sides = vec![side(added.port1, &added.passcode1)];
+    let mut sides = vec![side(added.port1, answer.text("passcode1")?)];
     if !add.public {
-        sides.push(side(added.port2, &added.passcode2));
+        sides.push(side(added.port2, answer.text("passcode2")?));
     }
     let host = host(&report.state);
     let name = add.members.get("name").and_then(Value::as_str);

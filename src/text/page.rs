@@ -23,14 +23,22 @@ impl Named {
 }
 
 /// The options that the lines of `page` name, in their order.
-pub fn options(page: &'static str) -> impl Iterator<Item = Named> {
-    let lines =
-        page.lines().filter_map(|line| line.strip_prefix("  ").filter(|l| l.starts_with("--")));
-    lines.map(|line| {
+pub fn options(page: &'static str) -> Vec<Named> {
+    let mut found = Vec::new();
+    for line in page.split('\n') {
+        let Some(line) = line.strip_prefix("  ").filter(|line| line.starts_with("--")) else {
+            continue;
+        };
         let mut words = line.split(' ');
         let mut next = || words.next().unwrap_or_default();
-        Named { dashed: next(), value: next() }
-    })
+        found.push(Named { dashed: next(), value: next() });
+    }
+    found
+}
+
+/// Their names, without the dashes.
+pub fn names(options: &[Named]) -> Vec<&'static str> {
+    options.iter().map(|option| option.name()).collect()
 }
 
 #[cfg(test)]
@@ -40,7 +48,8 @@ mod tests {
     #[test]
     fn options_are_read_from_their_lines() {
         let page = "Usage: x [--no]\n\n  --one FILE    --it says\n      --no\n  --two  A flag\n  --three N,...\n";
-        let found: Vec<_> = options(page).map(|option| (option.name(), option.value)).collect();
+        let found: Vec<_> =
+            options(page).iter().map(|option| (option.name(), option.value)).collect();
         assert_eq!(found, [("one", "FILE"), ("two", ""), ("three", "N,...")]);
     }
 }

@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::RecvFlags;
 
@@ -43,11 +43,17 @@ impl Manager {
         self.receive_within(PATIENCE, what).unwrap_or_else(|| panic!("nothing said {what}"))
     }
 
-    /// The same; `None` when nothing at all came for so long.
+    /// The same; `None` when it did not come within this time, whatever else did.
     pub fn receive_within(&self, time: Duration, what: &str) -> Option<String> {
-        self.socket.set_read_timeout(Some(time)).unwrap();
+        let until = Instant::now() + time;
         let mut buffer = [0; 4096];
         loop {
+            let left = until.saturating_duration_since(Instant::now());
+            // A timeout of no time would be none.
+            if left.is_zero() {
+                return None;
+            }
+            self.socket.set_read_timeout(Some(left)).unwrap();
             let count = self.socket.recv(&mut buffer).ok()?;
             let message = String::from_utf8_lossy(&buffer[..count]).into_owned();
             if message.lines().any(|line| line.starts_with(what)) {

@@ -31,6 +31,19 @@ fn stored(daemon: &Daemon, mapping: &Mapping) -> Value {
     rows.iter().find(|row| row["id"] == mapping.id.as_str()).unwrap().clone()
 }
 
+/// A user is closed for this reason; without an agent it would be for another.
+#[track_caller]
+fn refused(daemon: &Daemon, mapping: &Mapping, why: &str) {
+    Link::plain(at(mapping.port2)).unwrap().expect_closed();
+    until("it is counted", || {
+        let state = daemon.api().state_of(mapping).unwrap();
+        state["refusals"].as_array().unwrap().iter().any(|kind| kind["why"] == why)
+    });
+}
+
+const ELSEWHERE: &str = "its address is not in the mapping's allow";
+const TOO_MANY: &str = "its address has as many users as usersperaddress allows";
+
 fn changed_options_hold_for_new_users_and_close_nobody(mode: Mode) {
     let mut daemon = Daemon::new(mode);
     let mapping = daemon.api().add_public(60, NEVER);
@@ -39,17 +52,17 @@ fn changed_options_hold_for_new_users_and_close_nobody(mode: Mode) {
     // Stored before it is answered.
     let row = stored(&daemon, &mapping);
     assert_eq!((&row["allow"], &row["name"]), (&json!(["192.0.2.0/24"]), &json!("ssh")));
-    Link::plain(at(mapping.port2)).unwrap().expect_closed();
+    refused(&daemon, &mapping, ELSEWHERE);
     agent.send(b"answer");
     user.expect(b"answer");
     assert_eq!(daemon.api().status("ssh")["id"], mapping.id.as_str());
     daemon.restart();
-    Link::plain(at(mapping.port2)).unwrap().expect_closed();
+    refused(&daemon, &mapping, ELSEWHERE);
     changed(&daemon, &mapping, json!({"allow": null, "usersperaddress": 1}));
     let options = json!({"name": "ssh", "usersperaddress": 1});
     assert_eq!(daemon.api().state_of(&mapping).unwrap()["options"], options);
     let (_user, _agent) = daemon.session(&mapping);
-    Link::plain(at(mapping.port2)).unwrap().expect_closed();
+    refused(&daemon, &mapping, TOO_MANY);
     changed(&daemon, &mapping, json!({"usersperaddress": null}));
     daemon.session(&mapping);
     // By its name as well, of which nothing is left then.
@@ -62,13 +75,24 @@ fn changed_options_hold_for_new_users_and_close_nobody(mode: Mode) {
 fn changed_limits_of_tunnels_hold_at_once(mode: Mode) {
     let daemon = Daemon::new(mode);
     let mapping = daemon.api().add_public(1, NEVER);
+    let serve = |agent: &mut Agent| {
+        let mut user = daemon.user(&mapping);
+        user.send(b"question");
+        agent.expect_record(b"question");
+        agent.send(b"answer");
+        user.expect(b"answer");
+        user
+    };
     let mut first = daemon.tunnel(&mapping);
+    let one = serve(&mut first);
     assert!(!daemon.agent(mapping.port1).is_accepted(&mapping.passcode1));
     changed(&daemon, &mapping, json!({"maxconnections": 2}));
     assert_eq!(daemon.api().number(&mapping, "sides.0.tunnels.allowed"), 2);
-    let _second = daemon.tunnel(&mapping);
-    // For the first seconds they look at the time for reasons of their own.
-    std::thread::sleep(ms(6000));
+    let mut second = daemon.tunnel(&mapping);
+    let two = serve(&mut second);
+    // Fresh ones look at the time for reasons of their own: these have served a user each.
+    drop((one, two));
+    until("they wait", || daemon.api().idle(&mapping) == 2);
     // Those that wait are measured by the new threshold, too.
     changed(&daemon, &mapping, json!({"heartbeatabsencethreshold": 1000}));
     until("the silent ones are closed", || daemon.api().idle(&mapping) == 0);

@@ -256,6 +256,53 @@ fn users_of_one_address_are_so_many_at_one_time(mode: Mode) {
     drop(next);
 }
 
+/// Whether one more user of this address may connect now: it is not closed, and waits.
+fn has_place(daemon: &Daemon, mapping: &Mapping) -> Option<Link> {
+    let refused = || {
+        let state = daemon.api().state_of(mapping).unwrap();
+        let kinds = state["refusals"].as_array().unwrap().clone();
+        let too_many = kinds
+            .iter()
+            .find(|kind| kind["why"] == "its address has as many users as usersperaddress allows");
+        too_many.map_or(0, |kind| kind["times"].as_u64().unwrap())
+    };
+    let (before, waiting) = (refused(), daemon.api().users_waiting(mapping));
+    let mut user = daemon.try_link(mapping.port2).ok();
+    if let Some(user) = &mut user {
+        let _ = user.try_send(b"question");
+    }
+    let mut has = false;
+    until("it waits, or is refused", || {
+        has = daemon.api().users_waiting(mapping) > waiting;
+        has || refused() > before
+    });
+    user.filter(|_| has)
+}
+
+#[test]
+fn place_of_an_address_is_free_when_a_user_leaves_or_its_session_is_over_and_not_before() {
+    let daemon = Daemon::builder(Mode::Plain).set("userwait", 60_000).start();
+    let mapping = daemon.api().add(&public(json!({"usersperaddress": 2})));
+    // Users that wait count, and one that leaves does not any more.
+    let mut one = has_place(&daemon, &mapping).unwrap();
+    let two = has_place(&daemon, &mapping).unwrap();
+    assert!(has_place(&daemon, &mapping).is_none());
+    two.reset();
+    until("it has left", || daemon.api().users_waiting(&mapping) == 1);
+    let _two = has_place(&daemon, &mapping).unwrap();
+    // One that has ended its direction counts as long as its service may go on answering.
+    let mut agent = daemon.version_two(&mapping);
+    agent.read_header();
+    agent.expect(b"question");
+    agent.send(b"OPENbegin");
+    one.finish();
+    until("it is in a session", || daemon.api().number(&mapping, "counts.sessions") == 1);
+    assert!(has_place(&daemon, &mapping).is_none());
+    drop(agent);
+    until("it is over", || daemon.api().number(&mapping, "counts.sessions") == 0);
+    assert!(has_place(&daemon, &mapping).is_some());
+}
+
 fn session_in_which_nothing_moves_is_broken_off_after_idle(mode: Mode) {
     let daemon = Daemon::new(mode);
     let mapping = daemon.api().add(&public(json!({"idle": 4000})));

@@ -10,7 +10,7 @@ use crate::config::nearest;
 use crate::mappings::mapping::Passcode;
 use crate::net::proxy::has_password;
 use crate::text::by_name::ByName;
-use crate::text::page::{Named, options};
+use crate::text::page::{names, options};
 use crate::text::{file, mark, reason};
 
 /// The key of the passcode in an options file; no option of the command line, which `ps` shows.
@@ -59,13 +59,12 @@ pub(super) fn options_of(
             passcode = Some(proper(value, &place)?);
             continue;
         }
-        let mut all = options(OPTIONS).filter(|option| option.name() != "from");
-        let Some(known) = all.find(|known| known.name() == name) else {
+        let mut all = options(OPTIONS);
+        all.retain(|option| option.name() != "from");
+        let Some(known) = all.iter().find(|known| known.name() == name) else {
             // The line may be a secret, written in another form or in the wrong file, so it is not
             // repeated.
-            let names: Vec<_> =
-                options(OPTIONS).map(Named::name).filter(|n| *n != "from").collect();
-            let hint = match nearest(name, &names).filter(|_| line.contains('=')) {
+            let hint = match nearest(name, &names(&all)).filter(|_| line.contains('=')) {
                 Some(near) => format!("did you mean {near}?"),
                 None => "NAME=VALUE is expected, named as on the command line, without \
                          dashes; or passcode=VALUE"
