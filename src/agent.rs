@@ -8,23 +8,19 @@
 //! one file of options asks for; [`many`] lives as many of them as a folder has files. Relay, TLS, log
 //! and process are the daemon's.
 
-use std::io;
 use std::process::ExitCode;
 use std::rc::Rc;
 
-use log::Log;
 use smol::LocalExecutor;
 use smol::future::{FutureExt, or};
 
 use crate::limits;
 use crate::logging::{ALWAYS, Logging};
-use crate::os::{self, Notifier, Signals};
-use crate::runtime;
-use crate::text::reason;
+use crate::os::{self, Notifier};
 use connector::Connector;
 use life::Job;
 use options::Options;
-use process::{FAULTY, OWN_FILES, asked_to_stop, refuse, share, upkeep, watchdog};
+use process::{FAULTY, OWN_FILES, asked_to_stop, refuse, share};
 
 pub use many::{check, run as run_all};
 
@@ -73,39 +69,27 @@ pub fn run(given: options::Given) -> ExitCode {
         log::warn!(target: ALWAYS, "{warning}");
     }
     log::info!(target: ALWAYS, "{what}");
-    match runtime::block_on(live(&options, &job, &connector, &notifier, &logging)) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) | Err(error) => {
-            log::error!(target: ALWAYS, "the tunnel cannot go on: {}", reason::words(&error));
-            ExitCode::FAILURE
-        }
-    }
+    live(&options, &job, &connector, &notifier, &logging)
 }
 
 /// Serves or listens until asked to stop, then lets sessions finish.
-async fn live(
+fn live(
     options: &Options,
     job: &Job<'_>,
     connector: &Connector,
     notifier: &Notifier,
     logging: &Logging,
-) -> io::Result<()> {
-    let signals = Signals::new()?;
+) -> ExitCode {
     let tell_limits = || connector.health().tell_limits();
     let tasks = LocalExecutor::new();
     let (ask, asked) = smol::channel::bounded(1);
-    tasks.spawn(signals.pass_on(ask).boxed_local()).detach();
     let (stop, stopped) = smol::channel::bounded(1);
-    tasks.spawn(upkeep(logging, &tell_limits).boxed_local()).detach();
-    if let Some(interval) = os::watchdog_interval() {
-        tasks.spawn(watchdog(notifier, interval).boxed_local()).detach();
-    }
-    notifier.ready("connecting");
     let reload = || {
         connector.shared().forget_settings();
         connector.reload();
     };
     let by_signal = async {
+        notifier.ready("connecting");
         asked_to_stop(&asked, &reload).await;
         stop.close();
         notifier.stopping(options.drain);
@@ -113,8 +97,6 @@ async fn live(
         asked_to_stop(&asked, &reload).await;
         Ok(())
     };
-    let work = or(job.live(connector, options.drain, &tasks, stopped), by_signal);
-    let ended = or(work, runtime::run(|| tasks.tick())).await;
-    logging.flush();
-    ended
+    let work = or(by_signal, job.live(connector, options.drain, &tasks, stopped)).boxed_local();
+    process::live("the tunnel", (logging, notifier), &tell_limits, &tasks, ask, work)
 }

@@ -83,7 +83,7 @@ pub fn run(options: &Options) -> ExitCode {
     for warning in warnings.into_iter().chain(listen_warning) {
         log::warn!(target: ALWAYS, "{warning}");
     }
-    match runtime::block_on(serve(options, parts, signals, &logging)) {
+    match runtime::block_on(serve(options, parts, signals, &logging).boxed_local()) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) | Err(error) => {
             log::error!(target: ALWAYS, "the daemon cannot go on: {}", reason::words(&error));

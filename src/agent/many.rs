@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::{Level, Log};
+use log::Level;
 use serde_json::{Value, json};
 use smol::LocalExecutor;
 use smol::channel::{Receiver, Sender};
@@ -21,14 +21,14 @@ use smol::future::{FutureExt, or};
 use super::connector::{Connector, Stage};
 use super::life::Job;
 use super::options::Options;
-use super::process::{FAULTY, OWN_FILES, asked_to_stop, refuse, share, upkeep, watchdog};
+use super::process::{self, FAULTY, OWN_FILES, asked_to_stop, refuse, share};
 use super::proof::Proof;
 use super::serve::closed;
 use super::shared::Shared;
 use crate::config::folders::TUNNELS_SOCKET;
 use crate::limits;
 use crate::logging::{ALWAYS, Logging, Utc};
-use crate::os::{self, Files, Instance, Notifier, Signals, memory};
+use crate::os::{self, Files, Instance, Notifier, memory};
 use crate::runtime::{self, Backoff, Io, aside, sleep, until};
 use crate::text::{counted, reason};
 
@@ -82,15 +82,9 @@ pub fn run(folder: &Path, run: &Path) -> ExitCode {
         running: RefCell::default(),
         faulty: RefCell::default(),
     };
-    let ended = runtime::block_on(live(&tunnels, found, socket, &logging));
+    let ended = live(&tunnels, found, socket, &logging);
     let _ = fs::remove_file(run.join(TUNNELS_SOCKET));
-    match ended {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) | Err(error) => {
-            log::error!(target: ALWAYS, "the tunnels cannot go on: {}", reason::words(&error));
-            ExitCode::FAILURE
-        }
-    }
+    ended
 }
 
 /// The tunnels of a folder.
@@ -200,26 +194,14 @@ fn options_files(folder: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 /// Runs the tunnels until asked to stop, then lets their sessions finish.
-async fn live(
-    tunnels: &Tunnels,
-    found: Found,
-    socket: UnixListener,
-    logging: &Logging,
-) -> io::Result<()> {
-    let signals = Signals::new()?;
-    let socket = Io::new(socket)?;
+fn live(tunnels: &Tunnels, found: Found, socket: UnixListener, logging: &Logging) -> ExitCode {
     let notifier = Notifier::from_env();
     let look_after = || tunnels.look_after(&notifier);
     let tasks = LocalExecutor::new();
     let (ask, asked) = smol::channel::bounded(1);
     let (again, read_again) = smol::channel::bounded(1);
-    tasks.spawn(signals.pass_on(ask).boxed_local()).detach();
-    tasks.spawn(upkeep(logging, &look_after).boxed_local()).detach();
-    if let Some(interval) = os::watchdog_interval() {
-        tasks.spawn(watchdog(&notifier, interval).boxed_local()).detach();
-    }
-    tasks.spawn(tunnels.tell(socket).boxed_local()).detach();
     let work = async {
+        tasks.spawn(tunnels.tell(Io::new(socket)?).boxed_local()).detach();
         tunnels.follow(found, &tasks).await;
         notifier.ready(&tunnels.summary());
         let reading = async {
@@ -237,9 +219,8 @@ async fn live(
         or(tunnels.are_over(), asked_to_stop(&asked, &|| {})).await;
         Ok(())
     };
-    let ended = or(work, runtime::run(|| tasks.tick())).await;
-    logging.flush();
-    ended
+    let work = work.boxed_local();
+    process::live("the process of tunnels", (logging, &notifier), &look_after, &tasks, ask, work)
 }
 
 /// One tunnel's life. A local port that cannot be opened is tried again, and at once when the folder

@@ -1,18 +1,23 @@
 //! What a process of tunnels does, whether of one or of many.
 
 use std::io::{self, Write};
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use smol::channel::Receiver;
+use log::Log;
+use smol::LocalExecutor;
+use smol::channel::{Receiver, Sender};
+use smol::future::{FutureExt, or};
 
 use super::shared::Shared;
 use crate::limits;
-use crate::logging::Logging;
+use crate::logging::{ALWAYS, Logging};
 use crate::net::conduit;
-use crate::os::{Ask, Files, Notifier};
-use crate::runtime::sleep;
+use crate::os::{self, Ask, Files, Notifier, Signals};
+use crate::runtime::{self, sleep};
+use crate::text::reason;
 
 /// Files that the event loop, the signals and the service manager take: 7.
 pub(super) const OWN_FILES: usize = 8;
@@ -42,8 +47,38 @@ pub(super) async fn asked_to_stop(asked: &Receiver<Ask>, reload: &dyn Fn()) {
     }
 }
 
+/// Does `work` to its end, with what a process of tunnels does meanwhile as `tasks`: signals go to
+/// `ask`, and `look_after` is called from time to time. `who` is what could not go on.
+pub(super) fn live<'t>(
+    who: &str,
+    (logging, notifier): (&'t Logging, &'t Notifier),
+    look_after: &'t dyn Fn(),
+    tasks: &LocalExecutor<'t>,
+    ask: Sender<Ask>,
+    work: Pin<Box<dyn Future<Output = io::Result<()>> + '_>>,
+) -> ExitCode {
+    let life = async {
+        tasks.spawn(Signals::new()?.pass_on(ask).boxed_local()).detach();
+        tasks.spawn(upkeep(logging, look_after).boxed_local()).detach();
+        if let Some(interval) = os::watchdog_interval() {
+            tasks.spawn(watchdog(notifier, interval).boxed_local()).detach();
+        }
+        or(work, runtime::run(|| tasks.tick())).await
+    };
+    // Boxed, as the daemon's: what runs it is then the same code.
+    let ended = runtime::block_on(life.boxed_local());
+    logging.flush();
+    match ended {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) | Err(error) => {
+            log::error!(target: ALWAYS, "{who} cannot go on: {}", reason::words(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Tells the init system that this thread still takes its turn.
-pub(super) async fn watchdog(notifier: &Notifier, interval: Duration) {
+async fn watchdog(notifier: &Notifier, interval: Duration) {
     loop {
         notifier.watchdog();
         sleep(interval).await;
@@ -51,7 +86,7 @@ pub(super) async fn watchdog(notifier: &Notifier, interval: Duration) {
 }
 
 /// Writes summaries of repeated log lines, and of limits that were reached.
-pub(super) async fn upkeep(logging: &Logging, tell_limits: &dyn Fn()) {
+async fn upkeep(logging: &Logging, tell_limits: &dyn Fn()) {
     loop {
         sleep(limits::UPKEEP).await;
         tell_limits();
