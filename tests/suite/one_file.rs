@@ -388,6 +388,64 @@ fn removed_tunnel_is_gone_and_a_wrong_name_is_told_which_there_are() {
     assert!(text(&output).contains("`tunnel remove` needs a tunnel's name"));
 }
 
+/// Installs two tunnels and removes them where `/etc` and `/run` are this test's own; which commands were given.
+fn told(setup: &str) -> Option<String> {
+    let own = Folder::new();
+    let log = own.join("log");
+    for name in ["ssh", "db"] {
+        own.file(&format!("{name}.tunnel"), TEXT, 0o600);
+    }
+    let script = format!(
+        "set -e; mount -t tmpfs none /etc; mount -t tmpfs none /run; {setup}
+        for name in ssh db; do \"$@\" tunnel install $name.tunnel --target localhost:22; done
+        for name in ssh db; do \"$@\" tunnel remove $name; done
+        ls -A /etc/iofog-connector/tunnels"
+    );
+    let mut shell = Command::new("unshare");
+    shell.args(["--mount", "sh", "-c", &script, "sh"]).args(binary());
+    let path = format!("{}:{}", own.display(), std::env::var("PATH").unwrap());
+    let Ok(output) = shell.current_dir(&*own).env("PATH", path).env("LOG", &log).output() else {
+        not_installed("unshare");
+        return None;
+    };
+    let said = text(&output);
+    if said.contains("unshare") || said.contains("mount:") {
+        could_not_run(format!("no mount namespace: {said}"));
+        return None;
+    }
+    assert!(output.status.success(), "{said}");
+    let [.., first, last] = &said.lines().collect::<Vec<_>>()[..] else { panic!("{said}") };
+    assert!(
+        first.ends_with(
+            "ssh.conf is removed; the service has closed its tunnels, and others stay as they are"
+        ),
+        "{said}"
+    );
+    assert!(last.ends_with("db.conf is removed; it was the last one, so the service is stopped until the next one comes"), "{said}");
+    Some(fs::read_to_string(log).unwrap())
+}
+
+#[test]
+fn installed_and_removed_tunnels_are_told_to_the_init_script() {
+    let script = "mkdir -p /etc/init.d; at=/etc/init.d/iofog-connector-tunnels
+        printf '#!/bin/sh\\necho $1 >>\"$LOG\"\\n' >$at; chmod +x $at";
+    let Some(told) = told(script) else { return };
+    assert_eq!(told, "reload\nreload\nstatus\nreload\nstatus\nstop\n");
+}
+
+#[test]
+fn installed_and_removed_tunnels_are_told_to_systemd() {
+    // The process of all tunnels runs, and no unit of the template.
+    let script = "mkdir -p /run/systemd/system
+        printf '#!/bin/sh\\ncase $1-$3 in is-*-*@*) exit 1;; is-*) ;; *) echo $* >>\"$LOG\";; esac\\n' >systemctl
+        chmod +x systemctl";
+    let Some(told) = told(script) else { return };
+    let all = "iofog-connector-tunnels";
+    let installed = format!("enable --quiet {all}\nreload-or-restart {all}\n");
+    let removed = format!("reload {all}\ndisable --quiet --now {all}\n");
+    assert_eq!(told, format!("{installed}{installed}{removed}"));
+}
+
 #[test]
 fn install_without_the_rights_names_sudo() {
     let own = Folder::new();
