@@ -224,9 +224,12 @@ fn take(dir: &Path, name: &str, path: &Path) -> Result<Vec<String>, String> {
     let mut left = Vec::new();
     for entry in fs::read_dir(dir).map_err(|error| failed(dir, &error))?.flatten() {
         let file = entry.file_name();
-        left.extend(file.to_str().and_then(|file| file.strip_suffix(".conf")).map(str::to_owned));
+        let Some(name) = file.to_str().and_then(|file| file.strip_suffix(".conf")) else {
+            continue;
+        };
+        let place = left.partition_point(|before: &String| **before < *name);
+        left.insert(place, name.to_owned());
     }
-    left.sort();
     match gone {
         Ok(()) => rustix::fs::fsync(&folder).map_err(|error| failed(path, &error.into()))?,
         Err(Errno::NOENT) => return Err(missing(&left)),

@@ -191,9 +191,7 @@ fn close(id: &str, dir: &Path, options: &Options) -> Result<String, Fault> {
     let sides = mapping.sides.iter().filter(|side| side.tunnels.is_some());
     for (index, port) in sides.map(|side| side.port).enumerate() {
         let passcode = stored.get(index).map(|side| side.passcode.reveal());
-        let mut held = files.held(port, passcode);
-        held.sort();
-        for path in held.into_iter().map(|(path, _)| path) {
+        for (path, _) in files.held(port, passcode) {
             match fs::remove_file(&path) {
                 Ok(()) => text.push_str(&format!("{} removed\n", path.display())),
                 Err(error) => {

@@ -271,6 +271,7 @@ mod tests {
         for (text, sentence) in [
             ("", "it is empty"),
             (" \n", "it holds nothing but blanks"),
+            ("{\"a\":1e999}", "line 1, column 10: the number of \"a\" is larger than any"),
             ("{\"a\":1,\n}", "line 2, column 1: a comma stands before }; take out"),
             (
                 "{\"a\":\"s3cret\"}",
