@@ -21,17 +21,16 @@ pub struct Report {
     pub state: Status,
 }
 
-/// What a [`Report`] says beside the state.
+/// What a [`Report`] says beside the state and its sums.
 #[derive(Deserialize)]
 struct Head {
     status: String,
     version: String,
     timestamp: u64,
-    totals: Totals,
 }
 
 /// Sums over all mappings: tunnels now, and counts with those of removed mappings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Totals {
     /// Tunnels.
     pub tunnels: Tunnels,
@@ -47,8 +46,8 @@ impl Report {
     pub fn read(text: &[u8]) -> Result<Self, String> {
         // Parsed twice: a derived reader of flattened members would make the program at least 20 KB
         // larger.
-        let Head { status, version, timestamp, totals } = json::read(text)?;
-        Ok(Report { status, version, timestamp, totals, state: json::read(text)? })
+        let Head { status, version, timestamp } = json::read(text)?;
+        Ok(Report { status, version, ..Self::of(json::read(text)?, timestamp) })
     }
 
     /// The report of a state at `timestamp`, in milliseconds since the epoch.
