@@ -267,6 +267,10 @@ fn bash_completion_offers_every_command_and_option_where_it_is_allowed_and_no_ot
         }
         words.push("");
         offered.extend(completed(&words));
+        if command == "tunnel remove" {
+            // And the tunnels that are installed on this machine.
+            offered.retain(|word| word.starts_with("--"));
+        }
         assert_eq!(offered.remove("compopt -o default"), command == "tunnel install");
         offered
     });
@@ -292,6 +296,11 @@ fn bash_completion_completes_folders_as_folders_and_goes_on_after_values() {
     ] {
         assert_eq!(found(words), set(&[&at("a folder")]), "{words:?}");
     }
+    fs::write(folder.join("ssh.conf"), "").unwrap();
+    let names = bash("_iofog_connector_tunnels \"$1\"", &[folder.to_str().unwrap()]);
+    assert_eq!(names, set(&["ssh"]));
+    let none = bash("_iofog_connector_tunnels \"$1\"", &[&at("a folder")]);
+    assert_eq!(none, set(&[]));
     for words in [&["tunnel", "--plain", "--from", &path][..], &["tunnel", "--ca", "=", &path]] {
         assert_eq!(found(words), set(&[&at("a folder"), &at("a file")]), "{words:?}");
     }
