@@ -150,7 +150,7 @@ pub(super) fn remove(Remove { name, dir }: &Remove) -> ExitCode {
     let own = Path::new(TUNNELS);
     let dir = dir.as_deref().unwrap_or(own);
     let path = dir.join(format!("{name}.conf"));
-    let left = match take(dir, name, &path) {
+    let left = match take(dir, name) {
         Ok(left) => left,
         Err(fault) => {
             complain(fault);
@@ -204,7 +204,7 @@ fn closing(name: &str, is_last: bool) -> (Vec<String>, &'static str) {
 }
 
 /// Removes the file; the names of those that are left.
-fn take(dir: &Path, name: &str, path: &Path) -> Result<Vec<String>, String> {
+fn take(dir: &Path, name: &str) -> Result<Vec<String>, String> {
     let missing = |left: &[String]| {
         let there = match left {
             [] => "none is there".to_owned(),
@@ -214,9 +214,9 @@ fn take(dir: &Path, name: &str, path: &Path) -> Result<Vec<String>, String> {
     };
     let folder = match folder(dir, false) {
         Err(error) if reason::is_missing(&error) => return Err(missing(&[])),
-        folder => folder.map_err(|error| failed(path, &error))?,
+        folder => folder.map_err(|error| failed(dir, &error))?,
     };
-    lock(&folder).map_err(|error| failed(path, &error))?;
+    lock(&folder).map_err(|error| failed(dir, &error))?;
     let gone = match is_name(name) {
         true => unlinkat(&folder, format!("{name}.conf"), AtFlags::empty()),
         false => Err(Errno::NOENT),
@@ -231,9 +231,9 @@ fn take(dir: &Path, name: &str, path: &Path) -> Result<Vec<String>, String> {
         left.insert(place, name.to_owned());
     }
     match gone {
-        Ok(()) => rustix::fs::fsync(&folder).map_err(|error| failed(path, &error.into()))?,
+        Ok(()) => rustix::fs::fsync(&folder).map_err(|error| failed(dir, &error.into()))?,
         Err(Errno::NOENT) => return Err(missing(&left)),
-        Err(error) => return Err(failed(path, &error.into())),
+        Err(error) => return Err(failed(dir, &error.into())),
     }
     Ok(left)
 }
