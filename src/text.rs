@@ -1,6 +1,5 @@
 //! Text that people and programs write: the files it is in, JSON, byte order marks, pages of help.
 
-pub mod base64;
 pub mod by_name;
 pub mod file;
 pub mod json;

@@ -29,7 +29,6 @@ mod pem;
 mod provider;
 pub mod sni;
 mod words;
-mod x509;
 
 /// The settings of all listeners, made from one reading of the files.
 #[derive(Debug)]

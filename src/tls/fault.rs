@@ -48,7 +48,7 @@ pub enum TlsError {
         other: PathBuf,
     },
     /// The self-signed pair could not be made.
-    Make,
+    Make(rcgen::Error),
     /// The TLS library refuses its settings.
     Settings(Error),
 }
@@ -103,9 +103,7 @@ impl fmt::Display for TlsError {
                 path.display(),
                 other.display()
             ),
-            TlsError::Make => f.write_str(
-                "a self-signed certificate cannot be made: the system gives no random numbers",
-            ),
+            TlsError::Make(error) => write!(f, "a self-signed certificate cannot be made: {error}"),
             TlsError::Settings(error) => write!(f, "TLS cannot be set up: {error}"),
         }
     }

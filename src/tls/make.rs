@@ -3,21 +3,20 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use ::ring::rand::SystemRandom;
-use ::ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
-use futures_rustls::pki_types::{DnsName, PrivatePkcs8KeyDer};
-use futures_rustls::rustls::SignatureScheme;
-use futures_rustls::rustls::crypto::ring;
+use futures_rustls::pki_types::DnsName;
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber, date_time_ymd,
+};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::fault::TlsError;
 use super::pem::{CERTIFICATE, KEY};
-use super::x509::{self, Name};
-use crate::text::base64::base64;
 
 /// Makes the pair and puts both files into `dir`, the key unreadable to others. Power may fail
 /// at any instant: both are on disk under temporary names before the first is renamed, and
@@ -83,47 +82,38 @@ fn sync(dir: &Path) -> Result<(), TlsError> {
 
 /// Certificate and key as PEM. The dates do not depend on the clock: gateways boot without one.
 fn pair(address: &str) -> Result<(String, String), TlsError> {
+    let mut params = CertificateParams::default();
+    params.not_before = date_time_ymd(2000, 1, 1);
+    params.not_after = date_time_ymd(2049, 12, 31);
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.subject_alt_names = names(address)?;
+    let mut subject = DistinguishedName::new();
     // A common name has at most 64 characters; clients look at the alternative names.
     let common = if address.len() <= 64 { address } else { env!("CARGO_PKG_NAME") };
+    subject.push(DnType::CommonName, common);
+    params.distinguished_name = subject;
     let mut serial = uuid::Uuid::new_v4().into_bytes();
     // Positive, and not shortened by leading zeros.
     serial[0] = serial[0] & 0x7f | 0x40;
-    let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new());
-    let pair = made.map_err(|_| TlsError::Make)?;
-    let key = PrivatePkcs8KeyDer::from(pair.as_ref()).into();
-    let key = ring::sign::any_ecdsa_type(&key).map_err(TlsError::Settings)?;
-    let signer = key.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256]);
-    let (Some(signer), Some(public)) = (signer, key.public_key()) else {
-        return Err(TlsError::Make);
-    };
-    let certificate =
-        x509::self_signed(serial, common, &names(address), &public, |bytes| signer.sign(bytes))
-            .map_err(TlsError::Settings)?;
-    Ok((pem("CERTIFICATE", &certificate), pem("PRIVATE KEY", pair.as_ref())))
-}
-
-/// RFC 7468, section 2.
-fn pem(label: &str, der: &[u8]) -> String {
-    let mut text = format!("-----BEGIN {label}-----\n");
-    // 48 bytes are 64 letters.
-    for line in der.chunks(48) {
-        text.push_str(&base64(line));
-        text.push('\n');
-    }
-    text + &format!("-----END {label}-----\n")
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(TlsError::Make)?;
+    let certificate = params.self_signed(&key).map_err(TlsError::Make)?;
+    Ok((certificate.pem(), key.serialize_pem()))
 }
 
 /// What the certificate is for: `address`, the host's name, localhost and loopback.
-fn names(address: &str) -> Vec<Name> {
+fn names(address: &str) -> Result<Vec<SanType>, TlsError> {
+    let mut names = Vec::new();
     let host = rustix::system::uname();
     let host = host.nodename().to_string_lossy();
-    let mut names = Vec::new();
-    for name in [address, &host, "localhost", "127.0.0.1", "::1"] {
+    for name in [address, &host, "localhost"] {
         let name = match name.parse() {
-            Ok(ip) => Name::Ip(ip),
+            Ok(ip) => SanType::IpAddress(ip),
             // A host's name can be anything; one that is no valid DNS name would spoil the rest.
             Err(_) => match DnsName::try_from(name.trim_end_matches('.')) {
-                Ok(dns) => Name::Dns(dns.as_ref().to_owned()),
+                Ok(dns) => SanType::DnsName(dns.as_ref().try_into().map_err(TlsError::Make)?),
                 Err(_) => continue,
             },
         };
@@ -131,5 +121,11 @@ fn names(address: &str) -> Vec<Name> {
             names.push(name);
         }
     }
-    names
+    for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        let name = SanType::IpAddress(ip);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
 }

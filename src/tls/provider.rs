@@ -1,22 +1,17 @@
 //! The cryptography: ring, with its ciphers in the order that suits the processor; and the hash that
 //! certificates are known by.
 
-use ::ring::digest;
 use futures_rustls::pki_types::CertificateDer;
 use futures_rustls::rustls::CipherSuite;
 use futures_rustls::rustls::crypto::{CryptoProvider, ring};
 
 pub(super) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
-    let bytes: Vec<_> = sha256(certificate).iter().map(|byte| format!("{byte:02X}")).collect();
+    let sha256 = ring::cipher_suite::TLS13_AES_128_GCM_SHA256
+        .tls13()
+        .map(|suite| suite.common.hash_provider.hash(certificate));
+    let bytes: Vec<_> =
+        sha256.iter().flat_map(|hash| hash.as_ref()).map(|byte| format!("{byte:02X}")).collect();
     bytes.join(":")
-}
-
-/// 32 bytes.
-pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let hash = digest::digest(&digest::SHA256, bytes);
-    let mut array = [0; 32];
-    array.copy_from_slice(hash.as_ref());
-    array
 }
 
 /// ring, with ChaCha20-Poly1305 first unless there are instructions for `aes`.
