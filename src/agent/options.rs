@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::mappings::mapping::Passcode;
 use crate::net::dial::Address;
 use crate::net::proxy::{self, Proxy};
+use crate::text::line;
 use crate::tls::Trusted;
 use file::{named, options_of};
 use passcode::passcode;
@@ -124,7 +125,7 @@ impl Options {
         environment: &dyn Fn(&str) -> Option<OsString>,
         wait: Option<Duration>,
     ) -> Result<Self, String> {
-        if given.get("proxy").is_some_and(|url| proxy::has_password(&url.to_string_lossy())) {
+        if given.get("proxy").is_some_and(|url| line::has_password(&url.to_string_lossy())) {
             return Err(
                 "--proxy would show user and password to everybody on this machine (`ps`); \
                         put proxy=URL into a file for --from, or set HTTPS_PROXY"
@@ -283,7 +284,8 @@ fn work(given: &Given) -> Result<Work, String> {
             }
             let text = listen.to_string_lossy();
             let address = text.parse().map_err(|_| {
-                format!("--listen: {text:?} is not IP:PORT, such as 127.0.0.1:8022 or [::1]:8022")
+                let text = line::shown(&text);
+                format!("--listen: {text} is not IP:PORT, such as 127.0.0.1:8022 or [::1]:8022")
             })?;
             let pending = number(given, "pending", 128, 1..=65_535)? as usize;
             Ok(Work::Listen { address, pending })
@@ -311,7 +313,8 @@ fn number(
     let value = value.to_string_lossy();
     value.parse().ok().filter(|number| allowed.contains(number)).ok_or_else(|| {
         let (least, most) = allowed.into_inner();
-        format!("--{name}: {value:?} is not a number from {least} to {most}")
+        let value = line::shown(&value);
+        format!("--{name}: {value} is not a number from {least} to {most}")
     })
 }
 
@@ -525,6 +528,35 @@ mod tests {
             let file = folder.file("file", text, mode);
             let error = options(&[("from", file.to_str().unwrap())]).unwrap_err();
             assert!(error.contains(fault), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn password_in_the_wrong_place_is_never_repeated() {
+        let url = "http://me:SECRET@p:1";
+        for option in [
+            "connector",
+            "target",
+            "listen",
+            "connections",
+            "sessions",
+            "heartbeat",
+            "drain",
+            "pin",
+            "ca",
+            "passcode-file",
+            "from",
+            "plain",
+        ] {
+            let mut pairs = vec![("connector", "c:1")];
+            if option != "listen" {
+                pairs.push(("target", "t:1"));
+            }
+            pairs.retain(|(name, _)| *name != option);
+            pairs.push((option, url));
+            if let Err(error) = options(&pairs) {
+                assert!(!error.contains("SECRET"), "{option}: {error}");
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use super::options::{Options, Source};
 use super::shared::Shared;
 use crate::limits;
 use crate::mappings::mapping::Passcode;
+use crate::text::line::shown;
 use crate::text::reason;
 use crate::tls::{TlsError, Trusted};
 
@@ -40,7 +41,7 @@ impl Proof {
                 .trusting(trusted, options.wait)
                 .map_err(|fault| distrust(trusted, &fault))?;
             let name = ServerName::try_from(host.clone())
-                .map_err(|_| format!("--connector: {host:?} is not a host name"))?;
+                .map_err(|_| format!("--connector: {} is not a host name", shown(host)))?;
             Some((config, name))
         };
         Ok(Proof {

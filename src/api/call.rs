@@ -226,6 +226,7 @@ fn mapping(text: &str) -> Result<NewMapping, ApiError> {
     if let ([Some(one), Some(two)], true) = (ports, ports[0] == ports[1]) {
         return Err(bad("port2", format!("is {two}, and port1 is {one}; use two ports")));
     }
+    options::new_name(member("name")).map_err(faulty)?;
     let options = Options::read(public, &member).map_err(faulty)?;
     Ok(NewMapping { pipe, ports, options })
 }

@@ -1,14 +1,13 @@
 //! `mapping change`, `mapping passcode` and `mapping show`.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::asking::{Answer, Fault, call, find, folder, form, host, report};
+use super::asking::{Answer, Fault, call, find, folder, form, host, report, titled};
 use super::exit::UNKNOWN;
-use super::files::{self, Files, Made};
+use super::files::{Files, Made, Staged};
 use crate::config::folders::Options;
 use crate::mappings::mapping::{AgentLimits, AgentPort, Passcode};
 use crate::mappings::store;
@@ -34,17 +33,17 @@ pub(super) fn change(
     let body =
         form(&[("mappingid", &mapping.id), ("mapping", &Value::Object(members).to_string())]);
     call(options, "POST", "mapping/change", &body)?;
-    let mut text = format!("mapping {id} changed\n");
+    let mut text = format!("mapping {} changed\n", titled(mapping));
     if let Some(new) = renamed.filter(|new| new != mapping.name()) {
         text.push_str(&format!(
-            "it is called {new} now; its files stay valid under their old names, by which `mapping\n\
-             passcode` and `mapping remove` find them, too\n"
+            "it is called {new} now; its files stay valid under their old names, and `mapping remove`\n\
+             finds them; `mapping passcode` writes files of the new name\n"
         ));
     }
     Ok(text)
 }
 
-/// Has a passcode made for the agents of a side, 1 or 2, and writes that side's files anew in `dir`, or prints it.
+/// Has a passcode made for the agents of a side, 1 or 2, and puts it into that side's files in `dir`, or prints it.
 pub(super) fn passcode(
     id: &str,
     side: usize,
@@ -55,7 +54,7 @@ pub(super) fn passcode(
     let dir = folder(dir)?;
     if !show {
         // After the call it would be too late to find out that nothing can be written there.
-        Made::new((dir.join(".iofog-connector.new"), String::new()))?.undo();
+        drop(Staged::new((dir.join("iofog-connector"), String::new()), false)?);
     }
     // The old files are known by the old passcode, where this user may see it.
     let stored = store::check(&options.config_dir).unwrap_or_default();
@@ -83,13 +82,11 @@ pub(super) fn passcode(
     let answer = Answer::read(&answer).map_err(lost)?;
     let port = answer.port("port").map_err(lost)?;
     let passcode = answer.text("passcode").map_err(lost)?;
-    let mut text = format!("mapping {id} has a new passcode for port {port}\n");
-    let old = files.held(port, before.map(|before| before.passcode.reveal()));
+    let mut text = format!("mapping {} has a new passcode for port {port}\n", titled(mapping));
+    let before = before.map(|before| before.passcode.reveal());
+    let mut old = files.held(port, before);
     if show {
         text.push_str(&format!("passcode of port {port}: {passcode}\n"));
-        for (path, _) in old {
-            text.push_str(&format!("{} holds the old one\n", path.display()));
-        }
     } else {
         let passcode = Passcode::new(passcode).ok_or_else(|| lost("it was not told".into()))?;
         let tunnels = mapping.sides[index].tunnels.unwrap_or_default();
@@ -99,29 +96,34 @@ pub(super) fn passcode(
                 .heartbeat_threshold
                 .map(Duration::from_millis),
         };
-        let mut kept = String::new();
-        for line in old.iter().flat_map(|(_, text)| files::added(text)) {
-            kept.push_str(&format!("{line}\n"));
+        // All are written before the first one takes its place.
+        let mut staged = Vec::new();
+        for renewed in files.renewed(index, &AgentPort { port, passcode, limits }, before) {
+            old.retain(|path| *path != renewed.wanted.0);
+            let new = Staged::new(renewed.wanted, renewed.is_own).map_err(lost)?;
+            staged.push((new, renewed.is_own, renewed.settings));
         }
-        let mut wanted = files.of(index, &AgentPort { port, passcode, limits });
-        wanted[1].1.push_str(&kept);
-        for (path, _) in old {
-            let _ = fs::remove_file(&path);
-            if wanted.iter().all(|(wanted, _)| *wanted != path) {
-                text.push_str(&format!("{} held the old one, and is removed\n", path.display()));
-            }
-        }
-        for wanted in wanted {
-            let made = Made::new(wanted).map_err(lost)?;
-            text.push_str(&format!("{} is written anew", made.path.display()));
-            if let Some(aside) = made.aside {
-                text.push_str(&format!("; what was there is {} now", aside.display()));
+        for (new, is_own, settings) in staged {
+            let Made { path, aside } = new.put().map_err(lost)?;
+            let path = path.display();
+            text.push_str(&match aside {
+                None if is_own => format!("{path} is renewed"),
+                None => format!("{path} is written"),
+                Some(aside) => {
+                    format!("{path} is written; what was there is {} now", aside.display())
+                }
+            });
+            if !settings.is_empty() {
+                text.push_str(&format!("; in it is {settings}, as the mapping allows"));
             }
             text.push('\n');
         }
         text.push_str(
             "copy the tunnel file to the agent's machine, and install it there with `--replace`\n",
         );
+    }
+    for path in old {
+        text.push_str(&format!("{} holds an old one, and stays as it is\n", path.display()));
     }
     text.push_str(
         "tunnels that are open stay; agents with the old passcode are refused from now on\n",

@@ -16,7 +16,7 @@ use crate::agent::options as tunnel;
 use crate::config::folders::{Options, TUNNELS, TUNNELS_RUN};
 use crate::config::nearest;
 use crate::mappings::mapping::LONGEST_THRESHOLD;
-use crate::net::proxy::has_password;
+use crate::text::line::shown;
 use crate::text::page::{Named, names};
 
 /// What the command line asks for.
@@ -230,7 +230,9 @@ impl Given {
 
     /// The same, of one that is text.
     fn text(&mut self, name: &str) -> Result<Option<String>, String> {
-        let fault = |value| format!("--{name}: {value:?} is not UTF-8 text");
+        let fault = |value: OsString| {
+            format!("--{name}: {} is not UTF-8 text", shown(&value.to_string_lossy()))
+        };
         self.take(name).map(OsString::into_string).transpose().map_err(fault)
     }
 
@@ -281,7 +283,7 @@ fn value(arguments: &mut Arguments, option: Named) -> Result<Option<OsString>, S
     };
     match value {
         Ok(Some(value)) if value.is_empty() || value.as_bytes().starts_with(b"-") => {
-            Err(format!("{name} needs {what} after it, not {:?}", value.to_string_lossy()))
+            Err(format!("{name} needs {what} after it, not {}", shown(&value.to_string_lossy())))
         }
         Ok(value) => Ok(value),
         Err(_) => Err(format!("{name} needs {what} after it")),
@@ -313,9 +315,10 @@ impl Fault {
         let own = names(&row.map(Row::options).unwrap_or_default());
         let all = names(&all_options());
         let word = name.strip_prefix("--").unwrap_or_default();
+        let shown = shown(&name);
         match nearest(word, &own).or_else(|| nearest(word, &all)) {
-            Some(near) => format!("unknown option {name:?}: did you mean --{near}?"),
-            None => format!("unknown option {name:?}"),
+            Some(near) => format!("unknown option {shown}: did you mean --{near}?"),
+            None => format!("unknown option {shown}"),
         }
     }
 }
@@ -329,7 +332,9 @@ fn find(words: &[OsString]) -> Result<(&'static Row, usize), String> {
     let Some(row) = first_words().find(|row| row.name == first) else {
         return Err(match (&*first, nearest(&first, &names())) {
             ("reload" | "restart", _) => remedy::is_the_services(&remedy::DAEMON, &first),
-            (_, Some(near)) => format!("unknown command {first:?}: did you mean `{near}`?"),
+            (_, Some(near)) => {
+                format!("unknown command {}: did you mean `{near}`?", shown(&first))
+            }
             _ => {
                 format!(
                     "unknown command {}: the commands are {}",
@@ -353,7 +358,7 @@ fn find(words: &[OsString]) -> Result<(&'static Row, usize), String> {
     let followers: Vec<_> = row.followers().map(|(word, _)| word).collect();
     match nearest(&second, &followers) {
         _ if row.arguments == GROUP => Err(needs(row, &followers, &second)),
-        Some(near) => Err(format!("unknown argument {second:?}: did you mean `{near}`?")),
+        Some(near) => Err(format!("unknown argument {}: did you mean `{near}`?", shown(&second))),
         None => Ok((row, 1)),
     }
 }
@@ -387,14 +392,6 @@ fn needs(row: &Row, words: &[&'static str], found: &str) -> String {
         said.push_str(&format!(": did you mean `{near}`?"));
     }
     said
-}
-
-/// A word as it was given, but for one that may hold a password, such as a proxy's address.
-fn shown(word: &str) -> String {
-    match has_password(word) {
-        true => "(not repeated: it may hold a password)".into(),
-        false => format!("{word:?}"),
-    }
 }
 
 /// Takes the next word.
@@ -671,6 +668,19 @@ mod tests {
             let error = parsed(&format!("{line}http://me:SECRET@p:1")).unwrap_err();
             assert!(!error.contains("SECRET") && error.contains("not repeated"), "{error}");
         }
+        for line in [
+            "tunnel --proxyhttp://me:SECRET@p:1",
+            "--http://me:SECRET@p:1 tunnel",
+            "tunnel --listen --proxyhttp://me:SECRET@p:1",
+            "tunnels http://me:SECRET@p:1",
+            "http://me:SECRET@p:1 --help",
+        ] {
+            let error = parsed(line).unwrap_err();
+            assert!(!error.contains("SECRET"), "{line}: {error}");
+        }
+        let words = ["tunnel", "--proxi http://me:SECRET@p:1"].map(OsString::from);
+        let error = parse(words.to_vec()).unwrap_err();
+        assert!(!error.contains("SECRET"), "{error}");
         let error = parsed("mapping add public --connections http://me:SECRET@p:1").unwrap_err();
         assert!(!error.contains("SECRET"), "{error}");
         assert!(parsed("help mapping add public").is_ok());

@@ -11,6 +11,7 @@ use crate::config::folders::Options;
 use crate::limits;
 use crate::report::Report;
 use crate::report::status::{MappingStatus, Status};
+use crate::text::line::{shown, shown_path};
 use crate::text::{json, reason};
 
 /// Why it was not done, and the exit status that says so.
@@ -89,23 +90,32 @@ pub(super) fn form(pairs: &[(&str, &str)]) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
-/// The mapping with this id or name, or the only one whose id begins so, of which as much must be given as a narrow
-/// `status` shows.
+/// The mapping with this id; else the one with this name, as the API finds it; else the only one whose id begins so, of
+/// which as much must be given as a narrow `status` shows.
 pub(super) fn find<'a>(report: &'a Report, id: &str) -> Result<&'a MappingStatus, String> {
     let all = &report.state.mappings;
-    let is_called = |mapping: &&MappingStatus| &*mapping.id == id || mapping.name() == id;
-    if let Some(found) = all.iter().find(is_called) {
+    let exact = all.iter().find(|mapping| &*mapping.id == id);
+    if let Some(found) = exact.or_else(|| all.iter().find(|mapping| mapping.name() == id)) {
         return Ok(found);
     }
     let mut begun = all.iter().filter(|mapping| id.len() >= 8 && mapping.id.starts_with(id));
     match (begun.next(), begun.next()) {
         (Some(found), None) => Ok(found),
         (Some(_), _) => {
-            Err(format!("the ids of several mappings begin with {id:?}; give a whole one"))
+            Err(format!("the ids of several mappings begin with {}; give a whole one", shown(id)))
         }
         _ => Err(format!(
-            "no mapping has the name or id {id:?}; `iofog-connector mapping list` shows all"
+            "no mapping has the name or id {}; `iofog-connector mapping list` shows all",
+            shown(id)
         )),
+    }
+}
+
+/// A mapping's name and whole id: what was meant, however it was given.
+pub(super) fn titled(mapping: &MappingStatus) -> String {
+    match mapping.name() {
+        name if *name == *mapping.id => name.to_owned(),
+        name => format!("{name} ({})", mapping.id),
     }
 }
 
@@ -113,7 +123,7 @@ pub(super) fn find<'a>(report: &'a Report, id: &str) -> Result<&'a MappingStatus
 pub(super) fn folder(dir: &Path) -> Result<PathBuf, String> {
     fs::canonicalize(dir).map_err(|error| {
         let why = reason::reading(dir, &error);
-        format!("--dir {}: {why}; make it, or name another folder", dir.display())
+        format!("--dir {}: {why}; make it, or name another folder", shown_path(dir))
     })
 }
 

@@ -160,7 +160,7 @@ pub(super) const TABLE: &[Row] = &[
     Row {
         name: "mapping passcode",
         arguments: "NAME|ID",
-        meaning: "Make a new passcode, and write the side's files anew",
+        meaning: "Make a new passcode, and put it into the side's files",
         text: "Tunnels that are open stay; the old passcode is refused from then on.\n",
         options: "  \
   --side N   Whose: the agent of port1, or of a private pipe's port2   [1]

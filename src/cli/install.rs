@@ -24,11 +24,8 @@ use crate::config::folders::TUNNELS;
 use crate::limits;
 use crate::os::succeeds;
 use crate::os::terminal::{complain, print};
-use crate::text::file;
 use crate::text::reason::{self, quoted};
-
-/// Bytes of a tunnel file at most, as its reader has it.
-const LONGEST: usize = 64 * 1024;
+use crate::text::{file, line};
 
 /// The service that runs all files in one process: its unit, and its init script.
 const ALL: &str = "iofog-connector-tunnels";
@@ -210,7 +207,7 @@ fn take(dir: &Path, name: &str) -> Result<Vec<String>, String> {
             [] => "none is there".to_owned(),
             names => format!("there are: {}", names.join(", ")),
         };
-        format!("no tunnel {name:?} is in {}; {there}", dir.display())
+        format!("no tunnel {} is in {}; {there}", line::shown(name), dir.display())
     };
     let folder = match folder(dir, false) {
         Err(error) if reason::is_missing(&error) => return Err(missing(&[])),
@@ -259,13 +256,14 @@ fn prepare(install: &Install) -> Result<(String, String), String> {
     };
     if !is_name(&name) {
         return Err(format!(
-            "{name:?} cannot be a tunnel's name, which has 1 to 63 of a-z, A-Z, 0-9, -, _ and .; give another with --name"
+            "{} cannot be a tunnel's name, which has 1 to 63 of a-z, A-Z, 0-9, -, _ and .; give another with --name",
+            line::shown(&name)
         ));
     }
     if from.extension().is_some_and(|ending| ending == "passcode") {
         return Err(format!(
             "{}: this is the passcode alone; the .tunnel file that `mapping add` has written beside it is wanted",
-            from.display()
+            line::shown_path(from)
         ));
     }
     // Read once: what is checked is what is installed.
@@ -275,7 +273,11 @@ fn prepare(install: &Install) -> Result<(String, String), String> {
         match () {
             () if may => format!("{fault}; or run it again with sudo"),
             () if !from.exists() && file.exists() => {
-                format!("{}: there is no such file; is it {}?", from.display(), quoted(&file))
+                format!(
+                    "{}: there is no such file; is it {}?",
+                    line::shown_path(from),
+                    quoted(&file)
+                )
             }
             () => fault,
         }
@@ -284,7 +286,7 @@ fn prepare(install: &Install) -> Result<(String, String), String> {
         return Err(format!(
             "{}: it is of a public pipe, whose users connect to the connector itself; install it with --target \
              HOST:PORT, where the service is",
-            from.display()
+            line::shown_path(from)
         ));
     }
     let options = tunnel::Options::of(
@@ -301,7 +303,7 @@ fn prepare(install: &Install) -> Result<(String, String), String> {
     if let Some(path) = relative {
         return Err(format!(
             "{}: {} is the name of a file from some folder, and the service runs in another; give its whole path",
-            from.display(),
+            line::shown_path(from),
             path.display()
         ));
     }
@@ -310,7 +312,7 @@ fn prepare(install: &Install) -> Result<(String, String), String> {
     if let Some(path) = hidden {
         return Err(format!(
             "{}: the service does not see {}; put it into {TUNNELS}, where its group may read it, and name that",
-            from.display(),
+            line::shown_path(from),
             path.display()
         ));
     }
@@ -339,7 +341,7 @@ fn put(dir: &Path, name: &str, text: &str, replace: bool) -> Result<Put, String>
     let failed = |error: io::Error| failed(&path, &error);
     let folder = folder(dir, true).map_err(failed)?;
     lock(&folder).map_err(failed)?;
-    let old = file::read(&path, LONGEST, None);
+    let old = file::read(&path, limits::TUNNEL_FILE, None);
     match &old {
         Ok(old) if old == text.as_bytes() => {
             // Made by hand, it may be such that the service cannot read it.

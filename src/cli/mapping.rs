@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::altering;
-use super::asking::{Answer, Fault, call, find, folder, form, host, report};
+use super::asking::{Answer, Fault, call, find, folder, form, host, report, titled};
 use super::files::{self, Files, Made};
 use crate::config::folders::Options;
 use crate::mappings::mapping::{AgentLimits, AgentPort, Passcode};
@@ -185,13 +185,13 @@ fn close(id: &str, dir: &Path, options: &Options) -> Result<String, Fault> {
     let name = mapping.options.get("name").and_then(Value::as_str);
     let dir = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
     let files = Files::new(&dir, &host, &report.state, name, mapping.public);
-    let mut text = format!("mapping {id} removed\n");
+    let mut text = format!("mapping {} removed\n", titled(mapping));
     let mut found = false;
     let mut names = Vec::new();
     let sides = mapping.sides.iter().filter(|side| side.tunnels.is_some());
     for (index, port) in sides.map(|side| side.port).enumerate() {
         let passcode = stored.get(index).map(|side| side.passcode.reveal());
-        for (path, _) in files.held(port, passcode) {
+        for path in files.held(port, passcode) {
             match fs::remove_file(&path) {
                 Ok(()) => text.push_str(&format!("{} removed\n", path.display())),
                 Err(error) => {
@@ -202,8 +202,12 @@ fn close(id: &str, dir: &Path, options: &Options) -> Result<String, Fault> {
             found = true;
         }
         for path in files.paths(index, port) {
-            if path.exists() {
-                let why = "it does not hold this mapping's passcode";
+            if let Ok(kind) = fs::symlink_metadata(&path) {
+                let why = match passcode {
+                    _ if !kind.is_file() => "it is no file, but a link or a folder",
+                    None => "whether it holds this mapping's passcode is not known here",
+                    Some(_) => "it does not hold this mapping's passcode",
+                };
                 text.push_str(&format!("{} stays: {why}\n", path.display()));
                 found = true;
             }

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid, geteuid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
+use crate::text::line::shown;
 use crate::text::reason;
 
 /// The user that the package makes for the service.
@@ -47,8 +48,9 @@ impl User {
             None => Ok(None),
             Some(name) => match User::find(name, &users, &groups) {
                 None => Err(format!(
-                    "--user: there is no user {name:?} in /etc/passwd; name one of those (cut -d: \
-                     -f1 /etc/passwd), or leave --user out for the service's"
+                    "--user: there is no user {} in /etc/passwd; name one of those (cut -d: \
+                     -f1 /etc/passwd), or leave --user out for the service's",
+                    shown(name)
                 )),
                 Some(user) if user.id == own.as_raw() => Ok(None),
                 Some(_) if !own.is_root() => Err(format!(

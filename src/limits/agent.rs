@@ -6,6 +6,10 @@ use std::time::Duration;
 /// thread for up to half a minute; a lookup that waits longer than [`DIAL`] for a thread fails.
 pub const LOOKUPS: usize = 4;
 
+/// Bytes of a tunnel file or a passcode's at most, read one at a time: 15 options, of which the longest, `pin`, has 72
+/// bytes for each certificate, and comments.
+pub const TUNNEL_FILE: usize = 64 * 1024;
+
 /// How long connecting to the connector or to the target may take. The answer to a pairing is then
 /// in time for [`OPEN_WAIT`](super::OPEN_WAIT).
 pub const DIAL: Duration = Duration::from_secs(8);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use subtle::ConstantTimeEq;
 
-use super::options::{Fault, Options, integer};
+use super::options::{self, Fault, Options, integer};
 
 /// The name of a mapping: a random UUID when made here; older files may hold other strings.
 pub type Id = Box<str>;
@@ -222,6 +222,7 @@ impl Mapping {
         for (side, names) in sides.iter_mut().zip(names) {
             side.limits = AgentLimits::read(*names, Some(side.limits), &|name| members.get(name))?;
         }
+        options::new_name(members.get("name"))?;
         let mut options = self.options.members();
         options.extend(members.clone());
         next.options = Options::read(public, &|name| options.get(name))?;

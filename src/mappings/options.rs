@@ -159,18 +159,31 @@ pub fn plain_by_dev(names: &[String]) -> Option<String> {
 fn name_of(value: &Value) -> Result<Box<str>, String> {
     let is_fit = |name: &&str| {
         let letters = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-        let hex = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
-        let is_like_an_id = name.len() == 36 && name.bytes().all(hex);
-        (1..=NAME).contains(&name.len())
-            && name.bytes().all(letters)
-            && *name != "all"
-            && !is_like_an_id
+        (1..=NAME).contains(&name.len()) && name.bytes().all(letters) && *name != "all"
     };
     match value.as_str().filter(is_fit) {
         Some(name) => Ok(name.into()),
-        None => Err(format!(
-            "use 1 to {NAME} of a-z, 0-9 and -, not \"all\", nor what looks like an id"
-        )),
+        None => Err(name_form()),
+    }
+}
+
+fn name_form() -> String {
+    format!("use 1 to {NAME} of a-z, 0-9 and -, not \"all\", nor what looks like an id")
+}
+
+/// Whether somebody may give a mapping this name now: one that looks like an id could be another mapping's. One that is
+/// stored already is read.
+///
+/// # Errors
+/// As [`Options::read`].
+pub fn new_name(name: Option<&Value>) -> Result<(), Fault> {
+    let hex = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+    let is_like_an_id = |name: &str| name.len() == 36 && name.bytes().all(hex);
+    match name {
+        Some(value) if value.as_str().is_some_and(is_like_an_id) => {
+            Err(("name", fault(value, &name_form())))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -183,7 +196,7 @@ fn ranges(value: &Value, absent: &str) -> Result<Box<[Network]>, String> {
         ));
     };
     let range = |range: &Value| match range.as_str() {
-        Some(text) => text.parse().map_err(|why| format!("{}: {why}", line::escaped(text))),
+        Some(text) => text.parse().map_err(|why| format!("{}: {why}", line::repeated(text, 64))),
         None => Err("each range is a string".to_owned()),
     };
     ranges.iter().map(range).collect()
@@ -225,7 +238,7 @@ fn whole(value: &Value, least: u64, most: u64) -> Result<u64, String> {
 
 /// The rest of a sentence about a member that has this value.
 fn fault(value: &Value, right: &str) -> String {
-    format!("is {}; {right}", line::cut(&line::escaped(&value.to_string()), 64))
+    format!("is {}; {right}", line::repeated(&value.to_string(), 64))
 }
 
 #[cfg(test)]
@@ -254,12 +267,21 @@ mod tests {
     }
 
     #[test]
+    fn name_like_an_id_is_no_new_one_but_a_stored_one_is_read() {
+        let name = json!("b0b1c0de-0000-4000-8000-000000000000");
+        let (member, why) = new_name(Some(&name)).unwrap_err();
+        assert!(member == "name" && why.contains("nor what looks like an id"), "{why}");
+        assert!(new_name(Some(&json!("b0b1c0de"))).is_ok() && new_name(None).is_ok());
+        let stored = Options::read(true, &|member| (member == "name").then_some(&name)).unwrap();
+        assert_eq!(stored.name.as_deref(), name.as_str());
+    }
+
+    #[test]
     fn faults_name_member_value_and_what_would_be_right() {
         for (text, words) in [
             (r#"{"name":""}"#, r#"name is ""; use 1 to 63 of a-z, 0-9 and -"#),
             (r#"{"name":"Ssh"}"#, "name is \"Ssh\"; use"),
             (r#"{"name":"all"}"#, "not \"all\""),
-            (r#"{"name":"b0b1c0de-0000-4000-8000-000000000000"}"#, "nor what looks like an id"),
             (r#"{"name":7}"#, "name is 7; use"),
             (r#"{"users":"TLS"}"#, "users is \"TLS\"; use \"tls\" or \"plain\""),
             (
@@ -277,6 +299,11 @@ mod tests {
             (r#"{"allow":[7]}"#, "each range is a string"),
             (r#"{"proxyfrom":["localhost"]}"#, "localhost: is not an IP address"),
             (r#"{"proxyfrom":{}}"#, "proxyfrom is {}; use a list of 1 to 256"),
+            (r#"{"allow":["http://me:pw@p:1"]}"#, "(not repeated: it may hold a password): is not"),
+            (
+                r#"{"name":"http://me:pw@p:1"}"#,
+                "name is (not repeated: it may hold a password); use",
+            ),
             (r#"{"usersperaddress":0}"#, "usersperaddress is 0; use an integer from 1 to 65535"),
             (r#"{"idle":999}"#, "idle is 999; use an integer from 1000 to 2147483647"),
             (r#"{"idle":"1000"}"#, "idle is \"1000\"; use an integer"),

@@ -22,6 +22,7 @@ use crate::limits;
 use crate::net::socket::set_up;
 use crate::os::{Files, For};
 use crate::runtime::{Io, Timer, now, until};
+use crate::text::line::shown;
 
 /// A host, by name or address, and a port. An IPv6 address stands in brackets before the port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let fault = |what: &str| format!("{text:?} {what}; HOST:PORT is expected");
+        let fault = |what: &str| format!("{} {what}; HOST:PORT is expected", shown(text));
         if text.contains("://") {
             return Err(fault("begins with a scheme, which does not belong there"));
         }

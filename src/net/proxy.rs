@@ -99,11 +99,6 @@ impl FromStr for Proxy {
     }
 }
 
-/// Whether this names a password, which is nothing for a command line or a file that all can read.
-pub fn has_password(text: &str) -> bool {
-    text.rsplit_once('@').is_some()
-}
-
 /// The proxy that the environment names for connections to `target`.
 ///
 /// # Errors

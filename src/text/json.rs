@@ -73,7 +73,7 @@ fn explain(text: &[u8], error: &serde_json::Error) -> String {
         Category::Syntax if what == "number out of range" => {
             let key = last_key(&text[..at]).map_or_else(String::new, |key| format!(" of {key:?}"));
             format!(
-                "{place}: the number{key} is larger than any that is accepted; write a smaller one"
+                "{place}: the number{key} is further from 0 than any that is accepted; write one nearer to 0"
             )
         }
         Category::Eof => format!("{place}: the text ends too early: {}", ended(what)),
@@ -271,7 +271,8 @@ mod tests {
         for (text, sentence) in [
             ("", "it is empty"),
             (" \n", "it holds nothing but blanks"),
-            ("{\"a\":1e999}", "line 1, column 10: the number of \"a\" is larger than any"),
+            ("{\"a\":1e999}", "line 1, column 10: the number of \"a\" is further from 0"),
+            ("{\"a\":-1e999}", "line 1, column 11: the number of \"a\" is further from 0"),
             ("{\"a\":1,\n}", "line 2, column 1: a comma stands before }; take out"),
             (
                 "{\"a\":\"s3cret\"}",

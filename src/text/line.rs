@@ -1,5 +1,7 @@
 //! Text from elsewhere, made fit for one line of a log, a table or a sentence.
 
+use std::path::Path;
+
 /// Whether a character could end the line, move a terminal's cursor or turn the text's direction:
 /// controls, line separators, and marks that reorder what stands around them.
 pub fn is_unfit(char: char) -> bool {
@@ -29,6 +31,39 @@ pub fn cut(text: &str, length: usize) -> String {
         None => text.to_owned(),
     }
 }
+
+/// Whether this names a password, which is nothing for a command line or a file that all can read.
+pub fn has_password(text: &str) -> bool {
+    text.contains('@')
+}
+
+/// A word that somebody has given, as a sentence repeats it: in quotes, but for one that may hold a password, such as
+/// a proxy's address in the wrong place.
+pub fn shown(word: &str) -> String {
+    match has_password(word) {
+        true => UNSHOWN.into(),
+        false => format!("{word:?}"),
+    }
+}
+
+/// Text from elsewhere that is repeated without quotes, in one line of this length at most.
+pub fn repeated(text: &str, length: usize) -> String {
+    match has_password(text) {
+        true => UNSHOWN.into(),
+        false => cut(&escaped(text), length),
+    }
+}
+
+/// The same, of a file's path, which may have an `@` in it.
+pub fn shown_path(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    match has_password(&path) && path.contains(":/") {
+        true => UNSHOWN.into(),
+        false => path.into(),
+    }
+}
+
+const UNSHOWN: &str = "(not repeated: it may hold a password)";
 
 #[cfg(test)]
 mod tests {

@@ -25,6 +25,7 @@ use super::pem::certificates;
 use super::provider::{fingerprint, has_aes, provider};
 use super::{der, words};
 use crate::logging::Utc;
+use crate::text::line::shown;
 
 /// Where systems keep their trusted authorities.
 const SYSTEM: &[&str] = &[
@@ -62,8 +63,9 @@ impl FromStr for Pin {
             .unwrap_or(&digits);
         if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(format!(
-                "{text:?} is not SHA256: and the 64 hexadecimal digits of a certificate's \
-                 fingerprint; the connector's log shows them at its start"
+                "{} is not SHA256: and the 64 hexadecimal digits of a certificate's \
+                 fingerprint; the connector's log shows them at its start",
+                shown(text)
             ));
         }
         let mut pin = String::with_capacity(3 * 32);

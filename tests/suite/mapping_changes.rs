@@ -293,8 +293,9 @@ fn command_line_changes_a_mapping_and_takes_options_away() {
         assert!(words.contains(part), "{shown}");
     }
     let (code, said) = cli("mapping change grpc --alpn none --allow 127.0.0.0/8 --connections 2");
-    assert_eq!((code, &*said), (Some(0), "mapping grpc changed\n"));
     let state = daemon.api().state()["mappings"][0].clone();
+    let expected = format!("mapping grpc ({}) changed\n", state["id"].as_str().unwrap());
+    assert_eq!((code, said), (Some(0), expected));
     let options = json!({"name": "grpc", "allow": ["127.0.0.0/8"],
         "proxyfrom": ["192.0.2.1", "2001:db8::/32"]});
     assert_eq!(
@@ -372,15 +373,16 @@ fn command_line_writes_a_new_passcode_to_the_old_ones_files() {
     assert_eq!(names(), files, "nothing is put aside");
     let new = daemon.state_file()["mappings"][0]["passcodeport1"].as_str().unwrap().to_owned();
     let written = text_of(&tunnel);
-    assert!(written.ends_with("connections=3\nheartbeat=2000\nproxy=http://p:1\n"), "{written}");
+    assert!(written.ends_with("proxy=http://p:1\nconnections=3\nheartbeat=2000\n"), "{written}");
     assert!(written.contains(&format!("passcode={new}\n")));
-    // Under a new name the files of the old one are found.
+    // Under a new name there are new files; those of the old one are named and stay.
     let said = text(&daemon.cli(&["mapping", "change", "plc", "--name", "press"]));
     assert!(said.contains("it is called press now"), "{said}");
     let said = cli(&["mapping", "passcode", "press", "--side", "1"]);
-    assert!(said.contains("plc-1.tunnel held the old one, and is removed"), "{said}");
+    assert!(said.contains("plc-1.tunnel holds an old one, and stays as it is"), "{said}");
+    assert_eq!(text_of(&tunnel), written);
     let tunnel = dir.join("press-1.tunnel");
-    assert!(text_of(&tunnel).ends_with("proxy=http://p:1\n"));
+    assert!(text_of(&tunnel).ends_with("connections=3\nheartbeat=2000\n"));
     // Where nothing can be written the old passcode stays.
     let row = daemon.state_file()["mappings"][0].clone();
     let nowhere = daemon.folder().join("none");
@@ -411,7 +413,7 @@ fn command_line_writes_a_new_passcode_to_the_old_ones_files() {
     let said = cli(&["mapping", "passcode", "press", "--side", "2", "--show"]);
     let row = daemon.state_file()["mappings"][0].clone();
     assert!(said.contains(row["passcodeport2"].as_str().unwrap()), "{said}");
-    assert!(said.contains("press-2.tunnel holds the old one"), "{said}");
+    assert!(said.contains("press-2.tunnel holds an old one"), "{said}");
     // All of its files go with it, however they are called, and by the first characters of its id.
     let id = row["id"].as_str().unwrap();
     assert_eq!(daemon.cli(&["mapping", "remove", &id[..7]]).status.code(), Some(1));
@@ -420,4 +422,137 @@ fn command_line_writes_a_new_passcode_to_the_old_ones_files() {
     let left: Vec<_> =
         names().into_iter().filter(|path| path.extension() != Some("old".as_ref())).collect();
     assert_eq!(left, [""; 0].map(std::path::PathBuf::from), "{said}");
+}
+
+#[test]
+fn new_passcode_leaves_all_else_that_somebody_wrote_into_the_files_as_it_is() {
+    let daemon = Daemon::new(Mode::Tls);
+    let dir = daemon.folder().join("files");
+    fs::create_dir(&dir).unwrap();
+    let cli = |words: &[&str]| {
+        let output = daemon.cli(&[words, &["--dir", dir.to_str().unwrap()]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        text(&output)
+    };
+    cli(&["mapping", "add", "public", "--name", "ssh"]);
+    let secret =
+        || daemon.state_file()["mappings"][0]["passcodeport1"].as_str().unwrap().to_owned();
+    let id = daemon.state_file()["mappings"][0]["id"].as_str().unwrap().to_owned();
+    let [file, copy, old] =
+        ["ssh.tunnel", "ssh.tunnel.bak", "web.tunnel.old"].map(|name| dir.join(name));
+    let first = fs::read_to_string(&file).unwrap();
+    let line = |name: &str| first.lines().find(|line| line.starts_with(name)).unwrap();
+    let (connector, pin) = (line("connector="), line("pin="));
+    // What is beside it: a copy, and what `mapping add` has put aside, of a mapping that had this port.
+    fs::write(&copy, format!("{first}proxy=http://copy:1\n")).unwrap();
+    let aside =
+        format!("# One side of a public pipe.\n{connector}\npasscode=older\ntarget=localhost:80\n");
+    fs::write(&old, &aside).unwrap();
+    let port = connector.rsplit_once(':').unwrap().1;
+    let several = format!("{pin},{}", pin.trim_start_matches("pin="));
+    let pinned = first
+        .replace(
+            connector,
+            &format!("# seen from outside\r\nconnector = gate.example.com:{port}\r"),
+        )
+        .replace(pin, &several)
+        + "proxy=http://p:1\nconnections=2\ntarget=localhost:22";
+    let with_ca = pinned.replace(&several, "ca=/etc/ssl/ca.pem");
+    let installed = daemon.folder().join("tunnels");
+    for (number, edited) in [pinned.clone(), pinned, with_ca].into_iter().enumerate() {
+        let before = secret();
+        let edited = edited.replace(line("passcode="), &format!("passcode={before}"));
+        fs::write(&file, &edited).unwrap();
+        let mut names: Vec<_> =
+            fs::read_dir(&dir).unwrap().map(|file| file.unwrap().path()).collect();
+        names.sort();
+        let said = cli(&["mapping", "passcode", &id[..8]]);
+        assert!(said.contains(&format!("mapping ssh ({id}) has a new passcode")), "{said}");
+        let text_of = |file: &std::path::Path| fs::read_to_string(file).unwrap();
+        assert_eq!(text_of(&file), edited.replace(&before, &secret()), "{number}: {said}");
+        assert_eq!(text_of(&dir.join(format!("iofog-{port}.passcode"))), secret() + "\n");
+        assert_eq!(
+            (text_of(&copy), text_of(&old)),
+            (format!("{first}proxy=http://copy:1\n"), aside.clone())
+        );
+        for stale in [&copy, &old] {
+            let stale = format!("{} holds an old one, and stays as it is", stale.display());
+            assert!(said.contains(&stale), "{number}: {said}");
+        }
+        let mut left: Vec<_> =
+            fs::read_dir(&dir).unwrap().map(|file| file.unwrap().path()).collect();
+        left.sort();
+        assert_eq!(left, names, "nothing is made beside them");
+        let output = run_cli(&[
+            "tunnel",
+            "install",
+            file.to_str().unwrap(),
+            "--replace",
+            "--dir",
+            installed.to_str().unwrap(),
+        ]);
+        if number < 2 {
+            assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+            assert_eq!(
+                text_of(&installed.join("ssh.conf")).trim_end(),
+                text_of(&file).replace('\r', "")
+            );
+        } else {
+            assert!(!text(&output).contains("exclude each other"), "{}", text(&output));
+        }
+    }
+}
+
+#[test]
+fn runs_in_one_folder_that_meet_leave_whole_files_and_nothing_else() {
+    let daemon = Daemon::new(Mode::Plain);
+    let dir = daemon.folder().join("files");
+    fs::create_dir(&dir).unwrap();
+    let to = ["--dir", dir.to_str().unwrap()];
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        let output = daemon.cli(&[&["mapping", "add", "public", "--name", name], &to[..]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    }
+    std::thread::scope(|scope| {
+        for name in names {
+            let (daemon, to) = (&daemon, &to);
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    let output = daemon.cli(&[&["mapping", "passcode", name], &to[..]].concat());
+                    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+                }
+            });
+        }
+    });
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 2 * names.len());
+    for row in daemon.state_file()["mappings"].as_array().unwrap() {
+        let file = dir.join(format!("{}.tunnel", row["name"].as_str().unwrap()));
+        let secret = format!("passcode={}", row["passcodeport1"].as_str().unwrap());
+        assert!(fs::read_to_string(file).unwrap().lines().any(|line| line == secret));
+    }
+}
+
+#[test]
+fn stored_name_like_an_id_is_read_and_an_id_comes_before_it() {
+    let mut daemon = Daemon::new(Mode::Plain);
+    for name in ["one", "two"] {
+        let output = daemon.cli(&["mapping", "add", "public", "--show", "--name", name]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    }
+    daemon.stop();
+    let mut state = daemon.state_file();
+    let id = state["mappings"][1]["id"].clone();
+    state["mappings"][0]["name"] = id.clone();
+    daemon.write("configs.json", &state.to_string());
+    daemon.start();
+    let (id, first) = (id.as_str().unwrap(), state["mappings"][0]["id"].as_str().unwrap());
+    let shown = text(&daemon.cli(&["mapping", "show", id]));
+    assert!(shown.contains("two") && !shown.contains(first), "{shown}");
+    let said = text(&daemon.cli(&["mapping", "change", first, "--idle", "2000"]));
+    assert!(said.contains(&format!("mapping {id} ({first}) changed")), "{said}");
+    let said = text(&daemon.cli(&["mapping", "change", first, "--name", id]));
+    assert!(said.contains("nor what looks like an id"), "{said}");
+    let said = text(&daemon.cli(&["mapping", "remove", &first[..8]]));
+    assert!(said.starts_with(&format!("mapping {id} ({first}) removed\n")), "{said}");
 }

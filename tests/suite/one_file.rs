@@ -483,3 +483,33 @@ fn install_without_the_rights_names_sudo() {
         assert!(said.contains(fault) && said.contains("run it again with sudo"), "{said}");
     }
 }
+
+#[test]
+fn password_in_a_wrong_word_is_not_repeated() {
+    let own = Folder::new();
+    let file = own.file("ssh.tunnel", TEXT, 0o600);
+    let (file, dir) = (file.to_str().unwrap(), own.join("tunnels"));
+    let dir = dir.to_str().unwrap();
+    const WRONG: &str = "http://me:SECRET@p:1";
+    for words in [
+        &["tunnel", "install", file, "--target", "t:1", "--dir", dir, "--name", WRONG][..],
+        &["tunnel", "install", WRONG, "--target", "t:1", "--dir", dir],
+        &["tunnel", "install", WRONG, "--name", "x", "--target", "t:1", "--dir", dir],
+        &["tunnel", "install", file, "--target", WRONG, "--dir", dir],
+        &["tunnel", "remove", WRONG, "--dir", dir],
+        &["tunnel", "--from", WRONG],
+        &["tunnel", "--from", file, "--listen", WRONG],
+        &["tunnel", "--from", file, "--listen", "127.0.0.1:1", "--pending", WRONG],
+        &["check", "--user", WRONG],
+    ] {
+        let output = run_cli(words);
+        assert_ne!(output.status.code(), Some(0), "{words:?}");
+        assert!(!text(&output).contains("SECRET"), "{words:?}: {}", text(&output));
+    }
+    let daemon = Daemon::new(Mode::Plain);
+    for words in [&["mapping", "show", WRONG][..], &["mapping", "remove", WRONG]] {
+        let output = daemon.cli(words);
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        assert!(!text(&output).contains("SECRET"), "{words:?}: {}", text(&output));
+    }
+}

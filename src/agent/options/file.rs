@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::names::{Given, OPTIONS};
 use crate::config::nearest;
+use crate::limits;
 use crate::mappings::mapping::Passcode;
-use crate::net::proxy::has_password;
 use crate::text::by_name::ByName;
+use crate::text::line::{has_password, shown_path};
 use crate::text::page::{names, options};
 use crate::text::{file, mark, reason};
 
@@ -18,9 +19,6 @@ const PASSCODE_KEY: &str = "passcode";
 
 /// How the file of a public pipe's side begins: for whoever reads it, and for `tunnel install`.
 pub const PUBLIC: &str = "# One side of a public pipe.";
-
-/// Bytes read of an options or passcode file at most.
-const FILE: usize = 64 * 1024;
 
 /// Longest passcode in bytes; the connector's own have 36.
 const LONGEST_PASSCODE: usize = 1024;
@@ -110,10 +108,10 @@ fn once(lines: &mut Lines, name: &'static str, line: u32, place: &str) -> Result
 
 /// A file, with the option that has named it.
 pub(super) fn named(option: &str, path: &Path) -> String {
-    format!("{option} {}", path.display())
+    format!("{option} {}", shown_path(path))
 }
 
-/// The text of a file of at most [`FILE`] bytes, and its mode. `wait` bounds the wait for a pipe.
+/// The text of a file of at most [`limits::TUNNEL_FILE`] bytes, and its mode. `wait` bounds the wait for a pipe.
 ///
 /// # Errors
 /// A sentence that begins with the option.
@@ -122,12 +120,13 @@ pub fn read(option: &str, path: &Path, wait: Option<Duration>) -> Result<(String
         let remedy = if reason::is_missing(&error) { "; is its path right?" } else { "" };
         format!("{}: {}{remedy}", named(option, path), reason::reading(path, &error))
     };
-    let text = file::read(path, FILE, wait).map_err(failed)?;
+    let text = file::read(path, limits::TUNNEL_FILE, wait).map_err(failed)?;
     let mode = path.metadata().map_err(failed)?.mode();
-    if text.len() > FILE {
+    if text.len() > limits::TUNNEL_FILE {
         return Err(format!(
-            "{}: larger than {FILE} bytes; is it the right file?",
-            named(option, path)
+            "{}: larger than {} bytes; is it the right file?",
+            named(option, path),
+            limits::TUNNEL_FILE
         ));
     }
     let Ok(text) = std::str::from_utf8(mark::skip(&text)) else {
