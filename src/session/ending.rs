@@ -58,6 +58,20 @@ pub(super) enum Leave {
 }
 
 impl Ending {
+    /// The leg whose peer is gone or has done wrong, if the ending is a peer's fault.
+    pub(super) fn fault(self) -> Option<usize> {
+        match self {
+            Ending::Broken(leg)
+            | Ending::Absent(leg)
+            | Ending::Stalled(leg)
+            | Ending::Failed(leg)
+            | Ending::Wrong(leg)
+            | Ending::Unanswered(leg)
+            | Ending::NoAnswer(leg) => Some(leg),
+            Ending::Complete | Ending::Lingered | Ending::Silent | Ending::Idle => None,
+        }
+    }
+
     /// How `leg` is closed: a break on one leg is passed on as a break, and a session that is cut short
     /// here does not look like a complete one either (protocol page, section 6).
     pub(super) fn leaves(self, leg: usize) -> Leave {

@@ -297,22 +297,19 @@ impl<S: Connection> Progress<S> {
         }
     }
 
-    /// Whether the version 1 tunnel of a session that has ended so can be kept: its user has left,
-    /// and its agent is there.
+    /// Whether the version 1 tunnel of a session that has ended so can be kept: its user has left, or
+    /// is broken off, and its agent is there. Closed, it would be dialled anew, and the next user would
+    /// get the old answer.
     pub(super) fn keeps_tunnel(&self, ending: Ending) -> bool {
-        let user_left = match ending {
-            Ending::Broken(leg) | Ending::Stalled(leg) => leg == 1,
-            Ending::Lingered | Ending::Silent => true,
-            _ => false,
-        };
         let agent = &self.legs[0];
         let lives = agent.input == Input::Open && agent.output == Output::Open && !agent.gone;
-        self.residue.is_some() && user_left && lives
+        self.residue.is_some() && ending.fault() != Some(0) && lives
     }
 
     /// What was still to come on a version 1 tunnel that broke.
     pub(super) fn missing(&self, ending: Ending, now: Instant) -> Missing {
-        let broke = matches!(ending, Ending::Broken(0) | Ending::Absent(0) | Ending::Stalled(0));
+        // Otherwise it is kept, or its agent has ended it in order.
+        let broke = ending.fault() == Some(0);
         let Some(residue) = self.residue.as_ref().filter(|_| broke) else {
             return Missing::Nothing;
         };

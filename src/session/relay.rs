@@ -84,8 +84,8 @@ impl Relay {
         zip(one.leave(first, deadline), two.leave(second, deadline)).await;
     }
 
-    /// Whether the version 1 tunnel of a session that has ended can be kept: its user has left, and
-    /// its agent is there.
+    /// Whether the version 1 tunnel of a session that has ended can be kept: its user is gone or
+    /// broken off, and its agent is there.
     pub fn keeps_tunnel(&self) -> bool {
         self.ending.is_some_and(|ending| self.progress.keeps_tunnel(ending))
     }

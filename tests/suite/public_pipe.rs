@@ -32,6 +32,7 @@ in_both_modes!(
     rest_of_an_old_answer_never_reaches_the_next_user,
     clean_tunnel_is_used_again_with_its_connection,
     tunnel_that_owes_an_answer_is_used_last_and_not_before_it_has_come,
+    answer_to_a_user_that_idle_has_broken_off_reaches_nobody,
     old_answer_on_a_tunnel_dialled_after_a_restart_reaches_nobody,
     tunnel_taken_for_clean_too_soon_teaches_its_mapping,
     tunnel_that_is_read_to_nowhere_keeps_its_heartbeats_and_its_threshold,
@@ -628,6 +629,34 @@ fn tunnel_that_owes_an_answer_is_used_last_and_not_before_it_has_come(mode: Mode
     assert_eq!((tunnels("draining"), tunnels("unanswered")), (0, 0));
     owing.send(b"the right answer");
     next.expect(b"the right answer");
+}
+
+fn answer_to_a_user_that_idle_has_broken_off_reaches_nobody(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 60_000).start();
+    // One that thinks for longer than idle, and one that pauses within its answer.
+    for begun in [&b""[..], b"an answer, "] {
+        let mapping = daemon.api().add(
+            r#"{"type": "public", "maxconnections": 1,
+            "heartbeatabsencethreshold": 200000, "idle": 3000}"#,
+        );
+        let (mut alice, mut agent) = daemon.session(&mapping);
+        alice.send(b"her question");
+        agent.expect(b"her question");
+        agent.send(begun);
+        alice.expect(begun);
+        assert!(matches!(alice.rest().1, Got::Reset | Got::Cut), "it is no end in order");
+        let for_ever = form(&[("mappingid", &mapping.id), ("mapping", r#"{"idle": null}"#)]);
+        daemon.api().post("/api/v2/mapping/change", &for_ever).ok();
+        let mut bob = daemon.user(&mapping);
+        bob.send(b"his question");
+        until("he waits", || daemon.api().users_waiting(&mapping) == 1);
+        // Its connection to the service is the old one, and so is its tunnel.
+        agent.send(b"hers");
+        agent.expect(b"his question");
+        agent.send(b"his own");
+        bob.expect(b"his own");
+        assert_eq!(daemon.api().number(&mapping, "counts.tunnelsTotal"), 1);
+    }
 }
 
 fn old_answer_on_a_tunnel_dialled_after_a_restart_reaches_nobody(mode: Mode) {

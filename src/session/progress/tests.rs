@@ -286,6 +286,15 @@ impl Model {
         self.is_open(leg) && (!is_full || self.is_dropped(leg))
     }
 
+    /// Whether the user's last bytes are unanswered.
+    fn owes(&self) -> bool {
+        let spoke = |leg| {
+            let spoke = |(_, on, event): &_| *on == leg && matches!(event, Event::Read(1..));
+            self.log.iter().rposition(spoke)
+        };
+        spoke(1) > spoke(0)
+    }
+
     /// Whether what `leg` sends goes nowhere: that of a version 1 agent whose user has broken.
     fn is_dropped(&self, leg: usize) -> bool {
         leg == 0 && self.residue.is_some() && self.cannot_be_sent(1)
@@ -534,11 +543,13 @@ fn history(seed: u64) -> Option<Ending> {
             && !model.cannot_be_sent(0)
             && !model.is_broken(0)
             && !model.had(0, |event| event == Event::Told);
-        let user_left = matches!(
-            ending,
-            Ending::Lingered | Ending::Silent | Ending::Broken(1) | Ending::Stalled(1)
-        );
-        assert_eq!(session.keeps_tunnel(ending), tunnel && user_left, "{}", what(&model));
+        // Whatever else ends the session: its agent would redial, and bring the old answer.
+        let agent_gone =
+            matches!(ending, Ending::Broken(0) | Ending::Absent(0) | Ending::Stalled(0));
+        assert_eq!(session.keeps_tunnel(ending), tunnel && !agent_gone, "{}", what(&model));
+        if tunnel && agent_gone && model.owes() {
+            assert_eq!(session.missing(ending, now), Missing::Answer, "{}", what(&model));
+        }
     }
     last
 }

@@ -163,6 +163,9 @@ pub(super) struct Session {
     pub(super) peers: [Peer; 2],
     pub(super) protocols: [Protocol; 2],
     pub(super) fin_wait: Duration,
+    pub(super) idle: Option<Duration>,
+    /// Whether the tunnel is kept when the session is over.
+    pub(super) kept: Rc<Cell<bool>>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) started: Instant,
     /// The relay's verdict, and the time of it.
@@ -196,6 +199,7 @@ impl Session {
         let fin_wait = [SECOND, 10 * SECOND, 60 * SECOND][usize::from(choices.byte()) % 3];
         let (how, last) = (choices.byte(), choices.byte());
         let bit = |bit: u8| how >> bit & 1 == 1;
+        let idle = [None, None, Some(5 * SECOND), Some(30 * SECOND)][usize::from(how >> 5) % 4];
         // A pipe speaks TLS on both ports or on none. Only the far end of a tunnel, of which
         // nobody expects heartbeats, has a local connection without.
         let tls = [bit(0), if protocols == [raw, raw] { bit(1) } else { bit(0) }];
@@ -219,12 +223,15 @@ impl Session {
         let given = held.clone().map(|units| units.into_iter().map(Into::into).collect());
         let ended = Rc::new(RefCell::new(None));
         let verdict = ended.clone();
+        let kept = Rc::new(Cell::new(false));
+        let is_kept = kept.clone();
         let before = memory::held();
-        let mut relay =
-            Relay::new(legs, given, Silence { after_end: fin_wait, ever: None }, traffic.clone());
+        let silence = Silence { after_end: fin_wait, ever: idle };
+        let mut relay = Relay::new(legs, given, silence, traffic.clone());
         let memory = memory::held() - before;
         let relay = Driven::new(async move {
             let outcome = (&mut relay).await;
+            is_kept.set(relay.keeps_tunnel());
             verdict.replace(Some((outcome, Instant::now())));
             relay.close().await;
         });
@@ -233,6 +240,8 @@ impl Session {
             peers,
             protocols,
             fin_wait,
+            idle,
+            kept,
             traffic,
             started,
             ended,
@@ -242,7 +251,7 @@ impl Session {
             memory,
             last,
         };
-        tell(|| format!("{protocols:?} how {how:#b} finwait {fin_wait:?} last {last:#b}"));
+        tell(|| format!("{protocols:?} how {how:#b} finwait {fin_wait:?} idle {idle:?} last {last:#b}"));
         session.work(1).await;
         session
     }

@@ -44,6 +44,7 @@ impl Session {
         });
         let taken = [0, 1].map(|leg| self.taken(leg));
         self.judge_reason(ended, *at, &taken);
+        self.judge_tunnel(ended);
         for from in [0, 1] {
             let counted = self.counted(from) as u64;
             // What was left of a broken leg is passed on when the session is over.
@@ -51,6 +52,17 @@ impl Session {
             assert!(counted == ended.bytes[from] || rest, "bytes are counted while they move");
             self.judge_direction(ended, &taken, from);
             self.judge_end(ended, from);
+        }
+    }
+
+    /// The tunnel of a version 1 agent that goes on is kept for the next user, whatever has ended the
+    /// session: dialled anew, it would bring that user the old answer.
+    fn judge_tunnel(&self, ended: &Ended) {
+        let lingers = matches!(self.protocols, [Protocol::Version1 { .. }, Protocol::Raw]);
+        let goes_on = self.peers[0].doing == Doing::Sending && !self.broke(0);
+        let absent = ended.ending == Ending::Absent(0);
+        if lingers && goes_on && !absent {
+            assert!(self.kept.get(), "{:?}: the tunnel is closed", ended.ending);
         }
     }
 
@@ -171,7 +183,12 @@ impl Session {
                     "silent for {unmoved:?} only"
                 );
             }
-            Ending::Idle => panic!("no session here is given such a time"),
+            Ending::Idle => {
+                let idle = self.idle.expect("such a time");
+                // As above.
+                let read = [0, 1].map(|leg| taken[leg].length() == self.counted(leg));
+                assert!(unmoved >= idle || read != [true; 2], "idle for {unmoved:?} only");
+            }
             Ending::Absent(leg) => {
                 let Protocol::Version1 { threshold: Some(threshold) } = self.protocols[leg] else {
                     panic!("{:?} owes no heartbeats", self.protocols[leg]);
