@@ -12,7 +12,7 @@ mod socket;
 pub mod terminal;
 
 pub use files::{FileGuard, Files, For};
-pub use instance::{Instance, Ownership, config_of, holder, take_lock};
+pub use instance::{Instance, Ownership, config_of, holder, strangers_hold, take_lock};
 pub use notifier::{Notifier, watchdog_interval};
 pub use process::{Prepared, abort_on_panic, prepare, succeeds};
 pub use signals::{Ask, Signals};

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::sink::Sink;
 use super::utc::Utc;
 use crate::limits;
-use crate::text::reason;
+use crate::text::{file, reason};
 
 /// The log file: at most [`limits::LOG_FILE`] bytes, and one old file of that size.
 pub(super) struct File {
@@ -40,13 +40,15 @@ impl File {
         if let Some(dir) = self.path.parent() {
             DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
         }
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o640)
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o640);
+        // Where nobody else may put one, it may be a link, a device or a pipe.
+        let file = if self.path.parent().is_some_and(file::is_open_to_others) {
+            file::open_own(&self.path, &mut options)?
+        } else {
             // A pipe that nobody reads must fail instead of waiting for a reader.
-            .custom_flags(OFlags::NONBLOCK.bits() as i32)
-            .open(&self.path)?;
+            options.custom_flags(OFlags::NONBLOCK.bits() as i32).open(&self.path)?
+        };
         let metadata = file.metadata()?;
         let kind = metadata.file_type();
         let regular = !kind.is_fifo() && !kind.is_char_device();
@@ -155,6 +157,8 @@ impl Open {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -179,6 +183,32 @@ mod tests {
         assert!(path.exists(), "the new file is there at once");
         file.write(Level::Info, "after").unwrap();
         assert!(fs::read_to_string(&path).unwrap().ends_with("after\n"));
+    }
+
+    #[test]
+    fn where_others_may_put_things_no_line_goes_through_a_link() {
+        let folder = crate::testing::folder::Folder::new();
+        let (dir, victim) = (folder.join("log"), folder.join("victim"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(&victim, "dear\n").unwrap();
+        let path = dir.join("log");
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        let mode = |bits| fs::set_permissions(&dir, fs::Permissions::from_mode(bits)).unwrap();
+        mode(0o777);
+        let mut file = File::new(&path);
+        assert!(file.write(Level::Info, "one").is_err());
+        let fault = file.fault().unwrap();
+        assert!(fault.contains("it is a link, and nothing is written through one"), "{fault}");
+        fs::remove_file(&path).unwrap();
+        fs::hard_link(&victim, &path).unwrap();
+        assert!(file.write(Level::Info, "two").is_err());
+        let fault = file.fault().unwrap();
+        assert!(fault.contains("has other names (hard links)"), "{fault}");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "dear\n");
+        // In a folder of its own a link is its owner's wish.
+        mode(0o755);
+        file.write(Level::Info, "three").unwrap();
+        assert!(fs::read_to_string(&victim).unwrap().ends_with("three\n"));
     }
 
     #[test]

@@ -4,12 +4,13 @@
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{Access, FlockOperation, access, flock, major, minor};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use crate::config::folders::Options;
 use crate::text::{file, reason};
@@ -108,8 +109,10 @@ impl Instance {
         DirBuilder::new().recursive(true).mode(0o755).create(run).map_err(failed(run))?;
         let path = run.join(LOCK);
         let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(false).mode(0o644);
-        let mut lock = file::open(&path, &mut options).map_err(failed(&path))?;
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut lock = file::open_own(&path, &mut options).map_err(failed(&path))?;
+        // Whoever can open it can lock it. An older daemon's could be opened by everybody.
+        let _ = lock.set_permissions(fs::Permissions::from_mode(0o600));
         match take_lock(&lock) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
@@ -173,12 +176,13 @@ pub struct Ownership(#[expect(dead_code, reason = "held for its lock")] File);
 
 impl Ownership {
     /// Takes the lock of the folder `config`; `run` is the run folder, for the message. `None` where
-    /// the folder cannot be locked (one that may not be listed, some network file systems).
+    /// the folder cannot be locked (one that may not be listed, some network file systems), or only
+    /// strangers have locked it: everybody who may read it can.
     pub fn take(config: &Path, run: &Path) -> Result<Option<Self>, ProcessError> {
         let Ok(folder) = File::open(config) else { return Ok(None) };
         match take_lock(&folder) {
             Ok(()) => Ok(Some(Ownership(folder))),
-            Err(Errno::WOULDBLOCK) => Err(ProcessError::Shared {
+            Err(Errno::WOULDBLOCK) if !strangers_hold(&folder) => Err(ProcessError::Shared {
                 config: config.to_owned(),
                 run: run.to_owned(),
                 pid: holder(&folder),
@@ -206,16 +210,44 @@ pub fn take_lock(file: &File) -> Result<(), Errno> {
 /// The process that has locked a file, where the kernel's list of locks can be read:
 /// `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF`.
 pub fn holder(file: &File) -> Option<u32> {
-    named(&fs::read_to_string("/proc/locks").ok()?, file)
+    holders(&fs::read_to_string("/proc/locks").ok()?, file).into_iter().next()
 }
 
-fn named(locks: &str, file: &File) -> Option<u32> {
-    let (device, inode) = file.metadata().map(|data| (data.dev(), data.ino())).ok()?;
+/// Whether a file is locked by strangers alone: processes of users who are neither root nor this
+/// process's nor the file's, so that no connector can be among them. Where that cannot be told, it is not.
+pub fn strangers_hold(file: &File) -> bool {
+    let (Ok(found), Ok(locks)) = (file.metadata(), fs::read_to_string("/proc/locks")) else {
+        return false;
+    };
+    let is_stranger = |pid: &u32| match fs::read_to_string(format!("/proc/{pid}/status")) {
+        Ok(status) => {
+            let known = [0, geteuid().as_raw(), found.uid()];
+            real_user(&status).is_some_and(|user| !known.contains(&user))
+        }
+        // Who took it has ended, and another process has it from there: a daemon keeps its own.
+        Err(error) => *pid != 0 && reason::is_missing(&error),
+    };
+    let holders = holders(&locks, file);
+    !holders.is_empty() && holders.iter().all(is_stranger)
+}
+
+/// The user who has started a process, by the kernel's `/proc/PID/status`: not the one whose rights it
+/// has, since everybody can start `su`.
+fn real_user(status: &str) -> Option<u32> {
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    users.split_whitespace().next()?.parse().ok()
+}
+
+fn holders(locks: &str, file: &File) -> Vec<u32> {
+    let Ok(found) = file.metadata() else { return Vec::new() };
+    let (device, inode) = (found.dev(), found.ino());
     let file = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
-    locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find_map(|words| {
+    let lines = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let holder = |words: Vec<&str>| {
         let held = words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&&*file);
         held.then(|| words.get(4)?.parse().ok())?
-    })
+    };
+    lines.filter_map(holder).collect()
 }
 
 /// The configuration folder that a process was started with, as its command line names it.
@@ -243,7 +275,7 @@ fn pid(lock: &mut File) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::folder::Folder;
+    use crate::testing::{folder::Folder, ignored::could_not_run};
 
     #[test]
     fn one_instance_a_run_folder() {
@@ -278,9 +310,49 @@ mod tests {
             )
         };
         let major = major(device);
-        assert_eq!(named(&locks(major, inode), &file), Some(8));
-        assert_eq!(named(&locks(major + 1, inode), &file), None, "another file system's");
-        assert_eq!(named(&locks(major, inode + 1), &file), None);
+        assert_eq!(holders(&locks(major, inode), &file), [8]);
+        assert!(holders(&locks(major + 1, inode), &file).is_empty(), "another file system's");
+        assert!(holders(&locks(major, inode + 1), &file).is_empty());
+    }
+
+    #[test]
+    fn lock_is_a_file_of_the_run_folder_alone_and_for_its_owner_alone() {
+        let folder = Folder::new();
+        let (run, victim) = (folder.join("run"), folder.join("victim"));
+        fs::create_dir(&run).unwrap();
+        fs::write(&victim, "dear").unwrap();
+        let lock = run.join(LOCK);
+        let refused = |why: &str| {
+            let error = Instance::take(&run).unwrap_err().to_string();
+            assert!(error.contains(why), "{why}: {error}");
+            assert_eq!(fs::read(&victim).unwrap(), b"dear");
+        };
+        std::os::unix::fs::symlink(&victim, &lock).unwrap();
+        refused("it is a link, and nothing is written through one there; remove it");
+        fs::remove_file(&lock).unwrap();
+        fs::hard_link(&victim, &lock).unwrap();
+        refused("has other names (hard links); remove it");
+        fs::remove_file(&lock).unwrap();
+        // As an older daemon left it.
+        fs::write(&lock, "").unwrap();
+        fs::set_permissions(&lock, fs::Permissions::from_mode(0o644)).unwrap();
+        drop(Instance::take(&run).unwrap());
+        assert_eq!(fs::metadata(&lock).unwrap().mode() & 0o777, 0o600);
+        if !geteuid().is_root() {
+            return could_not_run("not root, so that nobody else's file can be had");
+        }
+        let give = |path: &Path| std::os::unix::fs::chown(path, Some(65534), None).unwrap();
+        give(&lock);
+        refused("it belongs to a user who is neither root nor its folder's owner");
+        give(&run);
+        Instance::take(&run).unwrap();
+    }
+
+    #[test]
+    fn who_has_started_a_process_is_told_whatever_rights_it_has() {
+        let status = "Name:\tsu\nPid:\t7\nUid:\t1000\t0\t0\t0\nGid:\t1\t0\t0\t0\n";
+        assert_eq!(real_user(status), Some(1000));
+        assert_eq!(real_user("Name:\tsu\n"), None);
     }
 
     #[test]

@@ -3,20 +3,47 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 /// Opens a file.
 ///
 /// # Errors
 /// Besides what opening meets: what is no file, as `reason::reading` words it.
 pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    let opened = open_any(path, options)?;
+    checked(open_any(path, options, OFlags::empty())?)
+}
+
+/// Opens a file that this process writes in a folder where others may put things: through no link, and
+/// with no other name (a hard link), so that it is not a file elsewhere; and for root only its own or
+/// that of the folder's owner.
+///
+/// # Errors
+/// Besides those of [`open`]: `LOOP` for a link and `MLINK` for the others, as `reason::writing` words
+/// them.
+pub fn open_own(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let file = checked(open_any(path, options, OFlags::NOFOLLOW)?)?;
+    let found = file.metadata()?;
+    let owns = |folder: &Path| folder.metadata().is_ok_and(|of| of.uid() == found.uid());
+    let own = !geteuid().is_root() || found.uid() == 0 || path.parent().is_some_and(owns);
+    if own && found.nlink() == 1 { Ok(file) } else { Err(Errno::MLINK.into()) }
+}
+
+/// Whether users other than this one and root may put things into a folder.
+pub fn is_open_to_others(folder: &Path) -> bool {
+    let closed = |of: std::fs::Metadata| {
+        of.mode() & 0o022 == 0 && [0, geteuid().as_raw()].contains(&of.uid())
+    };
+    !folder.metadata().is_ok_and(closed)
+}
+
+fn checked(opened: File) -> io::Result<File> {
     let kind = opened.metadata()?.file_type();
     match () {
         () if kind.is_file() => Ok(opened),
@@ -25,8 +52,8 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     }
 }
 
-fn open_any(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+fn open_any(path: &Path, options: &mut OpenOptions, more: OFlags) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY | more;
     options.custom_flags(flags.bits() as i32).open(path)
 }
 
@@ -43,7 +70,7 @@ pub fn read(path: &Path, most: usize, wait: Option<Duration>) -> io::Result<Vec<
     options.read(true);
     let (file, until) = match wait {
         None => (open(path, &mut options)?, None),
-        Some(wait) => (open_any(path, &mut options)?, Some(Instant::now() + wait)),
+        Some(wait) => (open_any(path, &mut options, OFlags::empty())?, Some(Instant::now() + wait)),
     };
     let mut content = Vec::new();
     let mut rest = file.take(most as u64 + 1);

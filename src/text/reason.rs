@@ -83,7 +83,13 @@ fn other(path: &Path, error: &io::Error) -> String {
             None => "something of this name is there already; move it away".into(),
         },
         _ => match Errno::from_io_error(error) {
+            Some(Errno::LOOP) if fs::metadata(path).is_ok() || is_dangling(path) => {
+                "it is a link, and nothing is written through one there; remove it".into()
+            }
             Some(Errno::LOOP) => "it is a link that leads to itself; remove it".into(),
+            Some(Errno::MLINK) => "it belongs to a user who is neither root nor its folder's \
+                                   owner, or has other names (hard links); remove it"
+                .into(),
             Some(Errno::NAMETOOLONG) => "its name is too long; name a shorter path".into(),
             Some(Errno::NXIO) => {
                 "it is a pipe, a socket or a device; put a file in its place".into()
@@ -99,6 +105,10 @@ fn other(path: &Path, error: &io::Error) -> String {
             _ => words(error),
         },
     }
+}
+
+fn is_dangling(link: &Path) -> bool {
+    fs::metadata(link).is_err_and(|error| is_missing(&error))
 }
 
 /// The first part of a path that is there and no folder.

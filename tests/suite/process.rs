@@ -5,7 +5,8 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -265,6 +266,38 @@ fn signal_in_the_midst_of_a_start_does_not_end_it() {
         // This machine was too slow to give the lock back in time.
     }
     panic!("never was the lock given back within 100 ms");
+}
+
+#[test]
+fn strangers_who_lock_the_folder_do_not_keep_a_daemon_from_starting() {
+    if !rustix::process::geteuid().is_root() {
+        return could_not_run("only root can start a program as another user");
+    }
+    let mut daemon = Daemon::builder(Mode::Plain).prepare();
+    daemon.write("configs.json", r#"{"mappings":[]}"#);
+    for folder in [daemon.folder(), &daemon.config()] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let state = daemon.config().join("configs.json");
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o644)).unwrap();
+    // Each holds its lock until its input ends.
+    let lock = |path: &Path| {
+        let mut flock = Command::new("flock");
+        flock.arg("--shared").arg(path).args(["sh", "-c", "echo locked; exec cat"]);
+        flock.uid(65534).gid(65534).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()
+    };
+    let Ok(mut folders) = lock(&daemon.config()) else { return not_installed("flock") };
+    let mut files = lock(&state).unwrap();
+    for stranger in [&mut folders, &mut files] {
+        let mut said = [0; 7];
+        std::io::Read::read_exact(stranger.stdout.as_mut().unwrap(), &mut said).unwrap();
+    }
+    daemon.spawn();
+    assert!(wait_started(&mut daemon), "{}", daemon.stderr());
+    for mut stranger in [folders, files] {
+        drop(stranger.stdin.take());
+        stranger.wait().unwrap();
+    }
 }
 
 /// Whether the daemon has come up; not, if it found another one there.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::os::take_lock;
+use crate::os::{strangers_hold, take_lock};
 use crate::text::file;
 
 /// The longest state file, 64 MiB: the 32,767 mappings that all ports together allow are about
@@ -170,7 +170,9 @@ pub(super) fn lock(file: &Path) -> io::Result<Option<File>> {
     for _ in 0..REPLACED {
         let Ok(opened) = file::open(&path, File::options().read(true)) else { return Ok(None) };
         match take_lock(&opened) {
-            Err(Errno::WOULDBLOCK) => return Err(Errno::WOULDBLOCK.into()),
+            Err(Errno::WOULDBLOCK) if !strangers_hold(&opened) => {
+                return Err(Errno::WOULDBLOCK.into());
+            }
             Err(_) => return Ok(None),
             Ok(()) if is_at(&opened, &path) => return Ok(Some(opened)),
             // Its owner replaced it after we had opened it: the lock is the old file's.
