@@ -13,7 +13,7 @@ use event_listener::Event;
 use smol::lock::Mutex;
 
 use super::authorize::{Failure, authorize};
-use super::health::Health;
+use super::health::{About, Health};
 use super::lost::Lost;
 use super::options::Options;
 use super::pace::{Outcome, Pace, Refusal};
@@ -21,6 +21,7 @@ use super::proof::Proof;
 use super::shared::Shared;
 use super::words;
 use crate::limits;
+use crate::logging::Utc;
 use crate::net::dial::{Address, Dialler};
 use crate::net::proxy::Proxy;
 use crate::net::stream::Stream;
@@ -47,7 +48,8 @@ pub(super) struct Connector {
     /// Authorized tunnels, idle and in use.
     open: Cell<usize>,
     sessions: Cell<usize>,
-    stage: Cell<Stage>,
+    /// And since when.
+    stage: Cell<(Stage, Utc)>,
     /// How often certificates and passcode were read again because somebody asked for it.
     reloads: Cell<u32>,
     dialing: Cell<usize>,
@@ -119,7 +121,7 @@ impl Connector {
             proof: RefCell::new(Proof::new(options, shared)?),
             open: Cell::new(0),
             sessions: Cell::new(0),
-            stage: Cell::new(Stage::Working),
+            stage: Cell::new((Stage::Working, Utc::now())),
             reloads: Cell::new(0),
             dialing: Cell::new(0),
             traffic: Arc::default(),
@@ -198,13 +200,28 @@ impl Connector {
 
     /// The tunnel's life goes on to this.
     pub(super) fn reach(&self, stage: Stage) {
-        self.stage.set(stage);
+        if self.stage() != stage {
+            self.stage.set((stage, Utc::now()));
+        }
         self.changed.notify(usize::MAX);
     }
 
     /// How far the tunnel's life has come.
     pub(super) fn stage(&self) -> Stage {
-        self.stage.get()
+        self.stage.get().0
+    }
+
+    /// The tunnel's state in a word, and since when that is so.
+    pub(super) fn state(&self) -> (&'static str, Utc) {
+        let (stage, reached) = self.stage.get();
+        match stage {
+            Stage::Working => {
+                let (state, since) = self.health.state();
+                (state, since.max(reached))
+            }
+            Stage::Draining => ("draining", reached),
+            Stage::Failed | Stage::Over => ("failed", reached),
+        }
     }
 
     /// Returns once this is so; it is looked at whenever something has changed.
@@ -236,6 +253,7 @@ impl Connector {
             say!(
                 self.health,
                 log::Level::Warn,
+                About::Standing,
                 "{} sessions from {} in a row ended at once without a byte: a user that only \
                  connects and leaves, or a faulty connector; tunnels are opened more slowly until \
                  one is used",
@@ -279,6 +297,7 @@ impl Connector {
             say!(
                 self.health,
                 log::Level::Warn,
+                About::Standing,
                 "the limit of open files is enough for {} tunnels and their sessions now; raise it \
                  (LimitNOFILE= of the unit, or ulimit -n) for more",
                 self.open.get() + self.dialing.get()
@@ -295,7 +314,7 @@ impl Connector {
     pub(super) async fn open<'a>(&'a self, dial: Dial<'a>) -> Result<Opened<'a>, ()> {
         let Dial { files, dialing } = dial;
         for fault in self.proof.borrow_mut().refresh(&self.shared) {
-            say!(self.health, log::Level::Warn, "{fault}");
+            say!(self.health, log::Level::Warn, About::Proof, "{fault}");
         }
         let reloads = self.reloads.get();
         match authorize(self.dial(), &self.proof).await {
@@ -343,10 +362,11 @@ impl Connector {
         self.reloads.set(self.reloads.get().wrapping_add(1));
         let faults = self.proof.borrow_mut().read_again(&self.shared);
         for fault in &faults {
-            say!(self.health, log::Level::Warn, "{fault}");
+            say!(self.health, log::Level::Warn, About::Proof, "{fault}");
         }
         if faults.is_empty() {
-            say!(self.health, log::Level::Info, "certificates and passcode read again");
+            self.health.over(About::Proof);
+            say!(self.health, "certificates and passcode read again");
         }
         self.pace.borrow_mut().try_now(Instant::now());
         self.changed.notify(usize::MAX);

@@ -61,9 +61,29 @@ enum State {
     Refused(bool),
 }
 
+/// What a fault is about, whose recovery alone ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum About {
+    /// The connector, until it accepts tunnels and keeps them.
+    Connector,
+    /// The service, until it is reached.
+    Target,
+    /// The local port, until it is open and takes connections.
+    Port,
+    /// The tunnel's file, until it can be read as a whole.
+    File,
+    /// Certificates and passcode, until they can be read again.
+    Proof,
+    /// Local connections that are served by nobody, until one is.
+    Waiting,
+    /// What the options ask for, a limit, or an event: nothing tells that it is over.
+    Standing,
+}
+
 /// What went wrong.
 #[derive(Clone)]
 pub(super) struct Fault {
+    about: About,
     pub(super) what: String,
     pub(super) at: Utc,
     /// Since when it is over.
@@ -153,14 +173,13 @@ impl Health {
     }
 
     /// Something went wrong.
-    pub(super) fn wrong(&self, what: &str) {
-        self.fault.replace(Some(Fault { what: what.into(), at: Utc::now(), over: None }));
+    pub(super) fn wrong(&self, about: About, what: &str) {
+        self.fault.replace(Some(Fault { about, what: what.into(), at: Utc::now(), over: None }));
     }
 
-    /// What went wrong last is over, if its sentence ends so.
-    pub(super) fn over(&self, ending: &str) {
-        if let Some(fault) = self.fault.borrow_mut().as_mut().filter(|it| it.what.ends_with(ending))
-        {
+    /// What went wrong last is over, if it was about this.
+    pub(super) fn over(&self, about: About) {
+        if let Some(fault) = self.fault.borrow_mut().as_mut().filter(|it| it.about == about) {
             fault.over.get_or_insert_with(Utc::now);
         }
     }
@@ -175,7 +194,7 @@ impl Health {
         self.ever.get().then_some(2)
     }
 
-    /// The state in a word, and since when.
+    /// The connector's state in a word, and since when.
     pub(super) fn state(&self) -> (&'static str, Utc) {
         let word = match *self.state.borrow() {
             State::Unknown => self.at_first,
@@ -252,6 +271,7 @@ impl Health {
             say!(
                 self,
                 level,
+                About::Standing,
                 "connector {} has places for {} of this agent, those in use included (others may hold \
                  the rest): {remedy}",
                 self.address,
@@ -293,9 +313,9 @@ impl Health {
             State::Unreachable(_) | State::Unsteady(_) => Level::Warn,
             State::Refused(_) => Level::Error,
         };
-        say!(self, level, "{what}");
+        say!(self, level, About::Connector, "{what}");
         if state == State::Open {
-            self.over("");
+            self.over(About::Connector);
         }
         self.said.replace(what);
         self.show();
@@ -313,7 +333,7 @@ impl Health {
     pub(super) fn tell_limits(&self) {
         let now = Instant::now();
         for news in self.limits.iter().filter_map(|limit| limit.news(now)) {
-            say!(self, Level::Warn, "{news}");
+            say!(self, Level::Warn, About::Standing, "{news}");
             self.show();
         }
     }

@@ -3,7 +3,6 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use log::Level;
 use smol::LocalExecutor;
 use smol::channel::Receiver;
 
@@ -84,11 +83,7 @@ impl<'a> Job<'a> {
         connector.reach(Stage::Draining);
         let patience = drain.as_millis();
         let left = counted(connector.sessions() as u64, "session");
-        say!(
-            connector.health(),
-            Level::Info,
-            "stopping: {left} left, with {patience} ms to finish"
-        );
+        say!(connector.health(), "stopping: {left} left, with {patience} ms to finish");
         let finished = || connector.sessions() == 0;
         until(Instant::now() + drain, connector.when(&finished)).await;
         Ok(())

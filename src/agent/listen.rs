@@ -13,7 +13,7 @@ use smol::channel::Receiver;
 use smol::future::or;
 
 use super::connector::Connector;
-use super::health::Bound;
+use super::health::{About, Bound};
 use super::pace::Outcome;
 use super::serve::closed;
 use super::tunnel::{Paired, Tunnel, has_user};
@@ -77,6 +77,7 @@ impl<'a> Listening<'a> {
                 let files = self.room().await;
                 match listener.accept().await {
                     Ok((socket, _)) => {
+                        self.connector.health().over(About::Port);
                         let waiting = Counted::notifying(&self.waiting, &self.connector.changed);
                         let Ok(stream) = Stream::plain(socket) else { continue };
                         let local = Local { stream, waiting, _files: files };
@@ -87,6 +88,7 @@ impl<'a> Listening<'a> {
                         say!(
                             self.connector.health(),
                             log::Level::Warn,
+                            About::Port,
                             "local connections wait, accepting failed: {}",
                             reason::words(&error)
                         );
@@ -141,6 +143,7 @@ impl<'a> Listening<'a> {
         .await;
         match waited {
             Some(Some(paired)) => {
+                self.connector.health().over(About::Waiting);
                 let _session = self.connector.session();
                 drop(waiting);
                 let outcome = paired.carry(stream).await;
@@ -159,6 +162,7 @@ impl<'a> Listening<'a> {
                 say!(
                     health,
                     log::Level::Warn,
+                    About::Waiting,
                     "a local connection is closed after {waited} s: {why}"
                 );
                 stream.close();
@@ -205,6 +209,7 @@ impl<'a> Listening<'a> {
                     say!(
                         self.connector.health(),
                         log::Level::Error,
+                        About::Waiting,
                         "port {} is a public pipe's, and --listen needs a private one: user and \
                          local connection are closed",
                         self.connector.address().port

@@ -19,6 +19,7 @@ use smol::channel::{Receiver, Sender};
 use smol::future::{FutureExt, or};
 
 use super::connector::{Connector, Stage};
+use super::health::About;
 use super::life::Job;
 use super::options::Options;
 use super::process::{self, FAULTY, OWN_FILES, asked_to_stop, refuse, share};
@@ -37,9 +38,6 @@ const ENDING: &str = ".conf";
 
 /// The socket of the status, a caller there, and the folder while it is read, with a file in it.
 const MORE_FILES: usize = 4;
-
-/// How the fault of a file ends whose tunnel runs.
-const AS_IT_WAS: &str = "; the tunnel stays as it was";
 
 /// Runs all tunnels of `folder` in the foreground until SIGTERM or SIGINT; `run` is for its lock and
 /// the socket on which it tells its state.
@@ -115,9 +113,10 @@ impl Running {
         !self.stop.is_closed()
     }
 
-    /// Whether it is there only until its sessions have finished.
-    fn is_draining(&self) -> bool {
-        !self.is_current() && matches!(self.connector.stage(), Stage::Working | Stage::Draining)
+    /// Whether there is something to tell of it: one that was asked to end is there until its sessions
+    /// have finished.
+    fn is_shown(&self) -> bool {
+        self.is_current() || matches!(self.connector.stage(), Stage::Working | Stage::Draining)
     }
 }
 
@@ -233,22 +232,24 @@ async fn tunnel(connector: Rc<Connector>, options: Rc<Options>, stopped: Receive
         match Job::new(&connector, &options) {
             Ok((job, what, warning)) => {
                 connector.reach(Stage::Working);
-                health.over("");
+                health.over(About::Port);
                 for warning in options.warnings.iter().chain(&warning) {
-                    say!(health, Level::Warn, "{warning}");
+                    say!(health, Level::Warn, About::Standing, "{warning}");
                 }
-                say!(health, Level::Info, "{what}");
+                say!(health, "{what}");
                 let tasks = LocalExecutor::new();
                 let life = job.live(&connector, options.drain, &tasks, stopped);
                 if let Err(error) = or(life, runtime::run(|| tasks.tick())).await {
-                    say!(health, Level::Error, "it cannot go on: {}", reason::words(&error));
+                    let why = reason::words(&error);
+                    say!(health, Level::Error, About::Standing, "it cannot go on: {why}");
                 }
                 break;
             }
             Err(fault) => {
                 connector.reach(Stage::Failed);
                 if said != fault {
-                    say!(health, Level::Error, "{fault}; it is tried again until it opens");
+                    let again = "; it is tried again until it opens";
+                    say!(health, Level::Error, About::Port, "{fault}{again}");
                     said = fault;
                 }
                 let asked = or(connector.changed.listen(), closed(&stopped));
@@ -277,11 +278,11 @@ impl Tunnels {
     /// Does what the folder says: what is new starts, what is gone drains, what has changed is
     /// replaced, the rest is not touched but for its certificates and its passcode, which are read
     /// again. What has a fault is said, and stays as it was. All that ends has closed its local port
-    /// before anything starts, since any may have given its port to any other.
+    /// before anything starts or tries again, since any may have given its port to any other.
     async fn follow<'t>(&'t self, found: Found, tasks: &LocalExecutor<'t>) {
         self.faulty.take();
         let [mut new, mut gone, mut changed] = [0, 0, 0];
-        let mut starting = Vec::new();
+        let (mut starting, mut unchanged) = (Vec::new(), Vec::new());
         let is_gone = |name: &str| found.iter().all(|(there, _)| there != name);
         for running in self.running.borrow().iter().filter(|running| running.is_current()) {
             if is_gone(running.name()) {
@@ -298,8 +299,7 @@ impl Tunnels {
                         was.asks_for_the_same(&options) && connector.stage() != Stage::Over
                     });
                     if let Some((_, connector)) = same {
-                        connector.health().over(AS_IT_WAS);
-                        connector.reload();
+                        unchanged.push(connector.clone());
                         continue;
                     }
                     match Connector::new(&name, &options, &self.shared, None) {
@@ -318,7 +318,8 @@ impl Tunnels {
                 }
                 Some((_, connector)) => {
                     let health = connector.health();
-                    say!(health, Level::Error, "{fault}{AS_IT_WAS}");
+                    let stays = "the tunnel stays as it was";
+                    say!(health, Level::Error, About::File, "{fault}; {stays}");
                 }
             }
         }
@@ -329,6 +330,10 @@ impl Tunnels {
             }
         }
         self.have_closed_ports().await;
+        for connector in unchanged {
+            connector.health().over(About::File);
+            connector.reload();
+        }
         for (connector, options) in starting {
             self.start(connector, options, tasks);
         }
@@ -419,11 +424,8 @@ impl Tunnels {
     fn summary(&self) -> String {
         let running = self.running.borrow();
         let current = running.iter().filter(|running| running.is_current());
-        let is_well = |running: &&Running| {
-            let state = running.connector.health().state().0;
-            !matches!(running.connector.stage(), Stage::Failed | Stage::Over)
-                && ["connected", "listening"].contains(&state)
-        };
+        let is_well =
+            |running: &&Running| ["connected", "listening"].contains(&running.connector.state().0);
         let ill = current.clone().filter(|running| !is_well(running));
         let mut ill: Vec<&str> = ill.map(Running::name).collect();
         let faulty = self.faulty.borrow();
@@ -436,7 +438,8 @@ impl Tunnels {
                 format!("{all}, {count} not connected: {}", ill.join(", "))
             }
         };
-        let draining = running.iter().filter(|running| running.is_draining()).count();
+        let is_draining = |running: &&Running| !running.is_current() && running.is_shown();
+        let draining = running.iter().filter(is_draining).count();
         if draining > 0 {
             summary.push_str(&format!("; {draining} draining"));
         }
@@ -462,7 +465,7 @@ impl Tunnels {
     /// The state of all tunnels, without any passcode.
     fn state(&self) -> Value {
         let running = self.running.borrow();
-        let shown = running.iter().filter(|running| running.is_current() || running.is_draining());
+        let shown = running.iter().filter(|running| running.is_shown());
         let mut tunnels: Vec<_> = shown.map(Running::state).collect();
         tunnels.extend(
             self.faulty.borrow().iter().map(
@@ -476,12 +479,7 @@ impl Tunnels {
 impl Running {
     fn state(&self) -> Value {
         let connector = &self.connector;
-        let (state, since) = connector.health().state();
-        let state = match connector.stage() {
-            _ if self.is_draining() => "draining",
-            Stage::Failed | Stage::Over => "failed",
-            _ => state,
-        };
+        let (state, since) = connector.state();
         let (open, sessions) = (connector.open_tunnels(), connector.sessions());
         let bytes = |from: usize| connector.traffic().bytes[from].load(Ordering::Relaxed);
         let fault = connector.health().fault();
@@ -524,4 +522,81 @@ fn answer(mut caller: UnixStream, state: &str) -> io::Result<()> {
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{state}",
         state.len()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::testing::folder::Folder;
+
+    /// The options of a tunnel that listens here.
+    fn listens(folder: &Folder, name: &str, local: &str) {
+        let passcode = "00000000-0000-0000-0000-000000000000";
+        let text = format!("connector=localhost:1\npasscode={passcode}\nlisten={local}\nplain\n");
+        folder.file(&format!("{name}.conf"), text, 0o600);
+    }
+
+    /// The tunnels of a folder, which nobody runs yet.
+    fn tunnels(folder: &Path) -> Tunnels {
+        Tunnels {
+            folder: folder.into(),
+            shared: Rc::new(Shared::new(Files::new(100), 1, 1)),
+            running: RefCell::default(),
+            faulty: RefCell::default(),
+        }
+    }
+
+    /// Does what the folder says, and all that follows from it without a wait.
+    fn follow<'t>(tunnels: &'t Tunnels, tasks: &LocalExecutor<'t>) {
+        let found = read_folder(&tunnels.folder).unwrap();
+        let work = async {
+            tunnels.follow(found, tasks).await;
+            Ok::<_, io::Error>(())
+        };
+        runtime::block_on(or(work, runtime::run(|| tasks.tick())).boxed_local()).unwrap().unwrap();
+        while tasks.try_tick() {}
+    }
+
+    #[test]
+    fn port_that_a_changed_tunnel_gives_up_is_taken_at_once_by_one_that_waits_for_it() {
+        let folder = Folder::new();
+        // An address of this process alone, where nobody takes the port meanwhile.
+        let pid = std::process::id();
+        let address = format!("127.77.{}.{}:0", pid >> 8 & 0xff, 1 + (pid & 0x7f));
+        let port = TcpListener::bind(address).unwrap().local_addr().unwrap().to_string();
+        listens(&folder, "a", &port);
+        let tunnels = tunnels(&folder);
+        let tasks = LocalExecutor::new();
+        follow(&tunnels, &tasks);
+        listens(&folder, "b", &port);
+        follow(&tunnels, &tasks);
+        let stage = |name: &str| tunnels.current(name).unwrap().1.stage();
+        assert_eq!([stage("a"), stage("b")], [Stage::Working, Stage::Failed]);
+        listens(&folder, "a", "127.0.0.1:0");
+        follow(&tunnels, &tasks);
+        assert_eq!([stage("a"), stage("b")], [Stage::Working, Stage::Working]);
+    }
+
+    #[test]
+    fn fault_is_ended_by_what_it_is_about_and_by_nothing_else() {
+        let folder = Folder::new();
+        listens(&folder, "a", "127.0.0.1:0");
+        let tunnels = tunnels(&folder);
+        let tasks = LocalExecutor::new();
+        follow(&tunnels, &tasks);
+        let connector = tunnels.current("a").unwrap().1;
+        let health = connector.health();
+        let all = [About::Connector, About::Target, About::Port, About::File, About::Proof];
+        for about in all.into_iter().chain([About::Waiting, About::Standing]) {
+            health.wrong(about, "a fault; the tunnel stays as it was");
+            for other in all.into_iter().filter(|other| *other != about) {
+                health.over(other);
+            }
+            assert!(health.fault().unwrap().over.is_none(), "{about:?}");
+            health.over(about);
+            assert!(health.fault().unwrap().over.is_some(), "{about:?}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use smol::channel::Receiver;
 use smol::future::or;
 
 use super::connector::{Connector, Dial};
-use super::health::Bound;
+use super::health::{About, Bound};
 use super::pace::Outcome;
 use super::tunnel::{Paired, Tunnel};
 use super::words;
@@ -122,6 +122,7 @@ impl<'a> Serving<'a> {
                     say!(
                         self.connector.health(),
                         log::Level::Warn,
+                        About::Target,
                         "the target {} cannot be reached, so users are closed: {}",
                         self.target.address(),
                         words::connection(&error)
@@ -134,13 +135,9 @@ impl<'a> Serving<'a> {
         // From the start: if the session never begins, the target must not take that for an orderly end.
         local.break_when_dropped();
         if !self.reachable.replace(true) {
-            self.connector.health().over("");
-            let target = self.target.address();
-            say!(
-                self.connector.health(),
-                log::Level::Info,
-                "the target {target} can be reached again"
-            );
+            let (health, target) = (self.connector.health(), self.target.address());
+            health.over(About::Target);
+            say!(health, "the target {target} can be reached again");
         }
         // If the target has gone by now, the relay finds out.
         if self.proxy_protocol && local.queue(&paired.header).is_err() {

@@ -408,6 +408,49 @@ fn local_port_that_is_taken_is_said_once_and_opened_when_it_is_free() {
 }
 
 #[test]
+fn warning_about_the_options_stays_when_the_connector_accepts_tunnels() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_private(20, 200_000);
+    let port = daemon.block.first + daemon.block.len - 1;
+    let file = format!(
+        "connector=localhost:{}\npasscode={}\nlisten=0.0.0.0:{port}\nplain\n",
+        mapping.port2, mapping.passcode2
+    );
+    let service = says(b"hello\n");
+    let serving = serves(&daemon, &mapping, service.address, "connections=1");
+    let many = Many::start(&[], &[("in", file), ("out", serving)]);
+    let mut socket = eventually("it listens", || TcpStream::connect(at(port)).ok());
+    socket.read_exact(&mut [0; 6]).unwrap();
+    let state = many.status("in").unwrap();
+    assert_eq!(state["state"], "connected");
+    assert!(state["lastError"].as_str().unwrap().contains("anyone who can reach it"), "{state}");
+    assert!(state["lastErrorOver"].is_null(), "{state}");
+}
+
+#[test]
+fn since_is_when_the_state_that_is_shown_began() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(20, 200_000);
+    let service = says(b"hello\n");
+    let file = serves(&daemon, &mapping, service.address, "connections=1\ndrain=60000");
+    let many = Many::start(&[], &[("one", file)]);
+    let mut user = daemon.user(&mapping);
+    user.expect(b"hello\n");
+    let connected = many.status("one").unwrap();
+    assert_eq!(connected["state"], "connected");
+    let since = |state: &Value| state["since"].as_str().unwrap().to_owned();
+    // Times have whole seconds.
+    let second = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let now = second();
+    until("the next second", || second() > now + 1);
+    fs::remove_file(many.folder.join("tunnels/one.conf")).unwrap();
+    many.read_again();
+    let draining = many.status("one").unwrap();
+    assert_eq!(draining["state"], "draining");
+    assert!(since(&draining) > since(&connected), "{draining}");
+}
+
+#[test]
 fn who_asks_for_the_status_byte_by_byte_does_not_keep_others_from_it() {
     let many = Many::start(&[], &[]);
     until("it runs", || many.log().contains("no file there ends in .conf"));
