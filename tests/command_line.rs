@@ -1,6 +1,9 @@
 //! The command line's documents: the pages of `help` come from the table by which arguments are read,
 //! and README, man page and completions name the same commands and options.
 
+#[path = "common/ignored.rs"]
+mod ignored;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet as Set;
 use std::fs;
@@ -374,6 +377,16 @@ fn zsh_completion_offers_every_command_and_option_where_it_is_allowed_and_no_oth
         }
         found
     });
+}
+
+#[test]
+fn fish_completion_says_nothing_where_no_tunnel_is_installed() {
+    let script = format!("{}/debian/iofog-connector.fish-completion", env!("CARGO_MANIFEST_DIR"));
+    let run = "source $argv[1]; __iofog_connector_tunnels";
+    let fish = Command::new("fish").args(["-N", "-c", run, &script]).output();
+    let Ok(output) = fish else { return ignored::could_not_run("fish is not installed") };
+    // Whatever is installed on this machine, names it may print.
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
 #[test]
