@@ -14,6 +14,6 @@ pub mod terminal;
 pub use files::{FileGuard, Files, For};
 pub use instance::{Instance, Ownership, config_of, holder, strangers_hold, take_lock};
 pub use notifier::{Notifier, watchdog_interval};
-pub use process::{Prepared, abort_on_panic, prepare, succeeds};
+pub use process::{Prepared, abort_on_panic, prepare, said};
 pub use signals::{Ask, Signals};
 pub use socket::listen;

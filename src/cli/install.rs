@@ -2,6 +2,7 @@
 //! service (protocol page, section 7, steps 10 and 11).
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,21 +12,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, FlockOperation, Mode, OFlags, fchmod, fchown, flock, fstat, linkat, mkdirat, open,
-    openat, renameat, unlinkat,
+    Access, AtFlags, FlockOperation, Mode, OFlags, access, fchmod, fchown, flock, fstat, linkat,
+    mkdirat, open, openat, renameat, unlinkat,
 };
 use rustix::io::Errno;
-use rustix::process::geteuid;
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use serde_json::Value;
 
 use super::exit::BAD;
-use super::user;
+use super::{control, remedy, user};
 use crate::agent::options as tunnel;
-use crate::config::folders::TUNNELS;
+use crate::config::folders::{TUNNELS, TUNNELS_RUN, TUNNELS_SOCKET};
 use crate::limits;
-use crate::os::succeeds;
 use crate::os::terminal::{complain, print};
+use crate::os::{Instance, said};
 use crate::text::reason::{self, quoted};
-use crate::text::{file, line};
+use crate::text::{file, json, line};
 
 /// The service that runs all files in one process: its unit, and its init script.
 const ALL: &str = "iofog-connector-tunnels";
@@ -64,7 +66,8 @@ pub(super) fn run(install: &Install) -> ExitCode {
     let own = Path::new(TUNNELS);
     let dir = install.dir.as_deref().unwrap_or(own);
     let path = dir.join(format!("{name}.conf"));
-    let put = match put(dir, &name, &text, install.replace) {
+    // Whoever changes the folder next waits until the service has been told of this.
+    let (put, _folder) = match put(dir, &name, &text, install.replace) {
         Ok(put) => put,
         Err(fault) => {
             complain(fault);
@@ -78,44 +81,91 @@ pub(super) fn run(install: &Install) -> ExitCode {
             quoted(&path)
         ));
     }
-    let Some((commands, look)) = service(&name, &put) else {
+    let Some((orders, told)) = starting(&name, &put) else {
         return print(&format!(
             "{shown} is written. There is no service here; run all tunnels with: sudo iofog-connector tunnels\n"
         ));
     };
-    for command in commands {
-        if !succeeds(&command) {
-            complain(format_args!("{shown} is written, but `{command}` failed; {LOG}"));
-            return ExitCode::FAILURE;
-        }
+    if let Some(order) = orders.iter().find(|order| !order.is_obeyed()) {
+        complain(format_args!("{shown} is written, but `{order}` failed; {LOG}"));
+        return ExitCode::FAILURE;
     }
-    print(&format!(
-        "{shown} is written, and the service is told to run it, now and after each boot; `sudo {look}` shows how it does\n"
-    ))
+    print(&format!("{shown} is written, and {told} shows how it does\n"))
 }
 
 const LOG: &str = "the journal or syslog says why";
 
-/// The commands that have the service run it, and the one that shows it; `None` where there is no init system that
-/// has the service.
-fn service(name: &str, put: &Put) -> Option<(Vec<String>, String)> {
-    let Some(script) = script() else {
-        // One process would run again what has units of its own, and a unit what the process has.
-        let (unit, verb, look) = if is("active", ALL) || !is("active", "'iofog-connector-tunnel@*'")
-        {
-            let look = "iofog-connector tunnels status".to_owned();
-            (ALL.to_owned(), "reload-or-restart", look)
-        } else {
-            let unit = own_unit(name);
-            // What runs already has read the file as it was.
-            let verb = if matches!(put, Put::Replaced) { "restart" } else { "start" };
-            (unit.clone(), verb, format!("systemctl status {unit}"))
-        };
-        let enable = format!("systemctl enable --quiet {unit}");
-        return Some((vec![enable, format!("systemctl {verb} {unit}")], look));
-    };
+/// What has the service, or what runs in its place, do what the folder says now.
+enum Order {
+    Command(String),
+    /// SIGHUP for this process, which reads the folder again.
+    Signal(u32),
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Order::Command(command) => f.write_str(command),
+            Order::Signal(process) => write!(f, "kill -HUP {process}"),
+        }
+    }
+}
+
+impl Order {
+    /// Gives it; whether it was obeyed.
+    fn is_obeyed(&self) -> bool {
+        match self {
+            Order::Command(command) => said(command).is_some(),
+            // Whoever may write in the run folder can name any process there.
+            Order::Signal(process) => {
+                let is_told = || {
+                    let process = i32::try_from(*process).ok().and_then(Pid::from_raw)?;
+                    let folder = File::open(TUNNELS_RUN).ok()?;
+                    is_ours_alone(folder).ok().filter(|is_ours| *is_ours)?;
+                    kill_process(process, Signal::HUP).ok()
+                };
+                is_told().is_some()
+            }
+        }
+    }
+}
+
+/// What has the service run a new tunnel, and what to say of it; `None` where nothing is there that would.
+fn starting(name: &str, put: &Put) -> Option<(Vec<Order>, String)> {
     let status = "iofog-connector tunnels status".to_owned();
-    Path::new(&script).exists().then(|| (vec![format!("{script} reload")], status))
+    let (commands, look) = match script() {
+        // One process would run again what has units of its own, and a unit what the process has.
+        None => {
+            let (unit, verb, look) = if is("active", ALL) || !has_units("iofog-connector-tunnel@*")
+            {
+                (ALL.to_owned(), "reload-or-restart", status)
+            } else {
+                let unit = own_unit(name);
+                // What runs already has read the file as it was.
+                let verb = if matches!(put, Put::Replaced) { "restart" } else { "start" };
+                (unit.clone(), verb, format!("systemctl status {unit}"))
+            };
+            let enable = format!("systemctl enable --quiet {unit}");
+            (vec![enable, format!("systemctl {verb} {unit}")], look)
+        }
+        Some(script) => {
+            if let Some(process) = by_hand().filter(|_| !runs(&script)) {
+                let told = format!("process {process} is told to run it; `sudo {status}`");
+                return Some((vec![Order::Signal(process)], told));
+            }
+            if !Path::new(&script).exists() {
+                return None;
+            }
+            (vec![format!("{script} reload")], status)
+        }
+    };
+    let told = format!("the service is told to run it, now and after each boot; `sudo {look}`");
+    Some((commands.into_iter().map(Order::Command).collect(), told))
+}
+
+/// The process that runs all tunnels in the service's run folder, whoever has started it.
+fn by_hand() -> Option<u32> {
+    Instance::running(Path::new(TUNNELS_RUN)).ok()??
 }
 
 /// The init script of the service, there or not; `None` where systemd runs.
@@ -128,9 +178,22 @@ fn own_unit(name: &str) -> String {
     format!("iofog-connector-tunnel@{name}")
 }
 
-/// Whether systemd says that a unit is `active` or `enabled`.
+/// Whether the init script is there and runs the service.
+fn runs(script: &str) -> bool {
+    Path::new(script).exists() && said(&format!("{script} status")).is_some()
+}
+
+/// Whether systemd says that a unit is `active`, `enabled` or `failed`.
 fn is(what: &str, unit: &str) -> bool {
-    succeeds(&format!("systemctl is-{what} --quiet {unit}"))
+    said(&format!("systemctl is-{what} --quiet {unit}")).is_some()
+}
+
+/// Whether systemd has units of this name or pattern that run, are to be started again, or have failed.
+fn has_units(pattern: &str) -> bool {
+    let list = "systemctl list-units --all --plain --no-legend";
+    let states = "active,activating,reloading,deactivating,failed";
+    let units = said(&format!("{list} --state={states} {pattern}.service"));
+    units.is_some_and(|units| !units.trim().is_empty())
 }
 
 /// What to take away.
@@ -147,7 +210,7 @@ pub(super) fn remove(Remove { name, dir }: &Remove) -> ExitCode {
     let own = Path::new(TUNNELS);
     let dir = dir.as_deref().unwrap_or(own);
     let path = dir.join(format!("{name}.conf"));
-    let left = match take(dir, name) {
+    let (left, _folder) = match take(dir, name) {
         Ok(left) => left,
         Err(fault) => {
             complain(fault);
@@ -158,50 +221,75 @@ pub(super) fn remove(Remove { name, dir }: &Remove) -> ExitCode {
     if dir != own {
         return print(&format!("{shown} is removed; what runs it is to be stopped or reloaded\n"));
     }
-    let (commands, done) = closing(name, left.is_empty());
-    for command in &commands {
-        if !succeeds(command) {
-            complain(format_args!("{shown} is removed, but `{command}` failed; {LOG}"));
-            return ExitCode::FAILURE;
-        }
+    let orders = closing(name, left.is_empty());
+    if let Some(order) = orders.iter().find(|order| !order.is_obeyed()) {
+        complain(format_args!(
+            "{shown} is removed, but the tunnel may be open still: `{order}` failed; {LOG}; then run `{}{order}`",
+            remedy::sudo()
+        ));
+        return ExitCode::FAILURE;
     }
+    let done = match orders.last() {
+        None => "nothing runs it, so that nothing is to be closed".to_owned(),
+        Some(Order::Signal(process)) => format!("process {process} is told to close it"),
+        Some(_) if left.is_empty() => {
+            "it was the last one, so the service is stopped until the next one comes".to_owned()
+        }
+        Some(_) => "the service is told to close it; others stay as they are".to_owned(),
+    };
     print(&format!("{shown} is removed; {done}\n"))
 }
 
-/// The commands that close a tunnel whose file is gone, and what they do; `is_last` if there is no other.
-fn closing(name: &str, is_last: bool) -> (Vec<String>, &'static str) {
+/// What closes a tunnel whose file is gone; `is_last` if there is no other.
+fn closing(name: &str, is_last: bool) -> Vec<Order> {
     let mut commands = Vec::new();
-    match script() {
+    let runs = match script() {
         Some(script) => {
-            let verb = if is_last { "stop" } else { "reload" };
-            if succeeds(&format!("{script} status")) {
-                commands.push(format!("{script} {verb}"));
+            let runs = runs(&script);
+            if runs {
+                commands.push(format!("{script} {}", if is_last { "stop" } else { "reload" }));
             }
+            runs
         }
         None => {
             let unit = own_unit(name);
-            if is("active", &unit) || is("enabled", &unit) {
+            if has_own_unit(&unit) {
                 commands.push(format!("systemctl disable --quiet --now {unit}"));
             }
-            match is_last {
-                true if is("active", ALL) || is("enabled", ALL) => {
-                    commands.push(format!("systemctl disable --quiet --now {ALL}"));
-                }
-                false if is("active", ALL) => commands.push(format!("systemctl reload {ALL}")),
-                _ => {}
+            if is("failed", &unit) {
+                commands.push(format!("systemctl reset-failed {unit}"));
             }
+            let runs = is("active", ALL);
+            if is_last && (runs || is("enabled", ALL)) {
+                commands.push(format!("systemctl disable --quiet --now {ALL}"));
+            } else if runs {
+                commands.push(format!("systemctl reload {ALL}"));
+            }
+            runs
         }
-    }
-    let done = match (commands.is_empty(), is_last) {
-        (true, _) => "the service does not run, so that nothing is to be closed",
-        (false, true) => "it was the last one, so the service is stopped until the next one comes",
-        (false, false) => "the service has closed its tunnels, and others stay as they are",
     };
-    (commands, done)
+    let process = if runs { None } else { by_hand() };
+    commands.into_iter().map(Order::Command).chain(process.map(Order::Signal)).collect()
 }
 
-/// Removes the file; the names of those that are left.
-fn take(dir: &Path, name: &str) -> Result<Vec<String>, String> {
+fn has_own_unit(unit: &str) -> bool {
+    has_units(unit) || is("enabled", unit)
+}
+
+/// Whether a tunnel whose file is gone has a unit still, or is in the process of all.
+fn is_left(name: &str) -> bool {
+    let socket = Path::new(TUNNELS_RUN).join(TUNNELS_SOCKET);
+    let answer = control::call_within(limits::STATUS_WAIT, &socket, "GET", "/", "");
+    let state = answer.ok().and_then(|(_, state)| json::read::<Value>(state.as_bytes()).ok());
+    let state = state.filter(|state| state["folder"] == TUNNELS).unwrap_or_default();
+    let mut tunnels = state["tunnels"].as_array().into_iter().flatten();
+    tunnels.any(|tunnel| tunnel["name"] == name && tunnel["state"] != "draining")
+        || script().is_none() && has_own_unit(&own_unit(name))
+}
+
+/// Removes the file, which may be gone already where the service has the tunnel still. Gives the names of those that
+/// are left, and the folder, locked.
+fn take(dir: &Path, name: &str) -> Result<(Vec<String>, OwnedFd), String> {
     let missing = |left: &[String]| {
         let there = match left {
             [] => "none is there".to_owned(),
@@ -224,21 +312,43 @@ fn take(dir: &Path, name: &str) -> Result<Vec<String>, String> {
         let Some(name) = file.to_str().and_then(|file| file.strip_suffix(".conf")) else {
             continue;
         };
+        // As the service, which skips hidden files.
+        if name.starts_with('.') {
+            continue;
+        }
         let place = left.partition_point(|before: &String| **before < *name);
         left.insert(place, name.to_owned());
     }
     match gone {
         Ok(()) => rustix::fs::fsync(&folder).map_err(|error| failed(dir, &error.into()))?,
+        Err(Errno::NOENT) if dir == Path::new(TUNNELS) && is_name(name) && is_left(name) => {}
         Err(Errno::NOENT) => return Err(missing(&left)),
         Err(error) => return Err(failed(dir, &error.into())),
     }
-    Ok(left)
+    Ok((left, folder))
+}
+
+/// Whether root could read this file, and the user may not.
+fn is_forbidden(path: &Path) -> bool {
+    !geteuid().is_root() && access(path, Access::READ_OK) == Err(Errno::ACCESS)
 }
 
 /// Whether the service does not see this file: its unit has other folders there, or none.
 fn is_hidden(path: &Path) -> bool {
-    ["/home", "/root", "/tmp", "/etc/iofog-connector"].iter().any(|folder| path.starts_with(folder))
-        && !path.starts_with(TUNNELS)
+    const HIDDEN: [&str; 6] =
+        ["/home", "/root", "/run/user", "/tmp", "/var/tmp", "/etc/iofog-connector"];
+    let is_hidden = |path: &Path| {
+        HIDDEN.iter().any(|folder| path.starts_with(folder)) && !path.starts_with(TUNNELS)
+    };
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => _ = plain.pop(),
+            part => plain.push(part),
+        }
+    }
+    // A link is not there, or leads to what is not.
+    is_hidden(&plain) || fs::canonicalize(path).is_ok_and(|real| is_hidden(&real))
 }
 
 /// Whether a tunnel may have this name.
@@ -269,9 +379,8 @@ fn prepare(install: &Install) -> Result<(String, String), String> {
     // Read once: what is checked is what is installed.
     let (text, mode) = tunnel::read("--from", from, Some(limits::PIPE_WAIT)).map_err(|fault| {
         let file = from.with_extension("tunnel");
-        let may = fault.contains(" may not ") && !geteuid().is_root();
         match () {
-            () if may => format!("{fault}; or run it again with sudo"),
+            () if is_forbidden(from) => format!("{fault}; or run it again with sudo"),
             () if !from.exists() && file.exists() => {
                 format!(
                     "{}: there is no such file; is it {}?",
@@ -296,7 +405,10 @@ fn prepare(install: &Install) -> Result<(String, String), String> {
         Some(limits::PIPE_WAIT),
     )
     .map_err(|fault| {
-        let sudo = fault.contains(" may not ") && !geteuid().is_root();
+        let mut named = text.lines().filter_map(|line| line.split_once('='));
+        let sudo = named.any(|(name, value)| {
+            ["passcode-file", "ca"].contains(&name.trim()) && is_forbidden(Path::new(value.trim()))
+        });
         if sudo { format!("{fault}; or run it again with sudo") } else { fault }
     })?;
     let relative = options.files().find(|path| path.is_relative());
@@ -307,7 +419,9 @@ fn prepare(install: &Install) -> Result<(String, String), String> {
             path.display()
         ));
     }
-    let is_own = install.dir.as_deref().is_none_or(|dir| dir == Path::new(TUNNELS));
+    // An init script's process sees what its user may.
+    let is_own =
+        script().is_none() && install.dir.as_deref().is_none_or(|dir| dir == Path::new(TUNNELS));
     let hidden = options.files().find(|path| is_own && is_hidden(path));
     if let Some(path) = hidden {
         return Err(format!(
@@ -334,8 +448,9 @@ fn prepare(install: &Install) -> Result<(String, String), String> {
     Ok((name, new))
 }
 
-/// Puts the file into the folder, whole or not at all, with the owner and the mode that the service needs.
-fn put(dir: &Path, name: &str, text: &str, replace: bool) -> Result<Put, String> {
+/// Puts the file into the folder, whole or not at all, with the owner and the mode that the service needs. Gives the
+/// folder, too, locked.
+fn put(dir: &Path, name: &str, text: &str, replace: bool) -> Result<(Put, OwnedFd), String> {
     let file = format!("{name}.conf");
     let path = dir.join(&file);
     let failed = |error: io::Error| failed(&path, &error);
@@ -348,7 +463,7 @@ fn put(dir: &Path, name: &str, text: &str, replace: bool) -> Result<Put, String>
             let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let same = openat(&folder, &file, flags, Mode::empty()).map_err(io::Error::from);
             same.and_then(|same| for_service(&same, 0o640)).map_err(failed)?;
-            return Ok(Put::Same);
+            return Ok((Put::Same, folder));
         }
         Ok(_) if !replace => return Err(taken(&path)),
         _ => {}
@@ -363,8 +478,8 @@ fn put(dir: &Path, name: &str, text: &str, replace: bool) -> Result<Put, String>
     });
     let _ = unlinkat(&folder, &new, AtFlags::empty());
     match put.and_then(|()| Ok(rustix::fs::fsync(&folder)?)) {
-        Ok(()) if old.is_ok() => Ok(Put::Replaced),
-        Ok(()) => Ok(Put::New),
+        Ok(()) if old.is_ok() => Ok((Put::Replaced, folder)),
+        Ok(()) => Ok((Put::New, folder)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(taken(&path)),
         Err(error) => Err(failed(error)),
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Access, access};
 use rustix::process::geteuid;
 
 use super::control::{self, ControlError};
@@ -111,13 +112,9 @@ pub(super) fn stop(options: &Options) -> ExitCode {
 
 /// A line that says so where settings that are there have a fault, which keeps the daemon from starting.
 fn faulty_settings(dir: &Path) -> String {
-    // What this user may not read says nothing about the service.
-    let is_faulty = || match Config::load(dir) {
-        Ok(_) => false,
-        Err(faults) => faults.sentences().iter().any(|fault| !fault.contains(" may not ")),
-    };
     let file = dir.join(config::FILE);
-    if !file.exists() || !is_faulty() {
+    // What this user may not read says nothing about the service, and may be sound.
+    if access(&file, Access::READ_OK).is_err() || Config::load(dir).is_ok() {
         return String::new();
     }
     let (file, sudo) = (file.display(), remedy::sudo());

@@ -818,12 +818,15 @@ def systemd_manages_it(root):
     upgrade_restarts(root, "iofog-connector-tunnel@echo", users)
 
     step("systemd: removed and installed again, enabled tunnels run again, and no others")
-    root("systemctl", "disable", "iofog-connector-tunnel@more")
+    root("iofog-connector", "tunnel", "remove", "more")
+    expect("the unit that was removed", state_of(root, "iofog-connector-tunnel@more"), "inactive")
+    expect("the other one", state_of(root, "iofog-connector-tunnel@echo"), "active")
+    expect("users of the tunnel that was removed are served", echoed(more), False)
     root("apt-get", "remove", "-y", "iofog-connector")
     expect("users can connect", reachable(users), False)
     root.install(PACKAGE)
     wait_for("an echo through the pipe", lambda: echoed(users))
-    expect("the unit that was disabled", state_of(root, "iofog-connector-tunnel@more"), "inactive")
+    expect("the unit that was removed", state_of(root, "iofog-connector-tunnel@more"), "inactive")
 
     step("systemd: purge stops daemon and tunnels")
     root("apt-get", "purge", "-y", "iofog-connector")
@@ -839,11 +842,13 @@ def one_file(root):
     wait_for("an echo through the pipe", lambda: echoed(users))
     state = root("iofog-connector", "tunnels", "status")
     expect("the status shows the tunnel", "one" in state and "connected" in state, True)
-    root("service", "iofog-connector-tunnels", "stop")
+    said = root("iofog-connector", "tunnel", "remove", "one")
+    expect("the service is stopped with its last tunnel", "the service is stopped until the next one" in said, True)
+    expect("the installed file", os.path.exists(root.file("/etc/iofog-connector/tunnels/one.conf")), False)
     wait_for("the end of it", lambda: not echoed(users))
+    expect("the status of tunnels", root("iofog-connector", "tunnels", "status", ok=None)[0], 3)
     root("iofog-connector", "mapping", "remove", "one", "--dir", "/root")
     expect("the mapping's file", os.path.exists(root.file("/root/one.tunnel")), False)
-    os.remove(root.file("/etc/iofog-connector/tunnels/one.conf"))
 
 
 def installed_tunnel(root, name, port):

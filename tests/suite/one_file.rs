@@ -272,19 +272,36 @@ fn install_checks_first_and_changes_nothing_after_a_fault() {
 
 #[test]
 fn install_refuses_files_that_the_service_does_not_see() {
-    let own = Folder::new();
-    for path in ["/root/ca.pem", "/home/me/ca.pem", "/tmp/ca.pem", "/etc/iofog-connector/ca.pem"] {
-        let file = own.file("hidden.tunnel", format!("{TEXT}ca={path}\n"), 0o600);
-        let arguments = [file.to_str().unwrap(), "--target", "t:1"];
-        let (status, said) = install(&arguments);
-        assert_eq!(status, Some(2), "{said}");
-        let fault = format!("does not see {path}; put it into /etc/iofog-connector/tunnels,");
-        assert!(said.contains(&fault), "{said}");
+    let hidden = [
+        "/root/ca.pem",
+        "/home/me/ca.pem",
+        "/tmp/ca.pem",
+        "/var/tmp/ca.pem",
+        "/etc/iofog-connector/ca.pem",
+        "/etc/iofog-connector/tunnels/../server-cert.pem",
+        "/etc/link",
+    ];
+    let install = |path: &str, more: &str| {
+        format!(
+            "umask 077; {{ cat ssh.tunnel; echo ca={path}; }} >hidden.tunnel
+            \"$@\" tunnel install hidden.tunnel --replace --target t:1 {more}"
+        )
+    };
+    let mut script = systemd("exit 0");
+    script.push_str("ln -s /root /etc/link\n");
+    for path in hidden {
+        script.push_str(&format!("{} && exit 1\n", install(path, "")));
         // Whoever names a folder runs it.
-        let dir = own.join("tunnels");
-        let (status, said) =
-            install(&[&arguments[..], &["--replace", "--dir", dir.to_str().unwrap()]].concat());
-        assert_eq!(status, Some(0), "{said}");
+        script.push_str(&format!("{}\n", install(path, "--dir /run/tunnels")));
+    }
+    script.push_str(&format!("{}\n", install("/etc/iofog-connector/tunnels/ca.pem", "")));
+    // Another init system closes no folders.
+    script.push_str("rmdir /run/systemd/system\n");
+    script.push_str(&install(hidden[0], ""));
+    let Some((said, _)) = on_own_machine(&script) else { return };
+    for path in hidden {
+        let fault = format!("does not see {path}; put it into /etc/iofog-connector/tunnels,");
+        assert!(said.contains(&fault), "{path}: {said}");
     }
 }
 
@@ -388,19 +405,15 @@ fn removed_tunnel_is_gone_and_a_wrong_name_is_told_which_there_are() {
     assert!(text(&output).contains("`tunnel remove` needs a tunnel's name"));
 }
 
-/// Installs two tunnels and removes them where `/etc` and `/run` are this test's own; which commands were given.
-fn told(setup: &str) -> Option<String> {
+/// Runs a script where `/etc` and `/run` are this test's own, with the files of tunnels `ssh` and `db` beside it, and
+/// `"$@"` for the program; what it has said, and the commands that were given (`$LOG`).
+fn on_own_machine(script: &str) -> Option<(String, String)> {
     let own = Folder::new();
-    let log = own.join("log");
+    let log = own.file("log", "", 0o600);
     for name in ["ssh", "db"] {
         own.file(&format!("{name}.tunnel"), TEXT, 0o600);
     }
-    let script = format!(
-        "set -e; mount -t tmpfs none /etc; mount -t tmpfs none /run; {setup}
-        for name in ssh db; do \"$@\" tunnel install $name.tunnel --target localhost:22; done
-        for name in ssh db; do \"$@\" tunnel remove $name; done
-        ls -A /etc/iofog-connector/tunnels"
-    );
+    let script = format!("set -e; mount -t tmpfs none /etc; mount -t tmpfs none /run\n{script}");
     let mut shell = Command::new("unshare");
     shell.args(["--mount", "sh", "-c", &script, "sh"]).args(binary());
     let path = format!("{}:{}", own.display(), std::env::var("PATH").unwrap());
@@ -414,36 +427,149 @@ fn told(setup: &str) -> Option<String> {
         return None;
     }
     assert!(output.status.success(), "{said}");
+    Some((said, fs::read_to_string(log).unwrap()))
+}
+
+/// Has systemd run, with this in its place.
+fn systemd(command: &str) -> String {
+    format!(
+        "mkdir -p /run/systemd/system; cat >systemctl <<'END'\n#!/bin/sh\n{command}\nEND\nchmod +x systemctl\n"
+    )
+}
+
+/// Installs two tunnels and removes them; which commands were given.
+fn told(setup: &str) -> Option<String> {
+    let (said, told) = on_own_machine(&format!(
+        "{setup}
+        for name in ssh db; do \"$@\" tunnel install $name.tunnel --target localhost:22; done
+        # An editor's, which is no tunnel.
+        touch /etc/iofog-connector/tunnels/.db.conf
+        for name in ssh db; do \"$@\" tunnel remove $name; done
+        rm /etc/iofog-connector/tunnels/.db.conf; rmdir /etc/iofog-connector/tunnels"
+    ))?;
     let [.., first, last] = &said.lines().collect::<Vec<_>>()[..] else { panic!("{said}") };
     assert!(
         first.ends_with(
-            "ssh.conf is removed; the service has closed its tunnels, and others stay as they are"
+            "ssh.conf is removed; the service is told to close it; others stay as they are"
         ),
         "{said}"
     );
     assert!(last.ends_with("db.conf is removed; it was the last one, so the service is stopped until the next one comes"), "{said}");
-    Some(fs::read_to_string(log).unwrap())
+    Some(told)
 }
+
+/// An init script that notes what it is asked.
+const SCRIPT: &str = "mkdir -p /etc/init.d; at=/etc/init.d/iofog-connector-tunnels
+    printf '#!/bin/sh\\necho $1 >>\"$LOG\"\\n' >$at; chmod +x $at";
 
 #[test]
 fn installed_and_removed_tunnels_are_told_to_the_init_script() {
-    let script = "mkdir -p /etc/init.d; at=/etc/init.d/iofog-connector-tunnels
-        printf '#!/bin/sh\\necho $1 >>\"$LOG\"\\n' >$at; chmod +x $at";
-    let Some(told) = told(script) else { return };
+    let Some(told) = told(SCRIPT) else { return };
     assert_eq!(told, "reload\nreload\nstatus\nreload\nstatus\nstop\n");
 }
 
 #[test]
 fn installed_and_removed_tunnels_are_told_to_systemd() {
     // The process of all tunnels runs, and no unit of the template.
-    let script = "mkdir -p /run/systemd/system
-        printf '#!/bin/sh\\ncase $1-$3 in is-*-*@*) exit 1;; is-*) ;; *) echo $* >>\"$LOG\";; esac\\n' >systemctl
-        chmod +x systemctl";
-    let Some(told) = told(script) else { return };
+    let command =
+        "case $1-$3 in is-failed*|is-*-*@*) exit 1;; is-*|list-*) ;; *) echo $* >>\"$LOG\";; esac";
+    let Some(told) = told(&systemd(command)) else { return };
     let all = "iofog-connector-tunnels";
     let installed = format!("enable --quiet {all}\nreload-or-restart {all}\n");
     let removed = format!("reload {all}\ndisable --quiet --now {all}\n");
     assert_eq!(told, format!("{installed}{installed}{removed}"));
+}
+
+#[test]
+fn tunnels_with_units_of_their_own_are_started_and_stopped_by_themselves() {
+    // A unit that is to be started again is not active for systemd, and counts all the same.
+    let command = "case $1-$* in
+        list-*) echo iofog-connector-tunnel@x.service loaded activating auto-restart;;
+        is-failed-*@*) ;; is-*) exit 1;; *) echo $* >>\"$LOG\";; esac";
+    let install = "\"$@\" tunnel install ssh.tunnel --target localhost:22";
+    let script = format!("{}{install}; \"$@\" tunnel remove ssh", systemd(command));
+    let Some((said, told)) = on_own_machine(&script) else { return };
+    let unit = "iofog-connector-tunnel@ssh";
+    let installed = format!("enable --quiet {unit}\nstart {unit}\n");
+    let removed = format!("disable --quiet --now {unit}\nreset-failed {unit}\n");
+    assert_eq!(told, format!("{installed}{removed}"), "{said}");
+}
+
+#[test]
+fn removal_that_could_not_be_told_names_the_command_and_can_be_repeated() {
+    let command = "case $1-$* in
+        is-enabled-*@ssh) [ -e failed ] || exit 1;; list-*) ;; is-*@*|is-failed-*) exit 1;; is-*) ;;
+        reload-or-*) ;; reload-*) [ -e failed ] || { touch failed; exit 1; }; echo $* >>\"$LOG\";;
+        disable-*@*) echo $* >>\"$LOG\";; esac";
+    let script = format!(
+        "{}for name in ssh db; do \"$@\" tunnel install $name.tunnel --target t:1; done
+        \"$@\" tunnel remove ssh && exit 1
+        \"$@\" tunnel remove ssh",
+        systemd(command)
+    );
+    let Some((said, told)) = on_own_machine(&script) else { return };
+    let all = "iofog-connector-tunnels";
+    assert!(said.contains("ssh.conf is removed, but the tunnel may be open still: "), "{said}");
+    assert!(said.contains(&format!("systemctl reload {all}`\n")), "{said}");
+    let disabled = "disable --quiet --now iofog-connector-tunnel@ssh\n";
+    assert_eq!(told, format!("{disabled}reload {all}\n"), "{said}");
+}
+
+#[test]
+fn where_no_init_system_has_the_service_the_process_that_runs_is_told() {
+    let script = "mkdir -p /etc/iofog-connector/tunnels; echo plain >>ssh.tunnel
+        \"$@\" tunnels >said 2>&1 & pid=$!
+        trap 'kill $pid 2>said || :' EXIT
+        try() { for try in $(seq 600); do eval \"$1\" && return; sleep 0.1; done; cat said; exit 1; }
+        shown() { \"$program\" tunnels status --json 2>/dev/null | grep -q '\"name\":\"ssh\"'; }
+        program=$1
+        try 'grep -q \"no file there\" said'
+        \"$@\" tunnel install ssh.tunnel --target localhost:22
+        try shown
+        # As after a removal that could not be told.
+        mv /etc/iofog-connector/tunnels/ssh.conf away
+        \"$@\" tunnel remove ssh
+        try '! shown'
+        \"$@\" tunnel remove ssh && exit 1
+        \"$@\" tunnel install ssh.tunnel --target localhost:22; try shown
+        \"$@\" tunnel remove ssh; try '! shown'
+        kill $pid; wait $pid
+        \"$@\" tunnel install ssh.tunnel --target localhost:22; \"$@\" tunnel remove ssh";
+    if binary().len() > 1 {
+        return could_not_run("the program has a wrapper");
+    }
+    let Some((said, _)) = on_own_machine(script) else { return };
+    let told = |what: &str| said.lines().filter(|line| line.contains(what)).count();
+    assert_eq!(
+        told(" is told to run it; `sudo iofog-connector tunnels status` shows"),
+        2,
+        "{said}"
+    );
+    assert_eq!(told(" is told to close it"), 2, "{said}");
+    assert_eq!(told("no tunnel \"ssh\" is in "), 1, "{said}");
+    assert_eq!(told("nothing runs it, so that nothing is to be closed"), 1, "{said}");
+    assert!(!said.contains("sh: ") && !said.contains("not found"), "{said}");
+}
+
+#[test]
+fn service_is_enabled_after_a_removal_and_an_installation_at_one_time() {
+    // Who disables it waits for who enables it, as long as that could come.
+    let command = "case $1-$* in
+        list-*) ;; is-*@*|is-failed-*) exit 1;; is-*) [ -e on ];;
+        enable-*) touch on enabled;;
+        disable-*) rm -f enabled; touch begun
+            for try in $(seq 20); do [ -e enabled ] && break; sleep 0.1; done; rm on;; esac";
+    let script = format!(
+        "{}\"$@\" tunnel install ssh.tunnel --target t:1
+        \"$@\" tunnel remove ssh &
+        for try in $(seq 600); do [ -e begun ] && break; sleep 0.1; done
+        \"$@\" tunnel install db.tunnel --target t:1
+        wait $!
+        ls /etc/iofog-connector/tunnels; [ -e on ] && echo enabled",
+        systemd(command)
+    );
+    let Some((said, _)) = on_own_machine(&script) else { return };
+    assert!(said.ends_with("db.conf\nenabled\n"), "{said}");
 }
 
 #[test]
