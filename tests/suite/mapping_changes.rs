@@ -467,7 +467,6 @@ fn new_passcode_leaves_all_else_that_somebody_wrote_into_the_files_as_it_is() {
             fs::read_dir(&dir).unwrap().map(|file| file.unwrap().path()).collect();
         names.sort();
         let said = cli(&["mapping", "passcode", &id[..8]]);
-        assert!(said.contains(&format!("mapping ssh ({id}) has a new passcode")), "{said}");
         let text_of = |file: &std::path::Path| fs::read_to_string(file).unwrap();
         assert_eq!(text_of(&file), edited.replace(&before, &secret()), "{number}: {said}");
         assert_eq!(text_of(&dir.join(format!("iofog-{port}.passcode"))), secret() + "\n");
@@ -475,6 +474,7 @@ fn new_passcode_leaves_all_else_that_somebody_wrote_into_the_files_as_it_is() {
             (text_of(&copy), text_of(&old)),
             (format!("{first}proxy=http://copy:1\n"), aside.clone())
         );
+        assert!(said.contains(&format!("mapping ssh ({id}) has a new passcode")), "{said}");
         for stale in [&copy, &old] {
             let stale = format!("{} holds an old one, and stays as it is", stale.display());
             assert!(said.contains(&stale), "{number}: {said}");

@@ -898,6 +898,29 @@ fn removed_mapping_takes_its_passcode_files_along_and_no_others() {
 }
 
 #[test]
+fn removal_says_of_a_file_that_stays_what_is_known() {
+    let daemon = Daemon::new(Mode::Plain);
+    let folder = Folder::new();
+    let words = |words: &[&str]| {
+        let run = daemon.run();
+        let all = ["--run", run.to_str().unwrap(), "--dir", folder.to_str().unwrap()];
+        // Without --config, so that the passcode is not known.
+        let output = run_cli(&[words, &all].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        text(&output)
+    };
+    words(&["mapping", "add", "public", "--name", "ssh"]);
+    let [passcode, tunnel] = [0, 1].map(|number| folder.join(&folder.names()[number]));
+    fs::write(&passcode, "by hand\n").unwrap();
+    fs::remove_file(&tunnel).unwrap();
+    std::os::unix::fs::symlink("/none", &tunnel).unwrap();
+    let said = words(&["mapping", "remove", "ssh"]);
+    let stays = |file: &Path, why: &str| said.contains(&format!("{} stays: {why}", file.display()));
+    assert!(stays(&passcode, "whether it holds this mapping's passcode is not known"), "{said}");
+    assert!(stays(&tunnel, "it is no file, but a link"), "{said}");
+}
+
+#[test]
 fn certificates_that_do_not_fit_are_refused_with_a_remedy() {
     let authority = Authority::new("the authority");
     let identity = authority.sign(&["other.example"]);
