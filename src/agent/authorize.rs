@@ -12,7 +12,7 @@ use crate::limits;
 use crate::mappings::mapping::Passcode;
 use crate::net::stream::{Received, Stream, is_too_much};
 use crate::runtime::until;
-use crate::tls;
+use crate::tls::{self, MAYBE_DEV};
 use crate::wire::greeting::{self, Version};
 
 /// A hint for what may be wrong. In plain TCP, a port for users cannot be recognised: its answer is
@@ -61,18 +61,17 @@ pub(super) async fn authorize(
                         proof.borrow_mut().suspect();
                     }
                     let why = match error.raw_os_error() {
-                        Some(_) => format!(
-                            "the TLS handshake failed: {}; if it is a `dev` connector, use --plain",
-                            words::connection(&error)
-                        ),
+                        Some(_) => {
+                            let why = words::connection(&error);
+                            format!("the TLS handshake failed: {why}{MAYBE_DEV}")
+                        }
                         None => tls::explain_connector(&error),
                     };
-                    return Err(Failure::Unreachable(why));
+                    return Err(Failure::Unreachable(fitting(why, &proof.borrow())));
                 }
                 None => {
-                    let why = "it does not answer the TLS handshake; if it is a `dev` \
-                               connector, use --plain";
-                    return Err(Failure::Unreachable(why.into()));
+                    let why = format!("it does not answer the TLS handshake{MAYBE_DEV}");
+                    return Err(Failure::Unreachable(fitting(why, &proof.borrow())));
                 }
             }
         }
@@ -82,6 +81,18 @@ pub(super) async fn authorize(
         Some(Ok(rest)) => Ok((stream, rest)),
         Some(Err(failure)) => Err(failure),
         None => Err(no_answer(&stream, "it does not answer the passcode")),
+    }
+}
+
+/// A sentence without the advice to do without TLS, where a certificate has been pinned: that connector
+/// speaks TLS, and something else answers.
+fn fitting(why: String, proof: &Proof) -> String {
+    match why.strip_suffix(MAYBE_DEV).filter(|_| proof.is_pinned()) {
+        Some(fact) => format!(
+            "{fact}; is it the port for agents, or does something on the way, such as a proxy, answer in \
+             the connector's place?"
+        ),
+        None => why,
     }
 }
 

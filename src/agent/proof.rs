@@ -54,6 +54,11 @@ impl Proof {
         })
     }
 
+    /// Whether exactly one certificate, or a few, are trusted.
+    pub(super) fn is_pinned(&self) -> bool {
+        matches!(self.trusted, Trusted::Pins(_))
+    }
+
     /// A try has failed in a way that an old passcode or old certificates would explain.
     pub(super) fn suspect(&mut self) {
         self.is_suspect = true;

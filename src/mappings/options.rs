@@ -168,19 +168,22 @@ fn name_of(value: &Value) -> Result<Box<str>, String> {
 }
 
 fn name_form() -> String {
-    format!("use 1 to {NAME} of a-z, 0-9 and -, not \"all\", nor what looks like an id")
+    format!(
+        "use 1 to {NAME} of a-z, 0-9 and -, which is not the first, not \"all\", nor what looks like an id"
+    )
 }
 
-/// Whether somebody may give a mapping this name now: one that looks like an id could be another mapping's. One that is
-/// stored already is read.
+/// Whether somebody may give a mapping this name now: one that looks like an id could be another mapping's, and one that
+/// begins with a dash is an option for the command line. One that is stored already is read.
 ///
 /// # Errors
 /// As [`Options::read`].
 pub fn new_name(name: Option<&Value>) -> Result<(), Fault> {
     let hex = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
     let is_like_an_id = |name: &str| name.len() == 36 && name.bytes().all(hex);
+    let is_unfit = |name: &str| name.starts_with('-') || is_like_an_id(name);
     match name {
-        Some(value) if value.as_str().is_some_and(is_like_an_id) => {
+        Some(value) if value.as_str().is_some_and(is_unfit) => {
             Err(("name", fault(value, &name_form())))
         }
         _ => Ok(()),

@@ -44,6 +44,10 @@ impl FromStr for Address {
         if text.contains(char::is_whitespace) {
             return Err(fault("has a blank in it"));
         }
+        // The last stands for bytes that are not UTF-8.
+        if text.contains(|c: char| c.is_control() || c == '#' || c == '\u{fffd}') {
+            return Err(fault("has a character in it that no name has"));
+        }
         let (host, port) = text.rsplit_once(':').ok_or_else(|| fault("has no port"))?;
         let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
             Some(bare) if bare.parse::<std::net::Ipv6Addr>().is_ok() => bare,
@@ -290,6 +294,9 @@ mod tests {
             ("gateway:65536", "has no port from 1 to 65535"),
             (":80", "has no name or address"),
             ("a b:80", "has a blank in it"),
+            ("a\0b:80", "\"a\\0b:80\" has a character in it that no name has"),
+            ("a#b:80", "has a character in it that no name has"),
+            ("\u{fffd}:80", "has a character in it that no name has"),
             ("https://host:6000", "begins with a scheme, which does not belong there"),
             ("https://host", "begins with a scheme, which does not belong there"),
             ("2001:db8::1:80", "without brackets"),

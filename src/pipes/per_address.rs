@@ -1,4 +1,5 @@
-//! How many users of one address a pipe has, waiting and served (the mapping's `usersperaddress`).
+//! How many users of one address a pipe has, waiting and served. They are counted always, so that the
+//! mapping's `usersperaddress` holds from when it is set, those included that were there before.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -9,7 +10,7 @@ use crate::runtime::Numbered;
 
 /// The users of each address: an IPv4 address or an IPv6 /64.
 #[derive(Clone, Default)]
-pub struct PerAddress(Rc<RefCell<Numbered<u16>>>);
+pub struct PerAddress(Rc<RefCell<Numbered<u32>>>);
 
 /// One user of an address; one less when dropped.
 pub struct OfAddress {
@@ -18,12 +19,12 @@ pub struct OfAddress {
 }
 
 impl PerAddress {
-    /// One more user from `address`; `None` if there are as many as may be.
-    pub fn take(&self, address: IpAddr, most: u16) -> Option<OfAddress> {
+    /// One more user from `address`; `None` if there are as many as may be, where there is a limit.
+    pub fn take(&self, address: IpAddr, most: Option<u16>) -> Option<OfAddress> {
         let network = network_number(address);
         let mut all = self.0.borrow_mut();
         let count = all.get(network).copied().unwrap_or_default();
-        if count >= most {
+        if most.is_some_and(|most| count >= u32::from(most)) {
             return None;
         }
         all.insert(network, count + 1);
@@ -47,7 +48,13 @@ mod tests {
     #[test]
     fn each_address_has_so_many_and_each_that_goes_makes_room() {
         let all = PerAddress::default();
-        let take = |address: &str| all.take(address.parse().unwrap(), 2);
+        let take = |address: &str| all.take(address.parse().unwrap(), Some(2));
+        let before = all.take("192.0.2.9".parse().unwrap(), None);
+        assert!(
+            all.take("192.0.2.9".parse().unwrap(), Some(1)).is_none(),
+            "counted before the limit"
+        );
+        drop(before);
         let (one, _two) = (take("192.0.2.1"), take("192.0.2.1"));
         assert!(one.is_some() && take("192.0.2.1").is_none() && take("192.0.2.2").is_some());
         drop(one);

@@ -27,8 +27,8 @@ use crate::runtime::{Timer, until};
 
 /// Who has connected to port2.
 pub enum Newcomer {
-    /// A user, which counts as one of its address where these are counted.
-    User(Option<OfAddress>),
+    /// A user, which counts as one of its address.
+    User(OfAddress),
     /// One of the mapping's `proxyfrom`: whose connection it is, its PROXY header says.
     Proxy,
 }
@@ -57,6 +57,11 @@ pub async fn serve(
     };
     let stream = Box::pin(shake_hands(pipe, socket, peer, &member)).await;
     let Some(stream) = stream else { return };
+    // The mapping may have been changed during the handshake.
+    if !is_allowed(pipe, peer.ip()) {
+        pipe.record.refused(&refused::ELSEWHERE, 1, peer);
+        return stream.close();
+    }
     let deadline = Instant::now() + user_wait;
     let (has_spoken, has_ended, fault) = (false, false, None);
     let user = Box::new(User { stream, peer, has_spoken, has_ended, fault, file, of_address });
@@ -95,7 +100,7 @@ async fn behind_proxy(
     socket: TcpStream,
     proxy: SocketAddr,
     round_trip: Duration,
-) -> Option<(TcpStream, SocketAddr, Option<OfAddress>, Member<'_>)> {
+) -> Option<(TcpStream, SocketAddr, OfAddress, Member<'_>)> {
     let far = round_trip + limits::BEHIND_PROXY;
     let mut member = pipe.handshakes.join(None, far);
     let source = async { Some(proxied::source(socket).await) };
@@ -128,13 +133,17 @@ async fn behind_proxy(
 }
 
 /// Whether a user from `address` may connect: before a byte of it is read, or a handshake paid for.
-pub fn may_connect(pipe: &Pipe, address: IpAddr) -> Result<Option<OfAddress>, &'static Refusal> {
-    let options = &pipe.mapping().options;
-    if !options.allow.is_empty() && !Network::any_contains(&options.allow, address) {
+pub fn may_connect(pipe: &Pipe, address: IpAddr) -> Result<OfAddress, &'static Refusal> {
+    if !is_allowed(pipe, address) {
         return Err(&refused::ELSEWHERE);
     }
-    let Some(most) = options.users_per_address else { return Ok(None) };
-    pipe.per_address.take(address, most).map(Some).ok_or(&refused::TOO_MANY)
+    let most = pipe.mapping().options.users_per_address;
+    pipe.per_address.take(address, most).ok_or(&refused::TOO_MANY)
+}
+
+fn is_allowed(pipe: &Pipe, address: IpAddr) -> bool {
+    let allow = &pipe.mapping().options.allow;
+    allow.is_empty() || Network::any_contains(allow, address)
 }
 
 /// Its handshake, in which a newcomer may take its place in the crowd; `None`, and it is counted and

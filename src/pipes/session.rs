@@ -231,7 +231,7 @@ fn begin(
             let User { mut stream, file, of_address, .. } = *user;
             stream.trust();
             let endpoint = Endpoint { stream: stream.detach(), protocol: Protocol::Raw };
-            (endpoint, Vec::new(), (None, of_address), file)
+            (endpoint, Vec::new(), (None, Some(of_address)), file)
         }
     };
     let alive = pipe.relays.0.borrow().clone();

@@ -22,8 +22,8 @@ pub struct User {
     pub fault: Option<io::Error>,
     /// Its share of the open files.
     pub file: FileGuard,
-    /// One of its address's users, where these are counted.
-    pub of_address: Option<OfAddress>,
+    /// One of its address's users.
+    pub of_address: OfAddress,
 }
 
 /// What a user that has no tunnel yet does.

@@ -212,10 +212,15 @@ impl fmt::Display for Draining {
     }
 }
 
-/// An option's value as one word; a list's elements have commas between them.
+/// An option's value as one word; a list's elements have commas between them, and those in them
+/// backslashes before them.
 pub fn listed(value: &Value) -> String {
     match value {
-        Value::Array(all) => all.iter().map(listed).collect::<Vec<_>>().join(","),
+        Value::Array(all) => all
+            .iter()
+            .map(|one| listed(one).replace('\\', r"\\").replace(',', r"\,"))
+            .collect::<Vec<_>>()
+            .join(","),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }

@@ -343,3 +343,11 @@ fn page_names_every_kind_of_refusal_and_limit_and_no_other() {
     let limits = reached::ALL.iter().map(ToString::to_string);
     assert_eq!(limits.collect::<BTreeSet<_>>(), named_below("### Which limits are reached"));
 }
+
+#[test]
+fn a_comma_in_an_option_is_told_from_one_between_two() {
+    use crate::report::status::listed;
+    let one = serde_json::json!(["h2,x", "a\\"]);
+    assert_eq!(listed(&one), r"h2\,x,a\\");
+    assert_eq!(listed(&serde_json::json!(["h2", "x"])), "h2,x");
+}

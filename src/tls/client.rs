@@ -286,22 +286,23 @@ pub fn is_distrust(error: &io::Error) -> bool {
     matches!(error, Some(Error::InvalidCertificate(_)))
 }
 
+/// What may be wrong where TLS is not answered with TLS.
+pub const MAYBE_DEV: &str = "; if it is a `dev` connector, use --plain";
+
 /// Why a handshake with a connector failed, as a sentence with the remedy. `error` is what
 /// connecting returned.
 pub fn explain_connector(error: &io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(Error::InvalidCertificate(CertificateError::Other(sentence))) => sentence.to_string(),
         Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
-            "it does not speak TLS; if it is a `dev` connector, use --plain".into()
+            format!("it does not speak TLS{MAYBE_DEV}")
         }
         Some(Error::AlertReceived(AlertDescription::HandshakeFailure)) => {
             "it supports no TLS version or cipher that is considered safe".into()
         }
         Some(error) => format!("the TLS handshake failed: {}", words::handshake(error)),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
-            "it closed the connection during the TLS handshake; if it is a `dev` connector, use \
-             --plain"
-                .into()
+            format!("it closed the connection during the TLS handshake{MAYBE_DEV}")
         }
         None => format!("the TLS handshake failed: {error}"),
     }

@@ -109,6 +109,31 @@ fn changed_limits_of_tunnels_hold_at_once(mode: Mode) {
 }
 
 #[test]
+fn change_holds_for_users_in_their_handshake_and_counts_those_that_are_there() {
+    let daemon = Daemon::new(Mode::Tls);
+    let counted = daemon.api().add_public(60, NEVER);
+    let (_served, _agent) = daemon.session(&counted);
+    changed(&daemon, &counted, json!({"usersperaddress": 1}));
+    refused(&daemon, &counted, TOO_MANY);
+    // Its handshake is done after the change.
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut agent = daemon.tunnel(&mapping);
+    let late = Link::plain(at(mapping.port2)).unwrap();
+    // Accepted after it.
+    let _other = daemon.user(&mapping);
+    changed(&daemon, &mapping, json!({"allow": ["192.0.2.0/24"]}));
+    if let Ok(mut user) = late.upgrade(&daemon.trust(), "localhost") {
+        let _ = user.try_send(b"let me in");
+        user.expect_closed();
+    }
+    agent.expect_silence(ms(300));
+    until("it is counted", || {
+        let state = daemon.api().state_of(&mapping).unwrap();
+        state["refusals"].as_array().unwrap().iter().any(|kind| kind["why"] == ELSEWHERE)
+    });
+}
+
+#[test]
 fn users_of_a_changed_pipe_speak_as_it_says_now() {
     let daemon = Daemon::new(Mode::Tls);
     let mapping = daemon.api().add_public(60, NEVER);
@@ -146,6 +171,7 @@ fn faulty_changes_change_and_store_nothing() {
         ("one", 400, json!({"alow": []}), "did you mean allow?"),
         ("one", 400, json!({"allow": ["x"]}), "x: is not an IP address"),
         ("one", 400, json!({"idle": 2000, "usersperaddress": 0}), "usersperaddress is 0; use"),
+        ("one", 400, json!({"name": "-x"}), "0-9 and -, which is not the first"),
         ("one", 400, json!({"maxconnections": null}), "maxconnections is null; use an integer"),
         ("one", 400, json!({"maxconnections": 0}), "maxconnections is 0; use an integer from 1"),
         ("one", 400, json!({"maxconnectionsport1": 1}), "none of a public pipe's limits"),

@@ -1081,6 +1081,13 @@ fn agent_with_tls_at_a_plain_port_is_told_on_both_sides() {
         &["--connector", &connector, "--target", "localhost:9", "--passcode-file", file],
     );
     eventually("the agent says so", || tunnel.log().contains("use --plain").then_some(()));
+    // Who has pinned a certificate knows that it speaks TLS.
+    let pin = format!("SHA256:{}", "0".repeat(64));
+    let arguments = ["--connector", &connector, "--target", "localhost:9", "--pin", &pin];
+    let pinned = Tunnel::with(&daemon, &[&arguments[..], &["--passcode-file", file]].concat());
+    until("it says what may be", || pinned.log().contains("answer in the connector's place?"));
+    assert!(!pinned.log().contains("--plain"), "{}", pinned.log());
+    drop(pinned);
     let said = || daemon.control().state().to_string();
     until("the status says so", || said().contains("start the agent with --plain"));
     assert!(!said().contains("wrong passcode"), "{}", said());
