@@ -130,10 +130,24 @@ type Found = Vec<(String, Result<Options, String>)>;
 fn read_folder(folder: &Path) -> Result<Found, String> {
     let mut found = Found::new();
     for path in options_files(folder)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let file = path.file_name().unwrap_or_default();
+        let (name, options) = match file.to_str() {
+            Some(name) => {
+                (name.to_owned(), Options::from_file(&path, |name| std::env::var_os(name)))
+            }
+            // Shown with what stands for its bytes, two could be one.
+            None => {
+                let name = file.as_encoded_bytes().escape_ascii().to_string();
+                let fault = format!(
+                    "{}/{name}: its name is not UTF-8; give the file another one",
+                    folder.display()
+                );
+                (name, Err(fault))
+            }
+        };
         let name = name.strip_suffix(ENDING).unwrap_or(&name).to_owned();
         let place = found.partition_point(|(other, _)| *other < name);
-        found.insert(place, (name, Options::from_file(&path, |name| std::env::var_os(name))));
+        found.insert(place, (name, options));
     }
     Ok(found)
 }
@@ -546,6 +560,22 @@ mod tests {
             running: RefCell::default(),
             faulty: RefCell::default(),
         }
+    }
+
+    #[test]
+    fn files_whose_names_are_not_utf_8_are_faulty_and_told_apart() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = Folder::new();
+        for name in [&b"a\xff.conf"[..], b"a\xfe.conf"] {
+            fs::write(folder.join(std::ffi::OsStr::from_bytes(name)), "").unwrap();
+        }
+        let found = read_folder(&folder).unwrap();
+        for ((name, options), escaped) in found.iter().zip([r"a\xfe", r"a\xff"]) {
+            let fault = options.as_ref().unwrap_err();
+            assert_eq!(name, escaped);
+            assert!(fault.contains(&format!("/{escaped}.conf: its name is not UTF-8")), "{fault}");
+        }
+        assert_eq!(found.len(), 2);
     }
 
     /// Does what the folder says, and all that follows from it without a wait.
