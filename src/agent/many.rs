@@ -460,19 +460,36 @@ impl Tunnels {
         summary
     }
 
-    /// Tells the state to whoever connects to the socket, one after the other.
+    /// Tells the state to whoever connects to the socket and asks; of those that are mute, the oldest
+    /// makes room.
     async fn tell(&self, socket: Io<UnixListener>) {
-        loop {
-            socket.come().await;
-            match socket.get_ref().accept() {
-                Ok((caller, _)) => {
-                    let state = self.state().to_string();
-                    // A caller that has gone, or is mute, needs nothing.
-                    aside(move || drop(answer(caller, &state))).await;
+        let executor = LocalExecutor::new();
+        let accept = async {
+            let mut callers = Vec::new();
+            loop {
+                socket.come().await;
+                match socket.get_ref().accept() {
+                    Ok((caller, _)) => {
+                        if callers.len() == limits::TELL_CALLERS {
+                            drop(callers.remove(0));
+                        }
+                        callers.push(executor.spawn(self.tell_one(caller)));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => sleep(limits::ACCEPT_PAUSE).await,
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => sleep(limits::ACCEPT_PAUSE).await,
             }
+        };
+        or(accept, runtime::run(|| executor.tick())).await;
+    }
+
+    /// Answers one caller. One that is mute takes no thread.
+    async fn tell_one(&self, caller: UnixStream) {
+        let caller = caller.set_nonblocking(true).and_then(|()| Io::new(caller));
+        let Ok(caller) = caller else { return };
+        if until(Instant::now() + limits::TELL, caller.come()).await.is_some() {
+            let (caller, state) = (caller.into_inner(), self.state().to_string());
+            aside(move || drop(answer(caller, &state))).await;
         }
     }
 

@@ -68,8 +68,13 @@ pub const FILES_AGAIN: Duration = Duration::from_secs(1);
 pub const LIMIT_TOLD: Duration = Duration::from_secs(60);
 
 /// How long `tunnels` waits for a caller of its status to ask, however it does, and for each write of
-/// the answer; the next caller waits as long.
+/// the answer.
 pub const TELL: Duration = Duration::from_secs(1);
+
+/// Callers of the status of `tunnels` at one time; with one more, the oldest is closed. A command asks
+/// within a millisecond, in which so many others would have to come. All but one take a file from the
+/// tunnels, for a second each.
+pub const TELL_CALLERS: usize = 8;
 
 /// The first and the longest pause between dials while all sessions are in vain: 4 dials a second
 /// instead of thousands.

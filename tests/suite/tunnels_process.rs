@@ -464,6 +464,16 @@ fn who_asks_for_the_status_byte_by_byte_does_not_keep_others_from_it() {
 }
 
 #[test]
+fn who_is_mute_on_the_socket_does_not_keep_others_from_the_status() {
+    let many = Many::start(&[], &[]);
+    until("it runs", || many.log().contains("no file there ends in .conf"));
+    let connect = || UnixStream::connect(many.folder.join("run/tunnels.sock")).unwrap();
+    let _mute: Vec<_> = (0..50).map(|_| connect()).collect();
+    let output = many.status_command(&["--json"]);
+    assert!(text(&output).contains("\"tunnels\":[]"), "{}", text(&output));
+}
+
+#[test]
 fn limit_of_open_files_counts_for_all_tunnels_together() {
     let daemon = Daemon::builder(Mode::Plain).ports(20).start();
     let all = mappings(&daemon, 4);
