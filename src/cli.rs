@@ -22,6 +22,7 @@ mod files;
 mod help;
 mod install;
 mod mapping;
+mod place;
 mod remedy;
 mod service;
 mod tunnels;

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::asking::{Answer, Fault, call, find, folder, form, host, report, titled};
+use super::asking::{Answer, Fault, call, exposed, find, folder, form, host, report, titled};
 use super::exit::UNKNOWN;
-use super::files::{Files, Made, Staged};
+use super::files::{self, Files, Staged};
 use crate::config::folders::Options;
 use crate::mappings::mapping::{AgentLimits, AgentPort, Passcode};
 use crate::mappings::store;
 use crate::report::status::{SideStatus, listed};
 use crate::text::line::escaped;
+use crate::text::reason::quoted;
 
 /// Changes members of a mapping; `limits` are those of each agent's side: tunnels, and silence in milliseconds.
 pub(super) fn change(
@@ -30,6 +31,7 @@ pub(super) fn change(
         members.extend(value.map(|value| ((*name).to_owned(), value.into())));
     }
     let renamed = members.get("name").map(|name| name.as_str().unwrap_or(&mapping.id).to_owned());
+    let is_of_users = members.contains_key("users");
     let body =
         form(&[("mappingid", &mapping.id), ("mapping", &Value::Object(members).to_string())]);
     call(options, "POST", "mapping/change", &body)?;
@@ -39,6 +41,16 @@ pub(super) fn change(
             "it is called {new} now; its files stay valid under their old names, and `mapping remove`\n\
              finds them; `mapping passcode` writes files of the new name\n"
         ));
+    }
+    if is_of_users {
+        let report = self::report(options)?;
+        let mapping = find(&report, &mapping.id)?;
+        if let (Some(url), [.., users]) = (&mapping.url, &mapping.sides[..]) {
+            text.push_str(&format!("users connect to {url} now\n"));
+            if url.starts_with("tcp:") {
+                text.push_str(&exposed(Some(users.port), &report.state));
+            }
+        }
     }
     Ok(text)
 }
@@ -54,7 +66,7 @@ pub(super) fn passcode(
     let dir = folder(dir)?;
     if !show {
         // After the call it would be too late to find out that nothing can be written there.
-        drop(Staged::new((dir.join("iofog-connector"), String::new()), false)?);
+        drop(Staged::new(&dir, ("iofog-connector".into(), String::new()), None)?);
     }
     // The old files are known by the old passcode, where this user may see it.
     let stored = store::check(&options.config_dir).unwrap_or_default();
@@ -84,7 +96,7 @@ pub(super) fn passcode(
     let passcode = answer.text("passcode").map_err(lost)?;
     let mut text = format!("mapping {} has a new passcode for port {port}\n", titled(mapping));
     let before = before.map(|before| before.passcode.reveal());
-    let mut old = files.held(port, before);
+    let mut old = files.held(index, port, before);
     if show {
         text.push_str(&format!("passcode of port {port}: {passcode}\n"));
     } else {
@@ -98,33 +110,43 @@ pub(super) fn passcode(
         };
         // All are written before the first one takes its place.
         let mut staged = Vec::new();
+        let mut install = String::new();
         for renewed in files.renewed(index, &AgentPort { port, passcode, limits }, before) {
-            old.retain(|path| *path != renewed.wanted.0);
-            let new = Staged::new(renewed.wanted, renewed.is_own).map_err(lost)?;
-            staged.push((new, renewed.is_own, renewed.settings));
+            old.retain(|held| held.name != *renewed.wanted.0);
+            let (name, content) = &renewed.wanted;
+            let file = quoted(&dir.path.join(name));
+            // The last one is the tunnel file.
+            install = format!("{file}{}", files::work(content, index));
+            let is_own = renewed.old.is_some();
+            let new = Staged::new(&dir, renewed.wanted, renewed.old).map_err(lost)?;
+            staged.push((new, is_own, renewed.distrust, renewed.settings));
         }
-        for (new, is_own, settings) in staged {
-            let Made { path, aside } = new.put().map_err(lost)?;
+        for (new, is_own, distrust, settings) in staged {
+            let made = new.put().map_err(lost)?;
+            let path = made.path();
             let path = path.display();
-            text.push_str(&match aside {
+            text.push_str(&match made.aside() {
                 None if is_own => format!("{path} is renewed"),
                 None => format!("{path} is written"),
                 Some(aside) => {
                     format!("{path} is written; what was there is {} now", aside.display())
                 }
             });
+            if let Some(why) = distrust {
+                text.push_str(&format!(", and nothing of it was taken over: {why}"));
+            }
             if !settings.is_empty() {
                 text.push_str(&format!("; in it is {settings}, as the mapping allows"));
             }
             text.push('\n');
         }
-        text.push_str(
-            "copy the tunnel file to the agent's machine, and install it there with `--replace`\n",
-        );
+        text.push_str(&format!(
+            "on the agent's machine, with a copy of the tunnel file:\n  \
+             sudo iofog-connector tunnel install {install} --replace\n"
+        ));
     }
-    for path in old {
-        text.push_str(&format!("{} holds an old one, and stays as it is\n", path.display()));
-    }
+    let old = old.into_iter().map(|held| (held.name, "holds an old one, and stays as it is"));
+    text.push_str(&files::listed(&dir, &old.collect::<Vec<_>>()));
     text.push_str(
         "tunnels that are open stay; agents with the old passcode are refused from now on\n",
     );

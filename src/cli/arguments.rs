@@ -258,6 +258,13 @@ impl Given {
         let mut members = Map::new();
         for (option, value) in self.0 {
             let text = value.to_str().ok_or_else(|| format!("{}: not text", option.dashed))?;
+            if let Some(milliseconds) = seconds(text).filter(|_| option.value == "MS") {
+                return Err(format!(
+                    "{}: {text} is no number of milliseconds (1000 to 2147483647); {} seconds are {milliseconds}",
+                    option.dashed,
+                    milliseconds / 1000
+                ));
+            }
             let value = match option.value {
                 _ if option.is_list() => text.split(',').map(str::trim).collect(),
                 "N" | "MS" | "PORT" => text.parse::<u64>().map_or(text.into(), Value::from),
@@ -267,6 +274,15 @@ impl Given {
         }
         Ok(members)
     }
+}
+
+/// The milliseconds of a time with a unit, seconds or minutes, which none may have.
+fn seconds(text: &str) -> Option<u64> {
+    let (number, unit) = match (text.strip_suffix('s'), text.strip_suffix('m')) {
+        (Some(number), _) => (number, 1000),
+        (_, number) => (number?, 60_000),
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 /// Takes the next value of an option out, `true` for a flag.

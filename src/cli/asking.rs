@@ -1,18 +1,18 @@
 //! What the commands of `mapping` ask the daemon, and what is wrong when it does not do that.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
 use super::control::{self, ControlError};
 use super::exit::UNKNOWN;
+use super::place::Place;
 use crate::config::folders::Options;
 use crate::limits;
 use crate::report::Report;
 use crate::report::status::{MappingStatus, Status};
+use crate::text::json;
 use crate::text::line::{shown, shown_path};
-use crate::text::{json, reason};
 
 /// Why it was not done, and the exit status that says so.
 pub(super) struct Fault {
@@ -120,11 +120,28 @@ pub(super) fn titled(mapping: &MappingStatus) -> String {
 }
 
 /// Where files are written: their whole paths are given, so that they work from any folder.
-pub(super) fn folder(dir: &Path) -> Result<PathBuf, String> {
-    fs::canonicalize(dir).map_err(|error| {
-        let why = reason::reading(dir, &error);
+pub(super) fn folder(dir: &Path) -> Result<Place, String> {
+    Place::open(dir).map_err(|error| {
+        let why = Place::fault(dir, &error);
         format!("--dir {}: {why}; make it, or name another folder", shown_path(dir))
     })
+}
+
+/// What passes the network unencrypted, with users' port if that takes plain TCP: nothing where only this machine reaches it.
+pub(super) fn exposed(plain: Option<u16>, daemon: &Status) -> String {
+    match plain {
+        _ if daemon.loopback().is_some() || daemon.listen.is_empty() => String::new(),
+        _ if daemon.dev => {
+            "warning: dev is true, so passcodes and users' bytes cross the network\n\
+                            unencrypted\n"
+                .into()
+        }
+        None => String::new(),
+        Some(port) => format!(
+            "warning: port {port} takes plain TCP from the network, so the service itself\n\
+             must encrypt and ask who comes, as SSH does\n"
+        ),
+    }
 }
 
 /// The connector's host, as agents name it.

@@ -1,29 +1,32 @@
 //! The files that `mapping add` writes for the agents' sides: each one's passcode, and a tunnel file with all that
 //! its `tunnel` needs to know (protocol page, section 7, step 6).
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::ffi::{OsStr, OsString};
+use std::fs::Permissions;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
-use rustix::process::{Gid, Uid, geteuid};
+use rustix::fs::Stat;
+use rustix::process::{Gid, Uid};
 
+use super::place::{Place, caller};
 use crate::agent::options as tunnel;
-use crate::limits;
 use crate::mappings::mapping::{AgentPort, random_id};
 use crate::report::status::Status;
-use crate::text::{file, reason};
+use crate::text::line::escaped;
+use crate::text::reason;
 
-/// Files of one side that are looked for in a folder at most: more than anybody keeps there.
-const HELD: usize = 100;
+/// How many files that stay are named; the others are counted.
+const NAMED: usize = 10;
 
-/// How many files of one name are put aside before somebody must tidy up.
-const ASIDE: u32 = 100;
+/// How a tunnel file begins that `mapping add` has written.
+const WRITTEN: &str = "# One side of a ";
 
 /// What the files of a mapping's sides have in common.
 pub(super) struct Files<'a> {
     /// Where they are.
-    dir: &'a Path,
+    place: &'a Place,
     /// The connector, as agents' `--connector` names it.
     host: &'a str,
     /// Tunnels without TLS.
@@ -36,41 +39,40 @@ pub(super) struct Files<'a> {
     public: bool,
 }
 
-/// A file's path, and what is in it.
-pub(super) type Wanted = (PathBuf, String);
+/// A file's name in the folder, and what is in it.
+pub(super) type Wanted = (String, String);
 
 impl<'a> Files<'a> {
     /// Those of a mapping of this daemon.
     pub(super) fn new(
-        dir: &'a Path,
+        place: &'a Place,
         host: &'a str,
         daemon: &'a Status,
         name: Option<&'a str>,
         public: bool,
     ) -> Self {
         let certificate = daemon.certificate.as_deref();
-        Files { dir, host, plain: daemon.dev, certificate, name, public }
+        Files { place, host, plain: daemon.dev, certificate, name, public }
     }
 
-    /// The paths of the passcode's file and of the tunnel's, of one side: 0 is port1's.
-    pub(super) fn paths(&self, index: usize, port: u16) -> [PathBuf; 2] {
+    /// The names of the passcode's file and of the tunnel's, of one side: 0 is port1's.
+    pub(super) fn names(&self, index: usize, port: u16) -> [String; 2] {
         let stem = match self.name {
             None => format!("iofog-{port}"),
             Some(name) if self.public => name.to_owned(),
             Some(name) => format!("{name}-{}", index + 1),
         };
-        [format!("iofog-{port}.passcode"), format!("{stem}.tunnel")].map(|name| self.dir.join(name))
+        [format!("iofog-{port}.passcode"), format!("{stem}.tunnel")]
     }
 
     /// The two files, of one side.
     pub(super) fn of(&self, index: usize, side: &AgentPort) -> [Wanted; 2] {
         let (port, passcode) = (side.port, side.passcode.reveal());
-        let [passcodes, tunnels] = self.paths(index, port);
-        let file = tunnels.file_name().unwrap_or_default().to_string_lossy();
+        let [passcodes, tunnels] = self.names(index, port);
         let work = if index == 0 { "target localhost:PORT" } else { "listen 127.0.0.1:PORT" };
         let pipe = if self.public { tunnel::PUBLIC } else { "# One side of a private pipe." };
         let mut text = format!(
-            "{pipe} On its machine: sudo iofog-connector tunnel install {file} --{work}\n\
+            "{pipe} On its machine: sudo iofog-connector tunnel install {tunnels} --{work}\n\
              connector={}:{port}\npasscode={passcode}\n",
             self.host
         );
@@ -100,75 +102,104 @@ impl<'a> Files<'a> {
         side: &AgentPort,
         before: Option<&str>,
     ) -> [Renewed; 2] {
-        let [passcode, mut tunnel] = self.of(index, side).map(|wanted| Renewed {
+        let [mut passcode, mut tunnel] = self.of(index, side).map(|wanted| Renewed {
             wanted,
-            is_own: false,
+            old: None,
+            distrust: None,
             settings: String::new(),
         });
         let connector = format!("{}:{}", self.host, side.port);
-        let is_own = |text: &String| {
+        let old = self.place.text(OsStr::new(&tunnel.wanted.0)).filter(|(text, _)| {
             before == Some(secret(text)) || value(text, "connector") == Some(&connector)
-        };
-        let old = text_of(&tunnel.wanted.0).filter(is_own);
-        let secrets = [before, old.as_deref().map(secret)];
-        if let Some(old) = &old {
-            tunnel.is_own = true;
-            (tunnel.wanted.1, tunnel.settings) = with_passcode(old, index, side);
-        }
-        let is_own =
-            text_of(&passcode.wanted.0).is_some_and(|old| secrets.contains(&Some(secret(&old))));
-        [Renewed { is_own, ..passcode }, tunnel]
-    }
-
-    /// The files in the folder that are of the side with this port, whatever they are called: what holds its passcode,
-    /// and tunnel files that `mapping add` has written for this port of this connector, with lines that somebody has
-    /// added, too. The passcode is `None` where it is not known. They are read one at a time.
-    pub(super) fn held(&self, port: u16, passcode: Option<&str>) -> Vec<PathBuf> {
-        let connector = format!("{}:{port}", self.host);
-        let mut secrets: Vec<_> = passcode.map(str::to_owned).into_iter().collect();
-        for (_, text) in self.texts() {
-            let is_written = text.starts_with("# One side of a ")
-                && value(&text, "connector") == Some(&connector);
-            if is_written
-                && secrets.len() < HELD
-                && !secrets.iter().any(|known| known == secret(&text))
-            {
-                secrets.push(secret(&text).to_owned());
+        });
+        if let Some((old, found)) = &old {
+            tunnel.distrust = self.place.distrust(found);
+            if tunnel.distrust.is_none() {
+                tunnel.old = Some(*found);
+                (tunnel.wanted.1, tunnel.settings) = with_passcode(old, index, side);
             }
         }
-        let is_held = |text: &str| secrets.iter().any(|known| known == secret(text));
-        let held = self.texts().filter(|(_, text)| is_held(text)).map(|(path, _)| path);
-        held.take(HELD).collect()
+        let secrets = [before, old.as_ref().map(|(old, _)| secret(old))];
+        let old = self.place.text(OsStr::new(&passcode.wanted.0));
+        if let Some((_, found)) = old.filter(|(old, _)| secrets.contains(&Some(secret(old)))) {
+            passcode.distrust = self.place.distrust(&found);
+            passcode.old = passcode.distrust.is_none().then_some(found);
+        }
+        [passcode, tunnel]
+    }
+
+    /// The files in the folder that are of the side with this port, or were: what holds its passcode, which is `None` where
+    /// it is not known, and tunnel files that `mapping add` has written for this port of this connector, with lines
+    /// that somebody has added, too. They are read one at a time.
+    pub(super) fn held(&self, index: usize, port: u16, passcode: Option<&str>) -> Vec<Held> {
+        let connector = format!("{}:{port}", self.host);
+        let is_written =
+            |text: &str| text.starts_with(WRITTEN) && value(text, "connector") == Some(&connector);
+        let names = self.names(index, port);
+        let own = self.place.text(OsStr::new(&names[1])).filter(|(text, _)| is_written(text));
+        let own = own.as_ref().map(|(text, _)| secret(text));
+        let held = self.texts().filter_map(|(name, text)| {
+            let [is_this, is_own] =
+                [passcode, own].map(|known| known.is_some_and(|known| known == secret(&text)));
+            let is_written = is_written(&text);
+            let is_named = names.iter().any(|own| name == **own);
+            // One of an earlier name says in its first line what it was called.
+            let first = text.lines().next().unwrap_or_default();
+            let before = format!(" tunnel install {} --", name.to_string_lossy());
+            let was_named = first.starts_with(WRITTEN) && first.contains(&before);
+            let is_added = is_named || was_named && is_this;
+            (is_this || is_own || is_written).then_some(Held { name, is_added, is_this })
+        });
+        held.collect()
     }
 
     /// The files in the folder that may hold passcodes, with their texts.
-    fn texts(&self) -> impl Iterator<Item = Wanted> {
-        fs::read_dir(self.dir).into_iter().flatten().flatten().filter_map(|entry| {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            let is_one = name.contains(".passcode") || name.contains(".tunnel");
-            let path = entry.path();
-            let text = if is_one { text_of(&path)? } else { return None };
-            Some((path, text))
+    fn texts(&self) -> impl Iterator<Item = (OsString, String)> {
+        self.place.names().filter_map(|name| {
+            let shown = name.to_string_lossy();
+            let is_one = shown.contains(".passcode") || shown.contains(".tunnel");
+            let (text, _) = if is_one { self.place.text(&name)? } else { return None };
+            Some((name, text))
         })
     }
+}
+
+/// A file that is of a side, or was.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) name: OsString,
+    /// It has the name that `mapping add` has given it, so that it is no copy.
+    pub(super) is_added: bool,
+    /// The side's passcode is in it.
+    pub(super) is_this: bool,
+}
+
+/// A line for each of these files, the first of them, and one for the others.
+pub(super) fn listed<T: AsRef<str>>(place: &Place, files: &[(OsString, T)]) -> String {
+    let (named, more) = files.split_at(files.len().min(NAMED));
+    let line = |(name, what): &(OsString, T)| format!("{} {}\n", path(place, name), what.as_ref());
+    let mut text: String = named.iter().map(line).collect();
+    if !more.is_empty() {
+        text.push_str(&format!("so it is with {} more files there\n", more.len()));
+    }
+    text
+}
+
+/// A file's path, as a line has it.
+pub(super) fn path(place: &Place, name: &OsStr) -> String {
+    escaped(&place.path.join(name).to_string_lossy())
 }
 
 /// What a file is to hold when its side has a new passcode.
 pub(super) struct Renewed {
     /// Where and what.
     pub(super) wanted: Wanted,
-    /// It is of this side already, so that nothing of it is to be put aside.
-    pub(super) is_own: bool,
+    /// The file that is of this side already, so that nothing of it is to be put aside.
+    pub(super) old: Option<Stat>,
+    /// Why nothing is taken over from the file that is of this side.
+    pub(super) distrust: Option<&'static str>,
     /// Settings that were lowered in it, or added.
     pub(super) settings: String,
-}
-
-/// The text of a file; `None` for a link, a folder, what is too long, or what this user may not read.
-fn text_of(path: &Path) -> Option<String> {
-    fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file)?;
-    let text = file::read(path, limits::TUNNEL_FILE, None).ok()?;
-    String::from_utf8(text).ok().filter(|text| text.len() <= limits::TUNNEL_FILE)
 }
 
 /// The name and the value in a line of a tunnel file.
@@ -176,6 +207,15 @@ fn pair(line: &str) -> (&str, &str) {
     let line = line.trim_start_matches('\u{feff}').trim();
     let (name, value) = line.split_once('=').unwrap_or((line, ""));
     (name.trim(), value.trim())
+}
+
+/// What `tunnel install` is to be told beside a side's tunnel file with this text, which may say it itself.
+pub(super) fn work(text: &str, index: usize) -> &'static str {
+    match index {
+        _ if value(text, "target").or(value(text, "listen")).is_some() => "",
+        0 => " --target localhost:PORT",
+        _ => " --listen 127.0.0.1:PORT",
+    }
 }
 
 /// The value of this name in a tunnel file.
@@ -237,72 +277,78 @@ pub(super) fn heartbeat(side: &AgentPort) -> Option<u64> {
 }
 
 /// A file that was written, and where the one is that had its name.
-pub(super) struct Made {
-    pub(super) path: PathBuf,
-    pub(super) aside: Option<PathBuf>,
+pub(super) struct Made<'a> {
+    place: &'a Place,
+    name: String,
+    aside: Option<String>,
 }
 
-impl Made {
+impl<'a> Made<'a> {
     /// Writes a file, as [`Staged`] does. One of this name, of a mapping that is gone or from elsewhere, is put aside.
     ///
     /// # Errors
     /// A sentence for the operator; nothing has changed then.
-    pub(super) fn new(wanted: Wanted) -> Result<Self, String> {
-        Staged::new(wanted, false)?.put()
+    pub(super) fn new(place: &'a Place, wanted: Wanted) -> Result<Self, String> {
+        Staged::new(place, wanted, None)?.put()
+    }
+
+    /// Its path.
+    pub(super) fn path(&self) -> PathBuf {
+        self.place.path.join(&self.name)
+    }
+
+    /// The path of the one that had its name.
+    pub(super) fn aside(&self) -> Option<PathBuf> {
+        self.aside.as_ref().map(|aside| self.place.path.join(aside))
     }
 
     /// Takes the file away again.
     pub(super) fn undo(self) {
         let _ = match self.aside {
-            Some(aside) => fs::rename(aside, self.path),
-            None => fs::remove_file(self.path),
+            Some(aside) => self.place.rename(&aside, &self.name),
+            None => self.place.remove(OsStr::new(&self.name)),
         };
     }
 }
 
 /// A file's new content, under a name of its own beside it until it takes its place, whole or not at all.
-pub(super) struct Staged {
-    temporary: PathBuf,
-    path: PathBuf,
+pub(super) struct Staged<'a> {
+    place: &'a Place,
+    temporary: String,
+    name: String,
     is_own: bool,
 }
 
-impl Staged {
-    /// Writes it, for this user alone, or whoever called `sudo`. With `is_own` the file of this name is replaced, and its owner
-    /// and mode are kept.
+impl<'a> Staged<'a> {
+    /// Writes it, for this user alone, or whoever called `sudo`. With `old` that file, which has this name, is replaced, and
+    /// its owner and mode are kept.
     ///
     /// # Errors
     /// A sentence for the operator; nothing has changed then.
-    pub(super) fn new((path, text): Wanted, is_own: bool) -> Result<Self, String> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // Nobody else has this name, and `mapping remove` finds what a kill leaves of it.
-        let temporary = path.with_file_name(format!(".{name}.{}.new", random_id()));
-        let staged = Staged { temporary, path, is_own };
-        match staged.write(&text) {
+    pub(super) fn new(
+        place: &'a Place,
+        (name, text): Wanted,
+        old: Option<Stat>,
+    ) -> Result<Self, String> {
+        // Nobody else has this name, and `mapping remove` names what a kill leaves of it.
+        let temporary = format!(".{name}.{}.new", random_id());
+        let staged = Staged { place, temporary, name, is_own: old.is_some() };
+        match staged.write(&text, old) {
             Ok(()) => Ok(staged),
             Err(error) => Err(staged.failed(&error)),
         }
     }
 
-    fn write(&self, text: &str) -> io::Result<()> {
-        let mut new = OpenOptions::new();
-        let mut file = new.write(true).create_new(true).mode(0o600).open(&self.temporary)?;
-        let caller = ["SUDO_UID", "SUDO_GID"].map(|name| std::env::var(name).ok()?.parse().ok());
-        let mut owner = match caller {
-            [Some(user), Some(group)] if geteuid().is_root() => Some((user, group)),
-            _ => None,
-        };
-        let old = fs::metadata(&self.path).ok().filter(|_| self.is_own);
-        if let Some(old) = &old {
-            owner = Some((old.uid(), old.gid()));
-        }
+    fn write(&self, text: &str, old: Option<Stat>) -> io::Result<()> {
+        let mut file = self.place.make(&self.temporary)?;
+        let owner = old.map(|old| (old.st_uid, old.st_gid)).or_else(caller);
         if let Some((user, group)) = owner {
             // Who called sudo is to copy it; where owners cannot be given it stays with who runs this.
             let _ =
                 rustix::fs::fchown(&file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
         }
         if let Some(old) = old {
-            file.set_permissions(Permissions::from_mode(old.mode() & 0o770))?;
+            file.set_permissions(Permissions::from_mode(old.st_mode & 0o770))?;
         }
         file.write_all(text.as_bytes())?;
         file.sync_all()
@@ -312,55 +358,43 @@ impl Staged {
     ///
     /// # Errors
     /// As [`Staged::new`].
-    pub(super) fn put(self) -> Result<Made, String> {
-        let mut made = Made { path: self.path.clone(), aside: None };
-        if !self.is_own && fs::symlink_metadata(&self.path).is_ok() {
-            made.aside = put_aside(&self.path);
+    pub(super) fn put(self) -> Result<Made<'a>, String> {
+        let mut made = Made { place: self.place, name: self.name.clone(), aside: None };
+        if !self.is_own && self.place.stat(OsStr::new(&self.name)).is_some() {
+            made.aside = self.place.put_aside(&self.name);
             if made.aside.is_none() {
                 return Err(self.failed(&io::ErrorKind::AlreadyExists.into()));
             }
         }
-        // The file's name must be on disk, too; a folder that may not be read cannot be synced.
-        let folder = || File::open(self.path.parent()?).ok();
-        let put = fs::rename(&self.temporary, &self.path)
-            .and_then(|()| folder().map_or(Ok(()), |folder| folder.sync_all()));
-        put.map(|()| made).map_err(|error| self.failed(&error))
+        let put = self.place.rename(&self.temporary, &self.name);
+        put.and_then(|()| self.place.sync()).map(|()| made).map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &io::Error) -> String {
+        let path = self.place.path.join(&self.name);
         let why = match error.kind() {
             io::ErrorKind::AlreadyExists => {
                 "already exists and cannot be put aside; delete it".into()
             }
-            _ => reason::writing(&self.path, error),
+            _ => reason::writing(&path, error),
         };
-        format!("{}: {why}; or name another folder with --dir", self.path.display())
+        format!("{}: {why}; or name another folder with --dir", path.display())
     }
 }
 
-impl Drop for Staged {
+impl Drop for Staged<'_> {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.temporary);
+        let _ = self.place.remove(OsStr::new(&self.temporary));
     }
-}
-
-/// Gives what is at `path` one more name, with `.old` behind it, or `.old2` and on: nothing is overwritten.
-fn put_aside(path: &Path) -> Option<PathBuf> {
-    (1..=ASIDE).find_map(|number| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".old");
-        if number > 1 {
-            name.push(number.to_string());
-        }
-        let aside = PathBuf::from(name);
-        // A link cannot take another file's place, as a new name could.
-        fs::hard_link(path, &aside).ok().map(|()| aside)
-    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
+    use crate::limits;
     use crate::mappings::mapping::{AgentLimits, Passcode};
     use crate::testing::folder::Folder;
 
@@ -412,8 +446,11 @@ mod tests {
         let folder = Folder::new();
         let path = folder.file("a.tunnel", "old", 0o640);
         let read = || fs::read_to_string(&path).unwrap();
+        let place = Place::open(&folder).unwrap();
+        let old = place.text(OsStr::new("a.tunnel")).map(|(_, found)| found);
         let staged = || {
-            Staged::new((path.clone(), "new".into()), true).unwrap_or_else(|why| panic!("{why}"))
+            let wanted = ("a.tunnel".into(), "new".into());
+            Staged::new(&place, wanted, old).unwrap_or_else(|why| panic!("{why}"))
         };
         let (one, two) = (staged(), staged());
         assert_eq!((read(), folder.names().len()), ("old".into(), 3), "each has a name of its own");
@@ -422,7 +459,8 @@ mod tests {
         assert!(two.put().is_ok_and(|made| made.aside.is_none()));
         assert_eq!((read(), folder.names()), ("new".into(), vec!["a.tunnel".to_owned()]));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
-        let made = Made::new((path.clone(), "newer".into())).unwrap_or_else(|why| panic!("{why}"));
+        let made = Made::new(&place, ("a.tunnel".into(), "newer".into()))
+            .unwrap_or_else(|why| panic!("{why}"));
         assert_eq!(
             (read(), folder.names()),
             ("newer".into(), vec!["a.tunnel".into(), "a.tunnel.old".into()])
@@ -432,22 +470,53 @@ mod tests {
     }
 
     #[test]
-    fn files_of_a_side_are_told_by_their_names_alone_and_not_without_end() {
+    fn files_of_a_side_are_told_by_their_text_and_copies_by_their_names() {
         let folder = Folder::new();
-        for number in 0..=HELD {
-            folder.file(&format!("{number}.passcode"), "old", 0o600);
+        for number in 0..20 {
+            folder.file(&format!("{number}\u{1b}.passcode"), "old", 0o600);
         }
+        let text = |name: &str, passcode: &str| {
+            format!(
+                "# One side of a public pipe. On its machine: sudo iofog-connector tunnel install {name} --target \
+                 localhost:PORT\nconnector=c:6000\npasscode={passcode}\n"
+            )
+        };
+        for (file, name, passcode) in [
+            ("iofog-6000.tunnel", "iofog-6000.tunnel", "older"),
+            ("earlier.tunnel", "earlier.tunnel", "old"),
+            ("leftover.tunnel", "leftover.tunnel", "older"),
+            ("copy.tunnel", "iofog-6000.tunnel", "old"),
+        ] {
+            folder.file(file, text(name, passcode), 0o600);
+        }
+        folder.file("iofog-6000.passcode", "older", 0o600);
         folder.file("other.passcode", "another", 0o600);
         folder.file("large.tunnel", "x".repeat(limits::TUNNEL_FILE + 1), 0o600);
+        let place = Place::open(&folder).unwrap();
         let files = Files {
-            dir: &folder,
+            place: &place,
             host: "c",
             plain: true,
             certificate: None,
             name: None,
             public: true,
         };
-        assert_eq!(files.held(6000, Some("old")).len(), HELD);
-        assert_eq!(files.held(6000, None), [""; 0].map(PathBuf::from));
+        let added = |passcode| {
+            let held = files.held(0, 6000, passcode).into_iter();
+            let (added, stays): (Vec<_>, Vec<_>) = held.partition(|held| held.is_added);
+            let mut added: Vec<_> = added.into_iter().map(|held| held.name).collect();
+            added.sort();
+            (added, stays.into_iter().map(|held| (held.name, "stays")).collect::<Vec<_>>())
+        };
+        let (found, stays) = added(Some("old"));
+        assert_eq!(found, ["earlier.tunnel", "iofog-6000.passcode", "iofog-6000.tunnel"]);
+        assert_eq!(stays.len(), 22);
+        let said = listed(&place, &stays);
+        assert_eq!(said.lines().count(), 11, "{said}");
+        assert!(said.ends_with("so it is with 12 more files there\n"), "{said}");
+        assert!(!said.contains('\u{1b}'), "{said:?}");
+        let (found, stays) = added(None);
+        assert_eq!(found, ["iofog-6000.passcode", "iofog-6000.tunnel"]);
+        assert_eq!(stays.len(), 3, "what was written for this port: {stays:?}");
     }
 }

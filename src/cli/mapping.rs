@@ -1,7 +1,7 @@
 //! `mapping`: what the Controller does over the API, for people without one, over the control
 //! socket.
 
-use std::fs;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,14 +9,16 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::altering;
-use super::asking::{Answer, Fault, call, find, folder, form, host, report, titled};
+use super::asking::{Answer, Fault, call, exposed, find, folder, form, host, report, titled};
 use super::files::{self, Files, Made};
+use super::place::{Place, is_file};
 use crate::config::folders::Options;
 use crate::mappings::mapping::{AgentLimits, AgentPort, Passcode};
 use crate::mappings::store;
 use crate::os::terminal::{self, complain, is_printed};
 use crate::report;
 use crate::report::status::Status;
+use crate::text::line::shown_path;
 use crate::text::reason::{self, quoted};
 
 /// What to do with mappings.
@@ -155,7 +157,7 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
         let side = side.ok_or("the connector gave no passcode")?;
         for wanted in files.of(index, &side) {
             if !add.show {
-                made.push(Made::new(wanted)?);
+                made.push(Made::new(&dir, wanted)?);
             }
         }
         Ok(side)
@@ -183,41 +185,60 @@ fn close(id: &str, dir: &Path, options: &Options) -> Result<String, Fault> {
     let stored = stored.map_or(&[][..], |stored| stored.pipe.agents());
     let host = host(&report.state);
     let name = mapping.options.get("name").and_then(Value::as_str);
-    let dir = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
-    let files = Files::new(&dir, &host, &report.state, name, mapping.public);
     let mut text = format!("mapping {} removed\n", titled(mapping));
+    let place = match Place::open(dir) {
+        Ok(place) => place,
+        Err(error) => {
+            let why = Place::fault(dir, &error);
+            let dir = shown_path(dir);
+            text.push_str(&format!("no file was looked for in --dir {dir}: {why}\n"));
+            return Ok(text);
+        }
+    };
+    let files = Files::new(&place, &host, &report.state, name, mapping.public);
     let mut found = false;
+    let mut stays: Vec<(OsString, String)> = Vec::new();
     let mut names = Vec::new();
     let sides = mapping.sides.iter().filter(|side| side.tunnels.is_some());
     for (index, port) in sides.map(|side| side.port).enumerate() {
         let passcode = stored.get(index).map(|side| side.passcode.reveal());
-        for path in files.held(port, passcode) {
-            match fs::remove_file(&path) {
-                Ok(()) => text.push_str(&format!("{} removed\n", path.display())),
-                Err(error) => {
-                    let why = reason::writing(&path, &error);
-                    text.push_str(&format!("{} stays: {why}\n", path.display()));
-                }
-            }
-            found = true;
+        let another = match passcode {
+            None => "whether it holds this mapping's passcode is not known here",
+            Some(_) => "it does not hold this mapping's passcode",
+        };
+        for held in files.held(index, port, passcode) {
+            let why = match held.is_added {
+                true => match place.remove(&held.name) {
+                    Ok(()) => {
+                        let path = files::path(&place, &held.name);
+                        text.push_str(&format!("{path} removed\n"));
+                        found = true;
+                        continue;
+                    }
+                    Err(error) => reason::writing(&place.path.join(&held.name), &error),
+                },
+                false if held.is_this => "it is a copy, which `mapping add` did not write".into(),
+                false => another.to_owned(),
+            };
+            stays.push((held.name, format!("stays: {why}")));
         }
-        for path in files.paths(index, port) {
-            if let Ok(kind) = fs::symlink_metadata(&path) {
-                let why = match passcode {
-                    _ if !kind.is_file() => "it is no file, but a link or a folder",
-                    None => "whether it holds this mapping's passcode is not known here",
-                    Some(_) => "it does not hold this mapping's passcode",
+        for name in files.names(index, port) {
+            let is_told = stays.iter().any(|(told, _)| *told == *name);
+            if let Some(kind) = place.stat(OsStr::new(&name)).filter(|_| !is_told) {
+                let why = match is_file(&kind) {
+                    false => "it is no file, but a link or a folder",
+                    true => another,
                 };
-                text.push_str(&format!("{} stays: {why}\n", path.display()));
-                found = true;
+                stays.push((name.clone().into(), format!("stays: {why}")));
             }
-            names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
+            names.push(name);
         }
     }
-    if !found {
+    text.push_str(&files::listed(&place, &stays));
+    if !found && stays.is_empty() {
         text.push_str(&format!(
             "no file with its passcode is in {};\none made elsewhere is of no use any more: {}\n",
-            dir.display(),
+            place.path.display(),
             names.join(", ")
         ));
     }
@@ -230,7 +251,7 @@ fn instructions(
     add: &Add,
     added: &Added,
     sides: &[AgentPort],
-    made: &[Made],
+    made: &[Made<'_>],
     host: &str,
     daemon: &Status,
 ) -> String {
@@ -254,10 +275,10 @@ fn instructions(
     }
     text.push_str(&reach(add, added, daemon));
     for made in made {
-        if let Some(aside) = &made.aside {
+        if let Some(aside) = made.aside() {
             text.push_str(&format!(
                 "{} was there; it is {} now\n",
-                made.path.display(),
+                made.path().display(),
                 aside.display()
             ));
         }
@@ -269,8 +290,8 @@ fn instructions(
             0 => ("where the service runs", "--target localhost:PORT"),
             _ => ("where it is used", "--listen 127.0.0.1:PORT"),
         };
-        if let Some(Made { path, .. }) = made.get(2 * index + 1) {
-            let path = quoted(path);
+        if let Some(made) = made.get(2 * index + 1) {
+            let path = quoted(&made.path());
             text.push_str(&format!(
                 "\n{what} (port {port}):\n  iofog-connector tunnel --from {path} {work}\n"
             ));
@@ -312,19 +333,8 @@ fn reach(add: &Add, added: &Added, daemon: &Status) -> String {
         (ip, _) => ip.to_owned(),
     };
     let mut text = format!("ports {port1} and {port2} are open on {place}\n");
-    if daemon.loopback().is_some() {
-        return text;
-    }
-    if daemon.dev {
-        text.push_str(
-            "warning: dev is true, so passcodes and users' bytes cross the network\nunencrypted\n",
-        );
-    } else if add.public && add.members.get("users").is_some_and(|users| users == "plain") {
-        text.push_str(&format!(
-            "warning: port {port2} takes plain TCP from the network, so the service itself\n\
-             must encrypt and ask who comes, as SSH does\n"
-        ));
-    }
+    let plain = add.public && add.members.get("users").is_some_and(|users| users == "plain");
+    text.push_str(&exposed(plain.then_some(*port2), daemon));
     text
 }
 

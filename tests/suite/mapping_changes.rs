@@ -1,6 +1,7 @@
 //! Mappings that are changed while they run, and new passcodes (protocol page, section 3, steps 13 and 14).
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use crate::common::*;
 use serde_json::{Value, json};
@@ -335,6 +336,11 @@ fn command_line_changes_a_mapping_and_takes_options_away() {
         ("mapping change grpc --heartbeat-threshold 299", 2, "is less than 300"),
         ("mapping change grpc --port2 7", 2, "--port2 is an option of `mapping add`"),
         ("mapping change grpc --allow x", 1, "x: is not an IP address"),
+        (
+            "mapping change grpc --idle 5s",
+            2,
+            "5s is no number of milliseconds (1000 to 2147483647); 5 seconds are 5000",
+        ),
         ("mapping change grpc --idle soon", 1, "idle is \"soon\"; use an integer from 1000"),
         ("mapping change http --idle 1000", 1, "no mapping has"),
         ("mapping show http", 1, "no mapping has"),
@@ -368,6 +374,11 @@ fn command_line_writes_a_new_passcode_to_the_old_ones_files() {
     let (files, row) = (names(), daemon.state_file()["mappings"][0].clone());
     let old = row["passcodeport2"].as_str().unwrap();
     let said = cli(&["mapping", "passcode", "plc", "--side", "2"]);
+    let command = format!(
+        "sudo iofog-connector tunnel install {} --listen 127.0.0.1:PORT --replace\n",
+        dir.join("plc-2.tunnel").display()
+    );
+    assert!(said.contains(&command), "{said}");
     let row = daemon.state_file()["mappings"][0].clone();
     let new = row["passcodeport2"].as_str().unwrap();
     assert!(new != old && !said.contains(new), "{said}");
@@ -440,14 +451,14 @@ fn command_line_writes_a_new_passcode_to_the_old_ones_files() {
     let row = daemon.state_file()["mappings"][0].clone();
     assert!(said.contains(row["passcodeport2"].as_str().unwrap()), "{said}");
     assert!(said.contains("press-2.tunnel holds an old one"), "{said}");
-    // All of its files go with it, however they are called, and by the first characters of its id.
+    // Its files go with it, by the first characters of its id; what holds an old passcode under another name stays.
     let id = row["id"].as_str().unwrap();
     assert_eq!(daemon.cli(&["mapping", "remove", &id[..7]]).status.code(), Some(1));
     let said = cli(&["mapping", "remove", &id[..8]]);
     assert!(said.contains("press-2.tunnel removed"), "{said}");
     let left: Vec<_> =
         names().into_iter().filter(|path| path.extension() != Some("old".as_ref())).collect();
-    assert_eq!(left, [""; 0].map(std::path::PathBuf::from), "{said}");
+    assert_eq!(left, ["plc-1.tunnel", "plc-2.tunnel"].map(|name| dir.join(name)), "{said}");
 }
 
 #[test]
@@ -527,6 +538,100 @@ fn new_passcode_leaves_all_else_that_somebody_wrote_into_the_files_as_it_is() {
             assert!(!text(&output).contains("exclude each other"), "{}", text(&output));
         }
     }
+}
+
+#[test]
+fn no_line_of_a_strangers_file_gets_into_roots() {
+    let daemon = Daemon::new(Mode::Plain);
+    let dir = daemon.folder().join("files");
+    fs::create_dir(&dir).unwrap();
+    let cli = |words: &[&str]| {
+        let output = daemon.cli(&[words, &["--dir", dir.to_str().unwrap()]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        text(&output)
+    };
+    cli(&["mapping", "add", "public", "--name", "ssh"]);
+    let [file, aside] = ["ssh.tunnel", "ssh.tunnel.old"].map(|name| dir.join(name));
+    if fs::metadata(&file).unwrap().uid() != 0 {
+        return could_not_run("not root");
+    }
+    let text_of = |file: &std::path::Path| fs::read_to_string(file).unwrap();
+    for (user, mode, folder, why) in [
+        (4321, 0o600, 0o755, "it belongs to another user"),
+        (0, 0o662, 0o755, "others may write to it"),
+        (0, 0o600, 0o777, "others may put files into its folder"),
+    ] {
+        fs::write(&file, text_of(&file) + "proxy=http://stranger:1\n").unwrap();
+        std::os::unix::fs::chown(&file, Some(user), None).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(folder)).unwrap();
+        let said = cli(&["mapping", "passcode", "ssh"]);
+        let expected = format!("{} now, and nothing of it was taken over: {why}", aside.display());
+        assert!(said.contains(&expected), "{said}");
+        let is = fs::metadata(&file).unwrap();
+        assert_eq!((is.uid(), is.mode() & 0o777), (0, 0o600), "{why}");
+        assert!(!text_of(&file).contains("stranger"), "{why}");
+        assert!(text_of(&aside).contains("stranger"), "{why}");
+        fs::remove_file(&aside).unwrap();
+    }
+    // In a folder like /tmp its own is safe from others.
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::write(&file, text_of(&file) + "proxy=http://own:1\n").unwrap();
+    let said = cli(&["mapping", "passcode", "ssh"]);
+    assert!(said.contains("ssh.tunnel is renewed") && text_of(&file).contains("own:1"), "{said}");
+}
+
+#[test]
+fn removal_leaves_copies_and_leftovers_and_names_ten() {
+    let daemon = Daemon::new(Mode::Plain);
+    let dir = daemon.folder().join("files");
+    fs::create_dir(&dir).unwrap();
+    let cli = |words: &[&str]| {
+        let output = daemon.cli(&[words, &["--dir", dir.to_str().unwrap()]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        text(&output)
+    };
+    cli(&["mapping", "add", "public", "--name", "web"]);
+    let file = dir.join("web.tunnel");
+    let own = fs::read_to_string(&file).unwrap();
+    let line = own.lines().find(|line| line.starts_with("passcode=")).unwrap();
+    // Of a mapping that had this port, a copy, and more of them.
+    fs::write(dir.join("ssh.tunnel"), own.replace("web", "ssh").replace(line, "passcode=old"))
+        .unwrap();
+    fs::write(dir.join("mine.tunnel"), &own).unwrap();
+    for number in 0..12 {
+        fs::write(dir.join(format!("web.tunnel.old{number}")), &own).unwrap();
+    }
+    let output = daemon.cli(&["mapping", "change", "web", "--name", "shop"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let said = cli(&["mapping", "remove", "shop"]);
+    // The name that it had before is one that `mapping add` has given.
+    assert!(
+        said.contains("/web.tunnel removed\n") && said.contains(".passcode removed\n"),
+        "{said}"
+    );
+    assert!(!file.exists(), "{said}");
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 14, "{said}");
+    assert_eq!(said.matches(" stays: ").count(), 10, "{said}");
+    assert!(said.contains("so it is with 4 more files there"), "{said}");
+}
+
+#[test]
+fn pipe_that_becomes_plain_is_warned_of_as_one_that_is_added() {
+    let daemon = Daemon::builder(Mode::Tls).set("listen", "::").start();
+    let cli = |words: &[&str]| {
+        let output = daemon.cli(words);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        text(&output)
+    };
+    cli(&["mapping", "add", "public", "--show", "--name", "ssh"]);
+    let port = &daemon.api().state()["mappings"][0]["sides"][1]["port"];
+    let warning = format!("warning: port {port} takes plain TCP from the network");
+    let said = cli(&["mapping", "change", "ssh", "--users", "plain"]);
+    assert!(said.contains("users connect to tcp://") && said.contains(&warning), "{said}");
+    assert!(said.contains(&format!(":{port} now\n")), "{said}");
+    let said = cli(&["mapping", "change", "ssh", "--users", "none"]);
+    assert!(said.contains("users connect to https://") && !said.contains("warning"), "{said}");
 }
 
 #[test]

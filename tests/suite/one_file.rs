@@ -352,6 +352,33 @@ fn install_follows_no_link_that_another_may_have_put() {
 }
 
 #[test]
+fn mappings_files_are_in_no_folder_that_another_put_in_the_place() {
+    let daemon = Daemon::new(Mode::Plain);
+    let (folder, _) = add(&daemon, &["public", "--name", "ssh"]);
+    let strangers = daemon.folder().join("strangers");
+    fs::create_dir(&strangers).unwrap();
+    fs::set_permissions(&strangers, fs::Permissions::from_mode(0o777)).unwrap();
+    let link = strangers.join("link");
+    std::os::unix::fs::symlink(&folder, &link).unwrap();
+    let to = ["--dir", link.to_str().unwrap()];
+    let names = || fs::read_dir(&folder).unwrap().count();
+    for words in [
+        &["mapping", "add", "public", "--name", "db"][..],
+        &["mapping", "passcode", "ssh"],
+        &["mapping", "remove", "ssh"],
+    ] {
+        let before = daemon.state_file();
+        let output = daemon.cli(&[words, &to].concat());
+        let said = text(&output);
+        assert!(said.contains("it leads through a link that another user may have put"), "{said}");
+        let is_removal = words.contains(&"remove");
+        assert_eq!(output.status.success(), is_removal, "{said}");
+        assert_eq!(daemon.state_file() != before, is_removal, "{said}");
+        assert_eq!(names(), 2, "{words:?}");
+    }
+}
+
+#[test]
 fn installs_and_removals_at_one_time_leave_whole_files_and_nothing_else() {
     let own = Folder::new();
     let dir = own.join("tunnels");
