@@ -96,7 +96,7 @@ pub(super) const TABLE: &[Row] = &[
         text: "",
         options: "  \
   --name NAME               Shown in place of the mapping's id and taken for it:
-                            1 to 63 of a-z, 0-9 and -
+                            1 to 63 of a-z, 0-9 and -, no - first
   --port1 PORT              The agent's port, of the pool           [a free one]
   --port2 PORT              The users', or the other agent's        [a free one]
   --users tls|plain         How users of a public pipe speak; plain is for what
