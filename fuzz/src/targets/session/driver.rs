@@ -251,7 +251,9 @@ impl Session {
             memory,
             last,
         };
-        tell(|| format!("{protocols:?} how {how:#b} finwait {fin_wait:?} idle {idle:?} last {last:#b}"));
+        tell(|| {
+            format!("{protocols:?} how {how:#b} finwait {fin_wait:?} idle {idle:?} last {last:#b}")
+        });
         session.work(1).await;
         session
     }
