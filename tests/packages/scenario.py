@@ -503,7 +503,7 @@ def life(root):
     root("service", "iofog-connector", "start")
     root("iofog-connector", "stop")
     code, said = root("service", "iofog-connector", "status", ok=None)
-    expect("status after its own command has stopped it", (code, "behind" in said), (3, False))
+    expect("status after its own command has stopped it", (code, ".pid behind" in said), (3, False))
     root("service", "iofog-connector", "start")
     expect_served(mapping)
 
