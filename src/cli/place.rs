@@ -4,13 +4,13 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, linkat, open, openat, readlinkat, renameat,
-    statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, linkat, open, openat, readlinkat,
+    renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -40,37 +40,39 @@ impl Place {
     /// # Errors
     /// What opening meets; `PERM` for such a link, as [`Place::fault`] words it.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
-        let from = |root: bool| open(if root { "/" } else { "." }, STEP, Mode::empty());
-        let mut folder = from(dir.is_absolute())?;
+        let mut folder = if dir.is_absolute() { At::Root } else { At::here()? };
         let mut path =
             if dir.is_absolute() { PathBuf::from("/") } else { std::env::current_dir()? };
         let mut parts = parts(dir);
         let mut links = 0;
         while let Some(part) = parts.pop() {
-            match openat(&folder, &part, STEP, Mode::empty()) {
+            let (at, name) = folder.named(&part);
+            match openat(at, &name, STEP, Mode::empty()) {
                 Ok(next) if part == ".." => {
                     path.pop();
-                    folder = next;
+                    folder = At::Folder(next);
                 }
                 Ok(next) => {
                     path.push(&part);
-                    folder = next;
+                    folder = At::Folder(next);
                 }
                 Err(Errno::NOTDIR | Errno::LOOP) => {
-                    let found = statat(&folder, &part, AtFlags::SYMLINK_NOFOLLOW)?;
+                    let found = statat(at, &name, AtFlags::SYMLINK_NOFOLLOW)?;
                     links += 1;
                     match () {
                         () if !FileType::from_raw_mode(found.st_mode).is_symlink() => {
                             return Err(Errno::NOTDIR.into());
                         }
-                        () if !is_kept(&folder, found.st_uid)? => return Err(Errno::PERM.into()),
+                        () if !is_kept(&folder.stat()?, found.st_uid) => {
+                            return Err(Errno::PERM.into());
+                        }
                         () if links > LINKS => return Err(Errno::LOOP.into()),
                         () => {}
                     }
-                    let to = readlinkat(&folder, &part, Vec::new())?.into_bytes();
+                    let to = readlinkat(at, &name, Vec::new())?.into_bytes();
                     let to = PathBuf::from(OsString::from_vec(to));
                     if to.is_absolute() {
-                        (folder, path) = (from(true)?, "/".into());
+                        (folder, path) = (At::Root, "/".into());
                     }
                     parts.extend(self::parts(&to));
                 }
@@ -79,7 +81,9 @@ impl Place {
         }
         // One that may not be read can be written to.
         let readable = OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = openat(&folder, ".", readable, Mode::empty()).unwrap_or(folder);
+        let (at, name) = folder.named(OsStr::new("."));
+        let folder = openat(at, &name, readable, Mode::empty())
+            .or_else(|_| openat(at, &name, STEP, Mode::empty()))?;
         Ok(Place { folder, path })
     }
 
@@ -127,7 +131,7 @@ impl Place {
             () if !root && file.st_uid == geteuid().as_raw() => None,
             () if !root || !is_ours(file.st_uid) => Some("it belongs to another user"),
             () if file.st_mode & 0o022 != 0 => Some("others may write to it (chmod go-w)"),
-            () if !is_kept(&self.folder, file.st_uid).unwrap_or(false) => {
+            () if !fstat(&self.folder).is_ok_and(|folder| is_kept(&folder, file.st_uid)) => {
                 Some("others may put files into its folder")
             }
             () => None,
@@ -175,6 +179,35 @@ impl Place {
     }
 }
 
+/// A folder on the way.
+enum At {
+    /// The root, which nobody can replace: what is in it has a whole path.
+    Root,
+    Folder(OwnedFd),
+}
+
+impl At {
+    /// The current folder.
+    fn here() -> io::Result<Self> {
+        Ok(At::Folder(open(".", STEP, Mode::empty())?))
+    }
+
+    /// How a system call names what is in it.
+    fn named(&self, part: &OsStr) -> (BorrowedFd<'_>, PathBuf) {
+        match self {
+            At::Root => (CWD, Path::new("/").join(part)),
+            At::Folder(folder) => (folder.as_fd(), part.into()),
+        }
+    }
+
+    fn stat(&self) -> io::Result<Stat> {
+        Ok(match self {
+            At::Root => rustix::fs::stat("/")?,
+            At::Folder(folder) => fstat(folder)?,
+        })
+    }
+}
+
 /// A path's parts, the last one first.
 fn parts(path: &Path) -> Vec<OsString> {
     let skipped = |part: &Component| matches!(part, Component::RootDir | Component::CurDir);
@@ -198,10 +231,9 @@ fn is_ours(user: u32) -> bool {
 }
 
 /// Whether nobody else can put something in the place of what is in the folder and belongs to `owner`.
-fn is_kept(folder: impl AsFd, owner: u32) -> io::Result<bool> {
-    let of = fstat(folder)?;
-    let is_closed = of.st_mode & 0o022 == 0 || of.st_mode & 0o1000 != 0;
-    Ok(is_closed && is_ours(of.st_uid) && is_ours(owner))
+fn is_kept(folder: &Stat, owner: u32) -> bool {
+    let is_closed = folder.st_mode & 0o022 == 0 || folder.st_mode & 0o1000 != 0;
+    is_closed && is_ours(folder.st_uid) && is_ours(owner)
 }
 
 #[cfg(test)]
