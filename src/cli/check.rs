@@ -199,16 +199,16 @@ mod tests {
 
     use super::*;
 
+    /// A daemon's folders, all of them this one.
+    fn all_in(dir: &Path) -> Options {
+        let [config_dir, run_dir, log_dir] = [(); 3].map(|()| dir.to_path_buf());
+        Options { config_dir, run_dir, log_dir, ..Options::default() }
+    }
+
     #[test]
     fn a_pool_with_one_port_and_an_absent_controllerca_are_warned_of_by_their_keys() {
         let dir = crate::testing::folder::Folder::new();
-        let folder = dir.to_path_buf();
-        let options = Options {
-            config_dir: folder.clone(),
-            run_dir: folder.clone(),
-            log_dir: folder,
-            ..Options::default()
-        };
+        let options = all_in(&dir);
         for (ports, rest, said) in [
             (r#""6000""#, r#""dev":true"#, "conf: ports: a mapping takes two ports, and fewer"),
             (r#""6000-6001""#, r#""dev":true,"api":"127.0.0.1:6001""#, "conf: ports: a mapping"),
@@ -236,13 +236,7 @@ mod tests {
     #[test]
     fn apis_port_that_another_program_has_and_tls_that_dev_takes_away_are_warned_of() {
         let dir = crate::testing::folder::Folder::new();
-        let folder = dir.to_path_buf();
-        let options = Options {
-            config_dir: folder.clone(),
-            run_dir: folder.clone(),
-            log_dir: folder,
-            ..Options::default()
-        };
+        let options = all_in(&dir);
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mapping = r#""port1":6000,"port2":6001,"maxconnectionsport1":1,"maxconnectionsport2":0,
             "passcodeport1":"s3cret","passcodeport2":"","heartbeatabsencethresholdport1":0,
@@ -271,12 +265,7 @@ mod tests {
     #[test]
     fn everything_wrong_is_found_in_one_run() {
         let dir = crate::testing::folder::Folder::new();
-        let options = Options {
-            config_dir: dir.to_path_buf(),
-            run_dir: dir.to_path_buf(),
-            log_dir: dir.to_path_buf(),
-            ..Options::default()
-        };
+        let options = all_in(&dir);
         let settings = |ports: &str| {
             let rest = r#""exclude":[],"broker":12345,"address":"127.0.0.1","dev":false"#;
             fs::write(dir.join(crate::config::FILE), format!("{{\"ports\":[{ports}],{rest}}}"))

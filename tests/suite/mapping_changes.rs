@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use crate::common::*;
 use serde_json::{Value, json};
@@ -353,17 +354,26 @@ fn command_line_changes_a_mapping_and_takes_options_away() {
     assert_eq!(daemon.api().state()["mappings"][0]["options"], options);
 }
 
+/// A folder for mappings' files.
+fn files(daemon: &Daemon) -> PathBuf {
+    let dir = daemon.folder().join("files");
+    fs::create_dir(&dir).unwrap();
+    dir
+}
+
+/// What a command says that works with such a folder, and succeeds.
+#[track_caller]
+fn cli_in(dir: &Path, daemon: &Daemon, words: &[&str]) -> String {
+    let output = daemon.cli(&[words, &["--dir", dir.to_str().unwrap()]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    text(&output)
+}
+
 #[test]
 fn command_line_writes_a_new_passcode_to_the_old_ones_files() {
     let daemon = Daemon::new(Mode::Plain);
-    let dir = daemon.folder().join("files");
-    fs::create_dir(&dir).unwrap();
-    let cli = |words: &[&str]| {
-        let all = [words, &["--dir", dir.to_str().unwrap()]].concat();
-        let output = daemon.cli(&all);
-        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-        text(&output)
-    };
+    let dir = files(&daemon);
+    let cli = |words: &[&str]| cli_in(&dir, &daemon, words);
     cli(&["mapping", "add", "private", "--name", "plc"]);
     let names = || {
         let mut names: Vec<_> =
@@ -464,13 +474,8 @@ fn command_line_writes_a_new_passcode_to_the_old_ones_files() {
 #[test]
 fn new_passcode_leaves_all_else_that_somebody_wrote_into_the_files_as_it_is() {
     let daemon = Daemon::new(Mode::Tls);
-    let dir = daemon.folder().join("files");
-    fs::create_dir(&dir).unwrap();
-    let cli = |words: &[&str]| {
-        let output = daemon.cli(&[words, &["--dir", dir.to_str().unwrap()]].concat());
-        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-        text(&output)
-    };
+    let dir = files(&daemon);
+    let cli = |words: &[&str]| cli_in(&dir, &daemon, words);
     cli(&["mapping", "add", "public", "--name", "ssh"]);
     let secret =
         || daemon.state_file()["mappings"][0]["passcodeport1"].as_str().unwrap().to_owned();
@@ -543,13 +548,8 @@ fn new_passcode_leaves_all_else_that_somebody_wrote_into_the_files_as_it_is() {
 #[test]
 fn no_line_of_a_strangers_file_gets_into_roots() {
     let daemon = Daemon::new(Mode::Plain);
-    let dir = daemon.folder().join("files");
-    fs::create_dir(&dir).unwrap();
-    let cli = |words: &[&str]| {
-        let output = daemon.cli(&[words, &["--dir", dir.to_str().unwrap()]].concat());
-        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-        text(&output)
-    };
+    let dir = files(&daemon);
+    let cli = |words: &[&str]| cli_in(&dir, &daemon, words);
     cli(&["mapping", "add", "public", "--name", "ssh"]);
     let [file, aside] = ["ssh.tunnel", "ssh.tunnel.old"].map(|name| dir.join(name));
     if fs::metadata(&file).unwrap().uid() != 0 {
@@ -584,13 +584,8 @@ fn no_line_of_a_strangers_file_gets_into_roots() {
 #[test]
 fn removal_leaves_copies_and_leftovers_and_names_ten() {
     let daemon = Daemon::new(Mode::Plain);
-    let dir = daemon.folder().join("files");
-    fs::create_dir(&dir).unwrap();
-    let cli = |words: &[&str]| {
-        let output = daemon.cli(&[words, &["--dir", dir.to_str().unwrap()]].concat());
-        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-        text(&output)
-    };
+    let dir = files(&daemon);
+    let cli = |words: &[&str]| cli_in(&dir, &daemon, words);
     cli(&["mapping", "add", "public", "--name", "web"]);
     let file = dir.join("web.tunnel");
     let own = fs::read_to_string(&file).unwrap();
