@@ -1,5 +1,6 @@
 //! What is spoken: pure bytes in, bytes out.
 
+pub mod frames;
 pub mod greeting;
 pub mod heartbeat;
 pub mod proxy;

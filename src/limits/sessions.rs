@@ -84,3 +84,28 @@ pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// See [`KEEPALIVE_IDLE`].
 pub const KEEPALIVE_TRIES: u32 = 3;
+
+/// The most bytes in one `D` frame that is sent or taken (protocol page, section 8, step 2): what a kernel pipe
+/// holds.
+pub const FRAME_DATA: usize = CONDUIT_BYTES;
+
+/// The most bytes in any other frame: a PROXY header of IPv6 has 52, and may carry more.
+pub const FRAME_OTHER: usize = 1024;
+
+/// The most bytes of a reason, a sentence.
+pub const FRAME_REASON: usize = 200;
+
+/// What is thrown away of a session that is over before its tunnel is closed: four frames of data, of
+/// which the peer may have sent as much before it knew.
+pub const THROWN: usize = 4 * FRAME_DATA;
+
+/// How long a version 3 agent may take to answer `O`, if four round trips are no longer: it does so at once, so
+/// that only one lost packet, or two, take as long.
+pub const SEEN_WAIT: Duration = Duration::from_secs(2);
+
+/// The longest time since an agent was heard after which the user's bytes follow `O` at once: those sent to a dead
+/// tunnel cannot go to another.
+pub const HEARD_LATELY: Duration = Duration::from_secs(5);
+
+/// How long the peer may take to answer `X`: as long as for its answer to a session.
+pub const RESET_WAIT: Duration = OPEN_WAIT;
