@@ -23,7 +23,7 @@ pub use crate::net::stream::Stream;
 pub use crate::runtime::{block_on, sleep};
 pub use crate::session::{Ended, Ending, Endpoint, Protocol, Relay, Silence, Traffic};
 pub use crate::tls::{CERTIFICATE, Identity, Trusted, client_config};
-pub use crate::wire::greeting::{Checked, Version};
+pub use crate::wire::greeting::{Checked, Greetings, Version};
 pub use crate::wire::heartbeat::beats;
 pub use crate::wire::proxy::{NoHeader, end as header_end, header, source};
 
@@ -98,8 +98,9 @@ pub fn state_text(mappings: &[Mapping]) -> Vec<u8> {
 pub fn offer<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     passcode: &Passcode,
+    greetings: Greetings,
 ) -> (Checked, Vec<u8>) {
-    let mut offer = Offer::new(passcode.len());
+    let mut offer = Offer::new(passcode.len(), greetings);
     let mut rest = Vec::new();
     for piece in pieces {
         rest.extend_from_slice(offer.take(piece));

@@ -34,7 +34,7 @@ mod words;
 #[derive(Debug)]
 pub struct Configs {
     /// Agents' tunnels.
-    pub tunnel: Arc<ServerConfig>,
+    pub tunnel: Served,
     /// Users of public pipes.
     pub user: Arc<ServerConfig>,
     /// The control API.
@@ -49,6 +49,21 @@ pub struct Configs {
     fingerprint: String,
     /// Whether the log has been told what is wrong with these dates.
     is_told: AtomicBool,
+}
+
+/// With which settings a client is served.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// Those for everybody.
+    pub everybody: Arc<ServerConfig>,
+    /// Those for clients that offer the protocol in them (ALPN).
+    pub named: Option<Arc<ServerConfig>>,
+}
+
+impl From<Arc<ServerConfig>> for Served {
+    fn from(everybody: Arc<ServerConfig>) -> Self {
+        Served { everybody, named: None }
+    }
 }
 
 /// The TLS settings in force. A reload replaces them for new connections. Shared by threads.
@@ -110,7 +125,10 @@ impl Configs {
     fn new(identity: &Identity, ca: Option<&Path>) -> Result<Self, TlsError> {
         let authorities = ca.map(controllers).transpose()?;
         let configs = Configs {
-            tunnel: identity.tunnel_config()?,
+            tunnel: Served {
+                everybody: identity.tunnel_config()?,
+                named: Some(identity.tunnel_again_config()?),
+            },
             user: identity.user_config()?,
             api: identity.api_config(ca.zip(authorities.clone()))?,
             authorities,

@@ -102,7 +102,7 @@ async fn prove(
     passcode: &Passcode,
     is_plain: bool,
 ) -> Result<Vec<u8>, Failure> {
-    let offer = greeting::greeting(passcode.reveal());
+    let offer = greeting::greeting(Version::Two, passcode.reveal());
     if let Err(error) = stream.queue(offer.as_bytes()) {
         return Err(broke(stream, &error));
     }

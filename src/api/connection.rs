@@ -114,7 +114,7 @@ impl Handshake {
             || {
                 let (config, callers) = (self.acceptor)();
                 greeted.set(callers);
-                config
+                config.into()
             },
             progress,
         );

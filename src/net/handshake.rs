@@ -10,13 +10,13 @@ use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use futures_rustls::rustls::ServerConfig;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smol::future::or;
 
 use crate::net::address::network;
 use crate::net::stream::Stream;
 use crate::runtime::{Io, Line, Load, Permit, Workers};
+use crate::tls::Served;
 
 /// How far a stranger has come with its handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub async fn secure(
     workers: &Workers,
     socket: TcpStream,
     address: IpAddr,
-    config: impl FnOnce() -> Arc<ServerConfig>,
+    config: impl FnOnce() -> Served,
     progress: impl Fn(Progress),
 ) -> io::Result<Stream> {
     let listened = Io::new(socket)?;
@@ -82,7 +82,7 @@ async fn shake(
     workers: &Workers,
     socket: TcpStream,
     (port, address): (u16, IpAddr),
-    config: Arc<ServerConfig>,
+    config: Served,
     permit: Permit<'_>,
     progress: impl Fn(Progress),
 ) -> io::Result<Stream> {
@@ -174,7 +174,7 @@ mod tests {
         crate::runtime::block_on(async {
             let dir = crate::testing::folder::Folder::new();
             let identity = crate::tls::Identity::load_or_make(&dir, "localhost").unwrap();
-            let config = identity.tunnel_config().unwrap();
+            let config = Served::from(identity.tunnel_config().unwrap());
             let trusted = crate::tls::Trusted::File(dir.join(crate::tls::CERTIFICATE));
             let client = crate::tls::client_config(&trusted, None);
             drop(dir);
@@ -246,7 +246,7 @@ mod tests {
         crate::runtime::block_on(async {
             let dir = crate::testing::folder::Folder::new();
             let identity = crate::tls::Identity::load_or_make(&dir, "localhost").unwrap();
-            let config = identity.tunnel_config().unwrap();
+            let config = Served::from(identity.tunnel_config().unwrap());
             let trusted = crate::tls::Trusted::File(dir.join(crate::tls::CERTIFICATE));
             let client = crate::tls::client_config(&trusted, None).unwrap();
             drop(dir);

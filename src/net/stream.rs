@@ -128,10 +128,7 @@ impl Stream {
     }
 
     /// A TLS connection, with so many bytes for a stranger.
-    fn tls(socket: Io<TcpStream>, mut connection: Connection, allowance: usize) -> Self {
-        // What waits in it is bounded by its user, who queues a unit only while little waits;
-        // a bound inside would split a record.
-        connection.set_buffer_limit(None);
+    fn tls(socket: Io<TcpStream>, connection: Connection, allowance: usize) -> Self {
         let mut state = State::new(Some(Box::new(Tls::new(connection, allowance))));
         // The handshake's last bytes may never have arrived.
         state.waiting_since = Some(now());
@@ -147,6 +144,11 @@ impl Stream {
     pub fn has_ticket(&self) -> bool {
         let connection = self.state.tls.as_ref().map(|tls| &tls.connection);
         matches!(connection, Some(Connection::Client(client)) if client.tls13_tickets_received() > 0)
+    }
+
+    /// The protocol that both ends have agreed on in the handshake (ALPN).
+    pub fn protocol(&self) -> Option<&[u8]> {
+        self.state.tls.as_ref()?.connection.alpn_protocol()
     }
 
     /// The socket, to ask it for addresses.

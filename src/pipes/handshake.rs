@@ -40,7 +40,7 @@ pub async fn secure(
         let configs = tls.current();
         match peer {
             Peer::Agent => configs.tunnel.clone(),
-            Peer::User(options) => configs.user_offered(&options.alpn),
+            Peer::User(options) => configs.user_offered(&options.alpn).into(),
         }
     };
     let progress = |progress| match progress {

@@ -171,13 +171,13 @@ async fn room(pipe: &Pipe, handlers: &LocalExecutor<'_>, users: bool) {
             pipe.record.reached(reached::USERS_PENDING);
         }
         let room = pipe.pairing.room();
-        if pipe.pairing.has_room(pipe.most_pending(), !pipe.has_version_two()) {
+        if pipe.pairing.has_room(pipe.most_pending(), !pipe.serves_silent()) {
             return;
         }
         if !std::mem::replace(&mut waited, true) {
             pipe.record.reached(reached::USERS_WAITING);
         }
-        // The last version 2 agent may leave meanwhile, so that silent users wait in vain.
+        // The last agent of version 2 or 3 may leave meanwhile, so that silent users wait in vain.
         until(Instant::now() + limits::ACCEPT_PAUSE, room).await;
     }
 }

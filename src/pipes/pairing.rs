@@ -327,6 +327,7 @@ impl Pairing {
         let overdue_at = overdue_at.filter(|_| !tunnel.is_unheard());
         let (version, asked) = (tunnel.version, tunnel.is_probed());
         let used_last = tunnel.slot.is_unanswered();
-        Some(Standing { version, fit, used_last, overdue_at, asked })
+        let heard_at = (version == Version::Three).then(|| tunnel.rhythm.last_heard());
+        Some(Standing { version, fit, used_last, heard_at, overdue_at, asked })
     }
 }

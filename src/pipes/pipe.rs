@@ -183,9 +183,9 @@ impl Pipe {
         self.agent(side, |agent| agent.limits)
     }
 
-    /// Whether a version 2 agent has a tunnel on port1.
-    pub fn has_version_two(&self) -> bool {
-        self.sides[0].slots.version_two.get() > 0
+    /// Whether an agent that can serve users that say nothing has a tunnel on port1.
+    pub fn serves_silent(&self) -> bool {
+        self.sides[0].slots.serve_silent.get() > 0
     }
 
     /// Whether port1 has no tunnel at all, free or not.

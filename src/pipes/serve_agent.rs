@@ -27,7 +27,7 @@ use crate::report::status::reached;
 use crate::report::status::refused::{self, Refusal};
 use crate::runtime::{self, Deadlines, Timer, now, until};
 use crate::session::Missing;
-use crate::wire::greeting::{Checked, Offer, Version};
+use crate::wire::greeting::{Checked, Greetings, Offer, Version};
 
 /// A connection that has proved its passcode.
 struct Proven {
@@ -193,7 +193,12 @@ async fn prove(
     mut stream: Stream,
     stranger: &Member<'_>,
 ) -> Result<Proven, Unproven> {
-    let mut offer = Offer::new(pipe.agent(side, |agent| agent.passcode.len()));
+    let greetings = match stream.protocol() {
+        Some(_) => Greetings::Three,
+        None if stream.is_tls() => Greetings::OneAndTwo,
+        None => Greetings::All,
+    };
+    let mut offer = Offer::new(pipe.agent(side, |agent| agent.passcode.len()), greetings);
     let mut early = Vec::new();
     stranger.answered();
     loop {

@@ -75,7 +75,7 @@ pub async fn serve(
         }
     };
     let has_spoken = waiting.occupant.borrow().as_ref().is_none_or(|user| user.has_spoken);
-    if has_spoken || pipe.has_version_two() {
+    if has_spoken || pipe.serves_silent() {
         // A user that nobody can serve yet does not show that newcomers get through.
         member.got_through();
     }
@@ -184,8 +184,8 @@ async fn find_seat<'a>(
     deadline: Instant,
 ) -> Result<Waiting<'a, Box<User>, UserEnd>, (Box<User>, UserEnd)> {
     let limit = pipe.most_pending();
-    // Only a version 2 agent could serve a user that never says anything.
-    let silent_in_vain = || !pipe.has_version_two();
+    // Only an agent of version 2 or 3 could serve a user that never says anything.
+    let silent_in_vain = || !pipe.serves_silent();
     if silent_in_vain() || pipe.pairing.is_full(limit) {
         // A silent user makes room for one that speaks.
         if let Err(end) = hear_first(pipe, &mut user, member, deadline).await {

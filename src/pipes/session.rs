@@ -278,7 +278,7 @@ fn agent_endpoint(
     tunnel.end_probe();
     let protocol = match tunnel.version {
         Version::One => Protocol::Version1 { threshold: pipe.limits(side).heartbeat_threshold },
-        Version::Two => {
+        Version::Two | Version::Three => {
             // An agent that is gone by now shows that to the relay.
             let _ = tunnel.stream.queue(&proxy::header(user));
             Protocol::Version2

@@ -10,8 +10,8 @@ use crate::wire::greeting::Version;
 pub struct Slots {
     /// All that are taken.
     pub taken: Cell<usize>,
-    /// Those of them that version 2 agents have.
-    pub version_two: Cell<usize>,
+    /// Those of them whose agents can serve users that say nothing: of version 2 and 3.
+    pub serve_silent: Cell<usize>,
     /// Those whose agents have taken a user's bytes and answered nothing.
     pub unanswered: Cell<usize>,
     /// Notified when one is given back.
@@ -29,8 +29,8 @@ impl Slot {
     /// One more is taken.
     pub fn take(slots: Rc<Slots>, version: Version) -> Self {
         slots.taken.set(slots.taken.get() + 1);
-        if version == Version::Two {
-            slots.version_two.set(slots.version_two.get() + 1);
+        if version != Version::One {
+            slots.serve_silent.set(slots.serve_silent.get() + 1);
         }
         Slot { slots, version, unanswered: false }
     }
@@ -53,8 +53,8 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.set_unanswered(false);
         self.slots.taken.set(self.slots.taken.get() - 1);
-        if self.version == Version::Two {
-            self.slots.version_two.set(self.slots.version_two.get() - 1);
+        if self.version != Version::One {
+            self.slots.serve_silent.set(self.slots.serve_silent.get() - 1);
         }
         self.slots.freed.notify_additional(1);
     }

@@ -34,6 +34,11 @@ impl Moments {
         self.0.front().copied()
     }
 
+    /// The latest one.
+    pub fn last(&self) -> Option<(Instant, u64)> {
+        self.0.back().copied()
+    }
+
     /// All.
     #[cfg(test)]
     pub fn iter(&self) -> impl Iterator<Item = &(Instant, u64)> {
@@ -62,6 +67,7 @@ mod tests {
                 tree.remove(&moment);
             }
             assert_eq!(moments.first(), tree.first().copied());
+            assert_eq!(moments.last(), tree.last().copied());
             assert!(moments.iter().eq(&tree));
         }
     }

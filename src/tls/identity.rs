@@ -15,7 +15,7 @@ use futures_rustls::rustls::{Error, InconsistentKeys, RootCertStore, ServerConfi
 
 use super::fault::TlsError;
 use super::pem::{CERTIFICATE, KEY, certificates, roots, signing_key, unusable};
-use super::provider::{fingerprint, has_aes, provider};
+use super::provider::{TUNNEL, fingerprint, has_aes, provider};
 use super::{der, make, sni};
 use crate::logging::Utc;
 use crate::text::reason;
@@ -90,20 +90,33 @@ impl Identity {
         Ok(Identity { certified, fingerprint, warnings, dates, made: false })
     }
 
-    /// For agents: no TLS sessions are resumed. The field's agents keep none, and would throw away
+    /// For agents that do not offer [`TUNNEL`]: no TLS sessions are resumed. The field's agents keep none, and would throw away
     /// the tickets sent to them.
     pub fn tunnel_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
         self.config(None).map(Arc::new)
+    }
+
+    /// For agents that offer [`TUNNEL`]: they resume their sessions. Two tickets, since each serves one handshake
+    /// (RFC 8446, appendix C.4), and an agent mostly dials more tunnels than one. Otherwise as for users.
+    pub fn tunnel_again_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        let mut config = self.resuming(2)?;
+        config.alpn_protocols = vec![TUNNEL.to_vec()];
+        Ok(Arc::new(config))
     }
 
     /// For users: browsers resume their TLS sessions, for 12 hours at most. The session's state is in
     /// the browser's ticket, encrypted with a key of this process that changes every 6 hours. Kept
     /// here instead, each session would pin a page of memory that its connection had used.
     pub fn user_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        self.resuming(1).map(Arc::new)
+    }
+
+    /// With so many tickets in TLS 1.3, and one in TLS 1.2.
+    fn resuming(&self, tickets: usize) -> Result<ServerConfig, TlsError> {
         let mut config = self.config(None)?;
         config.ticketer = ring::Ticketer::new().map_err(TlsError::Settings)?;
-        config.send_tls13_tickets = 1;
-        Ok(Arc::new(config))
+        config.send_tls13_tickets = tickets;
+        Ok(config)
     }
 
     /// For the API: with `controller_ca`, a PEM file and its authorities, callers need a certificate

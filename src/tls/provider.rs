@@ -5,6 +5,10 @@ use futures_rustls::pki_types::CertificateDer;
 use futures_rustls::rustls::CipherSuite;
 use futures_rustls::rustls::crypto::{CryptoProvider, ring};
 
+/// What agents of version 3 offer, and what is selected by a connector that expects version 3 then (ALPN; protocol
+/// page, section 8, step 1).
+pub(super) const TUNNEL: &[u8] = b"iofog-tunnel";
+
 pub(super) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     let sha256 = ring::cipher_suite::TLS13_AES_128_GCM_SHA256
         .tls13()

@@ -8,14 +8,17 @@
 //! and the client's hash is of what it sent. So the library's hashes must see the true bytes:
 //! [`Honest`] puts them back, on the thread and for the time in which the library is shown changed
 //! ones ([`ClientHello::show`]). What is hashed, signed and checked is what went over the wire.
+//!
+//! Agents that offer a protocol of theirs (ALPN, RFC 7301) are served with settings of their own. These are
+//! chosen here, before the library has seen a byte.
 
 use std::cell::RefCell;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use futures_rustls::pki_types::ServerName;
 use futures_rustls::rustls::crypto::hash::{Context, Hash, HashAlgorithm, Output};
 use futures_rustls::rustls::{
-    CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite,
+    CipherSuiteCommon, ServerConfig, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite,
 };
 
 use crate::limits;
@@ -34,6 +37,10 @@ const GREETINGS: usize = 2;
 const HEADER: usize = 5;
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const HANDSHAKE: u8 = 22;
+
+/// The numbers of the extensions that matter here (RFC 6066, RFC 7301).
+const SERVER_NAME: [u8; 2] = [0, 0];
+const PROTOCOLS: [u8; 2] = [0, 16];
 
 thread_local! {
     /// The beginnings of ClientHellos as the library is shown them, with the place of the two bytes
@@ -58,10 +65,24 @@ pub struct ClientHello {
     beginning: [u8; 4],
     /// The ClientHellos that were changed, up to the last changed byte: at most [`GREETINGS`].
     shown: Vec<Vec<u8>>,
+    /// The settings for those that offer the protocol in them, until that is decided.
+    named: Option<Arc<ServerConfig>>,
+    /// Whether this one does.
+    is_named: bool,
     over: bool,
 }
 
 impl ClientHello {
+    /// Who offers the protocol in `named` is to be served with these settings.
+    pub fn of_maybe(named: Option<Arc<ServerConfig>>) -> Self {
+        ClientHello { named, ..ClientHello::default() }
+    }
+
+    /// The settings for this client, instead of those for everybody: once, before anything has been passed on.
+    pub fn take_named(&mut self) -> Option<Arc<ServerConfig>> {
+        self.named.take_if(|_| self.is_named)
+    }
+
     /// Takes bytes from the client; gives those that go on to the library now.
     pub fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
         // The buffer is not doubled: thousands of connections may hold one.
@@ -76,6 +97,8 @@ impl ClientHello {
                 Step::Between => self.over = self.shown.is_empty(),
                 Step::ClientHello => {
                     let message = self.message();
+                    let names = self.named.iter().flat_map(|named| &named.alpn_protocols);
+                    self.is_named |= names.into_iter().any(|name| offers(&message, name));
                     match nameless(&message) {
                         Some(at) => self.change(message, at),
                         None => self.over = true,
@@ -205,6 +228,30 @@ fn place(bytes: &[u8], mut offset: usize) -> Option<usize> {
 
 /// Where the server name extension begins, if its name names no host.
 fn nameless(message: &[u8]) -> Option<usize> {
+    let (at, content) = extension(message, SERVER_NAME)?;
+    // One host name; the library judges anything else.
+    let (names, _) = counted::<2>(content)?;
+    let (&[0], name) = names.split_first_chunk::<1>()? else { return None };
+    let (name, more) = counted::<2>(name)?;
+    let is_name = ServerName::try_from(name).is_ok();
+    (more.is_empty() && !is_name).then_some(at)
+}
+
+/// Whether this protocol is among those that the client offers.
+fn offers(message: &[u8], protocol: &[u8]) -> bool {
+    let names = extension(message, PROTOCOLS).and_then(|(_, content)| counted::<2>(content));
+    let Some((mut names, _)) = names else { return false };
+    while let Some((name, rest)) = counted::<1>(names) {
+        if name == protocol {
+            return true;
+        }
+        names = rest;
+    }
+    false
+}
+
+/// Where the extension of this number begins, and what it holds.
+fn extension(message: &[u8], wanted: [u8; 2]) -> Option<(usize, &[u8])> {
     // Type and length, version, random.
     let rest = message.get(4 + 2 + 32..)?;
     let (_session, rest) = counted::<1>(rest)?;
@@ -217,15 +264,9 @@ fn nameless(message: &[u8]) -> Option<usize> {
         let (number, after) = extensions.split_first_chunk::<2>()?;
         let (content, after) = counted::<2>(after)?;
         extensions = after;
-        if *number != [0, 0] {
-            continue;
+        if *number == wanted {
+            return Some((at, content));
         }
-        // One host name; the library judges anything else.
-        let (names, _) = counted::<2>(content)?;
-        let (&[0], name) = names.split_first_chunk::<1>()? else { return None };
-        let (name, more) = counted::<2>(name)?;
-        let is_name = ServerName::try_from(name).is_ok();
-        return (more.is_empty() && !is_name).then_some(at);
     }
     None
 }
@@ -382,6 +423,36 @@ mod tests {
                 }
                 assert_eq!((looked + 1, passing.gathered), (records, records));
                 assert!(steps <= records + bytes.len().div_ceil(piece), "{steps} steps");
+            }
+        }
+    }
+
+    #[test]
+    fn who_offers_the_protocol_is_served_by_its_settings_and_nobody_else() {
+        let folder = crate::testing::folder::Folder::new();
+        let identity = crate::tls::Identity::load_or_make(&folder, "localhost").unwrap();
+        let named = identity.tunnel_again_config().unwrap();
+        let trusted = crate::tls::Trusted::File(folder.join(crate::tls::CERTIFICATE));
+        let client = crate::tls::client_config(&trusted, None).unwrap();
+        let ours: &[u8] = b"iofog-tunnel";
+        for (offered, is_named) in
+            [(&[][..], false), (&[&b"h2"[..], b"iofog"], false), (&[b"h2", ours], true)]
+        {
+            let mut config = futures_rustls::rustls::ClientConfig::clone(&client);
+            config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
+            for name in ["localhost", "a-name"] {
+                let name = name.try_into().unwrap();
+                let config = Arc::new(config.clone());
+                let mut client =
+                    futures_rustls::rustls::ClientConnection::new(config, name).unwrap();
+                let mut sent = Vec::new();
+                client.write_tls(&mut sent).unwrap();
+                let mut passing = ClientHello::of_maybe(Some(named.clone()));
+                let (before, last) = sent.split_at(sent.len() - 1);
+                assert!(passing.pass(before).is_empty() && passing.take_named().is_none());
+                assert_eq!(passing.pass(last), sent);
+                assert_eq!(passing.take_named().is_some(), is_named, "{offered:?}");
+                assert!(passing.take_named().is_none(), "it is decided once");
             }
         }
     }

@@ -1,11 +1,8 @@
 //! How an agent greets the connector, and what it is answered: version 1 writes its passcode and
-//! nothing else (protocol page, section 4), version 2 a line that names the version first
-//! (section 5.1).
+//! nothing else (protocol page, section 4), the others a line that names the version first
+//! (sections 5.1 and 8.1).
 
-/// What an agent of version 2 writes before its passcode.
-const VERSION_TWO: &str = "IOFOG/2 ";
-
-/// What ends the greeting of version 2.
+/// What ends the greeting of version 2 and 3.
 const END: u8 = b'\n';
 
 /// The rules that an agent speaks by.
@@ -13,8 +10,10 @@ const END: u8 = b'\n';
 pub enum Version {
     /// The agents in the field (section 4).
     One,
-    /// The command `tunnel` (section 5).
+    /// The command `tunnel`, with a tunnel for each session (section 5).
     Two,
+    /// The command `tunnel`, with tunnels that are used again (section 8).
+    Three,
 }
 
 impl Version {
@@ -23,13 +22,45 @@ impl Version {
         match self {
             Version::One => b"AUTHORIZED",
             Version::Two => b"IOFOG/2 AUTHORIZED\n",
+            Version::Three => b"IOFOG/3 AUTHORIZED\n",
+        }
+    }
+
+    /// What an agent writes before its passcode; nothing for version 1.
+    const fn line(self) -> &'static str {
+        match self {
+            Version::One => "",
+            Version::Two => "IOFOG/2 ",
+            Version::Three => "IOFOG/3 ",
         }
     }
 }
 
-/// The greeting of an agent of version 2 with this passcode.
-pub fn greeting(passcode: &str) -> String {
-    [VERSION_TWO, passcode, "\n"].concat()
+/// The greeting of an agent of this version, 2 or 3, with this passcode.
+pub fn greeting(version: Version, passcode: &str) -> String {
+    [version.line(), passcode, "\n"].concat()
+}
+
+/// Which versions an agent may greet by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Greetings {
+    /// In plain TCP: all.
+    All,
+    /// In TLS, where the agent's protocol was not selected (ALPN): 1 and 2.
+    OneAndTwo,
+    /// In TLS, where it was: 3.
+    Three,
+}
+
+impl Greetings {
+    /// The versions among them that are named by a line.
+    fn lines(self) -> &'static [Version] {
+        match self {
+            Greetings::All => &[Version::Two, Version::Three],
+            Greetings::OneAndTwo => &[Version::Two],
+            Greetings::Three => &[Version::Three],
+        }
+    }
 }
 
 /// What an agent's first bytes prove.
@@ -47,13 +78,14 @@ pub enum Checked {
 pub struct Offer {
     /// Length of the passcode in bytes.
     length: usize,
+    greetings: Greetings,
     bytes: Vec<u8>,
 }
 
 impl Offer {
     /// Nothing has come yet; the passcode has `length` bytes.
-    pub fn new(length: usize) -> Self {
-        Offer { length, bytes: Vec::new() }
+    pub fn new(length: usize, greetings: Greetings) -> Self {
+        Offer { length, greetings, bytes: Vec::new() }
     }
 
     /// Takes what belongs to the offer from `unit` and gives back the rest.
@@ -77,16 +109,16 @@ impl Offer {
         self.bytes.starts_with(&[0x16, 3])
     }
 
-    /// The version of the greeting; undecided while it may still become version 2.
+    /// The version of the greeting; undecided while it may still become that of a line.
     fn version(&self) -> Option<Version> {
-        let expected = VERSION_TWO.as_bytes();
-        let common = self.bytes.len().min(expected.len());
-        if self.bytes[..common] != expected[..common] {
-            Some(Version::One)
-        } else if common == expected.len() {
-            Some(Version::Two)
-        } else {
-            None
+        let begun = |version: &&Version| {
+            let line = version.line().as_bytes();
+            let common = self.bytes.len().min(line.len());
+            self.bytes[..common] == line[..common]
+        };
+        match self.greetings.lines().iter().find(begun) {
+            None => Some(Version::One),
+            Some(version) => (self.bytes.len() >= version.line().len()).then_some(*version),
         }
     }
 
@@ -94,9 +126,9 @@ impl Offer {
         match self.version() {
             None => false,
             Some(Version::One) => self.bytes.len() >= self.length,
-            Some(Version::Two) => {
+            Some(version) => {
                 self.bytes.last() == Some(&END)
-                    || self.bytes.len() > VERSION_TWO.len() + self.length
+                    || self.bytes.len() > version.line().len() + self.length
             }
         }
     }
@@ -107,10 +139,10 @@ impl Offer {
             return Checked::Incomplete;
         };
         let right = match version {
-            Version::One => is_passcode(&self.bytes),
-            Version::Two => self
+            Version::One => self.greetings != Greetings::Three && is_passcode(&self.bytes),
+            _ => self
                 .bytes
-                .strip_prefix(VERSION_TWO.as_bytes())
+                .strip_prefix(version.line().as_bytes())
                 .and_then(|offer| offer.strip_suffix(&[END]))
                 .is_some_and(is_passcode),
         };
@@ -122,26 +154,49 @@ impl Offer {
 mod tests {
     use super::*;
 
-    fn check(sent: &[u8]) -> (Checked, Vec<u8>) {
-        let mut offer = Offer::new(6);
+    fn check(greetings: Greetings, sent: &[u8]) -> (Checked, Vec<u8>) {
+        let mut offer = Offer::new(6, greetings);
         let rest = offer.take(sent).to_vec();
         (offer.check(|offered| offered == b"s3cret"), rest)
     }
 
     #[test]
     fn a_greeting_proves_the_passcode_by_the_version_it_names() {
-        assert_eq!(check(b"s3cretBEAT"), (Checked::Proven(Version::One), b"BEAT".to_vec()));
-        let greeting = [greeting("s3cret").as_bytes(), b"BEAT"].concat();
-        assert_eq!(check(&greeting), (Checked::Proven(Version::Two), b"BEAT".to_vec()));
-        assert_eq!(check(b"s3creX"), (Checked::Wrong, Vec::new()));
-        assert_eq!(check(b"IOFOG/2 s3cre\n"), (Checked::Wrong, Vec::new()));
-        assert_eq!(check(b"IOFOG/2 s3cretX"), (Checked::Wrong, Vec::new()));
+        let all = |sent: &[u8]| check(Greetings::All, sent);
+        assert_eq!(all(b"s3cretBEAT"), (Checked::Proven(Version::One), b"BEAT".to_vec()));
+        for version in [Version::Two, Version::Three] {
+            let greeting = [greeting(version, "s3cret").as_bytes(), b"BEAT"].concat();
+            assert_eq!(all(&greeting), (Checked::Proven(version), b"BEAT".to_vec()));
+        }
+        assert_eq!(all(b"s3creX"), (Checked::Wrong, Vec::new()));
+        for line in ["IOFOG/2 ", "IOFOG/3 "] {
+            for wrong in ["s3cre\n", "s3cretX"] {
+                assert_eq!(all([line, wrong].concat().as_bytes()), (Checked::Wrong, Vec::new()));
+            }
+        }
+        assert_eq!(all(b"IOFOG/").0, Checked::Incomplete, "it may still be a line");
+    }
+
+    #[test]
+    fn in_tls_version_3_is_what_was_selected_and_nothing_else() {
+        for (greetings, version, proves) in [
+            (Greetings::OneAndTwo, Version::Two, true),
+            (Greetings::OneAndTwo, Version::Three, false),
+            (Greetings::Three, Version::Two, false),
+            (Greetings::Three, Version::Three, true),
+        ] {
+            let (checked, _) = check(greetings, greeting(version, "s3cret").as_bytes());
+            let expected = if proves { Checked::Proven(version) } else { Checked::Wrong };
+            assert_eq!(checked, expected, "{greetings:?} {version:?}");
+        }
+        assert_eq!(check(Greetings::OneAndTwo, b"s3cret").0, Checked::Proven(Version::One));
+        assert_eq!(check(Greetings::Three, b"s3cret").0, Checked::Wrong);
     }
 
     #[test]
     fn nothing_is_said_before_as_many_bytes_have_come_as_the_passcode_has() {
-        for sent in [&b""[..], b"X", b"s3cre", b"IOFOG/2", b"IOFOG/2 s3cret"] {
-            assert_eq!(check(sent), (Checked::Incomplete, Vec::new()), "{sent:?}");
+        for sent in [&b""[..], b"X", b"s3cre", b"IOFOG/2", b"IOFOG/2 s3cret", b"IOFOG/3 s3cret"] {
+            assert_eq!(check(Greetings::All, sent), (Checked::Incomplete, Vec::new()), "{sent:?}");
         }
     }
 }

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_rustls::pki_types::ServerName;
-use futures_rustls::rustls::{
-    ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection,
-};
+use futures_rustls::rustls::{ClientConfig, ClientConnection};
 use smol::future::or;
 
 use super::Stream;
+use super::tls::{server, unlimited};
 use crate::limits;
 use crate::net::share::Share;
 use crate::runtime::{Io, looks, now, yield_turn};
+use crate::tls::Served;
+use crate::tls::sni::ClientHello;
 
 thread_local! {
     /// The look at the kernel after which this thread last took a step of a handshake.
@@ -30,7 +31,7 @@ pub fn set_stepped(look: u32) {
 }
 
 impl Stream {
-    /// Shakes hands as the server, with a stranger. The caller sets the deadline. `answered` is called
+    /// Shakes hands as the server, with a stranger, who is served as `served` says. The caller sets the deadline. `answered` is called
     /// when what has come is dealt with, and it is the stranger's turn: with `true` if there was
     /// something to answer, and `false` if that was not enough for it. What is hard in the handshake
     /// after that waits for `turn` first.
@@ -39,14 +40,14 @@ impl Stream {
     /// What rustls or the socket says; an alert for the peer has been sent then.
     pub async fn accept<T: Future<Output = ()>>(
         socket: TcpStream,
-        config: Arc<ServerConfig>,
+        served: Served,
         answered: impl FnMut(bool),
         turn: impl FnMut() -> T,
     ) -> io::Result<Self> {
-        let connection = ServerConnection::new(config).map_err(io::Error::other)?;
-        let connection = Connection::Server(connection);
+        let connection = server(served.everybody)?;
         let mut stream = Stream::tls(Io::new(socket)?, connection, limits::HANDSHAKE_BYTES);
         if let Some(tls) = &mut stream.state.tls {
+            tls.hello = Some(Box::new(ClientHello::of_maybe(served.named)));
             tls.share = Some(Share::of_greetings());
         }
         stream.shake_hands(answered, turn).await?;
@@ -121,7 +122,7 @@ impl Stream {
         name: ServerName<'static>,
     ) -> io::Result<Self> {
         let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
-        let connection = Connection::Client(connection);
+        let connection = unlimited(connection.into());
         let mut stream = Stream::tls(Io::new(socket)?, connection, limits::STRANGER_BYTES);
         stream.shake_hands(|_| {}, || async {}).await?;
         Ok(stream)

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::io::{self, BufRead};
+use std::sync::Arc;
 
-use futures_rustls::rustls::Connection;
+use futures_rustls::rustls::{Connection, ServerConfig, ServerConnection};
 
 use crate::limits;
 use crate::net::share::Share;
@@ -42,10 +43,9 @@ pub(super) struct Tls {
 impl Tls {
     /// A connection in which this many bytes are allowed to a stranger.
     pub(super) fn new(connection: Connection, allowance: usize) -> Self {
-        let hello = matches!(connection, Connection::Server(_)).then(Box::default);
         Tls {
             connection,
-            hello,
+            hello: None,
             unopened: Vec::new(),
             begun: 0,
             framing: Framing::default(),
@@ -81,6 +81,10 @@ impl Tls {
             if let Some(hello) = &mut self.hello {
                 passed = hello.pass(piece);
                 piece = &passed;
+                if let Some(named) = hello.take_named() {
+                    // The library has not been shown anything yet.
+                    self.connection = server(named)?;
+                }
                 if hello.is_done() || !self.connection.is_handshaking() {
                     self.hello = None;
                 }
@@ -156,6 +160,19 @@ impl Tls {
         }
         total
     }
+}
+
+/// A connection to a client that is served with these settings.
+pub(super) fn server(config: Arc<ServerConfig>) -> io::Result<Connection> {
+    let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+    Ok(unlimited(connection.into()))
+}
+
+/// What waits in `connection` is bounded by its user, who queues a unit only while little waits; a bound inside
+/// would split a record.
+pub(super) fn unlimited(mut connection: Connection) -> Connection {
+    connection.set_buffer_limit(None);
+    connection
 }
 
 /// The type of a record that carries data, or in TLS 1.3 anything that is encrypted.

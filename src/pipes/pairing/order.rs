@@ -25,6 +25,8 @@ pub(super) struct Standing {
     pub fit: bool,
     /// Whether all others that are fit come before it.
     pub used_last: bool,
+    /// When it was last heard, for version 3 alone: the one that was heard last comes first.
+    pub heard_at: Option<Instant>,
     /// From when on a newcomer may take its place, if that can be told.
     pub overdue_at: Option<Instant>,
     /// Whether its machine is being asked whether it still knows of it.
@@ -32,7 +34,7 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// The smallest of those that are fit is the next one.
+    /// The smallest of those that are fit is the next one; of version 3, [`Standing::heard_at`] says it.
     fn rank(&self, number: Number) -> Rank {
         u64::from(self.used_last) << 63 | number
     }
@@ -57,6 +59,8 @@ struct Tunnels {
     known: Numbered<Standing>,
     /// Those that were fit, of version 1 and of version 2.
     fit: [Numbers; 2],
+    /// Those that were fit, of version 3.
+    fit_again: Moments,
     by_overdue: Moments,
     unasked: Numbers,
 }
@@ -92,8 +96,13 @@ impl Order {
         self.tunnel_left(side, number);
         let tunnels = &mut self.sides[side];
         tunnels.known.insert(number, standing);
-        if standing.fit {
-            tunnels.fit[index(standing.version)].insert(standing.rank(number));
+        match standing.heard_at {
+            _ if !standing.fit => {}
+            Some(heard_at) => tunnels.fit_again.insert((heard_at, number)),
+            None => {
+                let is_two = standing.version != Version::One;
+                tunnels.fit[usize::from(is_two)].insert(standing.rank(number));
+            }
         }
         if let Some(at) = standing.overdue_at {
             tunnels.by_overdue.insert((at, number));
@@ -107,7 +116,10 @@ impl Order {
     pub(super) fn tunnel_left(&mut self, side: usize, number: Number) {
         let tunnels = &mut self.sides[side];
         let Some(was) = tunnels.known.remove(number) else { return };
-        tunnels.fit[index(was.version)].remove(was.rank(number));
+        match was.heard_at {
+            Some(heard_at) => tunnels.fit_again.remove((heard_at, number)),
+            None => tunnels.fit.iter_mut().for_each(|fit| _ = fit.remove(was.rank(number))),
+        }
         if let Some(at) = was.overdue_at {
             tunnels.by_overdue.remove((at, number));
         }
@@ -185,9 +197,18 @@ impl Order {
         Some(Pair { tunnel, partner })
     }
 
-    /// The first of a side's tunnels that is fit now, of version 2 if `silent`: a version 1 agent
+    /// The first of a side's tunnels that is fit now, of version 2 or 3 if `silent`: a version 1 agent
     /// would do nothing with a user that says nothing.
     fn fittest(&mut self, side: usize, silent: bool, look: Look<'_>) -> Option<Number> {
+        while let Some((heard_at, number)) = self.sides[side].fit_again.last() {
+            match look(side, number) {
+                Some(standing) if standing.fit && standing.heard_at == Some(heard_at) => {
+                    return Some(number);
+                }
+                Some(standing) => self.tunnel(side, number, standing),
+                None => self.tunnel_left(side, number),
+            }
+        }
         loop {
             let versions = &self.sides[side].fit[usize::from(silent)..];
             let rank = versions.iter().filter_map(Numbers::first).min()?;
@@ -206,13 +227,6 @@ impl Order {
 /// The number in a rank.
 fn number_of(rank: Rank) -> Number {
     rank & (Number::MAX >> 1)
-}
-
-fn index(version: Version) -> usize {
-    match version {
-        Version::One => 0,
-        Version::Two => 1,
-    }
 }
 
 #[cfg(test)]

@@ -18,8 +18,13 @@ impl Model {
 
     fn fittest(&self, side: usize, silent: bool) -> Option<Number> {
         let fits =
-            |standing: &Standing| standing.fit && (!silent || standing.version == Version::Two);
+            |standing: &Standing| standing.fit && (!silent || standing.version != Version::One);
         let fit = self.sides[side].iter().filter(|(_, standing)| fits(standing));
+        let again =
+            fit.clone().filter_map(|(number, standing)| Some((standing.heard_at?, *number)));
+        if let Some((_, number)) = again.max() {
+            return Some(number);
+        }
         fit.map(|(number, standing)| standing.rank(*number)).min().map(number_of)
     }
 
@@ -61,7 +66,8 @@ impl Model {
 }
 
 fn standing(version: Version, fit: bool) -> Standing {
-    Standing { version, fit, used_last: false, overdue_at: None, asked: false }
+    let heard_at = (version == Version::Three).then(Instant::now);
+    Standing { version, fit, used_last: false, heard_at, overdue_at: None, asked: false }
 }
 
 fn some(random: &mut fastrand::Rng, numbers: impl Iterator<Item = Number>) -> Option<Number> {
@@ -80,10 +86,12 @@ fn whatever_happens_the_same_are_joined_as_by_looking_at_all() {
         let (start, mut joined) = (Instant::now(), 0);
         for number in 0..400 {
             let side = if public { 0 } else { random.usize(0..2) };
-            let draw = |random: &mut fastrand::Rng| Standing {
-                version: if random.bool() { Version::One } else { Version::Two },
+            let draw = |random: &mut fastrand::Rng, version| Standing {
+                version,
                 fit: random.u8(0..3) > 0,
-                used_last: random.u8(0..4) == 0,
+                used_last: version == Version::One && random.u8(0..4) == 0,
+                heard_at: (version == Version::Three)
+                    .then(|| start + Duration::from_secs(random.u64(0..20))),
                 overdue_at: random.bool().then(|| start + Duration::from_secs(random.u64(0..20))),
                 asked: random.bool(),
             };
@@ -91,7 +99,9 @@ fn whatever_happens_the_same_are_joined_as_by_looking_at_all() {
             let user = some(random, model.users.keys().copied());
             match (random.u8(0..8), tunnel, user) {
                 (0 | 1, ..) => {
-                    let standing = draw(random);
+                    let versions = [Version::One, Version::Two, Version::Three];
+                    let version = versions[random.usize(..3)];
+                    let standing = draw(random, version);
                     model.sides[side].insert(number, standing);
                     order.tunnel(side, number, standing);
                 }
@@ -101,14 +111,13 @@ fn whatever_happens_the_same_are_joined_as_by_looking_at_all() {
                     order.user(number, spoken);
                 }
                 (3, Some(tunnel), _) => {
-                    let version = model.sides[side][&tunnel].version;
-                    let standing = Standing { version, ..draw(random) };
+                    let standing = draw(random, model.sides[side][&tunnel].version);
                     model.sides[side].insert(tunnel, standing);
                     order.tunnel(side, tunnel, standing);
                 }
                 (4, Some(tunnel), _) => {
                     let standing = model.sides[side].get_mut(&tunnel).unwrap();
-                    if random.bool() {
+                    if standing.version != Version::One || random.bool() {
                         standing.fit = false;
                     } else {
                         standing.used_last = true;
@@ -158,6 +167,32 @@ fn tunnels_to_be_used_last_come_after_all_others() {
     let look = &mut |_: usize, number: Number| Some(standings[number as usize]);
     assert_eq!(order.next(look), Some(Pair { tunnel: 1, partner: 2 }));
     assert_eq!(order.next(look), Some(Pair { tunnel: 0, partner: 3 }));
+}
+
+#[test]
+fn version_3_tunnels_come_before_others_the_one_last_heard_first() {
+    let mut order = Order::new(true);
+    let start = Instant::now();
+    let heard = |seconds| Standing {
+        heard_at: Some(start + Duration::from_secs(seconds)),
+        ..standing(Version::Three, true)
+    };
+    let mut standings =
+        [standing(Version::Two, true), heard(5), heard(9), heard(7), standing(Version::One, true)];
+    for (number, standing) in standings.into_iter().enumerate() {
+        order.tunnel(0, number as Number, standing);
+        order.user(10 + number as Number, true);
+    }
+    // One is heard while nobody looks: it is looked at in its old place, and then in its new one.
+    standings[2] = Standing { fit: false, ..heard(9) };
+    let mut given = Vec::new();
+    for _ in 0..4 {
+        let look = &mut |_: usize, number: Number| Some(standings[number as usize]);
+        given.extend(order.next(look).map(|pair| pair.tunnel));
+    }
+    assert_eq!(given, [3, 1, 0, 4]);
+    order.tunnel(0, 2, heard(10));
+    assert_eq!(order.next(&mut |_, _| Some(heard(10))).map(|pair| pair.tunnel), Some(2));
 }
 
 #[test]
