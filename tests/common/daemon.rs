@@ -15,7 +15,8 @@ use rustls::ClientConfig;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Agent, Controller, Folder, Link, Mapping, Mode, PATIENCE, PortBlock, ms, trusting, until,
+    Agent, Controller, Folder, Framed, Link, Mapping, Mode, PATIENCE, PortBlock, ms, offering,
+    trusting, until,
 };
 
 /// The command that runs the daemon. `IOFOG_CONNECTOR_BIN` names another one, with arguments
@@ -353,6 +354,32 @@ impl Daemon {
         agent.send(format!("IOFOG/2 {}\n", mapping.passcode1).as_bytes());
         agent.expect(b"IOFOG/2 AUTHORIZED\n");
         agent
+    }
+
+    /// A connection of an agent that can speak version 3.
+    #[track_caller]
+    pub fn framed_link(&self, port: u16) -> Link {
+        match self.mode {
+            Mode::Plain => self.link(port),
+            Mode::Tls => {
+                let config = offering(&self.trust(), &["iofog-tunnel"], None);
+                let link = Link::tls(at(port), &config).expect("a handshake");
+                assert_eq!(link.protocol(), Some("iofog-tunnel"));
+                link
+            }
+        }
+    }
+
+    /// A version 3 tunnel on port1.
+    #[track_caller]
+    pub fn version_three(&self, mapping: &Mapping) -> Framed {
+        Framed::agent(self.framed_link(mapping.port1), &mapping.passcode1)
+    }
+
+    /// A version 3 tunnel on a private pipe's port2.
+    #[track_caller]
+    pub fn version_three2(&self, mapping: &Mapping) -> Framed {
+        Framed::agent(self.framed_link(mapping.port2), &mapping.passcode2)
     }
 
     /// A tunnel on a private pipe's port2.

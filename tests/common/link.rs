@@ -15,7 +15,9 @@ use rustix::net::{
     AddressFamily, SendFlags, SocketFlags, SocketType, connect, socket_with, sockopt,
 };
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, HandshakeKind};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, HandshakeKind, ServerConfig, ServerConnection,
+};
 
 use super::PATIENCE;
 
@@ -44,7 +46,7 @@ pub struct Link {
     socket: TcpStream,
     /// Whether the error that a read would have told of was told of by the connecting.
     reset: bool,
-    tls: Option<Box<ClientConnection>>,
+    tls: Option<Box<Connection>>,
     /// Plain bytes that the socket has not taken yet.
     unsent: Vec<u8>,
     /// Bytes that came with others and belong to the next read.
@@ -94,12 +96,30 @@ impl Link {
     /// The TLS handshake over a connection that is still plain.
     pub fn upgrade(mut self, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
         self.begin(config, name)?;
+        self.shake_hands()?;
+        Ok(self)
+    }
+
+    /// The other end of a connection that this process has accepted, in TLS where it is to show something.
+    pub fn accepted(socket: TcpStream, config: Option<&Arc<ServerConfig>>) -> io::Result<Self> {
+        socket.set_nodelay(true)?;
+        let mut link = Self::over(socket)?;
+        if let Some(config) = config {
+            let mut tls = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
+            tls.set_buffer_limit(None);
+            link.tls = Some(Box::new(tls.into()));
+            link.shake_hands()?;
+        }
+        Ok(link)
+    }
+
+    fn shake_hands(&mut self) -> io::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let flushed = self.push()?;
             let tls = self.tls.as_mut().expect("TLS");
             if !tls.is_handshaking() && flushed {
-                return Ok(self);
+                return Ok(());
             }
             match tls.read_tls(&mut &self.socket) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
@@ -157,7 +177,7 @@ impl Link {
         let name = ServerName::try_from(name.to_owned()).expect("server name");
         let mut tls = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
         tls.set_buffer_limit(None);
-        self.tls = Some(Box::new(tls));
+        self.tls = Some(Box::new(tls.into()));
         Ok(())
     }
 
@@ -387,7 +407,7 @@ impl Link {
                     Err(rustls::Error::AlertReceived(alert)) => {
                         return Some(Got::Alert(format!("{alert:?}")));
                     }
-                    Err(error) => panic!("TLS from the connector: {error}"),
+                    Err(error) => panic!("TLS from the other end: {error}"),
                 },
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -11,9 +11,12 @@
 mod agent;
 mod controller;
 mod daemon;
+mod deaf;
 mod field;
 mod folder;
 mod forge;
+mod frames;
+mod header;
 mod ignored;
 mod link;
 mod load;
@@ -23,13 +26,17 @@ mod running;
 mod service;
 mod strace;
 mod tls;
+mod tunnel;
 
 pub use agent::{Agent, BEAT};
 pub use controller::{Connection, Controller, Mapping, Response, form, now, post};
 pub use daemon::{Builder, Daemon, Exit, at, binary, run_cli, text};
+pub use deaf::Deaf;
 pub use field::{FieldAgent, FieldOptions};
 pub use folder::Folder;
 pub use forge::Forger;
+pub use frames::{DATA, Framed, StandIn, data, frame, head};
+pub use header::{Header, SIGNATURE};
 pub use ignored::could_not_run;
 pub use link::{Got, Link};
 pub use load::{
@@ -42,8 +49,10 @@ pub use running::Running;
 pub use service::Service;
 pub use strace::Strace;
 pub use tls::{
-    Authority, Identity, resuming_tls12, trusting, trusting_version, trusting_with_identity,
+    Authority, Identity, Tickets, offering, resuming_tls12, trusting, trusting_version,
+    trusting_with_identity,
 };
+pub use tunnel::{PASSCODE, Tunnel};
 
 use std::time::{Duration, Instant};
 

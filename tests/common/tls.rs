@@ -2,17 +2,77 @@
 //! were given, by name.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
+use rustls::client::{
+    ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{ClientConfig, NamedGroup, RootCertStore};
 
 /// A client that trusts the certificates in this PEM file and no others, and that keeps no
 /// sessions, as the field's agents do.
 pub fn trusting(pem: &Path) -> Arc<ClientConfig> {
     let builder = builder(pem).with_no_client_auth();
     Arc::new(without_sessions(builder))
+}
+
+/// A client like this one that offers these names in ALPN, and keeps the sessions that it is given
+/// where there is a place for them.
+pub fn offering(
+    config: &ClientConfig,
+    names: &[&str],
+    tickets: Option<&Arc<Tickets>>,
+) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+    if let Some(tickets) = tickets {
+        config.resumption = Resumption::store(tickets.clone());
+    }
+    Arc::new(config)
+}
+
+/// The sessions that servers have given to clients, of whatever name.
+#[derive(Debug, Default)]
+pub struct Tickets {
+    given: AtomicUsize,
+    kept: Mutex<Vec<Tls13ClientSessionValue>>,
+}
+
+impl Tickets {
+    /// How many were given.
+    pub fn given(&self) -> usize {
+        self.given.load(Ordering::SeqCst)
+    }
+}
+
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {
+        self.given.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        self.given.fetch_add(1, Ordering::SeqCst);
+        self.kept.lock().expect("tickets").push(ticket);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.kept.lock().expect("tickets").pop()
+    }
 }
 
 /// The same with a client certificate.
@@ -79,7 +139,7 @@ fn roots(pem: &Path) -> RootCertStore {
 }
 
 fn without_sessions(mut config: ClientConfig) -> ClientConfig {
-    config.resumption = rustls::client::Resumption::disabled();
+    config.resumption = Resumption::disabled();
     config
 }
 

@@ -1,9 +1,8 @@
 //! `iofog-connector tunnel` against connectors that are broken, overloaded or mean harm, written
 //! from the protocol page, section 5.
 
-use std::ffi::OsString;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
@@ -20,83 +19,16 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 /// A connection that a connector has accepted, authorised or not.
 type Tls = StreamOwned<ServerConnection, TcpStream>;
 
-const PASSCODE: &str = "the-passcode";
-
 /// The beginning of a private pipe's session: a PROXY header of version 2, LOCAL.
 const SESSION: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
-/// A running `tunnel` in a folder of its own; both end when this is dropped.
-struct Tunnel {
-    program: Running,
-    folder: Folder,
-    manager: Manager,
-}
-
-impl Tunnel {
-    /// With a heartbeat of 300 ms, and a service manager that watches it.
-    fn start(connector: SocketAddr, more: &[&str]) -> Self {
-        Self::with_limit(connector, None, more)
-    }
-
-    /// The same, with so many files.
-    fn with_limit(connector: SocketAddr, files: Option<usize>, more: &[&str]) -> Self {
-        match files {
-            Some(files) => {
-                Self::within(&["prlimit", &format!("--nofile={files}")], connector, more)
-            }
-            None => Self::within(&[], connector, more),
-        }
-    }
-
-    /// The same, by way of another command.
-    fn within(wrapper: &[&str], connector: SocketAddr, more: &[&str]) -> Self {
-        let folder = Folder::new();
-        let passcode = folder.file("passcode", PASSCODE, 0o600);
-        let manager = Manager::new(&folder);
-        let command: Vec<OsString> = wrapper.iter().map(OsString::from).chain(binary()).collect();
-        // A name, so that certificates fit.
-        let address = format!("localhost:{}", connector.port());
-        let mut program = Command::new(&command[0]);
-        program
-            .args(&command[1..])
-            .args(["tunnel", "--connector", &address, "--heartbeat", "300", "--passcode-file"])
-            .arg(&passcode)
-            .args(more);
-        manager.watch(&mut program);
-        let program = Running::start(&mut program, folder.join("log")).unwrap();
-        Tunnel { program, folder, manager }
-    }
-
-    fn log(&self) -> String {
-        self.program.log()
-    }
-
-    /// What it has told the service manager since this was last asked.
-    fn told(&self) -> Vec<String> {
-        self.manager.told()
-    }
-
-    #[track_caller]
-    fn until_said(&self, what: &str) {
-        eventually(what, || self.log().contains(what).then_some(()));
-    }
-
-    fn signal(&self, signal: Signal) {
-        self.program.signal(signal);
-    }
-
-    #[track_caller]
-    fn ends_at_sigterm(&mut self) {
-        self.signal(Signal::TERM);
-        let status = eventually("it ends", || self.program.child.try_wait().unwrap());
-        assert_eq!(status.code(), Some(0), "{}", self.log());
-    }
-}
-
-/// Reads the passcode and accepts it.
+/// Reads the passcode and accepts it, as one that speaks version 2 alone: others are closed without a byte.
 fn authorise(socket: &mut (impl Read + Write)) -> std::io::Result<()> {
     let mut line = vec![0; "IOFOG/2 \n".len() + PASSCODE.len()];
     socket.read_exact(&mut line)?;
+    if line.starts_with(b"IOFOG/3 ") {
+        return Err(ErrorKind::Unsupported.into());
+    }
     assert_eq!(line, format!("IOFOG/2 {PASSCODE}\n").as_bytes());
     socket.write_all(b"IOFOG/2 AUTHORIZED\n")
 }
@@ -487,42 +419,6 @@ fn a_session_that_is_reset_before_or_soon_after_its_answer_is_no_end_for_the_tar
         let ends = ends.lock().unwrap();
         println!("{} of {ROUNDS} sessions have reached the target", ends.len());
         assert!(!ends.is_empty() && ends.iter().all(|in_order| !in_order), "{ends:?}");
-    }
-}
-
-/// An address at which the kernel answers nobody: its backlog is full.
-struct Deaf {
-    listener: TcpListener,
-    _fillers: Vec<TcpStream>,
-}
-
-impl Deaf {
-    /// `None` where the kernel answers all the same.
-    fn at(address: SocketAddr) -> Option<Self> {
-        let listener = TcpListener::bind(address).unwrap();
-        rustix::net::listen(&listener, 0).unwrap();
-        let address = listener.local_addr().unwrap();
-        let (mut fillers, mut unanswered) = (Vec::new(), 0);
-        while unanswered < 2 && fillers.len() < 16 {
-            match TcpStream::connect_timeout(&address, ms(500)) {
-                Ok(filler) => fillers.push(filler),
-                Err(_) => unanswered += 1,
-            }
-        }
-        (unanswered == 2).then_some(Deaf { listener, _fillers: fillers })
-    }
-
-    fn port(&self) -> u16 {
-        self.listener.local_addr().unwrap().port()
-    }
-
-    /// Whether somebody waits for an answer now (SYN_SENT in the kernel's table).
-    fn is_dialled(&self) -> bool {
-        let there = format!(":{:04X}", self.port());
-        fs::read_to_string("/proc/net/tcp").unwrap().lines().any(|line| {
-            let words: Vec<_> = line.split_whitespace().collect();
-            words.len() > 3 && words[2].ends_with(&there) && words[3] == "02"
-        })
     }
 }
 

@@ -1,7 +1,6 @@
 //! Tunnels of version 2, by a client written from the protocol page, section 5; the numbers in
 //! the comments are that section's.
 
-use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Instant;
 
@@ -36,15 +35,6 @@ in_both_modes!(
 );
 
 const NEVER: u64 = 200_000;
-const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-
-/// What a PROXY header says.
-#[derive(Debug, PartialEq, Eq)]
-enum Header {
-    Local,
-    Proxy { source: SocketAddr, destination: SocketAddr },
-}
-
 /// Connects and proves the passcode by the rules of version 2.
 #[track_caller]
 fn tunnel(daemon: &Daemon, port: u16, passcode: &str) -> Link {
@@ -52,32 +42,6 @@ fn tunnel(daemon: &Daemon, port: u16, passcode: &str) -> Link {
     link.send(format!("IOFOG/2 {passcode}\n").as_bytes());
     link.expect(b"IOFOG/2 AUTHORIZED\n");
     link
-}
-
-/// Reads a PROXY header of version 2 (the HAProxy specification), and not a byte more.
-#[track_caller]
-fn header(link: &mut Link) -> Header {
-    link.expect(SIGNATURE);
-    let fixed = link.exactly(4);
-    let length = u16::from_be_bytes([fixed[2], fixed[3]]);
-    let body = link.exactly(length.into());
-    let ip = |bytes: &[u8]| match <[u8; 4]>::try_from(bytes) {
-        Ok(four) => IpAddr::from(four),
-        Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes).unwrap()),
-    };
-    let port = |bytes: &[u8]| u16::from_be_bytes([bytes[0], bytes[1]]);
-    let size = match (fixed[0], fixed[1]) {
-        (0x20, _) => return Header::Local,
-        (0x21, 0x11) => 4,
-        (0x21, 0x21) => 16,
-        other => panic!("{other:x?} in a PROXY header"),
-    };
-    assert_eq!(body.len(), 2 * size + 4);
-    let ports = &body[2 * size..];
-    Header::Proxy {
-        source: SocketAddr::new(ip(&body[..size]), port(ports)),
-        destination: SocketAddr::new(ip(&body[size..2 * size]), port(&ports[2..])),
-    }
 }
 
 /// A daemon with a public pipe.
@@ -92,7 +56,7 @@ fn public(mode: Mode, connections: u32, threshold: u64) -> (Daemon, Mapping) {
 fn session(daemon: &Daemon, mapping: &Mapping) -> (Link, Link) {
     let mut agent = tunnel(daemon, mapping.port1, &mapping.passcode1);
     let user = daemon.user(mapping);
-    header(&mut agent);
+    Header::read(&mut agent);
     agent.send(b"OPEN");
     (user, agent)
 }
@@ -158,9 +122,9 @@ fn version_one_is_served_on_the_same_port(mode: Mode) {
     one.beat_and_answer();
     two.send(BEAT);
     two.expect(BEAT);
-    // What departs from `IOFOG/2 ` is no passcode here, by whatever version.
+    // What departs from the greetings is no passcode here, by whatever version.
     let mut neither = daemon.link(mapping.port1);
-    neither.send(format!("IOFOG/3 {}\n", mapping.passcode1).as_bytes());
+    neither.send(format!("IOFOG/4 {}\n", mapping.passcode1).as_bytes());
     neither.expect_closed();
 }
 
@@ -196,7 +160,7 @@ fn header_names_the_user_and_where_it_came(mode: Mode) {
     let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
     let user = daemon.user(&mapping);
     let expected = Header::Proxy { source: user.local(), destination: at(mapping.port2) };
-    assert_eq!(header(&mut agent), expected);
+    assert_eq!(Header::read(&mut agent), expected);
     // No heartbeat is written after it.
     agent.expect_silence(ms(200));
 }
@@ -216,7 +180,7 @@ fn users_bytes_may_follow_the_header_at_once(mode: Mode) {
     let mut user = daemon.user(&mapping);
     user.send(b"GET / ");
     let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
-    header(&mut agent);
+    Header::read(&mut agent);
     agent.expect(b"GET / ");
     user.send(b"HTTP/1.1");
     agent.expect(b"HTTP/1.1");
@@ -231,7 +195,7 @@ fn heartbeat_that_crosses_the_header_is_told_from_open(mode: Mode) {
     for answer in [&b"BEATOPENBEAT"[..], b"OPENBEAT", b"BEATBEATOPENBEAT"] {
         let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
         let mut user = daemon.user(&mapping);
-        header(&mut agent);
+        Header::read(&mut agent);
         for byte in answer {
             agent.send(&[*byte]);
         }
@@ -245,7 +209,7 @@ fn fail_closes_the_user(mode: Mode) {
     let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
     let mut user = daemon.user(&mapping);
     user.send(b"anybody there?");
-    header(&mut agent);
+    Header::read(&mut agent);
     let start = Instant::now();
     agent.send(b"FAIL");
     agent.finish();
@@ -257,7 +221,7 @@ fn end_without_an_answer_closes_the_user(mode: Mode) {
     let (daemon, mapping) = public(mode, 60, NEVER);
     let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
     let mut user = daemon.user(&mapping);
-    header(&mut agent);
+    Header::read(&mut agent);
     let start = Instant::now();
     agent.finish();
     user.expect_closed();
@@ -268,7 +232,7 @@ fn anything_but_open_or_fail_closes_the_user(mode: Mode) {
     let (daemon, mapping) = public(mode, 60, NEVER);
     let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
     let mut user = daemon.user(&mapping);
-    header(&mut agent);
+    Header::read(&mut agent);
     agent.send(b"HTTP/1.1 200 OK");
     user.expect_closed();
     agent.expect_closed();
@@ -279,7 +243,7 @@ fn agent_that_answers_nothing_fails_the_user(mode: Mode) {
     let start = Instant::now();
     let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
     let mut user = daemon.user(&mapping);
-    header(&mut agent);
+    Header::read(&mut agent);
     agent.send(b"OPE");
     user.expect_closed();
     agent.expect_closed();
@@ -385,7 +349,7 @@ fn private_pipe_tells_both_sides_by_a_local_header(mode: Mode) {
     one.expect_silence(ms(50));
     let mut two = tunnel(&daemon, mapping.port2, &mapping.passcode2);
     for side in [&mut one, &mut two] {
-        assert_eq!(header(side), Header::Local);
+        assert_eq!(Header::read(side), Header::Local);
     }
     one.send(b"OPENhello, two");
     two.expect(b"hello, two");
@@ -399,7 +363,7 @@ fn private_pipe_joins_both_versions(mode: Mode) {
     let mut two = tunnel(&daemon, mapping.port1, &mapping.passcode1);
     let mut one = daemon.tunnel2(&mapping);
     one.send(b"first");
-    assert_eq!(header(&mut two), Header::Local);
+    assert_eq!(Header::read(&mut two), Header::Local);
     two.expect(b"first");
     two.send(b"OPEN");
     // Each by its own rules: a heartbeat of version 1 is answered and not relayed ...
@@ -428,7 +392,7 @@ fn private_pipe_passes_half_close_on_each_way(mode: Mode) {
         let mut one = tunnel(&daemon, mapping.port1, &mapping.passcode1);
         let mut two = tunnel(&daemon, mapping.port2, &mapping.passcode2);
         for side in [&mut one, &mut two] {
-            header(side);
+            Header::read(side);
             side.send(b"OPEN");
         }
         one.send(b"question");
