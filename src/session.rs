@@ -2,21 +2,26 @@
 
 mod drain;
 mod ending;
+mod framed;
 mod leg;
 mod progress;
 mod protocol;
 mod relay;
 mod residue;
+mod settling;
 mod traffic;
+mod want;
 
 pub use drain::{Drain, Drained, Outcome};
 pub use ending::{Ended, Ending};
 pub use leg::Endpoint;
 pub use progress::Silence;
 pub use protocol::Protocol;
-pub use relay::Relay;
+pub use relay::{Closing, Parting, Relay};
 pub use residue::{Missing, Residue};
+pub use settling::{Kept, Settling};
 pub use traffic::Traffic;
+pub use want::Want;
 
 #[cfg(test)]
 mod tests {

@@ -176,8 +176,11 @@ impl Paired<'_> {
         }
         let traffic = self.connector.traffic().clone();
         let held = if self.rest.is_empty() { Vec::new() } else { vec![self.rest.into()] };
-        let endpoints =
-            [self.stream, local].map(|stream| Endpoint { stream, protocol: Protocol::Raw });
+        let endpoints = [self.stream, local].map(|stream| Endpoint {
+            stream,
+            protocol: Protocol::Raw,
+            talk: None,
+        });
         let silence = Silence { after_end: limits::AGENT_FIN_WAIT, ever: None };
         let mut relay = Relay::new(endpoints, [held, Vec::new()], silence, traffic);
         let ended = (&mut relay).await;

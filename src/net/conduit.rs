@@ -59,14 +59,14 @@ impl Conduit {
         self.holds
     }
 
-    /// Moves bytes from `socket` into it; 0 is the end of the stream.
+    /// Moves bytes from `socket` into it, `most` at most; 0 is the end of the stream.
     ///
     /// # Errors
     /// As `splice(2)`; `WouldBlock` when there are none.
-    pub fn fill(&mut self, socket: impl AsFd) -> io::Result<usize> {
+    pub fn fill(&mut self, socket: impl AsFd, most: usize) -> io::Result<usize> {
         let Some((_, end)) = &self.ends else { return Ok(0) };
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        let count = splice(socket, None, end, None, limits::CONDUIT_BYTES, flags)?;
+        let count = splice(socket, None, end, None, most.min(limits::CONDUIT_BYTES), flags)?;
         self.holds += count;
         Ok(count)
     }
@@ -141,7 +141,7 @@ mod tests {
         let (from, to) = std::os::unix::net::UnixStream::pair().unwrap();
         rustix::io::write(&from, b"bytes").unwrap();
         let mut used = lent.pop().unwrap();
-        assert_eq!(used.fill(&to).unwrap(), 5);
+        assert_eq!(used.fill(&to, 7).unwrap(), 5);
         drop(used);
         drop(lent);
         POOL.with_borrow(|pool| assert_eq!(pool.idle.len(), limits::CONDUITS - 1));

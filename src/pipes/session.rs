@@ -230,7 +230,8 @@ fn begin(
         Partner::User(user) => {
             let User { mut stream, file, of_address, .. } = *user;
             stream.trust();
-            let endpoint = Endpoint { stream: stream.detach(), protocol: Protocol::Raw };
+            let endpoint =
+                Endpoint { stream: stream.detach(), protocol: Protocol::Raw, talk: None };
             (endpoint, Vec::new(), (None, Some(of_address)), file)
         }
     };
@@ -287,7 +288,7 @@ fn agent_endpoint(
     let Tunnel { stream, peer, rhythm, slot, file, .. } = *tunnel;
     let in_use = Counted::new(&pipe.sides[side].in_use);
     let taken = Taken { slot, in_use, agent: (peer, rhythm) };
-    (Endpoint { stream: stream.detach(), protocol }, held, taken, file)
+    (Endpoint { stream: stream.detach(), protocol, talk: None }, held, taken, file)
 }
 
 fn session_ended(pipe: &Pipe, ended: Option<Ended>, [agent, partner]: [SocketAddr; 2]) {

@@ -2,14 +2,14 @@
 //! kernel says `WouldBlock`.
 
 use std::future::poll_fn;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::{RecvFlags, SocketFlags};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 use smol::io::{AsyncRead, AsyncWrite};
 
 use super::reactor::Registration;
@@ -210,10 +210,31 @@ impl Io<TcpStream> {
     /// # Errors
     /// As `send(2)`, but for `EAGAIN`.
     pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.try_with(|mut socket| socket.write(bytes))
+    }
+
+    /// As [`try_send`](Self::try_send), from several pieces.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn try_send_pieces(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.try_with(|mut socket| socket.write_vectored(pieces))
+    }
+
+    /// As [`try_send`](Self::try_send), where more follows at once.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn try_send_more(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+        self.try_with(|socket| Ok(rustix::net::send(socket, bytes, flags)?))
+    }
+
+    fn try_with(&self, send: impl FnOnce(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
         if !self.registration.is(WRITE) {
             return Ok(0);
         }
-        match (&self.inner).write(bytes) {
+        match send(&self.inner) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.registration.clear(WRITE);
                 Ok(0)

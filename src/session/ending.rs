@@ -24,20 +24,28 @@ pub enum Ending {
     Absent(usize),
     /// The peer on this leg acknowledged nothing for a minute.
     Stalled(usize),
-    /// The version 2 agent on this leg could not reach its service.
+    /// The agent on this leg could not reach its service.
     Failed(usize),
     /// The version 2 agent on this leg answered with something other than `OPEN` or `FAIL`.
     Wrong(usize),
-    /// The version 2 agent on this leg ended or broke before it had answered.
+    /// The agent on this leg, of version 2 or 3, ended or broke before it had answered.
     Unanswered(usize),
-    /// The version 2 agent on this leg did not answer in time.
+    /// The agent on this leg, of version 2 or 3, did not answer in time.
     NoAnswer(usize),
+    /// The version 3 agent on this leg has not seen the session: its tunnel was dead.
+    Dead(usize),
+    /// The version 3 peer on this leg has broken the session off.
+    Reset(usize),
+    /// The version 3 peer on this leg said what it may not say.
+    Garbled(usize),
 }
 
 /// What is reported of a session that has ended.
 pub struct Ended {
     /// Why.
     pub ending: Ending,
+    /// What a version 3 peer has said about it.
+    pub reason: String,
     /// Bytes from leg 0 to leg 1, and back.
     pub bytes: [u64; 2],
     /// What was still to come on the version 1 tunnel on leg 0, if that broke.
@@ -67,7 +75,10 @@ impl Ending {
             | Ending::Failed(leg)
             | Ending::Wrong(leg)
             | Ending::Unanswered(leg)
-            | Ending::NoAnswer(leg) => Some(leg),
+            | Ending::NoAnswer(leg)
+            | Ending::Dead(leg)
+            | Ending::Reset(leg)
+            | Ending::Garbled(leg) => Some(leg),
             Ending::Complete | Ending::Lingered | Ending::Silent | Ending::Idle => None,
         }
     }
@@ -79,7 +90,11 @@ impl Ending {
             Ending::Complete | Ending::Lingered => Leave::InOrder,
             // Its `FAIL` has said that nothing more comes.
             Ending::Failed(failed) if failed == leg => Leave::InOrder,
-            Ending::Broken(broken) | Ending::Stalled(broken) if broken == leg => Leave::AtOnce,
+            Ending::Broken(broken) | Ending::Stalled(broken) | Ending::Dead(broken)
+                if broken == leg =>
+            {
+                Leave::AtOnce
+            }
             Ending::Broken(_)
             | Ending::Stalled(_)
             | Ending::Silent
@@ -88,7 +103,23 @@ impl Ending {
             | Ending::Failed(_)
             | Ending::Wrong(_)
             | Ending::Unanswered(_)
-            | Ending::NoAnswer(_) => Leave::Broken,
+            | Ending::NoAnswer(_)
+            | Ending::Dead(_)
+            | Ending::Reset(_)
+            | Ending::Garbled(_) => Leave::Broken,
+        }
+    }
+
+    /// What a version 3 peer is told of a session that is broken off; it does not know which port is which.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Ending::Broken(_) => "the other side broke",
+            Ending::Silent => "one side had ended and nothing moved for too long",
+            Ending::Idle => "nothing moved for too long",
+            Ending::Absent(_) => "the other side is absent",
+            Ending::Stalled(_) => "the other side took nothing for too long",
+            Ending::NoAnswer(_) => "the agent did not say whether it reaches its service",
+            _ => "",
         }
     }
 }
@@ -121,7 +152,22 @@ impl fmt::Display for Ending {
                 write!(f, "the agent on port{} was gone before it had answered", port(leg))
             }
             Ending::NoAnswer(leg) => {
-                write!(f, "the agent on port{} answered neither OPEN nor FAIL", port(leg))
+                write!(
+                    f,
+                    "the agent on port{} did not say whether it reaches its service",
+                    port(leg)
+                )
+            }
+            Ending::Dead(leg) => {
+                write!(
+                    f,
+                    "the tunnel on port{} was dead: its agent did not see the session",
+                    port(leg)
+                )
+            }
+            Ending::Reset(leg) => write!(f, "the agent on port{} broke the session off", port(leg)),
+            Ending::Garbled(leg) => {
+                write!(f, "the agent on port{} sent what is not to be sent then", port(leg))
             }
         }
     }

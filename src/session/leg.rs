@@ -2,14 +2,16 @@
 
 use std::io;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ending::Leave;
+use super::framed::{Framed, Said};
 use super::protocol::{Decoder, Protocol, Unit};
 use crate::limits;
 use crate::net::conduit::{self, Conduit};
 use crate::net::stall::{Acknowledged, StallWatch};
 use crate::net::stream::{Detached, Received, Stream};
+use crate::wire::frames::{HEAD, Talk, Word, data_head};
 use crate::wire::heartbeat::BEAT;
 
 /// What a leg begins with: a [`Stream`], or a [`Detached`] one on its way to a worker.
@@ -18,6 +20,8 @@ pub struct Endpoint<S = Stream> {
     pub stream: S,
     /// Its rules.
     pub protocol: Protocol,
+    /// This end of a version 3 tunnel; `None` for all others.
+    pub talk: Option<Box<Talk>>,
 }
 
 impl Endpoint<Detached> {
@@ -26,7 +30,7 @@ impl Endpoint<Detached> {
     /// # Errors
     /// As [`Detached::attach`].
     pub fn attach(self) -> io::Result<Endpoint> {
-        Ok(Endpoint { stream: self.stream.attach()?, protocol: self.protocol })
+        Ok(Endpoint { stream: self.stream.attach()?, protocol: self.protocol, talk: self.talk })
     }
 }
 
@@ -49,6 +53,9 @@ pub(super) trait Connection: Acknowledged {
 
     /// As [`Stream::has_sent_close_notify`].
     fn has_sent_close_notify(&self) -> bool;
+
+    /// As [`Stream::round_trip`]: a system call.
+    fn round_trip(&self) -> Duration;
 }
 
 impl Connection for Stream {
@@ -75,12 +82,18 @@ impl Connection for Stream {
     fn has_sent_close_notify(&self) -> bool {
         Stream::has_sent_close_notify(self)
     }
+
+    fn round_trip(&self) -> Duration {
+        Stream::round_trip(self)
+    }
 }
 
 /// One leg of a session that runs. Tests use it without a socket.
 pub(super) struct Leg<S = Stream> {
     pub(super) stream: S,
     pub(super) decoder: Decoder,
+    /// Of a version 3 tunnel.
+    pub(super) framed: Option<Framed>,
     pub(super) input: Input,
     pub(super) output: Output,
     /// When it last sent anything, heartbeats included.
@@ -115,11 +128,15 @@ pub(super) enum Output {
     Broken,
 }
 
-impl<S> Leg<S> {
+impl<S: Connection> Leg<S> {
     pub(super) fn new(endpoint: Endpoint<S>, now: Instant) -> Self {
+        let Endpoint { stream, protocol, talk } = endpoint;
+        let beat = if let Protocol::Framed { beat, .. } = protocol { beat } else { None };
+        let framed = talk.map(|talk| Framed::new(talk, stream.round_trip(), beat, now));
         Leg {
-            stream: endpoint.stream,
-            decoder: Decoder::new(endpoint.protocol),
+            stream,
+            decoder: Decoder::new(protocol),
+            framed,
             input: Input::Open,
             output: Output::Open,
             heard_at: now,
@@ -136,13 +153,30 @@ impl<S> Leg<S> {
         self.gone || self.input == Input::Broken || self.output == Output::Broken
     }
 
-    /// Whether it is an agent of version 2 that has not reached its service yet.
+    /// Whether it is an agent of version 2 or 3 that has not reached its service yet.
     pub(super) fn owes_answer(&self) -> bool {
-        self.decoder.protocol() == Protocol::Version2
+        match &self.framed {
+            Some(framed) => !framed.accepted,
+            None => self.decoder.protocol() == Protocol::Version2,
+        }
     }
-}
 
-impl<S: Connection> Leg<S> {
+    /// Whether it must say that it has seen the session before anything else is sent to it.
+    pub(super) fn is_unseen(&self) -> bool {
+        let waits = matches!(self.decoder.protocol(), Protocol::Framed { at_once: false, .. });
+        waits && self.framed.as_ref().is_some_and(|framed| !framed.seen)
+    }
+
+    /// Whether its connection is read even though its direction has ended.
+    pub(super) fn goes_on(&self) -> bool {
+        self.input == Input::Ended && self.framed.as_ref().is_some_and(|framed| !framed.is_over())
+    }
+
+    /// How the peer has ended a session of version 3 before its time.
+    pub(super) fn said(&self) -> Option<&Said> {
+        self.framed.as_ref()?.said.as_ref()
+    }
+
     /// Whether nothing waits to be sent to it.
     pub(super) fn is_flushed(&self) -> bool {
         self.stream.waiting() == 0
@@ -154,6 +188,15 @@ impl Leg {
     /// agent would take them for heartbeats.
     pub(super) fn send(&mut self, unit: &[u8], from: Protocol) {
         if self.output != Output::Open {
+            return;
+        }
+        if self.framed.is_some() {
+            let mut pieces = unit.chunks(limits::FRAME_DATA);
+            let sent =
+                pieces.try_for_each(|piece| self.stream.queue_both(&data_head(piece.len()), piece));
+            if sent.is_err() {
+                self.output = Output::Broken;
+            }
             return;
         }
         let swallowed = matches!(self.decoder.protocol(), Protocol::Version1 { .. })
@@ -169,7 +212,9 @@ impl Leg {
 
     pub(super) async fn leave(mut self, how: Leave, deadline: Instant) {
         match how {
-            Leave::InOrder if self.input != Input::Open => self.stream.close(),
+            Leave::InOrder if self.input != Input::Open && self.stream.waiting() == 0 => {
+                self.stream.close();
+            }
             Leave::InOrder => self.stream.linger().await,
             Leave::Broken => self.stream.break_off(deadline).await,
             // Sends the alert that says what was wrong with its TLS, if anything was.
@@ -181,9 +226,44 @@ impl Leg {
         if heartbeats == 0 || self.output != Output::Open {
             return;
         }
-        self.answers += heartbeats * BEAT.len();
-        if self.stream.queue_times(BEAT, heartbeats).is_err() {
+        let answer = match &mut self.framed {
+            Some(framed) => &framed.talk.say(Word::BeatAnswer)[..],
+            None => BEAT,
+        };
+        self.answers += heartbeats * answer.len();
+        if self.stream.queue_times(answer, heartbeats).is_err() {
             self.output = Output::Broken;
+        }
+    }
+
+    /// Says something on a version 3 tunnel.
+    pub(super) fn say(&mut self, word: Word<'_>) {
+        let Some(framed) = &mut self.framed else { return };
+        let frame = framed.talk.say(word);
+        if !frame.is_empty() && self.stream.queue(&frame).is_err() {
+            self.output = Output::Broken;
+        }
+    }
+
+    /// Passes the end of the other leg's direction on, once all its bytes are sent.
+    pub(super) fn pass_end_on(&mut self, context: &Context<'_>) {
+        if self.framed.is_some() {
+            self.output = Output::Finished;
+            return self.say(Word::End);
+        }
+        match self.stream.poll_finish(context) {
+            Poll::Ready(Ok(())) => self.output = Output::Finished,
+            Poll::Ready(Err(_)) => self.output = Output::Broken,
+            Poll::Pending => {}
+        }
+    }
+
+    /// Says what is due by now on a version 3 tunnel of an agent.
+    pub(super) fn beat(&mut self, now: Instant) {
+        // Bytes that wait are as good a sign of life.
+        let is_due = self.framed.as_mut().is_some_and(|framed| framed.is_beat_due(now));
+        if is_due && self.is_flushed() {
+            self.say(Word::Beat);
         }
     }
 
@@ -218,8 +298,56 @@ impl Leg {
         if may_bulk && !sink.stream.is_tls() && sink.is_flushed() {
             self.pump_bulk(context, sink, bytes)
         } else {
-            self.pump_units(context, sink, bytes)
+            self.pump_read(context, sink, limits::READ_BYTES, bytes)
         }
+    }
+
+    /// Reads once, so many bytes at most in plain TCP.
+    fn pump_read(
+        &mut self,
+        context: &Context<'_>,
+        sink: &mut Leg,
+        most: usize,
+        bytes: &mut u64,
+    ) -> Poll<io::Result<Received>> {
+        match self.framed {
+            Some(_) => self.pump_frames(context, sink, most, bytes),
+            None => self.pump_units(context, sink, bytes),
+        }
+    }
+
+    fn pump_frames(
+        &mut self,
+        context: &Context<'_>,
+        sink: &mut Leg,
+        most: usize,
+        bytes: &mut u64,
+    ) -> Poll<io::Result<Received>> {
+        let Leg { stream, framed: Some(framed), .. } = self else { return Poll::Pending };
+        let mut heartbeats = 0;
+        let mut hear = |unit: &[u8]| {
+            heartbeats += framed.hear(unit, &mut |data| {
+                *bytes += data.len() as u64;
+                sink.send(data, Protocol::Raw);
+            });
+        };
+        let received = if stream.is_tls() {
+            stream.poll_receive(context, &mut hear)
+        } else {
+            stream.poll_receive_some(context, most, &mut hear)
+        };
+        self.answer(heartbeats);
+        let left = self.framed.as_ref().map_or(0, |framed| framed.talk.data_left());
+        let came = match received {
+            Poll::Ready(Ok(Received::Bytes(count))) => count,
+            _ => 0,
+        };
+        // As in `pump_units`; after the head of a frame, what follows it.
+        self.bulk = !self.stream.is_tls()
+            && heartbeats == 0
+            && (came >= limits::READ_BYTES
+                || (most < limits::READ_BYTES && left >= limits::BULK_BYTES));
+        received
     }
 
     fn pump_units(
@@ -263,24 +391,37 @@ impl Leg {
             // Only a read can tell whether anything else follows.
             return self.pump_units(context, sink, bytes);
         }
+        let mut most = limits::CONDUIT_BYTES;
+        if let Some(framed) = &self.framed {
+            most = framed.talk.data_left();
+            if most < limits::BULK_BYTES {
+                // The rest, and the next head alone: what follows that is to pass through the kernel.
+                return self.pump_read(context, sink, most + HEAD, bytes);
+            }
+        }
         let Some(mut conduit) = Conduit::take() else {
-            return self.pump_units(context, sink, bytes);
+            return self.pump_read(context, sink, limits::READ_BYTES, bytes);
         };
-        let count = match self.stream.try_fill(&mut conduit) {
+        let count = match self.stream.try_fill(&mut conduit, most) {
             Ok(count @ 1..) => count,
             // The call has taken the error from the socket; no read would find it again.
             Err(error) if !conduit::is_refused(&error) => return Poll::Ready(Err(error)),
             // Nothing now, the end, urgent data, or no splice here: a read tells.
             nothing => {
                 drop(conduit);
-                let received = self.pump_units(context, sink, bytes);
+                let received = self.pump_read(context, sink, limits::READ_BYTES, bytes);
                 self.bulk |= nothing.is_ok() && received.is_pending();
                 return received;
             }
         };
+        if let Some(framed) = &mut self.framed {
+            framed.talk.took(count);
+        }
         if count >= limits::BULK_BYTES {
             *bytes += count as u64;
-            if sink.stream.queue_conduit(conduit).is_err() {
+            let head = sink.framed.as_ref().map(|_| data_head(count));
+            let head = head.as_ref().map_or(&[][..], |head| head);
+            if sink.stream.queue_conduit(head, conduit).is_err() {
                 sink.output = Output::Broken;
             }
         } else {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ending::Ending;
+use super::framed::{Framed, Said};
 use super::leg::{Connection, Endpoint, Input, Leg, Output};
 use super::protocol::Protocol;
 use super::residue::{Leaving, Missing, Residue, Verdict};
@@ -87,9 +88,13 @@ impl<S: Connection> Progress<S> {
     pub(super) fn may_read(&mut self, from: usize, now: Instant) -> bool {
         let dropped = self.is_dropped(from);
         let (source, sink) = self.pair(from);
-        let open = source.input == Input::Open;
-        let full = sink.output == Output::Broken || sink.stream.waiting() >= limits::READ_AHEAD;
-        let slow = (full && !dropped) || source.answers >= limits::ANSWERS_WAITING;
+        let goes_on = source.goes_on();
+        let open = source.input == Input::Open || goes_on;
+        let full = sink.output == Output::Broken
+            || sink.is_unseen()
+            || sink.stream.waiting() >= limits::READ_AHEAD;
+        // Behind its end nothing comes for the other leg.
+        let slow = (full && !dropped && !goes_on) || source.answers >= limits::ANSWERS_WAITING;
         let paused = open && slow;
         if std::mem::replace(&mut source.paused, paused) {
             // The time during which it was not read does not count as its silence.
@@ -132,7 +137,7 @@ impl<S: Connection> Progress<S> {
         self.moved_at = now;
         let source = &mut self.legs[from];
         source.heard_at = now;
-        let whole = source.may_be_cut || !source.stream.is_cut();
+        let whole = source.framed.is_some() || source.may_be_cut || !source.stream.is_cut();
         source.input = if whole { Input::Ended } else { Input::Broken };
         if let Some(residue) = self.residue.as_mut().filter(|_| from == 1) {
             let goodbye = source.stream.has_sent_close_notify();
@@ -159,6 +164,7 @@ impl<S: Connection> Progress<S> {
             && !source.is_broken()
             && !source.owes_answer()
             && !untold
+            && !sink.is_unseen()
             && sink.output == Output::Open
     }
 
@@ -186,7 +192,16 @@ impl<S: Connection> Progress<S> {
             Some(Answer::Wrong) => return Some(Ending::Wrong(index)),
             Some(Answer::Open) | None => {}
         }
+        match leg.said() {
+            Some(Said::Failed(_)) => return Some(Ending::Failed(index)),
+            Some(Said::Reset(_)) => return Some(Ending::Reset(index)),
+            Some(Said::Garbled(_)) => return Some(Ending::Garbled(index)),
+            None => {}
+        }
         let broken = leg.is_broken();
+        if broken && leg.framed.as_ref().is_some_and(|framed| !framed.seen) {
+            return Some(Ending::Dead(index));
+        }
         if leg.owes_answer() && (broken || leg.input != Input::Open) {
             return Some(Ending::Unanswered(index));
         }
@@ -197,7 +212,9 @@ impl<S: Connection> Progress<S> {
     }
 
     fn is_complete(&self) -> bool {
-        self.is_over(0) && self.is_over(1)
+        // An agent's tunnel may be given the next session at once.
+        let is_free = |leg: &Leg<S>| leg.framed.as_ref().is_some_and(Framed::is_over);
+        self.legs.iter().any(is_free) || (self.is_over(0) && self.is_over(1))
     }
 
     /// Whether nothing more can move from `from` to the other leg.
@@ -222,6 +239,14 @@ impl<S: Connection> Progress<S> {
         if leg.decoder.is_amid_heartbeat() {
             deadlines.look_at(leg.heard_at + limits::BEAT_REST);
         }
+        if let Some(framed) = &leg.framed {
+            if !framed.seen && deadlines.has_passed(framed.seen_by) {
+                return Some(Ending::Dead(index));
+            }
+            if let Some(at) = framed.beat_at() {
+                deadlines.look_at(at);
+            }
+        }
         if leg.owes_answer() && deadlines.has_passed(self.started + limits::OPEN_WAIT) {
             return Some(Ending::NoAnswer(index));
         }
@@ -230,13 +255,12 @@ impl<S: Connection> Progress<S> {
 
     fn is_absent(&mut self, index: usize, deadlines: &mut Deadlines) -> bool {
         let leg = &mut self.legs[index];
-        let Protocol::Version1 { threshold: Some(threshold) } = leg.decoder.protocol() else {
-            return false;
-        };
+        let Some(threshold) = leg.decoder.protocol().threshold() else { return false };
         if leg.paused {
             leg.heard_at = deadlines.now();
         }
-        leg.input == Input::Open && deadlines.has_passed(leg.heard_at + threshold)
+        let is_heard = leg.input == Input::Open || leg.goes_on();
+        is_heard && deadlines.has_passed(leg.heard_at + threshold)
     }
 
     fn is_stalled(&mut self, index: usize, deadlines: &mut Deadlines) -> bool {
@@ -304,6 +328,25 @@ impl<S: Connection> Progress<S> {
         let agent = &self.legs[0];
         let lives = agent.input == Input::Open && agent.output == Output::Open && !agent.gone;
         self.residue.is_some() && ending.fault() != Some(0) && lives
+    }
+
+    /// Whether the version 3 tunnel on `index` can go on after a session that has ended so.
+    pub(super) fn keeps_framed(&self, index: usize, ending: Ending) -> bool {
+        let leg = &self.legs[index];
+        let is_at_fault = match ending {
+            Ending::Dead(at) | Ending::Garbled(at) | Ending::Absent(at) | Ending::Stalled(at) => {
+                at == index
+            }
+            _ => false,
+        };
+        leg.framed.is_some() && !leg.is_broken() && !is_at_fault
+    }
+
+    /// Whether nothing was taken from this leg, which is as it was.
+    pub(super) fn is_untouched(&self, index: usize) -> bool {
+        let leg = &self.legs[index];
+        // An agent is no user.
+        leg.may_be_cut && self.bytes[index] == 0 && leg.input == Input::Open && !leg.is_broken()
     }
 
     /// What was still to come on a version 1 tunnel that broke.

@@ -17,6 +17,25 @@ pub enum Protocol {
     },
     /// A version 2 agent that has been sent the PROXY header and owes `OPEN` or `FAIL`.
     Version2,
+    /// A version 3 tunnel: an agent's that has been sent `O`, or, where this is the agent, the connector's.
+    Framed {
+        /// Silence after which an agent counts as gone; `None` for never.
+        threshold: Option<Duration>,
+        /// An agent's time between two heartbeats.
+        beat: Option<Duration>,
+        /// Whether the other leg's bytes are sent before the agent has said that it has seen the session.
+        at_once: bool,
+    },
+}
+
+impl Protocol {
+    /// Silence after which the peer counts as gone.
+    pub(super) fn threshold(self) -> Option<Duration> {
+        match self {
+            Protocol::Version1 { threshold } | Protocol::Framed { threshold, .. } => threshold,
+            Protocol::Raw | Protocol::Version2 => None,
+        }
+    }
 }
 
 /// What a unit is.
@@ -72,7 +91,8 @@ impl Decoder {
     /// What `unit` is: a record in TLS, the bytes of one read in plain TCP.
     pub(super) fn classify<'a>(&mut self, unit: &'a [u8], tls: bool) -> Unit<'a> {
         match self.protocol {
-            Protocol::Raw => Unit::Data { begun: &[], bytes: unit },
+            // A version 3 tunnel's units are taken apart before.
+            Protocol::Raw | Protocol::Framed { .. } => Unit::Data { begun: &[], bytes: unit },
             Protocol::Version1 { .. } if tls => match beats(unit, tls) {
                 0 => Unit::Data { begun: &[], bytes: unit },
                 count => Unit::Heartbeats(count),

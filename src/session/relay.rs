@@ -10,18 +10,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use event_listener::EventListener;
 use smol::future::zip;
 
 use super::drain::Drain;
 use super::ending::{Ended, Ending};
+use super::framed::{Framed, Said};
 use super::leg::{Endpoint, Input, Leg, Output};
 use super::progress::{Progress, Silence};
 use super::protocol::Protocol;
 use super::residue::{Leaving, Residue};
+use super::settling::Settling;
 use super::traffic::{Stuck, Traffic};
+use super::want::Want;
 use crate::limits;
-use crate::net::stream::Received;
+use crate::net::stream::{Received, Stream};
 use crate::runtime::{Timer, now, until};
+use crate::wire::frames::{Side, Word};
 
 /// A session: moves bytes between two legs until both directions have ended. The connections
 /// stay open until [`Relay::close`].
@@ -31,6 +36,43 @@ pub struct Relay {
     ending: Option<Ending>,
     timer: Timer,
     stuck: Stuck,
+    /// Users that wait: what is passed on to a version 3 agent, or what its connector has said.
+    want: Option<Arc<Want>>,
+    told: Option<EventListener>,
+}
+
+/// What is left of a session with a version 3 tunnel.
+pub struct Parting {
+    /// By leg, the version 3 tunnels that can go on.
+    pub tunnels: [Option<Settling>; 2],
+    /// Leg 1 as it was, where the tunnel on leg 0 was dead and nothing was taken from leg 1.
+    pub user: Option<Stream>,
+    /// The others.
+    pub closing: Closing,
+}
+
+/// Connections of a session that is over, to be closed.
+pub struct Closing(Left);
+
+enum Left {
+    Nothing,
+    /// One, with how its session has ended, and the leg that it was.
+    One(Box<Leg>, Ending, usize),
+    Both(Box<Relay>),
+}
+
+impl Closing {
+    /// Closes them as the session has ended: in order, or with a reset, as [`Relay::close`] does.
+    pub async fn close(self) {
+        match self.0 {
+            Left::Nothing => {}
+            Left::One(leg, ending, index) => {
+                let deadline = Instant::now() + limits::CLOSE_TIMEOUT;
+                leg.leave(ending.leaves(index), deadline).await;
+            }
+            Left::Both(relay) => relay.close().await,
+        }
+    }
 }
 
 /// A user's connection after its session, of which the tunnel was kept.
@@ -64,11 +106,57 @@ impl Relay {
         let mut progress = Progress::new(legs, residue, silence, traffic, now());
         // If something else ends this session, even a kill, neither end may take it for complete.
         progress.legs.iter_mut().for_each(|leg| leg.stream.break_when_dropped());
-        let mut relay = Relay { progress, ending: None, timer: Timer::new(), stuck };
+        let timer = Timer::new();
+        let mut relay = Relay { progress, ending: None, timer, stuck, want: None, told: None };
+        for leg in 0..2 {
+            // An agent may have heard the end while it was still dialling.
+            relay.take_end(leg, now());
+        }
         for (from, units) in held.iter().enumerate() {
             units.iter().for_each(|unit| relay.deliver(from, unit));
         }
         relay
+    }
+
+    /// The same, which tells a version 3 agent of users that wait, or hears of them from its connector.
+    pub fn asking(self, want: Arc<Want>) -> Self {
+        Relay { want: Some(want), ..self }
+    }
+
+    /// Parts version 3 tunnels that can go on from what is closed.
+    pub fn part(mut self) -> Parting {
+        let mut parting =
+            Parting { tunnels: [None, None], user: None, closing: Closing(Left::Nothing) };
+        let Some(ending) = self.ending else { return parting };
+        let keeps = [0, 1].map(|leg| self.progress.keeps_framed(leg, ending));
+        let is_untouched = ending == Ending::Dead(0) && self.progress.is_untouched(1);
+        if keeps == [false; 2] && !is_untouched {
+            parting.closing = Closing(Left::Both(Box::new(self)));
+            return parting;
+        }
+        for leg in self.progress.legs.iter_mut().filter(|leg| leg.framed.is_some()) {
+            if ending != Ending::Complete {
+                leg.say(Word::Reset(ending.reason()));
+            }
+        }
+        for (index, leg) in self.progress.legs.into_iter().enumerate() {
+            if !keeps[index] && !(index == 1 && is_untouched) {
+                parting.closing = Closing(Left::One(Box::new(leg), ending, index));
+                continue;
+            }
+            let Leg { mut stream, framed, heard_at, .. } = leg;
+            match framed {
+                Some(framed) => {
+                    let settling = Settling::new(stream, framed.talk, framed.rest, heard_at);
+                    parting.tunnels[index] = Some(settling);
+                }
+                None => {
+                    stream.close_in_order();
+                    parting.user = Some(stream);
+                }
+            }
+        }
+        parting
     }
 
     /// Closes both connections as the session has ended: in order, or with a reset. Immediately where
@@ -121,8 +209,15 @@ impl Relay {
     fn ended(&mut self, ending: Ending) -> Ended {
         self.ending = Some(ending);
         let now = now();
+        let said = ending.fault().and_then(|leg| self.progress.legs[leg].said());
+        let reason = match said {
+            Some(Said::Failed(reason) | Said::Reset(reason)) => reason.clone(),
+            Some(Said::Garbled(fault)) => fault.to_string(),
+            None => String::new(),
+        };
         Ended {
             ending,
+            reason,
             bytes: self.progress.bytes,
             missing: self.progress.missing(ending, now),
             lasted: now.saturating_duration_since(self.progress.started),
@@ -146,10 +241,11 @@ impl Relay {
         let (source, sink) = self.progress.pair(from);
         let mut moved = 0;
         let Poll::Ready(received) = source.pump(context, sink, &mut moved) else { return false };
-        let is_gone = source.gone;
+        // The end of a version 3 tunnel's connection is the end of no direction.
+        let is_gone = source.gone || source.framed.is_some();
         let goes_on = matches!(received, Ok(Received::Bytes(_)));
         match received {
-            Ok(Received::Bytes(_)) => {}
+            Ok(Received::Bytes(_)) => self.take_end(from, now),
             Ok(Received::Ended) if !is_gone => self.progress.ended(from, now),
             // Another call has already been given the error of a break; a read then sees only an end.
             Ok(Received::Ended) | Err(_) => self.progress.broke(from, now),
@@ -175,14 +271,36 @@ impl Relay {
 
     /// Passes the end of `from`'s direction on once all its bytes are sent.
     fn pass_end_on(&mut self, context: &Context<'_>, from: usize) {
-        if !self.progress.passes_end_on(from) {
-            return;
+        if self.progress.passes_end_on(from) {
+            self.progress.pair(from).1.pass_end_on(context);
         }
-        let (_, sink) = self.progress.pair(from);
-        match sink.stream.poll_finish(context) {
-            Poll::Ready(Ok(())) => sink.output = Output::Finished,
-            Poll::Ready(Err(_)) => sink.output = Output::Broken,
-            Poll::Pending => {}
+    }
+
+    /// Notes that a version 3 peer has said that its direction has ended.
+    fn take_end(&mut self, from: usize, now: Instant) {
+        let leg = &mut self.progress.legs[from];
+        if leg.framed.as_mut().is_some_and(Framed::take_end) {
+            self.progress.ended(from, now);
+        }
+    }
+
+    /// Passes on how many users wait.
+    fn pass_wants_on(&mut self, context: &mut Context<'_>) {
+        let (Some(want), [leg, _]) = (&self.want, &mut self.progress.legs) else { return };
+        let Some(framed) = &mut leg.framed else { return };
+        if framed.talk.side() == Side::Agent {
+            return want.ask(std::mem::take(&mut framed.wanted));
+        }
+        loop {
+            let told = self.told.get_or_insert_with(|| want.listen());
+            let users = want.take();
+            if users > 0 {
+                leg.say(Word::Want(users));
+            }
+            if Pin::new(told).poll(context).is_pending() {
+                return;
+            }
+            self.told = None;
         }
     }
 }
@@ -197,11 +315,17 @@ impl Future for Relay {
         while goes_on != [false; 2] {
             goes_on = [0, 1].map(|from| goes_on[from] && self.pump(context, from));
         }
+        self.pass_wants_on(context);
         for from in [0, 1] {
+            self.progress.legs[from].beat(now());
             self.give_up_begun(from);
             self.pass_end_on(context, from);
             let is_kept = self.progress.residue.is_some() && from == 0;
             self.progress.legs[from].poll_unread(context, is_kept);
+            if self.progress.legs[from].framed.is_some() {
+                // What was said last.
+                self.progress.legs[from].poll_flush(context);
+            }
         }
         match self.progress.ending(now()) {
             Ok(ending) => Poll::Ready(self.ended(ending)),
@@ -242,9 +366,10 @@ mod tests {
         let user_reads = thread::spawn(move || io::copy(&mut there, &mut io::sink()));
         block_on(async {
             let agent = Stream::plain(broken_behind_unread_bytes()).unwrap();
-            let agent =
-                Endpoint { stream: agent, protocol: Protocol::Version1 { threshold: None } };
-            let user = Endpoint { stream: Stream::plain(user).unwrap(), protocol: Protocol::Raw };
+            let protocol = Protocol::Version1 { threshold: None };
+            let agent = Endpoint { stream: agent, protocol, talk: None };
+            let (stream, protocol) = (Stream::plain(user).unwrap(), Protocol::Raw);
+            let user = Endpoint { stream, protocol, talk: None };
             let silence = Silence { after_end: Duration::from_secs(60), ever: None };
             let mut relay =
                 pin!(Relay::new([agent, user], [Vec::new(), Vec::new()], silence, Arc::default()));

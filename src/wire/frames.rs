@@ -169,11 +169,6 @@ impl Talk {
         }
     }
 
-    /// Bytes that belong to the next frame's head, if no frame has begun but for its head.
-    pub fn head_left(&self) -> usize {
-        self.reader.head_left()
-    }
-
     /// So many bytes of the session were taken past this.
     pub fn took(&mut self, bytes: usize) {
         self.reader.took(bytes);

@@ -22,17 +22,7 @@ impl Stream {
         unit: &mut dyn FnMut(&[u8]),
     ) -> Poll<io::Result<Received>> {
         let Some(tls) = &mut self.state.tls else {
-            ready!(self.turn.poll(context));
-            return INCOMING.with_borrow_mut(|buffer| {
-                let count = ready!(self.socket.poll_recv(context, buffer))?;
-                self.turn.charge(count + limits::RECORD_COST);
-                if count == 0 {
-                    self.state.ended = true;
-                    return Poll::Ready(Ok(Received::Ended));
-                }
-                unit(&buffer[..count]);
-                Poll::Ready(Ok(Received::Bytes(count)))
-            });
+            return self.poll_receive_some(context, limits::READ_BYTES, unit);
         };
         if tls.opened {
             // The peer may have ended in one flight with its handshake.
@@ -47,6 +37,29 @@ impl Stream {
             return Poll::Ready(Ok(Received::Ended));
         }
         self.poll_open(context, false, unit)
+    }
+
+    /// As [`poll_receive`](Self::poll_receive), but `most` bytes at most. Plain connections only.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub fn poll_receive_some(
+        &mut self,
+        context: &Context<'_>,
+        most: usize,
+        unit: &mut dyn FnMut(&[u8]),
+    ) -> Poll<io::Result<Received>> {
+        ready!(self.turn.poll(context));
+        INCOMING.with_borrow_mut(|buffer| {
+            let count = ready!(self.socket.poll_recv(context, &mut buffer[..most]))?;
+            self.turn.charge(count + limits::RECORD_COST);
+            if count == 0 {
+                self.state.ended = true;
+                return Poll::Ready(Ok(Received::Ended));
+            }
+            unit(&buffer[..count]);
+            Poll::Ready(Ok(Received::Bytes(count)))
+        })
     }
 
     /// Opens the records of one read, or of the rest of one, as far as the turn goes, and gives
@@ -110,17 +123,17 @@ impl Stream {
         })
     }
 
-    /// Reads through a kernel pipe what can be read that way now. 0 says nothing of the stream:
+    /// Reads through a kernel pipe what can be read that way now, `most` bytes at most. 0 says nothing of the stream:
     /// `splice(2)` also stops before urgent data, for ever and as if the end had come, which
     /// [`Stream::poll_receive`] goes on with. Plain connections only.
     ///
     /// # Errors
     /// What the socket says, or a kernel or a sandbox without `splice(2)`.
-    pub fn try_fill(&mut self, conduit: &mut Conduit) -> io::Result<usize> {
+    pub fn try_fill(&mut self, conduit: &mut Conduit, most: usize) -> io::Result<usize> {
         if !self.socket.maybe_readable() || self.turn.is_over() {
             return Ok(0);
         }
-        match conduit.fill(self.socket.get_ref()) {
+        match conduit.fill(self.socket.get_ref(), most) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             filled => {
                 self.turn.charge(filled.as_ref().map_or(0, |count| *count));

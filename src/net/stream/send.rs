@@ -33,6 +33,32 @@ impl Stream {
         Ok(())
     }
 
+    /// Takes two pieces as one unit.
+    ///
+    /// # Errors
+    /// As [`Stream::queue`].
+    pub fn queue_both(&mut self, head: &[u8], unit: &[u8]) -> io::Result<()> {
+        let state = &mut self.state;
+        let pieces = [IoSlice::new(head), IoSlice::new(unit)];
+        let length = head.len() + unit.len();
+        state.waiting_since.get_or_insert_with(now);
+        let free = state.rest.is_empty() && state.conduit.is_none();
+        let taken = match &mut state.tls {
+            Some(tls) => tls.connection.writer().write_vectored(&pieces)?,
+            None if free => self.socket.try_send_pieces(&pieces)?,
+            None => 0,
+        };
+        for (piece, begins) in [(head, 0), (unit, head.len())] {
+            let rest = &piece[taken.saturating_sub(begins).min(piece.len())..];
+            match &mut state.tls {
+                Some(tls) => tls.connection.writer().write_all(rest)?,
+                None => state.rest.extend_from_slice(rest),
+            }
+        }
+        state.queued += if state.tls.is_some() { length } else { length - taken };
+        Ok(())
+    }
+
     /// Takes `unit` so many times, in TLS as a record each, as the answer to what the peer has sent.
     ///
     /// # Errors
@@ -95,12 +121,18 @@ impl Stream {
         poll_fn(|context| self.poll_flush(context)).await
     }
 
-    /// Takes what `conduit` holds for the peer. Plain connections only, when nothing waits.
+    /// Takes `head`, and what `conduit` holds, for the peer. Plain connections only, when nothing waits.
     ///
     /// # Errors
     /// What the socket says: nothing can be sent any more.
-    pub fn queue_conduit(&mut self, conduit: Conduit) -> io::Result<()> {
+    pub fn queue_conduit(&mut self, head: &[u8], conduit: Conduit) -> io::Result<()> {
         self.state.waiting_since.get_or_insert_with(now);
+        let taken = if head.is_empty() { 0 } else { self.socket.try_send_more(head)? };
+        if taken < head.len() {
+            self.state.rest = [&head[taken..], &conduit.empty()?].concat();
+            self.state.queued = self.state.rest.len();
+            return Ok(());
+        }
         self.state.queued += conduit.holds();
         self.state.conduit = Some(conduit);
         match self.poll_drain(&Context::from_waker(Waker::noop())) {

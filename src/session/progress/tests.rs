@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::net::stall::Acknowledged;
+use crate::wire::frames::{Side, Talk, Word};
 
 const AGENT: Protocol = Protocol::Version1 { threshold: Some(Duration::from_secs(30)) };
 
@@ -60,6 +61,10 @@ impl Connection for Known {
     fn has_sent_close_notify(&self) -> bool {
         self.goodbye
     }
+
+    fn round_trip(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 fn begin(protocols: [Protocol; 2], fin_wait: Duration, now: Instant) -> Progress<Known> {
@@ -67,7 +72,8 @@ fn begin(protocols: [Protocol; 2], fin_wait: Duration, now: Instant) -> Progress
 }
 
 fn begin_with(protocols: [Protocol; 2], silence: Silence, now: Instant) -> Progress<Known> {
-    let legs = protocols.map(|protocol| Endpoint { stream: Known::default(), protocol });
+    let legs =
+        protocols.map(|protocol| Endpoint { stream: Known::default(), protocol, talk: None });
     let lingers = matches!(protocols, [Protocol::Version1 { .. }, Protocol::Raw]);
     let residue = lingers.then(|| Residue::new(Duration::ZERO, now));
     Progress::new(legs, residue, silence, Arc::default(), now)
@@ -448,6 +454,9 @@ fn kind(ending: Ending) -> usize {
         Ending::Unanswered(_) => 8,
         Ending::NoAnswer(_) => 9,
         Ending::Idle => 10,
+        Ending::Dead(_) | Ending::Reset(_) | Ending::Garbled(_) => {
+            panic!("no version 3 tunnel is in these histories: {ending:?}")
+        }
     }
 }
 
@@ -622,4 +631,85 @@ fn apply(session: &mut Progress<Known>, index: usize, event: Event, now: Instant
         Event::Readable(is) => leg.stream.readable = is,
         Event::Told => leg.output = Output::Finished,
     }
+}
+
+const FRAMED: Protocol =
+    Protocol::Framed { threshold: Some(Duration::from_secs(30)), beat: None, at_once: false };
+
+/// A session of a version 3 tunnel that was sent `O`, and a user.
+fn begin_framed(now: Instant) -> Progress<Known> {
+    let mut talk = Box::new(Talk::new(Side::Connector));
+    talk.say(Word::Open(b""));
+    let legs = [(FRAMED, Some(talk)), (Protocol::Raw, None)].map(|(protocol, talk)| Endpoint {
+        stream: Known::default(),
+        protocol,
+        talk,
+    });
+    let silence = Silence { after_end: ms(60_000), ever: None };
+    Progress::new(legs, None, silence, Arc::default(), now)
+}
+
+/// The agent says this.
+fn says(session: &mut Progress<Known>, frames: &[u8], now: Instant) -> Vec<u8> {
+    let mut data = Vec::new();
+    let framed = session.legs[0].framed.as_mut().unwrap();
+    framed.hear(frames, &mut |bytes| data.extend_from_slice(bytes));
+    session.heard(0, data.len() as u64, now);
+    if session.legs[0].framed.as_mut().unwrap().take_end() {
+        session.ended(0, now);
+    }
+    data
+}
+
+#[test]
+fn user_of_a_dead_version_3_tunnel_is_as_it_was() {
+    let now = Instant::now();
+    let mut session = begin_framed(now);
+    assert!(!session.may_read(1, now), "the agent has not seen the session");
+    assert_eq!(session.ending(now), Err(Some(now + limits::SEEN_WAIT)));
+    assert_eq!(session.ending(now + limits::SEEN_WAIT), Ok(Ending::Dead(0)));
+    assert!(session.is_untouched(1) && !session.keeps_framed(0, Ending::Dead(0)));
+    session.broke(0, now);
+    assert_eq!(session.ending(now), Ok(Ending::Dead(0)), "it broke before");
+}
+
+#[test]
+fn version_3_tunnel_goes_on_after_every_ending_that_frames_can_tell() {
+    let now = Instant::now();
+    let cases: [(&[u8], Ending); 4] = [
+        (b"S\0\0\0F\0\0\x02no", Ending::Failed(0)),
+        (b"S\0\0\0X\0\0\0", Ending::Reset(0)),
+        (b"S\0\0\0A\0\0\0X\0\0\0", Ending::Reset(0)),
+        (b"S\0\0\0E\0\0\0", Ending::Garbled(0)),
+    ];
+    for (frames, ending) in cases {
+        let mut session = begin_framed(now);
+        says(&mut session, frames, now);
+        assert_eq!(session.ending(now), Ok(ending), "{frames:?}");
+        assert_eq!(session.keeps_framed(0, ending), ending != Ending::Garbled(0));
+    }
+    let mut session = begin_framed(now);
+    says(&mut session, b"S\0\0\0", now);
+    assert!(session.may_read(1, now));
+    assert_eq!(session.ending(now + limits::OPEN_WAIT), Ok(Ending::NoAnswer(0)));
+    assert!(session.keeps_framed(0, Ending::NoAnswer(0)));
+    session.broke(1, now);
+    assert_eq!(session.ending(now), Ok(Ending::Broken(1)));
+    assert!(session.keeps_framed(0, Ending::Broken(1)));
+}
+
+#[test]
+fn version_3_agent_is_heard_behind_its_end() {
+    let now = Instant::now();
+    let mut session = begin_framed(now);
+    let data = says(&mut session, b"S\0\0\0A\0\0\0D\0\0\x01xD\0\0\x01yE\0\0\0", now);
+    assert_eq!(data, b"xy");
+    assert!(session.passes_end_on(0) && session.may_read(0, now));
+    session.legs[1].output = Output::Finished;
+    says(&mut session, b"P\0\0\0", now + ms(20_000));
+    let until = now + ms(50_000);
+    assert_eq!(session.ending(until - ms(1)), Err(Some(until)), "from its last heartbeat");
+    assert_eq!(session.ending(until), Ok(Ending::Absent(0)));
+    says(&mut session, b"X\0\0\0", until);
+    assert_eq!(session.ending(until), Ok(Ending::Reset(0)));
 }

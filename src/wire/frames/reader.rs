@@ -71,10 +71,6 @@ impl Reader {
         self.data as usize
     }
 
-    pub(super) fn head_left(&self) -> usize {
-        if self.data > 0 || self.begun.is_some() { 0 } else { HEAD - usize::from(self.come) }
-    }
-
     pub(super) fn took(&mut self, bytes: usize) {
         self.data = self.data.saturating_sub(bytes as u32);
     }

@@ -1,0 +1,119 @@
+//! A version 3 tunnel after its session, until the next one may begin (protocol page, section 8, step 5).
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use crate::limits;
+use crate::net::stream::{Received, Stream};
+use crate::runtime::{Timer, now};
+use crate::wire::frames::{Event, Fault, Side, Talk, Word};
+
+/// Waits until the session that was broken off is over for the peer, too, and all that was said is with the kernel.
+/// `None`: the tunnel cannot go on, and is closed.
+pub struct Settling {
+    kept: Option<Kept>,
+    /// When it is given up if the peer takes nothing more, and in any case.
+    given_up: [Instant; 2],
+    timer: Timer,
+}
+
+/// A version 3 tunnel that waits again.
+pub struct Kept {
+    /// Its connection.
+    pub stream: Stream,
+    /// Its end of it.
+    pub talk: Box<Talk>,
+    /// What has come on it and was not heard yet.
+    pub input: Vec<u8>,
+    /// When the peer last sent anything.
+    pub heard_at: Instant,
+}
+
+impl Settling {
+    pub(super) fn new(stream: Stream, talk: Box<Talk>, input: Vec<u8>, heard_at: Instant) -> Self {
+        let now = now();
+        let given_up = [now + limits::RESET_WAIT, now + limits::CLOSE_TIMEOUT];
+        let kept = Some(Kept { stream, talk, input, heard_at });
+        Settling { kept, given_up, timer: Timer::new() }
+    }
+}
+
+impl Kept {
+    /// Whether what comes is to be heard here: on the agent's side the next session may begin at once.
+    fn hears(&self) -> bool {
+        !self.talk.is_idle() || self.talk.side() == Side::Connector
+    }
+
+    /// Hears what has come and was not heard yet.
+    fn hear(&mut self) -> Result<(), Fault> {
+        let input = std::mem::take(&mut self.input);
+        let mut rest = &input[..];
+        while self.hears() {
+            match self.talk.hear(&mut rest)? {
+                None => break,
+                Some(Event::Beat) => {
+                    let answer = self.talk.say(Word::BeatAnswer);
+                    // A write that fails is found by the flush.
+                    let _ = self.stream.queue(&answer);
+                }
+                Some(_) => {}
+            }
+        }
+        self.input = rest.to_vec();
+        Ok(())
+    }
+
+    /// Whether it can carry another session; `None` if it never can.
+    fn poll(&mut self, context: &Context<'_>) -> Option<bool> {
+        loop {
+            self.hear().ok()?;
+            let is_flushed = match self.stream.poll_flush(context) {
+                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Err(_)) => return None,
+                Poll::Pending => false,
+            };
+            if self.talk.is_idle() && is_flushed {
+                return Some(true);
+            }
+            if !self.hears()
+                || self.stream.waiting() >= limits::READ_AHEAD + limits::ANSWERS_WAITING
+            {
+                return self.stream.poll_broken(context).is_pending().then_some(false);
+            }
+            let Kept { stream, input, .. } = self;
+            match stream.poll_receive(context, &mut |unit| input.extend_from_slice(unit)) {
+                Poll::Ready(Ok(Received::Bytes(_))) => self.heard_at = now(),
+                Poll::Ready(_) => return None,
+                Poll::Pending => return Some(false),
+            }
+        }
+    }
+}
+
+impl Future for Settling {
+    type Output = Option<Kept>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Kept>> {
+        let Some(kept) = &mut self.kept else { return Poll::Ready(None) };
+        match kept.poll(context) {
+            Some(true) => return Poll::Ready(self.kept.take()),
+            Some(false) => {}
+            None => return Poll::Ready(None),
+        }
+        let now = now();
+        let [next, last] = self.given_up;
+        if next <= now {
+            // What was said before may still be on its way to a slow peer.
+            let takes = self.kept.as_mut().is_some_and(|kept| kept.stream.is_draining());
+            if !takes || last <= now {
+                return Poll::Ready(None);
+            }
+            self.given_up[0] = (now + limits::RESET_WAIT).min(last);
+        }
+        let next = self.given_up[0];
+        self.timer.wake_at(context, Some(next));
+        Poll::Pending
+    }
+}
