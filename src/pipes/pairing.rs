@@ -7,10 +7,12 @@
 //! [`order`]'s to say.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use event_listener::Event;
+use smol::channel;
 
 use crate::limits;
 use crate::pipes::tunnel::Tunnel;
@@ -20,10 +22,12 @@ use crate::session::Missing;
 use crate::wire::greeting::Version;
 use order::{Number, Order, Pair, Standing};
 use seat::Seat;
+use suspects::Suspects;
 use wariness::Wariness;
 
 mod order;
 mod seat;
+mod suspects;
 mod users;
 mod wariness;
 
@@ -38,6 +42,8 @@ pub struct Pairing {
     order: RefCell<Order>,
     /// How long version 1 tunnels must be quiet before a user gets them.
     wariness: Cell<Wariness>,
+    /// Where tunnels of version 3 were dead.
+    suspects: RefCell<Suspects>,
     closed: Cell<bool>,
     /// Users for whom there is no seat, in line for one.
     in_line: Cell<usize>,
@@ -101,6 +107,7 @@ impl Pairing {
             users: Seats::default(),
             order: RefCell::new(Order::new(public)),
             wariness: Cell::default(),
+            suspects: RefCell::default(),
             closed: Cell::new(false),
             in_line: Cell::new(0),
             moved_on: Event::new(),
@@ -108,14 +115,18 @@ impl Pairing {
         }
     }
 
+    /// The number of the next one that comes.
+    fn next_number(&self) -> Number {
+        self.next.replace(self.next.get() + 1)
+    }
+
     fn sit<'a, T, E>(
         &'a self,
         seats: &'a Seats<T, E>,
         whose: Whose,
+        number: Number,
         occupant: T,
     ) -> Waiting<'a, T, E> {
-        let number = self.next.get();
-        self.next.set(number + 1);
         let seat = Rc::new(Seat::new(occupant));
         seats.borrow_mut().insert(number, seat.clone());
         Waiting { pairing: self, seats, whose, number, seat }
@@ -124,7 +135,7 @@ impl Pairing {
     /// A tunnel of port1 (side 0) or port2 (side 1) begins to wait. It is joined with nobody
     /// before its first [`offer`](Self::offer).
     pub fn tunnel(&self, side: usize, tunnel: Box<Tunnel>) -> Waiting<'_, Box<Tunnel>, TunnelEnd> {
-        self.sit(&self.tunnels[side], Whose::Tunnel(side), tunnel)
+        self.sit(&self.tunnels[side], Whose::Tunnel(side), self.next_number(), tunnel)
     }
 
     /// The daemon is stopping: tunnels of a private pipe are not paired from now on, and users only
@@ -167,6 +178,20 @@ impl Pairing {
     /// A tunnel that was taken for clean has sent bytes after all, so long after the last ones.
     pub fn learn(&self, late: Duration) {
         self.note(|wariness, now| wariness.learn(late, now));
+    }
+
+    /// A version 3 tunnel of `address` was dead, which a session was to begin on `at` this time: others of this
+    /// address are given nobody before they are heard again.
+    pub fn found_dead(&self, address: IpAddr, at: Instant) {
+        self.suspects.borrow_mut().add(address, at);
+    }
+
+    /// Whether a session may begin on a version 3 tunnel, and it is not likely to be dead; any other one may have it.
+    fn may_be_opened(&self, tunnel: &Tunnel) -> bool {
+        let address = tunnel.peer.ip();
+        tunnel.version != Version::Three
+            || !(tunnel.is_bid_farewell()
+                || self.suspects.borrow().has(address, tunnel.rhythm.last_heard()))
     }
 
     fn note(&self, change: impl FnOnce(&mut Wariness, Instant)) {
@@ -283,7 +308,8 @@ impl Pairing {
         let tunnel = self.tunnels[0].borrow_mut().remove(tunnel);
         let user = self.users.borrow_mut().remove(partner);
         if let (Some(tunnel), Some(waiting)) = (tunnel, user) {
-            if let Some(user) = waiting.occupant.take() {
+            if let Some(mut user) = waiting.occupant.take() {
+                user.asked = None;
                 tunnel.settle(TunnelEnd::Paired(Partner::User(user)));
                 waiting.settle(UserEnd::Served);
             }
@@ -295,8 +321,9 @@ impl Pairing {
         let (first, second) = (one.borrow_mut().remove(tunnel), two.borrow_mut().remove(partner));
         if let (Some(first), Some(second)) = (first, second) {
             if let Some(tunnel) = second.occupant.take() {
-                second.settle(TunnelEnd::Taken);
-                first.settle(TunnelEnd::Paired(Partner::Tunnel(tunnel)));
+                let (back, given_back) = channel::bounded(1);
+                second.settle(TunnelEnd::Taken(given_back));
+                first.settle(TunnelEnd::Paired(Partner::Tunnel(tunnel, back)));
             }
         }
     }
@@ -323,7 +350,8 @@ impl Pairing {
         let fit = !tunnel.is_unheard()
             && (tunnel.has_ended() || overdue_at.is_none_or(|at| now() <= at))
             && self.quiet_at(tunnel).is_none()
-            && !self.is_amid_heartbeat(tunnel);
+            && !self.is_amid_heartbeat(tunnel)
+            && self.may_be_opened(tunnel);
         let overdue_at = overdue_at.filter(|_| !tunnel.is_unheard());
         let (version, asked) = (tunnel.version, tunnel.is_probed());
         let used_last = tunnel.slot.is_unanswered();

@@ -23,6 +23,7 @@ use crate::pipes::per_address::PerAddress;
 use crate::pipes::record::Record;
 use crate::pipes::shared::Shared;
 use crate::pipes::slot::Slots;
+use crate::pipes::wanted::Wanted;
 use crate::report::status::refused::{self, Refusal};
 use crate::report::status::{Counts, MappingStatus, SideStatus, Tunnels};
 use crate::session::Traffic;
@@ -45,6 +46,10 @@ pub struct Pipe {
     pub per_address: PerAddress,
     /// Its sessions that are over.
     pub closings: Arc<Closings>,
+    /// Users for whom more tunnels are asked.
+    pub wanted: Wanted,
+    /// Whether waiting tunnels of version 3 are told that no session will begin on them any more.
+    bids_farewell: Cell<bool>,
     /// Its sessions' bytes.
     pub traffic: Arc<Traffic>,
     /// What happens here: counted, logged, shown.
@@ -63,8 +68,6 @@ pub struct Side {
     pub fault: RefCell<Option<String>>,
     /// Those of its tunnels.
     pub slots: Rc<Slots>,
-    /// Tunnels in a session.
-    pub in_use: Cell<usize>,
     /// Tunnels that a worker reads, discarding what comes.
     pub draining: Cell<usize>,
 }
@@ -83,7 +86,6 @@ impl Pipe {
                 port,
                 fault: RefCell::new(Some(format!("port {port} is not open yet"))),
                 slots: Rc::default(),
-                in_use: Cell::new(0),
                 draining: Cell::new(0),
             }),
             unauthenticated: Crowd::default(),
@@ -92,6 +94,8 @@ impl Pipe {
             mapping: RefCell::new(Rc::new(mapping)),
             per_address: PerAddress::default(),
             closings: Arc::new(closings),
+            wanted: Wanted::default(),
+            bids_farewell: Cell::new(false),
             traffic: Arc::default(),
             record,
             stop: smol::channel::bounded(1),
@@ -104,6 +108,19 @@ impl Pipe {
     pub fn stop(&self) {
         self.stop.1.close();
         self.pairing.close();
+    }
+
+    /// Once this stops and no user is left that may be given a tunnel, has waiting tunnels of version 3 told that no
+    /// session will begin on them any more.
+    pub fn bid_farewell(&self) {
+        if self.pairing.is_closed() && self.users_left() == 0 && !self.bids_farewell.replace(true) {
+            self.pairing.look_anew();
+        }
+    }
+
+    /// Whether that is so.
+    pub fn bids_farewell(&self) -> bool {
+        self.bids_farewell.get()
     }
 
     /// Why those are cut that are still there when the future of [`listen::run`](super::listen::run) is dropped.
@@ -216,7 +233,7 @@ impl Pipe {
             };
             let tunnels = (side == 0 || !public).then(|| Tunnels {
                 idle: self.pairing.idle(side),
-                in_use: self.sides[side].in_use.get(),
+                in_use: self.sides[side].slots.in_use.get(),
                 draining: self.sides[side].draining.get(),
                 unanswered: self.sides[side].slots.unanswered.get(),
                 allowed: self.limits(side).max_connections.into(),

@@ -26,7 +26,7 @@ use crate::pipes::named::Named;
 use crate::pipes::pipe::Pipe;
 use crate::pipes::shared::Shared;
 use crate::report::status::{Counts, Draining, MappingStatus, Overview, Status, condition};
-use crate::runtime::sleep;
+use crate::runtime::{look, sleep};
 
 /// The running mappings. Owned by the control thread; shared there by `Rc`.
 pub struct Registry {
@@ -412,7 +412,9 @@ impl Registry {
             self.running.borrow().iter().for_each(|running| what(&running.pipe));
         };
         each(Pipe::stop);
-        while let Some(left) = self.draining().filter(|left| !left.is_over()) {
+        loop {
+            each(Pipe::bid_farewell);
+            let Some(left) = self.draining().filter(|left| !left.is_over()) else { break };
             if left.milliseconds_left == 0 {
                 return log::warn!(
                     target: ALWAYS, "still open after {} ms, and cut: {}",
@@ -425,6 +427,9 @@ impl Registry {
             }
             sleep(limits::DRAIN_CHECK).await;
         }
+        // What waiting tunnels are told goes out.
+        look().await;
+        look().await;
     }
 
     /// Closes every mapping at once. Each session or wait that this cuts is reported.

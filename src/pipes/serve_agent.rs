@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::task::Poll;
 use std::time::Instant;
 
+use smol::channel::Receiver;
 use smol::future::or;
 
 use crate::limits;
@@ -21,6 +22,7 @@ use crate::pipes::pairing::{TunnelEnd, Waiting};
 use crate::pipes::pipe::{Pipe, Side};
 use crate::pipes::record::About;
 use crate::pipes::session;
+use crate::pipes::settling::Settling;
 use crate::pipes::slot::Slot;
 use crate::pipes::tunnel::{IdleEnd, Tunnel};
 use crate::report::status::reached;
@@ -88,9 +90,15 @@ pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr
                 log::info!(target: &pipe.name(), "{}: the overdue tunnel of {peer} makes room for a new one", pipe.name());
             }
             // The other side's task has it.
-            (TunnelEnd::Taken, _) | (_, None) => {}
+            (TunnelEnd::Taken(back), _) => next = Box::pin(given_back(back)).await,
+            (_, None) => {}
         }
     }
+}
+
+/// A tunnel that carries the session of another one's task, after that; `None` if it is closed.
+async fn given_back(back: Receiver<Settling>) -> Option<Box<Tunnel>> {
+    back.recv().await.ok()?.settled().await
 }
 
 /// Lets an agent in that proves its passcode, if there is a slot for it.
@@ -278,8 +286,8 @@ async fn take_slot(pipe: &Pipe, side: usize, version: Version) -> Option<Slot> {
 /// Returns once it is known which of this mapping's tunnels, in a session, draining on a worker or
 /// still owing an answer, had broken by now. Where a worker does not say so in time, one may have.
 async fn hear_of_ends(pipe: &Pipe) {
-    let Side { in_use, draining, slots, .. } = &pipe.sides[0];
-    let on_workers = in_use.get() + draining.get() > 0;
+    let Side { draining, slots, .. } = &pipe.sides[0];
+    let on_workers = slots.in_use.get() + draining.get() > 0;
     if !on_workers && slots.unanswered.get() == 0 {
         return;
     }
@@ -307,6 +315,9 @@ async fn wait(
         {
             let mut seat = waiting.occupant.borrow_mut();
             let Some(tunnel) = seat.as_mut() else { return Poll::Pending };
+            if pipe.bids_farewell() {
+                tunnel.say_bye();
+            }
             let threshold = pipe.limits(side).heartbeat_threshold;
             let idle =
                 tunnel.poll_idle(context, pipe.is_public(), threshold, &mut watch, &mut deadlines);
@@ -350,6 +361,14 @@ async fn tunnel_ended(pipe: &Pipe, side: usize, tunnel: Box<Tunnel>, why: IdleEn
         }
         IdleEnd::Stalled => {
             log::info!(target: &pipe.name(), "{}: tunnel of {peer} closed: it acknowledges nothing", pipe.name());
+        }
+        IdleEnd::Garbled(fault) => {
+            pipe.record.fault(About::Event, &format!("tunnel of {peer} closed: {fault}"));
+            pipe.shared.refusals.refuse(stream, peer.ip()).await;
+        }
+        IdleEnd::Bye => {
+            log::debug!("{}: tunnel of {peer} was given up by its agent", pipe.name());
+            stream.close();
         }
         IdleEnd::Left | IdleEnd::Broken => {
             log::debug!("{}: tunnel of {peer} was closed by its agent", pipe.name());
@@ -446,7 +465,7 @@ mod tests {
             workers.spawn(|_| async move { held_up.recv() }).detach();
             hear_of_ends(&pipe).await;
             assert!(!is_wary(), "there is no tunnel of which it could be said");
-            pipe.sides[0].in_use.set(1);
+            pipe.sides[0].slots.in_use.set(1);
             hear_of_ends(&pipe).await;
             assert!(is_wary());
             drop(goes_on);

@@ -23,7 +23,7 @@ use crate::pipes::proxied::{self, Missing};
 use crate::pipes::user::{Heard, User};
 use crate::report::status::reached::USERS_WAITING;
 use crate::report::status::refused::{self, Refusal};
-use crate::runtime::{Timer, until};
+use crate::runtime::{Timer, look, until};
 
 /// Who has connected to port2.
 pub enum Newcomer {
@@ -64,7 +64,20 @@ pub async fn serve(
     }
     let deadline = Instant::now() + user_wait;
     let (has_spoken, has_ended, fault) = (false, false, None);
-    let user = Box::new(User { stream, peer, has_spoken, has_ended, fault, file, of_address });
+    let user = User {
+        stream,
+        peer,
+        has_spoken,
+        has_ended,
+        fault,
+        file,
+        of_address,
+        deadline,
+        asked: None,
+        place: 0,
+        is_again: false,
+    };
+    let user = Box::new(user);
     let cut = Cut(|| pipe.record.refused(pipe.why_cut(), 1, peer));
     let waiting = match Box::pin(find_seat(pipe, user, &member, deadline)).await {
         Ok(waiting) => waiting,
@@ -81,11 +94,54 @@ pub async fn serve(
     }
     drop(member);
     pipe.pairing.pair();
+    Box::pin(ask_for(pipe, &waiting)).await;
     let end = wait(pipe, &waiting, deadline).await;
     cut.disarm();
+    leave(pipe, waiting, peer, end);
+}
+
+/// Gives a user whose tunnel was dead another one, in the place that it had, or closes it if none is idle.
+pub async fn serve_again(pipe: &Pipe, user: Box<User>) {
+    let (peer, deadline) = (user.peer, user.deadline);
+    let cut = Cut(|| pipe.record.refused(pipe.why_cut(), 1, peer));
+    let waiting = pipe.pairing.user_again(user);
+    pipe.pairing.pair();
+    let nobody = async {
+        heard().await;
+        UserEnd::Abandoned
+    };
+    let end = or(wait(pipe, &waiting, deadline), nobody).await;
+    cut.disarm();
+    leave(pipe, waiting, peer, end);
+}
+
+/// Returns once the tasks of tunnels of which something has come have looked at that: before, they are given to nobody.
+async fn heard() {
+    look().await;
+    look().await;
+}
+
+/// Asks version 3 agents for a tunnel for a user that has begun to wait, where none is idle for it.
+async fn ask_for(pipe: &Pipe, waiting: &Waiting<'_, Box<User>, UserEnd>) {
+    let slots = &pipe.sides[0].slots;
+    if slots.again.get() == 0 || pipe.pairing.is_closed() {
+        return;
+    }
+    if pipe.pairing.idle(0) > 0 {
+        heard().await;
+    }
+    if let Some(user) = waiting.occupant.borrow_mut().as_mut() {
+        if !pipe.pairing.serves(user.has_spoken) {
+            user.asked = pipe.wanted.ask(slots.taken.get(), pipe.limits(0).max_connections.into());
+        }
+    }
+}
+
+/// A user's wait has ended.
+fn leave(pipe: &Pipe, waiting: Waiting<'_, Box<User>, UserEnd>, peer: SocketAddr, end: UserEnd) {
     let user = waiting.occupant.take();
     report(pipe, peer, end, user.as_deref());
-    if let (UserEnd::TimedOut | UserEnd::Left, Some(user)) = (end, user) {
+    if let (UserEnd::TimedOut | UserEnd::Abandoned | UserEnd::Left, Some(user)) = (end, user) {
         user.turn_away();
     }
     drop(waiting);
@@ -333,6 +389,7 @@ fn report(pipe: &Pipe, peer: SocketAddr, end: UserEnd, user: Option<&User>) {
         UserEnd::Left => &refused::LEFT,
         UserEnd::Replaced => &refused::OUSTED,
         UserEnd::Stopping => &refused::USER_STOPPING,
+        UserEnd::Abandoned => &refused::DEAD,
         UserEnd::TimedOut if pipe.has_no_tunnel() => &refused::NO_AGENT,
         UserEnd::TimedOut if !has_spoken && pipe.pairing.idle(0) > 0 => &refused::SAID_NOTHING,
         UserEnd::TimedOut => &refused::NO_TUNNEL,

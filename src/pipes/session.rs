@@ -2,7 +2,7 @@
 //! (protocol page, section 6).
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,37 +12,58 @@ use smol::channel::Sender;
 use crate::limits;
 use crate::net::stream::Detached;
 use crate::os::FileGuard;
+use crate::pipes::closings::Closings;
 use crate::pipes::cut::Cut;
 use crate::pipes::pairing::Partner;
-use crate::pipes::per_address::OfAddress;
 use crate::pipes::pipe::Pipe;
 use crate::pipes::record::About;
+use crate::pipes::serve_user;
+use crate::pipes::settling::{Settled, Settling};
 use crate::pipes::slot::Slot;
 use crate::pipes::tunnel::Tunnel;
-use crate::pipes::user::User;
-use crate::runtime::{Counted, Load};
+use crate::pipes::user::{Away, User};
+use crate::runtime::{Counted, Load, now};
+use crate::session;
 use crate::session::{
-    Drain, Drained, Ended, Ending, Endpoint, Outcome, Protocol, Relay, Residue, Silence, Traffic,
+    Drain, Drained, Ended, Ending, Endpoint, Outcome, Parting, Protocol, Relay, Residue, Silence,
+    Traffic, Want,
 };
+use crate::text::line::escaped;
 use crate::wire::greeting::Version;
 use crate::wire::heartbeat::Rhythm;
 use crate::wire::proxy;
 
-/// What a session takes of its agent's side, given back at its end; and whose tunnel it is.
-struct Taken<'a> {
+/// What a session takes of an agent's side, given back at its end; and whose tunnel it is.
+struct Taken {
     slot: Slot,
-    in_use: Counted<'a>,
     agent: (SocketAddr, Rhythm),
+    /// When the session was to begin there.
+    opened_at: Instant,
 }
 
 /// Where a user comes from, and where it has come to.
 type UserAddresses = (SocketAddr, SocketAddr);
 
-/// What a session takes for its partner: a tunnel's, or a place among the users of its address.
-type Far<'a> = (Option<Taken<'a>>, Option<OfAddress>);
+/// What a session takes of port1's partner.
+enum Far {
+    /// A place among the users of its address.
+    User(Away),
+    /// A tunnel's, and how its own task gets it back.
+    Tunnel(Taken, Sender<Settling>),
+}
 
 /// A session that a worker carries: what it has taken, and its relay.
-type Begun<'a> = ((Taken<'a>, Far<'a>), Task<io::Result<(Ended, Option<Draining>)>>);
+type Begun = ((Taken, Far), Task<io::Result<(Ended, Left)>>);
+
+/// What a session leaves on its worker.
+enum Left {
+    /// Nothing that can be used again.
+    Nothing,
+    /// A version 1 tunnel.
+    Draining(Draining),
+    /// Tunnels of version 3 that can go on, by their legs; or a user whose tunnel was dead.
+    Parted([Option<Task<Option<Settled>>>; 2], Option<(Detached, FileGuard)>),
+}
 
 /// A tunnel that a worker reads, discarding what comes.
 struct Draining {
@@ -77,36 +98,39 @@ struct Parts {
     held: [Vec<Box<[u8]>>; 2],
     silence: Silence,
     traffic: Arc<Traffic>,
+    want: Arc<Want>,
 }
 
 impl Parts {
     fn join(self: Box<Self>) -> io::Result<Relay> {
-        let Parts { endpoints: [near, far], held, silence, traffic } = *self;
-        Ok(Relay::new([near.attach()?, far.attach()?], held, silence, traffic))
+        let Parts { endpoints: [near, far], held, silence, traffic, want } = *self;
+        let legs = [near.attach()?, far.attach()?];
+        Ok(Relay::new(legs, held, silence, traffic).asking(want))
     }
 }
 
 /// Carries the session of port1's tunnel and its partner to its end. Gives the tunnel back if
 /// it can carry another one, once nothing more comes of this one.
 pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option<Box<Tunnel>> {
-    let peers = match &partner {
-        Partner::User(user) => [tunnel.peer, user.peer],
-        Partner::Tunnel(other) => [tunnel.peer, other.peer],
+    let (peers, is_again) = match &partner {
+        Partner::User(user) => ([tunnel.peer, user.peer], user.is_again),
+        Partner::Tunnel(other, _) => ([tunnel.peer, other.peer], false),
     };
-    // Only the header for a version 2 agent tells of them.
+    // Only the header for an agent of version 2 or 3 tells of them.
     let user = match &partner {
-        Partner::User(user) if tunnel.version == Version::Two => {
+        Partner::User(user) if tunnel.version != Version::One => {
             user.stream.socket().local_addr().ok().map(|local| (user.peer, local))
         }
         _ => None,
     };
     pipe.record.count(|counts| {
         counts.sessions += 1;
-        counts.sessions_total += 1;
-        counts.users_served += u64::from(pipe.is_public());
+        // A user whose tunnel was dead is served once.
+        counts.sessions_total += u64::from(!is_again);
+        counts.users_served += u64::from(!is_again && pipe.is_public());
     });
     pipe.record.resolved(About::Users);
-    let ((near, far), relay) = begin(pipe, tunnel, partner, user);
+    let ((mut near, far), relay) = begin(pipe, tunnel, partner, user);
     let began = Instant::now();
     let cut = Cut(|| {
         pipe.record.connection(format_args!(
@@ -117,22 +141,43 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
             pipe.why_cut().why
         ));
     });
-    let (ended, draining) = relay.await.ok().unzip();
+    let (ended, left) = relay.await.ok().unzip();
     cut.disarm();
-    let Taken { slot, in_use, agent } = near;
-    // Before the agent can have redialled: the worker reports the end first, then closes.
-    drop((far, in_use));
-    let kept = match draining.flatten() {
-        Some(draining) => Some((draining, Counted::new(&pipe.sides[0].draining), slot)),
-        None => {
-            drop(slot);
-            None
+    let dead = ended.as_ref().and_then(|ended| match ended.ending {
+        Ending::Dead(leg) => Some(leg),
+        _ => None,
+    });
+    if let Some((address, opened_at)) = died_at(dead, &near, &far) {
+        pipe.pairing.found_dead(address, opened_at);
+    }
+    // Before an agent can have redialled: the worker reports the end first, then closes.
+    let (draining, settling, user) = match left {
+        Some(Left::Draining(draining)) => {
+            near.slot.set_in_use(false);
+            drop(far);
+            let counted = Counted::new(&pipe.sides[0].draining);
+            (Some((draining, counted, near)), None, None)
+        }
+        Some(Left::Parted(tunnels, user)) => {
+            let (settling, user) = parted(tunnels, user, near, far);
+            (None, settling, user)
+        }
+        Some(Left::Nothing) | None => {
+            drop((near, far));
+            (None, None, None)
         }
     };
     pipe.record.count(|counts| counts.sessions -= 1);
     session_ended(pipe, ended, peers);
+    if let Some(user) = user {
+        serve_user::serve_again(pipe, user).await;
+        return None;
+    }
     pipe.pairing.pair();
-    let (draining, counted, slot) = kept?;
+    if let Some(settling) = settling {
+        return settling.settled().await;
+    }
+    let (draining, counted, Taken { slot, agent, .. }) = draining?;
     let tunnel = drained(pipe, draining, slot, agent).await;
     drop(counted);
     tunnel
@@ -215,45 +260,45 @@ async fn drained(
 }
 
 /// Gives a worker the relay of a session; what is given back at its end stays here.
-fn begin(
-    pipe: &Pipe,
-    tunnel: Box<Tunnel>,
-    partner: Partner,
-    user: Option<UserAddresses>,
-) -> Begun<'_> {
+fn begin(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner, user: Option<UserAddresses>) -> Begun {
     let (near, near_held, taken, near_file) = agent_endpoint(pipe, 0, tunnel, user);
     let (far, far_held, far_taken, far_file) = match partner {
-        Partner::Tunnel(other) => {
+        Partner::Tunnel(other, back) => {
             let (endpoint, held, taken, file) = agent_endpoint(pipe, 1, other, None);
-            (endpoint, held, (Some(taken), None), file)
+            (endpoint, held, Far::Tunnel(taken, back), file)
         }
         Partner::User(user) => {
-            let User { mut stream, file, of_address, .. } = *user;
+            let (mut stream, file, away) = user.part();
             stream.trust();
-            let endpoint =
-                Endpoint { stream: stream.detach(), protocol: Protocol::Raw, talk: None };
-            (endpoint, Vec::new(), (None, Some(of_address)), file)
+            let stream = stream.detach();
+            let endpoint = Endpoint { stream, protocol: Protocol::Raw, talk: None };
+            (endpoint, Vec::new(), Far::User(away), file)
         }
     };
     let alive = pipe.relays.0.borrow().clone();
     let closings = pipe.closings.clone();
+    let goes_on = near.talk.is_some() || far.talk.is_some();
     // Boxed, so that the session's memory is the relay's and not that of its making, too.
     let parts = Box::new(Parts {
         endpoints: [near, far],
         held: [near_held, far_held],
         silence: Silence { after_end: pipe.settings().fin_wait, ever: pipe.mapping().options.idle },
         traffic: pipe.traffic.clone(),
+        want: pipe.wanted.want.clone(),
     });
     let relay = pipe.shared.workers.spawn(|load| async move {
         let mut relay = parts.join()?;
         let ended = (&mut relay).await;
+        if goes_on {
+            return Ok((ended, part(relay, [near_file, far_file], alive, closings, load)));
+        }
         if !relay.keeps_tunnel() {
             drop(alive);
             load.go_on(|load| async move {
                 closings.bound(relay.close()).await;
                 drop((near_file, far_file, load));
             });
-            return Ok((ended, None));
+            return Ok((ended, Left::Nothing));
         }
         let draining = relay.keep_tunnel().map(|(drain, user)| {
             load.another().go_on(|load| async move {
@@ -262,33 +307,106 @@ fn begin(
             });
             Draining::go_on(drain, near_file, alive, load)
         });
-        Ok((ended, draining))
+        Ok((ended, draining.map_or(Left::Nothing, Left::Draining)))
     });
     ((taken, far_taken), relay)
 }
 
+/// Goes on with what is left of a session with a version 3 tunnel, on the worker that has carried it. `alive` is held
+/// as long as a tunnel may be given back.
+fn part(
+    relay: Relay,
+    files: [FileGuard; 2],
+    alive: Option<Sender<()>>,
+    closings: Arc<Closings>,
+    load: Load,
+) -> Left {
+    let Parting { tunnels: [near, far], user, closing } = relay.part();
+    let [mut near_file, mut far_file] = files.map(Some);
+    let user = user.and_then(|user| Some((user.detach(), far_file.take()?)));
+    let settle = |settling: Option<session::Settling>, file: &mut Option<FileGuard>| {
+        let settling = settling?;
+        let file = file.take()?;
+        let alive = alive.clone();
+        Some(load.another().spawn(|load| async move {
+            let kept = settling.await?;
+            drop((alive, load));
+            Some(Settled::new(kept, file))
+        }))
+    };
+    let tunnels = [settle(near, &mut near_file), settle(far, &mut far_file)];
+    load.go_on(|load| async move {
+        closings.bound(closing.close()).await;
+        drop((near_file, far_file, load));
+    });
+    Left::Parted(tunnels, user)
+}
+
 /// Takes a tunnel apart into what a worker needs, what it held, and what is given back at
-/// the session's end. A version 2 agent is told of the pairing.
+/// the session's end. An agent of version 2 or 3 is told of the pairing.
 fn agent_endpoint(
     pipe: &Pipe,
     side: usize,
     mut tunnel: Box<Tunnel>,
     user: Option<UserAddresses>,
-) -> (Endpoint<Detached>, Vec<Box<[u8]>>, Taken<'_>, FileGuard) {
+) -> (Endpoint<Detached>, Vec<Box<[u8]>>, Taken, FileGuard) {
     let held = tunnel.take_held();
     tunnel.end_probe();
+    let (threshold, now) = (pipe.limits(side).heartbeat_threshold, now());
     let protocol = match tunnel.version {
-        Version::One => Protocol::Version1 { threshold: pipe.limits(side).heartbeat_threshold },
-        Version::Two | Version::Three => {
+        Version::One => Protocol::Version1 { threshold },
+        Version::Two => {
             // An agent that is gone by now shows that to the relay.
             let _ = tunnel.stream.queue(&proxy::header(user));
             Protocol::Version2
         }
+        Version::Three => {
+            tunnel.open(pipe.wanted.take(), &proxy::header(user));
+            let at_once = now < tunnel.rhythm.last_heard() + limits::HEARD_LATELY;
+            Protocol::Framed { threshold, beat: None, at_once }
+        }
     };
-    let Tunnel { stream, peer, rhythm, slot, file, .. } = *tunnel;
-    let in_use = Counted::new(&pipe.sides[side].in_use);
-    let taken = Taken { slot, in_use, agent: (peer, rhythm) };
-    (Endpoint { stream: stream.detach(), protocol, talk: None }, held, taken, file)
+    let Tunnel { stream, talk, peer, rhythm, mut slot, file, .. } = *tunnel;
+    slot.set_in_use(true);
+    let taken = Taken { slot, agent: (peer, rhythm), opened_at: now };
+    (Endpoint { stream: stream.detach(), protocol, talk }, held, taken, file)
+}
+
+/// The address of a session's dead tunnel, and when the session was to begin there.
+fn died_at(dead: Option<usize>, near: &Taken, far: &Far) -> Option<(IpAddr, Instant)> {
+    let taken = match (dead?, far) {
+        (0, _) => near,
+        (_, Far::Tunnel(taken, _)) => taken,
+        (_, Far::User(_)) => return None,
+    };
+    Some((taken.agent.0.ip(), taken.opened_at))
+}
+
+/// Who goes on after a session with a version 3 tunnel: port1's tunnel, and a user whose tunnel was dead. Port2's
+/// tunnel goes on in its own task; what is not used again is given back.
+fn parted(
+    [near_task, far_task]: [Option<Task<Option<Settled>>>; 2],
+    user: Option<(Detached, FileGuard)>,
+    near: Taken,
+    far: Far,
+) -> (Option<Settling>, Option<Box<User>>) {
+    let settling = |task: Option<_>, Taken { slot, agent, .. }: Taken| {
+        task.map(|task| Settling { task, slot, agent })
+    };
+    let near = settling(near_task, near);
+    match far {
+        Far::User(away) => {
+            let user = user.and_then(|(stream, file)| Some((stream.attach().ok()?, file)));
+            (near, user.map(|(stream, file)| Box::new(away.back(stream, file))))
+        }
+        Far::Tunnel(taken, back) => {
+            if let Some(settling) = settling(far_task, taken) {
+                // Its task waits for it, or the mapping is gone.
+                let _ = back.try_send(settling);
+            }
+            (near, None)
+        }
+    }
 }
 
 fn session_ended(pipe: &Pipe, ended: Option<Ended>, [agent, partner]: [SocketAddr; 2]) {
@@ -299,21 +417,36 @@ fn session_ended(pipe: &Pipe, ended: Option<Ended>, [agent, partner]: [SocketAdd
         );
     };
     pipe.pairing.lost(ended.missing);
+    let who = |leg| if leg == 0 { agent } else { partner };
+    // What a version 3 peer has said of it.
+    let reason = match escaped(&ended.reason) {
+        reason if reason.is_empty() => reason,
+        reason => format!(" ({reason})"),
+    };
     match ended.ending {
         Ending::Absent(_) => pipe.record.count(|counts| counts.tunnels_absent += 1),
+        Ending::Dead(leg) => pipe.record.fault(
+            About::Agents(leg),
+            &format!(
+                "tunnel of {} closed: its agent did not answer when a session was to begin; see that its machine \
+                 is up and reaches this one",
+                who(leg)
+            ),
+        ),
         Ending::Failed(leg)
         | Ending::Wrong(leg)
         | Ending::Unanswered(leg)
         | Ending::NoAnswer(leg)
+        | Ending::Garbled(leg)
         | Ending::Stalled(leg) => {
-            let who = if leg == 0 { agent } else { partner };
+            let (who, ending) = (who(leg), &ended.ending);
             pipe.record
-                .fault(About::Event, &format!("a session with {who} failed: {}", ended.ending));
+                .fault(About::Event, &format!("a session with {who} failed: {ending}{reason}"));
         }
         _ => {}
     }
     pipe.record.connection(format_args!(
-        "session of {agent} and {partner} ended after {:.1} s, {} bytes from port1, {} from port2: {}",
+        "session of {agent} and {partner} ended after {:.1} s, {} bytes from port1, {} from port2: {}{reason}",
         ended.lasted.as_secs_f32(),
         ended.bytes[0],
         ended.bytes[1],

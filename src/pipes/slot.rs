@@ -12,6 +12,10 @@ pub struct Slots {
     pub taken: Cell<usize>,
     /// Those of them whose agents can serve users that say nothing: of version 2 and 3.
     pub serve_silent: Cell<usize>,
+    /// Those of them that version 3 agents have.
+    pub again: Cell<usize>,
+    /// Those of tunnels in a session, one that is being broken off included.
+    pub in_use: Cell<usize>,
     /// Those whose agents have taken a user's bytes and answered nothing.
     pub unanswered: Cell<usize>,
     /// Notified when one is given back.
@@ -22,17 +26,22 @@ pub struct Slots {
 pub struct Slot {
     slots: Rc<Slots>,
     version: Version,
+    in_use: bool,
     unanswered: bool,
 }
 
 impl Slot {
     /// One more is taken.
     pub fn take(slots: Rc<Slots>, version: Version) -> Self {
-        slots.taken.set(slots.taken.get() + 1);
-        if version != Version::One {
-            slots.serve_silent.set(slots.serve_silent.get() + 1);
-        }
-        Slot { slots, version, unanswered: false }
+        add(&slots.taken, true);
+        add(&slots.serve_silent, version != Version::One);
+        add(&slots.again, version == Version::Three);
+        Slot { slots, version, in_use: false, unanswered: false }
+    }
+
+    /// Counts it among those in a session, or no longer.
+    pub fn set_in_use(&mut self, in_use: bool) {
+        replace(&self.slots.in_use, &mut self.in_use, in_use);
     }
 
     /// Whether its agent has taken a user's bytes and answered nothing.
@@ -42,20 +51,30 @@ impl Slot {
 
     /// Counts it among those of which that is so, or no longer.
     pub fn set_unanswered(&mut self, unanswered: bool) {
-        let count = &self.slots.unanswered;
-        let others = count.get() - usize::from(self.unanswered);
-        count.set(others + usize::from(unanswered));
-        self.unanswered = unanswered;
+        replace(&self.slots.unanswered, &mut self.unanswered, unanswered);
     }
+}
+
+fn add(count: &Cell<usize>, is_one: bool) {
+    count.set(count.get() + usize::from(is_one));
+}
+
+fn take(count: &Cell<usize>, is_one: bool) {
+    count.set(count.get() - usize::from(is_one));
+}
+
+fn replace(count: &Cell<usize>, was: &mut bool, is: bool) {
+    take(count, std::mem::replace(was, is));
+    add(count, is);
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         self.set_unanswered(false);
-        self.slots.taken.set(self.slots.taken.get() - 1);
-        if self.version != Version::One {
-            self.slots.serve_silent.set(self.slots.serve_silent.get() - 1);
-        }
+        self.set_in_use(false);
+        take(&self.slots.taken, true);
+        take(&self.slots.serve_silent, self.version != Version::One);
+        take(&self.slots.again, self.version == Version::Three);
         self.slots.freed.notify_additional(1);
     }
 }

@@ -14,6 +14,7 @@ use crate::pipes::slot::Slot;
 use crate::runtime::turn::Pace;
 use crate::runtime::{Deadlines, now};
 use crate::session::Drained;
+use crate::wire::frames::{Event, Fault, Side, Talk, Word};
 use crate::wire::greeting::Version;
 use crate::wire::heartbeat::{BEAT, Rhythm, beats};
 
@@ -24,6 +25,8 @@ pub struct Tunnel {
     pub stream: Stream,
     /// Its rules.
     pub version: Version,
+    /// What is said by those of version 3.
+    pub talk: Option<Box<Talk>>,
     /// When it was heard.
     pub rhythm: Rhythm,
     /// Units that came before its pairing, in order; private pipes only.
@@ -44,6 +47,8 @@ pub struct Tunnel {
     answers: usize,
     pace: Pace,
     ended: bool,
+    /// How its wait has ended by what its agent said, of version 3.
+    over: Option<IdleEnd>,
     /// When its machine was asked whether it still knows of it, until that is over.
     probed: Option<Instant>,
 }
@@ -61,6 +66,10 @@ pub enum IdleEnd {
     Stalled,
     /// It sent something other than heartbeats outside a session.
     OutOfStep,
+    /// It sent frames of version 3 that it may not send then.
+    Garbled(Fault),
+    /// Its agent wants no more sessions on it.
+    Bye,
 }
 
 impl Tunnel {
@@ -76,6 +85,7 @@ impl Tunnel {
         Tunnel {
             stream,
             version,
+            talk: (version == Version::Three).then(|| Box::new(Talk::new(Side::Connector))),
             rhythm: Rhythm::new(now),
             held: Vec::new(),
             peer,
@@ -88,6 +98,7 @@ impl Tunnel {
             answers: 0,
             pace: Pace::new(now),
             ended: false,
+            over: None,
             probed: None,
         }
     }
@@ -110,6 +121,21 @@ impl Tunnel {
         let again = Tunnel::new(stream, Version::One, peer, slot, file);
         let rhythm = rhythm.resumed(drained.heard_at);
         Tunnel { rhythm, quiet_since: drained.spoke_at, fresh: false, ..again }
+    }
+
+    /// A version 3 tunnel that waits again after its session: its agent as it was known before, and when it was
+    /// heard last.
+    pub fn resumed(
+        stream: Stream,
+        talk: Box<Talk>,
+        (peer, rhythm): (SocketAddr, Rhythm),
+        slot: Slot,
+        file: FileGuard,
+        heard_at: Instant,
+    ) -> Self {
+        let again = Tunnel::new(stream, Version::Three, peer, slot, file);
+        let over = talk.has_heard_bye().then_some(IdleEnd::Bye);
+        Tunnel { talk: Some(talk), over, rhythm: rhythm.resumed(heard_at), fresh: false, ..again }
     }
 
     /// Since when it has sent nothing but heartbeats: anything else would have ended its wait.
@@ -165,6 +191,29 @@ impl Tunnel {
         }
     }
 
+    /// Begins a session on it, if it is of version 3, with this PROXY header. Before that its agent is told of
+    /// so many `users` that wait.
+    pub fn open(&mut self, users: u16, header: &[u8]) {
+        let Some(talk) = &mut self.talk else { return };
+        let mut said = if users > 0 { talk.say(Word::Want(users)) } else { Vec::new() };
+        said.extend(talk.say(Word::Open(header)));
+        // An agent that is gone by now shows that to the relay.
+        let _ = self.stream.queue(&said);
+    }
+
+    /// Tells the agent that no session will begin on it any more, if it is of version 3 and has not been told.
+    pub fn say_bye(&mut self) {
+        if let Some(talk) = self.talk.as_mut().filter(|talk| !talk.has_said_bye()) {
+            // A write that fails is found by the flush.
+            let _ = self.stream.queue(&talk.say(Word::Bye));
+        }
+    }
+
+    /// Whether no session is to begin on it any more, by its agent's word or the connector's.
+    pub fn is_bid_farewell(&self) -> bool {
+        self.talk.as_ref().is_some_and(|talk| talk.has_said_bye() || talk.has_heard_bye())
+    }
+
     /// By when the rest of a heartbeat should come, if one has come in part.
     pub fn beat_due(&self) -> Option<Instant> {
         (!self.begun.is_empty()).then(|| self.rhythm.last_heard() + limits::BEAT_REST)
@@ -190,9 +239,12 @@ impl Tunnel {
     }
 
     /// Takes one unit: answers heartbeats, holds the rest.
-    fn hear(&mut self, unit: &[u8]) -> io::Result<()> {
+    pub fn hear(&mut self, unit: &[u8]) -> io::Result<()> {
         let now = now();
         self.rhythm.heard(now);
+        if self.version == Version::Three {
+            return self.hear_frames(unit, now);
+        }
         if self.stream.is_tls() && self.version == Version::One {
             return if beats(unit, true) > 0 { self.answer(1, now) } else { self.hold(unit) };
         }
@@ -207,6 +259,26 @@ impl Tunnel {
             return if count > 0 { self.answer(count, now) } else { Ok(()) };
         }
         self.hold(&bytes)
+    }
+
+    /// Takes frames of version 3, in whatever pieces: answers heartbeats, and ends the wait for anything else.
+    fn hear_frames(&mut self, unit: &[u8], now: Instant) -> io::Result<()> {
+        let Some(talk) = &mut self.talk else { return Ok(()) };
+        let (mut rest, mut answers) = (unit, Vec::new());
+        while self.over.is_none() {
+            match talk.hear(&mut rest) {
+                Ok(None) => break,
+                Ok(Some(Event::Beat)) => {
+                    self.rhythm.beat(now);
+                    answers.extend(talk.say(Word::BeatAnswer));
+                }
+                Ok(Some(Event::Bye)) => self.over = Some(IdleEnd::Bye),
+                Ok(Some(_)) => self.over = Some(IdleEnd::OutOfStep),
+                Err(fault) => self.over = Some(IdleEnd::Garbled(fault)),
+            }
+        }
+        self.answers += answers.len();
+        if answers.is_empty() { Ok(()) } else { self.stream.queue(&answers) }
     }
 
     fn answer(&mut self, count: usize, now: Instant) -> io::Result<()> {
@@ -277,6 +349,9 @@ impl Tunnel {
     /// Whether the agent is to be read now. One that is not cannot be heard, but is known to have
     /// gone, or to have ended: from then on its silence counts.
     fn may_be_read(&mut self, context: &Context<'_>, public: bool) -> Result<bool, IdleEnd> {
+        if let Some(over) = self.over {
+            return Err(over);
+        }
         if !self.held.is_empty() && (public || self.version == Version::Two) {
             return Err(IdleEnd::OutOfStep);
         }

@@ -3,10 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use crate::net::stream::Stream;
 use crate::os::FileGuard;
 use crate::pipes::per_address::OfAddress;
+use crate::pipes::wanted::Asked;
 
 /// A user that is ready for a tunnel.
 pub struct User {
@@ -24,6 +26,48 @@ pub struct User {
     pub file: FileGuard,
     /// One of its address's users.
     pub of_address: OfAddress,
+    /// How long it waits for a tunnel.
+    pub deadline: Instant,
+    /// That a tunnel is asked for it, while it waits.
+    pub asked: Option<Asked>,
+    /// Its place among those that wait, from when it has one.
+    pub place: u64,
+    /// Whether it was given a tunnel that was dead, and waits in its place again.
+    pub is_again: bool,
+}
+
+/// What stays of a user on its mapping's thread while a worker has its connection.
+pub struct Away {
+    /// One of its address's users, until its session is over.
+    of_address: OfAddress,
+    peer: SocketAddr,
+    has_spoken: bool,
+    has_ended: bool,
+    deadline: Instant,
+    place: u64,
+}
+
+impl Away {
+    /// The user, with its connection as it was.
+    pub fn back(self, mut stream: Stream, file: FileGuard) -> User {
+        if self.has_spoken {
+            stream.break_when_dropped();
+        }
+        let Away { of_address, peer, has_spoken, has_ended, deadline, place } = self;
+        User {
+            stream,
+            peer,
+            has_spoken,
+            has_ended,
+            fault: None,
+            file,
+            of_address,
+            deadline,
+            asked: None,
+            place,
+            is_again: true,
+        }
+    }
 }
 
 /// What a user that has no tunnel yet does.
@@ -35,6 +79,13 @@ pub enum Heard {
 }
 
 impl User {
+    /// What a worker needs of it, and what stays here.
+    pub fn part(self) -> (Stream, FileGuard, Away) {
+        let User { stream, peer, has_spoken, has_ended, file, of_address, deadline, place, .. } =
+            self;
+        (stream, file, Away { of_address, peer, has_spoken, has_ended, deadline, place })
+    }
+
     /// What it does next.
     pub fn poll_heard(&mut self, context: &Context<'_>) -> Poll<Heard> {
         if self.has_spoken {

@@ -340,4 +340,49 @@ impl Future for Relay {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::io;
+    use std::net::{TcpListener, TcpStream};
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::Waker;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::net::stream::Stream;
+    use crate::runtime::{block_on, look};
+    use crate::session::residue::Missing;
+    use crate::session::tests::broken_behind_unread_bytes;
+
+    #[test]
+    fn agents_reset_behind_unread_bytes_ends_the_session_at_the_next_look() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (user, _) = listener.accept().unwrap();
+        user.set_nonblocking(true).unwrap();
+        rustix::net::sockopt::set_socket_send_buffer_size(&user, 1 << 20).unwrap();
+        // It takes all, so that the session would go on for as long as there is something to read.
+        let user_reads = thread::spawn(move || io::copy(&mut there, &mut io::sink()));
+        block_on(async {
+            let agent = Stream::plain(broken_behind_unread_bytes()).unwrap();
+            let protocol = Protocol::Version1 { threshold: None };
+            let agent = Endpoint { stream: agent, protocol, talk: None };
+            let (stream, protocol) = (Stream::plain(user).unwrap(), Protocol::Raw);
+            let user = Endpoint { stream, protocol, talk: None };
+            let silence = Silence { after_end: Duration::from_secs(60), ever: None };
+            let mut relay =
+                pin!(Relay::new([agent, user], [Vec::new(), Vec::new()], silence, Arc::default()));
+            let context = &mut Context::from_waker(Waker::noop());
+            let mut polled = relay.as_mut().poll(context);
+            if polled.is_pending() {
+                look().await;
+                polled = relay.poll(context);
+            }
+            let Poll::Ready(ended) = polled else { panic!("not noticed") };
+            assert_eq!((ended.ending, ended.missing), (Ending::Broken(0), Missing::Rest));
+        })
+        .unwrap();
+        let _ = user_reads.join();
+    }
+}

@@ -3,6 +3,9 @@
 use std::cell::RefCell;
 use std::task::{Context, Poll, Waker};
 
+use smol::channel::{Receiver, Sender};
+
+use crate::pipes::settling::Settling;
 use crate::pipes::tunnel::{IdleEnd, Tunnel};
 use crate::pipes::user::User;
 
@@ -10,8 +13,8 @@ use crate::pipes::user::User;
 pub enum TunnelEnd {
     /// It carries this partner's session.
     Paired(Partner),
-    /// The other side's task has it now.
-    Taken,
+    /// The other side's task has it now, and gives it back, of version 3, if it can go on after the session.
+    Taken(Receiver<Settling>),
     /// A newcomer has its slot.
     Replaced,
     /// It ended by itself.
@@ -22,8 +25,8 @@ pub enum TunnelEnd {
 pub enum Partner {
     /// Of a public pipe.
     User(Box<User>),
-    /// Of a private pipe: the other side's.
-    Tunnel(Box<Tunnel>),
+    /// Of a private pipe: the other side's, and how its own task gets it back.
+    Tunnel(Box<Tunnel>, Sender<Settling>),
 }
 
 /// How a user's wait ends.
@@ -39,6 +42,8 @@ pub enum UserEnd {
     Left,
     /// Nobody was free in time.
     TimedOut,
+    /// Its tunnel was dead, and no other is idle.
+    Abandoned,
 }
 
 /// Where a `T` waits. It sits there, and is gone from it once its wait has ended.

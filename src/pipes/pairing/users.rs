@@ -16,7 +16,7 @@ impl Pairing {
     /// limit counts as reached for a user that is not the `first` of them.
     pub fn user(
         &self,
-        user: Box<User>,
+        mut user: Box<User>,
         limit: usize,
         silent_in_vain: bool,
         first: bool,
@@ -37,9 +37,19 @@ impl Pairing {
         if !room() {
             return Err(user);
         }
-        let waiting = self.sit(&self.users, Whose::User, user);
+        user.place = self.next_number();
+        let waiting = self.sit(&self.users, Whose::User, user.place, user);
         self.order_user(waiting.number, spoken);
         Ok(waiting)
+    }
+
+    /// A user that was given a dead tunnel waits again, in the place that it had.
+    pub fn user_again(&self, user: Box<User>) -> Waiting<'_, Box<User>, UserEnd> {
+        let spoken = user.has_spoken;
+        let place = user.place;
+        let waiting = self.sit(&self.users, Whose::User, place, user);
+        self.order_user(place, spoken);
+        waiting
     }
 
     /// Whether a newcomer has to wait for a seat when `limit` users may have one.

@@ -40,9 +40,12 @@ refusals! {
     /// `userwait` is over.
     NO_TUNNEL: USER, "no tunnel was free in time",
         "have the agent open more tunnels, or raise userwait";
-    /// `userwait` is over; nothing but version 2 would have served it.
+    /// It was given a version 3 tunnel that was dead.
+    DEAD: USER, "its tunnel was dead, and no other was idle",
+        "see that the agent's machine is up and reaches this one";
+    /// `userwait` is over; nothing but version 2 or 3 would have served it.
     SAID_NOTHING: USER, "it sent nothing, and version 1 tunnels serve those that do",
-        "a service that speaks first needs an agent of version 2";
+        "a service that speaks first needs an agent of version 2 or 3";
     /// The mapping's `allow` does not name its address.
     ELSEWHERE: USER, "its address is not in the mapping's allow",
         "add the address to allow if it may connect";

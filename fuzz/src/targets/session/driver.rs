@@ -94,7 +94,7 @@ impl Stage {
         client.set_buffer_limit(None);
         let mut peer = Peer::new(ours, Some(client.into()), leg);
         let mut accepted =
-            Driven::new(Stream::accept(theirs, self.server.clone(), |_| {}, || async {}));
+            Driven::new(Stream::accept(theirs, self.server.clone().into(), |_| {}, || async {}));
         for _ in 0..1000 {
             peer.push();
             peer.receive(ALL);
