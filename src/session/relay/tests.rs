@@ -1,0 +1,151 @@
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Waker;
+use std::thread;
+use std::time::Duration;
+
+use std::future::poll_fn;
+
+use super::*;
+use crate::net::stream::Stream;
+use crate::runtime::{block_on, look};
+use crate::session::residue::Missing;
+use crate::session::tests::broken_behind_unread_bytes;
+use crate::wire::frames::{Event, Side, Talk, Word};
+
+#[test]
+fn agents_reset_behind_unread_bytes_ends_the_session_at_the_next_look() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (user, _) = listener.accept().unwrap();
+    user.set_nonblocking(true).unwrap();
+    rustix::net::sockopt::set_socket_send_buffer_size(&user, 1 << 20).unwrap();
+    // It takes all, so that the session would go on for as long as there is something to read.
+    let user_reads = thread::spawn(move || io::copy(&mut there, &mut io::sink()));
+    block_on(async {
+        let agent = Stream::plain(broken_behind_unread_bytes()).unwrap();
+        let protocol = Protocol::Version1 { threshold: None };
+        let agent = Endpoint { stream: agent, protocol, talk: None };
+        let (stream, protocol) = (Stream::plain(user).unwrap(), Protocol::Raw);
+        let user = Endpoint { stream, protocol, talk: None };
+        let silence = Silence { after_end: Duration::from_secs(60), ever: None };
+        let mut relay =
+            pin!(Relay::new([agent, user], [Vec::new(), Vec::new()], silence, Arc::default()));
+        let context = &mut Context::from_waker(Waker::noop());
+        let mut polled = relay.as_mut().poll(context);
+        if polled.is_pending() {
+            look().await;
+            polled = relay.poll(context);
+        }
+        let Poll::Ready(ended) = polled else { panic!("not noticed") };
+        assert_eq!((ended.ending, ended.missing), (Ending::Broken(0), Missing::Rest));
+    })
+    .unwrap();
+    let _ = user_reads.join();
+}
+
+/// Both ends of a connection, without blocking.
+fn connection() -> [TcpStream; 2] {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    [one, listener.accept().unwrap().0]
+}
+
+fn stream(socket: TcpStream) -> Stream {
+    socket.set_nonblocking(true).unwrap();
+    socket.set_nodelay(true).unwrap();
+    Stream::plain(socket).unwrap()
+}
+
+/// Bytes of which each place has its own.
+fn pattern(length: usize, seed: usize) -> Vec<u8> {
+    (0..length).map(|at| ((at + seed) / 251 + at) as u8).collect()
+}
+
+/// Sends `bytes`, ends, and reads to the end.
+fn exchange(mut socket: TcpStream, bytes: Vec<u8>) -> thread::JoinHandle<io::Result<Vec<u8>>> {
+    let mut sender = socket.try_clone().unwrap();
+    thread::spawn(move || {
+        let sending = thread::spawn(move || {
+            sender.write_all(&bytes)?;
+            sender.shutdown(Shutdown::Write)
+        });
+        let mut all = Vec::new();
+        socket.read_to_end(&mut all)?;
+        sending.join().unwrap()?;
+        Ok(all)
+    })
+}
+
+#[test]
+fn one_version_3_tunnel_carries_sessions_one_after_another_in_both_directions_in_full() {
+    crate::net::conduit::allow(1, 1 << 16);
+    block_on(async {
+        let silence = Silence { after_end: Duration::from_secs(60), ever: None };
+        let [near, far] = connection().map(stream);
+        let mut ends = Some([near, far]);
+        let mut talks = Some([Side::Connector, Side::Agent].map(|side| Box::new(Talk::new(side))));
+        for (round, length) in [0, 1, 70_000, 5 << 20, 3].into_iter().enumerate() {
+            let ([user, here], [there, service]) = (connection(), connection());
+            let [asked, answered] = [pattern(length, round), pattern(2 * length, round + 7)];
+            let user = exchange(user, asked.clone());
+            let service = exchange(service, answered.clone());
+            let ([mut near, mut far], [mut connector, mut agent]) =
+                (ends.take().unwrap(), talks.take().unwrap());
+            near.queue(&connector.say(Word::Open(b"header"))).unwrap();
+            let mut open = &b"O\0\0\x06header"[..];
+            // The header itself is taken from the connection by the agent's tunnel.
+            assert!(matches!(agent.hear(&mut open), Ok(Some(Event::Opened(_)))));
+            let mut skipped = 0;
+            poll_fn(|context| {
+                match far
+                    .poll_receive_some(context, 10 - skipped, &mut |unit| skipped += unit.len())
+                {
+                    Poll::Ready(Ok(_)) if skipped == 10 => Poll::Ready(()),
+                    Poll::Ready(result) => panic!("{result:?}"),
+                    Poll::Pending => Poll::Pending,
+                }
+            })
+            .await;
+            for word in [Word::Seen, Word::Accepted] {
+                far.queue(&agent.say(word)).unwrap();
+            }
+            let framed = |beat| Protocol::Framed { threshold: None, beat, at_once: true };
+            let endpoint = |stream, protocol, talk| Endpoint { stream, protocol, talk };
+            let held = || [Vec::new(), Vec::new()];
+            let raw = |socket| endpoint(stream(socket), Protocol::Raw, None);
+            let beat = Some(Duration::from_millis(5));
+            let mut one = Relay::new(
+                [endpoint(near, framed(None), Some(connector)), raw(here)],
+                held(),
+                silence,
+                Arc::default(),
+            );
+            let mut two = Relay::new(
+                [endpoint(far, framed(beat), Some(agent)), raw(there)],
+                held(),
+                silence,
+                Arc::default(),
+            );
+            let (first, second) = zip(&mut one, &mut two).await;
+            assert_eq!((first.ending, second.ending), (Ending::Complete, Ending::Complete));
+            let mut kept = Vec::new();
+            for relay in [one, two] {
+                let Parting { tunnels: [Some(settling), None], user: None, closing } = relay.part()
+                else {
+                    panic!("not parted")
+                };
+                closing.close().await;
+                kept.push(settling.await.unwrap());
+            }
+            assert!(user.join().unwrap().unwrap() == answered, "round {round}");
+            assert!(service.join().unwrap().unwrap() == asked, "round {round}");
+            let [near, far] = <[_; 2]>::try_from(kept).ok().unwrap();
+            ends = Some([near.stream, far.stream]);
+            talks = Some([near.talk, far.talk]);
+        }
+    })
+    .unwrap();
+}
