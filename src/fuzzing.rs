@@ -23,6 +23,7 @@ pub use crate::net::stream::Stream;
 pub use crate::runtime::{block_on, sleep};
 pub use crate::session::{Ended, Ending, Endpoint, Protocol, Relay, Silence, Traffic};
 pub use crate::tls::{CERTIFICATE, Identity, Trusted, client_config};
+pub use crate::wire::frames;
 pub use crate::wire::greeting::{Checked, Greetings, Version};
 pub use crate::wire::heartbeat::beats;
 pub use crate::wire::proxy::{NoHeader, end as header_end, header, source};

@@ -2,6 +2,7 @@
 
 mod certificate;
 mod form;
+mod frames;
 mod greeting;
 mod http;
 mod mapping;
@@ -18,6 +19,7 @@ pub type Check = fn(&[u8]) -> bool;
 pub const TARGETS: &[(&str, Check)] = &[
     ("certificate", certificate::check),
     ("form", form::check),
+    ("frames", frames::check),
     ("greeting", greeting::check),
     ("http", http::check),
     ("mapping", mapping::check),

@@ -4,8 +4,7 @@ use iofog_connector::fuzzing::{Checked, Greetings, Passcode, Version, beats, off
 
 use crate::input::{Choices, Random, pieces};
 
-const LINES: [(&[u8], Version); 2] =
-    [(b"IOFOG/2 ", Version::Two), (b"IOFOG/3 ", Version::Three)];
+const LINES: [(&[u8], Version); 2] = [(b"IOFOG/2 ", Version::Two), (b"IOFOG/3 ", Version::Three)];
 
 pub(crate) fn check(data: &[u8]) -> bool {
     let mut choices = Choices::new(data);

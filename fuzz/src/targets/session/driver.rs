@@ -217,8 +217,8 @@ impl Session {
         });
         let traffic = Arc::new(Traffic::default());
         let legs = [
-            Endpoint { stream: first, protocol: protocols[0] },
-            Endpoint { stream: second, protocol: protocols[1] },
+            Endpoint { stream: first, protocol: protocols[0], talk: None },
+            Endpoint { stream: second, protocol: protocols[1], talk: None },
         ];
         let given = held.clone().map(|units| units.into_iter().map(Into::into).collect());
         let ended = Rc::new(RefCell::new(None));

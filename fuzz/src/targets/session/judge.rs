@@ -118,7 +118,8 @@ impl Session {
                 taken.heartbeats = Some(beats.len());
                 taken.units.extend(rest);
             }
-            Protocol::Raw | Protocol::Version1 { .. } => {
+            // Version 3 is the target `frames`'s.
+            Protocol::Raw | Protocol::Version1 { .. } | Protocol::Framed { .. } => {
                 taken.units.extend(peer.sent.iter().cloned())
             }
             Protocol::Version2 => {
@@ -216,6 +217,9 @@ impl Session {
                 assert!(at.duration_since(self.started) >= limits::OPEN_WAIT);
             }
             Ending::Stalled(leg) => panic!("leg {leg}: the kernel acknowledges everything here"),
+            Ending::Dead(leg) | Ending::Reset(leg) | Ending::Garbled(leg) => {
+                panic!("leg {leg} is no version 3 tunnel")
+            }
         }
         assert!(ended.lasted <= at.duration_since(self.started) + Duration::from_millis(1));
     }
