@@ -223,7 +223,10 @@ impl Leg {
     }
 
     pub(super) fn answer(&mut self, heartbeats: usize) {
-        if heartbeats == 0 || self.output != Output::Open {
+        // Where an end is a frame, it is not the last one.
+        let is_told = self.output == Output::Open
+            || (self.output == Output::Finished && self.framed.is_some());
+        if heartbeats == 0 || !is_told {
             return;
         }
         let answer = match &mut self.framed {

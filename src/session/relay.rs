@@ -322,10 +322,10 @@ impl Future for Relay {
             self.pass_end_on(context, from);
             let is_kept = self.progress.residue.is_some() && from == 0;
             self.progress.legs[from].poll_unread(context, is_kept);
-            if self.progress.legs[from].framed.is_some() {
-                // What was said last.
-                self.progress.legs[from].poll_flush(context);
-            }
+        }
+        // What was said last, to either.
+        for leg in self.progress.legs.iter_mut().filter(|leg| leg.framed.is_some()) {
+            leg.poll_flush(context);
         }
         match self.progress.ending(now()) {
             Ok(ending) => Poll::Ready(self.ended(ending)),
