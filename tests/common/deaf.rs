@@ -7,8 +7,8 @@ use super::ms;
 
 /// An address at which the kernel answers nobody: its backlog is full.
 pub struct Deaf {
-    pub listener: TcpListener,
-    _fillers: Vec<TcpStream>,
+    listener: TcpListener,
+    fillers: Vec<TcpStream>,
 }
 
 impl Deaf {
@@ -24,7 +24,7 @@ impl Deaf {
                 Err(_) => unanswered += 1,
             }
         }
-        (unanswered == 2).then_some(Deaf { listener, _fillers: fillers })
+        (unanswered == 2).then_some(Deaf { listener, fillers })
     }
 
     pub fn port(&self) -> u16 {
@@ -38,5 +38,17 @@ impl Deaf {
             let words: Vec<_> = line.split_whitespace().collect();
             words.len() > 3 && words[2].ends_with(&there) && words[3] == "02"
         })
+    }
+
+    /// Answers from now on, and gives the connection of whoever waited.
+    pub fn accept(&self) -> TcpStream {
+        // Those that have filled the backlog come first.
+        let mut accepted = (0..=self.fillers.len()).map(|_| self.listener.accept().unwrap().0);
+        accepted.next_back().unwrap()
+    }
+
+    /// The connection of the next one.
+    pub fn accept_another(&self) -> TcpStream {
+        self.listener.accept().unwrap().0
     }
 }

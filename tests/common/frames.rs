@@ -26,7 +26,7 @@ pub fn head(kind: u8, length: usize) -> [u8; 4] {
 
 /// These bytes as frames of at most 256 KiB.
 pub fn data(bytes: &[u8]) -> Vec<u8> {
-    bytes.chunks(DATA).flat_map(|piece| frame(b'D', piece)).collect()
+    bytes.chunks(DATA).map(|piece| frame(b'D', piece)).collect::<Vec<_>>().concat()
 }
 
 /// One end of a tunnel.
@@ -46,8 +46,8 @@ pub struct Framed {
 }
 
 impl Framed {
-    fn over(link: Link, is_agent: bool) -> Self {
-        let (unread, data) = (Vec::new(), Vec::new());
+    fn over(mut link: Link, is_agent: bool) -> Self {
+        let (unread, data) = (link.take_unread(), Vec::new());
         Framed { link, wanted: 0, beats: 0, mute: false, is_agent, unread, data }
     }
 

@@ -416,6 +416,11 @@ impl Link {
         }
     }
 
+    /// What has come with other bytes and is for the next read.
+    pub fn take_unread(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.unread)
+    }
+
     /// Exactly `count` bytes. More that came along are kept for the next read.
     #[track_caller]
     pub fn exactly(&mut self, count: usize) -> Vec<u8> {

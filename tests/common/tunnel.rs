@@ -19,7 +19,7 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// With a heartbeat of 300 ms, and a service manager that watches it.
+    /// With a heartbeat of 300 ms, unless another one is named, and a service manager that watches it.
     pub fn start(connector: SocketAddr, more: &[&str]) -> Self {
         Self::with_limit(connector, None, more)
     }
@@ -45,9 +45,12 @@ impl Tunnel {
         let mut program = Command::new(&command[0]);
         program
             .args(&command[1..])
-            .args(["tunnel", "--connector", &address, "--heartbeat", "300", "--passcode-file"])
+            .args(["tunnel", "--connector", &address, "--passcode-file"])
             .arg(&passcode)
             .args(more);
+        if !more.contains(&"--heartbeat") {
+            program.args(["--heartbeat", "300"]);
+        }
         manager.watch(&mut program);
         let program = Running::start(&mut program, folder.join("log")).unwrap();
         Tunnel { program, folder, manager }

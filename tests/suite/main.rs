@@ -31,4 +31,5 @@ mod tunnel_command;
 mod tunnel_proxy;
 mod tunnels;
 mod tunnels_process;
+mod version_three;
 mod version_two;

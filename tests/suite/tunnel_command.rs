@@ -49,14 +49,14 @@ in_both_modes!(
 const NEVER: u64 = 200_000;
 
 /// A running `tunnel`; it ends when this is dropped.
-struct Tunnel {
+pub(super) struct Tunnel {
     program: Running,
 }
 
 impl Tunnel {
     /// For one side of a mapping, with a heartbeat of 300 ms.
     #[track_caller]
-    fn start(daemon: &Daemon, port: u16, passcode: &str, more: &[&str]) -> Self {
+    pub(super) fn start(daemon: &Daemon, port: u16, passcode: &str, more: &[&str]) -> Self {
         let connector = format!("localhost:{port}");
         let certificate = daemon.config().join("server-cert.pem");
         let mut arguments = vec!["--connector", &connector, "--heartbeat", "300"];
@@ -77,7 +77,12 @@ impl Tunnel {
         Tunnel { program: Running::start(&mut tunnel, fresh(daemon)).unwrap() }
     }
 
-    fn serve(daemon: &Daemon, mapping: &Mapping, target: SocketAddr, more: &[&str]) -> Self {
+    pub(super) fn serve(
+        daemon: &Daemon,
+        mapping: &Mapping,
+        target: SocketAddr,
+        more: &[&str],
+    ) -> Self {
         let target = target.to_string();
         let more = [&["--target", &target], more].concat();
         Self::start(daemon, mapping.port1, &mapping.passcode1, &more)
