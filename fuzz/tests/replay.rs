@@ -44,4 +44,16 @@ macro_rules! replays {
     };
 }
 
-replays!(certificate, form, frames, greeting, http, mapping, passcode, proxy, session, settings, state);
+replays!(
+    certificate,
+    form,
+    frames,
+    greeting,
+    http,
+    mapping,
+    passcode,
+    proxy,
+    session,
+    settings,
+    state
+);
