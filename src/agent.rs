@@ -2,8 +2,8 @@
 //! people without ioFog's own agent.
 //!
 //! One thread does everything. [`connector`] counts the tunnels, [`pace`] says when the connector may
-//! be asked for one more, [`authorize`] opens it with the [`proof`], and [`health`] tells the operator
-//! how the connector is. [`tunnel`] is one tunnel until its session; [`serve`] carries sessions to a
+//! be asked for one more, [`authorize`] opens it with the [`proof`] and the best of the [`versions`], and [`health`] tells the operator
+//! how the connector is. [`framed`] is one tunnel with all its sessions, [`tunnel`] one of version 2 until its session; [`serve`] carries sessions to a
 //! service, [`listen`] carries local connections into a private pipe. All that is the [`life`] of what
 //! one file of options asks for; [`many`] lives as many of them as a folder has files. Relay, TLS, log
 //! and process are the daemon's.
@@ -27,7 +27,10 @@ pub use many::{check, run as run_all};
 #[macro_use]
 mod say;
 mod authorize;
+mod beats;
+mod closings;
 mod connector;
+mod framed;
 mod health;
 mod life;
 mod listen;
@@ -40,7 +43,9 @@ mod proof;
 mod reached;
 mod serve;
 mod shared;
+mod surplus;
 pub mod tunnel;
+mod versions;
 mod words;
 
 /// Runs in the foreground until SIGTERM or SIGINT.

@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 use event_listener::Event;
 use smol::lock::Mutex;
 
-use super::authorize::{Failure, authorize};
+use super::authorize::{Authorized, Failure, authorize};
 use super::health::{About, Health};
 use super::lost::Lost;
 use super::options::Options;
 use super::pace::{Outcome, Pace, Refusal};
 use super::proof::Proof;
 use super::shared::Shared;
+use super::versions::Versions;
 use super::words;
 use crate::limits;
 use crate::logging::Utc;
@@ -28,6 +29,7 @@ use crate::net::stream::Stream;
 use crate::os::{FileGuard, For, Notifier};
 use crate::runtime::{Counted, until};
 use crate::session::Traffic;
+use crate::wire::greeting::Version;
 
 /// The connector.
 pub(super) struct Connector {
@@ -48,6 +50,8 @@ pub(super) struct Connector {
     /// Authorized tunnels, idle and in use.
     open: Cell<usize>,
     sessions: Cell<usize>,
+    /// Local connections of sessions that are over, which have not taken all yet.
+    closing: Cell<usize>,
     /// And since when.
     stage: Cell<(Stage, Utc)>,
     /// How often certificates and passcode were read again because somebody asked for it.
@@ -58,6 +62,7 @@ pub(super) struct Connector {
     /// Those from the connector's side when the last session ended.
     carried: Cell<u64>,
     pace: RefCell<Pace>,
+    versions: RefCell<Versions>,
     shared: Rc<Shared>,
     /// Whether the log has been told that files are short.
     short: Cell<bool>,
@@ -94,6 +99,8 @@ pub(super) struct Opened<'a> {
     pub(super) stream: Stream,
     /// What came with the answer to the passcode.
     pub(super) input: Vec<u8>,
+    /// 2 or 3.
+    pub(super) version: Version,
     pub(super) place: Open<'a>,
 }
 
@@ -121,12 +128,14 @@ impl Connector {
             proof: RefCell::new(Proof::new(options, shared)?),
             open: Cell::new(0),
             sessions: Cell::new(0),
+            closing: Cell::new(0),
             stage: Cell::new((Stage::Working, Utc::now())),
             reloads: Cell::new(0),
             dialing: Cell::new(0),
             traffic: Arc::default(),
             carried: Cell::new(0),
             pace: RefCell::new(Pace::new(Instant::now())),
+            versions: RefCell::new(Versions::new(Instant::now())),
             shared: shared.clone(),
             short: Cell::new(false),
             health: Health::new(name, options, notifier),
@@ -240,16 +249,33 @@ impl Connector {
         Counted::notifying(&self.sessions, &self.changed)
     }
 
-    /// A session has ended.
-    pub(super) fn session_ended(&self, outcome: Outcome) {
+    /// A local connection is being closed after its session, until the guard is dropped.
+    pub(super) fn closing(&self) -> Counted<'_> {
+        Counted::notifying(&self.closing, &self.changed)
+    }
+
+    /// Whether nothing is left of any tunnel or session.
+    pub(super) fn is_over(&self) -> bool {
+        self.open.get() + self.sessions.get() + self.closing.get() == 0
+    }
+
+    /// A session has ended; `is_kept` says whether its tunnel goes on.
+    pub(super) fn session_ended(&self, outcome: Outcome, is_kept: bool) {
         if outcome != Outcome::Vain {
             self.health.steady();
         }
         let carried = self.traffic.bytes[0].load(Ordering::Relaxed);
         let others = self.carried.replace(carried) != carried;
         let outcome = if others { Outcome::Carried } else { outcome };
-        self.pace.borrow_mut().given_back(Instant::now());
-        if self.pace.borrow_mut().session_ended(Instant::now(), outcome) {
+        let now = Instant::now();
+        if is_kept && outcome == Outcome::Vain {
+            // It costs no dial.
+            return;
+        }
+        if !is_kept {
+            self.pace.borrow_mut().given_back(now);
+        }
+        if self.pace.borrow_mut().session_ended(now, outcome) {
             say!(
                 self.health,
                 log::Level::Warn,
@@ -313,27 +339,37 @@ impl Connector {
     /// When this try failed.
     pub(super) async fn open<'a>(&'a self, dial: Dial<'a>) -> Result<Opened<'a>, ()> {
         let Dial { files, dialing } = dial;
+        let before = self.proof.borrow().passcode.clone();
         for fault in self.proof.borrow_mut().refresh(&self.shared) {
             say!(self.health, log::Level::Warn, About::Proof, "{fault}");
         }
+        if self.proof.borrow().passcode.reveal() != before.reveal() {
+            self.versions.borrow_mut().try_now(Instant::now());
+        }
         let reloads = self.reloads.get();
-        match authorize(self.dial(), &self.proof).await {
-            Ok((stream, input)) => {
+        let dial = async || self.dial().await;
+        match authorize(dial, &self.proof, &self.versions, self.open.get()).await {
+            Ok(Authorized { stream, input, version }) => {
                 let open = Counted::notifying(&self.open, &self.changed);
                 self.pace.borrow_mut().authorized(self.open.get());
-                self.health.opened();
+                self.health.opened(version);
                 drop(dialing);
-                Ok(Opened { stream, input, place: Open { _files: files, _open: open } })
+                Ok(Opened { stream, input, version, place: Open { _files: files, _open: open } })
             }
             Err(failure) => {
                 self.failed(failure);
                 if reloads != self.reloads.get() {
                     // What failed was the proof of before.
-                    self.pace.borrow_mut().try_now(Instant::now());
+                    self.try_now();
                 }
                 Err(())
             }
         }
+    }
+
+    /// A tunnel that this side has given up is closed: its place can be taken again.
+    pub(super) fn given_up(&self) {
+        self.pace.borrow_mut().given_back(Instant::now());
     }
 
     /// An idle tunnel of this age has ended by itself. `is_proven` says whether it had shown that the
@@ -368,8 +404,15 @@ impl Connector {
             self.health.over(About::Proof);
             say!(self.health, "certificates and passcode read again");
         }
-        self.pace.borrow_mut().try_now(Instant::now());
+        self.try_now();
         self.changed.notify(usize::MAX);
+    }
+
+    /// What was wrong may have been mended.
+    fn try_now(&self) {
+        let now = Instant::now();
+        self.pace.borrow_mut().try_now(now);
+        self.versions.borrow_mut().try_now(now);
     }
 
     fn failed(&self, failure: Failure) {

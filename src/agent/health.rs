@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use log::Level;
 
+use super::beats::Shown;
 use super::lost::{Lost, Silences};
 use super::options::{Options, Work};
 use super::reached::Limit;
@@ -15,6 +16,7 @@ use crate::logging::Utc;
 use crate::net::dial::Address;
 use crate::os::Notifier;
 use crate::text::counted;
+use crate::wire::greeting::Version;
 
 /// The state of the connector, as far as this side knows it.
 pub(super) struct Health {
@@ -26,8 +28,8 @@ pub(super) struct Health {
     since: Cell<Utc>,
     /// The state in a word before the first try.
     at_first: &'static str,
-    /// Whether a tunnel was ever authorized.
-    ever: Cell<bool>,
+    /// The version of the last tunnel that was authorized.
+    version: Cell<Option<Version>>,
     /// What went wrong last, and when.
     fault: RefCell<Option<Fault>>,
     /// The state in words.
@@ -146,7 +148,7 @@ impl Health {
             state: RefCell::new(State::Unknown),
             since: Cell::new(Utc::now()),
             at_first,
-            ever: Cell::new(false),
+            version: Cell::new(None),
             fault: RefCell::default(),
             said: RefCell::new("connecting".into()),
             doubt: RefCell::new(None),
@@ -191,7 +193,11 @@ impl Health {
 
     /// The version that the connector speaks with this side, once it is known.
     pub(super) fn version(&self) -> Option<u8> {
-        self.ever.get().then_some(2)
+        Some(match self.version.get()? {
+            Version::One => 1,
+            Version::Two => 2,
+            Version::Three => 3,
+        })
     }
 
     /// The connector's state in a word, and since when.
@@ -206,9 +212,9 @@ impl Health {
         (word, self.since.get())
     }
 
-    /// A tunnel was authorized.
-    pub(super) fn opened(&self) {
-        self.ever.set(true);
+    /// A tunnel of this version was authorized.
+    pub(super) fn opened(&self, version: Version) {
+        self.version.set(Some(version));
         let doubt = self.doubt.borrow().clone();
         self.tell(doubt.map_or(State::Open, State::Unsteady));
     }
@@ -236,9 +242,14 @@ impl Health {
         }
     }
 
-    /// A heartbeat was answered after a whole interval of silence.
-    pub(super) fn survived_silence(&self) {
-        self.silences.borrow_mut().survive();
+    /// A heartbeat was answered, and the connector has shown this.
+    pub(super) fn shown(&self, shown: Shown) {
+        if shown.survived {
+            self.silences.borrow_mut().survive();
+        }
+        if shown.proven {
+            self.steady();
+        }
     }
 
     /// A tunnel has shown that the connector does what it should.

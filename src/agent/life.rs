@@ -1,16 +1,19 @@
 //! One tunnel from its start to its end.
 
+use std::future::pending;
 use std::io;
 use std::time::{Duration, Instant};
 
 use smol::LocalExecutor;
 use smol::channel::Receiver;
+use smol::future::or;
 
 use super::connector::{Connector, Stage};
 use super::listen::Listening;
 use super::options::{Options, Work};
 use super::serve::Serving;
 use super::words;
+use crate::limits;
 use crate::mappings::ports;
 use crate::runtime::until;
 use crate::text::counted;
@@ -65,7 +68,7 @@ impl<'a> Job<'a> {
     }
 
     /// A tunnel's life: works until `stopped` is closed, then lets its sessions, which are `tasks`,
-    /// finish within `drain`.
+    /// finish within `drain`, and has idle version 3 tunnels closed in order.
     ///
     /// # Errors
     /// As [`Listening::run`].
@@ -76,16 +79,33 @@ impl<'a> Job<'a> {
         tasks: &LocalExecutor<'t>,
         stopped: Receiver<()>,
     ) -> io::Result<()> {
-        match self {
-            Job::Serving(serving) => serving.run(tasks, stopped).await,
-            Job::Listening(listening) => listening.run(tasks, stopped).await?,
-        }
-        connector.reach(Stage::Draining);
-        let patience = drain.as_millis();
-        let left = counted(connector.sessions() as u64, "session");
-        say!(connector.health(), "stopping: {left} left, with {patience} ms to finish");
-        let finished = || connector.sessions() == 0;
-        until(Instant::now() + drain, connector.when(&finished)).await;
-        Ok(())
+        let life = async {
+            match self {
+                Job::Serving(serving) => serving.run(tasks, stopped).await,
+                Job::Listening(listening) => listening.run(tasks, stopped).await?,
+            }
+            drained(connector, drain).await;
+            Ok(())
+        };
+        let closing = async {
+            match self {
+                Job::Serving(serving) => serving.close_rests().await,
+                Job::Listening(_) => pending().await,
+            }
+        };
+        or(life, closing).await
     }
+}
+
+/// Lets sessions finish within `drain`, and idle tunnels be closed by the connector.
+async fn drained(connector: &Connector, drain: Duration) {
+    let now = Instant::now();
+    connector.reach(Stage::Draining);
+    let patience = drain.as_millis();
+    let left = counted(connector.sessions() as u64, "session");
+    say!(connector.health(), "stopping: {left} left, with {patience} ms to finish");
+    until(now + drain, connector.when(&|| connector.is_over())).await;
+    let [_, bye] = limits::BYE;
+    let no_more_idle = || connector.open_tunnels() <= connector.sessions();
+    until(now + bye, connector.when(&no_more_idle)).await;
 }

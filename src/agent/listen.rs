@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use smol::channel::Receiver;
 use smol::future::or;
 
 use super::connector::Connector;
+use super::framed::{Begun, Framed};
 use super::health::{About, Bound};
 use super::pace::Outcome;
 use super::serve::closed;
@@ -22,9 +24,21 @@ use crate::net::stream::Stream;
 use crate::os::FileGuard;
 use crate::runtime::{Counted, Io, sleep, until};
 use crate::text::reason;
+use crate::wire::greeting::Version;
 
 /// Files of a local connection and of its tunnel.
 const FILES: usize = 2;
+
+/// Why a user is sent away, for the connector's log.
+const USER_THERE: &str = "this agent's --listen needs a private pipe";
+
+/// A tunnel whose session begins.
+enum Joined<'a> {
+    /// Of version 2.
+    Once(Paired<'a>),
+    /// Of version 3.
+    Framed(Begun<'a>),
+}
 
 /// Carries local connections into a private pipe.
 pub(super) struct Listening<'a> {
@@ -144,10 +158,25 @@ impl<'a> Listening<'a> {
         match waited {
             Some(Some(paired)) => {
                 self.connector.health().over(About::Waiting);
-                let _session = self.connector.session();
+                let session = self.connector.session();
                 drop(waiting);
-                let outcome = paired.carry(stream).await;
-                self.connector.session_ended(outcome);
+                match paired {
+                    Joined::Once(paired) => {
+                        let outcome = Box::pin(paired.carry(stream)).await;
+                        self.connector.session_ended(outcome, false);
+                    }
+                    Joined::Framed(begun) => {
+                        let left = Box::pin(begun.carry(stream, true)).await;
+                        self.connector.session_ended(left.outcome, false);
+                        if let Some(closing) = left.closing {
+                            closing.await;
+                        }
+                        drop(session);
+                        if let Some(tunnel) = left.tunnel {
+                            closed_after_bye(tunnel, &stopped).await;
+                        }
+                    }
+                }
             }
             Some(None) => stream.close(),
             None => {
@@ -197,32 +226,66 @@ impl<'a> Listening<'a> {
 
     /// Opens tunnels until one has a session; `is_open` says whether one is open. `None` where the
     /// port is not a private pipe's.
-    async fn pair(&self, is_open: &Cell<bool>) -> Option<Paired<'_>> {
+    async fn pair(&self, is_open: &Cell<bool>) -> Option<Joined<'_>> {
         loop {
             is_open.set(false);
             let dial = self.connector.may_dial(0).await;
             let Ok(opened) = self.connector.open(dial).await else { continue };
             is_open.set(true);
+            if opened.version == Version::Three {
+                // Users are none of its business.
+                let mut tunnel = Framed::new(opened, self.connector, Arc::default());
+                match tunnel.next().await {
+                    Ok(Some(header)) => {
+                        let begun = tunnel.begin();
+                        if !has_user(&header) {
+                            return Some(Joined::Framed(begun));
+                        }
+                        if let Some(mut tunnel) = begun.fail(USER_THERE).tunnel {
+                            tunnel.bye();
+                            tunnel.close();
+                        }
+                        return self.met_user();
+                    }
+                    Ok(None) => tunnel.close(),
+                    Err(why) => tunnel.lost(why),
+                }
+                continue;
+            }
             let mut tunnel = Tunnel::new(opened, self.connector);
             match tunnel.session().await {
                 Ok(header) if has_user(&header) => {
-                    say!(
-                        self.connector.health(),
-                        log::Level::Error,
-                        About::Waiting,
-                        "port {} is a public pipe's, and --listen needs a private one: user and \
-                         local connection are closed",
-                        self.connector.address().port
-                    );
                     tunnel.pair(header).fail();
-                    self.connector.session_ended(Outcome::Vain);
-                    return None;
+                    return self.met_user();
                 }
-                Ok(header) => return Some(tunnel.pair(header)),
-                Err(why) => {
-                    tunnel.lost(why);
-                }
+                Ok(header) => return Some(Joined::Once(tunnel.pair(header))),
+                Err(why) => tunnel.lost(why),
             }
         }
     }
+
+    /// A user has come in the place of the pipe's other side, and was sent away.
+    fn met_user<T>(&self) -> Option<T> {
+        say!(
+            self.connector.health(),
+            log::Level::Error,
+            About::Waiting,
+            "port {} is a public pipe's, and --listen needs a private one: user and \
+             local connection are closed",
+            self.connector.address().port
+        );
+        self.connector.session_ended(Outcome::Vain, false);
+        None
+    }
+}
+
+/// Waits until the connector has closed a tunnel that was given up.
+async fn closed_after_bye(mut tunnel: Box<Framed<'_>>, stopped: &Receiver<()>) {
+    let stopping = async {
+        closed(stopped).await;
+        sleep(limits::BYE[1]).await;
+    };
+    let over = async { drop(until(Instant::now() + limits::BYE[0], tunnel.next()).await) };
+    or(over, stopping).await;
+    tunnel.close();
 }

@@ -2,12 +2,10 @@
 
 use std::fmt;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::beats::{Beats, INTERVALS};
 use super::words;
-
-/// The connector counts as gone when a heartbeat has not been answered for this many intervals.
-pub(super) const INTERVALS: u32 = 2;
 
 /// A tunnel that is closed sooner than this was never really accepted.
 pub(super) const KEPT: Duration = Duration::from_secs(1);
@@ -20,6 +18,8 @@ pub(super) enum Lost {
     /// The same, where [`Silences`] show that the mapping's threshold is the reason.
     Absent,
     Broken(io::Error),
+    /// The connector has said that it wants no more sessions on it (version 3).
+    Bye,
     /// No heartbeat was answered.
     Unanswered,
     /// The connector sent something that does not belong on a tunnel.
@@ -29,9 +29,20 @@ pub(super) enum Lost {
 }
 
 impl Lost {
+    /// Of a tunnel with these heartbeats that the connector has just closed.
+    pub(super) fn ended(beats: &Beats, now: Instant) -> Self {
+        match beats.age(now) < KEPT {
+            true => Lost::Closed,
+            false => Lost::Dropped(beats.silence(now)),
+        }
+    }
+
     /// Whether a connector that stops ends its tunnels like this.
     pub(super) fn is_ending(&self) -> bool {
-        matches!(self, Lost::Closed | Lost::Dropped(_) | Lost::Absent | Lost::Broken(_))
+        match self {
+            Lost::Closed | Lost::Dropped(_) | Lost::Absent | Lost::Broken(_) | Lost::Bye => true,
+            Lost::Unanswered | Lost::Garbled | Lost::Flooding => false,
+        }
     }
 }
 
@@ -50,6 +61,7 @@ impl fmt::Display for Lost {
             Lost::Broken(error) => {
                 write!(f, "then the tunnel breaks: {}", words::connection(error))
             }
+            Lost::Bye => f.write_str("then gives the tunnel up: is it stopping?"),
             Lost::Unanswered => {
                 write!(f, "has answered no heartbeat for {INTERVALS} intervals")
             }

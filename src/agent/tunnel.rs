@@ -1,20 +1,19 @@
-//! One authorized tunnel, until its session begins (protocol page, sections 5.2 to 5.4), and the
+//! One version 2 tunnel, until its session begins (protocol page, sections 5.2 to 5.4), and the
 //! session itself.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
 
 use ppp::v2::{Command, Header, ParseError};
 
+use super::beats::Beats;
 use super::connector::{Connector, Open, Opened};
-use super::lost::{self, INTERVALS, Lost};
+use super::lost::Lost;
 use super::pace::Outcome;
 use crate::limits;
 use crate::net::stream::{Received, Stream};
 use crate::runtime::{Timer, now};
-use crate::session::{Endpoint, Protocol, Relay, Silence};
-
+use crate::session::{Ended, Endpoint, Protocol, Relay, Silence};
 use crate::wire::heartbeat::BEAT;
 use crate::wire::token;
 
@@ -25,11 +24,7 @@ pub(super) struct Tunnel<'a> {
     input: Vec<u8>,
     place: Open<'a>,
     connector: &'a Connector,
-    since: Instant,
-    /// When it last said something.
-    spoke: Instant,
-    /// Whether a heartbeat was answered after the tunnel had been open for [`limits::PROVEN_IDLE`].
-    proven: bool,
+    beats: Beats,
 }
 
 /// A tunnel whose session has begun and waits for this side's `OPEN` or `FAIL`.
@@ -46,9 +41,9 @@ pub(super) struct Paired<'a> {
 impl<'a> Tunnel<'a> {
     /// A tunnel that was authorized just now.
     pub(super) fn new(opened: Opened<'a>, connector: &'a Connector) -> Self {
-        let Opened { stream, input, place } = opened;
-        let since = Instant::now();
-        Tunnel { stream, input, place, connector, since, spoke: since, proven: false }
+        let Opened { stream, input, place, .. } = opened;
+        let beats = Beats::new(now(), connector.heartbeat, connector.first_heartbeat());
+        Tunnel { stream, input, place, connector, beats }
     }
 
     /// Waits for the session to begin, with a heartbeat each interval. May be dropped and called
@@ -57,20 +52,13 @@ impl<'a> Tunnel<'a> {
     /// # Errors
     /// Why there will be none.
     pub(super) async fn session(&mut self) -> Result<Vec<u8>, Lost> {
-        let heartbeat = self.connector.heartbeat;
         let mut timer = Timer::new();
-        let mut next = now() + self.connector.first_heartbeat();
-        let mut unanswered: Option<Instant> = None;
-        // How long it was silent before the last heartbeat.
-        let mut silent = Duration::ZERO;
-        // Bytes since the last heartbeat: there should be little more than its answer.
-        let mut unasked = 0;
         self.stream.allow();
         poll_fn(|context| {
             loop {
                 match understand(&mut self.input) {
                     Ok(Some(header)) => return Poll::Ready(Ok(header)),
-                    Ok(None) if unasked > limits::STRANGER_BYTES => {
+                    Ok(None) if self.beats.unasked() > limits::STRANGER_BYTES => {
                         return Poll::Ready(Err(Lost::Flooding));
                     }
                     Ok(None) => {}
@@ -84,46 +72,28 @@ impl<'a> Tunnel<'a> {
                     self.stream.poll_receive(context, &mut |unit| input.extend_from_slice(unit));
                 match received {
                     Poll::Ready(Ok(Received::Bytes(count))) => {
-                        unasked += count;
-                        let answered = count > 0 && unanswered.take().is_some();
-                        if answered && silent >= heartbeat {
-                            self.connector.health().survived_silence();
-                        }
-                        if answered && !self.proven && self.since.elapsed() >= limits::PROVEN_IDLE {
-                            self.proven = true;
-                            self.connector.health().steady();
-                        }
+                        let shown = self.beats.heard(now(), count);
+                        self.connector.health().shown(shown);
                         continue;
                     }
                     Poll::Ready(Ok(Received::Ended)) => {
-                        let silence = unanswered.is_none().then(|| self.spoke.elapsed());
-                        return Poll::Ready(Err(match self.since.elapsed() < lost::KEPT {
-                            true => Lost::Closed,
-                            false => Lost::Dropped(silence),
-                        }));
+                        return Poll::Ready(Err(Lost::ended(&self.beats, now())));
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(Lost::Broken(error))),
                     Poll::Pending => {}
                 }
                 let now = now();
-                let gone = unanswered.map(|since| since + INTERVALS * heartbeat);
-                if gone.is_some_and(|gone| gone <= now) {
+                if self.beats.is_gone(now) {
                     return Poll::Ready(Err(Lost::Unanswered));
                 }
-                if next <= now {
+                if self.beats.is_due(now) {
                     if let Err(error) = self.stream.queue(BEAT) {
                         return Poll::Ready(Err(Lost::Broken(error)));
                     }
-                    unanswered.get_or_insert(now);
-                    silent = now.saturating_duration_since(self.spoke);
-                    self.spoke = now;
-                    next = now + heartbeat;
-                    unasked = 0;
                     self.stream.allow();
                     continue;
                 }
-                let due = gone.map_or(next, |gone| gone.min(next));
-                if timer.poll_at(context, due).is_pending() {
+                if timer.poll_at(context, self.beats.due()).is_pending() {
                     return Poll::Pending;
                 }
             }
@@ -140,7 +110,7 @@ impl<'a> Tunnel<'a> {
 
     /// Closes it after it has ended by itself, and tells the connector's state why.
     pub(super) fn lost(self, why: Lost) {
-        self.connector.lost(why, self.since.elapsed(), self.proven);
+        self.connector.lost(why, self.beats.age(now()), self.beats.is_proven());
         self.stream.close();
     }
 }
@@ -186,17 +156,22 @@ impl Paired<'_> {
         let ended = (&mut relay).await;
         relay.close().await;
         drop(self.place);
-        log::debug!(
-            "session ended after {:.1} s, {} bytes in, {} out",
-            ended.lasted.as_secs_f32(),
-            ended.bytes[0],
-            ended.bytes[1]
-        );
-        match ended.lasted {
-            _ if ended.bytes[0] > 0 => Outcome::Carried,
-            lasted if lasted >= limits::VAIN_SESSION => Outcome::Lasted,
-            _ => Outcome::Vain,
-        }
+        outcome(&ended)
+    }
+}
+
+/// How a session went.
+pub(super) fn outcome(ended: &Ended) -> Outcome {
+    log::debug!(
+        "session ended after {:.1} s, {} bytes in, {} out",
+        ended.lasted.as_secs_f32(),
+        ended.bytes[0],
+        ended.bytes[1]
+    );
+    match ended.lasted {
+        _ if ended.bytes[0] > 0 => Outcome::Carried,
+        lasted if lasted >= limits::VAIN_SESSION => Outcome::Lasted,
+        _ => Outcome::Vain,
     }
 }
 

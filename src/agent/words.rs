@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use rustix::io::Errno;
 
+use crate::net::dial::Address;
 use crate::text::reason;
 
 /// What the standard library puts before the resolver's words.
@@ -51,6 +52,13 @@ pub(super) fn connection(error: &Error) -> String {
     }
 }
 
+/// Why a session cannot be served, for the connector's log: the fact, without the remedies of `why`, a sentence of
+/// [`connection`].
+pub(super) fn unreached(target: &Address, why: &str) -> String {
+    let end = [": ", "; "].iter().filter_map(|mark| why.find(mark)).min().unwrap_or(why.len());
+    format!("the target {target} cannot be reached: {}", &why[..end])
+}
+
 /// Why local connections cannot be taken at this address.
 pub(super) fn listen(address: SocketAddr, error: &Error) -> String {
     let why = match error.kind() {
@@ -86,6 +94,16 @@ mod tests {
                 assert!(!text.contains("os error") && text.len() > 5, "{number}: {text}");
             }
         }
+    }
+
+    #[test]
+    fn connectors_log_is_told_the_fact_alone() {
+        let target = "localhost:80".parse().unwrap();
+        let refused = connection(&Error::from(Errno::CONNREFUSED));
+        let said = unreached(&target, &refused);
+        assert_eq!(said, "the target localhost:80 cannot be reached: it refuses the connection");
+        let ended = connection(&ErrorKind::UnexpectedEof.into());
+        assert!(unreached(&target, &ended).ends_with(": it has ended the connection"));
     }
 
     #[test]

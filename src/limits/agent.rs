@@ -98,3 +98,18 @@ pub const LOCAL_WAIT: Duration = Duration::from_secs(15);
 /// such sessions after its `finwait`, and must be the first to do so: hence `finwait`'s maximum and
 /// a minute. TCP keepalive finds a connector that is gone.
 pub const AGENT_FIN_WAIT: Duration = Duration::from_secs(86_400 + 60);
+
+/// Tickets of TLS sessions that are kept for the same certificates to trust: 8 for each of 16 names of
+/// connectors. Each takes up to 3 KB with the connector's certificate, or 384 KB all. A name beyond them takes the
+/// place of the oldest, whose next handshake is a full one. A tunnel uses one ticket and is given two.
+pub const TICKETS: usize = 8 * 16;
+
+/// How long version 2 is enough for a connector in plain TCP that has refused version 3, until that is tried again.
+pub const VERSION_AGAIN: Duration = Duration::from_secs(600);
+
+/// Idle tunnels beyond those that are kept ready are given up after this time.
+pub const SURPLUS: Duration = Duration::from_secs(30);
+
+/// How long the connector may take to close a tunnel that has been given up, the answer of a slow line included;
+/// and how long a tunnel that stops waits for that.
+pub const BYE: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(1)];

@@ -11,7 +11,7 @@ use futures_rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use futures_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
 };
-use futures_rustls::rustls::client::{Resumption, WebPkiServerVerifier};
+use futures_rustls::rustls::client::{Resumption, Tls12Resumption, WebPkiServerVerifier};
 use futures_rustls::rustls::crypto::{
     CryptoProvider, verify_tls12_signature, verify_tls13_signature,
 };
@@ -22,8 +22,9 @@ use futures_rustls::rustls::{
 
 use super::fault::TlsError;
 use super::pem::certificates;
-use super::provider::{fingerprint, has_aes, provider};
+use super::provider::{TUNNEL, fingerprint, has_aes, provider};
 use super::{der, words};
+use crate::limits;
 use crate::logging::Utc;
 use crate::text::line::shown;
 
@@ -85,6 +86,8 @@ impl FromStr for Pin {
 /// name, dates and use the certificate states; so is one with a pinned fingerprint. A certificate
 /// signed by an authority must fit the name and the clock.
 ///
+/// Version 3 is offered (protocol page, section 8, step 1), and sessions of TLS are resumed.
+///
 /// With `wait` the file may be a pipe that is written in this time.
 ///
 /// # Errors
@@ -130,8 +133,11 @@ pub fn client_config(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(trust))
         .with_no_client_auth();
-    // Connectors give agents no tickets.
-    config.resumption = Resumption::disabled();
+    config.alpn_protocols = vec![TUNNEL.to_vec()];
+    // Connectors that select this give tickets (TLS 1.3); what is kept of them ends with these settings, so
+    // that certificates that are not trusted any more count no longer than until files are read again.
+    config.resumption =
+        Resumption::in_memory_sessions(limits::TICKETS).tls12_resumption(Tls12Resumption::Disabled);
     Ok(Arc::new(config))
 }
 
@@ -299,6 +305,12 @@ pub fn explain_connector(error: &io::Error) -> String {
         }
         Some(Error::AlertReceived(AlertDescription::HandshakeFailure)) => {
             "it supports no TLS version or cipher that is considered safe".into()
+        }
+        Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+            "it takes TLS connections for other protocols alone (ALPN), which ports for agents never do: that \
+             is a port for users (port2), or no ioFog Connector. Name port1; `iofog-connector mapping list` \
+             shows both"
+                .into()
         }
         Some(error) => format!("the TLS handshake failed: {}", words::handshake(error)),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {

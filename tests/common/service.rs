@@ -16,14 +16,46 @@ pub struct Service {
 impl Service {
     /// Serves each connection with `serve`, on a thread each.
     pub fn new(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        Self::of(|_| true, serve)
+    }
+
+    /// A connector in plain TCP that knows version 2 alone: who greets by version 3 is closed, and not counted.
+    pub fn older(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        const NEWER: &[u8] = b"IOFOG/3 ";
+        let is_known = |socket: &TcpStream| {
+            let mut first = [0; NEWER.len()];
+            // Whoever has not said all of it would say nothing else before an answer.
+            while let Ok(count @ 1..) = socket.peek(&mut first) {
+                if !NEWER.starts_with(&first[..count]) {
+                    return true;
+                }
+                if count == NEWER.len() {
+                    return false;
+                }
+                thread::yield_now();
+            }
+            true
+        };
+        Self::of(is_known, serve)
+    }
+
+    /// Serves with `serve` and counts whoever `is_known`, and closes others.
+    fn of(
+        is_known: impl Fn(&TcpStream) -> bool + Send + Sync + 'static,
+        serve: impl Fn(TcpStream) + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("port");
         let address = listener.local_addr().expect("address");
         let connections = Arc::new(AtomicUsize::new(0));
         let count = connections.clone();
-        let serve = Arc::new(serve);
+        let serve = Arc::new(move |socket| {
+            if is_known(&socket) {
+                count.fetch_add(1, Ordering::Relaxed);
+                serve(socket);
+            }
+        });
         thread::spawn(move || {
             while let Ok((socket, _)) = listener.accept() {
-                count.fetch_add(1, Ordering::Relaxed);
                 let serve = serve.clone();
                 thread::spawn(move || serve(socket));
             }

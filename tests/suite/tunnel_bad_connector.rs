@@ -2,7 +2,7 @@
 //! from the protocol page, section 5.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
@@ -22,13 +22,10 @@ type Tls = StreamOwned<ServerConnection, TcpStream>;
 /// The beginning of a private pipe's session: a PROXY header of version 2, LOCAL.
 const SESSION: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
-/// Reads the passcode and accepts it, as one that speaks version 2 alone: others are closed without a byte.
+/// Reads the passcode and accepts it.
 fn authorise(socket: &mut (impl Read + Write)) -> std::io::Result<()> {
     let mut line = vec![0; "IOFOG/2 \n".len() + PASSCODE.len()];
     socket.read_exact(&mut line)?;
-    if line.starts_with(b"IOFOG/3 ") {
-        return Err(ErrorKind::Unsupported.into());
-    }
     assert_eq!(line, format!("IOFOG/2 {PASSCODE}\n").as_bytes());
     socket.write_all(b"IOFOG/2 AUTHORIZED\n")
 }
@@ -192,10 +189,10 @@ fn what_comes_before_the_authorization_is_bounded() {
     tunnel.ends_at_sigterm();
 }
 
-/// Starts a tunnel to a connector in plain TCP whose connections are served so; a target that
+/// Starts a tunnel to a connector of version 2 in plain TCP whose connections are served so; a target that
 /// answers is there.
 fn against(serve: impl Fn(TcpStream) + Send + Sync + 'static, more: &[&str]) -> (Service, Tunnel) {
-    let connector = Service::new(move |socket| {
+    let connector = Service::older(move |socket| {
         let _ = socket.set_nodelay(true);
         serve(socket);
     });
@@ -371,7 +368,7 @@ fn a_session_that_is_reset_before_or_soon_after_its_answer_is_no_end_for_the_tar
         let (go, gone) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let authorised = Arc::new(AtomicUsize::new(0));
         let (may, count, begun) = (go.clone(), gone.clone(), authorised.clone());
-        let connector = Service::new(move |mut socket| {
+        let connector = Service::older(move |mut socket| {
             if authorise(&mut socket).is_err() {
                 return;
             }
@@ -430,7 +427,7 @@ fn target_is_dialled_no_more_when_the_session_has_gone() {
     };
     let target = Arc::new(target);
     let dialled = target.clone();
-    let connector = Service::new(move |mut socket| {
+    let connector = Service::older(move |mut socket| {
         if authorise(&mut socket).and_then(|()| socket.write_all(SESSION)).is_ok() {
             until("it is dialled", || dialled.is_dialled());
             reset(socket);
@@ -471,7 +468,7 @@ fn resolver_that_is_silent_about_the_target_does_not_stop_redialling() {
         could_not_run("port 53 cannot be opened here");
         return;
     };
-    let connector = Service::new(|mut socket| {
+    let connector = Service::older(|mut socket| {
         let _ = authorise(&mut socket).and_then(|()| socket.write_all(SESSION));
         let _ = std::io::copy(&mut socket, &mut std::io::sink());
     });
@@ -508,7 +505,7 @@ fn dead_first_addresses_do_not_cost_each_session_seconds() {
     };
     let answers = Arc::new(Mutex::new(Vec::new()));
     let heard = answers.clone();
-    let connector = Service::new(move |mut socket| {
+    let connector = Service::older(move |mut socket| {
         if authorise(&mut socket).is_ok() {
             let answer = begin(&mut socket, || true);
             heard.lock().unwrap().extend(answer);
@@ -591,7 +588,7 @@ fn tunnels_never_take_the_files_of_their_targets() {
     let begun = Arc::new(AtomicBool::new(false));
     let tokens = Arc::new(Mutex::new(Vec::new()));
     let (when, answers) = (begun.clone(), tokens.clone());
-    let connector = Service::new(move |mut socket| {
+    let connector = Service::older(move |mut socket| {
         let _ = authorise(&mut socket);
         let Ok(token) = begin(&mut socket, || when.load(Ordering::SeqCst)) else { return };
         answers.lock().unwrap().push(token);

@@ -451,7 +451,8 @@ fn wrong_passcode_is_said_once_and_not_hammered(mode: Mode) {
     until("it is said", || tunnel.log().contains("does not accept the passcode"));
     thread::sleep(ms(3000));
     let refused = daemon.api().number(&mapping, "counts.agentsRefused");
-    assert!(refused <= 2, "{refused} tries");
+    // In plain TCP the first try is by both versions.
+    assert!(refused <= if mode == Mode::Plain { 3 } else { 2 }, "{refused} tries");
     let log = tunnel.log();
     assert_eq!(log.lines().filter(|line| line.starts_with("ERROR")).count(), 1, "{log}");
     assert!(!log.contains("wrong-secret"), "{log}");

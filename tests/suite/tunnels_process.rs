@@ -186,7 +186,7 @@ fn status_shows_each_tunnel_and_no_passcode(mode: Mode) {
     let well = eventually("all are there", || many.status("well").filter(|it| it["idle"] == 3));
     assert_eq!(well["connector"], format!("localhost:{}", mapping.port1));
     assert_eq!(well["state"], "connected");
-    assert_eq!((&well["version"], &well["sessions"]), (&2.into(), &1.into()));
+    assert_eq!((&well["version"], &well["sessions"]), (&3.into(), &1.into()));
     assert_eq!((&well["bytesIn"], &well["bytesOut"]), (&100_000.into(), &100_006.into()));
     assert!(well["since"].as_str().unwrap().ends_with('Z'), "{well}");
     let ill = eventually("it is said", || {

@@ -1,0 +1,163 @@
+//! The heartbeats of an idle tunnel, and what it learns from their answers: policy as a value.
+
+use std::time::{Duration, Instant};
+
+use crate::limits;
+
+/// The connector counts as gone when a heartbeat has not been answered for this many intervals.
+pub(super) const INTERVALS: u32 = 2;
+
+/// When heartbeats are due, and what has come since the last one.
+pub(super) struct Beats {
+    interval: Duration,
+    /// When the tunnel was authorized.
+    since: Instant,
+    next: Instant,
+    unanswered: Option<Instant>,
+    /// When this side last said something.
+    spoke: Instant,
+    /// How long it was silent before the last heartbeat.
+    silent: Duration,
+    /// Bytes since the last heartbeat: there should be little more than its answer.
+    unasked: usize,
+    /// Whether a heartbeat was answered after the tunnel had been open for [`limits::PROVEN_IDLE`].
+    proven: bool,
+}
+
+/// What an answer to a heartbeat shows of the connector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shown {
+    /// A whole interval of silence does not end a tunnel.
+    pub(super) survived: bool,
+    /// It does what it should; told once.
+    pub(super) proven: bool,
+}
+
+impl Beats {
+    /// Of a tunnel that was authorized just now; the first one is due after `first`, the others an `interval` apart.
+    pub(super) fn new(now: Instant, interval: Duration, first: Duration) -> Self {
+        Beats {
+            interval,
+            since: now,
+            next: now + first,
+            unanswered: None,
+            spoke: now,
+            silent: Duration::ZERO,
+            unasked: 0,
+            proven: false,
+        }
+    }
+
+    /// The time between two.
+    pub(super) fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// How long the tunnel has been open.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
+    }
+
+    /// Whether the tunnel has shown that the connector works.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven
+    }
+
+    /// So many bytes have come.
+    pub(super) fn heard(&mut self, now: Instant, bytes: usize) -> Shown {
+        self.unasked += bytes;
+        if bytes == 0 || self.unanswered.take().is_none() {
+            return Shown::default();
+        }
+        let proven = !self.proven && self.age(now) >= limits::PROVEN_IDLE;
+        self.proven |= proven;
+        Shown { survived: self.silent >= self.interval, proven }
+    }
+
+    /// Bytes that have come since the last heartbeat.
+    pub(super) fn unasked(&self) -> usize {
+        self.unasked
+    }
+
+    /// Whether the connector counts as gone.
+    pub(super) fn is_gone(&self, now: Instant) -> bool {
+        self.gone_at().is_some_and(|gone| gone <= now)
+    }
+
+    /// Whether a heartbeat is to be said now; then this counts as done.
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        if now < self.next {
+            return false;
+        }
+        self.unanswered.get_or_insert(now);
+        self.silent = now.saturating_duration_since(self.spoke);
+        self.spoke = now;
+        self.next = now + self.interval;
+        self.unasked = 0;
+        true
+    }
+
+    /// When to ask again.
+    pub(super) fn due(&self) -> Instant {
+        self.gone_at().map_or(self.next, |gone| gone.min(self.next))
+    }
+
+    /// How long this side has been silent, if no heartbeat had to be answered.
+    pub(super) fn silence(&self, now: Instant) -> Option<Duration> {
+        self.unanswered.is_none().then(|| now.saturating_duration_since(self.spoke))
+    }
+
+    /// A session has begun: nothing that was said before it is waited for, nor what comes in it counted.
+    pub(super) fn pause(&mut self, now: Instant) {
+        self.unanswered = None;
+        self.spoke = now;
+    }
+
+    /// A session is over, whose relay has sent heartbeats since `began`, an interval apart.
+    pub(super) fn go_on(&mut self, now: Instant, began: Instant) {
+        self.pause(now);
+        self.unasked = 0;
+        let gone =
+            now.saturating_duration_since(began).as_nanos() % self.interval.as_nanos().max(1);
+        // Less than an interval, so that it fits.
+        self.next = now + self.interval - Duration::from_nanos(gone as u64);
+    }
+
+    fn gone_at(&self) -> Option<Instant> {
+        self.unanswered.map(|since| since + INTERVALS * self.interval)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn connector_is_gone_after_two_intervals_of_silence_behind_a_heartbeat_and_not_before() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut beats = Beats::new(start, INTERVAL, INTERVAL);
+        assert!(!beats.is_due(at(19)) && beats.is_due(at(20)) && !beats.is_due(at(20)));
+        assert!(beats.is_due(at(40)) && !beats.is_gone(at(59)));
+        assert_eq!(beats.heard(at(59), 4), Shown { survived: true, proven: true });
+        assert_eq!(beats.silence(at(59)), Some(Duration::from_secs(19)));
+        assert!(!beats.is_gone(at(99)), "it was answered");
+        assert!(beats.is_due(at(60)) && beats.due() == at(80) && beats.is_due(at(80)));
+        assert!(!beats.is_gone(at(99)) && beats.is_gone(at(100)));
+        beats.pause(at(100));
+        assert!(!beats.is_gone(at(200)), "a session needs no answer");
+    }
+
+    #[test]
+    fn heartbeats_go_on_in_the_rhythm_of_the_session() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for (ended, next) in [(6, 25), (24, 25), (26, 45), (65, 85), (3600, 3605)] {
+            let mut beats = Beats::new(start, INTERVAL, INTERVAL);
+            beats.go_on(at(ended), at(5));
+            assert_eq!(beats.due(), at(next), "after {ended} s");
+        }
+    }
+}
