@@ -21,13 +21,15 @@
 //!    ([`heartbeat`](wire::heartbeat)).
 //! 6. A user's connection is served by `serve_user`: a handshake, then it waits in `pairing` too,
 //!    unread. Whoever fits is joined there.
-//! 7. `session::carry` hands both connections to a worker. A version 2 agent is told with a
-//!    PROXY header ([`proxy`](wire::proxy)).
+//! 7. `session::carry` hands both connections to a worker. An agent of version 2 or 3 is told with a
+//!    PROXY header ([`proxy`](wire::proxy)), of version 3 in the first of a session's [`frames`](wire::frames).
 //! 8. [`Relay`](session::Relay) moves the bytes: two [`stream`](net::stream)s in, whole records in, whole records out, an
 //!    ending out; plain bytes in bulk pass through the kernel alone ([`conduit`](net::conduit)). What readiness
 //!    and time are, [`runtime`] knows; whether a silent peer is slow or dead, [`tcp_info`](net::tcp_info).
 //! 9. The ending goes back to the pipe, whose `record` counts it ([`status`](report::status), shown by [`report`]), logs it
-//!    ([`logging`]) and closes what is left. Slots, files and ports are given back by `Drop`.
+//!    ([`logging`]) and closes what is left. A version 3 tunnel goes back to step 5 (`settling`), and so does a version
+//!    1 tunnel once the old answer is over; a user whose tunnel was dead, to step 6. Slots, files and ports are given
+//!    back by `Drop`.
 //!
 //! The far end of a version 2 tunnel is [`agent`], the command `tunnel`: it dials ([`dial`](net::dial)) and
 //! shares relay, TLS and log with the daemon.

@@ -7,8 +7,8 @@ use futures_rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use futures_rustls::rustls::crypto::ring;
 use futures_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use futures_rustls::rustls::{
-    ClientConfig, ClientConnection, Error, ProtocolVersion, ServerConnection,
-    SupportedProtocolVersion, version,
+    ALL_VERSIONS, ClientConfig, ClientConnection, Error, HandshakeKind, ProtocolVersion,
+    ServerConnection, SupportedProtocolVersion, version,
 };
 use rcgen::{CertificateParams, KeyPair};
 
@@ -303,7 +303,7 @@ fn chacha20_comes_first_without_aes_instructions() {
 }
 
 #[test]
-fn only_users_are_sent_tickets() {
+fn only_users_and_agents_of_version_3_are_sent_tickets() {
     let folder = Folder::new();
     let identity = folder.load().unwrap();
     assert_eq!(identity.tunnel_config().unwrap().send_tls13_tickets, 0);
@@ -311,6 +311,23 @@ fn only_users_are_sent_tickets() {
     assert!(!identity.tunnel_config().unwrap().ticketer.enabled());
     assert!(identity.user_config().unwrap().ticketer.enabled());
     assert!(!identity.user_config().unwrap().session_storage.can_cache());
+}
+
+#[test]
+fn agents_of_version_3_resume_their_sessions_twice_for_each_handshake() {
+    let folder = Folder::new();
+    let server = folder.load().unwrap().tunnel_again_config().unwrap();
+    let mut client = client(&folder.join(CERTIFICATE), ALL_VERSIONS);
+    client.alpn_protocols = vec![b"iofog-tunnel".to_vec()];
+    let mut kinds = Vec::new();
+    for _ in 0..3 {
+        // What it resumes by is shared.
+        let (server, there) = handshake(server.clone(), client.clone(), "localhost").unwrap();
+        assert_eq!(server.alpn_protocol(), Some(&b"iofog-tunnel"[..]));
+        assert_eq!(there.tls13_tickets_received(), 2);
+        kinds.extend(server.handshake_kind());
+    }
+    assert_eq!(kinds, [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed]);
 }
 
 #[test]
