@@ -107,7 +107,7 @@ pub const SEEN_WAIT: Duration = Duration::from_secs(2);
 /// tunnel cannot go to another.
 pub const HEARD_LATELY: Duration = Duration::from_secs(5);
 
-/// Addresses on one mapping that are remembered because a version 3 tunnel of theirs was dead, the last ones: 4 KiB,
+/// Addresses on one mapping that are remembered because a version 3 tunnel of theirs was dead, the last ones: 2.5 KiB,
 /// looked through whenever a tunnel is. A mapping has rarely more agents than that; of an address that is forgotten,
 /// users find out again.
 pub const SUSPECTS: usize = 64;
