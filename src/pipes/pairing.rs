@@ -321,7 +321,8 @@ impl Pairing {
         let (first, second) = (one.borrow_mut().remove(tunnel), two.borrow_mut().remove(partner));
         if let (Some(first), Some(second)) = (first, second) {
             if let Some(tunnel) = second.occupant.take() {
-                let (back, given_back) = channel::bounded(1);
+                let goes_on = tunnel.version == Version::Three;
+                let (back, given_back) = goes_on.then(|| channel::bounded(1)).unzip();
                 second.settle(TunnelEnd::Taken(given_back));
                 first.settle(TunnelEnd::Paired(Partner::Tunnel(tunnel, back)));
             }

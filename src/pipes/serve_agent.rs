@@ -90,8 +90,8 @@ pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr
                 log::info!(target: &pipe.name(), "{}: the overdue tunnel of {peer} makes room for a new one", pipe.name());
             }
             // The other side's task has it.
-            (TunnelEnd::Taken(back), _) => next = Box::pin(given_back(back)).await,
-            (_, None) => {}
+            (TunnelEnd::Taken(Some(back)), _) => next = Box::pin(given_back(back)).await,
+            (TunnelEnd::Taken(None), _) | (_, None) => {}
         }
     }
 }

@@ -48,8 +48,8 @@ type UserAddresses = (SocketAddr, SocketAddr);
 enum Far {
     /// A place among the users of its address.
     User(Away),
-    /// A tunnel's, and how its own task gets it back.
-    Tunnel(Taken, Sender<Settling>),
+    /// A tunnel's, and how its own task gets it back, of version 3.
+    Tunnel(Taken, Option<Sender<Settling>>),
 }
 
 /// A session that a worker carries: what it has taken, and its relay.
@@ -400,8 +400,8 @@ fn parted(
             (near, user.map(|(stream, file)| Box::new(away.back(stream, file))))
         }
         Far::Tunnel(taken, back) => {
-            if let Some(settling) = settling(far_task, taken) {
-                // Its task waits for it, or the mapping is gone.
+            if let Some((settling, back)) = settling(far_task, taken).zip(back) {
+                // Its task waits for it.
                 let _ = back.try_send(settling);
             }
             (near, None)

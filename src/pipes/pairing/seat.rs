@@ -13,8 +13,8 @@ use crate::pipes::user::User;
 pub enum TunnelEnd {
     /// It carries this partner's session.
     Paired(Partner),
-    /// The other side's task has it now, and gives it back, of version 3, if it can go on after the session.
-    Taken(Receiver<Settling>),
+    /// The other side's task has it now, and gives it back if it can go on after the session: only of version 3.
+    Taken(Option<Receiver<Settling>>),
     /// A newcomer has its slot.
     Replaced,
     /// It ended by itself.
@@ -26,7 +26,7 @@ pub enum Partner {
     /// Of a public pipe.
     User(Box<User>),
     /// Of a private pipe: the other side's, and how its own task gets it back.
-    Tunnel(Box<Tunnel>, Sender<Settling>),
+    Tunnel(Box<Tunnel>, Option<Sender<Settling>>),
 }
 
 /// How a user's wait ends.
