@@ -12,7 +12,7 @@ use super::beats::Beats;
 use super::connector::{Connector, Open, Opened};
 use super::lost::Lost;
 use super::pace::Outcome;
-use super::tunnel::outcome;
+use super::tunnel::{is_header, outcome};
 use crate::limits;
 use crate::net::stream::{Received, Stream};
 use crate::runtime::{Timer, now};
@@ -37,9 +37,8 @@ pub(super) struct Framed<'a> {
 /// A tunnel whose session has begun.
 pub(super) struct Begun<'a> {
     tunnel: Box<Framed<'a>>,
-    /// The session's bytes that have come.
-    held: Vec<Box<[u8]>>,
-    held_bytes: usize,
+    /// The session's bytes that have come, in one piece, however small their frames are.
+    held: Vec<u8>,
     is_reset: bool,
 }
 
@@ -153,7 +152,7 @@ impl<'a> Framed<'a> {
         self.beats.pause(now());
         self.refused = false;
         self.say(Word::Seen);
-        Begun { tunnel: self, held: Vec::new(), held_bytes: 0, is_reset: false }
+        Begun { tunnel: self, held: Vec::new(), is_reset: false }
     }
 
     /// Closes it in order.
@@ -185,7 +184,10 @@ impl<'a> Framed<'a> {
         let heard = loop {
             match self.talk.hear(&mut rest).map_err(|_| Lost::Garbled)? {
                 None => break None,
-                Some(Event::Opened(header)) => break Some(Heard::Opened(header)),
+                Some(Event::Opened(header)) if is_header(&header) => {
+                    break Some(Heard::Opened(header));
+                }
+                Some(Event::Opened(_)) => return Err(Lost::Garbled),
                 Some(Event::Reset(_)) => break Some(Heard::Reset),
                 Some(Event::Bye) => break Some(Heard::Bye),
                 Some(Event::Data(bytes)) => data(bytes),
@@ -214,15 +216,11 @@ impl<'a> Begun<'a> {
     /// the session, [`limits::HELD_BYTES`] and one read at most. Returns when there is no session any more. May be
     /// dropped and called again.
     pub(super) async fn gone(&mut self) -> Gone {
-        let Begun { tunnel, held, held_bytes, is_reset } = self;
+        let Begun { tunnel, held, is_reset } = self;
         let mut timer = Timer::new();
         poll_fn(|context| {
             loop {
-                let heard = tunnel.hear(&mut |bytes| {
-                    *held_bytes += bytes.len();
-                    held.push(bytes.into());
-                });
-                match heard {
+                match tunnel.hear(&mut |bytes| held.extend_from_slice(bytes)) {
                     Ok(Some(Heard::Reset)) => *is_reset = true,
                     Ok(Some(_)) => continue,
                     Ok(None) => {}
@@ -234,7 +232,7 @@ impl<'a> Begun<'a> {
                 if let Poll::Ready(Err(_)) = tunnel.stream.poll_flush(context) {
                     return Poll::Ready(Gone::Broken);
                 }
-                if *held_bytes >= limits::HELD_BYTES {
+                if held.len() >= limits::HELD_BYTES {
                     if tunnel.stream.poll_broken(context).is_ready() {
                         return Poll::Ready(Gone::Broken);
                     }
@@ -295,6 +293,7 @@ impl<'a> Begun<'a> {
             self.tunnel.bye();
         }
         let Begun { tunnel, held, .. } = self;
+        let held = if held.is_empty() { Vec::new() } else { vec![held.into()] };
         let Framed { stream, talk, place, connector, want, mut beats, .. } = *tunnel;
         let beat = Some(beats.interval());
         let protocol = Protocol::Framed { threshold: None, beat, at_once: true };

@@ -200,6 +200,11 @@ pub fn understand(input: &mut Vec<u8>) -> Result<Option<Vec<u8>>, ()> {
     Ok(Some(std::mem::replace(input, rest)))
 }
 
+/// Whether this is a PROXY header and nothing else.
+pub(super) fn is_header(bytes: &[u8]) -> bool {
+    Header::try_from(bytes).is_ok_and(|header| header.len() == bytes.len())
+}
+
 /// Whether this PROXY header, which is a whole one, is of a public pipe's user.
 pub(super) fn has_user(header: &[u8]) -> bool {
     Header::try_from(header).is_ok_and(|header| header.command == Command::Proxy)
