@@ -17,7 +17,7 @@ pub use ending::{Ended, Ending};
 pub use leg::Endpoint;
 pub use progress::Silence;
 pub use protocol::Protocol;
-pub use relay::{Closing, Parting, Relay};
+pub use relay::{Parting, Relay};
 pub use residue::{Missing, Residue};
 pub use settling::{Kept, Settling};
 pub use traffic::Traffic;

@@ -140,7 +140,8 @@ impl Relay {
             }
         }
         for (index, leg) in self.progress.legs.into_iter().enumerate() {
-            if !keeps[index] && !(index == 1 && is_untouched) {
+            let stays = keeps[index] || (index == 1 && is_untouched);
+            if !stays {
                 parting.closing = Closing(Left::One(Box::new(leg), ending, index));
                 continue;
             }

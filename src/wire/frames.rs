@@ -130,11 +130,6 @@ impl Talk {
         matches!(self.session, Session::Idle | Session::Refused)
     }
 
-    /// Whether a frame has come in part.
-    pub fn is_amid_frame(&self) -> bool {
-        self.reader.is_amid()
-    }
-
     /// Whether the agent has said that it has seen the session.
     pub fn is_seen(&self) -> bool {
         matches!(self.session, Session::Open(Open { seen: true, .. }))

@@ -63,10 +63,6 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn is_amid(&self) -> bool {
-        self.come > 0 || self.data > 0 || self.begun.is_some()
-    }
-
     pub(super) fn data_left(&self) -> usize {
         self.data as usize
     }
