@@ -1,5 +1,5 @@
 //! One agent's connection: handshake, passcode, a slot, and its waits and sessions in turn
-//! (protocol page, sections 4 to 6).
+//! (protocol page, sections 4 to 6 and 8).
 
 use std::cell::Cell;
 use std::future::poll_fn;

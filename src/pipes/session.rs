@@ -65,6 +65,17 @@ enum Left {
     Parted([Option<Task<Option<Settled>>>; 2], Option<(Detached, FileGuard)>),
 }
 
+/// What the task of port1's tunnel goes on with after a session.
+enum Next<'a> {
+    Nothing,
+    /// Its tunnel, of version 1, counted as one that drains.
+    Draining(Draining, Counted<'a>, Taken),
+    /// Its tunnel, of version 3.
+    Settling(Settling),
+    /// The user, since the tunnel was dead.
+    User(Box<User>),
+}
+
 /// A tunnel that a worker reads, discarding what comes.
 struct Draining {
     is_owed: bool,
@@ -151,36 +162,33 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
         pipe.pairing.found_dead(address, opened_at);
     }
     // Before an agent can have redialled: the worker reports the end first, then closes.
-    let (draining, settling, user) = match left {
+    let next = match left {
         Some(Left::Draining(draining)) => {
             near.slot.set_in_use(false);
             drop(far);
-            let counted = Counted::new(&pipe.sides[0].draining);
-            (Some((draining, counted, near)), None, None)
+            Next::Draining(draining, Counted::new(&pipe.sides[0].draining), near)
         }
-        Some(Left::Parted(tunnels, user)) => {
-            let (settling, user) = parted(tunnels, user, near, far);
-            (None, settling, user)
-        }
+        Some(Left::Parted(tunnels, user)) => parted(tunnels, user, near, far),
         Some(Left::Nothing) | None => {
             drop((near, far));
-            (None, None, None)
+            Next::Nothing
         }
     };
     pipe.record.count(|counts| counts.sessions -= 1);
     session_ended(pipe, ended, peers);
-    if let Some(user) = user {
+    // It comes before those that have waited for less long.
+    if let Next::User(user) = next {
         serve_user::serve_again(pipe, user).await;
         return None;
     }
     pipe.pairing.pair();
-    if let Some(settling) = settling {
-        return settling.settled().await;
+    match next {
+        Next::Settling(settling) => settling.settled().await,
+        Next::Draining(draining, _counted, Taken { slot, agent, .. }) => {
+            drained(pipe, draining, slot, agent).await
+        }
+        Next::Nothing | Next::User(_) => None,
     }
-    let (draining, counted, Taken { slot, agent, .. }) = draining?;
-    let tunnel = drained(pipe, draining, slot, agent).await;
-    drop(counted);
-    tunnel
 }
 
 /// Has a worker discard what comes on a waiting version 1 tunnel, since bytes have come that no
@@ -382,29 +390,29 @@ fn died_at(dead: Option<usize>, near: &Taken, far: &Far) -> Option<(IpAddr, Inst
     Some((taken.agent.0.ip(), taken.opened_at))
 }
 
-/// Who goes on after a session with a version 3 tunnel: port1's tunnel, and a user whose tunnel was dead. Port2's
+/// Who goes on after a session with a version 3 tunnel: port1's tunnel, or the user if that was dead. Port2's
 /// tunnel goes on in its own task; what is not used again is given back.
-fn parted(
+fn parted<'a>(
     [near_task, far_task]: [Option<Task<Option<Settled>>>; 2],
     user: Option<(Detached, FileGuard)>,
     near: Taken,
     far: Far,
-) -> (Option<Settling>, Option<Box<User>>) {
+) -> Next<'a> {
     let settling = |task: Option<_>, Taken { slot, agent, .. }: Taken| {
         task.map(|task| Settling { task, slot, agent })
     };
-    let near = settling(near_task, near);
+    let near = settling(near_task, near).map_or(Next::Nothing, Next::Settling);
     match far {
         Far::User(away) => {
             let user = user.and_then(|(stream, file)| Some((stream.attach().ok()?, file)));
-            (near, user.map(|(stream, file)| Box::new(away.back(stream, file))))
+            user.map_or(near, |(stream, file)| Next::User(Box::new(away.back(stream, file))))
         }
         Far::Tunnel(taken, back) => {
             if let Some((settling, back)) = settling(far_task, taken).zip(back) {
                 // Its task waits for it.
                 let _ = back.try_send(settling);
             }
-            (near, None)
+            near
         }
     }
 }

@@ -1,5 +1,5 @@
 //! An agent's connection that has proved its passcode: its heartbeats, and what it sends while it waits (protocol
-//! page, sections 4 to 6).
+//! page, sections 4 to 6 and 8).
 
 use std::io;
 use std::net::SocketAddr;
