@@ -153,10 +153,11 @@ impl<'a> Serving<'a> {
         match opened.await {
             // It is asked for again when users wait then.
             None => self.wanted.set(0),
+            // Apart: an idle tunnel takes no more room than its own version needs.
             Some(opened) if opened.version == Version::Three => {
-                self.framed(opened, places, &stopped).await;
+                Box::pin(self.framed(opened, places, &stopped)).await;
             }
-            Some(opened) => self.once(opened, places, &stopped).await,
+            Some(opened) => Box::pin(self.once(opened, places, &stopped)).await,
         }
     }
 
