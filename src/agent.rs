@@ -1,12 +1,12 @@
-//! `iofog-connector tunnel` and `tunnels`: the agent's side of pipes (protocol page, section 5), for
+//! `iofog-connector tunnel` and `tunnels`: the agent's side of pipes (protocol page, sections 5 and 8), for
 //! people without ioFog's own agent.
 //!
-//! One thread does everything. [`connector`] counts the tunnels, [`pace`] says when the connector may
-//! be asked for one more, [`authorize`] opens it with the [`proof`] and the best of the [`versions`], and [`health`] tells the operator
-//! how the connector is. [`framed`] is one tunnel with all its sessions, [`tunnel`] one of version 2 until its session; [`serve`] carries sessions to a
-//! service, [`listen`] carries local connections into a private pipe. All that is the [`life`] of what
-//! one file of options asks for; [`many`] lives as many of them as a folder has files. Relay, TLS, log
-//! and process are the daemon's.
+//! One thread does everything. [`connector`] counts the tunnels, [`pace`] says when the connector may be asked for
+//! one more, [`authorize`] opens it with the [`proof`] and the best of the [`versions`], and [`health`] tells the
+//! operator how the connector is. [`framed`] is one tunnel with all its sessions, [`tunnel`] one of version 2 with its
+//! only one, [`beats`] the heartbeats of both; [`serve`] carries sessions to a service, and gives up tunnels that are
+//! [`surplus`], [`listen`] carries local connections into a private pipe. All that is the [`life`] of what one file of
+//! options asks for; [`many`] lives as many of them as a folder has files. Relay, TLS, log and process are the daemon's.
 
 use std::process::ExitCode;
 use std::rc::Rc;
