@@ -110,6 +110,7 @@ impl<'a> Serving<'a> {
             }
         };
         or(or(opening, self.give_up_surplus()), closed(&stopped)).await;
+        self.want.nothing_more();
     }
 
     /// Closes what is left of sessions that are over, for ever.

@@ -110,10 +110,11 @@ impl Pipe {
         self.pairing.close();
     }
 
-    /// Once this stops and no user is left that may be given a tunnel, has waiting tunnels of version 3 told that no
-    /// session will begin on them any more.
+    /// Once this stops and no user is left that may be given a tunnel, has the agents of tunnels of version 3 told that
+    /// no session will begin on them any more.
     pub fn bid_farewell(&self) {
         if self.pairing.is_closed() && self.users_left() == 0 && !self.bids_farewell.replace(true) {
+            self.wanted.want.nothing_more();
             self.pairing.look_anew();
         }
     }

@@ -36,9 +36,11 @@ pub struct Relay {
     ending: Option<Ending>,
     timer: Timer,
     stuck: Stuck,
-    /// Users that wait: what is passed on to a version 3 agent, or what its connector has said.
+    /// Users that wait: what is passed on to a version 3 agent, or what its connector has said; and whether version 3
+    /// tunnels are to carry more sessions.
     want: Option<Arc<Want>>,
     told: Option<EventListener>,
+    over: Option<EventListener>,
 }
 
 /// What is left of a session with a version 3 tunnel.
@@ -107,7 +109,8 @@ impl Relay {
         // If something else ends this session, even a kill, neither end may take it for complete.
         progress.legs.iter_mut().for_each(|leg| leg.stream.break_when_dropped());
         let timer = Timer::new();
-        let mut relay = Relay { progress, ending: None, timer, stuck, want: None, told: None };
+        let mut relay =
+            Relay { progress, ending: None, timer, stuck, want: None, told: None, over: None };
         for leg in 0..2 {
             // An agent may have heard the end while it was still dialling.
             relay.take_end(leg, now());
@@ -285,6 +288,21 @@ impl Relay {
         }
     }
 
+    /// Says on version 3 tunnels that no more sessions are wanted, once that is so.
+    fn say_bye(&mut self, context: &mut Context<'_>) {
+        let Some(want) = &self.want else { return };
+        let unsaid = |leg: &&mut Leg| leg.framed.as_ref().is_some_and(|f| !f.talk.has_said_bye());
+        let mut legs = self.progress.legs.iter_mut().filter(unsaid).peekable();
+        if legs.peek().is_none() {
+            return;
+        }
+        let over = self.over.get_or_insert_with(|| want.listen_for_the_end());
+        if want.is_over() || Pin::new(over).poll(context).is_ready() {
+            self.over = None;
+            legs.for_each(|leg| leg.say(Word::Bye));
+        }
+    }
+
     /// Passes on how many users wait.
     fn pass_wants_on(&mut self, context: &mut Context<'_>) {
         let (Some(want), [leg, _]) = (&self.want, &mut self.progress.legs) else { return };
@@ -317,6 +335,7 @@ impl Future for Relay {
             goes_on = [0, 1].map(|from| goes_on[from] && self.pump(context, from));
         }
         self.pass_wants_on(context);
+        self.say_bye(context);
         for from in [0, 1] {
             self.progress.legs[from].beat(now());
             self.give_up_begun(from);

@@ -1,15 +1,18 @@
-//! How many users wait in vain (protocol page, section 8, step 8): what the mapping's thread of the connector has to
-//! tell, and the relays of its version 3 tunnels pass on; or what an agent's relays were told.
+//! What is wanted of version 3 tunnels: more of them, for users that wait in vain (protocol page, section 8, step 8),
+//! or no more sessions (step 9). The mapping's thread of the connector has it to tell, and the relays of its tunnels
+//! pass it on; an agent's relays were told of the users, and pass on that it stops.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use event_listener::{Event, EventListener};
 
-/// Users for whom tunnels are asked.
+/// Users for whom tunnels are asked, and whether sessions are.
 #[derive(Debug, Default)]
 pub struct Want {
     users: AtomicUsize,
     asked: Event,
+    nothing: AtomicBool,
+    over: Event,
 }
 
 impl Want {
@@ -32,6 +35,22 @@ impl Want {
     /// Tells one of those that listen of the next ones. If it listens no more, another is told.
     pub fn listen(&self) -> EventListener {
         self.asked.listen()
+    }
+
+    /// No more sessions are wanted, from now on.
+    pub fn nothing_more(&self) {
+        self.nothing.store(true, Ordering::SeqCst);
+        self.over.notify(usize::MAX);
+    }
+
+    /// Whether that is so.
+    pub fn is_over(&self) -> bool {
+        self.nothing.load(Ordering::SeqCst)
+    }
+
+    /// Tells when that is so.
+    pub fn listen_for_the_end(&self) -> EventListener {
+        self.over.listen()
     }
 }
 

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::*;
+use rustix::process::Signal;
 use serde_json::json;
 
 in_both_modes!(
@@ -54,6 +55,7 @@ in_both_modes!(
     agent_that_says_bye_is_closed_in_order,
     agent_that_says_bye_in_a_session_finishes_it,
     session_that_crosses_a_bye_is_served,
+    stopping_connector_says_bye_and_sessions_finish,
     tunnel_that_ends_in_a_session_has_broken,
     session_that_is_silent_for_finwait_is_broken_off,
     session_that_is_silent_for_idle_is_broken_off,
@@ -1128,6 +1130,29 @@ fn session_that_crosses_a_bye_is_served(mode: Mode) {
     }
     println!("{crossed} crossed");
     assert!(crossed > 0);
+}
+
+fn stopping_connector_says_bye_and_sessions_finish(mode: Mode) {
+    let mut daemon = Daemon::builder(mode).set("drain", 60_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = session(&daemon, &mapping);
+    let mut idle = daemon.version_three(&mapping);
+    daemon.signal(Signal::TERM);
+    idle.expect(b'B');
+    idle.link.finish();
+    idle.expect_closed();
+    agent.expect(b'B');
+    agent.beat_and_answer();
+    let bytes = noise(11, 1 << 20);
+    thread::scope(|scope| {
+        scope.spawn(|| assert_same(&agent.exchange(&bytes, bytes.len()), &bytes, "up"));
+        assert_same(&user.exchange(&bytes, bytes.len()), &bytes, "down");
+    });
+    assert!(daemon.is_running());
+    finish(&mut user, &mut agent);
+    agent.link.finish();
+    assert!(daemon.wait().status.success());
+    agent.expect_closed();
 }
 
 // 10
