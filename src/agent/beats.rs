@@ -111,12 +111,12 @@ impl Beats {
     pub(super) fn pause(&mut self, now: Instant) {
         self.unanswered = None;
         self.spoke = now;
+        self.unasked = 0;
     }
 
     /// A session is over, whose relay has sent heartbeats since `began`, an interval apart.
     pub(super) fn go_on(&mut self, now: Instant, began: Instant) {
         self.pause(now);
-        self.unasked = 0;
         let gone =
             now.saturating_duration_since(began).as_nanos() % self.interval.as_nanos().max(1);
         // Less than an interval, so that it fits.
