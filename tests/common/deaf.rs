@@ -40,15 +40,10 @@ impl Deaf {
         })
     }
 
-    /// Answers from now on, and gives the connection of whoever waited.
+    /// Answers from now on, and gives the connection of whoever waited, or comes next.
     pub fn accept(&self) -> TcpStream {
-        // Those that have filled the backlog come first.
-        let mut accepted = (0..=self.fillers.len()).map(|_| self.listener.accept().unwrap().0);
-        accepted.next_back().unwrap()
-    }
-
-    /// The connection of the next one.
-    pub fn accept_another(&self) -> TcpStream {
-        self.listener.accept().unwrap().0
+        let filler = |address| self.fillers.iter().any(|one| one.local_addr().ok() == address);
+        let mut accepted = self.listener.incoming().map(Result::unwrap);
+        accepted.find(|socket| !filler(socket.peer_addr().ok())).unwrap()
     }
 }

@@ -29,6 +29,7 @@ mod stopping;
 mod tunnel_bad_connector;
 mod tunnel_command;
 mod tunnel_proxy;
+mod tunnel_version_three;
 mod tunnels;
 mod tunnels_process;
 mod version_three;
