@@ -323,6 +323,7 @@ impl<'a> Begun<'a> {
         let kept = or(settled, closed).await;
         let tunnel = kept.map(|kept| {
             beats.go_on(now(), began);
+            want.ask(kept.wanted);
             let (stream, talk, input) = (kept.stream, kept.talk, kept.input);
             let refused = false;
             Box::new(Framed { stream, talk, input, place, connector, want, beats, refused })

@@ -100,14 +100,17 @@ pub async fn serve(
     leave(pipe, waiting, peer, end);
 }
 
-/// Gives a user whose tunnel was dead another one, in the place that it had, or closes it if none is idle.
-pub async fn serve_again(pipe: &Pipe, user: Box<User>) {
+/// Gives a user whose tunnel was dead another one, in the place that it had; if none is idle, it is closed `at_once` or waits.
+pub async fn serve_again(pipe: &Pipe, user: Box<User>, at_once: bool) {
     let (peer, deadline) = (user.peer, user.deadline);
     let cut = Cut(|| pipe.record.refused(pipe.why_cut(), 1, peer));
     let waiting = pipe.pairing.user_again(user);
     pipe.pairing.pair();
     let nobody = async {
         heard().await;
+        if !at_once {
+            std::future::pending::<()>().await;
+        }
         UserEnd::Abandoned
     };
     let end = or(wait(pipe, &waiting, deadline), nobody).await;

@@ -154,8 +154,9 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
     });
     let (ended, left) = relay.await.ok().unzip();
     cut.disarm();
+    // One that broke says nothing of the others: if they broke, too, that is noticed.
     let dead = ended.as_ref().and_then(|ended| match ended.ending {
-        Ending::Dead(leg) => Some(leg),
+        Ending::Dead(leg) if ended.lasted >= limits::SEEN_WAIT => Some(leg),
         _ => None,
     });
     if let Some((address, opened_at)) = died_at(dead, &near, &far) {
@@ -178,7 +179,7 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
     session_ended(pipe, ended, peers);
     // It comes before those that have waited for less long.
     if let Next::User(user) = next {
-        serve_user::serve_again(pipe, user).await;
+        serve_user::serve_again(pipe, user, dead.is_some()).await;
         return None;
     }
     pipe.pairing.pair();

@@ -37,7 +37,7 @@ pub struct Settled {
 impl Settled {
     /// Takes the tunnel off the worker's thread.
     pub fn new(kept: Kept, file: FileGuard) -> Self {
-        let Kept { stream, talk, input, heard_at } = kept;
+        let Kept { stream, talk, input, heard_at, .. } = kept;
         Settled { stream: stream.detach(), talk, input, heard_at, file }
     }
 }

@@ -27,6 +27,8 @@ pub struct Kept {
     pub talk: Box<Talk>,
     /// What has come on it and was not heard yet.
     pub input: Vec<u8>,
+    /// How many users wait, as its connector has said.
+    pub wanted: usize,
     /// When the peer last sent anything.
     pub heard_at: Instant,
 }
@@ -35,7 +37,7 @@ impl Settling {
     pub(super) fn new(stream: Stream, talk: Box<Talk>, input: Vec<u8>, heard_at: Instant) -> Self {
         let now = now();
         let given_up = [now + limits::RESET_WAIT, now + limits::CLOSE_TIMEOUT];
-        let kept = Some(Kept { stream, talk, input, heard_at });
+        let kept = Some(Kept { stream, talk, input, wanted: 0, heard_at });
         Settling { kept, given_up, timer: Timer::new() }
     }
 }
@@ -58,6 +60,7 @@ impl Kept {
                     // A write that fails is found by the flush.
                     let _ = self.stream.queue(&answer);
                 }
+                Some(Event::Want(users)) => self.wanted += usize::from(users),
                 Some(_) => {}
             }
         }
