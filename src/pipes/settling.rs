@@ -50,7 +50,9 @@ impl Settling {
         slot.set_in_use(false);
         let stream = stream.attach().ok()?;
         let mut tunnel = Box::new(Tunnel::resumed(stream, talk, agent, slot, file, heard_at));
-        tunnel.hear(&input).ok()?;
+        if !input.is_empty() {
+            tunnel.hear(&input).ok()?;
+        }
         Some(tunnel)
     }
 }
