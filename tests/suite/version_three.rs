@@ -1028,9 +1028,15 @@ fn until_wanted(agent: &mut Framed, count: u32) {
 fn each_user_that_waits_is_told_once(mode: Mode) {
     let (daemon, mapping) = public(mode, 60, NEVER);
     let (mut user, mut agent) = session(&daemon, &mapping);
-    let mut waiting = vec![daemon.user(&mapping)];
+    let mut waiting = Vec::new();
+    let wait = |waiting: &mut Vec<Link>| {
+        waiting.push(daemon.user(&mapping));
+        let count = waiting.len() as u64;
+        until("it waits", || daemon.api().users_waiting(&mapping) == count);
+    };
+    wait(&mut waiting);
     until_wanted(&mut agent, 1);
-    waiting.extend((0..3).map(|_| daemon.user(&mapping)));
+    (0..3).for_each(|_| wait(&mut waiting));
     until_wanted(&mut agent, 4);
     // Those that are opened serve them, in their order, and nobody else is told of them.
     let mut more = Vec::new();
