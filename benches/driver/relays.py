@@ -334,7 +334,18 @@ class ConnectorTlsTwo(ConnectorTwo):
     sealed = True
 
 
-OURS = [Connector, ConnectorTwo, ConnectorTls, ConnectorTlsTwo]
+class ConnectorThree(Connector):
+    name, title, version = "connector-v3", "**connector**, version 3 tunnels", 3
+
+
+class ConnectorTlsThree(ConnectorThree):
+    """Its agent offers version 3 in TLS, and its handshakes after the first are resumed."""
+
+    name, title, tls = "connector-tls-v3", "**connector**, TLS, version 3", True
+    sealed = True
+
+
+OURS = [Connector, ConnectorTwo, ConnectorThree, ConnectorTls, ConnectorTlsTwo, ConnectorTlsThree]
 PEERS = [Haproxy, HaproxySplice, HaproxyTls, HaproxyTlsUser, Rathole, RatholeTls, Bore]
 YARDSTICKS = [Direct, Splice]
 ALL = YARDSTICKS + PEERS + OURS

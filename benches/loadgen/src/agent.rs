@@ -8,10 +8,10 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 use crate::arguments::{Arguments, die};
-use crate::backend::CHUNK;
+use crate::record::Record;
 use crate::sys::{self, EDGE, ENDED, Epoll, Event, IN, OUT};
 use crate::tls;
-use crate::tunnel::{Side, Stage, Terms, Tunnel, Version};
+use crate::tunnel::{BUFFER, Beats, Terms, Tunnel, Version};
 
 const WATCHED: u32 = IN | OUT | ENDED | EDGE;
 
@@ -39,21 +39,38 @@ struct Agent {
     busy: Vec<usize>,
     proving: usize,
     authorized: usize,
+    /// Tunnels authorized so far, those of them whose handshake was short, and those that ended.
+    opened: usize,
+    resumed: usize,
+    ended: usize,
+    /// Heartbeats of tunnels that have ended.
+    beats: Beats,
 }
 
-/// Where one tunnel after the other lives. Events carry the generation of theirs.
+/// Where one tunnel after the other lives. Events carry the generation of their connection.
 #[derive(Default)]
 struct Place {
     tunnel: Option<Tunnel>,
-    generation: u32,
+    /// Of the tunnel's own connection, then of that to the backend.
+    generations: [u32; 2],
 }
 
-/// Keeps `--connections` tunnels open until killed; prints `READY` when all are authorized.
+/// No heartbeats are sent in the last nanoseconds before the end that `--secs` sets, so that all can
+/// be answered.
+const LAST: u64 = 5_000_000_000;
+
+/// Keeps `--connections` tunnels open until killed, or for `--secs`; prints `READY` when all are
+/// authorized.
 pub(crate) fn run(arguments: &Arguments) {
     let version = match arguments.get("version").unwrap_or(1) {
         1 => Version::One,
         2 => Version::Two,
-        _ => die("--version: 1 or 2"),
+        3 => Version::Three,
+        _ => die("--version: 1, 2 or 3"),
+    };
+    let tls = match version {
+        Version::Three => tls::config_of_frames(arguments),
+        _ => tls::config(arguments),
     };
     let terms =
         Terms { version, passcode: arguments.need("passcode"), backend: arguments.port("backend") };
@@ -61,39 +78,52 @@ pub(crate) fn run(arguments: &Arguments) {
     let mut agent = Agent {
         terms,
         target: arguments.port("target"),
-        tls: tls::config(arguments),
+        tls,
         epoll: Epoll::new().unwrap_or_else(|error| die(error)),
         places: (0..connections).map(|_| Place::default()).collect(),
-        buffer: vec![0; CHUNK],
+        buffer: vec![0; BUFFER],
         vacant: (0..connections).rev().collect(),
         refused: Vec::new(),
         busy: Vec::new(),
         proving: 0,
         authorized: 0,
+        opened: 0,
+        resumed: 0,
+        ended: 0,
+        beats: Beats::default(),
     };
-    if let Err(error) = agent.serve(arguments.get("beat-ms").unwrap_or(20_000)) {
+    if let Err(error) = agent.serve(arguments) {
         die(format_args!("agent: {error}"));
     }
+    agent.report();
 }
 
 impl Agent {
-    fn serve(&mut self, beat_ms: u64) -> io::Result<()> {
+    fn serve(&mut self, arguments: &Arguments) -> io::Result<()> {
+        let beat_ms: u64 = arguments.get("beat-ms").unwrap_or(20_000);
+        let (again, lasts) = (arguments.flag("again"), arguments.get::<u64>("secs"));
         let step = (beat_ms * 1_000_000 / SLOTS).max(1_000_000);
         let (mut next_beat, mut slot) = (sys::now() + step, 0);
-        let (mut next_try, mut ready) = (0, false);
+        let (mut next_try, mut ready, mut end) = (0, false, u64::MAX);
         let mut events = Vec::new();
         loop {
             while self.proving < PROVING {
                 let Some(place) = self.vacant.pop() else { break };
                 self.open(place);
             }
-            if !ready && self.authorized == self.places.len() {
-                ready = true;
-                println!("READY {} tunnels", self.authorized);
+            let now = sys::now();
+            let all = self.authorized == self.places.len();
+            if all && !ready {
+                println!("READY {} tunnels, {} resumed so far", self.authorized, self.resumed);
                 io::stdout().flush()?;
+                end = end.min(lasts.map_or(u64::MAX, |seconds| now + seconds * 1_000_000_000));
+            }
+            ready = all || (ready && !again);
+            if now >= end {
+                return Ok(());
             }
             let idle = self.busy.is_empty();
-            let until_beat = next_beat.saturating_sub(sys::now()) / 1_000_000;
+            let until_beat = next_beat.saturating_sub(now) / 1_000_000;
             let longest = if self.refused.is_empty() { 200 } else { 10 };
             self.epoll.wait(&mut events, if idle { until_beat.min(longest) as i32 + 1 } else { 0 });
             self.take_events(&events);
@@ -101,7 +131,9 @@ impl Agent {
             if now >= next_beat {
                 next_beat += step;
                 slot = (slot + 1) % SLOTS;
-                self.beat(slot);
+                if now < end.saturating_sub(LAST) {
+                    self.beat(slot);
+                }
             }
             if now >= next_try {
                 next_try = now + AGAIN;
@@ -110,15 +142,30 @@ impl Agent {
         }
     }
 
+    /// What became of tunnels and heartbeats.
+    fn report(&self) {
+        let mut beats = self.beats;
+        for tunnel in self.places.iter().filter_map(|place| place.tunnel.as_ref()) {
+            beats += tunnel.beats;
+        }
+        let mut record = Record::new("agent");
+        record.number("authorized", self.authorized as f64);
+        record.number("opened", self.opened as f64);
+        record.number("resumed", self.resumed as f64);
+        record.number("ended", self.ended as f64);
+        record.number("beats", beats.sent as f64);
+        record.number("answered", beats.answered as f64);
+        record.print();
+    }
+
     fn take_events(&mut self, events: &[Event]) {
         for &(flags, number) in events {
             let (place, far, generation) =
                 ((number >> 33) as usize, number >> 32 & 1 == 1, number as u32);
-            let Place { tunnel: Some(tunnel), generation: current } = &mut self.places[place]
-            else {
+            let Place { tunnel: Some(tunnel), generations } = &mut self.places[place] else {
                 continue;
             };
-            if *current != generation {
+            if generations[usize::from(far)] != generation {
                 continue;
             }
             match &mut tunnel.far {
@@ -143,10 +190,18 @@ impl Agent {
         }
     }
 
-    fn watch(&self, side: &Side, place: usize, far: bool) -> io::Result<()> {
-        let generation = u64::from(self.places[place].generation);
-        let number = (place as u64) << 33 | u64::from(far) << 32 | generation;
-        self.epoll.add(side.fd, WATCHED, number)
+    /// Has this hear of the events of a place's connection.
+    fn watch(&mut self, place: usize, far: bool) {
+        let Place { tunnel: Some(tunnel), generations } = &mut self.places[place] else { return };
+        let side = if far { tunnel.far.as_mut() } else { Some(&mut tunnel.near) };
+        let Some(side) = side.filter(|side| !side.watched) else { return };
+        let generation = &mut generations[usize::from(far)];
+        *generation = generation.wrapping_add(1);
+        side.watched = true;
+        let number = (place as u64) << 33 | u64::from(far) << 32 | u64::from(*generation);
+        if let Err(error) = self.epoll.add(side.fd, WATCHED, number) {
+            die(error);
+        }
     }
 
     fn open(&mut self, place: usize) {
@@ -155,37 +210,28 @@ impl Agent {
             return;
         };
         let tls = self.tls.as_ref().map(|config| Box::new(tls::session(config)));
-        let tunnel = Tunnel::new(fd, tls);
-        self.places[place].generation = self.places[place].generation.wrapping_add(1);
-        if let Err(error) = self.watch(&tunnel.near, place, false) {
-            die(error);
-        }
-        self.places[place].tunnel = Some(tunnel);
+        self.places[place].tunnel = Some(Tunnel::new(fd, tls));
+        self.watch(place, false);
         self.proving += 1;
     }
 
     fn drive(&mut self, place: usize) {
         let Some(tunnel) = &mut self.places[place].tunnel else { return };
         let was_authorized = tunnel.is_authorized();
-        let stage = tunnel.stage;
         let stepped = tunnel.step(&self.terms, &mut self.buffer);
         if !was_authorized && tunnel.is_authorized() {
             self.proving -= 1;
             self.authorized += 1;
+            self.opened += 1;
+            self.resumed += usize::from(tunnel.is_resumed());
         }
-        let dialled = tunnel.stage == Stage::Dialling && stage != Stage::Dialling;
         match stepped {
             Err(_) => self.end(place),
             Ok(more) => {
                 if more {
                     self.busy.push(place);
                 }
-                if dialled {
-                    let far = self.places[place].tunnel.as_ref().and_then(|t| t.far.as_ref());
-                    if let Some(Err(error)) = far.map(|far| self.watch(far, place, true)) {
-                        die(error);
-                    }
-                }
+                self.watch(place, true);
             }
         }
     }
@@ -193,8 +239,10 @@ impl Agent {
     /// Closes a place's tunnel and has another one opened there.
     fn end(&mut self, place: usize) {
         let Some(tunnel) = self.places[place].tunnel.take() else { return };
+        self.beats += tunnel.beats;
         if tunnel.is_authorized() {
             self.authorized -= 1;
+            self.ended += 1;
             self.vacant.push(place);
         } else {
             self.proving -= 1;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::str::FromStr;
 
 /// Options without a value.
-const FLAGS: &[&str] = &["tls"];
+const FLAGS: &[&str] = &["tls", "again", "forgetful"];
 
 /// What stands behind loadgen's command.
 #[derive(Default)]

@@ -31,7 +31,7 @@ const HELP: &str = "usage: loadgen COMMAND [OPTIONS]
   backend     --listen PORT
   splice      --listen PORT --target PORT
   agent       --target PORT --passcode P --backend PORT --connections N
-              [--version 1|2] [--beat-ms MS]
+              [--version 1|2|3] [--beat-ms MS] [--again] [--secs S] [--forgetful]
   throughput  --target PORT [--dir up|down] [--conns N] [--secs S]
   pingpong    --target PORT [--conns N] [--size BYTES] [--secs S | --requests N]
   connections --target PORT [--conns N] [--size BYTES]
@@ -42,7 +42,11 @@ const HELP: &str = "usage: loadgen COMMAND [OPTIONS]
   startup     --port PORT [--port PORT] [--rounds N] -- COMMAND ARGUMENTS
 All but backend, splice and startup take --tls [--cipher aes128|aes256|chacha];
 the measuring ones take --pid PID, the process whose processor time counts;
-users take --patience SECS, after which they give up on an answer.";
+users take --patience SECS, after which they give up on an answer.
+An agent says READY once, with --again whenever all its tunnels are there; with --secs it
+ends that long after the first time and prints what became of tunnels and heartbeats.
+With --forgetful its version 3 handshakes are full ones. A line on splice's standard input
+has it reset all its connections.";
 
 fn main() {
     sys::prepare();

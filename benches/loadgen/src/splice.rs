@@ -15,6 +15,7 @@ const PIPE: usize = 256 * 1024;
 const TURN: usize = 16;
 
 const LISTENER: u64 = u64::MAX;
+const INPUT: u64 = u64::MAX - 1;
 
 struct Session {
     /// The user's connection, then the target's.
@@ -32,7 +33,7 @@ struct Direction {
     passed_on: bool,
 }
 
-/// Relays `--listen` to `--target` until killed.
+/// Relays `--listen` to `--target` until killed; a line on standard input breaks all connections.
 pub(crate) fn run(arguments: &Arguments) {
     if let Err(error) = serve(arguments) {
         die(format_args!("splice: {error}"));
@@ -44,6 +45,8 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
     let listener = sys::listen(&arguments.port("listen"))?;
     let epoll = Epoll::new()?;
     epoll.add(listener, IN, LISTENER)?;
+    // Some files cannot be watched; nothing comes from these.
+    let _ = epoll.add(sys::INPUT, IN | EDGE, INPUT);
     // By the user's file number.
     let mut sessions: Vec<Option<Session>> = Vec::new();
     let (mut events, mut busy) = (Vec::new(), Vec::new());
@@ -65,6 +68,16 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
                     }
                     sessions[place] = Some(session);
                     newcomers.push(place);
+                }
+                continue;
+            }
+            if number == INPUT {
+                if sys::read(sys::INPUT, &mut [0; 64]).is_ok_and(|count| count > 0) {
+                    for place in &mut sessions {
+                        if let Some(session) = place.take() {
+                            session.close();
+                        }
+                    }
                 }
                 continue;
             }

@@ -9,6 +9,9 @@ use std::time::Instant;
 
 use libc::c_int;
 
+/// Standard input.
+pub(crate) const INPUT: RawFd = 0;
+
 pub(crate) const IN: u32 = libc::EPOLLIN as u32;
 pub(crate) const OUT: u32 = libc::EPOLLOUT as u32;
 pub(crate) const EDGE: u32 = libc::EPOLLET as u32;

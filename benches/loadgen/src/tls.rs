@@ -1,5 +1,5 @@
 //! TLS 1.3 clients that accept any certificate: for measuring only. Every connection is a full
-//! handshake.
+//! handshake, but for those of agents of version 3.
 
 use std::sync::Arc;
 
@@ -11,6 +11,9 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
 
 use crate::arguments::{Arguments, die};
+
+/// What an agent that can speak version 3 offers in ALPN (protocol page, section 8, step 1).
+const TUNNEL: &[u8] = b"iofog-tunnel";
 
 /// What `--tls` and `--cipher` ask for.
 pub(crate) fn config(arguments: &Arguments) -> Option<Arc<ClientConfig>> {
@@ -32,6 +35,19 @@ pub(crate) fn config(arguments: &Arguments) -> Option<Arc<ClientConfig>> {
             .with_no_client_auth();
         config.resumption = Resumption::disabled();
         Arc::new(config)
+    })
+}
+
+/// The same for agents of version 3, which remember what makes their next handshakes short unless
+/// `--forgetful` is given.
+pub(crate) fn config_of_frames(arguments: &Arguments) -> Option<Arc<ClientConfig>> {
+    config(arguments).map(|mut shared| {
+        let config = Arc::make_mut(&mut shared);
+        config.alpn_protocols = vec![TUNNEL.to_vec()];
+        if !arguments.flag("forgetful") {
+            config.resumption = Resumption::in_memory_sessions(1);
+        }
+        shared
     })
 }
 

@@ -1,13 +1,21 @@
-//! One tunnel of a stand-in agent (protocol page, sections 4 and 5): from connecting to the end
-//! of its session.
+//! One tunnel of a stand-in agent (protocol page, sections 4, 5 and 8): from connecting to the end
+//! of its session, or of its last one.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddrV4;
+use std::ops::AddAssign;
 use std::os::fd::RawFd;
 
-use rustls::ClientConnection;
+use rustls::{ClientConnection, HandshakeKind};
 
+use crate::backend::CHUNK;
 use crate::sys::{self, ENDED, ERR, HUP, IN, OUT};
+use framed::Frames;
+
+mod framed;
+
+/// Bytes that a buffer for [`Tunnel::step`] has: room for a frame's head before what is read.
+pub(crate) const BUFFER: usize = CHUNK + framed::HEAD;
 
 const BEAT: &[u8] = b"BEAT";
 const OPEN: &[u8] = b"OPEN";
@@ -28,6 +36,7 @@ const TURN: usize = 16;
 pub(crate) enum Version {
     One,
     Two,
+    Three,
 }
 
 /// What all tunnels of an agent share.
@@ -45,6 +54,8 @@ pub(crate) enum Stage {
     Idle,
     Dialling,
     Relaying,
+    /// Version 3: sessions one after another, and none between them.
+    Framed,
     /// One side has ended; what was read before is still to be delivered.
     Closing,
 }
@@ -57,6 +68,8 @@ type Step = Result<(), Over>;
 /// One of a tunnel's two connections.
 pub(crate) struct Side {
     pub(crate) fd: RawFd,
+    /// Whether somebody hears of its events.
+    pub(crate) watched: bool,
     readable: bool,
     writable: bool,
     ended: bool,
@@ -73,12 +86,30 @@ pub(crate) struct Tunnel {
     tls: Option<Box<ClientConnection>>,
     /// What has come that is not understood yet.
     heard: Vec<u8>,
+    frames: Frames,
+    /// Heartbeats that were sent while it was idle, or of version 3, and their answers.
+    pub(crate) beats: Beats,
+}
+
+/// Heartbeats, and those that were answered.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Beats {
+    pub(crate) sent: u64,
+    pub(crate) answered: u64,
+}
+
+impl AddAssign for Beats {
+    fn add_assign(&mut self, more: Beats) {
+        self.sent += more.sent;
+        self.answered += more.answered;
+    }
 }
 
 impl Side {
     /// A connection that is being made.
     pub(crate) fn new(fd: RawFd) -> Self {
-        Side { fd, readable: false, writable: false, ended: false, rest: Vec::new(), sent: 0 }
+        let (watched, readable, writable, ended) = (false, false, false, false);
+        Side { fd, watched, readable, writable, ended, rest: Vec::new(), sent: 0 }
     }
 
     /// Takes note of an event.
@@ -92,13 +123,20 @@ impl Side {
         self.sent == self.rest.len()
     }
 
-    /// Reads once: `None` when there is nothing now.
+    /// Reads once: `None` when there is nothing now. The end of the stream is an error, too.
     fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Over> {
+        match self.read_or_end(buffer)? {
+            Some(0) => Err(Over),
+            read => Ok(read),
+        }
+    }
+
+    /// The same, but that the end of the stream is nothing read.
+    fn read_or_end(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Over> {
         if !self.readable {
             return Ok(None);
         }
         match sys::read(self.fd, buffer) {
-            Ok(0) => Err(Over),
             Ok(count) => {
                 // A short read has emptied it; new bytes make a new edge.
                 self.readable = count == buffer.len() || self.ended;
@@ -114,19 +152,42 @@ impl Side {
 
     /// Sends `bytes` after what waits; what is not taken waits too.
     fn write(&mut self, bytes: &[u8]) -> Step {
+        let pieces: &[&[u8]] = if bytes.is_empty() { &[] } else { &[bytes] };
+        self.write_all(pieces)
+    }
+
+    /// The same for several pieces, with one call of the system where all are taken.
+    fn write_all(&mut self, pieces: &[&[u8]]) -> Step {
+        self.flush()?;
+        let mut taken = 0;
+        if self.is_clear() && self.writable {
+            taken = match pieces {
+                [] => return Ok(()),
+                [piece] => unless_blocked(sys::write(self.fd, piece), &mut self.writable)?,
+                _ => {
+                    let slices: Vec<_> = pieces.iter().map(|one| io::IoSlice::new(one)).collect();
+                    unless_blocked(sys::write_vectored(self.fd, &slices), &mut self.writable)?
+                }
+            };
+        }
+        for piece in pieces {
+            let before = taken.min(piece.len());
+            self.rest.extend_from_slice(&piece[before..]);
+            taken -= before;
+        }
+        self.flush()
+    }
+
+    /// Sends of what waits as much as is taken.
+    fn flush(&mut self) -> Step {
         while !self.is_clear() && self.writable {
             self.sent +=
                 unless_blocked(sys::write(self.fd, &self.rest[self.sent..]), &mut self.writable)?;
         }
-        let mut taken = 0;
         if self.is_clear() {
             self.rest.clear();
             self.sent = 0;
-            while taken < bytes.len() && self.writable {
-                taken += unless_blocked(sys::write(self.fd, &bytes[taken..]), &mut self.writable)?;
-            }
         }
-        self.rest.extend_from_slice(&bytes[taken..]);
         Ok(())
     }
 }
@@ -146,7 +207,14 @@ impl Tunnel {
     /// Over a connection that is being made.
     pub(crate) fn new(fd: RawFd, tls: Option<Box<ClientConnection>>) -> Self {
         let near = Side::new(fd);
-        Tunnel { stage: Stage::Connecting, near, far: None, tls, heard: Vec::new() }
+        let (heard, frames, beats) = (Vec::new(), Frames::default(), Beats::default());
+        Tunnel { stage: Stage::Connecting, near, far: None, tls, heard, frames, beats }
+    }
+
+    /// Whether its handshake was shortened by what an earlier one had left.
+    pub(crate) fn is_resumed(&self) -> bool {
+        let kind = self.tls.as_ref().and_then(|tls| tls.handshake_kind());
+        kind == Some(HandshakeKind::Resumed)
     }
 
     /// Whether it has proved its passcode.
@@ -154,9 +222,15 @@ impl Tunnel {
         !matches!(self.stage, Stage::Connecting | Stage::Proving)
     }
 
-    /// Sends a heartbeat if it is idle.
+    /// Sends a heartbeat if it is idle, or of version 3.
     pub(crate) fn beat(&mut self) -> Step {
-        if self.stage == Stage::Idle { self.send(BEAT) } else { Ok(()) }
+        let beat = match self.stage {
+            Stage::Idle => BEAT,
+            Stage::Framed => &framed::head(framed::BEAT, 0),
+            _ => return Ok(()),
+        };
+        self.beats.sent += 1;
+        self.send(beat)
     }
 
     /// Moves on as far as it goes; `true` when it may go on at once.
@@ -170,6 +244,7 @@ impl Tunnel {
             match terms.version {
                 Version::One => self.send(terms.passcode.as_bytes())?,
                 Version::Two => self.send(format!("IOFOG/2 {}\n", terms.passcode).as_bytes())?,
+                Version::Three => self.send(format!("IOFOG/3 {}\n", terms.passcode).as_bytes())?,
             }
         }
         while matches!(self.stage, Stage::Proving | Stage::Idle) {
@@ -181,6 +256,9 @@ impl Tunnel {
             };
             self.heard.extend_from_slice(&buffer[..count]);
             self.understand(terms)?;
+        }
+        if self.stage == Stage::Framed {
+            return self.step_framed(terms, buffer);
         }
         if self.stage == Stage::Dialling {
             let Some(far) = self.far.as_mut().filter(|far| far.writable) else { return Ok(false) };
@@ -196,7 +274,7 @@ impl Tunnel {
             return self.deliver();
         }
         for _ in 0..TURN {
-            if !self.relay(terms, buffer)? {
+            if !self.relay(terms, &mut buffer[..CHUNK])? {
                 return Ok(false);
             }
         }
@@ -209,6 +287,7 @@ impl Tunnel {
             let welcome: &[u8] = match terms.version {
                 Version::One => b"AUTHORIZED",
                 Version::Two => b"IOFOG/2 AUTHORIZED\n",
+                Version::Three => b"IOFOG/3 AUTHORIZED\n",
             };
             if self.heard.len() < welcome.len() {
                 return Ok(());
@@ -219,8 +298,14 @@ impl Tunnel {
             self.heard.drain(..welcome.len());
             self.stage = Stage::Idle;
         }
+        if terms.version == Version::Three {
+            self.stage = Stage::Framed;
+            let heard = std::mem::take(&mut self.heard);
+            return self.hear(&heard, terms);
+        }
         let beats = self.heard.chunks(BEAT.len()).take_while(|chunk| *chunk == BEAT).count();
         self.heard.drain(..beats * BEAT.len());
+        self.beats.answered += beats as u64;
         if self.heard.is_empty() || (self.heard.len() < BEAT.len() && BEAT.starts_with(&self.heard))
         {
             return Ok(());
