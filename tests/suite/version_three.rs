@@ -32,6 +32,7 @@ in_both_modes!(
     service_that_is_not_reached_in_time_resets_the_user,
     user_whose_tunnel_is_dead_is_given_another,
     user_whose_tunnel_breaks_unseen_is_given_another,
+    user_whose_only_tunnel_breaks_unseen_waits_for_the_next,
     user_whose_bytes_a_dead_tunnel_has_is_reset,
     dead_tunnel_spoils_those_of_its_address_until_they_are_heard,
     agents_break_resets_the_user_and_the_tunnel_serves_again,
@@ -636,6 +637,24 @@ fn user_whose_tunnel_breaks_unseen_is_given_another(mode: Mode) {
         living.expect_data(b"question");
         finish(&mut user, &mut living);
     }
+}
+
+fn user_whose_only_tunnel_breaks_unseen_waits_for_the_next(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60, NEVER);
+    // It was not heard since, and is given the user all the same: only silence makes others suspect.
+    let mut other = daemon.version_three(&mapping);
+    let mut broken = daemon.version_three(&mapping);
+    broken.beat_and_answer();
+    let mut user = daemon.user(&mapping);
+    assert_eq!(broken.opened(), of(&user, &mapping));
+    broken.link.reset();
+    assert_eq!(other.opened(), of(&user, &mapping));
+    other.link.reset();
+    user.expect_silence(ms(200));
+    let mut next = daemon.version_three(&mapping);
+    assert_eq!(next.opened(), of(&user, &mapping));
+    next.accept();
+    finish(&mut user, &mut next);
 }
 
 fn user_whose_bytes_a_dead_tunnel_has_is_reset(mode: Mode) {
