@@ -414,7 +414,13 @@ impl Registry {
         each(Pipe::stop);
         loop {
             each(Pipe::bid_farewell);
-            let Some(left) = self.draining().filter(|left| !left.is_over()) else { break };
+            let mut left = self.draining().filter(|left| !left.is_over());
+            if left.is_none() {
+                // A user that waited may have been given a tunnel whose task has not begun the session yet.
+                look().await;
+                left = self.draining().filter(|left| !left.is_over());
+            }
+            let Some(left) = left else { break };
             if left.milliseconds_left == 0 {
                 return log::warn!(
                     target: ALWAYS, "still open after {} ms, and cut: {}",
