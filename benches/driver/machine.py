@@ -147,11 +147,16 @@ class Process:
         self.pid = self.process.pid
 
     def wait_for(self, word):
-        """Reads its output up to a line that begins with `word`."""
+        """Reads its output up to a line that begins with `word`, which it gives."""
         for line in self.process.stdout:
             if line.startswith(word):
-                return
+                return line
         raise RuntimeError(f"{self.process.args[0]} ended before it said {word}")
+
+    def tell(self, line):
+        """Writes a line to its standard input."""
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
 
     def stop(self):
         self.process.stdin.close()
@@ -164,6 +169,58 @@ class Process:
                 self.process.wait()
         if self.process.stdout:
             self.process.stdout.close()
+
+
+class Group:
+    """A control group with a limit of memory, of version 2 or 1, whichever this machine allows."""
+
+    def __init__(self, name, limit):
+        self.path, self.how, prefix = None, "no control group: resident memory alone", []
+        for how, folder, most in (("version 2", "/sys/fs/cgroup", "memory.max"),
+                                  ("version 1", "/sys/fs/cgroup/memory", "memory.limit_in_bytes")):
+            parent = os.path.join(folder, own_group(how).lstrip("/"))
+            path = os.path.join(parent, name)
+            if not os.path.exists(os.path.join(parent, "cgroup.procs")):
+                continue
+            try:
+                os.mkdir(path)
+            except OSError:
+                continue
+            try:
+                # Not made where it is not there: the kernel makes it, if memory can be limited.
+                with open(os.path.join(path, most), "r+") as file:
+                    file.write(str(limit))
+            except OSError:
+                os.rmdir(path)
+                continue
+            self.path, self.how = path, f"control group of {how}"
+            prefix = ["sh", "-c", f'echo $$ > {path}/cgroup.procs && exec "$@"', "sh"]
+            break
+        # Starts a program in it.
+        self.prefix = prefix
+
+    def says(self, *files):
+        """The first of its files that is there, as a number."""
+        for file in files:
+            try:
+                return int(read(os.path.join(self.path or "", file)))
+            except OSError:
+                continue
+        return None
+
+    def remove(self):
+        """Once its processes have ended."""
+        if self.path:
+            os.rmdir(self.path)
+
+
+def own_group(how):
+    """This process's control group of that version."""
+    begins = "0::" if how == "version 2" else None
+    for line in read("/proc/self/cgroup").splitlines():
+        if line.startswith(begins) if begins else ":memory:" in line:
+            return line.split(":", 2)[2]
+    return ""
 
 
 def wait_for_port(port, seconds=20):
@@ -184,6 +241,12 @@ def resident_kb(pid):
         if line.startswith("Rss:"):
             return int(line.split()[1])
     raise RuntimeError(f"process {pid} has no memory")
+
+
+def peak_kb(pid):
+    """The most that it ever had resident."""
+    return next(int(line.split()[1]) for line in read(f"/proc/{pid}/status").splitlines()
+                if line.startswith("VmHWM:"))
 
 
 def threads(pid):

@@ -303,12 +303,15 @@ class Connector(Relay):
         machine.wait_for_port(API)
         machine.wait_for_port(TUNNELS)
 
+    def agent_command(self, tunnels, port=TUNNELS):
+        """The command for an agent that dials that port."""
+        return [self.context.loadgen, "agent", "--target", port, "--passcode", PASSCODE,
+                "--backend", BACKEND, "--connections", tunnels, "--version", self.version,
+                *self.client_options()]
+
     def agent(self, tunnels=READY, prefix=()):
         """Starts an agent, and returns it once its tunnels are ready."""
-        agent = self.run(
-            [*prefix, self.context.loadgen, "agent", "--target", TUNNELS, "--passcode", PASSCODE,
-             "--backend", BACKEND, "--connections", tunnels, "--version", self.version,
-             *self.client_options()], lines=True)
+        agent = self.run([*prefix, *self.agent_command(tunnels)], lines=True)
         agent.wait_for("READY")
         return agent
 

@@ -1,14 +1,18 @@
 //! TLS 1.3 clients that accept any certificate: for measuring only. Every connection is a full
 //! handshake, but for those of agents of version 3.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{
+    ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, NamedGroup, SignatureScheme,
+};
 
 use crate::arguments::{Arguments, die};
 
@@ -45,10 +49,46 @@ pub(crate) fn config_of_frames(arguments: &Arguments) -> Option<Arc<ClientConfig
         let config = Arc::make_mut(&mut shared);
         config.alpn_protocols = vec![TUNNEL.to_vec()];
         if !arguments.flag("forgetful") {
-            config.resumption = Resumption::in_memory_sessions(1);
+            config.resumption = Resumption::store(Arc::new(Tickets::default()));
         }
         shared
     })
+}
+
+/// Tickets that are kept: enough for thousands of tunnels that come back at one time. rustls' own
+/// store keeps 8 for each name, which is less than the agent dials at one time.
+const TICKETS: usize = 32 * 1024;
+
+/// Tickets of the one connector that an agent dials; the newest is used first, and once.
+#[derive(Debug, Default)]
+struct Tickets(Mutex<Vec<Tls13ClientSessionValue>>);
+
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        if let Ok(mut tickets) = self.0.lock() {
+            if tickets.len() < TICKETS {
+                tickets.push(ticket);
+            }
+        }
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.0.lock().ok()?.pop()
+    }
 }
 
 /// One connection's session.
