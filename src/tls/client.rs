@@ -132,6 +132,8 @@ pub fn client_config(
         .with_no_client_auth();
     // Connectors give agents no tickets.
     config.resumption = Resumption::disabled();
+    // The keys go to `records`, and nowhere else.
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 

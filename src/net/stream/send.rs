@@ -1,8 +1,7 @@
 //! Sending in units, and what waits for a slow peer.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice, Write};
-use std::net::TcpStream;
+use std::io;
 use std::task::{Context, Poll, Waker, ready};
 
 use super::{State, Stream};
@@ -22,7 +21,7 @@ impl Stream {
         state.waiting_since.get_or_insert_with(now);
         if let Some(tls) = &mut state.tls {
             state.queued += unit.len();
-            return tls.connection.writer().write_all(unit);
+            return tls.seal(unit.into());
         }
         let free = state.rest.is_empty() && state.conduit.is_none();
         let taken = if free { self.socket.try_send(unit)? } else { 0 };
@@ -69,12 +68,8 @@ impl Stream {
         ready!(self.poll_drain(context))?;
         let State { tls, rest, sent, queued, .. } = &mut self.state;
         if let Some(tls) = tls {
-            while tls.connection.wants_write() {
-                let connection = &mut tls.connection;
-                ready!(
-                    self.socket.poll_write_with(context, |socket| connection
-                        .write_tls(&mut Gather(socket)))
-                )?;
+            while tls.wants_write() {
+                ready!(self.socket.poll_write_with(context, |socket| tls.write(socket)))?;
             }
         }
         while *sent < rest.len() {
@@ -128,22 +123,5 @@ impl Stream {
             ready!(self.socket.poll_write_with(context, |socket| conduit.drain(socket)))?;
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-/// Lets rustls send several records with one system call.
-struct Gather<'a>(&'a TcpStream);
-
-impl Write for Gather<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.write_vectored(slices)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
