@@ -2,7 +2,8 @@
 //!
 //! Owns the certificate, the key, the choice of ciphers, and the sentences for what can be wrong
 //! with them. It knows nothing of sockets. Here are the settings in force; `identity` reads or makes
-//! the certificate and its key, `client` decides whom the command `tunnel` trusts.
+//! the certificate and its key, `client` decides whom the command `tunnel` trusts, `handshake` agrees on
+//! keys, and `records` opens and seals with them.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,10 +24,12 @@ pub use words::explain_handshake;
 mod client;
 pub mod der;
 mod fault;
+pub mod handshake;
 mod identity;
 mod make;
 mod pem;
 mod provider;
+pub mod records;
 pub mod sni;
 mod words;
 

@@ -58,8 +58,7 @@ pub(super) async fn authorize(
 ) -> Result<Authorized, Failure> {
     if proof.borrow().tls.is_some() {
         let mut stream = connect(dial().await, proof).await?;
-        let is_selected = stream.protocol().is_some();
-        let version = if is_selected { Version::Three } else { Version::Two };
+        let version = if stream.has_protocol() { Version::Three } else { Version::Two };
         let input = prove(&mut stream, proof, Try { version, then_two: false }).await?;
         return Ok(Authorized { stream, input, version });
     }
@@ -203,7 +202,7 @@ async fn answer(
 
 /// Whether it gives session tickets as a port for users does: to whom it has not chosen version 3 for.
 fn is_users_port(stream: &Stream) -> bool {
-    stream.protocol().is_none() && stream.has_ticket()
+    !stream.has_protocol() && stream.has_ticket()
 }
 
 /// The failure when the connection breaks before the answer.

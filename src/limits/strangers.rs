@@ -98,8 +98,8 @@ pub const HANDSHAKE_BYTES: usize = 16 * 1024;
 pub const GREETING: usize = 4 * 1024;
 
 /// The same bytes beyond [`GREETING`] of all strangers on all ports together; a stranger that needs
-/// more than is left is closed. So a stranger in TLS takes the 6 KiB of rustls and its task, and
-/// [`GREETING`]; all of them take this in addition. 1,000 take 14 MiB at most, where each could
+/// more than is left is closed. So a stranger in TLS takes the 7 KiB of rustls and its task, and
+/// [`GREETING`]; all of them take this in addition. 1,000 take 15 MiB at most, where each could
 /// take 70 KiB.
 pub const GREETINGS: usize = 4 * 1024 * 1024;
 

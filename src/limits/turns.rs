@@ -31,6 +31,3 @@ pub const REST: Duration = Duration::from_millis(1);
 pub const REST_MADE_UP: Duration = Duration::from_millis(50);
 /// See [`EMPTY_RECORDS`].
 pub const LONGEST_REST: Duration = Duration::from_secs(1);
-
-/// Records that are opened before the turn is checked again.
-pub const RECORDS_AT_ONCE: usize = 8;

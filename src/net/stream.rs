@@ -18,13 +18,12 @@ use std::net::TcpStream;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use futures_rustls::rustls::Connection;
-
 use crate::limits;
 use crate::net::conduit::Conduit;
 use crate::runtime::turn::Turn;
 use crate::runtime::{Io, now};
-use tls::Tls;
+use crate::tls::handshake::Handshake;
+use tls::{Step, Tls};
 pub use tls::{is_too_many, is_too_much};
 
 #[cfg(test)]
@@ -128,11 +127,11 @@ impl Stream {
     }
 
     /// A TLS connection, with so many bytes for a stranger.
-    fn tls(socket: Io<TcpStream>, connection: Connection, allowance: usize) -> Self {
-        let mut state = State::new(Some(Box::new(Tls::new(connection, allowance))));
+    fn tls(socket: Io<TcpStream>, handshake: Handshake, allowance: usize) -> io::Result<Self> {
+        let mut state = State::new(Some(Box::new(Tls::new(handshake, allowance)?)));
         // The handshake's last bytes may never have arrived.
         state.waiting_since = Some(now());
-        Stream { socket, state, turn: Turn::default() }
+        Ok(Stream { socket, state, turn: Turn::default() })
     }
 
     /// Takes it off this thread, on its way to another.
@@ -142,13 +141,13 @@ impl Stream {
 
     /// Whether the server has given a ticket for another session (TLS 1.3).
     pub fn has_ticket(&self) -> bool {
-        let connection = self.state.tls.as_ref().map(|tls| &tls.connection);
-        matches!(connection, Some(Connection::Client(client)) if client.tls13_tickets_received() > 0)
+        let step = self.state.tls.as_ref().map(|tls| &tls.step);
+        matches!(step, Some(Step::Records(records)) if records.has_ticket())
     }
 
-    /// The protocol that both ends have agreed on in the handshake (ALPN).
-    pub fn protocol(&self) -> Option<&[u8]> {
-        self.state.tls.as_ref()?.connection.alpn_protocol()
+    /// Whether both ends have agreed on a protocol in the handshake (ALPN).
+    pub fn has_protocol(&self) -> bool {
+        self.state.tls.as_ref().is_some_and(|tls| tls.has_protocol)
     }
 
     /// The socket, to ask it for addresses.
@@ -168,7 +167,7 @@ impl Stream {
 
     /// Whether something may have come in that nobody has been given.
     pub fn maybe_readable(&self) -> bool {
-        let held = |tls: &Tls| tls.opened || !tls.unopened.is_empty();
+        let held = |tls: &Tls| tls.news || tls.has_record();
         self.socket.maybe_readable() || self.state.tls.as_deref().is_some_and(held)
     }
 

@@ -201,10 +201,10 @@ async fn prove(
     mut stream: Stream,
     stranger: &Member<'_>,
 ) -> Result<Proven, Unproven> {
-    let greetings = match stream.protocol() {
-        Some(_) => Greetings::Three,
-        None if stream.is_tls() => Greetings::OneAndTwo,
-        None => Greetings::All,
+    let greetings = match (stream.is_tls(), stream.has_protocol()) {
+        (true, true) => Greetings::Three,
+        (true, false) => Greetings::OneAndTwo,
+        (false, _) => Greetings::All,
     };
     let mut offer = Offer::new(pipe.agent(side, |agent| agent.passcode.len()), greetings);
     let mut early = Vec::new();

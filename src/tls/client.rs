@@ -138,6 +138,8 @@ pub fn client_config(
     // that certificates that are not trusted any more count no longer than until files are read again.
     config.resumption =
         Resumption::in_memory_sessions(limits::TICKETS).tls12_resumption(Tls12Resumption::Disabled);
+    // The keys go to `records`, and nowhere else.
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 

@@ -153,6 +153,8 @@ impl Identity {
         config.ignore_client_order = !aes;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
+        // The keys go to `records`, and nowhere else.
+        config.enable_secret_extraction = true;
         Ok(config)
     }
 }

@@ -274,10 +274,11 @@ fn pair() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("made");
     let certificate = made.cert.der().clone();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
-    let config = ServerConfig::builder()
+    let mut config = ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(vec![certificate.clone()], key)
         .expect("a pair");
+    config.enable_secret_extraction = true;
     let mut roots = RootCertStore::empty();
     roots.add(certificate).expect("a root");
     let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();

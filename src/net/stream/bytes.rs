@@ -1,6 +1,6 @@
 //! Streams of bytes instead of units, for HTTP.
 
-use std::io::{self, Read};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -25,8 +25,14 @@ impl AsyncRead for Stream {
                 stream.state.ended = count == 0;
                 return Poll::Ready(Ok(count));
             };
-            if tls.process()? > 0 {
-                return Poll::Ready(tls.connection.reader().read(buffer));
+            if !tls.held.is_empty() {
+                let count = tls.held.len().min(buffer.len());
+                buffer[..count].copy_from_slice(&tls.held[..count]);
+                tls.held.drain(..count);
+                if tls.held.is_empty() {
+                    tls.held = Vec::new();
+                }
+                return Poll::Ready(Ok(count));
             }
             if tls.ended {
                 return Poll::Ready(Ok(0));

@@ -20,7 +20,7 @@ impl Stream {
         if self.state.output == Output::Open {
             self.state.output = Output::Closing;
             if let Some(tls) = &mut self.state.tls {
-                tls.connection.send_close_notify();
+                tls.send_close_notify();
             }
         }
         ready!(self.poll_flush(context))?;

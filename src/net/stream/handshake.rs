@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_rustls::pki_types::ServerName;
-use futures_rustls::rustls::{ClientConfig, ClientConnection};
+use futures_rustls::rustls::ClientConfig;
 use smol::future::or;
 
 use super::Stream;
-use super::tls::{server, unlimited};
 use crate::limits;
 use crate::net::share::Share;
 use crate::runtime::{Io, looks, now, yield_turn};
 use crate::tls::Served;
+use crate::tls::handshake::Handshake;
 use crate::tls::sni::ClientHello;
 
 thread_local! {
@@ -44,10 +44,10 @@ impl Stream {
         answered: impl FnMut(bool),
         turn: impl FnMut() -> T,
     ) -> io::Result<Self> {
-        let connection = server(served.everybody)?;
-        let mut stream = Stream::tls(Io::new(socket)?, connection, limits::HANDSHAKE_BYTES);
+        let handshake = Handshake::server(served.everybody).map_err(io::Error::other)?;
+        let mut stream = Stream::tls(Io::new(socket)?, handshake, limits::HANDSHAKE_BYTES)?;
         if let Some(tls) = &mut stream.state.tls {
-            tls.hello = Some(Box::new(ClientHello::of_maybe(served.named)));
+            tls.set_hello(ClientHello::of_maybe(served.named));
             tls.share = Some(Share::of_greetings());
         }
         stream.shake_hands(answered, turn).await?;
@@ -69,7 +69,7 @@ impl Stream {
         loop {
             ready!(self.poll_send_queued(context))?;
             let Some(tls) = &self.state.tls else { return Poll::Ready(Ok(true)) };
-            if !tls.connection.is_handshaking() {
+            if !tls.is_handshaking() {
                 return Poll::Ready(Ok(true));
             }
             if tls.ended {
@@ -78,7 +78,7 @@ impl Stream {
             // One that has nothing to open takes no step.
             let has_more = self.socket.maybe_readable() || !tls.unopened.is_empty();
             // What is hard is done with the agreement on keys; what is left takes little.
-            let is_hard = tls.connection.negotiated_key_exchange_group().is_none();
+            let is_hard = tls.is_hard();
             if has_more && is_hard && !has_turn {
                 return Poll::Ready(Ok(false));
             }
@@ -95,8 +95,8 @@ impl Stream {
             let step = ready!(self.poll_open(context, true, &mut |_| {}));
             self.turn.end();
             if let Some(tls) = &mut self.state.tls {
-                tls.replied |= step.is_ok() && tls.connection.wants_write();
-                if !tls.connection.is_handshaking() {
+                tls.replied |= step.is_ok() && tls.wants_write();
+                if !tls.is_handshaking() {
                     tls.unused = 0;
                 }
             }
@@ -121,9 +121,8 @@ impl Stream {
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> io::Result<Self> {
-        let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
-        let connection = unlimited(connection.into());
-        let mut stream = Stream::tls(Io::new(socket)?, connection, limits::STRANGER_BYTES);
+        let handshake = Handshake::client(config, name).map_err(io::Error::other)?;
+        let mut stream = Stream::tls(Io::new(socket)?, handshake, limits::STRANGER_BYTES)?;
         stream.shake_hands(|_| {}, || async {}).await?;
         Ok(stream)
     }

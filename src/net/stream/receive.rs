@@ -24,14 +24,11 @@ impl Stream {
         let Some(tls) = &mut self.state.tls else {
             return self.poll_receive_some(context, limits::READ_BYTES, unit);
         };
-        if tls.opened {
-            // The peer may have ended in one flight with its handshake.
-            tls.process()?;
-            let count = tls.hand_out(unit);
-            tls.opened = false;
-            if count > 0 {
-                return Poll::Ready(Ok(Received::Bytes(count)));
-            }
+        tls.news = false;
+        let held = std::mem::take(&mut tls.held);
+        if !held.is_empty() {
+            unit(&held);
+            return Poll::Ready(Ok(Received::Bytes(held.len())));
         }
         if tls.ended {
             return Poll::Ready(Ok(Received::Ended));
@@ -63,8 +60,7 @@ impl Stream {
     }
 
     /// Opens the records of one read, or of the rest of one, as far as the turn goes, and gives
-    /// `unit` each; with `held` they stay in the connection instead, and nothing is opened behind
-    /// the first.
+    /// `unit` each; with `held` the first is kept instead, and nothing is opened behind it.
     pub(super) fn poll_open(
         &mut self,
         context: &Context<'_>,
@@ -81,27 +77,28 @@ impl Stream {
         if std::mem::take(&mut tls.kept) {
             tls.unused = tls.unopened.len().saturating_sub(tls.begun);
         }
-        if !tls.unopened.is_empty() {
-            let unopened = std::mem::take(&mut tls.unopened);
-            let rest = &unopened[tls.begun..];
-            let (total, opened) = tls.open(rest, held, &mut self.turn, unit)?;
-            tls.used(total, held, rest.len() - opened);
-            if opened < rest.len() && !tls.ended {
-                tls.begun += opened;
-                tls.unopened = unopened;
-            }
+        if tls.has_record() {
+            let mut unopened = std::mem::take(&mut tls.unopened);
+            let begun = std::mem::take(&mut tls.begun);
+            let (total, opened) = tls.open(&mut unopened[begun..], held, &mut self.turn, unit)?;
+            tls.used(total, held, unopened.len() - begun - opened);
+            tls.keep(unopened, begun + opened);
             return Poll::Ready(Ok(received(tls, total)));
         }
         INCOMING.with_borrow_mut(|buffer| {
-            let most =
-                if tls.share.is_some() { limits::STRANGER_READ } else { limits::TLS_READ_BYTES };
+            // What comes goes behind the beginning of its record.
+            let begun = tls.unopened.len();
+            let most = match tls.share.is_some() {
+                true => limits::STRANGER_READ,
+                false => limits::TLS_READ_BYTES.saturating_sub(begun),
+            };
             let room = most.min(tls.allowance);
             if room == 0 {
-                let greets = tls.share.is_some() && tls.connection.is_handshaking();
+                let greets = tls.share.is_some() && tls.is_handshaking();
                 let most = if greets { limits::HANDSHAKE_BYTES } else { limits::STRANGER_BYTES };
                 return Poll::Ready(Err(io::Error::other(Excess::Sent(most))));
             }
-            let count = ready!(self.socket.poll_recv(context, &mut buffer[..room]))?;
+            let count = ready!(self.socket.poll_recv(context, &mut buffer[begun..begun + room]))?;
             if tls.allowance != usize::MAX {
                 tls.allowance -= count;
             }
@@ -113,11 +110,18 @@ impl Stream {
                     return Poll::Ready(Err(io::Error::other(Excess::Held)));
                 }
             }
-            let (total, opened) = tls.open(&buffer[..count], held, &mut self.turn, unit)?;
-            tls.used(total, held, count - opened);
-            if opened < count && !tls.ended {
-                tls.unopened = buffer[opened..count].to_vec();
-                tls.begun = 0;
+            let come = &mut buffer[..begun + count];
+            if begun > 0 && !tls.is_completed_by(come) {
+                // It is not copied to and fro with each byte.
+                self.turn.charge(count);
+                tls.append(&come[begun..]);
+                return Poll::Ready(Ok(received(tls, 0)));
+            }
+            come[..begun].copy_from_slice(&std::mem::take(&mut tls.unopened));
+            let (total, opened) = tls.open(come, held, &mut self.turn, unit)?;
+            tls.used(total, held, come.len() - opened);
+            if opened < come.len() && !tls.ended {
+                tls.unopened = come[opened..].to_vec();
             }
             Poll::Ready(Ok(received(tls, total)))
         })
@@ -164,16 +168,16 @@ impl Stream {
         let Some(tls) = &mut self.state.tls else {
             return self.socket.poll_peek(context);
         };
-        tls.opened = true;
+        tls.news = true;
         loop {
             let Some(tls) = &mut self.state.tls else { return Poll::Ready(Ok(false)) };
-            if tls.process()? > 0 {
+            if !tls.held.is_empty() {
                 return Poll::Ready(Ok(true));
             }
             if tls.ended {
                 return Poll::Ready(Ok(false));
             }
-            if tls.framing.is_amid_long_data() {
+            if tls.is_amid_long_data() {
                 return Poll::Ready(Ok(true));
             }
             ready!(self.poll_open(context, true, &mut |_| {}))?;

@@ -1,9 +1,10 @@
 //! Sending in units, and what waits for a slow peer.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice, Write};
-use std::net::TcpStream;
+use std::io::{self, IoSlice};
 use std::task::{Context, Poll, Waker, ready};
+
+use futures_rustls::rustls::crypto::cipher::OutboundChunks;
 
 use super::{State, Stream};
 use crate::limits;
@@ -22,7 +23,7 @@ impl Stream {
         state.waiting_since.get_or_insert_with(now);
         if let Some(tls) = &mut state.tls {
             state.queued += unit.len();
-            return tls.connection.writer().write_all(unit);
+            return tls.seal(unit.into());
         }
         let free = state.rest.is_empty() && state.conduit.is_none();
         let taken = if free { self.socket.try_send(unit)? } else { 0 };
@@ -39,23 +40,20 @@ impl Stream {
     /// As [`Stream::queue`].
     pub fn queue_both(&mut self, head: &[u8], unit: &[u8]) -> io::Result<()> {
         let state = &mut self.state;
-        let pieces = [IoSlice::new(head), IoSlice::new(unit)];
-        let length = head.len() + unit.len();
         state.waiting_since.get_or_insert_with(now);
+        let length = head.len() + unit.len();
+        if let Some(tls) = &mut state.tls {
+            state.queued += length;
+            return tls.seal(OutboundChunks::new(&[head, unit]));
+        }
         let free = state.rest.is_empty() && state.conduit.is_none();
-        let taken = match &mut state.tls {
-            Some(tls) => tls.connection.writer().write_vectored(&pieces)?,
-            None if free => self.socket.try_send_pieces(&pieces)?,
-            None => 0,
-        };
+        let pieces = [IoSlice::new(head), IoSlice::new(unit)];
+        let taken = if free { self.socket.try_send_pieces(&pieces)? } else { 0 };
         for (piece, begins) in [(head, 0), (unit, head.len())] {
             let rest = &piece[taken.saturating_sub(begins).min(piece.len())..];
-            match &mut state.tls {
-                Some(tls) => tls.connection.writer().write_all(rest)?,
-                None => state.rest.extend_from_slice(rest),
-            }
+            state.rest.extend_from_slice(rest);
         }
-        state.queued += if state.tls.is_some() { length } else { length - taken };
+        state.queued += length - taken;
         Ok(())
     }
 
@@ -95,12 +93,8 @@ impl Stream {
         ready!(self.poll_drain(context))?;
         let State { tls, rest, sent, queued, .. } = &mut self.state;
         if let Some(tls) = tls {
-            while tls.connection.wants_write() {
-                let connection = &mut tls.connection;
-                ready!(
-                    self.socket.poll_write_with(context, |socket| connection
-                        .write_tls(&mut Gather(socket)))
-                )?;
+            while tls.wants_write() {
+                ready!(self.socket.poll_write_with(context, |socket| tls.write(socket)))?;
             }
         }
         while *sent < rest.len() {
@@ -160,22 +154,5 @@ impl Stream {
             ready!(self.socket.poll_write_with(context, |socket| conduit.drain(socket)))?;
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-/// Lets rustls send several records with one system call.
-struct Gather<'a>(&'a TcpStream);
-
-impl Write for Gather<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.write_vectored(slices)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -1,25 +1,35 @@
 //! One end of TLS: records opened as far as the turn goes, and what a stranger may send.
 
+use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, BufRead};
-use std::sync::Arc;
+use std::io::{self, IoSlice, Write};
+use std::net::TcpStream;
 
-use futures_rustls::rustls::{Connection, ServerConfig, ServerConnection};
+use futures_rustls::rustls::crypto::cipher::OutboundChunks;
+use futures_rustls::rustls::{Error, PeerMisbehaved};
 
 use crate::limits;
 use crate::net::share::Share;
 use crate::runtime::turn::{Rest, Turn};
+use crate::tls::handshake::Handshake;
+use crate::tls::records::{APPLICATION_DATA, HEADER, Opened, Records, is_whole};
 use crate::tls::sni::ClientHello;
 
+/// Records that are sent with one system call.
+const SENT_AT_ONCE: usize = 64;
+
 pub(super) struct Tls {
-    pub(super) connection: Connection,
-    /// A client's first bytes, which may have to be changed for the library.
-    pub(super) hello: Option<Box<ClientHello>>,
-    /// What has been received of records beyond the turn in which it came, from `begun` on; empty
-    /// and without memory while a turn is enough.
+    pub(super) step: Step,
+    /// Records for the peer, of the first those bytes that stand behind `sent`; without memory while
+    /// it keeps up.
+    outgoing: VecDeque<Vec<u8>>,
+    sent: usize,
+    /// What has been received and not been opened, from `begun` on: a record that is not complete, or what
+    /// lies beyond the turn in which it came. Empty and without memory otherwise.
     pub(super) unopened: Vec<u8>,
     pub(super) begun: usize,
-    pub(super) framing: Framing,
+    /// A unit that was opened and is still to be handed out.
+    pub(super) held: Vec<u8>,
     /// How many records without data it has sent.
     pub(super) rest: Rest,
     /// Bytes that a stranger may still send; `usize::MAX` for a peer that has proved itself.
@@ -28,91 +38,151 @@ pub(super) struct Tls {
     /// out; `None` for a peer that has proved itself, and on the agent's side.
     pub(super) share: Option<Share>,
     pub(super) unused: usize,
-    /// Whether it is the connection that holds what could be handed out.
+    /// Whether `held` has what could be handed out.
     pub(super) kept: bool,
     /// Whether a step of the handshake had something for the peer since this was last asked.
     pub(super) replied: bool,
-    /// Whether the connection may hold opened bytes that nobody has been given.
-    pub(super) opened: bool,
+    /// Whether something may have come in that nobody has been told.
+    pub(super) news: bool,
     /// Whether the peer has ended its direction (close_notify, or the socket's end).
     pub(super) ended: bool,
     /// Whether that was close_notify.
     pub(super) closed: bool,
+    /// Whether both ends have agreed on a protocol.
+    pub(super) has_protocol: bool,
+}
+
+/// How far it has come.
+pub(super) enum Step {
+    Handshake(Box<Greeting>),
+    /// Apart, because thousands of strangers may be in the handshake.
+    Records(Box<Records>),
+    /// A handshake that has failed.
+    Broken,
+}
+
+/// A handshake with what it needs.
+pub(super) struct Greeting {
+    handshake: Handshake,
+    /// A client's first bytes, which may have to be changed for the library.
+    hello: Option<ClientHello>,
+    /// What the library has been shown and must be shown again.
+    shown: Vec<u8>,
+    framing: Framing,
 }
 
 impl Tls {
     /// A connection in which this many bytes are allowed to a stranger.
-    pub(super) fn new(connection: Connection, allowance: usize) -> Self {
-        Tls {
-            connection,
-            hello: None,
+    ///
+    /// # Errors
+    /// What the library says.
+    pub(super) fn new(handshake: Handshake, allowance: usize) -> io::Result<Self> {
+        let framing = Framing::default();
+        let greeting = Greeting { handshake, hello: None, shown: Vec::new(), framing };
+        let mut tls = Tls {
+            step: Step::Handshake(Box::new(greeting)),
+            outgoing: VecDeque::new(),
+            sent: 0,
             unopened: Vec::new(),
             begun: 0,
-            framing: Framing::default(),
+            held: Vec::new(),
             rest: Rest::default(),
             allowance,
             share: None,
             unused: 0,
             kept: false,
             replied: false,
-            opened: true,
+            news: true,
             ended: false,
             closed: false,
-        }
+            has_protocol: false,
+        };
+        // A client speaks first.
+        tls.greet(&[])?;
+        Ok(tls)
     }
 
-    /// Opens whole records at the front of `bytes` until the turn is over, or with `held` until
-    /// something can be handed out. Gives the bytes handed out, and those opened.
+    /// Whether the handshake is still to be finished.
+    pub(super) fn is_handshaking(&self) -> bool {
+        !matches!(self.step, Step::Records(_))
+    }
+
+    /// Whether the handshake's next step is one that takes long.
+    pub(super) fn is_hard(&self) -> bool {
+        matches!(&self.step, Step::Handshake(greeting) if greeting.handshake.is_hard())
+    }
+
+    /// Opens whole records at the front of `bytes`, in their place, until the turn is over, or with `held`
+    /// until something can be handed out, which is kept. Gives the bytes handed out, and those opened.
     pub(super) fn open(
         &mut self,
-        bytes: &[u8],
+        bytes: &mut [u8],
         held: bool,
         turn: &mut Turn,
         unit: &mut dyn FnMut(&[u8]),
     ) -> io::Result<(usize, usize)> {
         let (mut total, mut opened) = (0, 0);
         while opened < bytes.len() && !self.ended && !turn.is_over() && !self.rests() {
-            // The library holds one record for a caller that has not taken its bytes yet, and
-            // refuses a second.
-            let most = if held { 1 } else { limits::RECORDS_AT_ONCE };
-            let (length, records) = self.framing.take(&bytes[opened..], most);
-            let passed;
-            let mut piece = &bytes[opened..opened + length];
-            if let Some(hello) = &mut self.hello {
-                passed = hello.pass(piece);
-                piece = &passed;
-                if let Some(named) = hello.take_named() {
-                    // The library has not been shown anything yet.
-                    self.connection = server(named)?;
+            let rest = &mut bytes[opened..];
+            let (length, given, empty) = match &mut self.step {
+                Step::Handshake(greeting) => {
+                    let (length, records) = greeting.framing.take(rest);
+                    self.greet(&rest[..length])?;
+                    (length, 0, records)
                 }
-                if hello.is_done() || !self.connection.is_handshaking() {
-                    self.hello = None;
+                Step::Broken => return Err(io::ErrorKind::NotConnected.into()),
+                Step::Records(records) => {
+                    let outcome = records.open(rest, &mut self.outgoing).map_err(invalid)?;
+                    let Some((length, record)) = outcome else { break };
+                    match record {
+                        Opened::Data(data) if !data.is_empty() => {
+                            match held {
+                                true => self.held = data.to_vec(),
+                                false => unit(data),
+                            }
+                            (length, data.len(), 0)
+                        }
+                        Opened::Closed => {
+                            (self.ended, self.closed) = (true, true);
+                            (length, 0, 1)
+                        }
+                        Opened::Data(_) | Opened::Nothing => (length, 0, 1),
+                    }
                 }
-            }
+            };
             opened += length;
-            let (mut given, mut full) = (0, 0);
-            while !piece.is_empty() && !self.ended {
-                self.connection.read_tls(&mut piece)?;
-                let waiting = self.process()?;
-                if held {
-                    (given, full) = (given + waiting, usize::from(waiting > 0));
-                } else {
-                    given += self.hand_out(&mut |record| {
-                        full += 1;
-                        unit(record);
-                    });
-                }
-            }
             total += given;
             // Those that carry nothing change keys, which takes longer than to open a few bytes.
-            let empty = records.saturating_sub(full);
             self.rest.charge(empty);
+            let full = usize::from(given > 0);
             turn.charge(length + full * limits::RECORD_COST + empty * limits::EMPTY_RECORD_COST);
             if held && given > 0 {
                 break;
             }
         }
         Ok((total, opened))
+    }
+
+    /// Goes on with the handshake, with bytes that end where a record does, or behind all that have come.
+    fn greet(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Step::Handshake(mut greeting) = std::mem::replace(&mut self.step, Step::Broken) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        self.step = match greeting.hear(bytes, &mut self.outgoing).map_err(invalid)? {
+            false => Step::Handshake(greeting),
+            true => {
+                self.has_protocol = greeting.handshake.has_protocol();
+                Step::Records(Box::new(greeting.handshake.into_records().map_err(invalid)?))
+            }
+        };
+        Ok(())
+    }
+
+    /// What is to be made of a client's first bytes.
+    pub(super) fn set_hello(&mut self, hello: ClientHello) {
+        if let Step::Handshake(greeting) = &mut self.step {
+            greeting.hello = Some(hello);
+        }
     }
 
     /// Something was handed out, if that is more than 0 bytes, and so many are left behind it.
@@ -130,79 +200,162 @@ impl Tls {
         self.allowance == usize::MAX && self.rest.is_due()
     }
 
-    /// Opens what has been read; gives the number of bytes that can be handed out.
-    pub(super) fn process(&mut self) -> io::Result<usize> {
-        let connection = &mut self.connection;
-        let processed = match &mut self.hello {
-            Some(hello) => hello.show(|| connection.process_new_packets()),
-            None => connection.process_new_packets(),
-        };
-        let state = processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        self.closed = state.peer_has_closed();
-        self.ended |= self.closed;
-        Ok(state.plaintext_bytes_to_read())
-    }
-
-    /// Gives `unit` each opened record. rustls keeps them apart as long as they are taken by
-    /// `fill_buf`; its `read` would join them.
-    pub(super) fn hand_out(&mut self, unit: &mut dyn FnMut(&[u8])) -> usize {
-        let mut total = 0;
-        let mut reader = self.connection.reader();
-        // An error here is "nothing now" or the end, which `process` has seen.
-        while let Ok(record) = reader.fill_buf() {
-            let count = record.len();
-            if count == 0 {
-                break;
-            }
-            unit(record);
-            reader.consume(count);
-            total += count;
+    /// Whether there is something to open without another read.
+    pub(super) fn has_record(&self) -> bool {
+        let rest = &self.unopened[self.begun..];
+        match self.step {
+            Step::Records(_) => is_whole(rest),
+            Step::Handshake(_) | Step::Broken => !rest.is_empty(),
         }
-        total
+    }
+
+    /// Whether `come`, the bytes of `unopened` with others behind them, is a record or more; its front may
+    /// be written over.
+    pub(super) fn is_completed_by(&self, come: &mut [u8]) -> bool {
+        let header = self.unopened.len().min(HEADER);
+        come[..header].copy_from_slice(&self.unopened[..header]);
+        is_whole(come)
+    }
+
+    /// More of a record that is not complete.
+    pub(super) fn append(&mut self, bytes: &[u8]) {
+        let length = self.unopened.len();
+        if self.unopened.capacity() - length < bytes.len() {
+            let header = self.unopened.first_chunk::<HEADER>();
+            let record = |&[.., high, low]: &[u8; HEADER]| u16::from_be_bytes([high, low]).into();
+            let whole = HEADER + header.map_or(0, record);
+            // Thousands of strangers may hold one, of which little has come.
+            let more = match self.allowance == usize::MAX {
+                true => whole.saturating_sub(length).max(bytes.len()),
+                false => bytes.len().next_multiple_of(limits::STRANGER_STEP),
+            };
+            self.unopened.reserve_exact(more);
+        }
+        self.unopened.extend_from_slice(bytes);
+    }
+
+    /// Keeps what stands in `bytes` behind those that have been opened.
+    pub(super) fn keep(&mut self, bytes: Vec<u8>, opened: usize) {
+        if opened == bytes.len() || self.ended {
+            return;
+        }
+        (self.unopened, self.begun) = (bytes, opened);
+        if !self.has_record() {
+            // It waits for what comes.
+            self.unopened = self.unopened[opened..].to_vec();
+            self.begun = 0;
+        }
+    }
+
+    /// Whether a record has begun that carries data and is longer than [`limits::GREETING`].
+    pub(super) fn is_amid_long_data(&self) -> bool {
+        let begun = self.unopened[self.begun..].first_chunk::<HEADER>();
+        matches!(self.step, Step::Records(_))
+            && begun.is_some_and(|&[kind, _, _, high, low]| {
+                let length = usize::from(u16::from_be_bytes([high, low]));
+                kind == APPLICATION_DATA && length > limits::GREETING
+            })
+    }
+
+    /// Seals `unit` as one record, where it fits into one.
+    pub(super) fn seal(&mut self, unit: OutboundChunks<'_>) -> io::Result<()> {
+        match &mut self.step {
+            Step::Records(records) => records.seal(unit, &mut self.outgoing).map_err(invalid),
+            Step::Handshake(_) | Step::Broken => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Announces the end of this side's direction, in what is sent next.
+    pub(super) fn send_close_notify(&mut self) {
+        if let Step::Records(records) = &mut self.step {
+            // Whoever cannot be told sees the socket's end.
+            let _ = records.close(&mut self.outgoing);
+        }
+    }
+
+    /// Whether there are records for the peer.
+    pub(super) fn wants_write(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Sends what the socket takes of them now.
+    pub(super) fn write(&mut self, mut socket: &TcpStream) -> io::Result<()> {
+        self.sent += match self.outgoing.len() {
+            1 => socket.write(&self.outgoing[0][self.sent..])?,
+            all => {
+                let mut slices = [IoSlice::new(&[]); SENT_AT_ONCE];
+                let mut skip = self.sent;
+                for (slice, record) in slices.iter_mut().zip(&self.outgoing) {
+                    *slice = IoSlice::new(&record[std::mem::take(&mut skip)..]);
+                }
+                socket.write_vectored(&slices[..all.min(SENT_AT_ONCE)])?
+            }
+        };
+        while let Some(length) = self.outgoing.front().map(Vec::len).filter(|all| *all <= self.sent)
+        {
+            self.sent -= length;
+            self.outgoing.pop_front();
+        }
+        if self.outgoing.is_empty() {
+            self.outgoing = VecDeque::new();
+        }
+        Ok(())
     }
 }
 
-/// A connection to a client that is served with these settings.
-pub(super) fn server(config: Arc<ServerConfig>) -> io::Result<Connection> {
-    let connection = ServerConnection::new(config).map_err(io::Error::other)?;
-    Ok(unlimited(connection.into()))
+impl Greeting {
+    /// Whether that was the end of it.
+    fn hear(&mut self, bytes: &[u8], outgoing: &mut VecDeque<Vec<u8>>) -> Result<bool, Error> {
+        let Greeting { handshake, hello, shown, .. } = self;
+        match hello {
+            Some(hello) if shown.is_empty() => *shown = hello.pass(bytes),
+            Some(hello) => shown.extend(hello.pass(bytes)),
+            None => shown.extend_from_slice(bytes),
+        }
+        if let Some(named) = hello.as_mut().and_then(|hello| hello.take_named()) {
+            // The library has not been shown anything yet.
+            *handshake = Handshake::server(named)?;
+        }
+        let mut hear = || handshake.hear(shown, outgoing);
+        let done = match hello {
+            Some(hello) => hello.show(hear),
+            None => hear(),
+        }?;
+        if hello.as_ref().is_some_and(ClientHello::is_done) {
+            *hello = None;
+        }
+        shown.drain(..done);
+        if shown.is_empty() {
+            *shown = Vec::new();
+        }
+        // Keys change where a record ends (RFC 8446, section 5.1).
+        match handshake.is_over() {
+            true if !shown.is_empty() => Err(PeerMisbehaved::KeyEpochWithPendingFragment.into()),
+            over => Ok(over),
+        }
+    }
 }
 
-/// What waits in `connection` is bounded by its user, who queues a unit only while little waits; a bound inside
-/// would split a record.
-pub(super) fn unlimited(mut connection: Connection) -> Connection {
-    connection.set_buffer_limit(None);
-    connection
+fn invalid(error: Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
-
-/// The type of a record that carries data, or in TLS 1.3 anything that is encrypted.
-const APPLICATION_DATA: u8 = 23;
 
 /// Where records begin and end among the bytes received.
 #[derive(Default)]
-pub(super) struct Framing {
+struct Framing {
     /// Of a record's header, as much as has come.
-    header: [u8; 5],
+    header: [u8; HEADER],
     come: u8,
     /// Bytes of the record's body that are still to come.
     body: u16,
 }
 
 impl Framing {
-    /// Whether a record has begun that carries data (RFC 8446, section 5.1) and is longer than
-    /// [`limits::GREETING`].
-    pub(super) fn is_amid_long_data(&self) -> bool {
-        let length = u16::from_be_bytes([self.header[3], self.header[4]]);
-        self.body > 0
-            && self.header[0] == APPLICATION_DATA
-            && usize::from(length) > limits::GREETING
-    }
-
-    /// The length of `bytes` up to the end of the `most`th record that ends there, or of all of it,
-    /// and how many records end in it.
-    fn take(&mut self, bytes: &[u8], most: usize) -> (usize, usize) {
-        let (mut at, mut ended) = (0, 0);
-        while at < bytes.len() && ended < most {
+    /// The length of `bytes` up to the end of the record that ends there first, or of all of it, and how many
+    /// records end in it.
+    fn take(&mut self, bytes: &[u8]) -> (usize, usize) {
+        let mut at = 0;
+        while at < bytes.len() {
             if self.body == 0 {
                 self.header[usize::from(self.come)] = bytes[at];
                 self.come += 1;
@@ -216,9 +369,11 @@ impl Framing {
             let rest = usize::from(self.body).min(bytes.len() - at);
             self.body -= rest as u16;
             at += rest;
-            ended += usize::from(self.body == 0);
+            if self.body == 0 {
+                return (at, 1);
+            }
         }
-        (at, ended)
+        (at, 0)
     }
 }
 
