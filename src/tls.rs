@@ -31,6 +31,7 @@ mod pem;
 mod provider;
 pub mod records;
 pub mod sni;
+mod tickets;
 mod words;
 
 /// The settings of all listeners, made from one reading of the files.

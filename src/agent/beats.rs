@@ -14,6 +14,8 @@ pub(super) struct Beats {
     since: Instant,
     next: Instant,
     unanswered: Option<Instant>,
+    /// Whether nothing has come since a session ended: the connector may not have read so far yet.
+    is_unread: bool,
     /// When this side last said something.
     spoke: Instant,
     /// How long it was silent before the last heartbeat.
@@ -41,6 +43,7 @@ impl Beats {
             since: now,
             next: now + first,
             unanswered: None,
+            is_unread: false,
             spoke: now,
             silent: Duration::ZERO,
             unasked: 0,
@@ -66,7 +69,12 @@ impl Beats {
     /// So many bytes have come.
     pub(super) fn heard(&mut self, now: Instant, bytes: usize) -> Shown {
         self.unasked += bytes;
-        if bytes == 0 || self.unanswered.take().is_none() {
+        if bytes == 0 {
+            return Shown::default();
+        }
+        // The first thing after a session may answer what was said in it.
+        let was_unread = std::mem::take(&mut self.is_unread);
+        if self.unanswered.take().is_none() || was_unread {
             return Shown::default();
         }
         let proven = !self.proven && self.age(now) >= limits::PROVEN_IDLE;
@@ -82,6 +90,12 @@ impl Beats {
     /// Whether the connector counts as gone.
     pub(super) fn is_gone(&self, now: Instant) -> bool {
         self.gone_at().is_some_and(|gone| gone <= now)
+    }
+
+    /// Whether the connector may not have read a session's end yet, because its user is slow: heartbeats do not tell
+    /// whether it is gone.
+    pub(super) fn is_unread(&self) -> bool {
+        self.is_unread
     }
 
     /// Whether a heartbeat is to be said now; then this counts as done.
@@ -110,6 +124,7 @@ impl Beats {
     /// A session has begun: nothing that was said before it is waited for, nor what comes in it counted.
     pub(super) fn pause(&mut self, now: Instant) {
         self.unanswered = None;
+        self.is_unread = false;
         self.spoke = now;
         self.unasked = 0;
     }
@@ -117,6 +132,7 @@ impl Beats {
     /// A session is over, whose relay has sent heartbeats since `began`, an interval apart.
     pub(super) fn go_on(&mut self, now: Instant, began: Instant) {
         self.pause(now);
+        self.is_unread = true;
         let gone =
             now.saturating_duration_since(began).as_nanos() % self.interval.as_nanos().max(1);
         // Less than an interval, so that it fits.
@@ -124,7 +140,8 @@ impl Beats {
     }
 
     fn gone_at(&self) -> Option<Instant> {
-        self.unanswered.map(|since| since + INTERVALS * self.interval)
+        let unanswered = self.unanswered.filter(|_| !self.is_unread);
+        unanswered.map(|since| since + INTERVALS * self.interval)
     }
 }
 
@@ -148,6 +165,25 @@ mod tests {
         assert!(!beats.is_gone(at(99)) && beats.is_gone(at(100)));
         beats.pause(at(100));
         assert!(!beats.is_gone(at(200)), "a session needs no answer");
+    }
+
+    #[test]
+    fn connector_that_still_reads_a_session_is_not_gone_however_long_that_takes() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut beats = Beats::new(start, INTERVAL, INTERVAL);
+        beats.go_on(at(20), start);
+        for seconds in (40..4000).step_by(20) {
+            assert!(beats.is_due(at(seconds)) && !beats.is_gone(at(seconds)) && beats.is_unread());
+            assert_eq!(beats.due(), at(seconds + 20), "each interval, and no sooner");
+        }
+        assert_eq!(beats.heard(at(4000), 4), Shown::default(), "it may answer the session's");
+        assert!(!beats.is_unread() && !beats.is_gone(at(5000)));
+        assert!(beats.is_due(at(5000)) && !beats.is_gone(at(5039)) && beats.is_gone(at(5040)));
+        beats.go_on(at(5040), start);
+        assert!(beats.is_due(at(5060)) && beats.is_unread());
+        beats.pause(at(5070));
+        assert!(!beats.is_unread(), "the next session shows that the last one was read");
     }
 
     #[test]

@@ -1,43 +1,39 @@
 //! Local connections that are closed while their tunnels serve again. There are mostly none, so that an executor
-//! for them in each of hundreds of tunnels would be a waste.
+//! for them in each of hundreds of tunnels is made only with the first.
 
-use std::cell::RefCell;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::cell::OnceCell;
+use std::future::{Future, pending};
 
-/// One that is being closed.
-type Closing<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+use event_listener::Event;
+use smol::LocalExecutor;
 
-/// Those that are being closed; each has a file, which bounds them.
+/// Those that are being closed, each of which is polled when it is woken itself; each has a file, which bounds them.
 #[derive(Default)]
 pub(super) struct Closings<'a> {
-    closing: RefCell<Vec<Closing<'a>>>,
-    /// Of the task that closes them.
-    waker: RefCell<Option<Waker>>,
+    tasks: OnceCell<LocalExecutor<'a>>,
+    /// Notified at the first one.
+    begun: Event,
 }
 
 impl<'a> Closings<'a> {
     /// One more.
-    pub(super) fn add(&self, closing: Closing<'a>) {
-        self.closing.borrow_mut().push(closing);
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
+    pub(super) fn add(&self, closing: impl Future<Output = ()> + 'a) {
+        let tasks = self.tasks.get_or_init(|| {
+            self.begun.notify(1);
+            LocalExecutor::new()
+        });
+        tasks.spawn(closing).detach();
     }
 
     /// Closes them, for ever.
     pub(super) async fn run<T>(&self) -> T {
-        poll_fn(|context| self.poll(context)).await
-    }
-
-    fn poll<T>(&self, context: &mut Context<'_>) -> Poll<T> {
-        self.waker.replace(Some(context.waker().clone()));
-        // One that is over gives its file back, and whoever waits for that may add another.
-        let mut closing = self.closing.take();
-        closing.retain_mut(|closing| closing.as_mut().poll(context).is_pending());
-        self.closing.borrow_mut().append(&mut closing);
-        Poll::Pending
+        loop {
+            let begun = self.begun.listen();
+            match self.tasks.get() {
+                Some(tasks) => return tasks.run(pending()).await,
+                None => begun.await,
+            }
+        }
     }
 }
 
@@ -55,16 +51,16 @@ mod tests {
             for number in 0..3 {
                 let done = done.clone();
                 let (go, gone) = smol::channel::bounded::<()>(1);
-                closings.add(Box::pin(async move {
+                closings.add(async move {
                     let _ = gone.recv().await;
                     let _ = done.send(number).await;
-                }));
+                });
                 assert!(poll_once(ended.recv()).await.is_none());
                 drop(go);
                 assert_eq!(ended.recv().await, Ok(number));
             }
         };
         smol::block_on(or(work, closings.run()));
-        assert!(closings.closing.borrow().is_empty());
+        assert!(closings.tasks.get().is_some_and(|tasks| tasks.is_empty()));
     }
 }

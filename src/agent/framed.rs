@@ -14,8 +14,9 @@ use super::lost::Lost;
 use super::pace::Outcome;
 use super::tunnel::{is_header, outcome};
 use crate::limits;
+use crate::net::stall::{Stall, StallWatch};
 use crate::net::stream::{Received, Stream};
-use crate::runtime::{Timer, now};
+use crate::runtime::{Deadlines, Timer, now};
 use crate::session::{Endpoint, Parting, Protocol, Relay, Silence, Want};
 use crate::wire::frames::{Event, Side, Talk, Word};
 
@@ -62,8 +63,10 @@ pub(super) struct Left<'a> {
     pub(super) outcome: Outcome,
     /// `None` where it has broken.
     pub(super) tunnel: Option<Box<Framed<'a>>>,
-    /// Closes the local connection, if that has not been done yet.
+    /// Closes the local connection, and a tunnel that does not go on, if that has not been done yet.
     pub(super) closing: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    /// Of a tunnel that does not go on: its files are given back when its sockets are closed.
+    _place: Option<Open<'a>>,
 }
 
 impl<'a> Framed<'a> {
@@ -84,7 +87,7 @@ impl<'a> Framed<'a> {
     /// # Errors
     /// Why there will be none.
     pub(super) async fn next(&mut self) -> Result<Option<Box<[u8]>>, Lost> {
-        let mut timer = Timer::new();
+        let (mut timer, mut watch) = (Timer::new(), StallWatch::default());
         self.allow();
         let next = poll_fn(|context| {
             loop {
@@ -124,9 +127,17 @@ impl<'a> Framed<'a> {
                     self.allow();
                     continue;
                 }
-                if timer.poll_at(context, self.beats.due()).is_pending() {
-                    return Poll::Pending;
+                let mut deadlines = Deadlines::new(now);
+                if self.beats.is_unread() {
+                    let stall =
+                        watch.look(&mut self.stream, limits::UNACKNOWLEDGED, &mut deadlines);
+                    if stall == Stall::Gone {
+                        return Poll::Ready(Err(Lost::Unacknowledged));
+                    }
                 }
+                deadlines.look_at(self.beats.due());
+                timer.wake_at(context, deadlines.next());
+                return Poll::Pending;
             }
         });
         match next.await {
@@ -268,7 +279,7 @@ impl<'a> Begun<'a> {
             }
             Gone::Broken => None,
         };
-        Left { outcome, tunnel, closing: None }
+        Left { outcome, tunnel, closing: None, _place: None }
     }
 
     /// Tells the connector why the service cannot be reached.
@@ -276,7 +287,7 @@ impl<'a> Begun<'a> {
         self.tunnel.refused = true;
         self.tunnel.say(Word::Failed(reason));
         let tunnel = Some(self.tunnel);
-        Left { outcome: Outcome::Vain, tunnel, closing: None }
+        Left { outcome: Outcome::Vain, tunnel, closing: None, _place: None }
     }
 
     /// Carries the session with the local connection to its end. With `last` it is the tunnel's last one.
@@ -321,14 +332,16 @@ impl<'a> Begun<'a> {
             pending().await
         };
         let kept = or(settled, closed).await;
-        let tunnel = kept.map(|kept| {
-            beats.go_on(now(), began);
-            want.ask(kept.wanted);
-            let (stream, talk, input) = (kept.stream, kept.talk, kept.input);
-            let refused = false;
-            Box::new(Framed { stream, talk, input, place, connector, want, beats, refused })
-        });
+        let outcome = outcome(&ended);
         let closing = closing.map(|closing| closing as Pin<Box<dyn Future<Output = ()>>>);
-        Left { outcome: outcome(&ended), tunnel, closing }
+        let Some(kept) = kept else {
+            return Left { outcome, tunnel: None, closing, _place: Some(place) };
+        };
+        beats.go_on(now(), began);
+        want.ask(kept.wanted);
+        let (stream, talk, input) = (kept.stream, kept.talk, kept.input);
+        let refused = false;
+        let tunnel = Framed { stream, talk, input, place, connector, want, beats, refused };
+        Left { outcome, tunnel: Some(Box::new(tunnel)), closing, _place: None }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::beats::{Beats, INTERVALS};
 use super::words;
+use crate::limits;
 
 /// A tunnel that is closed sooner than this was never really accepted.
 pub(super) const KEPT: Duration = Duration::from_secs(1);
@@ -22,6 +23,8 @@ pub(super) enum Lost {
     Bye,
     /// No heartbeat was answered.
     Unanswered,
+    /// Nothing was acknowledged for [`limits::UNACKNOWLEDGED`], where an answer could not be expected yet (version 3).
+    Unacknowledged,
     /// The connector sent something that does not belong on a tunnel.
     Garbled,
     /// The connector sends heartbeats that nobody has asked for.
@@ -41,7 +44,7 @@ impl Lost {
     pub(super) fn is_ending(&self) -> bool {
         match self {
             Lost::Closed | Lost::Dropped(_) | Lost::Absent | Lost::Broken(_) | Lost::Bye => true,
-            Lost::Unanswered | Lost::Garbled | Lost::Flooding => false,
+            Lost::Unanswered | Lost::Unacknowledged | Lost::Garbled | Lost::Flooding => false,
         }
     }
 }
@@ -64,6 +67,10 @@ impl fmt::Display for Lost {
             Lost::Bye => f.write_str("then gives the tunnel up: is it stopping?"),
             Lost::Unanswered => {
                 write!(f, "has answered no heartbeat for {INTERVALS} intervals")
+            }
+            Lost::Unacknowledged => {
+                let seconds = limits::UNACKNOWLEDGED.as_secs();
+                write!(f, "has acknowledged nothing for {seconds} s")
             }
             Lost::Flooding => f.write_str("sends heartbeats without end that nobody asked for"),
             Lost::Garbled => {

@@ -294,7 +294,7 @@ impl<'a> Serving<'a> {
                 closing.await;
                 drop((file, counted));
             };
-            self.closings.add(Box::pin(close));
+            self.closings.add(close);
         }
     }
 

@@ -147,9 +147,7 @@ pub(super) fn passcode(
     }
     let old = old.into_iter().map(|held| (held.name, "holds an old one, and stays as it is"));
     text.push_str(&files::listed(&dir, &old.collect::<Vec<_>>()));
-    text.push_str(
-        "tunnels that are open stay; agents with the old passcode are refused from now on\n",
-    );
+    text.push_str("sessions go on; agents with the old passcode are refused from now on\n");
     Ok(text)
 }
 

@@ -99,10 +99,11 @@ pub const LOCAL_WAIT: Duration = Duration::from_secs(15);
 /// a minute. TCP keepalive finds a connector that is gone.
 pub const AGENT_FIN_WAIT: Duration = Duration::from_secs(86_400 + 60);
 
-/// Tickets of TLS sessions that are kept for the same certificates to trust: 8 for each of 16 names of
-/// connectors. Each takes up to 3 KB with the connector's certificate, or 384 KB all. A name beyond them takes the
-/// place of the oldest, whose next handshake is a full one. A tunnel uses one ticket and is given two.
-pub const TICKETS: usize = 8 * 16;
+/// Tickets of TLS sessions that are kept for the same certificates to trust. A tunnel that is dialled takes one and,
+/// once its handshake is done, is given two: [`DIALING`] for those that are dialled at one time, and as many for those
+/// whose connection breaks in the handshake. Each takes about 1 KiB with its half of the connector's certificate, which
+/// comes with both (up to 3 KiB with a long chain): 256 KiB all, or 768 KiB.
+pub const TICKETS: usize = 2 * DIALING;
 
 /// How long version 2 is enough for a connector in plain TCP that has refused version 3, until that is tried again.
 pub const VERSION_AGAIN: Duration = Duration::from_secs(600);

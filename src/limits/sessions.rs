@@ -96,9 +96,9 @@ pub const FRAME_OTHER: usize = 1024;
 /// The most bytes of a reason, a sentence.
 pub const FRAME_REASON: usize = 200;
 
-/// What is thrown away of a session that is over before its tunnel is closed: four frames of data, of
-/// which the peer may have sent as much before it knew.
-pub const THROWN: usize = 4 * FRAME_DATA;
+/// What is thrown away of a session that is over before its tunnel is closed: what the peer had sent before it
+/// knew. Kernels hold 6 MiB and 4 of it at most, unless they are told otherwise.
+pub const THROWN: usize = 16 * 1024 * 1024;
 
 /// How long a version 3 agent may take to answer `O`, if four round trips are no longer: it does so at once, so
 /// that only one lost packet, or two, take as long.
@@ -115,3 +115,11 @@ pub const SUSPECTS: usize = 64;
 
 /// How long the peer may take to answer `X`: as long as for its answer to a session.
 pub const RESET_WAIT: Duration = OPEN_WAIT;
+
+/// How long an agent of which nothing comes, not even a heartbeat, may take to say that it has seen the end of a
+/// session: its service may read slowly.
+pub const OVER_WAIT: Duration = Duration::from_secs(120);
+
+/// The most bytes that wait for the next ones to be sent with them in one call: an `O` with its `W` and more, which
+/// is far less than it costs to read for longer.
+pub const JOINED: usize = 1024;

@@ -188,10 +188,21 @@ impl Pairing {
 
     /// Whether a session may begin on a version 3 tunnel, and it is not likely to be dead; any other one may have it.
     fn may_be_opened(&self, tunnel: &Tunnel) -> bool {
-        let address = tunnel.peer.ip();
-        tunnel.version != Version::Three
-            || !(tunnel.is_bid_farewell()
-                || self.suspects.borrow().has(address, tunnel.rhythm.last_heard()))
+        tunnel.version != Version::Three || !(tunnel.is_bid_farewell() || self.is_suspect(tunnel))
+    }
+
+    fn is_suspect(&self, tunnel: &Tunnel) -> bool {
+        self.suspects.borrow().has(tunnel.peer.ip(), tunnel.rhythm.last_heard())
+    }
+
+    /// Whether tunnels wait on port1 that are given to nobody before they are heard again.
+    pub fn has_suspects(&self) -> bool {
+        self.tunnels[0].borrow().iter().any(|(_, seat)| {
+            let occupant = seat.occupant.borrow();
+            occupant
+                .as_ref()
+                .is_some_and(|tunnel| tunnel.version == Version::Three && self.is_suspect(tunnel))
+        })
     }
 
     fn note(&self, change: impl FnOnce(&mut Wariness, Instant)) {

@@ -110,13 +110,11 @@ impl Pipe {
         self.pairing.close();
     }
 
-    /// Once this stops and no user is left that may be given a tunnel, has the agents of tunnels of version 3 told that
-    /// no session will begin on them any more.
+    /// Has the agents of waiting tunnels of version 3 told that no session will begin on them any more: right before
+    /// they are closed.
     pub fn bid_farewell(&self) {
-        if self.pairing.is_closed() && self.users_left() == 0 && !self.bids_farewell.replace(true) {
-            self.wanted.want.nothing_more();
-            self.pairing.look_anew();
-        }
+        self.bids_farewell.set(true);
+        self.pairing.look_anew();
     }
 
     /// Whether that is so.
@@ -166,6 +164,12 @@ impl Pipe {
     pub fn alter(&self, mapping: Mapping) {
         self.record.set_name(&mapping);
         self.closings.set_limit(most_closing(&mapping));
+        for (side, agent) in mapping.pipe.agents().iter().enumerate() {
+            let old = |of: &AgentPort| of.passcode.matches(agent.passcode.reveal().as_bytes());
+            let is_new = !self.agent(side, old);
+            let passcodes = &self.sides[side].slots.passcodes;
+            passcodes.set(passcodes.get().wrapping_add(u32::from(is_new)));
+        }
         self.mapping.replace(Rc::new(mapping));
         self.pairing.look_anew();
     }

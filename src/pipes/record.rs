@@ -27,6 +27,8 @@ pub struct Record {
     ports: [u16; 2],
     public: bool,
     counts: Cell<Counts>,
+    /// Sessions that were counted, and whose tunnel was dead and user has waited on.
+    in_vain: Cell<u64>,
     last: RefCell<LastFault>,
     refusals: RefCell<Refusals>,
     limits_reached: RefCell<LimitsReached>,
@@ -84,6 +86,7 @@ impl Record {
             ports,
             public,
             counts: Cell::default(),
+            in_vain: Cell::default(),
             last: RefCell::default(),
             refusals: RefCell::default(),
             limits_reached: RefCell::default(),
@@ -111,6 +114,23 @@ impl Record {
         let mut counts = self.counts.get();
         change(&mut counts);
         self.counts.set(counts);
+    }
+
+    /// A session begins, a user's if port2 is theirs. It is counted, unless one was counted that was none.
+    pub fn session_begins(&self) {
+        let in_vain = self.in_vain.get();
+        self.in_vain.set(in_vain.saturating_sub(1));
+        self.count(|counts| {
+            counts.sessions += 1;
+            counts.sessions_total += u64::from(in_vain == 0);
+            counts.users_served += u64::from(in_vain == 0 && self.public);
+        });
+    }
+
+    /// A session that was counted was none: the next one is not counted in its place, since what is counted in all
+    /// never falls, which those who read it would take for a restart.
+    pub fn session_was_none(&self) {
+        self.in_vain.set(self.in_vain.get() + 1);
     }
 
     /// What is counted here.

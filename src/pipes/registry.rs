@@ -413,7 +413,6 @@ impl Registry {
         };
         each(Pipe::stop);
         loop {
-            each(Pipe::bid_farewell);
             let mut left = self.draining().filter(|left| !left.is_over());
             if left.is_none() {
                 // A user that waited may have been given a tunnel whose task has not begun the session yet.
@@ -422,18 +421,20 @@ impl Registry {
             }
             let Some(left) = left else { break };
             if left.milliseconds_left == 0 {
-                return log::warn!(
+                log::warn!(
                     target: ALWAYS, "still open after {} ms, and cut: {}",
                     patience.as_millis(),
                     left.who()
                 );
+                break;
             }
             if begun.elapsed() >= limits::STILL {
                 each(|pipe| pipe.pairing.dismiss(false));
             }
             sleep(limits::DRAIN_CHECK).await;
         }
-        // What waiting tunnels are told goes out.
+        // Each tunnel's task says it, and it goes out. Said sooner, it would send agents to a port that is closed.
+        each(Pipe::bid_farewell);
         look().await;
         look().await;
     }

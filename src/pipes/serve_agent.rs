@@ -90,15 +90,15 @@ pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr
                 log::info!(target: &pipe.name(), "{}: the overdue tunnel of {peer} makes room for a new one", pipe.name());
             }
             // The other side's task has it.
-            (TunnelEnd::Taken(Some(back)), _) => next = Box::pin(given_back(back)).await,
+            (TunnelEnd::Taken(Some(back)), _) => next = Box::pin(given_back(pipe, back)).await,
             (TunnelEnd::Taken(None), _) | (_, None) => {}
         }
     }
 }
 
 /// A tunnel that carries the session of another one's task, after that; `None` if it is closed.
-async fn given_back(back: Receiver<Settling>) -> Option<Box<Tunnel>> {
-    back.recv().await.ok()?.settled().await
+async fn given_back(pipe: &Pipe, back: Receiver<Settling>) -> Option<Box<Tunnel>> {
+    back.recv().await.ok()?.settled(&pipe.record).await
 }
 
 /// Lets an agent in that proves its passcode, if there is a slot for it.
@@ -315,7 +315,8 @@ async fn wait(
         {
             let mut seat = waiting.occupant.borrow_mut();
             let Some(tunnel) = seat.as_mut() else { return Poll::Pending };
-            if pipe.bids_farewell() {
+            // An agent with the new passcode opens another one.
+            if pipe.bids_farewell() || tunnel.slot.is_outdated() {
                 tunnel.say_bye();
             }
             let threshold = pipe.limits(side).heartbeat_threshold;

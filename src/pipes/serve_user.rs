@@ -75,7 +75,6 @@ pub async fn serve(
         deadline,
         asked: None,
         place: 0,
-        is_again: false,
     };
     let user = Box::new(user);
     let cut = Cut(|| pipe.record.refused(pipe.why_cut(), 1, peer));
@@ -394,6 +393,7 @@ fn report(pipe: &Pipe, peer: SocketAddr, end: UserEnd, user: Option<&User>) {
         UserEnd::Stopping => &refused::USER_STOPPING,
         UserEnd::Abandoned => &refused::DEAD,
         UserEnd::TimedOut if pipe.has_no_tunnel() => &refused::NO_AGENT,
+        UserEnd::TimedOut if pipe.pairing.has_suspects() => &refused::DEAD,
         UserEnd::TimedOut if !has_spoken && pipe.pairing.idle(0) > 0 => &refused::SAID_NOTHING,
         UserEnd::TimedOut => &refused::NO_TUNNEL,
     };

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use smol::Task;
 use smol::channel::Sender;
+use smol::future::poll_once;
 
 use crate::limits;
 use crate::net::stream::Detached;
@@ -18,7 +19,7 @@ use crate::pipes::pairing::Partner;
 use crate::pipes::pipe::Pipe;
 use crate::pipes::record::About;
 use crate::pipes::serve_user;
-use crate::pipes::settling::{Settled, Settling};
+use crate::pipes::settling::{Back, Settled, Settling};
 use crate::pipes::slot::Slot;
 use crate::pipes::tunnel::Tunnel;
 use crate::pipes::user::{Away, User};
@@ -62,7 +63,7 @@ enum Left {
     /// A version 1 tunnel.
     Draining(Draining),
     /// Tunnels of version 3 that can go on, by their legs; or a user whose tunnel was dead.
-    Parted([Option<Task<Option<Settled>>>; 2], Option<(Detached, FileGuard)>),
+    Parted([Option<Back>; 2], Option<(Detached, FileGuard)>),
 }
 
 /// What the task of port1's tunnel goes on with after a session.
@@ -123,9 +124,9 @@ impl Parts {
 /// Carries the session of port1's tunnel and its partner to its end. Gives the tunnel back if
 /// it can carry another one, once nothing more comes of this one.
 pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option<Box<Tunnel>> {
-    let (peers, is_again) = match &partner {
-        Partner::User(user) => ([tunnel.peer, user.peer], user.is_again),
-        Partner::Tunnel(other, _) => ([tunnel.peer, other.peer], false),
+    let peers = match &partner {
+        Partner::User(user) => [tunnel.peer, user.peer],
+        Partner::Tunnel(other, _) => [tunnel.peer, other.peer],
     };
     // Only the header for an agent of version 2 or 3 tells of them.
     let user = match &partner {
@@ -134,12 +135,7 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
         }
         _ => None,
     };
-    pipe.record.count(|counts| {
-        counts.sessions += 1;
-        // A user whose tunnel was dead is served once.
-        counts.sessions_total += u64::from(!is_again);
-        counts.users_served += u64::from(!is_again && pipe.is_public());
-    });
+    pipe.record.session_begins();
     pipe.record.resolved(About::Users);
     let ((mut near, far), relay) = begin(pipe, tunnel, partner, user);
     let began = Instant::now();
@@ -179,12 +175,13 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
     session_ended(pipe, ended, peers);
     // It comes before those that have waited for less long.
     if let Next::User(user) = next {
+        pipe.record.session_was_none();
         serve_user::serve_again(pipe, user, dead.is_some()).await;
         return None;
     }
     pipe.pairing.pair();
     match next {
-        Next::Settling(settling) => settling.settled().await,
+        Next::Settling(settling) => settling.settled(&pipe.record).await,
         Next::Draining(draining, _counted, Taken { slot, agent, .. }) => {
             drained(pipe, draining, slot, agent).await
         }
@@ -299,7 +296,8 @@ fn begin(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner, user: Option<UserAd
         let mut relay = parts.join()?;
         let ended = (&mut relay).await;
         if goes_on {
-            return Ok((ended, part(relay, [near_file, far_file], alive, closings, load)));
+            let files = [near_file, far_file];
+            return Ok((ended, part(relay, files, alive, closings, load).await));
         }
         if !relay.keeps_tunnel() {
             drop(alive);
@@ -323,7 +321,7 @@ fn begin(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner, user: Option<UserAd
 
 /// Goes on with what is left of a session with a version 3 tunnel, on the worker that has carried it. `alive` is held
 /// as long as a tunnel may be given back.
-fn part(
+async fn part(
     relay: Relay,
     files: [FileGuard; 2],
     alive: Option<Sender<()>>,
@@ -333,22 +331,35 @@ fn part(
     let Parting { tunnels: [near, far], user, closing } = relay.part();
     let [mut near_file, mut far_file] = files.map(Some);
     let user = user.and_then(|user| Some((user.detach(), far_file.take()?)));
-    let settle = |settling: Option<session::Settling>, file: &mut Option<FileGuard>| {
-        let settling = settling?;
-        let file = file.take()?;
-        let alive = alive.clone();
-        Some(load.another().spawn(|load| async move {
-            let kept = settling.await?;
-            drop((alive, load));
-            Some(Settled::new(kept, file))
-        }))
-    };
-    let tunnels = [settle(near, &mut near_file), settle(far, &mut far_file)];
+    let tunnels = [
+        settle(near, &mut near_file, &alive, &load).await,
+        settle(far, &mut far_file, &alive, &load).await,
+    ];
     load.go_on(|load| async move {
         closings.bound(closing.close()).await;
         drop((near_file, far_file, load));
     });
     Left::Parted(tunnels, user)
+}
+
+/// Settles a version 3 tunnel; most have settled already.
+async fn settle(
+    settling: Option<session::Settling>,
+    file: &mut Option<FileGuard>,
+    alive: &Option<Sender<()>>,
+    load: &Load,
+) -> Option<Back> {
+    let mut settling = settling?;
+    if let Some(kept) = poll_once(&mut settling).await {
+        let settled = kept.zip(file.take()).map(|(kept, file)| Settled::new(kept, file));
+        return Some(Back::Now(settled.map(Box::new)));
+    }
+    let (settling, file, alive) = (settling.moved(), file.take()?, alive.clone());
+    Some(Back::Later(load.another().spawn(|load| async move {
+        let kept = settling.await?;
+        drop((alive, load));
+        Some(Settled::new(kept, file))
+    })))
 }
 
 /// Takes a tunnel apart into what a worker needs, what it held, and what is given back at
@@ -394,22 +405,22 @@ fn died_at(dead: Option<usize>, near: &Taken, far: &Far) -> Option<(IpAddr, Inst
 /// Who goes on after a session with a version 3 tunnel: port1's tunnel, or the user if that was dead. Port2's
 /// tunnel goes on in its own task; what is not used again is given back.
 fn parted<'a>(
-    [near_task, far_task]: [Option<Task<Option<Settled>>>; 2],
+    [near_back, far_back]: [Option<Back>; 2],
     user: Option<(Detached, FileGuard)>,
     near: Taken,
     far: Far,
 ) -> Next<'a> {
-    let settling = |task: Option<_>, Taken { slot, agent, .. }: Taken| {
-        task.map(|task| Settling { task, slot, agent })
+    let settling = |back: Option<_>, Taken { slot, agent, .. }: Taken| {
+        back.map(|back| Settling { back, slot, agent })
     };
-    let near = settling(near_task, near).map_or(Next::Nothing, Next::Settling);
+    let near = settling(near_back, near).map_or(Next::Nothing, Next::Settling);
     match far {
         Far::User(away) => {
             let user = user.and_then(|(stream, file)| Some((stream.attach().ok()?, file)));
             user.map_or(near, |(stream, file)| Next::User(Box::new(away.back(stream, file))))
         }
         Far::Tunnel(taken, back) => {
-            if let Some((settling, back)) = settling(far_task, taken).zip(back) {
+            if let Some((settling, back)) = settling(far_back, taken).zip(back) {
                 // Its task waits for it.
                 let _ = back.try_send(settling);
             }

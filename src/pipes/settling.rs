@@ -8,6 +8,7 @@ use smol::Task;
 
 use crate::net::stream::Detached;
 use crate::os::FileGuard;
+use crate::pipes::record::Record;
 use crate::pipes::slot::Slot;
 use crate::pipes::tunnel::Tunnel;
 use crate::session::Kept;
@@ -16,12 +17,20 @@ use crate::wire::heartbeat::Rhythm;
 
 /// A tunnel whose last session a worker brings to its end.
 pub struct Settling {
-    /// What the worker gives back, if the tunnel can go on.
-    pub task: Task<Option<Settled>>,
+    /// What the worker gives back.
+    pub back: Back,
     /// Its place.
     pub slot: Slot,
     /// Whose it is, and when that one was heard before the session.
     pub agent: (SocketAddr, Rhythm),
+}
+
+/// What a worker gives back of a tunnel.
+pub enum Back {
+    /// The tunnel, as most are: another session may begin on it at once. `None`: it was closed.
+    Now(Option<Box<Settled>>),
+    /// The tunnel when it has settled, if it can go on then.
+    Later(Task<Option<Settled>>),
 }
 
 /// A tunnel on its way back to its mapping's thread.
@@ -43,10 +52,22 @@ impl Settled {
 }
 
 impl Settling {
-    /// The tunnel, once another session may begin on it; `None` if it is closed.
-    pub async fn settled(self) -> Option<Box<Tunnel>> {
-        let Settling { task, mut slot, agent } = self;
-        let Settled { stream, talk, input, heard_at, file } = task.await?;
+    /// The tunnel, once another session may begin on it; `None`, and it is recorded, if it is closed.
+    pub async fn settled(self, record: &Record) -> Option<Box<Tunnel>> {
+        let Settling { back, mut slot, agent } = self;
+        let settled = match back {
+            Back::Now(settled) => settled.map(|settled| *settled),
+            Back::Later(task) => task.await,
+        };
+        let Some(settled) = settled else {
+            let (peer, _) = agent;
+            record.connection(format_args!(
+                "tunnel of {peer} closed after its session: its agent left, did not answer the break in time, or sent \
+                 what it may not"
+            ));
+            return None;
+        };
+        let Settled { stream, talk, input, heard_at, file } = settled;
         slot.set_in_use(false);
         let stream = stream.attach().ok()?;
         let mut tunnel = Box::new(Tunnel::resumed(stream, talk, agent, slot, file, heard_at));

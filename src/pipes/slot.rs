@@ -18,6 +18,8 @@ pub struct Slots {
     pub in_use: Cell<usize>,
     /// Those whose agents have taken a user's bytes and answered nothing.
     pub unanswered: Cell<usize>,
+    /// How many passcodes the side has had.
+    pub passcodes: Cell<u32>,
     /// Notified when one is given back.
     pub freed: event_listener::Event,
 }
@@ -26,6 +28,8 @@ pub struct Slots {
 pub struct Slot {
     slots: Rc<Slots>,
     version: Version,
+    /// By which of the side's passcodes it was taken.
+    passcode: u32,
     in_use: bool,
     unanswered: bool,
 }
@@ -36,7 +40,13 @@ impl Slot {
         add(&slots.taken, true);
         add(&slots.serve_silent, version != Version::One);
         add(&slots.again, version == Version::Three);
-        Slot { slots, version, in_use: false, unanswered: false }
+        let passcode = slots.passcodes.get();
+        Slot { slots, version, passcode, in_use: false, unanswered: false }
+    }
+
+    /// Whether its agent has proved itself by a passcode that was replaced since.
+    pub fn is_outdated(&self) -> bool {
+        self.passcode != self.slots.passcodes.get()
     }
 
     /// Counts it among those in a session, or no longer.

@@ -198,14 +198,15 @@ impl Tunnel {
         let mut said = if users > 0 { talk.say(Word::Want(users)) } else { Vec::new() };
         said.extend(talk.say(Word::Open(header)));
         // An agent that is gone by now shows that to the relay.
-        let _ = self.stream.queue(&said);
+        let _ = self.stream.queue_ahead(&said);
     }
 
     /// Tells the agent that no session will begin on it any more, if it is of version 3 and has not been told.
     pub fn say_bye(&mut self) {
         if let Some(talk) = self.talk.as_mut().filter(|talk| !talk.has_said_bye()) {
-            // A write that fails is found by the flush.
+            // A write that fails is found by the flush. After a session a close would still be a reset.
             let _ = self.stream.queue(&talk.say(Word::Bye));
+            self.stream.close_in_order();
         }
     }
 
@@ -264,13 +265,14 @@ impl Tunnel {
     /// Takes frames of version 3, in whatever pieces: answers heartbeats, and ends the wait for anything else.
     fn hear_frames(&mut self, unit: &[u8], now: Instant) -> io::Result<()> {
         let Some(talk) = &mut self.talk else { return Ok(()) };
-        let (mut rest, mut answers) = (unit, Vec::new());
+        let (mut rest, mut answers, mut count) = (unit, Vec::new(), 0);
         while self.over.is_none() {
             match talk.hear(&mut rest) {
                 Ok(None) => break,
                 Ok(Some(Event::Beat)) => {
                     self.rhythm.beat(now);
                     answers.extend(talk.say(Word::BeatAnswer));
+                    count += 1;
                 }
                 Ok(Some(Event::Bye)) => self.over = Some(IdleEnd::Bye),
                 Ok(Some(_)) => self.over = Some(IdleEnd::OutOfStep),
@@ -278,7 +280,7 @@ impl Tunnel {
             }
         }
         self.answers += answers.len();
-        if answers.is_empty() { Ok(()) } else { self.stream.queue(&answers) }
+        if count == 0 { Ok(()) } else { self.stream.queue_joined(&answers, count) }
     }
 
     fn answer(&mut self, count: usize, now: Instant) -> io::Result<()> {

@@ -32,8 +32,6 @@ pub struct User {
     pub asked: Option<Asked>,
     /// Its place among those that wait, from when it has one.
     pub place: u64,
-    /// Whether it was given a tunnel that was dead, and waits in its place again.
-    pub is_again: bool,
 }
 
 /// What stays of a user on its mapping's thread while a worker has its connection.
@@ -65,7 +63,6 @@ impl Away {
             deadline,
             asked: None,
             place,
-            is_again: true,
         }
     }
 }

@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use crate::limits;
-use crate::wire::frames::{Event, Fault, Side, Talk};
+use crate::wire::frames::{Event, Fault, Talk};
 
 /// A version 3 tunnel's side of a session.
 pub(super) struct Framed {
     pub(super) talk: Box<Talk>,
     /// Whether the agent has said that it has seen the session.
     pub(super) seen: bool,
-    /// By when it must have.
+    /// By when it must have, as far as that was looked at.
     pub(super) seen_by: Instant,
     /// Whether it has said that it has reached its service.
     pub(super) accepted: bool,
@@ -38,16 +38,11 @@ pub(super) enum Said {
 }
 
 impl Framed {
-    /// A session that begins; `round_trip` is that of the tunnel's connection.
-    pub(super) fn new(
-        talk: Box<Talk>,
-        round_trip: Duration,
-        beat: Option<Duration>,
-        now: Instant,
-    ) -> Self {
+    /// A session that begins.
+    pub(super) fn new(talk: Box<Talk>, beat: Option<Duration>, now: Instant) -> Self {
         Framed {
             seen: talk.is_seen(),
-            seen_by: now + limits::SEEN_WAIT.max(4 * round_trip),
+            seen_by: now + limits::SEEN_WAIT,
             accepted: talk.is_accepted(),
             ended: talk.has_ended(),
             talk,
@@ -60,8 +55,12 @@ impl Framed {
 
     /// Whether what comes next is not this session's: it is left for what comes after.
     pub(super) fn is_over(&self) -> bool {
-        // To a connector's idle tunnel nothing comes but heartbeats.
-        self.said.is_some() || (self.talk.side() == Side::Agent && self.talk.is_idle())
+        self.said.is_some()
+    }
+
+    /// Whether both directions have ended: what becomes of the tunnel then is nothing to the session.
+    pub(super) fn has_parted(&self) -> bool {
+        self.talk.have_both_ended()
     }
 
     /// Whether the peer has ended its direction since this was last asked.

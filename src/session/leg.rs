@@ -93,7 +93,7 @@ pub(super) struct Leg<S = Stream> {
     pub(super) stream: S,
     pub(super) decoder: Decoder,
     /// Of a version 3 tunnel.
-    pub(super) framed: Option<Framed>,
+    pub(super) framed: Option<Box<Framed>>,
     pub(super) input: Input,
     pub(super) output: Output,
     /// When it last sent anything, heartbeats included.
@@ -132,7 +132,7 @@ impl<S: Connection> Leg<S> {
     pub(super) fn new(endpoint: Endpoint<S>, now: Instant) -> Self {
         let Endpoint { stream, protocol, talk } = endpoint;
         let beat = if let Protocol::Framed { beat, .. } = protocol { beat } else { None };
-        let framed = talk.map(|talk| Framed::new(talk, stream.round_trip(), beat, now));
+        let framed = talk.map(|talk| Box::new(Framed::new(talk, beat, now)));
         Leg {
             stream,
             decoder: Decoder::new(protocol),
@@ -149,7 +149,14 @@ impl<S: Connection> Leg<S> {
         }
     }
 
+    /// Whether its connection has broken, and the session with it: not so that of a version 3 tunnel on which
+    /// both directions have ended.
     pub(super) fn is_broken(&self) -> bool {
+        self.has_broken() && !self.framed.as_ref().is_some_and(|framed| framed.has_parted())
+    }
+
+    /// Whether its connection has broken.
+    pub(super) fn has_broken(&self) -> bool {
         self.gone || self.input == Input::Broken || self.output == Output::Broken
     }
 
@@ -175,6 +182,12 @@ impl<S: Connection> Leg<S> {
     /// How the peer has ended a session of version 3 before its time.
     pub(super) fn said(&self) -> Option<&Said> {
         self.framed.as_ref()?.said.as_ref()
+    }
+
+    /// Whether what was sent to it before its end is with the kernel.
+    pub(super) fn has_all(&self) -> bool {
+        // Elsewhere the end is passed on behind it.
+        self.framed.is_none() || self.stream.waiting() <= limits::JOINED
     }
 
     /// Whether nothing waits to be sent to it.
@@ -248,11 +261,21 @@ impl Leg {
         }
     }
 
+    /// Says once on a version 3 tunnel that no more sessions are wanted.
+    pub(super) fn say_bye(&mut self) {
+        if self.framed.as_ref().is_some_and(|framed| !framed.talk.has_said_bye()) {
+            self.say(Word::Bye);
+        }
+    }
+
     /// Passes the end of the other leg's direction on, once all its bytes are sent.
     pub(super) fn pass_end_on(&mut self, context: &Context<'_>) {
-        if self.framed.is_some() {
-            self.output = Output::Finished;
-            return self.say(Word::End);
+        if let Some(framed) = &mut self.framed {
+            let end = framed.talk.say(Word::End);
+            // With what is said behind it.
+            let sent = self.stream.queue_ahead(&end);
+            self.output = if sent.is_ok() { Output::Finished } else { Output::Broken };
+            return;
         }
         match self.stream.poll_finish(context) {
             Poll::Ready(Ok(())) => self.output = Output::Finished,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ending::Ending;
-use super::framed::{Framed, Said};
+use super::framed::Said;
 use super::leg::{Connection, Endpoint, Input, Leg, Output};
 use super::protocol::Protocol;
 use super::residue::{Leaving, Missing, Residue, Verdict};
@@ -90,9 +90,10 @@ impl<S: Connection> Progress<S> {
         let (source, sink) = self.pair(from);
         let goes_on = source.goes_on();
         let open = source.input == Input::Open || goes_on;
-        let full = sink.output == Output::Broken
-            || sink.is_unseen()
-            || sink.stream.waiting() >= limits::READ_AHEAD;
+        // Two that wait for each other's word would wait for ever.
+        let unseen = sink.is_unseen() && !source.is_unseen();
+        let full =
+            sink.output == Output::Broken || unseen || sink.stream.waiting() >= limits::READ_AHEAD;
         // Behind its end nothing comes for the other leg.
         let slow = (full && !dropped && !goes_on) || source.answers >= limits::ANSWERS_WAITING;
         let paused = open && slow;
@@ -212,16 +213,14 @@ impl<S: Connection> Progress<S> {
     }
 
     fn is_complete(&self) -> bool {
-        // An agent's tunnel may be given the next session at once.
-        let is_free = |leg: &Leg<S>| leg.framed.as_ref().is_some_and(Framed::is_over);
-        self.legs.iter().any(is_free) || (self.is_over(0) && self.is_over(1))
+        self.is_over(0) && self.is_over(1)
     }
 
     /// Whether nothing more can move from `from` to the other leg.
     fn is_over(&self, from: usize) -> bool {
         let (source, sink) = (&self.legs[from], &self.legs[1 - from]);
         sink.is_broken()
-            || (source.input != Input::Open && sink.output == Output::Finished)
+            || (source.input != Input::Open && sink.output == Output::Finished && sink.has_all())
             // Its end cannot be told to the agent, and a broken user is not waited for.
             || (self.residue.is_some()
                 && from == 1
@@ -232,19 +231,28 @@ impl<S: Connection> Progress<S> {
 
     /// Whether the peer on this leg is silent where it must not be, or takes nothing.
     fn lost(&mut self, index: usize, deadlines: &mut Deadlines) -> Option<Ending> {
+        let leg = &mut self.legs[index];
+        if let Some(at) = leg.framed.as_ref().and_then(|framed| framed.beat_at()) {
+            deadlines.look_at(at);
+        }
+        if leg.framed.as_ref().is_some_and(|framed| framed.has_parted()) {
+            return None;
+        }
         if self.is_absent(index, deadlines) {
             return Some(Ending::Absent(index));
         }
-        let leg = &self.legs[index];
+        let leg = &mut self.legs[index];
         if leg.decoder.is_amid_heartbeat() {
             deadlines.look_at(leg.heard_at + limits::BEAT_REST);
         }
-        if let Some(framed) = &leg.framed {
+        if let Some(framed) = &mut leg.framed {
             if !framed.seen && deadlines.has_passed(framed.seen_by) {
-                return Some(Ending::Dead(index));
-            }
-            if let Some(at) = framed.beat_at() {
-                deadlines.look_at(at);
+                // Asked only now: most answer sooner.
+                let wait = limits::SEEN_WAIT.max(4 * leg.stream.round_trip());
+                framed.seen_by = self.started + wait;
+                if deadlines.has_passed(framed.seen_by) {
+                    return Some(Ending::Dead(index));
+                }
             }
         }
         if leg.owes_answer() && deadlines.has_passed(self.started + limits::OPEN_WAIT) {
@@ -339,7 +347,7 @@ impl<S: Connection> Progress<S> {
             }
             _ => false,
         };
-        leg.framed.is_some() && !leg.is_broken() && !is_at_fault
+        leg.framed.is_some() && !leg.has_broken() && !is_at_fault
     }
 
     /// Whether nothing was taken from this leg, which is as it was.

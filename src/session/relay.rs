@@ -15,7 +15,7 @@ use smol::future::zip;
 
 use super::drain::Drain;
 use super::ending::{Ended, Ending};
-use super::framed::{Framed, Said};
+use super::framed::Said;
 use super::leg::{Endpoint, Input, Leg, Output};
 use super::progress::{Progress, Silence};
 use super::protocol::Protocol;
@@ -40,7 +40,6 @@ pub struct Relay {
     /// tunnels are to carry more sessions.
     want: Option<Arc<Want>>,
     told: Option<EventListener>,
-    over: Option<EventListener>,
 }
 
 /// What is left of a session with a version 3 tunnel.
@@ -109,8 +108,7 @@ impl Relay {
         // If something else ends this session, even a kill, neither end may take it for complete.
         progress.legs.iter_mut().for_each(|leg| leg.stream.break_when_dropped());
         let timer = Timer::new();
-        let mut relay =
-            Relay { progress, ending: None, timer, stuck, want: None, told: None, over: None };
+        let mut relay = Relay { progress, ending: None, timer, stuck, want: None, told: None };
         for leg in 0..2 {
             // An agent may have heard the end while it was still dialling.
             relay.take_end(leg, now());
@@ -138,8 +136,10 @@ impl Relay {
             return parting;
         }
         for leg in self.progress.legs.iter_mut().filter(|leg| leg.framed.is_some()) {
-            if ending != Ending::Complete {
-                leg.say(Word::Reset(ending.reason()));
+            match (ending, leg.framed.as_ref().map(|framed| framed.talk.side())) {
+                (Ending::Complete, Some(Side::Agent)) => leg.say(Word::Seen),
+                (Ending::Complete, _) => {}
+                _ => leg.say(Word::Reset(ending.reason())),
             }
         }
         for (index, leg) in self.progress.legs.into_iter().enumerate() {
@@ -238,13 +238,21 @@ impl Relay {
     /// Moves what one read gives from one leg to the other; whether there may be more to move.
     fn pump(&mut self, context: &Context<'_>, from: usize) -> bool {
         let now = now();
-        self.progress.pair(from).1.poll_flush(context);
+        let (_, sink) = self.progress.pair(from);
+        if sink.stream.waiting() > limits::JOINED {
+            sink.poll_flush(context);
+        }
+        // A little that waits is sent with what is read now.
         if !self.progress.may_read(from, now) {
+            self.progress.pair(from).1.poll_flush(context);
             return false;
         }
         let (source, sink) = self.progress.pair(from);
         let mut moved = 0;
-        let Poll::Ready(received) = source.pump(context, sink, &mut moved) else { return false };
+        let Poll::Ready(received) = source.pump(context, sink, &mut moved) else {
+            sink.poll_flush(context);
+            return false;
+        };
         // The end of a version 3 tunnel's connection is the end of no direction.
         let is_gone = source.gone || source.framed.is_some();
         let goes_on = matches!(received, Ok(Received::Bytes(_)));
@@ -283,38 +291,36 @@ impl Relay {
     /// Notes that a version 3 peer has said that its direction has ended.
     fn take_end(&mut self, from: usize, now: Instant) {
         let leg = &mut self.progress.legs[from];
-        if leg.framed.as_mut().is_some_and(Framed::take_end) {
+        if leg.framed.as_mut().is_some_and(|framed| framed.take_end()) {
             self.progress.ended(from, now);
         }
     }
 
-    /// Says on version 3 tunnels that no more sessions are wanted, once that is so.
-    fn say_bye(&mut self, context: &mut Context<'_>) {
-        let Some(want) = &self.want else { return };
-        let unsaid = |leg: &&mut Leg| leg.framed.as_ref().is_some_and(|f| !f.talk.has_said_bye());
-        let mut legs = self.progress.legs.iter_mut().filter(unsaid).peekable();
-        if legs.peek().is_none() {
-            return;
-        }
-        let over = self.over.get_or_insert_with(|| want.listen_for_the_end());
-        if want.is_over() || Pin::new(over).poll(context).is_ready() {
-            self.over = None;
-            legs.for_each(|leg| leg.say(Word::Bye));
-        }
+    /// Says what is due by now to version 3 peers.
+    fn say_what_is_due(&mut self, context: &mut Context<'_>) {
+        self.pass_wants_on(context);
+        let now = now();
+        self.progress.legs.iter_mut().for_each(|leg| leg.beat(now));
     }
 
-    /// Passes on how many users wait.
+    /// Passes on how many users wait, or that no more sessions are wanted.
     fn pass_wants_on(&mut self, context: &mut Context<'_>) {
-        let (Some(want), [leg, _]) = (&self.want, &mut self.progress.legs) else { return };
-        let Some(framed) = &mut leg.framed else { return };
-        if framed.talk.side() == Side::Agent {
-            return want.ask(std::mem::take(&mut framed.wanted));
-        }
+        let (Some(want), [leg, other]) = (&self.want, &mut self.progress.legs) else { return };
+        let agents = leg.framed.as_mut().filter(|framed| framed.talk.side() == Side::Agent);
+        let is_agent = agents.is_some();
+        want.ask(agents.map_or(0, |framed| std::mem::take(&mut framed.wanted)));
         loop {
-            let told = self.told.get_or_insert_with(|| want.listen());
-            let users = want.take();
+            let told = self.told.get_or_insert_with(|| match is_agent {
+                true => want.listen_for_the_end(),
+                false => want.listen(),
+            });
+            let users = if is_agent { 0 } else { want.take() };
             if users > 0 {
                 leg.say(Word::Want(users));
+            }
+            if want.is_over() {
+                leg.say_bye();
+                other.say_bye();
             }
             if Pin::new(told).poll(context).is_pending() {
                 return;
@@ -334,20 +340,23 @@ impl Future for Relay {
         while goes_on != [false; 2] {
             goes_on = [0, 1].map(|from| goes_on[from] && self.pump(context, from));
         }
-        self.pass_wants_on(context);
-        self.say_bye(context);
+        let is_framed = self.progress.legs.iter().any(|leg| leg.framed.is_some());
+        if is_framed {
+            self.say_what_is_due(context);
+        }
         for from in [0, 1] {
-            self.progress.legs[from].beat(now());
             self.give_up_begun(from);
             self.pass_end_on(context, from);
             let is_kept = self.progress.residue.is_some() && from == 0;
             self.progress.legs[from].poll_unread(context, is_kept);
         }
-        // What was said last, to either.
-        for leg in self.progress.legs.iter_mut().filter(|leg| leg.framed.is_some()) {
-            leg.poll_flush(context);
+        let mut ending = self.progress.ending(now());
+        if is_framed && ending.is_err() && !self.progress.is_settled() {
+            // What was said last, to either.
+            self.progress.legs.iter_mut().for_each(|leg| leg.poll_flush(context));
+            ending = self.progress.ending(now());
         }
-        match self.progress.ending(now()) {
+        match ending {
             Ok(ending) => Poll::Ready(self.ended(ending)),
             Err(next) => {
                 let stuck = !self.progress.is_settled();

@@ -6,16 +6,18 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use crate::limits;
+use crate::net::stall::{Stall, StallWatch};
 use crate::net::stream::{Received, Stream};
-use crate::runtime::{Timer, now};
+use crate::runtime::{Deadlines, Timer, now};
 use crate::wire::frames::{Event, Fault, Side, Talk, Word};
 
-/// Waits until the session that was broken off is over for the peer, too, and all that was said is with the kernel.
-/// `None`: the tunnel cannot go on, and is closed.
+/// Waits until the session is over for the peer, too, and all that was said is with the kernel. `None`: the tunnel
+/// cannot go on, and is closed.
 pub struct Settling {
     kept: Option<Kept>,
-    /// When it is given up if the peer takes nothing more, and in any case.
+    /// When it is given up if the peer does nothing more, and, where the session was broken off, in any case.
     given_up: [Instant; 2],
+    watch: StallWatch,
     timer: Timer,
 }
 
@@ -38,7 +40,12 @@ impl Settling {
         let now = now();
         let given_up = [now + limits::RESET_WAIT, now + limits::CLOSE_TIMEOUT];
         let kept = Some(Kept { stream, talk, input, wanted: 0, heard_at });
-        Settling { kept, given_up, timer: Timer::new() }
+        Settling { kept, given_up, watch: StallWatch::default(), timer: Timer::new() }
+    }
+
+    /// The same, to be polled by another task from now on: its timer wakes that.
+    pub fn moved(self) -> Self {
+        Settling { timer: Timer::new(), ..self }
     }
 }
 
@@ -95,6 +102,29 @@ impl Kept {
     }
 }
 
+impl Settling {
+    /// Returns when the peer has had its time; else when to look again.
+    fn is_over(&mut self) -> Result<(), Option<Instant>> {
+        let mut deadlines = Deadlines::new(now());
+        let Some(kept) = &mut self.kept else { return Ok(()) };
+        let is_gone =
+            self.watch.look(&mut kept.stream, limits::STALL_CHECK, &mut deadlines) == Stall::Gone;
+        let is_late = if kept.talk.have_both_ended() {
+            deadlines.has_passed(kept.heard_at.max(self.given_up[0]) + limits::OVER_WAIT)
+        } else if kept.talk.is_idle() {
+            false
+        } else if deadlines.has_passed(self.given_up[0]) {
+            // What was said before may still be on its way to a slow peer.
+            let [next, last] = &mut self.given_up;
+            *next = (deadlines.now() + limits::RESET_WAIT).min(*last);
+            !kept.stream.is_draining() || deadlines.has_passed(*last) || deadlines.has_passed(*next)
+        } else {
+            false
+        };
+        if is_gone || is_late { Ok(()) } else { Err(deadlines.next()) }
+    }
+}
+
 impl Future for Settling {
     type Output = Option<Kept>;
 
@@ -105,18 +135,16 @@ impl Future for Settling {
             Some(false) => {}
             None => return Poll::Ready(None),
         }
-        let now = now();
-        let [next, last] = self.given_up;
-        if next <= now {
-            // What was said before may still be on its way to a slow peer.
-            let takes = self.kept.as_mut().is_some_and(|kept| kept.stream.is_draining());
-            if !takes || last <= now {
-                return Poll::Ready(None);
-            }
-            self.given_up[0] = (now + limits::RESET_WAIT).min(last);
+        if kept.talk.have_both_ended() || kept.talk.is_idle() {
+            // The session has ended in order, and its last bytes may not have been read yet.
+            kept.stream.close_in_order();
         }
-        let next = self.given_up[0];
-        self.timer.wake_at(context, Some(next));
-        Poll::Pending
+        match self.is_over() {
+            Ok(()) => Poll::Ready(None),
+            Err(next) => {
+                self.timer.wake_at(context, next);
+                Poll::Pending
+            }
+        }
     }
 }

@@ -32,7 +32,8 @@ impl Want {
         users.unwrap_or_else(|users| users).min(most) as u16
     }
 
-    /// Tells one of those that listen of the next ones. If it listens no more, another is told.
+    /// Tells one of those that listen of the next ones, and all of the end. If it listens no more, another is
+    /// told.
     pub fn listen(&self) -> EventListener {
         self.asked.listen()
     }
@@ -40,6 +41,7 @@ impl Want {
     /// No more sessions are wanted, from now on.
     pub fn nothing_more(&self) {
         self.nothing.store(true, Ordering::SeqCst);
+        self.asked.notify(usize::MAX);
         self.over.notify(usize::MAX);
     }
 
@@ -48,7 +50,7 @@ impl Want {
         self.nothing.load(Ordering::SeqCst)
     }
 
-    /// Tells when that is so.
+    /// Tells when that is so, and nothing else.
     pub fn listen_for_the_end(&self) -> EventListener {
         self.over.listen()
     }

@@ -23,8 +23,8 @@ use futures_rustls::rustls::{
 use super::fault::TlsError;
 use super::pem::certificates;
 use super::provider::{TUNNEL, fingerprint, has_aes, provider};
+use super::tickets::Tickets;
 use super::{der, words};
-use crate::limits;
 use crate::logging::Utc;
 use crate::text::line::shown;
 
@@ -137,7 +137,7 @@ pub fn client_config(
     // Connectors that select this give tickets (TLS 1.3); what is kept of them ends with these settings, so
     // that certificates that are not trusted any more count no longer than until files are read again.
     config.resumption =
-        Resumption::in_memory_sessions(limits::TICKETS).tls12_resumption(Tls12Resumption::Disabled);
+        Resumption::store(Arc::new(Tickets::default())).tls12_resumption(Tls12Resumption::Disabled);
     // The keys go to `records`, and nowhere else.
     config.enable_secret_extraction = true;
     Ok(Arc::new(config))

@@ -99,6 +99,10 @@ impl ClientHello {
                     let message = self.message();
                     let names = self.named.iter().flat_map(|named| &named.alpn_protocols);
                     self.is_named |= names.into_iter().any(|name| offers(&message, name));
+                    if !self.is_named {
+                        // The first one decides: behind it the handshake has begun.
+                        self.named = None;
+                    }
                     match nameless(&message) {
                         Some(at) => self.change(message, at),
                         None => self.over = true,
@@ -453,6 +457,12 @@ mod tests {
                 assert_eq!(passing.pass(last), sent);
                 assert_eq!(passing.take_named().is_some(), is_named, "{offered:?}");
                 assert!(passing.take_named().is_none(), "it is decided once");
+                // The second one of a client is in the middle of the first one's handshake.
+                let mut passing = ClientHello::of_maybe(Some(named.clone()));
+                let first = greeting(b"host:443", 1000);
+                assert_eq!(passing.pass(&first).len(), first.len());
+                assert_eq!(passing.pass(&sent), sent);
+                assert!(passing.take_named().is_none(), "{offered:?} in the second");
             }
         }
     }

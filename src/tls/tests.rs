@@ -47,7 +47,13 @@ fn handshake(
     name: &str,
 ) -> Result<(ServerConnection, ClientConnection), Error> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
-    let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+    exchange(server, ClientConnection::new(Arc::new(client), name).unwrap())
+}
+
+fn exchange(
+    server: Arc<ServerConfig>,
+    mut client: ClientConnection,
+) -> Result<(ServerConnection, ClientConnection), Error> {
     let mut server = ServerConnection::new(server).unwrap();
     let mut wire = Vec::new();
     for _ in 0..10 {
@@ -328,6 +334,25 @@ fn agents_of_version_3_resume_their_sessions_twice_for_each_handshake() {
         kinds.extend(server.handshake_kind());
     }
     assert_eq!(kinds, [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed]);
+}
+
+#[test]
+fn tunnels_that_return_at_one_time_are_all_resumed() {
+    let folder = Folder::new();
+    let server = folder.load().unwrap().tunnel_again_config().unwrap();
+    let client = client_config(&Trusted::File(folder.join(CERTIFICATE)), None).unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let tunnels = crate::limits::DIALING;
+    for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+        // Each takes its ticket before any is given new ones.
+        let begun: Vec<_> = (0..tunnels)
+            .map(|_| ClientConnection::new(client.clone(), name.clone()).unwrap())
+            .collect();
+        for client in begun {
+            let (_, client) = exchange(server.clone(), client).unwrap();
+            assert_eq!(client.handshake_kind(), Some(kind));
+        }
+    }
 }
 
 #[test]

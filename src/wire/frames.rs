@@ -32,7 +32,7 @@ pub enum Event<'a> {
     Ended,
     /// The session is broken off, for this reason; to be answered with [`Word::Reset`].
     Reset(String),
-    /// The session that this side has broken off is over for the peer, too.
+    /// The session is over for the agent, too; or for the peer, where this side has broken it off.
     Over,
     /// So many users wait.
     Want(u16),
@@ -49,7 +49,7 @@ pub enum Word<'a> {
     BeatAnswer,
     /// A session begins, with this PROXY header.
     Open(&'a [u8]),
-    /// The answer to that.
+    /// The answer to that, and to the end of a session of which both directions have ended.
     Seen,
     /// The service is reached.
     Accepted,
@@ -66,7 +66,7 @@ pub enum Word<'a> {
 }
 
 const OUT_OF_ORDER: Fault = Fault("it sent a frame at a time when there is none of its type");
-const TOO_MUCH: Fault = Fault("it sent over 1 MiB of a session that was over");
+const TOO_MUCH: Fault = Fault("it sent over 16 MiB of a session that was over");
 
 /// One end of a tunnel.
 #[derive(Debug)]
@@ -143,6 +143,12 @@ impl Talk {
     /// Whether the peer has ended its direction of this session.
     pub fn has_ended(&self) -> bool {
         matches!(self.session, Session::Open(Open { heard_end: true, .. }))
+    }
+
+    /// Whether both directions of this session have ended, but not the session: the agent is still to say that it
+    /// has seen it.
+    pub fn have_both_ended(&self) -> bool {
+        matches!(self.session, Session::Open(Open { said_end: true, heard_end: true, .. }))
     }
 
     /// Whether this side has said that it wants no more sessions.
@@ -236,13 +242,15 @@ impl Talk {
             Session::Refused if matches!(kind, Kind::Reset | Kind::End) => Ok(None),
             Session::Idle | Session::Refused => Err(OUT_OF_ORDER),
             Session::Resetting(open) => {
+                let have_both_ended = open.said_end && open.heard_end;
                 let is_over = match kind {
                     Kind::Failed => true,
                     Kind::Reset => open.seen || side == Side::Agent,
-                    Kind::End => open.said_end,
+                    Kind::Seen => open.seen && have_both_ended,
                     _ => false,
                 };
                 open.seen |= kind == Kind::Seen;
+                open.heard_end |= kind == Kind::End;
                 if is_over {
                     self.session = Session::Idle;
                 }
@@ -252,6 +260,10 @@ impl Talk {
                 Kind::Seen if !open.seen => {
                     open.seen = true;
                     Ok(Some(Event::Seen))
+                }
+                Kind::Seen if open.said_end && open.heard_end => {
+                    self.session = Session::Idle;
+                    Ok(Some(Event::Over))
                 }
                 // It belongs to the session before.
                 Kind::Reset if !open.seen && side == Side::Connector => Ok(None),
@@ -269,9 +281,6 @@ impl Talk {
                 }
                 Kind::End if open.takes_bytes(side) => {
                     open.heard_end = true;
-                    if open.said_end {
-                        self.session = Session::Idle;
-                    }
                     Ok(Some(Event::Ended))
                 }
                 _ => Err(OUT_OF_ORDER),
@@ -303,6 +312,10 @@ impl Talk {
                 open.seen = true;
                 frame(Kind::Seen, &[])
             }
+            (Word::Seen, Session::Open(open)) if open.said_end && open.heard_end => {
+                self.session = Session::Idle;
+                frame(Kind::Seen, &[])
+            }
             (Word::Accepted, Session::Open(open)) if open.seen && !open.accepted => {
                 open.accepted = true;
                 frame(Kind::Accepted, &[])
@@ -313,9 +326,6 @@ impl Talk {
             }
             (Word::End, Session::Open(open)) if !open.said_end => {
                 open.said_end = true;
-                if open.heard_end {
-                    self.session = Session::Idle;
-                }
                 frame(Kind::End, &[])
             }
             (Word::Reset(reason), Session::Open(open)) => {

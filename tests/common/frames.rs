@@ -40,6 +40,9 @@ pub struct Framed {
     /// Whether this connector leaves heartbeats unanswered.
     pub mute: bool,
     is_agent: bool,
+    /// Whether `E` was said in this session, and whether it was heard. Once both are so the agent says `S`, and the
+    /// connector hears it, without the test's doing.
+    ended: [bool; 2],
     unread: Vec<u8>,
     /// What has come in `D` and was not asked for yet.
     data: Vec<u8>,
@@ -48,7 +51,8 @@ pub struct Framed {
 impl Framed {
     fn over(mut link: Link, is_agent: bool) -> Self {
         let (unread, data) = (link.take_unread(), Vec::new());
-        Framed { link, wanted: 0, beats: 0, mute: false, is_agent, unread, data }
+        let ended = [false; 2];
+        Framed { link, wanted: 0, beats: 0, mute: false, is_agent, ended, unread, data }
     }
 
     /// An agent that proves this passcode.
@@ -70,7 +74,75 @@ impl Framed {
     /// Sends a frame.
     #[track_caller]
     pub fn say(&mut self, kind: u8, payload: &[u8]) {
+        if kind == b'O' && !self.is_agent && self.ended == [true; 2] {
+            // Before, the agent is not idle.
+            self.until_over();
+        }
         self.link.send(&frame(kind, payload));
+        self.note(0, kind);
+    }
+
+    /// The next frame, which must come, without anything being said for it.
+    #[track_caller]
+    pub fn hear_only(&mut self) -> (u8, Vec<u8>) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(frame) = self.parsed() {
+                self.ended = [false; 2];
+                return frame;
+            }
+            if let Err(end) = self.read_by(deadline) {
+                panic!("{end:?} instead of a frame");
+            }
+        }
+    }
+
+    /// A connector waits until the agent has said that it has seen the end of the session.
+    #[track_caller]
+    pub fn until_over(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.ended == [true; 2] {
+            if let Some((kind, payload)) = self.parsed() {
+                if let Some((kind, _)) = self.taken(kind, payload) {
+                    panic!("{} instead of S behind the end", char::from(kind));
+                }
+            } else if let Err(end) = self.read_by(deadline) {
+                panic!("{end:?} instead of S behind the end");
+            }
+        }
+    }
+
+    /// What is left of a frame when what is not the test's business was done.
+    fn taken(&mut self, kind: u8, payload: Vec<u8>) -> Option<(u8, Vec<u8>)> {
+        let were_both = self.ended == [true; 2];
+        self.note(1, kind);
+        match (kind, self.is_agent) {
+            (b'S', false) if were_both => self.ended = [false; 2],
+            (b'W', true) => {
+                self.wanted += u32::from(u16::from_be_bytes([payload[0], payload[1]]));
+            }
+            (b'P', false) => {
+                self.beats += 1;
+                if !self.mute {
+                    let _ = self.link.try_send(&frame(b'p', b""));
+                }
+            }
+            _ => return Some((kind, payload)),
+        }
+        None
+    }
+
+    /// Notes a frame that was said (0) or heard (1): an agent's session is over with the second `E`.
+    fn note(&mut self, way: usize, kind: u8) {
+        match kind {
+            b'E' => self.ended[way] = true,
+            b'O' | b'X' | b'F' => self.ended = [false; 2],
+            _ => {}
+        }
+        if self.is_agent && self.ended == [true; 2] {
+            self.ended = [false; 2];
+            let _ = self.link.try_send(&frame(b'S', b""));
+        }
     }
 
     /// Sends these bytes of the session.
@@ -93,17 +165,8 @@ impl Framed {
         }
         loop {
             while let Some((kind, payload)) = self.parsed() {
-                match (kind, self.is_agent) {
-                    (b'W', true) => {
-                        self.wanted += u32::from(u16::from_be_bytes([payload[0], payload[1]]));
-                    }
-                    (b'P', false) => {
-                        self.beats += 1;
-                        if !self.mute {
-                            let _ = self.link.try_send(&frame(b'p', b""));
-                        }
-                    }
-                    _ => return Ok((kind, payload)),
+                if let Some(frame) = self.taken(kind, payload) {
+                    return Ok(frame);
                 }
             }
             self.read_by(deadline)?;

@@ -40,10 +40,12 @@ in_both_modes!(
     user_that_leaves_before_the_service_is_reached_leaves_a_tunnel_that_serves,
     breaks_that_cross_answer_each_other,
     failure_that_crosses_a_break_is_its_answer,
-    end_that_crosses_a_break_after_an_end_is_its_answer,
+    end_that_was_seen_is_the_answer_to_a_break_that_crosses_it,
     break_after_the_session_is_over_is_thrown_away,
-    what_comes_after_a_break_is_thrown_away_up_to_a_mebibyte,
+    what_comes_after_a_break_is_thrown_away_up_to_16_mebibytes,
     break_without_an_answer_closes_the_tunnel,
+    new_passcode_gives_tunnels_up_once_they_are_idle,
+    slow_service_has_all_of_an_upload_before_the_next_session_begins,
     heartbeats_are_answered_at_any_time,
     idle_silence_is_absence,
     silence_in_a_session_is_absence,
@@ -56,7 +58,9 @@ in_both_modes!(
     agent_that_says_bye_is_closed_in_order,
     agent_that_says_bye_in_a_session_finishes_it,
     session_that_crosses_a_bye_is_served,
-    stopping_connector_says_bye_and_sessions_finish,
+    stopping_connector_says_bye_once_its_sessions_are_over,
+    stopping_connector_says_bye_when_its_drain_is_over,
+    stopping_connector_says_bye_to_both_sides_of_a_private_pipe,
     tunnel_that_ends_in_a_session_has_broken,
     session_that_is_silent_for_finwait_is_broken_off,
     session_that_is_silent_for_idle_is_broken_off,
@@ -301,6 +305,7 @@ fn frames_may_be_cut_anywhere(mode: Mode) {
         for kind in [b'p', b'p', b'p', b'E'] {
             agent.expect(kind);
         }
+        agent.say(b'S', b"");
     }
 }
 
@@ -316,6 +321,7 @@ fn frames_may_come_together(mode: Mode) {
         for kind in [b'p', b'p', b'p', b'E'] {
             agent.expect(kind);
         }
+        agent.say(b'S', b"");
     }
     // Many small ones, and one as long as may be.
     let mut user = session_on(&daemon, &mapping, &mut agent);
@@ -689,6 +695,7 @@ fn dead_tunnel_spoils_those_of_its_address_until_they_are_heard(mode: Mode) {
     user.expect_closed();
     assert!(start.elapsed() < ms(9000), "{:?}", start.elapsed());
     dead.until_closed();
+    until("it is refused", || daemon.api().number(&mapping, "counts.usersRefused") == 1);
     // It waits for one that is known to live.
     let mut user = daemon.user(&mapping);
     other.expect_silence(ms(500));
@@ -696,6 +703,10 @@ fn dead_tunnel_spoils_those_of_its_address_until_they_are_heard(mode: Mode) {
     assert_eq!(other.opened(), of(&user, &mapping));
     other.accept();
     finish(&mut user, &mut other);
+    // One was refused, and one served.
+    for count in ["usersRefused", "usersServed", "sessionsTotal"] {
+        assert_eq!(daemon.api().number(&mapping, &format!("counts.{count}")), 1, "{count}");
+    }
 }
 
 // 5
@@ -831,7 +842,7 @@ fn failure_that_crosses_a_break_is_its_answer(mode: Mode) {
     }
 }
 
-fn end_that_crosses_a_break_after_an_end_is_its_answer(mode: Mode) {
+fn end_that_was_seen_is_the_answer_to_a_break_that_crosses_it(mode: Mode) {
     let (daemon, mapping) = public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     for _ in 0..3 {
@@ -843,6 +854,7 @@ fn end_that_crosses_a_break_after_an_end_is_its_answer(mode: Mode) {
         // For the agent the session has ended in order, and the break came afterwards.
         agent.send(b"a late answer");
         agent.say(b'E', b"");
+        agent.say(b'S', b"");
         serves(&daemon, &mapping, &mut agent);
     }
 }
@@ -872,7 +884,7 @@ fn break_after_the_session_is_over_is_thrown_away(mode: Mode) {
     serves(&daemon, &mapping, &mut agent);
 }
 
-fn what_comes_after_a_break_is_thrown_away_up_to_a_mebibyte(mode: Mode) {
+fn what_comes_after_a_break_is_thrown_away_up_to_16_mebibytes(mode: Mode) {
     let (daemon, mapping) = public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     let broken = |agent: &mut Framed| {
@@ -889,13 +901,14 @@ fn what_comes_after_a_break_is_thrown_away_up_to_a_mebibyte(mode: Mode) {
         serves(&daemon, &mapping, &mut agent);
     }
     broken(&mut agent);
-    let _ = agent.link.try_send(&data(&noise(9, 1 << 20)));
+    let _ = agent.link.try_send(&data(&noise(9, 16 << 20)));
     let _ = agent.link.try_send(&data(b"x"));
     agent.until_closed();
 }
 
 fn break_without_an_answer_closes_the_tunnel(mode: Mode) {
-    let (daemon, mapping) = public(mode, 1, NEVER);
+    let daemon = Daemon::builder(mode).set("connectionlog", true).start();
+    let mapping = daemon.api().add_public(1, NEVER);
     let (user, mut agent) = session(&daemon, &mapping);
     let start = Instant::now();
     user.reset();
@@ -907,6 +920,7 @@ fn break_without_an_answer_closes_the_tunnel(mode: Mode) {
     agent.expect_closed();
     assert!(start.elapsed() >= ms(9900), "{:?}", start.elapsed());
     until("its place is free", || daemon.api().in_use(&mapping) == 0);
+    until("it is said", || daemon.log_text().contains("did not answer the break in time"));
     serves(&daemon, &mapping, &mut daemon.version_three(&mapping));
 }
 
@@ -1157,27 +1171,55 @@ fn session_that_crosses_a_bye_is_served(mode: Mode) {
     assert!(crossed > 0);
 }
 
-fn stopping_connector_says_bye_and_sessions_finish(mode: Mode) {
+fn stopping_connector_says_bye_once_its_sessions_are_over(mode: Mode) {
     let mut daemon = Daemon::builder(mode).set("drain", 60_000).start();
     let mapping = daemon.api().add_public(60, NEVER);
     let (mut user, mut agent) = session(&daemon, &mapping);
     let mut idle = daemon.version_three(&mapping);
     daemon.signal(Signal::TERM);
-    idle.expect(b'B');
-    idle.link.finish();
-    idle.expect_closed();
-    agent.expect(b'B');
-    agent.beat_and_answer();
+    until("it drains", || daemon.control().state()["draining"]["sessions"] == 1);
     let bytes = noise(11, 1 << 20);
     thread::scope(|scope| {
         scope.spawn(|| assert_same(&agent.exchange(&bytes, bytes.len()), &bytes, "up"));
         assert_same(&user.exchange(&bytes, bytes.len()), &bytes, "down");
     });
-    assert!(daemon.is_running());
+    // Its agent would find the ports closed.
+    idle.beat_and_answer();
+    idle.expect_silence(ms(500));
+    agent.beat_and_answer();
     finish(&mut user, &mut agent);
-    agent.link.finish();
+    for mut tunnel in [idle, agent] {
+        tunnel.expect(b'B');
+        assert_ne!(tunnel.expect_closed(), Got::Reset);
+    }
     assert!(daemon.wait().status.success());
-    agent.expect_closed();
+}
+
+fn stopping_connector_says_bye_when_its_drain_is_over(mode: Mode) {
+    let mut daemon = Daemon::builder(mode).set("drain", 1000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (mut user, mut agent) = session(&daemon, &mapping);
+    let mut idle = daemon.version_three(&mapping);
+    daemon.signal(Signal::TERM);
+    idle.expect(b'B');
+    idle.expect_closed();
+    // Its session is cut, and nothing is said.
+    agent.until_closed();
+    user.expect_closed();
+    assert!(daemon.wait().status.success());
+}
+
+fn stopping_connector_says_bye_to_both_sides_of_a_private_pipe(mode: Mode) {
+    let mut daemon = Daemon::builder(mode).set("drain", 60_000).start();
+    let mapping = daemon.api().add_private(2, NEVER);
+    let other = daemon.api().add_private(2, NEVER);
+    let (one, two) = (daemon.version_three(&mapping), daemon.version_three2(&other));
+    daemon.signal(Signal::TERM);
+    for mut idle in [one, two] {
+        idle.expect(b'B');
+        idle.expect_closed();
+    }
+    assert!(daemon.wait().status.success());
 }
 
 // 10
@@ -1656,4 +1698,50 @@ fn no_byte_of_a_session_is_ever_in_another(mode: Mode) {
     println!("{whole} of {sessions} were whole");
     assert!(whole > sessions / 4, "{whole}");
     assert_eq!(daemon.api().number(&mapping, "counts.tunnelsTotal"), 3);
+}
+
+// Section 3, step 14
+
+fn new_passcode_gives_tunnels_up_once_they_are_idle(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (mut user, mut busy) = session(&daemon, &mapping);
+    let mut idle = daemon.version_three(&mapping);
+    until("both are there", || daemon.api().idle(&mapping) == 1);
+    let body = form(&[("mappingid", &mapping.id), ("side", "1")]);
+    let answer = daemon.api().post("/api/v2/mapping/passcode", &body).ok();
+    idle.expect(b'B');
+    // Its session goes on.
+    user.send(b"question");
+    busy.expect_data(b"question");
+    finish(&mut user, &mut busy);
+    busy.expect(b'B');
+    let new = answer["passcode"].as_str().expect("the passcode").to_owned();
+    let mapping = Mapping { passcode1: new, ..mapping };
+    let mut agent = daemon.version_three(&mapping);
+    serves(&daemon, &mapping, &mut agent);
+}
+
+// 3
+
+fn slow_service_has_all_of_an_upload_before_the_next_session_begins(mode: Mode) {
+    let (daemon, mapping) = public(mode, 1, NEVER);
+    let (mut user, mut agent) = session(&daemon, &mapping);
+    // Its service has ended, and goes on reading, slowly.
+    agent.say(b'E', b"");
+    assert!(user.until_end().is_empty());
+    user.send(b"upload");
+    user.finish();
+    agent.expect_data(b"upload");
+    let (kind, _) = agent.hear_only();
+    assert_eq!(kind, b'E');
+    let mut next = daemon.user(&mapping);
+    next.send(b"question");
+    // The agent has not said yet that it has seen the end.
+    agent.expect_silence(ms(2500));
+    agent.beat_and_answer();
+    agent.say(b'S', b"");
+    agent.opened();
+    agent.accept();
+    agent.expect_data(b"question");
+    finish(&mut next, &mut agent);
 }

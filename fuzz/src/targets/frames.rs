@@ -111,6 +111,7 @@ impl Model {
             }
             6 if end == 1 => _ = self.say(1, Word::Accepted),
             7 if end == 1 => _ = self.say(1, Word::Failed("no")),
+            5 if end == 1 && self.ends[1].have_both_ended() => assert!(self.say(1, Word::Seen)),
             8 => self.break_off(end),
             9 if may_speak => self.said_end[end] |= self.say(end, Word::End),
             10 if end == 1 => _ = self.say(1, Word::Beat),
@@ -169,6 +170,9 @@ impl Model {
                 while !self.on_way[1 - end].is_empty() {
                     self.arrive(end, usize::MAX);
                 }
+            }
+            if self.ends[1].have_both_ended() && !self.heard_reset[1] {
+                self.say(1, Word::Seen);
             }
             if self.is_open(0) && !self.heard_reset[0] {
                 self.break_off(0);

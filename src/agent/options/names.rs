@@ -22,7 +22,7 @@ pub const OPTIONS: &str = "  \
   --connections N        Idle tunnels kept ready for users                 [8]
   --sessions N           Sessions at one time, idle tunnels included     [256]
   --pending N            --listen: connections that may wait for one     [128]
-  --heartbeat MS         Time between heartbeats of an idle tunnel     [20000]
+  --heartbeat MS         Time between heartbeats of a tunnel          [20000]
   --proxy-protocol       Send the service the user's address (PROXY protocol 2)
   --drain MS             After SIGTERM, time for sessions to finish     [5000]
   --from FILE            Options not given here: `name=value`, one a line; also

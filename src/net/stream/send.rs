@@ -34,6 +34,20 @@ impl Stream {
         Ok(())
     }
 
+    /// Takes `unit` for the peer, to be sent with what follows it, or by the next [`Stream::poll_flush`].
+    ///
+    /// # Errors
+    /// As [`Stream::queue`].
+    pub fn queue_ahead(&mut self, unit: &[u8]) -> io::Result<()> {
+        if self.is_tls() {
+            return self.queue(unit);
+        }
+        self.state.waiting_since.get_or_insert_with(now);
+        self.state.rest.extend_from_slice(unit);
+        self.state.queued += unit.len();
+        Ok(())
+    }
+
     /// Takes two pieces as one unit.
     ///
     /// # Errors
@@ -65,10 +79,19 @@ impl Stream {
         if self.is_tls() {
             (0..count).try_for_each(|_| self.queue(unit))
         } else {
-            // The first one was charged with its read.
-            self.turn.charge(count.saturating_sub(1) * limits::RECORD_COST);
-            self.queue(&unit.repeat(count))
+            self.queue_joined(&unit.repeat(count), count)
         }
+    }
+
+    /// Sends the answers to `count` units that came together, in one. As with [`Stream::queue_times`], they count in
+    /// the peer's turn.
+    ///
+    /// # Errors
+    /// As [`Stream::queue`].
+    pub fn queue_joined(&mut self, answers: &[u8], count: usize) -> io::Result<()> {
+        // The first one was charged with its read.
+        self.turn.charge(count.saturating_sub(1) * limits::RECORD_COST);
+        self.queue(answers)
     }
 
     /// Bytes that wait for the peer, at most those queued since all were last sent.

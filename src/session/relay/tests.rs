@@ -12,6 +12,7 @@ use super::*;
 use crate::net::stream::Stream;
 use crate::runtime::{block_on, look};
 use crate::session::residue::Missing;
+use crate::session::settling::Kept;
 use crate::session::tests::broken_behind_unread_bytes;
 use crate::wire::frames::{Event, Side, Talk, Word};
 
@@ -79,6 +80,17 @@ fn exchange(mut socket: TcpStream, bytes: Vec<u8>) -> thread::JoinHandle<io::Res
     })
 }
 
+/// The session to its end, and its tunnel after it.
+async fn carried(mut relay: Relay) -> Kept {
+    let ended = (&mut relay).await;
+    assert_eq!(ended.ending, Ending::Complete);
+    let Parting { tunnels: [Some(settling), None], user: None, closing } = relay.part() else {
+        panic!("not parted")
+    };
+    closing.close().await;
+    settling.await.unwrap()
+}
+
 #[test]
 fn one_version_3_tunnel_carries_sessions_one_after_another_in_both_directions_in_full() {
     crate::net::conduit::allow(1, 1 << 16);
@@ -119,32 +131,23 @@ fn one_version_3_tunnel_carries_sessions_one_after_another_in_both_directions_in
             let held = || [Vec::new(), Vec::new()];
             let raw = |socket| endpoint(stream(socket), Protocol::Raw, None);
             let beat = Some(Duration::from_millis(5));
-            let mut one = Relay::new(
+            let one = Relay::new(
                 [endpoint(near, framed(None), Some(connector)), raw(here)],
                 held(),
                 silence,
                 Arc::default(),
             );
-            let mut two = Relay::new(
+            let two = Relay::new(
                 [endpoint(far, framed(beat), Some(agent)), raw(there)],
                 held(),
                 silence,
                 Arc::default(),
             );
-            let (first, second) = zip(&mut one, &mut two).await;
-            assert_eq!((first.ending, second.ending), (Ending::Complete, Ending::Complete));
-            let mut kept = Vec::new();
-            for relay in [one, two] {
-                let Parting { tunnels: [Some(settling), None], user: None, closing } = relay.part()
-                else {
-                    panic!("not parted")
-                };
-                closing.close().await;
-                kept.push(settling.await.unwrap());
-            }
+            // The connector's end is free once the agent's has said so.
+            let kept = zip(carried(one), carried(two)).await;
             assert!(user.join().unwrap().unwrap() == answered, "round {round}");
             assert!(service.join().unwrap().unwrap() == asked, "round {round}");
-            let [near, far] = <[_; 2]>::try_from(kept).ok().unwrap();
+            let (near, far) = kept;
             assert!(near.input.is_empty());
             input = far.input;
             ends = Some([near.stream, far.stream]);

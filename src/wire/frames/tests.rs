@@ -95,7 +95,7 @@ fn frames_out_of_order_end_the_tunnel() {
 }
 
 #[test]
-fn what_crosses_the_end_of_a_session_is_thrown_away_and_a_mebibyte_at_most() {
+fn what_crosses_the_end_of_a_session_is_thrown_away_up_to_a_bound() {
     let mut talk = in_session(true);
     assert_eq!(talk.say(Word::Reset("left")), b"X\0\0\x04left");
     assert_eq!(heard(&mut talk, b"D\0\0\x01xE\0\0\0P\0\0\0").0, ["Beat"]);
@@ -107,7 +107,7 @@ fn what_crosses_the_end_of_a_session_is_thrown_away_and_a_mebibyte_at_most() {
     talk.say(Word::End);
     talk.say(Word::Reset(""));
     assert_eq!(
-        heard(&mut talk, b"E\0\0\0").0,
+        heard(&mut talk, b"E\0\0\0S\0\0\0").0,
         ["Over"],
         "the agent had ended the session in order"
     );
@@ -121,7 +121,8 @@ fn what_crosses_the_end_of_a_session_is_thrown_away_and_a_mebibyte_at_most() {
     let mut talk = in_session(true);
     talk.say(Word::Reset(""));
     let frame = [&data_head(limits::FRAME_DATA)[..], &[7; limits::FRAME_DATA]].concat();
-    assert_eq!(heard(&mut talk, &frame.repeat(4)).1, None);
+    let whole = limits::THROWN / limits::FRAME_DATA;
+    assert_eq!(heard(&mut talk, &frame.repeat(whole)).1, None);
     assert_eq!(heard(&mut talk, b"D\0\0\x01x").1, Some(TOO_MUCH));
 }
 
@@ -187,6 +188,9 @@ impl Model {
                 self.say(0, Word::Open(&header));
             }
             (Session::Open(open), 0) if is_agent && !open.accepted => self.say(1, Word::Failed("")),
+            (Session::Open(open), 0) if is_agent && open.said_end && open.heard_end => {
+                self.say(1, Word::Seen);
+            }
             (Session::Open(open), 1) if is_agent && !open.accepted => self.say(1, Word::Accepted),
             (Session::Open(open), 2..=4) if !open.said_end && (open.accepted || !is_agent) => {
                 self.on_way[end].extend(data_head(3));
@@ -239,4 +243,29 @@ fn two_ends_agree_whatever_crosses_and_no_byte_is_another_sessions() {
         if dice.below(3) == 0 { model.arrive(end, &mut dice) } else { model.act(end, &mut dice) }
     }
     assert!(model.sessions > 5_000, "{}", model.sessions);
+}
+
+#[test]
+fn session_is_over_for_the_connector_once_the_agent_has_seen_its_end() {
+    for agent_first in [true, false] {
+        let (mut talk, mut agent) = (in_session(true), Talk::new(Side::Agent));
+        heard(&mut agent, b"O\0\0\0");
+        agent.say(Word::Seen);
+        agent.say(Word::Accepted);
+        let ends = [talk.say(Word::End), agent.say(Word::End)];
+        assert_eq!(ends, [b"E\0\0\0", b"E\0\0\0"]);
+        if agent_first {
+            assert_eq!(heard(&mut agent, &ends[0]).0, ["Ended"]);
+        }
+        assert_eq!(heard(&mut talk, &ends[1]).0, ["Ended"]);
+        assert!(talk.have_both_ended() && !talk.is_idle());
+        assert_eq!(talk.say(Word::Open(b"")), b"", "what it was sent may still be unread");
+        if !agent_first {
+            assert_eq!(heard(&mut agent, &ends[0]).0, ["Ended"]);
+        }
+        let seen = agent.say(Word::Seen);
+        assert!(agent.is_idle() && agent.say(Word::Seen).is_empty());
+        assert_eq!(heard(&mut talk, &seen).0, ["Over"]);
+        assert!(talk.is_idle());
+    }
 }

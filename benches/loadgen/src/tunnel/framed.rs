@@ -37,7 +37,7 @@ enum Session {
     None,
     Open(Ends),
     /// This side has said `X`; whether it had said `E` before.
-    Resetting(bool),
+    Resetting,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -176,7 +176,7 @@ impl Tunnel {
                 self.say(b'X', &[]);
                 self.end_session();
             }
-            (b'X', Session::Resetting(_)) | (b'E', Session::Resetting(true)) => self.end_session(),
+            (b'X', Session::Resetting) => self.end_session(),
             (b'E' | b'X', _) => {}
             _ => return Err(Over),
         }
@@ -255,7 +255,7 @@ impl Tunnel {
         let Session::Open(ends) = self.frames.session else { return };
         if ends.accepted {
             self.say(b'X', b"the backend has broken the connection");
-            self.frames.session = Session::Resetting(ends.said_end);
+            self.frames.session = Session::Resetting;
         } else {
             self.say(b'F', b"the backend is not reached");
             self.frames.session = Session::None;
@@ -265,6 +265,7 @@ impl Tunnel {
 
     fn end_session_if_over(&mut self) {
         if let Session::Open(Ends { said_end: true, heard_end: true, .. }) = self.frames.session {
+            self.say(b'S', &[]);
             self.end_session();
         }
     }
