@@ -152,7 +152,12 @@ impl<S: Connection> Leg<S> {
     /// Whether its connection has broken, and the session with it: not so that of a version 3 tunnel on which
     /// both directions have ended.
     pub(super) fn is_broken(&self) -> bool {
-        self.has_broken() && !self.framed.as_ref().is_some_and(|framed| framed.has_parted())
+        self.has_broken() && !self.has_parted()
+    }
+
+    /// Whether it is a version 3 tunnel on which both directions have ended.
+    pub(super) fn has_parted(&self) -> bool {
+        self.framed.as_ref().is_some_and(|framed| framed.has_parted())
     }
 
     /// Whether its connection has broken.
@@ -176,7 +181,8 @@ impl<S: Connection> Leg<S> {
 
     /// Whether its connection is read even though its direction has ended.
     pub(super) fn goes_on(&self) -> bool {
-        self.input == Input::Ended && self.framed.as_ref().is_some_and(|framed| !framed.is_over())
+        let goes_on = self.framed.as_ref().is_some_and(|framed| !framed.is_over());
+        self.input == Input::Ended && goes_on && !self.gone
     }
 
     /// How the peer has ended a session of version 3 before its time.

@@ -152,6 +152,11 @@ impl<S: Connection> Progress<S> {
         self.moved_at = now;
         let source = &mut self.legs[from];
         source.heard_at = now;
+        if source.has_parted() {
+            // The other leg's end is still to be passed on.
+            source.gone = true;
+            return;
+        }
         source.input = Input::Broken;
         source.output = Output::Broken;
     }
@@ -220,6 +225,7 @@ impl<S: Connection> Progress<S> {
     fn is_over(&self, from: usize) -> bool {
         let (source, sink) = (&self.legs[from], &self.legs[1 - from]);
         sink.is_broken()
+            || (sink.has_parted() && sink.has_broken())
             || (source.input != Input::Open && sink.output == Output::Finished && sink.has_all())
             // Its end cannot be told to the agent, and a broken user is not waited for.
             || (self.residue.is_some()
@@ -235,7 +241,7 @@ impl<S: Connection> Progress<S> {
         if let Some(at) = leg.framed.as_ref().and_then(|framed| framed.beat_at()) {
             deadlines.look_at(at);
         }
-        if leg.framed.as_ref().is_some_and(|framed| framed.has_parted()) {
+        if leg.has_parted() {
             return None;
         }
         if self.is_absent(index, deadlines) {

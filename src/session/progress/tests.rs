@@ -713,3 +713,33 @@ fn version_3_agent_is_heard_behind_its_end() {
     says(&mut session, b"X\0\0\0", until);
     assert_eq!(session.ending(until), Ok(Ending::Reset(0)));
 }
+
+#[test]
+fn two_tunnels_that_have_not_seen_their_session_do_not_wait_for_each_other() {
+    let now = Instant::now();
+    let legs = [(); 2].map(|()| {
+        let mut talk = Box::new(Talk::new(Side::Connector));
+        talk.say(Word::Open(b""));
+        Endpoint { stream: Known::default(), protocol: FRAMED, talk: Some(talk) }
+    });
+    let silence = Silence { after_end: ms(60_000), ever: None };
+    let mut session = Progress::new(legs, None, silence, Arc::default(), now);
+    assert_eq!([0, 1].map(|from| session.may_read(from, now)), [true, true]);
+}
+
+#[test]
+fn what_becomes_of_a_tunnel_behind_both_ends_is_nothing_to_its_session() {
+    let now = Instant::now();
+    let mut session = begin_framed(now);
+    says(&mut session, b"S\0\0\0A\0\0\0D\0\0\x01xE\0\0\0", now);
+    session.ended(1, now);
+    assert!(session.passes_end_on(1));
+    session.legs[0].framed.as_mut().unwrap().talk.say(Word::End);
+    session.legs[0].output = Output::Finished;
+    // The user reads slowly, and has not all of it when the agent leaves.
+    session.broke(0, now);
+    assert!(session.ending(now).is_err(), "the user is still to have the rest");
+    session.legs[1].output = Output::Finished;
+    assert_eq!(session.ending(now), Ok(Ending::Complete));
+    assert!(!session.keeps_framed(0, Ending::Complete));
+}
