@@ -1,6 +1,6 @@
 //! What is wanted of version 3 tunnels: more of them, for users that wait in vain (protocol page, section 8, step 8),
-//! or no more sessions (step 9). The mapping's thread of the connector has it to tell, and the relays of its tunnels
-//! pass it on; an agent's relays were told of the users, and pass on that it stops.
+//! or no more sessions (step 9). The mapping's thread of the connector tells of the users, and the relays of its tunnels
+//! pass that on. An agent's relays were told of the users, and pass on that the agent stops.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
