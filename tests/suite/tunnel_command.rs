@@ -413,12 +413,19 @@ fn connector_that_returns_is_found_again(mode: Mode) {
     for _ in 0..3 {
         until_idle(&daemon, &mapping, 8);
         daemon.kill();
+        let gone = Instant::now();
         // Long enough for a try or two to fail.
         thread::sleep(ms(500));
         daemon.start();
         let back = Instant::now();
-        daemon.user(&mapping).expect(b"220 hello\n");
-        assert!(back.elapsed() < ms(5000), "{:?}", back.elapsed());
+        let mut user = daemon.user(&mapping);
+        user.expect(b"220 hello\n");
+        // Each pause between tries is twice the one before: a connector is found again before it has been back
+        // for longer than it was away, and what a loaded machine needs.
+        let (away, since) = (back - gone, back.elapsed());
+        assert!(since < 2 * away + ms(10_000), "back for {since:?} after {away:?}");
+        // A session with bytes from a user makes the next pauses short again.
+        user.exchange(b"quit", 4);
     }
     let log = tunnel.log();
     assert!(log.matches("connected to").count() <= 4, "one line a change of state: {log}");
@@ -571,7 +578,7 @@ fn everything_may_restart_in_any_order_under_load(mode: Mode) {
             }
             let back = Instant::now();
             until("a session is whole again", session);
-            assert!(back.elapsed() < ms(6000), "{order:?}: {:?}", back.elapsed());
+            assert!(back.elapsed() < ms(15_000), "{order:?}: {:?}", back.elapsed());
         }
         over.store(true, Ordering::Relaxed);
     });
