@@ -167,6 +167,264 @@ fn serve(daemon: &Daemon, mapping: &Mapping, name: &[u8], ended: &AtomicBool) {
     }
 }
 
+// Tunnels of version 3, which carry one session after another
+
+/// Tunnels of the one mapping, and users at one time: more, so that each tunnel is used again and again.
+const REUSED: usize = 60;
+const CROWD: usize = 72;
+
+#[test]
+fn tagged_bytes_reach_their_own_session_alone_over_reused_tunnels_plain() {
+    reused_tunnels_carry_each_sessions_bytes_alone(Mode::Plain, sessions(4000));
+}
+
+#[test]
+fn tagged_bytes_reach_their_own_session_alone_over_reused_tunnels_tls() {
+    reused_tunnels_carry_each_sessions_bytes_alone(Mode::Tls, sessions(2000));
+}
+
+/// What one side says in a session of this number: blocks that each name session, direction and place, the first
+/// one the length of all in the place's place.
+fn blocks(number: usize, up: bool, length: usize) -> Vec<u8> {
+    let name = ((number as u64) << 1 | u64::from(up)).to_be_bytes();
+    let length = length.max(TAG);
+    let place = |at: usize| if at == 0 { length } else { at } as u64;
+    let mut all: Vec<u8> =
+        (0..length.div_ceil(TAG)).flat_map(|at| [name, place(at).to_be_bytes()].concat()).collect();
+    all.truncate(length);
+    all
+}
+
+/// Session, direction and length of all that is said, if so much has come.
+fn named(bytes: &[u8]) -> Option<(usize, bool, usize)> {
+    let (name, rest) = bytes.split_first_chunk()?;
+    let (name, length) = (u64::from_be_bytes(*name), u64::from_be_bytes(*rest.first_chunk()?));
+    Some(((name >> 1) as usize, name & 1 == 1, length as usize))
+}
+
+/// What is counted of many sessions over tunnels of version 3.
+#[derive(Default)]
+struct Tally {
+    whole: AtomicUsize,
+    left: AtomicUsize,
+    broken: AtomicUsize,
+}
+
+fn reused_tunnels_carry_each_sessions_bytes_alone(mode: Mode, sessions: usize) {
+    raise_files();
+    let daemon = Daemon::builder(mode).set("userwait", 60_000).start();
+    let mapping = daemon.api().add_public(REUSED as u32, NEVER);
+    // Whether an agent has had bytes of the session with this number.
+    let had: Vec<_> = (0..sessions).map(|_| AtomicBool::new(false)).collect();
+    let (begun, tally, ended) = (AtomicUsize::new(0), Tally::default(), AtomicBool::new(false));
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let end = Raise(&ended);
+        let mut agents = Vec::new();
+        for seed in 0..REUSED {
+            let (daemon, mapping, had, ended) = (&daemon, &mapping, &had, &ended);
+            agents.push(scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(seed as u64);
+                // A tunnel ends only where this machine was too busy to answer in time.
+                while !ended.load(Ordering::Relaxed) {
+                    let mut agent = daemon.version_three(mapping);
+                    while carry(&mut agent, had, ended, &mut random).is_some() {}
+                }
+            }));
+        }
+        let user = |seed| {
+            let (daemon, mapping, begun, tally) = (&daemon, &mapping, &begun, &tally);
+            move || {
+                let mut random = fastrand::Rng::with_seed(seed);
+                loop {
+                    let number = begun.fetch_add(1, Ordering::Relaxed);
+                    if number >= sessions {
+                        return;
+                    }
+                    one_of_a_crowd(daemon, mapping, number, &mut random, tally);
+                }
+            }
+        };
+        let users: Vec<_> = (0..CROWD).map(|seed| scope.spawn(user(seed as u64))).collect();
+        for user in users {
+            user.join().expect("a user got its own bytes");
+        }
+        drop(end);
+        for agent in agents {
+            agent.join().expect("an agent got one user's bytes at a time");
+        }
+    });
+    let Tally { whole, left, broken } = tally;
+    let [whole, left, broken] = [whole, left, broken].map(AtomicUsize::into_inner);
+    figure(mode, "whole, left by their users, broken off by their agents", (whole, left, broken));
+    figure(mode, "in", start.elapsed());
+    let tunnels = daemon.api().number(&mapping, "counts.tunnelsTotal");
+    figure(mode, "tunnels dialled", tunnels);
+    assert_eq!(whole + left + broken, sessions);
+    assert!(whole > sessions / 4, "most sessions broke");
+    assert!(tunnels < (REUSED + sessions / 20) as u64, "tunnels are not used again");
+}
+
+/// One session of a tunnel, or a while without one; `None` where the tunnel or the test is over.
+fn carry(
+    agent: &mut Framed,
+    had: &[AtomicBool],
+    ended: &AtomicBool,
+    random: &mut fastrand::Rng,
+) -> Option<()> {
+    // An `X` of a session that is over may come, and after an `F` what was on its way.
+    loop {
+        match agent.next_by(Instant::now() + ms(50)) {
+            Ok((b'O', _)) => break,
+            Ok((b'X' | b'D' | b'E', _)) => {}
+            Err(Got::Late) if !ended.load(Ordering::Relaxed) => {}
+            Err(_) => return None,
+            Ok((kind, _)) => panic!("{} on an idle tunnel", char::from(kind)),
+        }
+    }
+    agent.link.try_send(&frame(b'S', b"")).ok()?;
+    match random.usize(..24) {
+        0 => {
+            agent.link.try_send(&frame(b'F', b"as chance has it")).ok()?;
+            // Nothing but this session's may come before the next one's beginning: it is not looked at.
+            return Some(());
+        }
+        1 => return break_off(agent),
+        _ => agent.link.try_send(&frame(b'A', b"")).ok()?,
+    }
+    let breaks_at = (random.usize(..6) == 0).then(|| random.usize(..20_000));
+    let ends_early = random.usize(..6) == 0;
+    let answer = length(random);
+    let (mut got, mut session) = (Vec::new(), None);
+    let (mut have_ended, mut has_ended) = (false, false);
+    while !(have_ended && has_ended) {
+        match agent.next_by(Instant::now() + PATIENCE) {
+            Ok((b'D', bytes)) => got.extend(bytes),
+            Ok((b'E', _)) => has_ended = true,
+            Ok((b'X', _)) => {
+                are_of_one_session(&got, true, session);
+                return agent.link.try_send(&frame(b'X', b"")).ok();
+            }
+            Ok((kind, _)) => panic!("{} in a session", char::from(kind)),
+            Err(Got::Late) => panic!("nothing comes"),
+            Err(_) => return None,
+        }
+        if session.is_none() {
+            session = named(&got);
+            if let Some((number, _, _)) = session {
+                let twice = had[number].swap(true, Ordering::Relaxed);
+                assert!(!twice, "session {number} has come twice");
+                agent.queue(&blocks(number, false, answer));
+            }
+        }
+        if breaks_at.is_some_and(|at| got.len() >= at) && !has_ended {
+            are_of_one_session(&got, true, session);
+            return break_off(agent);
+        }
+        let is_whole = session.is_some_and(|(_, _, length)| got.len() >= length);
+        assert!(!has_ended || is_whole, "an end after {} bytes of {session:?}", got.len());
+        if !have_ended && (is_whole || ends_early && session.is_some()) {
+            agent.queue_end();
+            have_ended = true;
+        }
+    }
+    are_of_one_session(&got, true, session);
+    Some(())
+}
+
+/// Breaks the session off, and throws away what comes before the answer.
+fn break_off(agent: &mut Framed) -> Option<()> {
+    agent.link.try_send(&frame(b'X', b"as chance has it")).ok()?;
+    loop {
+        match agent.next_by(Instant::now() + PATIENCE) {
+            Ok((b'X', _)) => return Some(()),
+            Ok((b'D' | b'E', _)) => {}
+            Ok((kind, _)) => panic!("{} after a break", char::from(kind)),
+            Err(Got::Late) => panic!("a break has no answer"),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// What has come is the beginning of what the other side says in this session, or all of it.
+fn are_of_one_session(got: &[u8], up: bool, session: Option<(usize, bool, usize)>) {
+    let Some((number, way, length)) = session else {
+        return assert!(got.len() < TAG);
+    };
+    assert_eq!(way, up, "one's own bytes have come back");
+    assert!(got.len() <= length, "{} bytes of {length}", got.len());
+    assert_same(got, &blocks(number, up, length)[..got.len()], "one session's bytes");
+}
+
+fn length(random: &mut fastrand::Rng) -> usize {
+    match random.usize(..100) {
+        0 => random.usize(..300_000),
+        1..10 => random.usize(..30_000),
+        _ => random.usize(..1000),
+    }
+}
+
+/// One user: says who it is, and reads; it leaves anywhere, ends before the answer or behind it.
+fn one_of_a_crowd(
+    daemon: &Daemon,
+    mapping: &Mapping,
+    number: usize,
+    random: &mut fastrand::Rng,
+    tally: &Tally,
+) {
+    let question = blocks(number, true, length(random));
+    let leaves_at = (random.usize(..5) == 0).then(|| random.usize(..2000));
+    let says = if random.bool() { question.len() } else { random.usize(..question.len()) };
+    let ends_first = random.bool();
+    let mut user = daemon.user(mapping);
+    let said = if leaves_at.is_some() { &question[..says] } else { &question };
+    user.queue(said).expect("queue");
+    let mut answer = Vec::new();
+    let mut pending_end = ends_first && leaves_at.is_none();
+    let deadline = Instant::now() + 3 * PATIENCE;
+    let end = loop {
+        // One that cannot be written may still have something to read.
+        let flushed = user.push().unwrap_or(true);
+        if flushed && pending_end {
+            pending_end = false;
+            user.finish();
+        }
+        if leaves_at.is_some_and(|at| answer.len() >= at || said.len() < TAG) && random.bool() {
+            are_of_one_session(&answer, false, named(&answer));
+            user.reset();
+            tally.left.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let next = if leaves_at.is_some() { Instant::now() + ms(3) } else { deadline };
+        match user.read_now(64 * 1024) {
+            Some(Got::Bytes(bytes)) => answer.extend(bytes),
+            Some(end) => break end,
+            None if user.wait(true, !flushed, next) => {}
+            None if leaves_at.is_some() => {
+                user.reset();
+                tally.left.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            None => panic!("session {number} does not end"),
+        }
+    };
+    let session = named(&answer);
+    assert!(session.is_none_or(|(told, _, _)| told == number), "{session:?} to {number}");
+    are_of_one_session(&answer, false, session);
+    let is_whole = session.is_some_and(|(_, _, length)| answer.len() == length);
+    if end == Got::End {
+        assert!(is_whole, "session {number} looks ended after {} bytes", answer.len());
+        // What it leaves out is not an end.
+        if said.len() == question.len() {
+            user.finish();
+        } else {
+            user.reset();
+        }
+    }
+    let counted = if end == Got::End { &tally.whole } else { &tally.broken };
+    counted.fetch_add(1, Ordering::Relaxed);
+}
+
 // The field's agent, which keeps its service's connection, and users that leave anyhow
 
 /// What a user asks of [`answering`]: pieces of so many tags, the first after `delay`, further ones

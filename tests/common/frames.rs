@@ -156,6 +156,12 @@ impl Framed {
         self.link.queue(&data(bytes)).expect("queue");
     }
 
+    /// Has the end of this end's direction sent behind them.
+    pub fn queue_end(&mut self) {
+        self.link.queue(&frame(b'E', b"")).expect("queue");
+        self.note(0, b'E');
+    }
+
     /// The next frame, or how the tunnel ended. An agent counts what `W` tells, a connector answers
     /// heartbeats; neither is given.
     #[track_caller]

@@ -2,7 +2,7 @@
 //! the comments are that section's.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,6 @@ in_both_modes!(
     private_pipe_joins_version_one,
     private_pipe_joins_version_two,
     side_whose_partner_is_dead_waits_again,
-    no_byte_of_a_session_is_ever_in_another,
 );
 
 const NEVER: u64 = 200_000;
@@ -1573,131 +1572,6 @@ fn side_whose_partner_is_dead_waits_again(mode: Mode) {
             }
         }
     });
-}
-
-// And what is left: whatever happens, bytes are their session's
-
-/// Bytes that each say whose they are.
-fn tagged(number: usize, up: bool, length: usize) -> Vec<u8> {
-    noise((number as u64) << 1 | u64::from(up), length)
-}
-
-/// An agent that answers numbered users, and breaks off, fails or ends early as chance has it.
-fn serve(mut agent: Framed, over: &AtomicBool, bad: &AtomicUsize) {
-    let mut random = fastrand::Rng::with_seed(14);
-    let mut failed = false;
-    'idle: while !over.load(Ordering::SeqCst) {
-        match agent.next_by(Instant::now() + ms(50)) {
-            Err(Got::Late) => continue,
-            Ok((b'X', _)) => continue,
-            Ok((b'D' | b'E', _)) if failed => continue,
-            Ok((b'O', _)) => failed = false,
-            other => panic!("{other:?} on an idle tunnel"),
-        }
-        agent.say(b'S', b"");
-        if random.u8(..) < 20 {
-            agent.say(b'F', b"as chance has it");
-            failed = true;
-            continue;
-        }
-        agent.say(b'A', b"");
-        let (mut got, mut number) = (Vec::new(), None);
-        let (mut ended, mut answered) = (false, false);
-        let breaks = (random.u8(..) < 60).then(|| random.usize(..60_000));
-        while !(ended && answered) {
-            match agent.next_by(Instant::now() + PATIENCE) {
-                Ok((b'D', bytes)) => got.extend(bytes),
-                Ok((b'E', _)) => ended = true,
-                Ok((b'X', _)) => {
-                    agent.say(b'X', b"");
-                    continue 'idle;
-                }
-                other => panic!("{other:?} in a session"),
-            }
-            if number.is_none() && got.len() >= 8 {
-                let rest = got.split_off(8);
-                let said = u64::from_be_bytes(got[..8].try_into().unwrap()) as usize;
-                got = rest;
-                number = Some(said);
-                agent.queue(&tagged(said, false, random.usize(..100_000)));
-            }
-            if let Some(number) = number {
-                if tagged(number, true, got.len()) != got {
-                    bad.fetch_add(1, Ordering::SeqCst);
-                }
-                if breaks.is_some_and(|at| got.len() >= at) {
-                    agent.say(b'X', b"as chance has it");
-                    let mut left = 1 << 20;
-                    loop {
-                        match agent.next_by(Instant::now() + PATIENCE) {
-                            Ok((b'X', _)) => continue 'idle,
-                            Ok((b'D', bytes)) => left -= bytes.len().min(left),
-                            Ok((b'E', _)) => {}
-                            other => panic!("{other:?} after a break"),
-                        }
-                        assert!(left > 0, "more than is thrown away");
-                    }
-                }
-                if ended && !answered {
-                    agent.say(b'E', b"");
-                    answered = true;
-                }
-            } else if ended {
-                agent.say(b'E', b"");
-                answered = true;
-            }
-        }
-    }
-}
-
-fn no_byte_of_a_session_is_ever_in_another(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
-    let (over, bad) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let agents: Vec<_> = (0..3).map(|_| daemon.version_three(&mapping)).collect();
-    let (whole, next) = (AtomicUsize::new(0), AtomicUsize::new(1));
-    let sessions = size(400, 4000);
-    thread::scope(|scope| {
-        let agents: Vec<_> =
-            agents.into_iter().map(|agent| scope.spawn(|| serve(agent, &over, &bad))).collect();
-        let user = || {
-            let mut random = fastrand::Rng::with_seed(next.load(Ordering::SeqCst) as u64);
-            loop {
-                let number = next.fetch_add(1, Ordering::SeqCst);
-                if number > sessions {
-                    return;
-                }
-                let Ok(mut user) = daemon.try_link(mapping.port2) else { continue };
-                let mut question = (number as u64).to_be_bytes().to_vec();
-                question.extend(tagged(number, true, random.usize(..60_000)));
-                if random.u8(..) < 60 {
-                    let part = random.usize(..question.len());
-                    let _ = user.try_send(&question[..part]);
-                    thread::sleep(Duration::from_micros(random.u64(..3000)));
-                    user.reset();
-                    continue;
-                }
-                if user.try_send(&question).is_err() {
-                    continue;
-                }
-                user.finish();
-                let (answer, end) = user.rest();
-                assert_same(&answer, &tagged(number, false, answer.len()), "an answer");
-                if end == Got::End {
-                    whole.fetch_add(1, Ordering::SeqCst);
-                }
-            }
-        };
-        let users: Vec<_> = (0..4).map(|_| scope.spawn(user)).collect();
-        let users: Vec<_> = users.into_iter().map(|user| user.join()).collect();
-        over.store(true, Ordering::SeqCst);
-        let agents: Vec<_> = agents.into_iter().map(|agent| agent.join()).collect();
-        assert!(users.iter().chain(&agents).all(Result::is_ok));
-    });
-    assert_eq!(bad.load(Ordering::SeqCst), 0, "bytes of other sessions");
-    let whole = whole.load(Ordering::SeqCst);
-    println!("{whole} of {sessions} were whole");
-    assert!(whole > sessions / 4, "{whole}");
-    assert_eq!(daemon.api().number(&mapping, "counts.tunnelsTotal"), 3);
 }
 
 // Section 3, step 14
