@@ -50,6 +50,7 @@ pub struct Builder {
     settings: Map<String, Value>,
     ports: u16,
     files: Vec<(String, Vec<u8>)>,
+    program: Option<PathBuf>,
     wrapper: Vec<String>,
     environment: Vec<(String, String)>,
     log: Option<PathBuf>,
@@ -63,6 +64,8 @@ pub struct Daemon {
     /// Its ports: the first is the API's, the others are the pool.
     pub block: PortBlock,
     folder: Folder,
+    /// The program that is run instead of the one that is tested.
+    pub program: Option<PathBuf>,
     wrapper: Vec<String>,
     environment: Vec<(String, String)>,
     log: PathBuf,
@@ -102,6 +105,12 @@ impl Builder {
         self
     }
 
+    /// Runs this program instead of the one that is tested, if any.
+    pub fn program(mut self, path: Option<&Path>) -> Self {
+        self.program = path.map(Path::to_owned);
+        self
+    }
+
     /// Runs the daemon through this command, for example `prlimit --nofile=64`.
     pub fn wrapper(mut self, command: &[&str]) -> Self {
         self.wrapper = command.iter().map(|word| (*word).to_owned()).collect();
@@ -134,6 +143,7 @@ impl Builder {
             mode: self.mode,
             block,
             folder,
+            program: self.program,
             wrapper: self.wrapper,
             environment: self.environment,
             log: PathBuf::new(),
@@ -185,6 +195,7 @@ impl Daemon {
             settings: Map::new(),
             ports: 15,
             files: Vec::new(),
+            program: None,
             wrapper: Vec::new(),
             environment: Vec::new(),
             log: None,
@@ -422,7 +433,10 @@ impl Daemon {
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "already running");
         let mut words: Vec<OsString> = self.wrapper.iter().map(OsString::from).collect();
-        words.extend(binary());
+        match &self.program {
+            Some(program) => words.push(program.into()),
+            None => words.extend(binary()),
+        }
         let file = |name: &str| {
             let path = self.folder.join(name);
             Stdio::from(File::options().create(true).append(true).open(path).expect("file"))

@@ -80,15 +80,15 @@ pub enum Mode {
     Tls,
 }
 
-/// Makes two tests of each named function, one in plain mode and one in TLS mode.
+/// Makes two tests of each named function, one in plain mode and one in TLS mode, with its attributes.
 #[macro_export]
 macro_rules! in_both_modes {
-    ($($name:ident),+ $(,)?) => {
+    ($($(#[$attribute:meta])* $name:ident),+ $(,)?) => {
         mod plain {
-            $(#[test] fn $name() { super::$name($crate::common::Mode::Plain) })+
+            $($(#[$attribute])* #[test] fn $name() { super::$name($crate::common::Mode::Plain) })+
         }
         mod tls {
-            $(#[test] fn $name() { super::$name($crate::common::Mode::Tls) })+
+            $($(#[$attribute])* #[test] fn $name() { super::$name($crate::common::Mode::Tls) })+
         }
     };
 }
