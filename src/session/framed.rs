@@ -22,6 +22,8 @@ pub(super) struct Framed {
     pub(super) rest: Vec<u8>,
     /// Whether the peer's direction has ended since that was last asked.
     ended: bool,
+    /// Whether the agent has said that it has seen the end of both.
+    over: bool,
     /// On the agent's side, when the next heartbeat is due, and the time between two.
     beat: Option<(Instant, Duration)>,
 }
@@ -48,6 +50,7 @@ impl Framed {
             talk,
             said: None,
             wanted: 0,
+            over: false,
             rest: Vec::new(),
             beat: beat.map(|beat| (now + beat, beat)),
         }
@@ -60,7 +63,7 @@ impl Framed {
 
     /// Whether both directions have ended: what becomes of the tunnel then is nothing to the session.
     pub(super) fn has_parted(&self) -> bool {
-        self.talk.have_both_ended()
+        self.over || self.talk.have_both_ended()
     }
 
     /// Whether the peer has ended its direction since this was last asked.
@@ -122,9 +125,11 @@ impl Framed {
             Event::Reset(reason) => self.said = Some(Said::Reset(reason)),
             Event::Ended => self.ended = true,
             Event::Want(users) => self.wanted += usize::from(users),
+            // No session is broken off by this side in here.
+            Event::Over => self.over = true,
             Event::BeatAnswered | Event::Bye => {}
-            // Bytes are gathered, and no session begins or is broken off by this side in here.
-            Event::Data(_) | Event::Opened(_) | Event::Over => {}
+            // Bytes are gathered, and no session begins.
+            Event::Data(_) | Event::Opened(_) => {}
         }
         0
     }

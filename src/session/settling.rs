@@ -62,11 +62,10 @@ impl Kept {
         while self.hears() {
             match self.talk.hear(&mut rest)? {
                 None => break,
-                Some(Event::Beat) => {
-                    let answer = self.talk.say(Word::BeatAnswer);
-                    // A write that fails is found by the flush.
-                    let _ = self.stream.queue(&answer);
-                }
+                // A write that fails is found by the flush.
+                Some(Event::Beat) => _ = self.stream.queue(&self.talk.say(Word::BeatAnswer)),
+                // The agent's service had ended, then broke, before the other end reached it.
+                Some(Event::Reset(_)) => _ = self.stream.queue(&self.talk.say(Word::Reset(""))),
                 Some(Event::Want(users)) => self.wanted += usize::from(users),
                 Some(_) => {}
             }

@@ -44,7 +44,7 @@ pub enum Got {
 /// One connection.
 pub struct Link {
     socket: TcpStream,
-    /// Whether the error that a read would have told of was told of by the connecting.
+    /// Whether the reset that a read would have told of was told of by the connecting or a write.
     reset: bool,
     tls: Option<Box<Connection>>,
     /// Plain bytes that the socket has not taken yet.
@@ -290,7 +290,10 @@ impl Link {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.reset |= error.kind() == ErrorKind::ConnectionReset;
+                    return Err(error);
+                }
             }
         }
     }

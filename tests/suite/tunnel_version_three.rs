@@ -41,6 +41,8 @@ in_both_modes!(
     hundreds_of_sessions_need_few_tunnels,
     crowd_is_served_by_a_tunnel_for_each,
     sessions_that_break_cost_no_tunnel,
+    downloads_that_are_cancelled_cost_no_tunnel,
+    agents_of_three_versions_serve_one_mapping_at_one_time,
     private_pipe_carries_sessions_of_both_ends,
 );
 
@@ -918,6 +920,115 @@ fn sessions_that_break_cost_no_tunnel(mode: Mode) {
     let tunnels = daemon.api().number(&mapping, "counts.tunnelsTotal");
     println!("{tunnels} tunnels, {broken:?} broken, {whole:?} whole");
     assert!(tunnels < 30, "{tunnels} tunnels");
+}
+
+fn downloads_that_are_cancelled_cost_no_tunnel(mode: Mode) {
+    let service = Service::new(|mut socket: TcpStream| {
+        let bytes = noise(1, 1 << 20);
+        while socket.write_all(&bytes).is_ok() {}
+    });
+    let (daemon, mapping, _serving) = served(mode, service.address, "1");
+    let expected = noise(1, 1 << 20).repeat(8);
+    for round in 0..6 {
+        let mut user = daemon.user(&mapping);
+        assert_same(&user.exactly(expected.len()), &expected, "the download so far");
+        if round % 2 == 0 {
+            user.reset();
+        } else {
+            drop(user);
+        }
+        until("the session is over", || daemon.api().number(&mapping, "counts.sessions") == 0);
+    }
+    // One is opened beside a session that lasts longer than a second.
+    let tunnels = daemon.api().number(&mapping, "counts.tunnelsTotal");
+    println!("{tunnels} tunnels");
+    assert!(tunnels <= 3, "{tunnels} tunnels");
+}
+
+/// A service that sends back each message, of a length that it begins with, behind a letter of its own.
+fn letters(letter: u8) -> Service {
+    Service::new(move |mut socket: TcpStream| {
+        let mut length = [0; 4];
+        while socket.read_exact(&mut length).is_ok() {
+            let mut message = vec![letter; 1 + u32::from_be_bytes(length) as usize];
+            if socket.read_exact(&mut message[1..]).is_err() || socket.write_all(&message).is_err()
+            {
+                return;
+            }
+        }
+    })
+}
+
+/// An agent with one tunnel of version 2 at a time, to this service, until the connector takes no more.
+fn serve_version_two(daemon: &Daemon, mapping: &Mapping, service: SocketAddr) {
+    const HEADER: usize = 28;
+    while let Ok(mut tunnel) = daemon.try_link(mapping.port1) {
+        let _ = tunnel.try_send(format!("IOFOG/2 {}\n", mapping.passcode1).as_bytes());
+        let mut unread = Vec::new();
+        let mut came = |tunnel: &mut Link, least: usize| {
+            while unread.len() < least {
+                let Got::Bytes(bytes) = tunnel.record_by(Instant::now() + 4 * PATIENCE) else {
+                    return None;
+                };
+                unread.extend(bytes);
+            }
+            Some(unread.drain(..least).collect::<Vec<_>>())
+        };
+        let Some(answer) = came(&mut tunnel, 19) else { return };
+        assert_eq!(answer, b"IOFOG/2 AUTHORIZED\n");
+        let Some(header) = came(&mut tunnel, HEADER) else { return };
+        assert!(header.starts_with(SIGNATURE));
+        let mut there = Link::plain(service).unwrap();
+        tunnel.send(b"OPEN");
+        let Some(length) = came(&mut tunnel, 4) else { continue };
+        let count = u32::from_be_bytes(length[..].try_into().unwrap()) as usize;
+        let Some(message) = came(&mut tunnel, count) else { continue };
+        there.send(&[length, message].concat());
+        tunnel.send(&there.exactly(1 + count));
+        tunnel.finish();
+        let _ = tunnel.rest();
+    }
+}
+
+fn agents_of_three_versions_serve_one_mapping_at_one_time(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 60_000).set("pending", 200).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let [one, two, three] = [b'1', b'2', b'3'].map(letters);
+    let _one = FieldAgent::start(&daemon, &mapping, 3, one.address);
+    // No more of version 3 than that, so that others are needed.
+    let more = ["--connections", "2", "--sessions", "2"];
+    let _three = Serving::serve(&daemon, &mapping, three.address, &more);
+    let served: [AtomicUsize; 3] = Default::default();
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| serve_version_two(&daemon, &mapping, two.address));
+        }
+        let user = |seed: usize| {
+            for round in 0..10 {
+                let bytes =
+                    noise((100 * seed + round) as u64, 1 + (7919 * (seed + round)) % 60_000);
+                let message = [&(bytes.len() as u32).to_be_bytes()[..], &bytes].concat();
+                let mut user = daemon.user(&mapping);
+                user.send(&message);
+                let answer = user.exactly(1 + bytes.len());
+                assert_same(&answer[1..], &bytes, "what was sent");
+                served[usize::from(answer[0] - b'1')].fetch_add(1, Ordering::SeqCst);
+                user.finish();
+                if answer[0] != b'1' {
+                    assert!(user.until_end().is_empty());
+                }
+            }
+        };
+        let users: Vec<_> = (0..24).map(|seed| scope.spawn(move || user(seed))).collect();
+        let users: Vec<_> = users.into_iter().map(|user| user.join()).collect();
+        // Whoever waits for a user is closed.
+        daemon.api().remove(&mapping);
+        assert!(users.iter().all(Result::is_ok));
+    });
+    let served = served.map(AtomicUsize::into_inner);
+    println!("{served:?} sessions over versions 1, 2 and 3");
+    assert_eq!(served.iter().sum::<usize>(), 240);
+    assert!(served.iter().all(|count| *count > 0), "{served:?}");
 }
 
 fn private_pipe_carries_sessions_of_both_ends(mode: Mode) {

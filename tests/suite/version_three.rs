@@ -43,7 +43,9 @@ in_both_modes!(
     end_that_was_seen_is_the_answer_to_a_break_that_crosses_it,
     break_after_the_session_is_over_is_thrown_away,
     what_comes_after_a_break_is_thrown_away_up_to_16_mebibytes,
+    break_that_crosses_the_end_is_answered,
     break_without_an_answer_closes_the_tunnel,
+    slow_user_gets_all_from_a_tunnel_that_ends_behind_both_ends,
     new_passcode_gives_tunnels_up_once_they_are_idle,
     slow_service_has_all_of_an_upload_before_the_next_session_begins,
     heartbeats_are_answered_at_any_time,
@@ -903,6 +905,53 @@ fn what_comes_after_a_break_is_thrown_away_up_to_16_mebibytes(mode: Mode) {
     let _ = agent.link.try_send(&data(&noise(9, 16 << 20)));
     let _ = agent.link.try_send(&data(b"x"));
     agent.until_closed();
+}
+
+/// The agent's service has ended, then broken, while the end of its user was on its way.
+fn break_that_crosses_the_end_is_answered(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60, NEVER);
+    let mut agent = daemon.version_three(&mapping);
+    for _ in 0..2 {
+        let mut user = session_on(&daemon, &mapping, &mut agent);
+        agent.send(b"answer");
+        agent.say(b'E', b"");
+        assert_eq!(user.until_end(), b"answer");
+        user.finish();
+        until("the session is over", || daemon.api().number(&mapping, "counts.sessions") == 0);
+        agent.say(b'X', b"the service broke");
+        agent.expect(b'E');
+        agent.expect(b'X');
+    }
+    serves(&daemon, &mapping, &mut agent);
+}
+
+fn slow_user_gets_all_from_a_tunnel_that_ends_behind_both_ends(mode: Mode) {
+    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (mut user, mut agent) = session(&daemon, &mapping);
+    user.shrink();
+    user.send(b"question");
+    user.finish();
+    agent.expect_data(b"question");
+    agent.expect(b'E');
+    let answer = noise(15, 3 << 20);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            agent.send(&answer);
+            agent.say(b'E', b"");
+            // That both have ended is said, and the tunnel ends.
+            agent.link.finish();
+        });
+        let mut got = Vec::new();
+        let end = loop {
+            match user.record() {
+                Got::Bytes(bytes) => got.extend(bytes),
+                end => break end,
+            }
+            thread::sleep(ms(2));
+        };
+        assert_same(&got, &answer, "what was sent before the end");
+        assert_eq!(end, Got::End);
+    });
 }
 
 fn break_without_an_answer_closes_the_tunnel(mode: Mode) {
