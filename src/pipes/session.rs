@@ -354,7 +354,7 @@ async fn settle(
         let settled = kept.zip(file.take()).map(|(kept, file)| Settled::new(kept, file));
         return Some(Back::Now(settled.map(Box::new)));
     }
-    let (settling, file, alive) = (settling.moved(), file.take()?, alive.clone());
+    let (file, alive) = (file.take()?, alive.clone());
     Some(Back::Later(load.another().spawn(|load| async move {
         let kept = settling.await?;
         drop((alive, load));

@@ -29,7 +29,9 @@ impl Timer {
         with(|reactor| {
             let timers = &mut *reactor.timers.borrow_mut();
             if let Some(key) = &self.armed {
-                if key.0 <= deadline && timers.by_deadline.contains_key(key) {
+                if let Some(waker) = timers.by_deadline.get_mut(key).filter(|_| key.0 <= deadline) {
+                    // Another task may poll it by now.
+                    waker.clone_from(context.waker());
                     return;
                 }
                 timers.by_deadline.remove(key);
@@ -82,8 +84,38 @@ pub async fn until<T>(deadline: Instant, future: impl Future<Output = T>) -> Opt
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
     use super::*;
     use crate::runtime::block_on;
+
+    /// Counts how often its task is woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn task_that_has_polled_last_is_woken() {
+        block_on(async {
+            let tasks = [Arc::<Woken>::default(), Arc::default()];
+            let (mut timer, start) = (Timer::new(), Instant::now());
+            for (task, after) in tasks.iter().zip([10, 20]) {
+                let waker = Waker::from(task.clone());
+                let deadline = start + Duration::from_millis(after);
+                assert!(timer.poll_at(&Context::from_waker(&waker), deadline).is_pending());
+            }
+            sleep(Duration::from_millis(20)).await;
+            assert_eq!(tasks.map(|task| task.0.load(Ordering::Relaxed)), [0, 1]);
+        })
+        .unwrap();
+    }
 
     #[test]
     fn timers_fire_in_order_and_not_early() {

@@ -42,11 +42,6 @@ impl Settling {
         let kept = Some(Kept { stream, talk, input, wanted: 0, heard_at });
         Settling { kept, given_up, watch: StallWatch::default(), timer: Timer::new() }
     }
-
-    /// The same, to be polled by another task from now on: its timer wakes that.
-    pub fn moved(self) -> Self {
-        Settling { timer: Timer::new(), ..self }
-    }
 }
 
 impl Kept {
