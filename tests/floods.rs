@@ -381,6 +381,37 @@ fn sixty_tunnels_that_beat_without_a_pause_are_answered_a_little_at_a_time() {
 }
 
 #[test]
+fn connector_that_begins_sessions_and_reads_nothing_is_read_no_further() {
+    let connector = StandIn::new(Mode::Plain);
+    let options =
+        ["--plain", "--connections", "1", "--heartbeat", "300", "--target", "127.0.0.1:9"];
+    let _agent = Tunnel::start(connector.address(), &options);
+    let mut tunnel = connector.tunnel();
+    let session = [frame(b'O', &Header::local()), frame(b'X', b"")].concat();
+    let sessions = session.repeat(1000);
+    let over = AtomicBool::new(false);
+    let next = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) && tunnel.link.try_send(&sessions).is_ok() {}
+        });
+        // The kernel holds the answers of half a million. Then nothing answers a heartbeat, so that the agent gives
+        // the tunnel up.
+        let deadline = Instant::now() + 10 * PATIENCE;
+        let next = loop {
+            let next = connector.try_accept();
+            if next.is_some() || Instant::now() > deadline {
+                break next;
+            }
+            thread::sleep(ms(10));
+        };
+        over.store(true, Ordering::Relaxed);
+        next
+    });
+    let next = next.expect("the tunnel goes on, however much it has to say");
+    Framed::connector(next, PASSCODE).open();
+}
+
+#[test]
 fn the_watchdog_is_fed_and_a_stop_begins_while_key_updates_come() {
     let folder = Daemon::builder(Mode::Tls).prepare();
     let manager = Manager::new(folder.folder());

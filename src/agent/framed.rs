@@ -47,7 +47,6 @@ pub(super) struct Begun<'a> {
 enum Heard {
     Opened(Box<[u8]>),
     Reset,
-    Bye,
 }
 
 /// Why a session is over before this side has taken it.
@@ -91,7 +90,10 @@ impl<'a> Framed<'a> {
         self.allow();
         let next = poll_fn(|context| {
             loop {
-                match self.hear(&mut |_| {}) {
+                // A connector that begins sessions and reads nothing is heard no further.
+                let is_read = self.stream.waiting() < limits::ANSWERS_WAITING;
+                let heard = if is_read { self.hear(&mut |_| {}) } else { Ok(None) };
+                match heard {
                     Ok(Some(Heard::Opened(header))) => return Poll::Ready(Ok(Some(header))),
                     Ok(_) if self.talk.has_heard_bye() => return Poll::Ready(Err(Lost::Bye)),
                     Ok(_) if self.beats.unasked() > self.most_unasked() => {
@@ -103,9 +105,15 @@ impl<'a> Framed<'a> {
                 if let Poll::Ready(Err(error)) = self.stream.poll_flush(context) {
                     return Poll::Ready(Err(Lost::Broken(error)));
                 }
+                if !is_read && self.stream.waiting() < limits::ANSWERS_WAITING {
+                    continue;
+                }
                 let input = &mut self.input;
-                let received =
-                    self.stream.poll_receive(context, &mut |unit| input.extend_from_slice(unit));
+                let received = if is_read {
+                    self.stream.poll_receive(context, &mut |unit| input.extend_from_slice(unit))
+                } else {
+                    Poll::Pending
+                };
                 match received {
                     Poll::Ready(Ok(Received::Bytes(count))) => {
                         let shown = self.beats.heard(now(), count);
@@ -200,7 +208,6 @@ impl<'a> Framed<'a> {
                 }
                 Some(Event::Opened(_)) => return Err(Lost::Garbled),
                 Some(Event::Reset(_)) => break Some(Heard::Reset),
-                Some(Event::Bye) => break Some(Heard::Bye),
                 Some(Event::Data(bytes)) => data(bytes),
                 Some(Event::Want(users)) => self.want.ask(users.into()),
                 Some(_) => {}
