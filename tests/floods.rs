@@ -392,7 +392,11 @@ fn connector_that_begins_sessions_and_reads_nothing_is_read_no_further() {
     let over = AtomicBool::new(false);
     let next = thread::scope(|scope| {
         scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) && tunnel.link.try_send(&sessions).is_ok() {}
+            while tunnel.link.try_send(&sessions).is_ok() {
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
         });
         // The kernel holds the answers of half a million. Then nothing answers a heartbeat, so that the agent gives
         // the tunnel up.
