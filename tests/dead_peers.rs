@@ -56,13 +56,19 @@ impl Network {
         assert!(ip(&format!("link set dev {}{cable} down", self.name)));
     }
 
-    /// A daemon within it, and a session over the two cables.
-    fn session(&self) -> (Daemon, Mapping, Link, Agent) {
-        let mut daemon =
-            Daemon::builder(Mode::Plain).wrapper(&["ip", "netns", "exec", &self.name]).prepare();
+    /// A daemon within it, with a pipe.
+    fn daemon(&self) -> (Daemon, Mapping) {
+        let builder = Daemon::builder(Mode::Plain).set("listen", "0.0.0.0");
+        let mut daemon = builder.wrapper(&["ip", "netns", "exec", &self.name]).prepare();
         daemon.spawn();
         until("the daemon answers", || daemon.control().try_connect().is_ok());
         let mapping = daemon.control().add_public(60, 0);
+        (daemon, mapping)
+    }
+
+    /// A session over the two cables.
+    fn session(&self) -> (Daemon, Mapping, Link, Agent) {
+        let (daemon, mapping) = self.daemon();
         let agent = Agent::over(self.connect("a", mapping.port1));
         let mut agent = agent.prove(&mapping.passcode1);
         let mut user = self.connect("u", mapping.port2);
@@ -116,6 +122,25 @@ fn agent_that_vanishes_is_gone_and_its_user_is_told() {
     // Nothing is on its way: keepalive finds out, after 20 s and three tries 5 s apart.
     let elapsed = closed_after(&mut user);
     assert!(elapsed >= Duration::from_secs(25), "cut after {elapsed:?}");
+}
+
+#[test]
+#[ignore = "takes more than a minute"]
+fn agent_of_version_three_that_takes_nothing_is_gone_after_a_minute_and_its_user_is_told() {
+    let Some(network) = Network::new(4) else { return };
+    let (daemon, mapping) = network.daemon();
+    let mut agent = Framed::agent(network.connect("a", mapping.port1), &mapping.passcode1);
+    let mut user = network.connect("u", mapping.port2);
+    agent.opened();
+    agent.accept();
+    user.send(b"question");
+    agent.expect_data(b"question");
+    network.cut("a");
+    user.send(&noise(4, 100_000));
+    let elapsed = closed_after(&mut user);
+    assert!(elapsed >= Duration::from_secs(50), "cut after {elapsed:?}");
+    // And the tunnel with it.
+    until("its place is free", || daemon.control().in_use(&mapping) == 0);
 }
 
 #[test]
