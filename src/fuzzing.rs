@@ -21,7 +21,9 @@ pub use crate::mappings::options::Options;
 pub use crate::net::conduit::{Conduit, allow as allow_conduits};
 pub use crate::net::stream::Stream;
 pub use crate::runtime::{block_on, sleep};
-pub use crate::session::{Ended, Ending, Endpoint, Protocol, Relay, Silence, Traffic};
+pub use crate::session::{
+    Ended, Ending, Endpoint, Kept, Parting, Protocol, Relay, Settling, Silence, Traffic,
+};
 pub use crate::tls::{CERTIFICATE, Identity, Trusted, client_config};
 pub use crate::wire::frames;
 pub use crate::wire::greeting::{Checked, Greetings, Version};
@@ -31,7 +33,7 @@ pub use crate::wire::proxy::{NoHeader, end as header_end, header, source};
 /// The bounds that the targets hold the crate to.
 pub mod limits {
     pub use crate::limits::{
-        DIRECT_CERTIFICATE, HTTP_BODY, HTTP_HEAD, OPEN_WAIT, PROXY_HEADER, QUIET_LATE,
+        DIRECT_CERTIFICATE, HTTP_BODY, HTTP_HEAD, OPEN_WAIT, PROXY_HEADER, QUIET_LATE, SEEN_WAIT,
     };
 }
 

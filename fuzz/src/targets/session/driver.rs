@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 
 use futures_rustls::pki_types::ServerName;
 use futures_rustls::rustls::{ClientConfig, ClientConnection, ServerConfig};
+use iofog_connector::fuzzing::frames::{Side, Talk, Word};
 use iofog_connector::fuzzing::{
-    CERTIFICATE, Ended, Endpoint, Identity, Protocol, Relay, Silence, Stream, Traffic, Trusted,
-    client_config,
+    CERTIFICATE, Ended, Endpoint, Identity, Kept, Parting, Protocol, Relay, Settling, Silence,
+    Stream, Traffic, Trusted, client_config,
 };
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
+use smol::future::zip;
 
 use super::peer::{ALL, Doing, Peer};
 use crate::clock;
@@ -166,6 +168,8 @@ pub(super) struct Session {
     pub(super) idle: Option<Duration>,
     /// Whether the tunnel is kept when the session is over.
     pub(super) kept: Rc<Cell<bool>>,
+    /// The version 3 tunnels that go on after it, by leg.
+    pub(super) tunnels: Rc<RefCell<[Option<Kept>; 2]>>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) started: Instant,
     /// The relay's verdict, and the time of it.
@@ -185,7 +189,12 @@ impl Session {
     pub(super) async fn begin(stage: &Stage, choices: &mut Choices<'_>) -> Self {
         let threshold = [None, Some(5 * SECOND), Some(20 * SECOND), Some(200 * SECOND)]
             [usize::from(choices.byte()) % 4];
+        let (what, fin_wait) = (choices.byte(), choices.byte());
+        let (how, last) = (choices.byte(), choices.byte());
         let (one, two, raw) = (Protocol::Version1 { threshold }, Protocol::Version2, Protocol::Raw);
+        let agent = Protocol::Framed { threshold, beat: None, at_once: last >> 2 & 1 == 1 };
+        // Not a part of any silence: a heartbeat on its way at each look would count as what is taken.
+        let connector = Protocol::Framed { threshold: None, beat: Some(7 * SECOND), at_once: true };
         let protocols = [
             [one, raw],
             [two, raw],
@@ -195,14 +204,22 @@ impl Session {
             [two, one],
             [raw, raw],
             [one, raw],
-        ][usize::from(choices.byte()) % 8];
-        let fin_wait = [SECOND, 10 * SECOND, 60 * SECOND][usize::from(choices.byte()) % 3];
-        let (how, last) = (choices.byte(), choices.byte());
+            [agent, raw],
+            [agent, agent],
+            [agent, one],
+            [one, agent],
+            [agent, two],
+            [two, agent],
+            [connector, raw],
+            [agent, raw],
+        ][usize::from(what) % 16];
+        let fin_wait = [SECOND, 10 * SECOND, 60 * SECOND][usize::from(fin_wait) % 3];
         let bit = |bit: u8| how >> bit & 1 == 1;
         let idle = [None, None, Some(5 * SECOND), Some(30 * SECOND)][usize::from(how >> 5) % 4];
         // A pipe speaks TLS on both ports or on none. Only the far end of a tunnel, of which
         // nobody expects heartbeats, has a local connection without.
-        let tls = [bit(0), if protocols == [raw, raw] { bit(1) } else { bit(0) }];
+        let is_far_end = protocols == [raw, raw] || protocols == [connector, raw];
+        let tls = [bit(0), if is_far_end { bit(1) } else { bit(0) }];
         let (one, first) = stage.leg(0, tls[0], bit(2)).await;
         let (two, second) = stage.leg(1, tls[1], bit(3)).await;
         let mut peers = [one, two];
@@ -210,21 +227,27 @@ impl Session {
             // A version 1 tunnel of a private pipe may have some, and the end that carries a
             // version 2 session what came with its header.
             let public = protocols[1] == Protocol::Raw && protocols[0] != Protocol::Raw;
-            if !bit(4) || public || protocols[leg] == Protocol::Version2 {
+            let none = matches!(protocols[leg], Protocol::Version2 | Protocol::Framed { .. });
+            if !bit(4) || public || none {
                 return Vec::new();
             }
             [3, 4000].map(|length| peers[leg].pattern(length)).to_vec()
         });
         let traffic = Arc::new(Traffic::default());
+        let talks = [0, 1].map(|leg| begin(protocols[leg], &mut peers[leg], bit(7)));
+        let [talk, other] = talks;
         let legs = [
-            Endpoint { stream: first, protocol: protocols[0], talk: None },
-            Endpoint { stream: second, protocol: protocols[1], talk: None },
+            Endpoint { stream: first, protocol: protocols[0], talk },
+            Endpoint { stream: second, protocol: protocols[1], talk: other },
         ];
         let given = held.clone().map(|units| units.into_iter().map(Into::into).collect());
         let ended = Rc::new(RefCell::new(None));
         let verdict = ended.clone();
         let kept = Rc::new(Cell::new(false));
         let is_kept = kept.clone();
+        let is_framed = peers.iter().any(|peer| peer.framed.is_some());
+        let tunnels = Rc::new(RefCell::new([None, None]));
+        let going_on = tunnels.clone();
         let before = memory::held();
         let silence = Silence { after_end: fin_wait, ever: idle };
         let mut relay = Relay::new(legs, given, silence, traffic.clone());
@@ -233,7 +256,15 @@ impl Session {
             let outcome = (&mut relay).await;
             is_kept.set(relay.keeps_tunnel());
             verdict.replace(Some((outcome, Instant::now())));
-            relay.close().await;
+            if !is_framed {
+                return relay.close().await;
+            }
+            // A user of a dead tunnel would be given another.
+            let Parting { tunnels: [one, two], user, closing } = relay.part();
+            drop(user);
+            let settled = zip(settled(one), settled(two));
+            let ((one, two), ()) = zip(settled, closing.close()).await;
+            going_on.replace([one, two]);
         });
         let started = Instant::now();
         let mut session = Session {
@@ -242,6 +273,7 @@ impl Session {
             fin_wait,
             idle,
             kept,
+            tunnels,
             traffic,
             started,
             ended,
@@ -271,7 +303,9 @@ impl Session {
         let what = choices.byte();
         let leg = usize::from(what >> 7);
         let peer = &mut self.peers[leg];
+        let is_framed = peer.framed.is_some();
         match what & 0x1f {
+            7..=15 if is_framed => act_framed(peer, what & 0x1f, choices),
             0..=5 => {
                 // Up to 64, or up to what one record has at most.
                 let length = match usize::from(choices.byte()) {
@@ -385,7 +419,10 @@ impl Session {
     /// and for a good reason.
     pub(super) async fn finish(mut self) {
         self.settle(0, Self::is_over).await;
-        self.ended_early = self.peers.each_ref().map(|peer| peer.doing != Doing::Sending);
+        // Before an agent of version 3 has seen the session, nothing of the other is read.
+        let is_unseen = |peer: &Peer| peer.framed.as_ref().is_some_and(|framed| !framed.was_seen);
+        let ends_early = |peer: &Peer| peer.doing != Doing::Sending || is_unseen(peer);
+        self.ended_early = self.peers.each_ref().map(ends_early);
         let ends = if self.last & 3 == 0 { 3 } else { self.last };
         for leg in [0, 1] {
             if ends >> leg & 1 == 1 {
@@ -421,22 +458,81 @@ impl Session {
         // What is on its way arrives, and the connections are closed.
         let parted = |session: &Self| session.relay.output.is_some();
         let mut waited = Duration::ZERO;
-        while !self.settle(0, parted).await {
+        // A version 3 peer has its time to answer, and not the clock's alone.
+        let is_framed = self.peers.iter().any(|peer| peer.framed.is_some());
+        while !self.settle(if is_framed { 300 } else { 0 }, parted).await {
             assert!(waited < 32 * SECOND, "the connections are never closed");
             clock::advance(SECOND / 20);
             waited += SECOND / 20;
         }
         let closed = |session: &Self| {
-            session.peers.iter().all(|peer| peer.end.is_some() || peer.is_broken())
+            let tunnels = session.tunnels.borrow();
+            let is_kept = |leg: usize| tunnels[leg].is_some();
+            let mut peers = session.peers.iter().enumerate();
+            peers.all(|(leg, peer)| peer.end.is_some() || peer.is_broken() || is_kept(leg))
         };
         assert!(self.settle(5000, closed).await, "a connection is left open");
+        if is_framed {
+            self.settle(20, |_| false).await;
+            self.judge_tunnels();
+        }
         self.judge();
     }
 
     /// Whether both peers have ended, and no time need pass for the session to end.
     fn must_end_now(&self) -> bool {
         let done = |peer: &Peer| peer.doing != Doing::Sending;
-        self.peers.iter().all(done) && !self.protocols.contains(&Protocol::Version2)
+        let is_taken = |peer: &Peer| peer.framed.as_ref().is_none_or(|framed| framed.was_accepted);
+        self.peers.iter().all(done)
+            && self.peers.iter().all(is_taken)
+            && !self.protocols.contains(&Protocol::Version2)
+    }
+}
+
+/// A session has begun on a version 3 tunnel: the relay's end. An agent may have taken it already.
+fn begin(protocol: Protocol, peer: &mut Peer, is_taken: bool) -> Option<Box<Talk>> {
+    let Protocol::Framed { beat, .. } = protocol else { return None };
+    let mut connector = Box::new(Talk::new(Side::Connector));
+    let mut agent = Box::new(Talk::new(Side::Agent));
+    let hear = |talk: &mut Talk, frame: Vec<u8>| {
+        talk.hear(&mut &frame[..]).expect("in order").expect("a whole frame");
+    };
+    hear(&mut agent, connector.say(Word::Open(&[0; 16])));
+    let is_agent = beat.is_some();
+    if is_agent {
+        hear(&mut connector, agent.say(Word::Seen));
+        hear(&mut connector, agent.say(Word::Accepted));
+        peer.begin(connector);
+        return Some(agent);
+    }
+    peer.begin(agent);
+    if is_taken {
+        peer.say(Word::Seen);
+        peer.say(Word::Accepted);
+    }
+    Some(connector)
+}
+
+async fn settled(settling: Option<Settling>) -> Option<Kept> {
+    match settling {
+        Some(settling) => settling.await,
+        None => None,
+    }
+}
+
+/// One thing that a version 3 peer says, where it may.
+fn act_framed(peer: &mut Peer, what: u8, choices: &mut Choices<'_>) {
+    let is_agent = peer.framed.as_ref().is_some_and(|framed| framed.talk.side() == Side::Agent);
+    let has_seen = peer.framed.as_ref().is_some_and(|framed| framed.was_seen);
+    match what {
+        7..=10 if is_agent => _ = peer.say(Word::Beat),
+        7..=10 => _ = peer.say(Word::Want(choices.byte().into())),
+        // A session ends only after both have.
+        11..=12 if is_agent && !peer.has_ended => _ = peer.say(Word::Seen),
+        13 if is_agent => _ = peer.say(Word::Accepted),
+        14 if is_agent && choices.byte() > 127 => _ = peer.say(Word::Failed("as chance has it")),
+        15 if choices.byte() > 127 && has_seen => _ = peer.say(Word::Reset("as chance has it")),
+        _ => {}
     }
 }
 

@@ -3,10 +3,11 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use iofog_connector::fuzzing::frames::{Event, Side, Talk, Word};
 use iofog_connector::fuzzing::{Ended, Ending, Protocol, limits};
 
 use super::driver::{Session, tell};
-use super::peer::{Doing, End};
+use super::peer::{Doing, End, Framed};
 
 const BEAT: &[u8] = b"BEAT";
 
@@ -55,6 +56,49 @@ impl Session {
         }
     }
 
+    /// A version 3 tunnel that goes on is idle at both ends, and another session can begin on it at once.
+    pub(super) fn judge_tunnels(&mut self) {
+        let ended = self.ended.borrow().as_ref().map(|(ended, _)| ended.ending);
+        let ending = ended.expect("it has ended");
+        for leg in [0, 1] {
+            let broke = self.broke(leg);
+            let Some(framed) = &mut self.peers[leg].framed else { continue };
+            let is_at_fault = match ending {
+                Ending::Dead(at) | Ending::Garbled(at) | Ending::Absent(at) => at == leg,
+                _ => false,
+            };
+            let mut tunnels = self.tunnels.borrow_mut();
+            let Some(kept) = &mut tunnels[leg] else {
+                assert!(is_at_fault || broke, "{ending:?}: tunnel {leg} is closed");
+                continue;
+            };
+            if broke {
+                continue;
+            }
+            assert!(kept.talk.is_idle(), "{ending:?}: tunnel {leg} is not idle: {:?}", kept.talk);
+            assert!(framed.talk.is_idle(), "{ending:?}: peer {leg} is not idle: {:?}", framed.talk);
+            let is_agent = framed.talk.side() == Side::Agent;
+            let ends: [&mut Talk; 2] = [&mut kept.talk, &mut framed.talk];
+            let [connector, agent] = if is_agent {
+                ends
+            } else {
+                let [kept, peer] = ends;
+                [peer, kept]
+            };
+            let open = connector.say(Word::Open(&[1; 16]));
+            let before = if is_agent { &[][..] } else { &kept.input };
+            let bytes = [before, &open].concat();
+            let mut rest = &bytes[..];
+            let heard = loop {
+                match agent.hear(&mut rest).expect("in order") {
+                    Some(Event::Want(_) | Event::BeatAnswered) => {}
+                    heard => break heard,
+                }
+            };
+            assert_eq!(heard, Some(Event::Opened([1; 16].into())), "{ending:?}");
+        }
+    }
+
     /// The tunnel of a version 1 agent that goes on is kept for the next user, whatever has ended the
     /// session: dialled anew, it would bring that user the old answer.
     fn judge_tunnel(&self, ended: &Ended) {
@@ -69,11 +113,23 @@ impl Session {
     /// How `leg`'s peer must have seen its connection end.
     fn judge_end(&self, ended: &Ended, leg: usize) {
         let end = self.peers[leg].end;
+        if let Some(framed) = &self.peers[leg].framed {
+            assert!(framed.answers <= framed.beats, "answers to what was not said");
+            let side = 1 - leg;
+            let told = self.peers[side].has_ended && !self.is_torn(side);
+            assert!(!framed.heard_end || told, "leg {leg} hears an end that is none");
+            let is_over = ended.ending == Ending::Complete && self.is_read(leg);
+            if is_over && self.tunnels.borrow()[leg].is_some() && !framed.has_reset {
+                assert!(framed.heard_end, "leg {leg} has not heard the end");
+                assert!(framed.answers >= framed.beats_before_end, "an answer is missing");
+            }
+            return;
+        }
         match ended.ending {
             // Who has said and heard all has no reason to see anything but an orderly end.
             Ending::Complete if self.is_read(leg) => assert_eq!(end, Some(End::Orderly), "{leg}"),
             // What is cut short is no end, unless that side's end had been told before.
-            Ending::Broken(side) if side != leg => {
+            Ending::Broken(side) | Ending::Reset(side) | Ending::Garbled(side) if side != leg => {
                 let told = self.peers[side].has_ended && !self.is_torn(side);
                 assert!(end != Some(End::Orderly) || told, "leg {leg} takes a break for an end");
             }
@@ -107,6 +163,14 @@ impl Session {
         matches!(self.protocols[leg], Protocol::Version1 { .. })
     }
 
+    fn speaks_three(&self, leg: usize) -> bool {
+        self.framed(leg, |_| true)
+    }
+
+    fn framed(&self, leg: usize, what: impl FnOnce(&Framed) -> bool) -> bool {
+        self.peers[leg].framed.as_ref().is_some_and(what)
+    }
+
     /// What is taken of what `leg`'s peer has sent.
     fn taken(&self, leg: usize) -> Taken {
         let peer = &self.peers[leg];
@@ -118,7 +182,6 @@ impl Session {
                 taken.heartbeats = Some(beats.len());
                 taken.units.extend(rest);
             }
-            // Version 3 is the target `frames`'s.
             Protocol::Raw | Protocol::Version1 { .. } | Protocol::Framed { .. } => {
                 taken.units.extend(peer.sent.iter().cloned())
             }
@@ -191,10 +254,15 @@ impl Session {
                 assert!(unmoved >= idle || read != [true; 2], "idle for {unmoved:?} only");
             }
             Ending::Absent(leg) => {
-                let Protocol::Version1 { threshold: Some(threshold) } = self.protocols[leg] else {
+                let (Protocol::Version1 { threshold: Some(threshold) }
+                | Protocol::Framed { threshold: Some(threshold), .. }) = self.protocols[leg]
+                else {
                     panic!("{:?} owes no heartbeats", self.protocols[leg]);
                 };
                 assert!(silent[leg] >= threshold, "silent for {:?} only", silent[leg]);
+            }
+            Ending::Failed(leg) if self.speaks_three(leg) => {
+                assert!(self.framed(leg, |framed| framed.has_failed));
             }
             Ending::Failed(leg) => {
                 assert_eq!(
@@ -208,18 +276,24 @@ impl Session {
                     (Protocol::Version2, Some(Answer::Wrong))
                 );
             }
+            Ending::Unanswered(leg) if self.speaks_three(leg) => {
+                assert!(broken[leg], "leg {leg} is whole");
+            }
             Ending::Unanswered(leg) => {
                 assert_eq!(self.protocols[leg], Protocol::Version2);
                 assert!((taken[leg].answer.is_none() && done[leg]) || broken[leg]);
             }
             Ending::NoAnswer(leg) => {
-                assert_eq!(self.protocols[leg], Protocol::Version2);
+                assert!(self.protocols[leg] == Protocol::Version2 || self.speaks_three(leg));
                 assert!(at.duration_since(self.started) >= limits::OPEN_WAIT);
             }
             Ending::Stalled(leg) => panic!("leg {leg}: the kernel acknowledges everything here"),
-            Ending::Dead(leg) | Ending::Reset(leg) | Ending::Garbled(leg) => {
-                panic!("leg {leg} is no version 3 tunnel")
+            Ending::Dead(leg) => {
+                let is_late = at.duration_since(self.started) >= limits::SEEN_WAIT;
+                assert!(self.speaks_three(leg) && (is_late || broken[leg]), "tunnel {leg} lives");
             }
+            Ending::Reset(leg) => assert!(self.framed(leg, |framed| framed.has_reset)),
+            Ending::Garbled(leg) => assert!(self.framed(leg, |framed| framed.has_garbled)),
         }
         assert!(ended.lasted <= at.duration_since(self.started) + Duration::from_millis(1));
     }
@@ -259,7 +333,8 @@ impl Session {
             let (sent, got) = (without_letters(&sent), without_letters(&got));
             assert!(sent.starts_with(&got), "leg {to} got other bytes than were sent");
         }
-        if source.is_tls() && sink.is_tls() {
+        let is_framed = self.speaks_three(0) || self.speaks_three(1);
+        if source.is_tls() && sink.is_tls() && !is_framed {
             let parted = self.speaks_one(to) && !self.speaks_one(from);
             let records = taken[from].units.iter().flat_map(|unit| match unit.as_slice() {
                 b"BEAT" | b"BEATBEAT" if parted => vec![&unit[..2], &unit[2..]],
@@ -302,7 +377,7 @@ impl Session {
         !self.peers[1 - from].is_broken()
             && match ended.ending {
                 Ending::Complete | Ending::Lingered => true,
-                Ending::Broken(leg) => leg == from,
+                Ending::Broken(leg) | Ending::Reset(leg) => leg == from,
                 _ => false,
             }
     }

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use futures_rustls::rustls::ClientConnection;
+use iofog_connector::fuzzing::frames::{Event, Side, Talk, Word, data_head};
 use rustix::net::sockopt;
 
 use crate::input::Random;
@@ -37,10 +38,33 @@ pub(super) enum Doing {
     Broken,
 }
 
+/// Bytes that a version 3 peer sends in a session, so that what is thrown away after a break keeps its bound.
+const MOST: usize = 8 << 20;
+
+/// A version 3 peer's end of its tunnel.
+pub(super) struct Framed {
+    pub(super) talk: Box<Talk>,
+    /// What it has said that ends the session before its time.
+    pub(super) has_failed: bool,
+    pub(super) has_reset: bool,
+    pub(super) has_garbled: bool,
+    /// Whether it has heard that the session is broken off, or has failed.
+    pub(super) heard_break: bool,
+    pub(super) heard_end: bool,
+    pub(super) was_seen: bool,
+    pub(super) was_accepted: bool,
+    /// Heartbeats, those of them before its end, and answers.
+    pub(super) beats: usize,
+    pub(super) beats_before_end: usize,
+    pub(super) answers: usize,
+    length: usize,
+}
+
 pub(super) struct Peer {
     /// `None` once reset.
     socket: Option<TcpStream>,
     tls: Option<Box<ClientConnection>>,
+    pub(super) framed: Option<Framed>,
     /// Bytes that the socket has not taken yet.
     unsent: Vec<u8>,
     /// The units sent, in order.
@@ -63,6 +87,8 @@ pub(super) struct Peer {
     pub(super) ended_at: Instant,
     /// Where in its pattern of bytes it is.
     position: usize,
+    /// Whether `got` begins with bytes of the session that were taken out of their frames.
+    has_heard: bool,
     leg: usize,
     buffer: Box<[u8]>,
 }
@@ -72,6 +98,7 @@ impl Peer {
         Peer {
             socket: Some(socket),
             tls,
+            framed: None,
             unsent: Vec::new(),
             sent: Vec::new(),
             got: Vec::new(),
@@ -84,6 +111,7 @@ impl Peer {
             spoke_at: Instant::now(),
             ended_at: Instant::now(),
             position: 0,
+            has_heard: false,
             leg,
             buffer: vec![0; ALL].into(),
         }
@@ -136,9 +164,17 @@ impl Peer {
         if self.doing != Doing::Sending || unit.is_empty() {
             return;
         }
-        match &mut self.tls {
-            Some(tls) => tls.writer().write_all(&unit).expect("no limit"),
-            None => self.unsent.extend_from_slice(&unit),
+        match &mut self.framed {
+            None => self.queue(&unit),
+            Some(framed) => {
+                let is_agent = framed.talk.side() == Side::Agent;
+                let may = !framed.talk.is_idle() && (!is_agent || framed.talk.is_accepted());
+                if !may || framed.length + unit.len() > MOST {
+                    return;
+                }
+                framed.length += unit.len();
+                self.queue(&[&data_head(unit.len())[..], &unit].concat());
+            }
         }
         self.sent_at = Instant::now();
         if unit.chunks(4).any(|token| token != b"BEAT") {
@@ -148,8 +184,132 @@ impl Peer {
         self.push();
     }
 
+    fn queue(&mut self, bytes: &[u8]) {
+        match &mut self.tls {
+            Some(tls) => tls.writer().write_all(bytes).expect("no limit"),
+            None => self.unsent.extend_from_slice(bytes),
+        }
+    }
+
+    /// Makes it the end of a version 3 tunnel on which a session has begun.
+    pub(super) fn begin(&mut self, talk: Box<Talk>) {
+        self.framed = Some(Framed {
+            has_failed: false,
+            has_reset: false,
+            has_garbled: false,
+            heard_break: false,
+            heard_end: false,
+            was_seen: talk.is_seen(),
+            was_accepted: talk.is_accepted(),
+            beats: 0,
+            beats_before_end: 0,
+            answers: 0,
+            length: 0,
+            talk,
+        });
+    }
+
+    /// Says something on a version 3 tunnel, where it may; whether it might.
+    pub(super) fn say(&mut self, word: Word<'_>) -> bool {
+        let Some(framed) = self.framed.as_mut().filter(|_| self.doing != Doing::Broken) else {
+            return false;
+        };
+        let frame = framed.talk.say(word);
+        let said = !frame.is_empty();
+        if said {
+            match word {
+                Word::Beat => framed.beats += 1,
+                Word::End => framed.beats_before_end = framed.beats,
+                Word::Seen => framed.was_seen = true,
+                Word::Accepted => framed.was_accepted = true,
+                Word::Failed(_) => framed.has_failed = true,
+                // Not its answer.
+                Word::Reset(_) => framed.has_reset |= !framed.heard_break,
+                _ => {}
+            }
+            // What answers the end of a session came after it.
+            if !framed.heard_break {
+                self.sent_at = Instant::now();
+                if matches!(word, Word::Failed(_) | Word::Reset(_)) && self.doing == Doing::Sending
+                {
+                    self.doing = Doing::Finished;
+                    self.ended_at = Instant::now();
+                }
+            }
+            self.queue(&frame);
+            self.push();
+        }
+        said
+    }
+
+    /// Ends a version 3 peer's direction, as far as it has said what comes before.
+    fn finish_framed(&mut self) {
+        let sent_at = self.sent_at;
+        self.say(Word::Seen);
+        self.say(Word::Accepted);
+        if self.doing == Doing::Sending && self.say(Word::End) {
+            self.doing = Doing::Finished;
+            self.has_ended = true;
+            self.say_seen();
+        }
+        // As elsewhere, an end is no sign of life: it may come when its peer is absent already.
+        self.sent_at = sent_at;
+    }
+
+    /// An agent says that it has seen the end of a session.
+    fn say_seen(&mut self) {
+        let is_over =
+            |framed: &Framed| framed.talk.side() == Side::Agent && framed.talk.have_both_ended();
+        if self.framed.as_ref().is_some_and(is_over) {
+            self.say(Word::Seen);
+        }
+    }
+
+    /// Hears what has come on a version 3 tunnel, and answers.
+    fn hear(&mut self) {
+        let Some(framed) = &mut self.framed else { return };
+        let was = std::mem::take(&mut self.got);
+        let (mut data, mut words) = (Vec::new(), Vec::new());
+        let mut records = was.into_iter();
+        // What was heard before stands in front.
+        if self.has_heard {
+            data = records.next().unwrap_or_default();
+        }
+        for record in records {
+            let mut rest = &record[..];
+            loop {
+                let event = framed.talk.hear(&mut rest);
+                match event.unwrap_or_else(|fault| panic!("leg {}: {fault}", self.leg)) {
+                    None => break,
+                    Some(Event::Data(bytes)) => data.extend_from_slice(bytes),
+                    Some(Event::Beat) => words.push(Word::BeatAnswer),
+                    Some(Event::BeatAnswered) => framed.answers += 1,
+                    Some(Event::Ended) => framed.heard_end = true,
+                    Some(Event::Reset(_)) => {
+                        framed.heard_break = true;
+                        // An agent says first that it has seen the session.
+                        if !framed.was_seen {
+                            words.push(Word::Seen);
+                        }
+                        words.push(Word::Reset(""));
+                    }
+                    Some(Event::Failed(_)) => framed.heard_break = true,
+                    Some(Event::Opened(_)) => panic!("leg {}: a session in a session", self.leg),
+                    Some(_) => {}
+                }
+            }
+        }
+        self.got = vec![data];
+        self.has_heard = true;
+        words.into_iter().for_each(|word| _ = self.say(word));
+        self.say_seen();
+    }
+
     /// Ends its direction. `cut`: in TLS without close_notify.
     pub(super) fn finish(&mut self, cut: bool) {
+        if self.framed.is_some() {
+            return self.finish_framed();
+        }
         if self.doing == Doing::Sending {
             self.doing = Doing::Finishing;
             self.has_ended = true;
@@ -169,9 +329,14 @@ impl Peer {
         }
     }
 
-    /// Breaks the connection: sends what is no TLS record.
+    /// Breaks the connection: sends what is no TLS record, or no frame.
     pub(super) fn corrupt(&mut self) {
-        if self.doing == Doing::Sending && self.is_tls() && self.is_pushed() {
+        if self.doing == Doing::Sending && self.framed.is_some() {
+            self.queue(b"Z\0\0\0");
+            self.push();
+            self.doing = Doing::Broken;
+            self.framed.iter_mut().for_each(|framed| framed.has_garbled = true);
+        } else if self.doing == Doing::Sending && self.is_tls() && self.is_pushed() {
             self.unsent.extend_from_slice(b"\x17\x03\x03\x00\x20 this was never sealed by anyone");
             self.push();
             self.doing = Doing::Broken;
@@ -231,11 +396,13 @@ impl Peer {
         match &mut self.tls {
             Some(tls) => self.end = open(tls, bytes, &mut self.got),
             None if count == 0 => self.end = Some(End::Orderly),
+            None if self.framed.is_some() => self.got.push(bytes.to_vec()),
             None => match self.got.first_mut() {
                 Some(all) => all.extend_from_slice(bytes),
                 None => self.got.push(bytes.to_vec()),
             },
         }
+        self.hear();
         true
     }
 
