@@ -43,6 +43,7 @@ fn run(command: Command, options: &Options) -> ExitCode {
     match command {
         Command::Start => start(options),
         Command::Stop => service::stop(options),
+        Command::Upgrade => service::upgrade(options),
         Command::Status { json, wide } => service::status(options, json, wide),
         Command::Check { user } => check::check(options, user.as_deref()),
         Command::Mapping(request) => mapping::run(&request, options),

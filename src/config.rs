@@ -59,6 +59,8 @@ pub struct Config {
     pub pending: usize,
     /// How long a stopping daemon lets sessions finish.
     pub drain: Duration,
+    /// How long a daemon whose place another one has taken lets sessions finish.
+    pub handover: Duration,
     /// How long a session may be silent after one direction has ended.
     pub fin_wait: Duration,
     /// One log line per user and session.
@@ -110,6 +112,7 @@ impl Config {
         let user_wait = keys.optional("userwait", |v| values::milliseconds(v, 0));
         let pending = keys.optional("pending", |v| values::count(v, u16::MAX.into()));
         let drain = keys.optional("drain", |v| values::milliseconds(v, 0));
+        let handover = keys.optional("handover", |v| values::milliseconds(v, 0));
         // Without any silence allowed a session would end with its first direction.
         let fin_wait = keys.optional("finwait", |v| values::milliseconds(v, 1));
         let connection_log = keys.optional("connectionlog", values::flag);
@@ -164,6 +167,7 @@ impl Config {
             user_wait: user_wait.unwrap_or(Duration::from_millis(10_000)),
             pending: pending.unwrap_or(128),
             drain: drain.unwrap_or(Duration::from_millis(5_000)),
+            handover: handover.unwrap_or(Duration::from_millis(3_600_000)),
             fin_wait: fin_wait.unwrap_or(Duration::from_millis(60_000)),
             connection_log: connection_log.unwrap_or(false),
         };

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::net::TcpListener;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,17 +21,21 @@ use crate::mappings::store::{self, Store, StoreError, Writer};
 use crate::net::conduit;
 use crate::os::memory;
 use crate::os::terminal::complain;
-use crate::os::{self, Files, Instance, Notifier, Ownership, Signals};
+use crate::os::{self, Files, Instance, Notifier, Ownership, Signals, Spawner};
 use crate::pipes::refusals::Refusals;
 use crate::pipes::shared::Shared;
 use crate::runtime::{self, Workers};
 use crate::text::{counted, reason};
 use crate::tls::Tls;
 use control::Control;
-use serving::Serving;
+use handover::Inheritance;
+use place::Place;
+use serving::{Asked, Serving};
 
 mod control;
+mod handover;
 mod host;
+mod place;
 mod reload;
 mod serving;
 mod upkeep;
@@ -44,6 +49,8 @@ fn status(may_pass: bool) -> u8 {
 /// Runs the daemon in the foreground until it is asked to stop.
 pub fn run(options: &Options) -> ExitCode {
     memory::share_heap();
+    // Before anything is read or opened that a program started anew is not to have.
+    let spawner = Spawner::fork();
     let os::Prepared { files: file_limit, warning } = os::prepare();
     // Before anything that takes a while: until then a SIGHUP would end the process.
     let signals = match Signals::new() {
@@ -53,10 +60,25 @@ pub fn run(options: &Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let inheritance = os::predecessor().map_err(|error| reason::words(&error).to_string());
+    let inheritance = inheritance.and_then(|link| link.map(Inheritance::receive).transpose());
+    let inheritance = match inheritance {
+        Ok(inheritance) => inheritance,
+        Err(why) => {
+            complain(why);
+            return ExitCode::FAILURE;
+        }
+    };
+    let refuse = |why: &str| {
+        if let Some(inheritance) = &inheritance {
+            inheritance.refuse(why);
+        }
+    };
     let (config, warnings) = match Config::load(&options.config_dir) {
         Ok(loaded) => loaded,
         Err(faults) => {
             let status = status(faults.may_pass());
+            refuse(&faults.to_string());
             complain(faults);
             return ExitCode::from(status);
         }
@@ -67,9 +89,10 @@ pub fn run(options: &Options) -> ExitCode {
     if let Some(warning) = warning {
         log::warn!(target: ALWAYS, "{warning}");
     }
-    let parts = match start(options, config, file_limit, &logging) {
+    let parts = match start(options, config, &logging, inheritance.as_ref()) {
         Ok(parts) => parts,
         Err((status, why)) => {
+            refuse(&why);
             let on_stderr = logging.leave_stderr();
             for line in why.lines() {
                 log::error!(target: ALWAYS, "{line}");
@@ -83,7 +106,10 @@ pub fn run(options: &Options) -> ExitCode {
     for warning in warnings.into_iter().chain(listen_warning) {
         log::warn!(target: ALWAYS, "{warning}");
     }
-    match runtime::block_on(serve(options, parts, signals, &logging).boxed_local()) {
+    let spawner = spawner.map(Arc::new).map_err(|error| reason::words(&error).to_string());
+    let place = Place { options, instance: parts.0, ownership: RefCell::new(parts.1), spawner };
+    let serving = serve(place, parts.2, file_limit, signals, &logging, inheritance);
+    match runtime::block_on(serving.boxed_local()) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) | Err(error) => {
             log::error!(target: ALWAYS, "the daemon cannot go on: {}", reason::words(&error));
@@ -118,9 +144,6 @@ struct Parts {
     config: Config,
     tls: Option<Arc<Tls>>,
     state: (Store, Writer, Vec<Mapping>),
-    file_limit: usize,
-    /// Given up last.
-    _instance: (Instance, Option<Ownership>),
 }
 
 /// Takes the folders for this process alone, and reads the mappings and certificates; else the exit
@@ -128,10 +151,13 @@ struct Parts {
 fn start(
     options: &Options,
     config: Config,
-    file_limit: usize,
     logging: &Logging,
-) -> Result<Parts, (u8, String)> {
-    let instance = Instance::take(&options.run_dir).map_err(|error| (1, error.to_string()))?;
+    inheritance: Option<&Inheritance>,
+) -> Result<(Instance, Option<Ownership>, Parts), (u8, String)> {
+    let instance = match inheritance {
+        Some(inheritance) => inheritance.instance().map_err(|error| (1, error.to_string()))?,
+        None => Instance::take(&options.run_dir).map_err(|error| (1, error.to_string()))?,
+    };
     let ownership = Ownership::take(&options.config_dir, &options.run_dir);
     let ownership = ownership.map_err(|error| (1, error.to_string()))?;
     let state = store::open(&options.config_dir).map_err(|error| {
@@ -145,17 +171,20 @@ fn start(
         Some(Arc::new(tls.map_err(|error| (status(error.may_pass()), error.to_string()))?))
     };
     logging.tick();
-    Ok(Parts { config, tls, state, file_limit, _instance: (instance, ownership) })
+    Ok((instance, ownership, Parts { config, tls, state }))
 }
 
-/// Opens what is served with, serves until asked to stop, and drains.
+/// Opens what is served with, serves until asked to stop, and drains; or until another daemon serves, and carries what
+/// has begun to its end.
 async fn serve(
-    options: &Options,
+    place: Place<'_>,
     parts: Parts,
+    file_limit: usize,
     signals: Signals,
     logging: &Logging,
+    inheritance: Option<Inheritance>,
 ) -> io::Result<()> {
-    let Parts { config, tls, state, file_limit, _instance } = parts;
+    let Parts { config, tls, state } = parts;
     let executor = Rc::new(LocalExecutor::new());
     let (ask, asked) = smol::channel::bounded(1);
     // Boxed, as others in `serving`: a task of its own type takes 700 bytes of the program.
@@ -164,11 +193,25 @@ async fn serve(
     let notifier = Rc::new(Notifier::from_env());
     let workers = Rc::new(Workers::start(config.threads)?);
     workers.answer().await;
-    let control = Control::listen(&options.run_dir)?;
+    let run = &place.options.run_dir;
+    let (control, ports, link) = match inheritance {
+        None => (Control::listen(run)?, Vec::new(), None),
+        Some(Inheritance { link, control, ports, process, .. }) => {
+            (Control::of(control, run)?, ports, Some((link, process)))
+        }
+    };
     let notice = config.loopback_notice();
-    let shared = share(config, tls, workers, file_limit);
+    let shared = share(config, tls, workers, file_limit, ports);
     let mappings = state.2.iter().filter(|mapping| mapping.pipe.ports().is_some()).count();
     let serving = Serving::begin(&executor, shared, state, &control, logging, notifier);
+    if let Some((link, process)) = link {
+        // Nothing of what was begun runs before this returns.
+        if let Err(why) = serving.take_place(&place, link, process) {
+            control.passed_on();
+            place.instance.passed_on();
+            return Err(io::Error::other(why));
+        }
+    }
     log::info!(
         target: ALWAYS, "iofog-connector {} serves {}; the limit of {file_limit} open files \
          allows about {} sessions",
@@ -181,8 +224,33 @@ async fn serve(
     }
     serving.notifier.ready("serving");
     let life = async {
-        let by_signal = serving.until_asked_to_stop(options, &asked).await;
-        serving.drain(&asked, by_signal).await;
+        loop {
+            let answer = match serving.until_asked(place.options, &asked).await {
+                Asked::Stop(by_signal) => return serving.drain(&asked, by_signal).await,
+                Asked::Upgrade(answer) => answer,
+            };
+            let outcome = serving.hand_over(&place).await;
+            let said = match &outcome {
+                Ok((_, process)) => {
+                    log::info!(
+                        target: ALWAYS, "process {process} serves now; sessions that have begun here go on"
+                    );
+                    Ok(format!("Process {process} serves now."))
+                }
+                Err(why) => {
+                    log::error!(target: ALWAYS, "no other program takes this one's place: {why}");
+                    Err(why.clone())
+                }
+            };
+            if let Some(answer) = answer {
+                let _ = answer.try_send(said);
+            }
+            if let Ok((successor, _)) = outcome {
+                control.passed_on();
+                place.instance.passed_on();
+                return serving.retire(&successor, &asked).await;
+            }
+        }
     };
     or(life, runtime::run(|| executor.tick())).await;
     log::info!(target: ALWAYS, "stopped");
@@ -190,19 +258,23 @@ async fn serve(
     Ok(())
 }
 
-/// What all mappings share. The files that are open now are taken from those that they may open.
+/// What all mappings share. The files that are open now are taken from those that they may open, but for the listening
+/// sockets that were handed over: these are taken as ports are opened.
 fn share(
     config: Config,
     tls: Option<Arc<Tls>>,
     workers: Rc<Workers>,
     file_limit: usize,
+    ports: Vec<TcpListener>,
 ) -> Rc<Shared> {
     let conduits = conduit::allow(config.threads, file_limit);
-    let files = Files::new(file_limit.saturating_sub(conduits));
+    let files = Files::beside(ports.len(), file_limit.saturating_sub(conduits));
+    let pool = Pool::new(&config.pool(), config.listen, files.clone());
+    pool.inherit(ports);
     Rc::new(Shared {
         tls,
         workers,
-        pool: Pool::new(&config.pool(), config.listen, files.clone()),
+        pool,
         refusals: Refusals::default(),
         files,
         config: RefCell::new(Rc::new(config)),

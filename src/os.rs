@@ -4,16 +4,20 @@
 
 mod files;
 mod instance;
+mod link;
 pub mod memory;
 mod notifier;
 mod process;
 mod signals;
 mod socket;
+mod spawner;
 pub mod terminal;
 
 pub use files::{FileGuard, Files, For};
 pub use instance::{Instance, Ownership, config_of, holder, strangers_hold, take_lock};
+pub use link::{AsyncLink, Link};
 pub use notifier::{Notifier, watchdog_interval};
 pub use process::{Prepared, abort_on_panic, prepare, said};
 pub use signals::{Ask, Signals};
 pub use socket::listen;
+pub use spawner::{REFUSED, Spawner, predecessor};

@@ -42,8 +42,14 @@ pub(super) fn refuse(fault: &str, status: ExitCode) -> ExitCode {
 
 /// Returns at SIGTERM or SIGINT; at SIGHUP it does this.
 pub(super) async fn asked_to_stop(asked: &Receiver<Ask>, reload: &dyn Fn()) {
-    while asked.recv().await == Ok(Ask::Reload) {
-        reload();
+    loop {
+        match asked.recv().await {
+            Ok(Ask::Reload) => reload(),
+            Ok(Ask::Upgrade) => log::info!(
+                target: ALWAYS, "SIGUSR2 is for the connector; a tunnel gets a new program by a restart"
+            ),
+            Ok(Ask::Stop) | Err(_) => return,
+        }
     }
 }
 

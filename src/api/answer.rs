@@ -185,10 +185,10 @@ pub(super) fn status_of(mapping: &MappingStatus) -> Response {
     }
 }
 
-pub(super) fn said(response: &'static str) -> Response {
+pub(super) fn said(response: &str) -> Response {
     #[derive(Serialize)]
-    struct Said {
-        response: &'static str,
+    struct Said<'a> {
+        response: &'a str,
         timestamp: u64,
     }
     ok(&Said { response, timestamp: timestamp() })

@@ -44,6 +44,7 @@ pub enum Command {
     Version,
     Help,
     Stop,
+    Upgrade,
 }
 
 /// A passkey as a caller offered it.
@@ -126,6 +127,7 @@ fn command(word: &str) -> Result<Command, ApiError> {
         "version" | "--version" | "-v" => Ok(Command::Version),
         "help" | "--help" | "-h" | "-?" => Ok(Command::Help),
         "stop" => Ok(Command::Stop),
+        "upgrade" => Ok(Command::Upgrade),
         _ => {
             Err(bad("command", format!("{} is unknown; use status, version or help", short(word))))
         }
@@ -447,6 +449,7 @@ mod tests {
             ("commandline", "command=-v", Call::Command(Command::Version)),
             ("commandline", "command=--help", Call::Command(Command::Help)),
             ("commandline", "command=stop", Call::Command(Command::Stop)),
+            ("commandline", "command=upgrade", Call::Command(Command::Upgrade)),
             ("direct/add", "", Call::AddDirect),
             ("direct/remove", "mappingid=a&id=b", Call::RemoveDirect("a".into())),
             ("direct/remove", "id=b", Call::RemoveDirect("b".into())),

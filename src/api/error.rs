@@ -42,6 +42,12 @@ pub enum ApiError {
     Http(Fault),
     Store(String),
     Stopping,
+    /// Another daemon is about to take this one's place.
+    Replacing,
+    /// Why no other daemon has taken this one's place.
+    NotReplaced(String),
+    /// A new program may be asked for on the machine itself alone.
+    UpgradeFromAfar,
     Busy,
     NoPorts(String),
 }
@@ -56,6 +62,7 @@ impl ApiError {
             ChangeError::NoPorts(why) => ApiError::NoPorts(why),
             ChangeError::Store(why) => ApiError::Store(why),
             ChangeError::Stopping => ApiError::Stopping,
+            ChangeError::Replacing => ApiError::Replacing,
             ChangeError::Busy => ApiError::Busy,
         }
     }
@@ -66,13 +73,13 @@ impl ApiError {
         match self {
             ApiError::NotAllowed(_) | ApiError::Outdated => Some(refused::NOT_ALLOWED),
             ApiError::Foreign(_) => Some(refused::FOREIGN),
-            ApiError::StopFromAfar => Some(refused::STOP_FROM_AFAR),
+            ApiError::StopFromAfar | ApiError::UpgradeFromAfar => Some(refused::STOP_FROM_AFAR),
             ApiError::Http(Fault::TooSlow) => Some(refused::CALLER_LATE),
             ApiError::Http(Fault::Crowded) => Some(refused::CALLERS_MEMORY),
             ApiError::Http(_) => Some(refused::NO_REQUEST),
             ApiError::NoPorts(_) => Some(refused::NO_PORTS),
             ApiError::Store(_) | ApiError::Busy => Some(refused::NOT_STORED),
-            ApiError::Stopping => Some(refused::CALLER_STOPPING),
+            ApiError::Stopping | ApiError::Replacing => Some(refused::CALLER_STOPPING),
             ApiError::Parameter { .. }
             | ApiError::Taken { .. }
             | ApiError::UnknownPath(_)
@@ -80,6 +87,7 @@ impl ApiError {
             | ApiError::NoDirect(_)
             | ApiError::UnknownDirect(_)
             | ApiError::Method { .. }
+            | ApiError::NotReplaced(_)
             | ApiError::ContentType(_) => None,
         }
     }
@@ -88,11 +96,12 @@ impl ApiError {
     pub fn status(&self) -> u16 {
         match self {
             ApiError::Parameter { .. } => 400,
-            ApiError::Taken { .. } => 409,
+            ApiError::Taken { .. } | ApiError::NotReplaced(_) => 409,
             ApiError::NotAllowed(_)
             | ApiError::Outdated
             | ApiError::Foreign(_)
-            | ApiError::StopFromAfar => 403,
+            | ApiError::StopFromAfar
+            | ApiError::UpgradeFromAfar => 403,
             ApiError::UnknownPath(_)
             | ApiError::Unknown(_)
             | ApiError::NoDirect(_)
@@ -101,7 +110,7 @@ impl ApiError {
             ApiError::ContentType(_) => 415,
             ApiError::Http(fault) => fault.status(),
             ApiError::Store(_) => 500,
-            ApiError::Stopping | ApiError::Busy => 503,
+            ApiError::Stopping | ApiError::Replacing | ApiError::Busy => 503,
             ApiError::NoPorts(_) => 507,
         }
     }
@@ -145,6 +154,15 @@ impl fmt::Display for ApiError {
             ApiError::Http(fault) => write!(f, "{fault}"),
             ApiError::Store(why) => write!(f, "the change could not be stored: {why}"),
             ApiError::Stopping => f.write_str("the connector is stopping; try again soon"),
+            ApiError::Replacing => f.write_str(
+                "a new program is taking the connector's place; nothing was changed, try again in a \
+                 second",
+            ),
+            ApiError::NotReplaced(why) => f.write_str(why),
+            ApiError::UpgradeFromAfar => f.write_str(
+                "a new program can only be asked for on the connector's own machine: \
+                 iofog-connector upgrade",
+            ),
             ApiError::Busy => write!(
                 f,
                 "the disk is slow: {} changes wait to be stored already; nothing was changed, try \

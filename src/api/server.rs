@@ -133,6 +133,15 @@ impl<S: Service> Server<S> {
         }
     }
 
+    /// Closes all connections.
+    pub async fn turn_out_all(&self) {
+        loop {
+            let next = self.connections.open.borrow_mut().pop_first();
+            let Some(Open { task, .. }) = next else { return };
+            task.cancel().await;
+        }
+    }
+
     /// Makes room for one connection and begins to serve it.
     async fn spawn<F: Future<Output = ()> + 'static>(
         &self,

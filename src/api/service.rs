@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 
+use smol::channel::Receiver;
 use smol::lock::Semaphore;
 
 use super::call::{Call, Command};
@@ -16,7 +17,7 @@ use crate::http::{Fault, Request, Response, Source};
 use crate::limits;
 use crate::pipes::change::ChangeError;
 use crate::pipes::registry::Registry;
-use crate::report::status::Status;
+use crate::report::status::{Predecessor, Status};
 use crate::runtime::aside;
 
 /// What the API needs of the daemon around it. Asked anew for every request, so that settings
@@ -39,6 +40,16 @@ pub trait Host {
 
     /// `command=stop` was called: begin to stop, and return at once.
     fn stop(&self);
+
+    /// `command=upgrade` was called: has the program that is in the file now take this one's place. Gives who does, or
+    /// why nobody; `None` where that is under way already.
+    fn upgrade(&self) -> Option<Receiver<Result<String, String>>>;
+
+    /// The daemon whose place this one took, while it carries sessions.
+    fn predecessor(&self) -> Option<Predecessor>;
+
+    /// The mapping of this id is gone.
+    fn removed(&self, id: &str);
 }
 
 /// The API's calls, on the running mappings.
@@ -85,7 +96,10 @@ impl Api {
                 Err(error) => Err(ApiError::of_change(error, "")),
             },
             Call::RemoveMapping(id) => match self.registry.remove(&id).await {
-                Ok(()) => Ok(answer::removed(&id)),
+                Ok(whole) => {
+                    self.host.removed(&whole);
+                    Ok(answer::removed(&id))
+                }
                 Err(error) => Err(ApiError::of_change(error, &id)),
             },
             Call::RemoveDirect(id) => match self.registry.remove_direct(&id).await {
@@ -121,12 +135,25 @@ impl Api {
                 }
                 Peer::Remote(_) => Err(ApiError::StopFromAfar),
             },
+            Call::Command(Command::Upgrade) => match peer {
+                Peer::Local => self.upgrade().await,
+                Peer::Remote(_) => Err(ApiError::UpgradeFromAfar),
+            },
             Call::Command(Command::Status) => Ok(answer::said(match self.registry.draining() {
                 None => "Connector is up and running.",
                 Some(_) => "Connector is stopping.",
             })),
             Call::Command(Command::Version) => Ok(answer::said(VERSION)),
             Call::Command(Command::Help) => Ok(answer::said(HELP)),
+        }
+    }
+
+    async fn upgrade(&self) -> Result<Response, ApiError> {
+        let Some(outcome) = self.host.upgrade() else { return Err(ApiError::Replacing) };
+        match outcome.recv().await {
+            Ok(Ok(who)) => Ok(answer::said(&who)),
+            Ok(Err(why)) => Err(ApiError::NotReplaced(why)),
+            Err(_) => Err(ApiError::Stopping),
         }
     }
 
@@ -155,6 +182,7 @@ impl Api {
             api_refused: self.counters.refused.get(),
             api_refusals: self.counters.refusals.borrow().clone(),
             log_lost: self.host.log_lost(),
+            predecessor: self.host.predecessor(),
             ..status
         }
     }

@@ -24,6 +24,7 @@ use crate::text::page::{Named, names};
 pub(super) enum Command {
     Start,
     Stop,
+    Upgrade,
     Status {
         json: bool,
         wide: bool,
@@ -92,6 +93,7 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
     let command = match row.name {
         "start" => Command::Start,
         "stop" => Command::Stop,
+        "upgrade" => Command::Upgrade,
         "status" => Command::Status { json: given.flag("json"), wide: given.flag("wide") },
         "check" => Command::Check { user: given.text("user")? },
         "version" => Command::Version,
@@ -476,6 +478,7 @@ mod tests {
         for (line, command) in [
             ("start", Command::Start),
             ("stop", Command::Stop),
+            ("upgrade", Command::Upgrade),
             ("status", Command::Status { json: false, wide: false }),
             ("status --json", Command::Status { json: true, wide: false }),
             ("status --wide", Command::Status { json: false, wide: true }),

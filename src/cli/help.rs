@@ -63,6 +63,17 @@ pub(super) const TABLE: &[Row] = &[
         example: "sudo iofog-connector stop",
     },
     Row {
+        name: "upgrade",
+        arguments: "",
+        meaning: "Have the program that is installed now take the running one's place",
+        text: "No port is closed and no session is cut: those that have begun go on in the old\n\
+               process for as long as the setting `handover` says. A program that does not\n\
+               start, or settings that it refuses, leave the old one serving.\n",
+        options: "",
+        general: true,
+        example: "sudo iofog-connector upgrade",
+    },
+    Row {
         name: "status",
         arguments: "",
         meaning: "Show the mappings and what their connections do",

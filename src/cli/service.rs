@@ -19,6 +19,7 @@ use crate::os::Instance;
 use crate::os::terminal::{self, complain, print};
 use crate::report::status::Draining;
 use crate::report::{self, Report};
+use crate::text::json;
 
 /// How long the sessions of a daemon may drain whose settings cannot be read.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -110,6 +111,28 @@ pub(super) fn stop(options: &Options) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Has the program that is in the file now take the running one's place.
+pub(super) fn upgrade(options: &Options) -> ExitCode {
+    let wait = limits::HEIR_READY + 2 * limits::HEIR_TAKES + limits::CONTROL_WAIT;
+    let run = &*options.run_dir;
+    match ask(wait, run, "POST", "/api/v2/commandline", "command=upgrade") {
+        Asked::Answered(answer) => {
+            print(&format!("{}\n", sentence(&answer, "response").unwrap_or(answer)))
+        }
+        Asked::NotRunning => {
+            print(&remedy::not_running(&remedy::DAEMON, run));
+            NOT_RUNNING.into()
+        }
+        Asked::Failed => ExitCode::FAILURE,
+    }
+}
+
+/// A member of an answer that is a sentence.
+fn sentence(answer: &str, member: &str) -> Option<String> {
+    let answer: serde_json::Value = json::read(answer.as_bytes()).ok()?;
+    answer.get(member)?.as_str().map(str::to_owned)
+}
+
 /// A line that says so where settings that are there have a fault, which keeps the daemon from starting.
 fn faulty_settings(dir: &Path) -> String {
     let file = dir.join(config::FILE);
@@ -137,9 +160,10 @@ fn draining(run: &Path) -> Option<Draining> {
 fn ask(wait: Duration, run: &Path, method: &str, path: &str, body: &str) -> Asked {
     match control::call(wait, run, method, path, body) {
         Ok((200, answer)) => return Asked::Answered(answer),
-        Ok((status, answer)) => {
-            complain(format_args!("it answers {status}: {}", answer.trim_end()))
-        }
+        Ok((status, answer)) => match sentence(&answer, "errormessage") {
+            Some(why) => complain(why),
+            None => complain(format_args!("it answers {status}: {}", answer.trim_end())),
+        },
         // Without the lock there is no daemon; with it there is one that nobody can talk to: it
         // is just starting or ending, or somebody has removed its socket.
         Err(ControlError::NotRunning(socket)) => match running(run) {

@@ -59,6 +59,7 @@ fn sample_file_is_safe_as_it_stands() {
             user_wait: Duration::from_secs(10),
             pending: 128,
             drain: Duration::from_secs(5),
+            handover: Duration::from_secs(3600),
             fin_wait: Duration::from_secs(60),
             connection_log: false,
         }
@@ -78,7 +79,7 @@ fn every_optional_key_is_read() {
     let config = good(
         r#""api":"[::1]:9000","controllers":["10.0.0.0/8","::1"],"controllerca":"ca.pem",
         "listen":"192.0.2.1","threads":3,"loglevel":"debug","userwait":0,"pending":65535,
-        "drain":0,"finwait":1,"connectionlog":true,"dev":false"#,
+        "drain":0,"handover":7,"finwait":1,"connectionlog":true,"dev":false"#,
     );
     assert_eq!(config.api, "[::1]:9000".parse().expect("an address"));
     assert_eq!(config.controllers.as_ref().map(Vec::len), Some(2));
@@ -88,6 +89,7 @@ fn every_optional_key_is_read() {
     assert_eq!(config.log_level, LevelFilter::Debug);
     assert_eq!(config.user_wait, Duration::ZERO);
     assert_eq!(config.drain, Duration::ZERO);
+    assert_eq!(config.handover, Duration::from_millis(7));
     assert_eq!(config.fin_wait, Duration::from_millis(1));
     assert!(config.connection_log && !config.dev);
     let absolute = good(r#""controllerca":"/ca.pem","listen":"::""#);

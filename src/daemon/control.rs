@@ -1,5 +1,6 @@
 //! The socket on which the command line reaches the daemon.
 
+use std::cell::Cell;
 use std::io;
 use std::path::Path;
 
@@ -12,6 +13,8 @@ use crate::os;
 pub(super) struct Control<'a> {
     pub(super) listener: UnixListener,
     run: &'a Path,
+    /// Whether another process listens on it, too, and goes on.
+    is_passed_on: Cell<bool>,
 }
 
 impl<'a> Control<'a> {
@@ -20,13 +23,30 @@ impl<'a> Control<'a> {
     /// # Errors
     /// As [`os::listen`].
     pub(super) fn listen(run: &'a Path) -> io::Result<Self> {
-        let listener = os::listen(&run.join(folders::SOCKET))?.try_into()?;
-        Ok(Control { listener, run })
+        Self::of(os::listen(&run.join(folders::SOCKET))?, run)
+    }
+
+    /// Takes over the socket of the process whose place this one takes.
+    ///
+    /// # Errors
+    /// As `fcntl(2)`.
+    pub(super) fn of(
+        listener: std::os::unix::net::UnixListener,
+        run: &'a Path,
+    ) -> io::Result<Self> {
+        Ok(Control { listener: listener.try_into()?, run, is_passed_on: Cell::new(false) })
+    }
+
+    /// Another process listens on it, too, and goes on.
+    pub(super) fn passed_on(&self) {
+        self.is_passed_on.set(true);
     }
 }
 
 impl Drop for Control<'_> {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(self.run.join(folders::SOCKET));
+        if !self.is_passed_on.get() {
+            let _ = std::fs::remove_file(self.run.join(folders::SOCKET));
+        }
     }
 }

@@ -1,15 +1,17 @@
 //! What the API asks of the daemon.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use smol::channel::Sender;
+use smol::channel::{Receiver, Sender};
 
+use super::handover::Predecessor;
 use crate::api::Host;
 use crate::config::Network;
 use crate::logging::Logging;
 use crate::pipes::shared::Shared;
+use crate::report::status;
 
 /// What the API asks of the daemon.
 pub(super) struct Daemon {
@@ -20,7 +22,12 @@ pub(super) struct Daemon {
     /// What the last reload did not put in force.
     pub(super) not_in_force: Rc<RefCell<Vec<String>>>,
     pub(super) stop: Sender<()>,
+    pub(super) upgrade: Sender<Outcome>,
+    pub(super) predecessor: Rc<OnceCell<Predecessor>>,
 }
+
+/// Where goes what has come of an upgrade: who serves now, or why it is this process still.
+pub(super) type Outcome = Sender<Result<String, String>>;
 
 impl Host for Daemon {
     fn broker(&self) -> u16 {
@@ -57,5 +64,20 @@ impl Host for Daemon {
     fn stop(&self) {
         // Full means that it has been asked already.
         let _ = self.stop.try_send(());
+    }
+
+    fn upgrade(&self) -> Option<Receiver<Result<String, String>>> {
+        let (tell, told) = smol::channel::bounded(1);
+        self.upgrade.try_send(tell).ok().map(|()| told)
+    }
+
+    fn predecessor(&self) -> Option<status::Predecessor> {
+        self.predecessor.get()?.left()
+    }
+
+    fn removed(&self, id: &str) {
+        if let Some(predecessor) = self.predecessor.get() {
+            predecessor.tell(&format!("removed {id}"));
+        }
     }
 }

@@ -1,45 +1,65 @@
 //! The daemon while it serves, from its first mapping to the end of the last session.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
+use async_net::unix::UnixListener;
 use smol::channel::Receiver;
 use smol::future::{FutureExt, or};
 use smol::{LocalExecutor, Task};
 
 use super::control::Control;
-use super::host::Daemon;
+use super::handover::{self, Estate, Predecessor, Successor, Wish};
+use super::host::{Daemon, Outcome};
+use super::place::Place;
 use super::reload::reload;
 use super::upkeep::{upkeep, watchdog};
 use crate::api::{Acceptor, Api, Server};
 use crate::config::folders::Options;
 use crate::limits;
 use crate::logging::{ALWAYS, Logging};
-use crate::mappings::mapping::Mapping;
+use crate::mappings::mapping::{Id, Mapping};
 use crate::mappings::ports;
 use crate::mappings::store::{Store, Writer};
-use crate::os::{self, Ask, Notifier};
+use crate::os::{self, Ask, Link, Notifier, Ownership, Spawner};
 use crate::pipes::registry::Registry;
 use crate::pipes::shared::Shared;
-use crate::runtime::{self, Backoff, sleep};
+use crate::runtime::{self, Backoff, aside, sleep};
+use crate::text::reason;
 
 /// A daemon that serves.
 pub(super) struct Serving<'a> {
     pub(super) notifier: Rc<Notifier>,
+    executor: Rc<LocalExecutor<'static>>,
     shared: Rc<Shared>,
     registry: Rc<Registry>,
     logging: &'a Logging,
+    server: Rc<Server<Api>>,
+    control: UnixListener,
+    /// The API's port, once it is open.
+    api_port: Rc<RefCell<Option<Rc<TcpListener>>>>,
+    api_fault: Rc<RefCell<Option<String>>>,
+    /// What accepts the API's callers, over TCP and on the control socket.
+    accepting: RefCell<Option<[Task<()>; 2]>>,
     /// What the last reload has found and could not put in force.
     not_in_force: Rc<RefCell<Vec<String>>>,
-    /// Says that the API was asked for a stop.
+    predecessor: Rc<OnceCell<Predecessor>>,
+    /// Says that the API was asked for a stop, or for a new program.
     stopped: Receiver<()>,
-    /// The API on TCP.
-    api: Task<()>,
-    /// The API on the control socket.
-    control: Task<()>,
+    upgrade: Receiver<Outcome>,
+}
+
+/// What ends a daemon that serves, or may end it.
+pub(super) enum Asked {
+    /// To stop; whether by a signal.
+    Stop(bool),
+    /// To have a new program take its place; who waits to hear what has come of it.
+    Upgrade(Option<Outcome>),
 }
 
 impl<'a> Serving<'a> {
@@ -53,18 +73,23 @@ impl<'a> Serving<'a> {
         notifier: Rc<Notifier>,
     ) -> Self {
         // Before any mapping's port.
-        let listener = ports::open_listener(shared.config.borrow().api);
+        let listener = shared.pool.open_apart(shared.config.borrow().api);
         executor.spawn(writer.run().boxed_local()).detach();
         let registry = Registry::new(shared.clone(), executor.clone(), store, stored);
+        shared.pool.settle();
         let not_in_force = Rc::new(RefCell::new(Vec::new()));
         let api_fault = Rc::new(RefCell::new(None));
         let (stop, stopped) = smol::channel::bounded(1);
+        let (ask, upgrade) = smol::channel::bounded(1);
+        let predecessor = Rc::new(OnceCell::new());
         let host = Rc::new(Daemon {
             shared: shared.clone(),
             logging: logging.clone(),
             api_fault: api_fault.clone(),
             not_in_force: not_in_force.clone(),
             stop,
+            upgrade: ask,
+            predecessor: predecessor.clone(),
         });
         let api = Rc::new(Api::new(registry.clone(), host));
         let server = Rc::new(Server::new(
@@ -74,36 +99,235 @@ impl<'a> Serving<'a> {
             shared.files.clone(),
             shared.workers.clone(),
         ));
-        let control = executor.spawn({
-            let (server, listener) = (server.clone(), control.listener.clone());
-            async move { server.serve_unix(listener).await }.boxed_local()
-        });
-        let api = serve_api(server, shared.clone(), listener, api_fault);
-        let api = executor.spawn(api.boxed_local());
         executor.spawn(upkeep(shared.clone(), logging.clone()).boxed_local()).detach();
         if let Some(interval) = os::watchdog_interval() {
             let watchdog = watchdog(shared.clone(), notifier.clone(), interval);
             executor.spawn(watchdog.boxed_local()).detach();
         }
-        Serving { notifier, shared, registry, logging, not_in_force, stopped, api, control }
+        let serving = Serving {
+            notifier,
+            executor: executor.clone(),
+            shared,
+            registry,
+            logging,
+            server,
+            control: control.listener.clone(),
+            api_port: Rc::default(),
+            api_fault,
+            accepting: RefCell::default(),
+            not_in_force,
+            predecessor,
+            stopped,
+            upgrade,
+        };
+        serving.accept(listener);
+        serving
     }
 
-    /// Reads the settings again as often as asked; returns when asked to stop, and whether by a signal.
-    pub(super) async fn until_asked_to_stop(
+    /// Takes the place of the daemon at the other end of the link. Blocks until that accepts nobody any more.
+    ///
+    /// # Errors
+    /// A sentence about why this one is not to serve.
+    pub(super) fn take_place(
         &self,
-        options: &Options,
-        asked: &Receiver<Ask>,
-    ) -> bool {
+        place: &Place<'_>,
+        link: Link,
+        process: u32,
+    ) -> Result<(), String> {
+        handover::ready(&link)?;
+        place.instance.name_process();
+        link.send("taken", &[]).map_err(|error| {
+            format!("the program before does not make way: {}", reason::words(&error))
+        })?;
+        let predecessor = Predecessor::new(link, process);
+        let predecessor = predecessor.map_err(|error| reason::words(&error).to_string())?;
+        let cell = self.predecessor.clone();
+        let _ = cell.set(predecessor);
+        let notifier = self.notifier.clone();
+        let registry = self.registry.clone();
+        let listening = async move {
+            if let Some(predecessor) = cell.get() {
+                predecessor.listen(&notifier, &registry).await;
+            }
+        };
+        self.executor.spawn(listening.boxed_local()).detach();
+        Ok(())
+    }
+
+    /// Takes the API's callers, on `port` and on the control socket.
+    fn accept(&self, port: io::Result<TcpListener>) {
+        let (server, listener) = (self.server.clone(), self.control.clone());
+        let control = async move { server.serve_unix(listener).await };
+        let api = serve_api(
+            self.server.clone(),
+            self.shared.clone(),
+            port,
+            self.api_port.clone(),
+            self.api_fault.clone(),
+        );
+        let tasks = [api.boxed_local(), control.boxed_local()];
+        self.accepting.replace(Some(tasks.map(|task| self.executor.spawn(task))));
+    }
+
+    /// Reads the settings again as often as asked; returns when asked for more than that.
+    pub(super) async fn until_asked(&self, options: &Options, asked: &Receiver<Ask>) -> Asked {
         loop {
-            match next_ask(asked, &self.stopped).await {
-                (Ask::Stop, by_signal) => return by_signal,
-                (Ask::Reload, _) => {
-                    self.notifier.reloading();
-                    self.logging.reopen();
-                    self.not_in_force.replace(reload(options, &self.shared, self.logging));
-                    self.notifier.ready("serving");
+            let by_signal = async {
+                match asked.recv().await {
+                    Ok(Ask::Reload) => None,
+                    Ok(Ask::Upgrade) => Some(Asked::Upgrade(None)),
+                    Ok(Ask::Stop) | Err(_) => Some(Asked::Stop(true)),
+                }
+            };
+            let stopped = async {
+                let _ = self.stopped.recv().await;
+                Some(Asked::Stop(false))
+            };
+            let upgrade = async { Some(Asked::Upgrade(self.upgrade.recv().await.ok())) };
+            if let Some(asked) = or(by_signal, or(stopped, upgrade)).await {
+                return asked;
+            }
+            self.notifier.reloading();
+            self.logging.reopen();
+            self.tell_predecessor("reopen");
+            self.not_in_force.replace(reload(options, &self.shared, self.logging));
+            self.notifier.ready("serving");
+        }
+    }
+
+    /// Has the program that is in the file now take this one's place; gives it once it serves.
+    ///
+    /// # Errors
+    /// A sentence about why it does not; everything is as before.
+    pub(super) async fn hand_over(&self, place: &Place<'_>) -> Result<(Successor, u32), String> {
+        let spawner = place.spawner.clone().map_err(|why| {
+            format!(
+                "the process that starts programs could not be made: {why}; a restart is needed"
+            )
+        })?;
+        // Callers wait from now on for whoever answers them then.
+        let accepting = self.accepting.take();
+        for task in accepting.into_iter().flatten() {
+            task.cancel().await;
+        }
+        let outcome = self.take_turns(place, spawner).await;
+        if outcome.is_err() {
+            let port = self.api_port.take().map(|port| port.try_clone());
+            let anew = || self.shared.pool.open_apart(self.shared.config.borrow().api);
+            self.accept(port.unwrap_or_else(anew));
+        }
+        outcome
+    }
+
+    async fn take_turns(
+        &self,
+        place: &Place<'_>,
+        spawner: Arc<Spawner>,
+    ) -> Result<(Successor, u32), String> {
+        if !self.registry.leave_state().await {
+            return Err("a change of the mappings waits for the disk; try again later".into());
+        }
+        let ownership = place.ownership.take();
+        let had_it = ownership.is_some();
+        drop(ownership);
+        let outcome = self.hand_over_files(place, spawner).await;
+        if outcome.is_err() {
+            self.registry.keep_state();
+            if had_it {
+                let again = Ownership::take(&place.options.config_dir, &place.options.run_dir);
+                place.ownership.replace(again.unwrap_or_default());
+            }
+        }
+        outcome
+    }
+
+    async fn hand_over_files(
+        &self,
+        place: &Place<'_>,
+        spawner: Arc<Spawner>,
+    ) -> Result<(Successor, u32), String> {
+        let estate = || {
+            let mut ports = self.shared.pool.listeners()?;
+            if let Some(api) = &*self.api_port.borrow() {
+                ports.push(api.as_fd().try_clone_to_owned()?);
+            }
+            let control = self.control.as_fd().try_clone_to_owned()?;
+            io::Result::Ok(Estate { lock: place.instance.lock()?, control, ports })
+        };
+        let estate = estate().map_err(|error| reason::words(&error).to_string())?;
+        let heir = aside(move || estate.pass_on(&spawner)).await?;
+        let process = heir.process;
+        // For a moment both accept connections, and each serves its own.
+        let link = aside(move || heir.go()).await?;
+        let successor = Successor::new(link).map_err(|error| reason::words(&error).to_string())?;
+        self.notifier.main_process(process);
+        successor.is_main();
+        Ok((successor, process))
+    }
+
+    /// Carries what has begun to its end, after another daemon has taken this one's place.
+    pub(super) async fn retire(self, successor: &Successor, asked: &Receiver<Ask>) {
+        let config = self.shared.config.borrow().clone();
+        let waiting = config.user_wait.min(limits::LEFT_WAITING);
+        let short = |id: &Id, is_short| successor.short(id, is_short);
+        let carried = self.registry.retire(config.handover, waiting, &short);
+        let told = async {
+            loop {
+                if let Some((sessions, left)) = self.registry.left() {
+                    let before = self.predecessor.get().and_then(Predecessor::left);
+                    successor.tell(sessions + before.map_or(0, |before| before.sessions), left);
+                }
+                sleep(limits::DRAIN_TOLD).await;
+            }
+        };
+        let wishes = async {
+            loop {
+                match successor.wish().await {
+                    Wish::Removed(id) => {
+                        self.tell_predecessor(&format!("removed {id}"));
+                        self.registry.close(&id).await;
+                    }
+                    Wish::Reopen => {
+                        self.tell_predecessor("reopen");
+                        self.logging.reopen();
+                    }
+                    Wish::Stop => {
+                        self.tell_predecessor("stop");
+                        self.registry.hurry(config.drain);
+                    }
                 }
             }
+        };
+        // A second signal ends it at once.
+        let signals = async {
+            let mut stops = 0;
+            while stops < 2 {
+                match asked.recv().await {
+                    Ok(Ask::Stop) => {
+                        stops += 1;
+                        self.registry.hurry(config.drain);
+                    }
+                    Ok(Ask::Reload) => self.logging.reopen(),
+                    Ok(Ask::Upgrade) => {}
+                    Err(_) => std::future::pending().await,
+                }
+            }
+        };
+        // Who has asked for the new program has its answer by then, and callers on kept connections call again.
+        let callers = async {
+            sleep(limits::STILL).await;
+            self.server.turn_out_all().await;
+            std::future::pending().await
+        };
+        or(carried, or(signals, or(callers, or(wishes, told)))).await;
+        self.registry.cut().await;
+        let still = Instant::now() + limits::STILL;
+        runtime::until(still, self.shared.workers.answer()).await;
+    }
+
+    fn tell_predecessor(&self, words: &str) {
+        if let Some(predecessor) = self.predecessor.get() {
+            predecessor.tell(words);
         }
     }
 
@@ -112,8 +336,13 @@ impl<'a> Serving<'a> {
         let patience = self.shared.config.borrow().drain;
         self.notifier.stopping(patience);
         log::info!(target: ALWAYS, "stopping: sessions have {} ms to finish", patience.as_millis());
+        self.tell_predecessor("stop");
         // The API's port closes at once; the command line may go on asking.
-        self.api.cancel().await;
+        let (api, control) = self.accepting.take().map(|[api, control]| (api, control)).unzip();
+        if let Some(api) = api {
+            api.cancel().await;
+        }
+        self.api_port.take();
         let again = asked_again(asked, by_signal, &self.registry, self.logging);
         let drained = or(self.registry.drain(patience), again);
         or(drained, tell(&self.notifier, &self.registry)).await;
@@ -121,18 +350,10 @@ impl<'a> Serving<'a> {
         // A worker reports a session's end first, and then closes in order what ended that way.
         let still = Instant::now() + limits::STILL;
         runtime::until(still, self.shared.workers.answer()).await;
-        self.control.cancel().await;
+        if let Some(control) = control {
+            control.cancel().await;
+        }
     }
-}
-
-/// What is asked for, and whether by a signal.
-async fn next_ask(asked: &Receiver<Ask>, stopped: &Receiver<()>) -> (Ask, bool) {
-    let asked = async { (asked.recv().await.unwrap_or(Ask::Stop), true) };
-    let stopped = async {
-        let _ = stopped.recv().await;
-        (Ask::Stop, false)
-    };
-    or(asked, stopped).await
 }
 
 /// Returns when a second signal asks a draining daemon to stop. The service manager's may be the
@@ -146,6 +367,7 @@ async fn asked_again(
     loop {
         match asked.recv().await {
             Ok(Ask::Reload) => logging.reopen(),
+            Ok(Ask::Upgrade) => {}
             Ok(Ask::Stop) if by_signal => break,
             Ok(Ask::Stop) => {
                 by_signal = true;
@@ -175,13 +397,14 @@ async fn serve_api(
     server: Rc<Server<Api>>,
     shared: Rc<Shared>,
     mut opened: io::Result<TcpListener>,
+    open: Rc<RefCell<Option<Rc<TcpListener>>>>,
     fault: Rc<RefCell<Option<String>>>,
 ) {
     let address = shared.config.borrow().api;
     let mut retry = Backoff::new(limits::PORT_RETRY);
     let listener = loop {
         match opened {
-            Ok(listener) => break listener,
+            Ok(listener) => break Rc::new(listener),
             Err(error) => {
                 let why = ports::api_fault(&error);
                 let why = format!("the API cannot listen on {address}: {why}; it is tried again");
@@ -190,9 +413,10 @@ async fn serve_api(
             }
         }
         sleep(retry.pause()).await;
-        opened = ports::open_listener(address);
+        opened = shared.pool.open_apart(address);
     };
     fault.replace(None);
+    open.replace(Some(listener.clone()));
     let acceptor = shared.tls.clone().map(|tls| -> Acceptor {
         Rc::new(move || {
             let now = tls.current();

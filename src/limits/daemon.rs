@@ -63,5 +63,16 @@ pub const CONTROL_WAIT: Duration = Duration::from_secs(30);
 /// that hangs.
 pub const STATUS_WAIT: Duration = Duration::from_secs(5);
 
+/// By when a program that is to take another one's place has opened everything: a thousand mappings take a slow card
+/// a few seconds.
+pub const HEIR_READY: Duration = Duration::from_secs(30);
+
+/// How long it and the one before wait for each other's word when nothing but the word is missing.
+pub const HEIR_TAKES: Duration = Duration::from_secs(10);
+
+/// How long users that have not been given a tunnel yet may wait for one at a program whose place was taken: as long
+/// as `userwait`, and this at most. Its idle tunnels wait as long.
+pub const LEFT_WAITING: Duration = Duration::from_secs(60);
+
 /// How often systemd and `stop` are told what a stopping daemon is still waiting for.
 pub const DRAIN_TOLD: Duration = Duration::from_secs(1);

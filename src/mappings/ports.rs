@@ -9,7 +9,8 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::rc::Rc;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -29,16 +30,22 @@ pub struct Pool {
     state: Rc<RefCell<State>>,
     listen: Option<IpAddr>,
     files: Arc<Files>,
+    /// Listening sockets of the daemon whose place this one takes, not used yet.
+    inherited: Rc<RefCell<Vec<TcpListener>>>,
 }
 
-/// Opens a listening socket that belongs to no pool, with the same options: the API's. `[::]` is
+/// Opens a listening socket that belongs to no pool, with the same options. `[::]` is
 /// every interface of both families, or `0.0.0.0` on a machine without IPv6.
 ///
 /// # Errors
 /// As `bind(2)`.
 pub fn open_listener(address: SocketAddr) -> io::Result<TcpListener> {
-    let ip = Some(address.ip()).filter(|ip| *ip != IpAddr::from([0u16; 8]));
-    Ok(crate::net::socket::open(ip, address.port())?)
+    Ok(crate::net::socket::open(specific(address.ip()), address.port())?)
+}
+
+/// `None` for every interface of both families.
+fn specific(ip: IpAddr) -> Option<IpAddr> {
+    Some(ip).filter(|ip| *ip != IpAddr::from([0u16; 8]))
 }
 
 /// No borrow of this is held across a call out of this module.
@@ -52,6 +59,8 @@ struct State {
     owned: PortSet,
     /// Once for each further mapping that has the same one.
     owned_again: Vec<u16>,
+    /// The sockets of those that are leased.
+    open: Vec<Weak<TcpListener>>,
 }
 
 /// A port of the pool, bound and listening.
@@ -62,7 +71,7 @@ struct State {
 #[derive(Debug)]
 pub struct Lease {
     // Fields drop in this order: the port must be closed when it is handed out again.
-    listener: TcpListener,
+    listener: Rc<TcpListener>,
     _file: FileGuard,
     port: Leased,
 }
@@ -94,10 +103,55 @@ impl Pool {
             leased: PortSet::default(),
             owned: PortSet::default(),
             owned_again: Vec::new(),
+            open: Vec::new(),
         };
-        let pool = Pool { state: Rc::new(RefCell::new(state)), listen, files };
+        let inherited = Rc::default();
+        let pool = Pool { state: Rc::new(RefCell::new(state)), listen, files, inherited };
         pool.replace(ports);
         pool
+    }
+
+    /// Takes over the listening sockets of the daemon whose place this one takes: where one is to be opened that is
+    /// among them, it is taken from there.
+    pub fn inherit(&self, ports: Vec<TcpListener>) {
+        self.inherited.replace(ports);
+    }
+
+    /// What was inherited and is not used by now is closed.
+    pub fn settle(&self) {
+        self.inherited.take();
+    }
+
+    /// Opens a listening socket that belongs to no mapping, as [`open_listener`] does: the API's.
+    ///
+    /// # Errors
+    /// As `bind(2)`.
+    pub fn open_apart(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        Ok(self.open(specific(address.ip()), address.port())?)
+    }
+
+    fn open(&self, ip: Option<IpAddr>, port: u16) -> Result<TcpListener, Errno> {
+        let is_it = |listener: &TcpListener| {
+            listener.local_addr().is_ok_and(|address| {
+                address.port() == port
+                    && ip.map_or(address.ip().is_unspecified(), |ip| ip == address.ip())
+            })
+        };
+        let inherited = &mut *self.inherited.borrow_mut();
+        match inherited.iter().position(is_it) {
+            Some(place) => Ok(inherited.swap_remove(place)),
+            None => crate::net::socket::open(ip, port),
+        }
+    }
+
+    /// The listening sockets of all mappings at this moment, for a daemon that takes this one's place.
+    ///
+    /// # Errors
+    /// No file is left.
+    pub fn listeners(&self) -> io::Result<Vec<OwnedFd>> {
+        let state = self.state.borrow();
+        let open = state.open.iter().filter_map(Weak::upgrade);
+        open.map(|listener| listener.as_fd().try_clone_to_owned()).collect()
     }
 
     /// Opens the next free port. A port that another program holds, or that this user may not
@@ -114,7 +168,7 @@ impl Pool {
         let mut outcome = Err(PortError::Exhausted);
         for tried in 1..=most {
             let Some(port) = self.state.borrow_mut().free.pop_front() else { break };
-            match crate::net::socket::open(self.listen, port) {
+            match self.open(self.listen, port) {
                 Ok(listener) => return Ok(self.leased(port, listener, file)),
                 Err(error) => {
                     outcome = Err(PortError::NoneOpened { tried, port, error });
@@ -158,11 +212,10 @@ impl Pool {
             }
         }
         let file = self.file()?;
-        let listener =
-            crate::net::socket::open(self.listen, port).map_err(|error| match error {
-                Errno::ADDRINUSE => PortError::Taken(port),
-                error => PortError::Failed { port, error },
-            })?;
+        let listener = self.open(self.listen, port).map_err(|error| match error {
+            Errno::ADDRINUSE => PortError::Taken(port),
+            error => PortError::Failed { port, error },
+        })?;
         self.state.borrow_mut().take_out(port);
         Ok(self.leased(port, listener, file))
     }
@@ -229,7 +282,12 @@ impl Pool {
     }
 
     fn leased(&self, port: u16, listener: TcpListener, file: FileGuard) -> Lease {
-        self.state.borrow_mut().leased.insert(port);
+        let listener = Rc::new(listener);
+        {
+            let state = &mut *self.state.borrow_mut();
+            state.leased.insert(port);
+            state.open.push(Rc::downgrade(&listener));
+        }
         let leased = Leased(PoolPort { port, state: self.state.clone() });
         Lease { listener, _file: file, port: leased }
     }
@@ -274,6 +332,7 @@ impl Drop for Leased {
         let PoolPort { port, state } = &self.0;
         let state = &mut *state.borrow_mut();
         state.leased.remove(*port);
+        state.open.retain(|open| open.strong_count() > 0);
         state.give_back(*port);
     }
 }

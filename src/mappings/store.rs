@@ -9,8 +9,10 @@ mod disk;
 mod error;
 pub mod format;
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use smol::channel::{Receiver, Sender, bounded};
 
@@ -81,7 +83,9 @@ pub fn open(dir: &Path) -> Result<(Store, Writer, Vec<Mapping>), StoreError> {
         }
     }
     let (changes, queue) = bounded(limits::CHANGES_WAITING);
-    Ok((Store { changes }, Writer { file, lock, committed: mappings.clone(), queue }, mappings))
+    let held = Rc::new(Held { file, lock: RefCell::new(lock) });
+    let writer = Writer { held: held.clone(), committed: mappings.clone(), queue };
+    Ok((Store { changes, held }, writer, mappings))
 }
 
 /// What probably is not meant about the state file, for the `check` command: sentences.
@@ -116,6 +120,14 @@ pub fn check(dir: &Path) -> Result<Vec<Mapping>, StoreError> {
 #[derive(Clone, Debug)]
 pub struct Store {
     changes: Sender<Box<Request>>,
+    held: Rc<Held>,
+}
+
+/// The file, and the lock of the one that is there now.
+#[derive(Debug)]
+struct Held {
+    file: PathBuf,
+    lock: RefCell<Option<File>>,
 }
 
 /// A change and where its outcome goes.
@@ -126,6 +138,16 @@ struct Request {
 }
 
 impl Store {
+    /// Gives up the file's lock, for another daemon that takes this one's place. No change may be on its way.
+    pub fn give_up_lock(&self) {
+        self.held.lock.take();
+    }
+
+    /// Takes it again.
+    pub fn take_lock_again(&self) {
+        self.held.lock.replace(disk::lock(&self.held.file).unwrap_or_default());
+    }
+
     /// Makes a change. `Ok` means that it is on disk and outlives a power failure; `Err` that it
     /// is not made. Waits while [`limits::CHANGES_WAITING`] others wait.
     ///
@@ -146,9 +168,7 @@ impl Store {
 /// What writes the changes: the one owner of the file.
 #[derive(Debug)]
 pub struct Writer {
-    file: PathBuf,
-    /// The file that is there now, locked.
-    lock: Option<File>,
+    held: Rc<Held>,
     /// What the file holds.
     committed: Vec<Mapping>,
     queue: Receiver<Box<Request>>,
@@ -190,7 +210,7 @@ impl Writer {
                 if failure.renamed {
                     self.put_back().await;
                 }
-                Err(error::unwritable(&self.file, &failure.error))
+                Err(error::unwritable(&self.held.file, &failure.error))
             }
         };
         for answer in &made {
@@ -207,8 +227,8 @@ impl Writer {
                 target: ALWAYS,
                 "{} could not be put back after a failed change: {}; the next change that \
                  succeeds repairs it",
-                self.file.display(),
-                reason::writing(&self.file, &error)
+                self.held.file.display(),
+                reason::writing(&self.held.file, &error)
             ),
         }
     }
@@ -216,13 +236,13 @@ impl Writer {
     /// Keeps the lock of the file that is there now.
     fn hold(&mut self, replaced: Replaced) {
         if let Replaced::New(lock) = replaced {
-            self.lock = lock;
+            self.held.lock.replace(lock);
         }
     }
 
     /// Writes on a thread of its own, since a flash card may take seconds.
     async fn replace(&self, next: Vec<Mapping>) -> (Result<Replaced, Failure>, Vec<Mapping>) {
-        let file = self.file.clone();
+        let file = self.held.file.clone();
         aside(move || (disk::replace(&file, &format::write(&next)), next)).await
     }
 }

@@ -46,7 +46,12 @@ impl Files {
     /// files that are open now are taken for good, so it is made when everything that lives as
     /// long as the process (threads, logs, listeners of the API) is there.
     pub fn new(limit: usize) -> Arc<Self> {
-        Self::with(limit, open_files())
+        Self::beside(0, limit)
+    }
+
+    /// The same, where so many `others` are open that will be taken one by one, or closed.
+    pub fn beside(others: usize, limit: usize) -> Arc<Self> {
+        Self::with(limit, open_files().saturating_sub(others))
     }
 
     fn with(limit: usize, used: usize) -> Arc<Self> {

@@ -1,9 +1,11 @@
 //! One daemon a run folder, and one writer a configuration folder: their locks, and the messages
 //! of a daemon that finds another one there.
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -96,6 +98,8 @@ impl std::error::Error for ProcessError {}
 #[derive(Debug)]
 pub struct Instance {
     lock: File,
+    /// Whether another process has it, too, and keeps it.
+    is_passed_on: Cell<bool>,
 }
 
 impl Instance {
@@ -120,9 +124,38 @@ impl Instance {
             }
             Err(error) => return Err(failed(&path)(error.into())),
         }
+        let instance = Self::inherited(lock);
+        instance.name_process();
+        Ok(instance)
+    }
+
+    /// The right of another process, which has handed over its `lock`.
+    pub fn inherited(lock: File) -> Self {
+        Instance { lock, is_passed_on: Cell::new(false) }
+    }
+
+    /// From now on it is this process that runs here.
+    pub fn name_process(&self) {
+        self.is_passed_on.set(false);
         // The lock is what counts; where a full disk keeps the process id out, messages lack it.
-        let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-        Ok(Instance { lock })
+        let mut lock = &self.lock;
+        let _ = lock
+            .set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| writeln!(lock, "{}", std::process::id()));
+    }
+
+    /// The lock, for another process.
+    ///
+    /// # Errors
+    /// No file is left.
+    pub fn lock(&self) -> io::Result<OwnedFd> {
+        self.lock.as_fd().try_clone_to_owned()
+    }
+
+    /// Another process has the right now.
+    pub fn passed_on(&self) {
+        self.is_passed_on.set(true);
     }
 
     /// Why a start could not use the run folder, as far as looking tells. The service manager makes
@@ -165,7 +198,9 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         // Only for tidiness: a process id without a lock is ignored.
-        let _ = self.lock.set_len(0);
+        if !self.is_passed_on.get() {
+            let _ = self.lock.set_len(0);
+        }
     }
 }
 

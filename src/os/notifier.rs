@@ -42,6 +42,11 @@ impl Notifier {
         self.send(&format!("READY=1\nSTATUS={}", one_line(status)));
     }
 
+    /// This process takes the service's place: the service manager watches it from now on.
+    pub fn main_process(&self, process: u32) {
+        self.send(&format!("MAINPID={process}"));
+    }
+
     /// A reload begins; [`ready`](Self::ready) ends it.
     pub fn reloading(&self) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);

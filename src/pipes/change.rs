@@ -17,6 +17,8 @@ pub enum ChangeError {
     Store(String),
     /// The daemon is stopping.
     Stopping,
+    /// Another daemon is about to take its place.
+    Replacing,
     /// [`crate::limits::CHANGES_ASKED`] others wait for the disk.
     Busy,
 }
@@ -30,6 +32,7 @@ impl fmt::Display for ChangeError {
             }
             ChangeError::NoPorts(why) | ChangeError::Store(why) => f.write_str(why),
             ChangeError::Stopping => f.write_str("the connector is stopping"),
+            ChangeError::Replacing => f.write_str("a new program is taking the connector's place"),
             ChangeError::Busy => f.write_str("too many changes wait for the disk"),
         }
     }

@@ -21,22 +21,21 @@ use crate::pipes::serve_user::{Newcomer, may_connect};
 use crate::pipes::{serve_agent, serve_user};
 use crate::report::status::reached;
 use crate::report::status::refused::Refusal;
-use crate::runtime::{self, Backoff, Io, look, sleep, until};
+use crate::runtime::{self, Backoff, Counted, Io, look, sleep, until};
 
 /// Serves both ports. Those that are not given are opened here, now or when they can be.
 /// Dropping the future closes ports, waiting users, tunnels and sessions.
 pub async fn run(pipe: Rc<Pipe>, leases: [Option<Lease>; 2]) {
     let handlers = LocalExecutor::new();
     let [one, two] = leases;
-    let stopped = async {
-        let _ = pipe.stop.1.recv().await;
-    };
+    let stopped = async |side: usize| _ = pipe.stop[side].1.recv().await;
     let served = pin!(async {
-        {
-            let ports = zip(listen(&pipe, &handlers, 0, one), listen(&pipe, &handlers, 1, two));
-            let listening = pin!(ports);
-            or(async { _ = listening.await }, stopped).await;
-        }
+        // Each port is closed as it stops.
+        let port = async |side: usize, lease| {
+            let _accepting = Counted::new(&pipe.sides[side].accepting);
+            or(listen(&pipe, &handlers, side, lease), stopped(side)).await;
+        };
+        zip(port(0, one), port(1, two)).await;
         std::future::pending::<()>().await;
     });
     or(served, runtime::run(|| handlers.tick())).await;
@@ -100,6 +99,9 @@ async fn accept<'a>(
     loop {
         // No room is made and no file is taken before there is a newcomer.
         listener.come().await;
+        if side == 0 {
+            pipe.agents_left.come().await;
+        }
         room(pipe, handlers, users).await;
         let Some(file) = pipe.shared.files.try_take(For::Pipe) else {
             if !std::mem::replace(&mut short, true) {
@@ -119,7 +121,9 @@ async fn accept<'a>(
                 if users {
                     match newcomer(pipe, peer.ip()) {
                         Ok(newcomer) => {
-                            let user = serve_user::serve(pipe, socket, peer, file, newcomer);
+                            let arrives = Counted::new(&pipe.arriving);
+                            let user =
+                                serve_user::serve(pipe, socket, peer, file, newcomer, arrives);
                             handlers.spawn(user).detach();
                         }
                         Err(why) => pipe.record.refused(why, side, peer),

@@ -260,6 +260,28 @@ impl Pairing {
         true
     }
 
+    /// Closes the tunnels that wait, but for those of version 3, which are told before.
+    pub fn give_up(&self) {
+        for (side, seats) in self.tunnels.iter().enumerate() {
+            let is_older = |seat: &Seat<Box<Tunnel>, TunnelEnd>| {
+                let occupant = seat.occupant.borrow();
+                occupant.as_ref().is_some_and(|tunnel| tunnel.version != Version::Three)
+            };
+            let waiting = seats.borrow();
+            let older = waiting.iter().filter(|(_, seat)| is_older(seat));
+            let older: Vec<_> = older.map(|(number, _)| number).collect();
+            drop(waiting);
+            for number in older {
+                self.order.borrow_mut().tunnel_left(side, number);
+                let Some(seat) = seats.borrow_mut().remove(number) else { continue };
+                seat.settle(TunnelEnd::GivenUp);
+                if let Some(tunnel) = seat.occupant.take() {
+                    tunnel.stream.close();
+                }
+            }
+        }
+    }
+
     /// Has the machines of some tunnels that wait on a side asked whether they still know of them,
     /// those that wait longest first, and those that were asked within the last second excepted;
     /// whether there may be more.

@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
+use event_listener::Event;
 use smol::channel::{Receiver, Sender};
 
 use crate::config::Config;
@@ -26,6 +28,7 @@ use crate::pipes::slot::Slots;
 use crate::pipes::wanted::Wanted;
 use crate::report::status::refused::{self, Refusal};
 use crate::report::status::{Counts, MappingStatus, SideStatus, Tunnels};
+use crate::runtime::until;
 use crate::session::Traffic;
 
 /// A running mapping.
@@ -38,6 +41,10 @@ pub struct Pipe {
     pub unauthenticated: Crowd,
     /// Users in their TLS handshake.
     pub handshakes: Crowd,
+    /// Users that were accepted and whose tasks have not begun yet.
+    pub arriving: Cell<usize>,
+    /// Whether the daemon whose place this one took has users that wait for a tunnel: agents are left to it.
+    pub agents_left: Agents,
     /// What it shares with all others.
     pub shared: Rc<Shared>,
     /// As it is stored.
@@ -54,10 +61,34 @@ pub struct Pipe {
     pub traffic: Arc<Traffic>,
     /// What happens here: counted, logged, shown.
     pub record: Record,
-    /// Closed when no new connection is to be taken.
-    pub stop: (Sender<()>, Receiver<()>),
+    /// Of each port, closed when no new connection is to be taken there.
+    pub stop: [(Sender<()>, Receiver<()>); 2],
     /// Held by each relay on a worker: once all are gone, the receiver knows.
     pub relays: (RefCell<Option<Sender<()>>>, Receiver<()>),
+}
+
+/// Whether agents are left to the daemon before.
+#[derive(Default)]
+pub struct Agents {
+    left: Cell<bool>,
+    changed: Event,
+}
+
+impl Agents {
+    /// They are, or not any more.
+    pub fn leave(&self, left: bool) {
+        self.left.set(left);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// Returns when they are not, or after [`limits::LEFT_WAITING`].
+    pub async fn come(&self) {
+        let changed = self.changed.listen();
+        if self.left.get() {
+            until(Instant::now() + limits::LEFT_WAITING, changed).await;
+            self.left.set(false);
+        }
+    }
 }
 
 /// One port of a running mapping.
@@ -66,6 +97,8 @@ pub struct Side {
     pub port: u16,
     /// Why the port is not open; `None` when it is.
     pub fault: RefCell<Option<String>>,
+    /// Whether connections may be accepted there: 1, or 0 once it has stopped.
+    pub accepting: Cell<usize>,
     /// Those of its tunnels.
     pub slots: Rc<Slots>,
     /// Tunnels that a worker reads, discarding what comes.
@@ -85,11 +118,14 @@ impl Pipe {
             sides: ports.map(|port| Side {
                 port,
                 fault: RefCell::new(Some(format!("port {port} is not open yet"))),
+                accepting: Cell::new(0),
                 slots: Rc::default(),
                 draining: Cell::new(0),
             }),
             unauthenticated: Crowd::default(),
             handshakes: Crowd::default(),
+            arriving: Cell::new(0),
+            agents_left: Agents::default(),
             shared,
             mapping: RefCell::new(Rc::new(mapping)),
             per_address: PerAddress::default(),
@@ -98,7 +134,7 @@ impl Pipe {
             bids_farewell: Cell::new(false),
             traffic: Arc::default(),
             record,
-            stop: smol::channel::bounded(1),
+            stop: [(); 2].map(|()| smol::channel::bounded(1)),
             relays: (RefCell::new(Some(relay)), relays_gone),
         }))
     }
@@ -106,8 +142,38 @@ impl Pipe {
     /// Closes the ports. Sessions go on, and users that wait are given tunnels as long as some
     /// wait, too.
     pub fn stop(&self) {
-        self.stop.1.close();
+        self.stop.iter().for_each(|(_, stop)| _ = stop.close());
         self.pairing.close();
+    }
+
+    /// Another daemon accepts connections from now on. Users that are here already are given tunnels: agents may
+    /// open some until [`give_up`](Self::give_up).
+    pub fn retire(&self) {
+        self.stop[1].1.close();
+        if !self.is_public() {
+            self.give_up();
+        }
+    }
+
+    /// Whether users are here, or may still be accepted, that have not been given a tunnel yet.
+    pub fn is_awaited(&self) -> bool {
+        let users = || self.arriving.get() + self.handshakes.len() + self.pairing.waiting_users();
+        self.is_public() && self.sides[1].accepting.get() + users() > 0
+    }
+
+    /// Whether users wait here, and no tunnel does.
+    pub fn is_short(&self) -> bool {
+        self.is_public() && self.pairing.waiting_users() > 0 && self.pairing.idle(0) == 0
+    }
+
+    /// After [`retire`](Self::retire), once it is not: tunnels that wait are closed, so that their agents open others
+    /// at the daemon that serves now. To be called again for those that wait again after a session.
+    pub fn give_up(&self) {
+        self.stop[0].1.close();
+        if !self.bids_farewell.replace(true) {
+            self.pairing.look_anew();
+        }
+        self.pairing.give_up();
     }
 
     /// Has the agents of waiting tunnels of version 3 told that no session will begin on them any more: right before

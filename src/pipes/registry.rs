@@ -27,6 +27,7 @@ use crate::pipes::pipe::Pipe;
 use crate::pipes::shared::Shared;
 use crate::report::status::{Counts, Draining, MappingStatus, Overview, Status, condition};
 use crate::runtime::{look, sleep};
+use crate::text::counted;
 
 /// The running mappings. Owned by the control thread; shared there by `Rc`.
 pub struct Registry {
@@ -44,6 +45,8 @@ pub struct Registry {
     changing: Rc<()>,
     /// Whose turn it is to change a mapping: what is stored is the whole mapping.
     altering: Semaphore,
+    /// Whether another daemon is about to take this one's place, or has taken it.
+    replacing: Cell<bool>,
     /// Until when sessions have time to end, once the daemon is stopping.
     draining: Cell<Option<Instant>>,
     started: Instant,
@@ -89,6 +92,7 @@ impl Registry {
             claimed: RefCell::default(),
             changing: Rc::default(),
             altering: Semaphore::new(1),
+            replacing: Cell::new(false),
             draining: Cell::new(None),
             started: Instant::now(),
         });
@@ -276,11 +280,17 @@ impl Registry {
     ///
     /// # Errors
     /// [`ChangeError`]; the mapping goes on then.
-    pub async fn remove(&self, id: &str) -> Result<(), ChangeError> {
+    pub async fn remove(&self, id: &str) -> Result<Id, ChangeError> {
         self.check_running()?;
         let Some(id) = self.named(id) else { return Err(ChangeError::Unknown) };
         self.store(Change::Remove(id.clone())).await?;
-        let removed = self.running.borrow_mut().remove(&id);
+        self.close(&id).await;
+        Ok(id)
+    }
+
+    /// Closes a mapping that is stored no longer: its ports, waiting users, tunnels and sessions.
+    pub async fn close(&self, id: &str) {
+        let removed = self.running.borrow_mut().remove(id);
         let mut cut = String::new();
         if let Some(Running { pipe, task, _ports }) = removed {
             let Counts { sessions, users_waiting, .. } = pipe.status().counts;
@@ -294,7 +304,6 @@ impl Registry {
             self.removed.set(self.removed.get().plus(counts));
         }
         log::info!(target: ALWAYS, "mapping {id} removed{cut}");
-        Ok(())
     }
 
     /// Removes a direct connection.
@@ -313,11 +322,41 @@ impl Registry {
     }
 
     fn check_running(&self) -> Result<(), ChangeError> {
-        if self.draining.get().is_some() { Err(ChangeError::Stopping) } else { Ok(()) }
+        match (self.replacing.get(), self.draining.get()) {
+            (true, _) => Err(ChangeError::Replacing),
+            (false, Some(_)) => Err(ChangeError::Stopping),
+            (false, None) => Ok(()),
+        }
+    }
+
+    /// Takes no more changes, because another daemon is about to take this one's place, and leaves the state file to
+    /// it once those that are on their way are stored. `false`, and all is as before, if they are not in time.
+    pub async fn leave_state(&self) -> bool {
+        self.replacing.set(true);
+        let deadline = Instant::now() + limits::HEIR_TAKES;
+        while Rc::strong_count(&self.changing) > 1 || self.altering.try_acquire().is_none() {
+            if Instant::now() >= deadline {
+                self.replacing.set(false);
+                return false;
+            }
+            sleep(limits::DRAIN_CHECK).await;
+        }
+        self.store.give_up_lock();
+        true
+    }
+
+    /// Takes changes again, after [`leave_state`](Self::leave_state).
+    pub fn keep_state(&self) {
+        self.store.take_lock_again();
+        self.replacing.set(false);
     }
 
     /// One more change may wait for the disk, until this is dropped.
     fn ask(&self) -> Result<Rc<()>, ChangeError> {
+        // The state file may have been left to another daemon.
+        if self.replacing.get() {
+            return Err(ChangeError::Replacing);
+        }
         // One for each change, and the registry's own.
         if Rc::strong_count(&self.changing) > limits::CHANGES_ASKED {
             return Err(ChangeError::Busy);
@@ -437,6 +476,82 @@ impl Registry {
         each(Pipe::bid_farewell);
         look().await;
         look().await;
+    }
+
+    /// Carries what has begun to its end, after another daemon has taken this one's place; returns when nothing is
+    /// left, or after `patience`, which [`hurry`](Self::hurry) may shorten. Users have `waiting` to be given a tunnel.
+    /// `short` is told whenever a mapping's users begin to wait where no tunnel does, or do so no longer.
+    pub async fn retire(&self, patience: Duration, waiting: Duration, short: &dyn Fn(&Id, bool)) {
+        let mut are_short: Vec<Id> = Vec::new();
+        let begun = Instant::now();
+        self.draining.set(Some(begun + patience));
+        self.running.borrow().iter().for_each(|running| running.pipe.retire());
+        let mut is_over = false;
+        loop {
+            let is_late = begun.elapsed() >= waiting;
+            for Running { pipe, .. } in self.running.borrow().iter() {
+                if is_late {
+                    pipe.pairing.dismiss(true);
+                }
+                if is_late || !pipe.is_awaited() {
+                    pipe.give_up();
+                }
+                let known = are_short.iter().position(|id| id == pipe.id());
+                match (pipe.is_short(), known) {
+                    (true, None) => are_short.push(pipe.id().clone()),
+                    (false, Some(place)) => drop(are_short.swap_remove(place)),
+                    _ => continue,
+                }
+                short(pipe.id(), known.is_none());
+            }
+            // A user that waited may have been given a tunnel whose task has not begun the session yet.
+            let was_over = std::mem::replace(&mut is_over, self.carried() == 0);
+            if is_over && was_over {
+                break;
+            }
+            if self.draining.get().is_some_and(|deadline| deadline <= Instant::now()) {
+                log::warn!(
+                    target: ALWAYS, "still open after {} s, and cut: {}",
+                    begun.elapsed().as_secs(),
+                    counted(self.carried(), "session")
+                );
+                break;
+            }
+            // Often at first; what is there after a minute will be there for a while.
+            sleep((begun.elapsed() / 50).clamp(limits::DRAIN_CHECK, limits::DRAIN_TOLD)).await;
+        }
+        self.running.borrow().iter().for_each(|running| running.pipe.pairing.close());
+    }
+
+    /// Leaves agents of this mapping to the daemon whose place this one took, as long as users wait there; of all
+    /// mappings none any more, if there is no `id`.
+    pub fn leave_agents(&self, id: Option<&str>, left: bool) {
+        for Running { pipe, .. } in self.running.borrow().iter() {
+            if id.is_none_or(|id| **pipe.id() == *id) {
+                pipe.agents_left.leave(left);
+            }
+        }
+    }
+
+    /// What has begun here and has not ended: sessions, and users for whom there is none yet.
+    fn carried(&self) -> u64 {
+        let running = self.running.borrow();
+        let each = running.iter().map(|Running { pipe, .. }| {
+            pipe.record.counts().sessions + u64::from(pipe.is_awaited())
+        });
+        each.sum()
+    }
+
+    /// Its sessions, and the time that they have, once another daemon has taken this one's place.
+    pub fn left(&self) -> Option<(u64, Duration)> {
+        let deadline = self.draining.get()?;
+        Some((self.carried(), deadline.saturating_duration_since(Instant::now())))
+    }
+
+    /// Gives sessions no longer than this.
+    pub fn hurry(&self, patience: Duration) {
+        let soon = Instant::now() + patience;
+        self.draining.set(self.draining.get().map(|deadline| deadline.min(soon)));
     }
 
     /// Closes every mapping at once. Each session or wait that this cuts is reported.

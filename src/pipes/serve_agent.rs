@@ -91,7 +91,7 @@ pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr
             }
             // The other side's task has it.
             (TunnelEnd::Taken(Some(back)), _) => next = Box::pin(given_back(pipe, back)).await,
-            (TunnelEnd::Taken(None), _) | (_, None) => {}
+            (TunnelEnd::Taken(None) | TunnelEnd::GivenUp, _) | (_, None) => {}
         }
     }
 }

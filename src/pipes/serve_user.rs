@@ -23,7 +23,7 @@ use crate::pipes::proxied::{self, Missing};
 use crate::pipes::user::{Heard, User};
 use crate::report::status::reached::USERS_WAITING;
 use crate::report::status::refused::{self, Refusal};
-use crate::runtime::{Timer, look, until};
+use crate::runtime::{Counted, Timer, look, until};
 
 /// Who has connected to port2.
 pub enum Newcomer {
@@ -43,6 +43,7 @@ pub async fn serve(
     peer: SocketAddr,
     file: FileGuard,
     newcomer: Newcomer,
+    arrives: Counted<'_>,
 ) {
     let user_wait = pipe.settings().user_wait;
     let round_trip = tcp_info::round_trip(&socket);
@@ -55,6 +56,8 @@ pub async fn serve(
             None => return,
         },
     };
+    // It counts as one of those that shake hands.
+    drop(arrives);
     let stream = Box::pin(shake_hands(pipe, socket, peer, &member)).await;
     let Some(stream) = stream else { return };
     // The mapping may have been changed during the handshake.

@@ -31,6 +31,12 @@ pub fn metrics(report: &Report) -> String {
             state.api_handshake_failures,
         ),
         ("api_refused_total", "counter", "API requests refused with 403.", state.api_refused),
+        (
+            "predecessor_sessions",
+            "gauge",
+            "Sessions of the process whose place this one took.",
+            state.predecessor.map_or(0, |predecessor| predecessor.sessions),
+        ),
         ("tunnels_idle", "gauge", IDLE, totals.tunnels.idle as u64),
         ("tunnels_in_use", "gauge", IN_USE, totals.tunnels.in_use as u64),
         ("tunnels_draining", "gauge", DRAINING, totals.tunnels.draining as u64),

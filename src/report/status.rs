@@ -42,6 +42,9 @@ pub struct Status {
     pub limits_reached: LimitsReached,
     /// What the daemon still waits for, once it is stopping.
     pub draining: Option<Draining>,
+    /// The daemon whose place this one took, while it carries sessions.
+    #[serde(default)]
+    pub predecessor: Option<Predecessor>,
     /// Ports in the pool that no mapping holds.
     pub available_ports: usize,
     /// Things an operator should know (an API open to everybody, state that cannot be stored).
@@ -77,6 +80,18 @@ pub struct Overview {
 /// As [`Status::condition`], of a daemon that is stopping or not.
 pub fn condition(is_stopping: bool) -> &'static str {
     if is_stopping { "draining" } else { "running" }
+}
+
+/// A daemon whose place another one has taken, while it carries sessions. `Display` is a sentence about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Predecessor {
+    /// Its process.
+    pub process: u32,
+    /// Its sessions, and those of daemons whose place it took itself.
+    pub sessions: u64,
+    /// Time that is left for them, at most.
+    pub milliseconds_left: u64,
 }
 
 /// What a stopping daemon still waits for. `Display` is a sentence about it.
@@ -202,6 +217,18 @@ impl Draining {
             0 => sessions,
             users => format!("{sessions} and {}", counted(users, "waiting user")),
         }
+    }
+}
+
+impl fmt::Display for Predecessor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "process {}, whose place this one took, carries {} to their end, for {} s at most",
+            self.process,
+            counted(self.sessions, "session"),
+            self.milliseconds_left.div_ceil(1000)
+        )
     }
 }
 

@@ -42,6 +42,9 @@ pub fn table(report: &Report, width: Option<usize>) -> String {
     if let Some(draining) = &state.draining {
         line(&format!("{draining}; a second SIGTERM ends them at once"));
     }
+    if let Some(predecessor) = &state.predecessor {
+        line(&predecessor.to_string());
+    }
     if let Some(ip) = state.loopback() {
         line(&format!("mappings' ports listen on {ip} alone: for this machine only"));
     }

@@ -84,6 +84,7 @@ fn sample() -> Report {
         listen: "127.0.0.1".into(),
         certificate: Some("SHA256:00:FF".into()),
         draining: None,
+        predecessor: None,
         limits_reached: limits(
             r#"[{"limit":"256 API connections at one time","times":3,"last":1542719018000}]"#,
         ),

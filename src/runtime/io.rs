@@ -4,6 +4,7 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -21,6 +22,24 @@ pub struct Io<T: AsFd> {
     inner: T,
 }
 
+/// A listening socket. Another process may have it, too, and keep it: dropping this ends the watch that the kernel
+/// would go on with until both have closed it.
+pub struct Listening<T: AsFd>(Io<T>);
+
+impl<T: AsFd> Deref for Listening<T> {
+    type Target = Io<T>;
+
+    fn deref(&self) -> &Io<T> {
+        &self.0
+    }
+}
+
+impl<T: AsFd> Drop for Listening<T> {
+    fn drop(&mut self) {
+        self.0.registration.unwatch(&self.0.inner);
+    }
+}
+
 impl<T: AsFd> Io<T> {
     /// Takes a non-blocking socket into this thread's reactor.
     ///
@@ -35,10 +54,10 @@ impl<T: AsFd> Io<T> {
     ///
     /// # Errors
     /// As [`Io::new`].
-    pub fn listening(inner: T) -> io::Result<Self> {
+    pub fn listening(inner: T) -> io::Result<Listening<T>> {
         let io = Self::new(inner)?;
         io.registration.clear(READ);
-        Ok(io)
+        Ok(Listening(io))
     }
 
     /// The socket itself.

@@ -480,6 +480,12 @@ impl Daemon {
         Pid::from_child(self.child.as_ref().expect("running"))
     }
 
+    /// The process that has the run folder's lock: it, or one that has taken its place.
+    pub fn serving(&self) -> Option<Pid> {
+        let text = fs::read_to_string(self.run().join("iofog-connector.lock")).ok()?;
+        Pid::from_raw(text.trim().parse().ok()?)
+    }
+
     /// Its first worker's thread.
     pub fn worker(&self) -> Pid {
         let tasks = format!("/proc/{}/task", self.pid().as_raw_nonzero());
@@ -594,6 +600,12 @@ impl Drop for Daemon {
             eprintln!("--- the daemon's log, last lines ({:?} mode)", self.mode);
             for line in tail.iter().rev() {
                 eprintln!("{line}");
+            }
+        }
+        // The folder is this daemon's own, and so is what still runs in it.
+        if let (Some(heir), Some(own)) = (self.serving(), &self.child) {
+            if heir != Pid::from_child(own) {
+                let _ = kill_process(heir, Signal::KILL);
             }
         }
         self.kill();

@@ -32,5 +32,6 @@ mod tunnel_proxy;
 mod tunnel_version_three;
 mod tunnels;
 mod tunnels_process;
+mod upgrade;
 mod version_three;
 mod version_two;

@@ -17,6 +17,8 @@ pub enum TunnelEnd {
     Taken(Option<Receiver<Settling>>),
     /// A newcomer has its slot.
     Replaced,
+    /// Another daemon serves.
+    GivenUp,
     /// It ended by itself.
     Alone(IdleEnd),
 }

@@ -1,0 +1,191 @@
+//! What two processes of this program say to each other while one takes the other's place: whole messages, and open
+//! files with them.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use smol::Async;
+
+/// Files in one message at most; the kernel takes 253.
+const FILES: usize = 64;
+
+/// Bytes of a message at most: a sentence.
+const LONGEST: usize = 4096;
+
+/// One end, in a process or on its way to one. Closing it tells the other end.
+#[derive(Debug)]
+pub struct Link(UnixDatagram);
+
+/// A message: its text, and the files that came with it.
+pub struct Message {
+    /// One line.
+    pub text: String,
+    /// Closed on exec.
+    pub files: Vec<OwnedFd>,
+}
+
+impl Link {
+    /// Two ends.
+    ///
+    /// # Errors
+    /// As `socketpair(2)`.
+    pub fn pair() -> io::Result<[Self; 2]> {
+        // Whole messages, in order, and an end that is told: the type of datagrams has the calls for it.
+        let (one, two) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok([Link(one.into()), Link(two.into())])
+    }
+
+    /// Says this, and hands the files over. Waits until there is room.
+    ///
+    /// # Errors
+    /// The other end is closed, or takes nothing.
+    pub fn send(&self, text: &str, files: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut first = Some(text);
+        let mut rest = files.chunks(FILES);
+        loop {
+            let now = rest.next().unwrap_or_default();
+            let Some(text) = first.take().or((!now.is_empty()).then_some(text)) else {
+                return Ok(());
+            };
+            let text = &text.as_bytes()[..text.len().min(LONGEST)];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !now.is_empty() {
+                control.push(SendAncillaryMessage::ScmRights(now));
+            }
+            sendmsg(&self.0, &[IoSlice::new(text)], &mut control, SendFlags::NOSIGNAL)?;
+        }
+    }
+
+    /// The next message; `None` once the other end is closed.
+    ///
+    /// # Errors
+    /// Nothing came within `wait`.
+    pub fn receive(&self, wait: Option<Duration>) -> io::Result<Option<Message>> {
+        self.0.set_read_timeout(wait)?;
+        receive(&self.0)
+    }
+
+    /// The same end once more.
+    ///
+    /// # Errors
+    /// No file is left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Link)
+    }
+
+    /// The same end, for a task.
+    ///
+    /// # Errors
+    /// As `fcntl(2)`.
+    pub fn into_async(self) -> io::Result<AsyncLink> {
+        self.0.set_read_timeout(None)?;
+        Ok(AsyncLink(Async::new(self.0)?))
+    }
+}
+
+impl From<OwnedFd> for Link {
+    fn from(file: OwnedFd) -> Self {
+        Link(file.into())
+    }
+}
+
+impl From<Link> for OwnedFd {
+    fn from(link: Link) -> Self {
+        link.0.into()
+    }
+}
+
+/// An end in a task.
+pub struct AsyncLink(Async<UnixDatagram>);
+
+impl AsyncLink {
+    /// Says this; lost if the other end is closed, or has no room because its process hangs.
+    pub fn tell(&self, text: &str) {
+        let _ = self.0.get_ref().send(text.as_bytes());
+    }
+
+    /// What the other end says next; `None` once it is closed.
+    pub async fn hear(&self) -> Option<String> {
+        let heard = self.0.read_with(receive).await;
+        heard.ok().flatten().map(|message| message.text)
+    }
+}
+
+fn receive(socket: &UnixDatagram) -> io::Result<Option<Message>> {
+    let mut text = [0; LONGEST];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut into = [IoSliceMut::new(&mut text)];
+    let received = recvmsg(socket, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut files = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            files.extend(rights);
+        }
+    }
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    let text = String::from_utf8_lossy(&text[..received.bytes]).into_owned();
+    Ok(Some(Message { text, files }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    const SOON: Option<Duration> = Some(Duration::from_secs(10));
+
+    #[test]
+    fn messages_come_whole_with_all_their_files_and_then_the_end() {
+        let [one, two] = Link::pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        for count in [0, 1, FILES, 3 * FILES + 1] {
+            one.send("ports", &vec![file.as_fd(); count]).unwrap();
+            let mut files = 0;
+            loop {
+                let message = two.receive(SOON).unwrap().unwrap();
+                assert_eq!(message.text, "ports");
+                files += message.files.len();
+                if files == count {
+                    break;
+                }
+            }
+        }
+        two.send("taken", &[]).unwrap();
+        drop(two);
+        assert_eq!(one.receive(SOON).unwrap().unwrap().text, "taken");
+        assert!(one.receive(SOON).unwrap().is_none());
+        assert!(one.send("nobody is there", &[]).is_err());
+    }
+
+    #[test]
+    fn who_says_nothing_is_not_waited_for_without_end() {
+        let [one, _two] = Link::pair().unwrap();
+        assert!(one.receive(Some(Duration::from_millis(1))).is_err());
+    }
+
+    #[test]
+    fn a_task_hears_what_is_said_and_the_end() {
+        let [one, two] = Link::pair().unwrap();
+        let two = two.into_async().unwrap();
+        one.send("left 3", &[]).unwrap();
+        assert_eq!(smol::block_on(two.hear()).as_deref(), Some("left 3"));
+        two.tell("stop");
+        assert_eq!(one.receive(SOON).unwrap().unwrap().text, "stop");
+        drop(one);
+        assert_eq!(smol::block_on(two.hear()), None);
+        two.tell("nobody is there");
+    }
+}

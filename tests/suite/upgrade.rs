@@ -1,0 +1,381 @@
+//! A new program takes the place of the one that runs, and nobody notices (protocol page, section 7, step 12).
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use crate::common::*;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::Value;
+
+in_both_modes!(
+    sessions_of_all_versions_go_on_and_the_new_program_serves_others,
+    user_that_waits_is_served_by_the_program_to_which_it_came,
+    joined_private_pipe_stays_joined_and_idle_tunnels_are_given_up,
+    mapping_that_is_removed_ends_its_sessions_in_the_program_before_too,
+    upgrades_in_a_row_under_load_refuse_nobody_and_cut_nothing,
+);
+
+const NEVER: u64 = 200_000;
+
+/// Has a new program take the place of the one that serves; `None`, and it is said, where programs of another
+/// processor run through a wrapper, which the kernel does not know.
+fn upgraded(daemon: &Daemon) -> Option<Pid> {
+    if std::env::var_os("IOFOG_CONNECTOR_BIN").is_some() {
+        could_not_run("a program that needs a wrapper cannot start itself anew");
+        return None;
+    }
+    let before = daemon.serving().expect("a daemon");
+    let output = daemon.cli(&["upgrade"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let after = daemon.serving().expect("a daemon");
+    assert_ne!(before, after);
+    assert_eq!(text(&output), format!("Process {} serves now.\n", after.as_raw_nonzero()));
+    Some(after)
+}
+
+fn predecessor(daemon: &Daemon) -> Value {
+    daemon.control().state()["predecessor"].clone()
+}
+
+fn sessions_of_all_versions_go_on_and_the_new_program_serves_others(mode: Mode) {
+    let mut daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(10, NEVER);
+    let (mut first, mut one) = daemon.session(&mapping);
+    let mut two = daemon.version_two(&mapping);
+    let mut second = daemon.user(&mapping);
+    two.read_header();
+    two.send(b"OPEN");
+    let mut three = daemon.version_three(&mapping);
+    let mut third = daemon.user(&mapping);
+    three.opened();
+    three.accept();
+    let [mut idle_one, mut idle_two] = [daemon.tunnel(&mapping), daemon.version_two(&mapping)];
+    let mut idle_three = daemon.version_three(&mapping);
+    until("all are there", || daemon.api().idle(&mapping) == 3);
+    let Some(_) = upgraded(&daemon) else { return };
+    // Idle tunnels are given up, so that their agents open others at the new program.
+    idle_one.link.expect_closed();
+    idle_two.link.expect_closed();
+    idle_three.expect(b'B');
+    assert_eq!(daemon.control().state()["mappings"][0]["id"], mapping.id);
+    until("the sessions are shown", || predecessor(&daemon)["sessions"] == 3);
+    let table = text(&daemon.cli(&["status"]));
+    assert!(table.contains("carries 3 sessions to their end"), "{table}");
+    let mut newcomer = daemon.version_three(&mapping);
+    let mut user = daemon.user(&mapping);
+    newcomer.opened();
+    newcomer.accept();
+    user.send(b"to the new one");
+    newcomer.expect_data(b"to the new one");
+    // Exact bytes, both ways, in what goes on.
+    let bytes = noise(1, 300_000);
+    first.send(&bytes);
+    assert_eq!(one.link.exactly(bytes.len()), bytes);
+    one.send(&bytes);
+    assert_eq!(first.exactly(bytes.len()), bytes);
+    second.send(b"second");
+    two.expect(b"second");
+    third.send(b"third");
+    three.expect_data(b"third");
+    three.send(b"an answer");
+    third.expect(b"an answer");
+    drop((first, second, third, one, two, three));
+    until("nothing is left", || predecessor(&daemon).is_null());
+    assert_eq!(daemon.wait().status.code(), Some(0));
+    user.send(b"still");
+    newcomer.expect_data(b"still");
+}
+
+fn user_that_waits_is_served_by_the_program_to_which_it_came(mode: Mode) {
+    let mut daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut user = daemon.user(&mapping);
+    user.send(b"question");
+    until("it waits", || daemon.api().users_waiting(&mapping) == 1);
+    let Some(_) = upgraded(&daemon) else { return };
+    // Both programs let agents in as long as one of them has users that wait.
+    let mut tunnels = Vec::new();
+    until("it is served", || {
+        tunnels.push(daemon.tunnel(&mapping));
+        tunnels.iter_mut().any(|tunnel| !tunnel.link.is_quiet())
+    });
+    let mut serving = tunnels.into_iter().find_map(|mut tunnel| {
+        let is_it = !tunnel.link.is_quiet();
+        is_it.then_some(tunnel)
+    });
+    let tunnel = serving.as_mut().expect("one that serves");
+    tunnel.expect(b"question");
+    tunnel.send(b"answer");
+    user.expect(b"answer");
+    drop((user, serving));
+    assert_eq!(daemon.wait().status.code(), Some(0));
+}
+
+fn joined_private_pipe_stays_joined_and_idle_tunnels_are_given_up(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_private(2, NEVER);
+    let (mut one, mut two) = daemon.pair(&mapping);
+    let mut waiting = daemon.tunnel(&mapping);
+    until("it waits", || daemon.api().idle(&mapping) == 1);
+    let Some(_) = upgraded(&daemon) else { return };
+    waiting.link.expect_closed();
+    // Nothing moves for longer than a stop would wait for.
+    thread::sleep(ms(1500));
+    one.send(b"still joined");
+    two.expect_record(b"still joined");
+    let (mut three, mut four) = daemon.pair(&mapping);
+    three.send(b"at the new one");
+    four.expect_record(b"at the new one");
+}
+
+fn mapping_that_is_removed_ends_its_sessions_in_the_program_before_too(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let [mapping, other] = [(); 2].map(|()| daemon.api().add_public(10, NEVER));
+    let (mut user, _agent) = daemon.session(&mapping);
+    let (mut stays, mut tunnel) = daemon.session(&other);
+    let Some(_) = upgraded(&daemon) else { return };
+    daemon.api().remove(&mapping);
+    user.expect_closed();
+    stays.send(b"stays");
+    tunnel.expect_record(b"stays");
+}
+
+/// Users that come one after the other, of whom each sends a tagged piece, has it echoed and leaves.
+fn users(daemon: &Daemon, mapping: &Mapping, number: u64, over: &AtomicBool, served: &AtomicU64) {
+    for round in 0.. {
+        if over.load(Ordering::Relaxed) {
+            break;
+        }
+        let bytes = noise(number * 1_000_000 + round, 100 + (round as usize * 7919) % 20_000);
+        let mut user = daemon.user(mapping);
+        user.send(&bytes);
+        assert!(user.exactly(bytes.len()) == bytes, "round {round} of {number}");
+        user.finish();
+        assert!(user.until_end().is_empty(), "more than was sent");
+        served.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn upgrades_in_a_row_under_load_refuse_nobody_and_cut_nothing(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 60_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    let held = daemon.api().add_public(60, NEVER);
+    let service = Service::echo();
+    let (target, connector) = (service.address.to_string(), at(mapping.port1));
+    let passcode = daemon.folder().join("passcode");
+    fs::write(&passcode, &mapping.passcode1).unwrap();
+    fs::set_permissions(&passcode, Permissions::from_mode(0o600)).unwrap();
+    let mut command = Command::new(&binary()[0]);
+    command.args(&binary()[1..]).args([
+        "tunnel",
+        "--connector",
+        &format!("localhost:{}", connector.port()),
+    ]);
+    command.args(["--passcode-file", &passcode.display().to_string(), "--target", &target]);
+    match mode {
+        Mode::Plain => command.arg("--plain"),
+        Mode::Tls => command.arg("--ca").arg(daemon.config().join("server-cert.pem")),
+    };
+    let _tunnel = Running::start(&mut command, daemon.folder().join("tunnel")).unwrap();
+    let (mut user, mut agent) = daemon.session(&held);
+    let (over, served) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let _over = Over(&over);
+        let users: Vec<_> = (0..3)
+            .map(|number| {
+                let (daemon, mapping, over, served) = (&daemon, &mapping, &over, &served);
+                scope.spawn(move || users(daemon, mapping, number, over, served))
+            })
+            .collect();
+        for _ in 0..size(10, 100) {
+            let before = served.load(Ordering::Relaxed);
+            until("users are served", || {
+                assert!(
+                    users.iter().all(|users| !users.is_finished()),
+                    "a user was refused or cut"
+                );
+                served.load(Ordering::Relaxed) >= before + 5
+            });
+            if upgraded(&daemon).is_none() {
+                return;
+            }
+        }
+    });
+    user.send(b"through all of them");
+    agent.expect_record(b"through all of them");
+}
+
+/// Ends the load when the test has come to its end, or has failed.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A daemon whose program's file is its own, so that it can be replaced.
+fn with_own_file() -> (Daemon, PathBuf) {
+    let folder = Folder::new();
+    let program = folder.join("iofog-connector");
+    fs::copy(&binary()[0], &program).unwrap();
+    // The program is the last word of what runs it.
+    let wrapper = ["sh", "-c", "shift; exec \"$0\" \"$@\"", &program.display().to_string()];
+    let daemon = Daemon::builder(Mode::Plain).wrapper(&wrapper).start();
+    std::mem::forget(folder);
+    (daemon, program)
+}
+
+fn replace(program: &PathBuf, by: &str) {
+    let new = program.with_extension("new");
+    fs::write(&new, by).unwrap();
+    fs::set_permissions(&new, Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&new, program).unwrap();
+}
+
+/// What an upgrade says that is not to be.
+fn refused(daemon: &Daemon) -> String {
+    let output: Output = daemon.cli(&["upgrade"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    text(&output)
+}
+
+#[test]
+fn program_that_does_not_start_leaves_the_old_one_serving() {
+    if std::env::var_os("IOFOG_CONNECTOR_BIN").is_some() {
+        return could_not_run("a program that needs a wrapper cannot start itself anew");
+    }
+    let (daemon, program) = with_own_file();
+    let mapping = daemon.api().add_public(10, NEVER);
+    let before = daemon.serving();
+    for (script, why) in [
+        ("#!/bin/sh\nexit 3\n", "the new program has ended without a word"),
+        ("#!/bin/sh\nkill -SEGV $$\n", "the new program has ended without a word"),
+        ("no program at all", "cannot be started"),
+        ("#!/nonexistent\n", "cannot be started"),
+    ] {
+        replace(&program, script);
+        let said = refused(&daemon);
+        assert!(said.contains(why), "{said}");
+        assert_eq!(daemon.serving(), before);
+        // All works as before, the API's changes, too.
+        let (mut user, mut agent) = daemon.session(&mapping);
+        user.send(b"more");
+        agent.expect_record(b"more");
+        let another = daemon.api().add_public(1, NEVER);
+        daemon.api().remove(&another);
+    }
+    let log = daemon.log_text();
+    assert!(log.contains("no other program takes this one's place"), "{log}");
+    fs::remove_file(&program).unwrap();
+    assert!(refused(&daemon).contains("cannot be started"));
+}
+
+#[test]
+fn settings_that_the_new_program_refuses_leave_the_old_one_serving() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(10, NEVER);
+    if upgraded(&daemon).is_none() {
+        return;
+    }
+    let before = daemon.serving();
+    daemon.set("userwait", "soon");
+    let said = refused(&daemon);
+    assert!(said.contains("userwait"), "{said}");
+    assert_eq!(daemon.serving(), before);
+    drop(daemon.session(&mapping));
+    daemon.set("userwait", 10_000);
+    assert!(upgraded(&daemon).is_some());
+}
+
+#[test]
+fn signal_upgrades_as_the_command_does() {
+    let mut daemon = Daemon::new(Mode::Plain);
+    if std::env::var_os("IOFOG_CONNECTOR_BIN").is_some() {
+        return could_not_run("a program that needs a wrapper cannot start itself anew");
+    }
+    let before = daemon.serving();
+    daemon.signal(Signal::USR2);
+    until("another one serves", || daemon.serving() != before);
+    assert_eq!(daemon.wait().status.code(), Some(0));
+    daemon.api().add_public(1, NEVER);
+}
+
+#[test]
+fn stop_ends_the_program_before_too() {
+    let mut daemon = Daemon::builder(Mode::Plain).set("drain", 300).start();
+    let mapping = daemon.api().add_public(10, NEVER);
+    let (mut user, _agent) = daemon.session(&mapping);
+    let Some(heir) = upgraded(&daemon) else { return };
+    let output = daemon.cli(&["stop"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(daemon.wait().status.code(), Some(0));
+    user.expect_closed();
+    until("it has ended", || test_kill_process(heir).is_err());
+    assert!(!daemon.socket().exists());
+}
+
+#[test]
+fn time_for_sessions_of_the_program_before_is_bounded() {
+    let mut daemon = Daemon::builder(Mode::Plain).set("handover", 500).start();
+    let mapping = daemon.api().add_public(10, NEVER);
+    let (mut user, _agent) = daemon.session(&mapping);
+    if upgraded(&daemon).is_none() {
+        return;
+    }
+    let start = Instant::now();
+    user.expect_closed();
+    assert!(start.elapsed() >= ms(400), "{:?}", start.elapsed());
+    assert_eq!(daemon.wait().status.code(), Some(0));
+}
+
+#[test]
+fn folders_are_the_new_programs_alone() {
+    let mut daemon = Daemon::new(Mode::Plain);
+    let Some(heir) = upgraded(&daemon) else { return };
+    assert_eq!(daemon.wait().status.code(), Some(0));
+    let said = text(&daemon.cli(&["start"]));
+    assert!(said.contains(&format!("already running in {}", daemon.run().display())), "{said}");
+    assert!(said.contains(&format!("(process {})", heir.as_raw_nonzero())), "{said}");
+    let elsewhere = Folder::new();
+    let output = run_cli(&[
+        "start",
+        "--config",
+        &daemon.config().display().to_string(),
+        "--run",
+        &elsewhere.display().to_string(),
+        "--log",
+        &elsewhere.display().to_string(),
+    ]);
+    assert!(text(&output).contains("keeps its mappings in"), "{}", text(&output));
+    let _ = kill_process(heir, Signal::TERM);
+    until("it has ended", || test_kill_process(heir).is_err());
+    daemon.start();
+}
+
+#[test]
+fn changed_ports_and_settings_are_in_force_in_the_new_program() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(10, NEVER);
+    daemon.set("broker", 4711);
+    if upgraded(&daemon).is_none() {
+        return;
+    }
+    let direct = daemon.api().post("/api/v2/direct/add", "");
+    assert_eq!(direct.ok()["port"], 4711);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    user.send(b"served");
+    agent.expect_record(b"served");
+}
+
+#[test]
+fn remote_callers_cannot_upgrade() {
+    let daemon = Daemon::new(Mode::Plain);
+    let why = daemon.api().post("/api/v2/commandline", "command=upgrade").failed(403);
+    assert!(why.contains("own machine"), "{why}");
+}
