@@ -224,7 +224,7 @@ impl fmt::Display for Predecessor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "process {}, whose place this one took, carries {} to their end, for {} s at most",
+            "process {}, whose place this one took, still carries {}, for {} s at most",
             self.process,
             counted(self.sessions, "session"),
             self.milliseconds_left.div_ceil(1000)

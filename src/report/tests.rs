@@ -6,7 +6,9 @@ use serde_json::{Map, Value};
 use super::*;
 use crate::report::status::reached::{self, LimitsReached};
 use crate::report::status::refused::{self, Refusals};
-use crate::report::status::{Counts, Draining, MappingStatus, SideStatus, Status, Tunnels};
+use crate::report::status::{
+    Counts, Draining, MappingStatus, Predecessor, SideStatus, Status, Tunnels,
+};
 
 fn side(port: u16, fault: Option<&str>, tunnels: Option<Tunnels>) -> SideStatus {
     let heartbeat_threshold = tunnels.map(|_| 60_000);
@@ -214,6 +216,9 @@ fn one_of_a_thing_is_said_as_one() {
 #[test]
 fn a_stopping_daemon_says_what_is_left() {
     let mut report = sample();
+    let before = Predecessor { process: 7, sessions: 1, milliseconds_left: 4_001 };
+    let said = "process 7, whose place this one took, still carries 1 session, for 5 s at most";
+    assert_eq!(before.to_string(), said);
     let left = Draining { sessions: 1, users_waiting: 2, milliseconds_left: 4_001 };
     report.state.draining = Some(left);
     let report = Report::of(report.state, 0);
@@ -323,6 +328,7 @@ fn members(path: &str, value: &Value, found: &mut BTreeSet<String>) {
 fn page_names_every_member_of_the_status_and_no_other() {
     let mut state = sample().state;
     state.draining = Some(Draining { sessions: 1, users_waiting: 2, milliseconds_left: 3 });
+    state.predecessor = Some(Predecessor { process: 1, sessions: 2, milliseconds_left: 3 });
     let json = serde_json::to_value(Report::of(state, 0)).expect("JSON");
     let mut found = BTreeSet::new();
     members("", &json, &mut found);

@@ -65,7 +65,7 @@ fn sessions_of_all_versions_go_on_and_the_new_program_serves_others(mode: Mode) 
     assert_eq!(daemon.control().state()["mappings"][0]["id"], mapping.id);
     until("the sessions are shown", || predecessor(&daemon)["sessions"] == 3);
     let table = text(&daemon.cli(&["status"]));
-    assert!(table.contains("carries 3 sessions to their end"), "{table}");
+    assert!(table.contains("still carries 3 sessions"), "{table}");
     let mut newcomer = daemon.version_three(&mapping);
     let mut user = daemon.user(&mapping);
     newcomer.opened();
