@@ -257,8 +257,10 @@ impl<'a> Serving<'a> {
         let estate = estate().map_err(|error| reason::words(&error).to_string())?;
         let heir = aside(move || estate.pass_on(&spawner)).await?;
         let process = heir.process;
-        // For a moment both accept connections, and each serves its own.
-        let link = aside(move || heir.go()).await?;
+        // For a moment both accept users, and each serves its own. A tunnel that opens here would be closed at once.
+        self.registry.leave_agents(None, true);
+        let link = aside(move || heir.go()).await;
+        let link = link.inspect_err(|_| self.registry.leave_agents(None, false))?;
         let successor = Successor::new(link).map_err(|error| reason::words(&error).to_string())?;
         self.notifier.main_process(process);
         successor.is_main();

@@ -99,7 +99,7 @@ async fn accept<'a>(
     loop {
         // No room is made and no file is taken before there is a newcomer.
         listener.come().await;
-        if side == 0 {
+        if !users {
             pipe.agents_left.come().await;
         }
         room(pipe, handlers, users).await;

@@ -43,7 +43,7 @@ pub struct Pipe {
     pub handshakes: Crowd,
     /// Users that were accepted and whose tasks have not begun yet.
     pub arriving: Cell<usize>,
-    /// Whether the daemon whose place this one took has users that wait for a tunnel: agents are left to it.
+    /// Whether agents are left to the other daemon, while one takes the other's place.
     pub agents_left: Agents,
     /// What it shares with all others.
     pub shared: Rc<Shared>,
@@ -67,7 +67,7 @@ pub struct Pipe {
     pub relays: (RefCell<Option<Sender<()>>>, Receiver<()>),
 }
 
-/// Whether agents are left to the daemon before.
+/// Whether agents are left to the other daemon: to the new one; or to the old one, while users wait there.
 #[derive(Default)]
 pub struct Agents {
     left: Cell<bool>,

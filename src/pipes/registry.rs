@@ -496,6 +496,9 @@ impl Registry {
                 if is_late || !pipe.is_awaited() {
                     pipe.give_up();
                 }
+                if pipe.is_short() {
+                    pipe.agents_left.leave(false);
+                }
                 let known = are_short.iter().position(|id| id == pipe.id());
                 match (pipe.is_short(), known) {
                     (true, None) => are_short.push(pipe.id().clone()),
@@ -523,8 +526,7 @@ impl Registry {
         self.running.borrow().iter().for_each(|running| running.pipe.pairing.close());
     }
 
-    /// Leaves agents of this mapping to the daemon whose place this one took, as long as users wait there; of all
-    /// mappings none any more, if there is no `id`.
+    /// Leaves agents of this mapping, or of all, to the other daemon, while one takes the other's place; or no longer.
     pub fn leave_agents(&self, id: Option<&str>, left: bool) {
         for Running { pipe, .. } in self.running.borrow().iter() {
             if id.is_none_or(|id| **pipe.id() == *id) {
