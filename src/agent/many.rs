@@ -406,6 +406,13 @@ impl Tunnels {
     fn begin_to_stop(&self) -> Duration {
         let running = self.running.borrow();
         running.iter().for_each(|running| _ = running.stop.close());
+        drop(running);
+        self.longest_drain()
+    }
+
+    /// The longest time that a tunnel's sessions may take to finish.
+    fn longest_drain(&self) -> Duration {
+        let running = self.running.borrow();
         running.iter().map(|running| running.options.drain).max().unwrap_or_default()
     }
 
@@ -503,7 +510,11 @@ impl Tunnels {
                 |(name, fault)| json!({ "name": name, "state": "faulty", "lastError": fault }),
             ),
         );
-        json!({ "folder": self.folder.to_string_lossy(), "tunnels": tunnels })
+        json!({
+            "folder": self.folder.to_string_lossy(),
+            "drain": self.longest_drain().as_millis() as u64,
+            "tunnels": tunnels,
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::exit::BAD;
+use super::exit::{BAD, ONLY_TUNNELS};
 use super::user::User;
 use crate::agent;
 use crate::config::folders::Options;
@@ -17,6 +17,9 @@ use crate::os::Instance;
 use crate::os::terminal::{complain, print};
 use crate::text::reason;
 use crate::tls;
+
+/// The folder of tunnels' files, in that of the settings.
+const TUNNELS: &str = "tunnels";
 
 /// Validates settings, certificates, `configs.json`, the run and the log folder, as the user that
 /// [`User::choose`] gives. Warnings and faults go to stderr, all in one run; "ok" to stdout.
@@ -45,7 +48,14 @@ pub(super) fn check(options: &Options, user: Option<&str>) -> ExitCode {
     for fault in &faults {
         complain(fault);
     }
-    if faults.is_empty() { print("ok\n") } else { BAD.into() }
+    if faults.is_empty() { print("ok\n") } else { status(&faults, &dir.join(TUNNELS)).into() }
+}
+
+/// Whether the daemon would not start, or only files in the folder `tunnels` have a fault.
+fn status(faults: &[String], tunnels: &Path) -> u8 {
+    let tunnels = tunnels.to_string_lossy();
+    let only_tunnels = faults.iter().all(|fault| fault.starts_with(&*tunnels));
+    if only_tunnels { ONLY_TUNNELS } else { BAD }
 }
 
 /// What this user may not read or write says nothing about the service, and is no fault.
@@ -98,7 +108,7 @@ fn findings(options: &Options) -> (Vec<String>, Vec<String>) {
         // The fault of the settings says so already.
         return (warnings, faults);
     }
-    let (doubts, wrong) = agent::check(&dir.join("tunnels"));
+    let (doubts, wrong) = agent::check(&dir.join(TUNNELS));
     warnings.extend(doubts);
     faults.extend(wrong);
     warnings.extend(store::doubts(dir));
@@ -318,6 +328,10 @@ mod tests {
         tunnel("elsewhere", &format!("passcode-file={}", dir.join("p").display()), 0o600);
         dir.file("p", "p", 0o644);
         let (warnings, faults) = findings(&options);
+        assert_eq!(status(&faults, &dir.join(TUNNELS)), BAD, "the state and the key have faults");
+        let of_tunnels = |fault: &&String| fault.contains("/tunnels/");
+        let of_tunnels: Vec<String> = faults.iter().filter(of_tunnels).cloned().collect();
+        assert_eq!(status(&of_tunnels, &dir.join(TUNNELS)), ONLY_TUNNELS);
         for part in [
             "/misspelt.conf: line 4: --pin: \"SHA256:0\" is not SHA256: and the 64",
             "/readable.conf: line 3: everybody on this machine can read the passcode",

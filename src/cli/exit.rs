@@ -3,6 +3,9 @@
 /// The command line or the settings have a fault.
 pub(super) const BAD: u8 = 2;
 
+/// `check`: the daemon would start, and files of tunnels have a fault.
+pub(super) const ONLY_TUNNELS: u8 = 1;
+
 /// `status`: the daemon does not run (the init scripts' convention).
 pub(super) const NOT_RUNNING: u8 = 3;
 

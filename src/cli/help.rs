@@ -347,7 +347,8 @@ pub(super) fn summary() -> String {
     page.push_str(
         "\nExit codes:\n  \
            0  done; status: running; stop: not running any more, or never was\n  \
-           1  failed; the message on stderr says why\n  \
+           1  failed; the message on stderr says why; check: only tunnels' files\n     \
+              have a fault\n  \
            2  the command line or the settings contain an error\n  \
            3  status, tunnels status: not running\n  \
            4  status, stop, mapping: it runs, but may not or cannot be asked\n",

@@ -1,7 +1,8 @@
 """The life of the package in one Debian system, step by step, each step checked.
 
 Run by tests/packages/roots inside namespaces of its own:
-    scenario.py ROOT PACKAGE NAME
+    scenario.py ROOT PACKAGE NAME [STORY...]
+STORY names functions below, which alone run then.
 The network is a loopback of our own, so the connector's ports are tried from outside the root.
 """
 
@@ -24,7 +25,7 @@ import time
 import urllib.parse
 import urllib.request
 
-BASE, PACKAGE, NAME = sys.argv[1:4]
+BASE, PACKAGE, NAME, *WANTED = sys.argv[1:]
 EMULATED = NAME == "armhf"
 # Emulation is an order of magnitude slower; the promise of a second is for real processors.
 RESTART_SECONDS = 10.0 if EMULATED else 1.0
@@ -743,7 +744,7 @@ def systemd_manages_it(root):
     expect("the process after a reload", root.daemon(), before)
     with Outage(mapping) as outage:
         os.kill(before, 9)
-    print(f"       killed: {outage.seconds:.2f} s without service (RestartSec is 1 s)")
+    print(f"       killed: {outage.seconds:.2f} s without service (RestartSec is 250 ms)")
     expect("back in time", outage.seconds < 3.0, True)
     drop_in = root.file("/etc/systemd/system/iofog-connector.service.d")
     os.mkdir(drop_in)
@@ -834,6 +835,185 @@ def systemd_manages_it(root):
     expect("users can connect", reachable(users), False)
 
 
+class Faulty:
+    """The daemon's settings have a fault as long as a block runs."""
+
+    def __init__(self, root):
+        self.conf = root.file("/etc/iofog-connector/iofog-connector.conf")
+
+    def __enter__(self):
+        with open(self.conf, encoding="utf-8") as file:
+            self.good = file.read()
+        self.write(self.good.replace("12345", "123456"))
+
+    def __exit__(self, *_):
+        self.write(self.good)
+
+    def write(self, text):
+        with open(self.conf, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def says_why(said):
+    return "broker" in said and "123456" in said
+
+
+def faults_end_no_daemon_that_works(root):
+    step("settings with a fault: restart, reload and an upgrade leave the daemon running, and say why")
+    root.install(PACKAGE)
+    wait_for("the daemon", root.daemon)
+    before = root.daemon()
+    with Faulty(root):
+        for verb in ("restart", "try-restart", "reload"):
+            said = root("/etc/init.d/iofog-connector", verb, ok=False)
+            expect(f"{verb} says why", says_why(said), True)
+            expect(f"the process after {verb}", root.daemon(), before)
+        said = root.install(PACKAGE)
+        expect("the upgrade says why", says_why(said), True)
+        expect("the upgrade says what runs", "the program of before runs until" in said, True)
+        expect("the process after an upgrade", root.daemon(), before)
+    root.install(PACKAGE)
+    expect("an upgrade with good settings restarts it", root.daemon() not in (None, before), True)
+
+    step("a fault in a tunnel's file keeps no daemon from a restart")
+    before = root.daemon()
+    tunnel = root.file("/etc/iofog-connector/tunnels/wrong.conf")
+    with open(tunnel, "w", encoding="utf-8") as file:
+        file.write("conector=c:1\n")
+    root("/etc/init.d/iofog-connector", "reload")
+    root("/etc/init.d/iofog-connector", "restart")
+    expect("a new process", root.daemon() not in (None, before), True)
+    os.remove(tunnel)
+
+    step("a stop waits for as long as the setting drain allows")
+    stop_drains(root, ("/etc/init.d/iofog-connector", "stop"))
+
+
+def stop_drains(root, stop):
+    """Sessions finish within `drain`, whose value the daemon has when it stops."""
+    conf = root.file("/etc/iofog-connector/iofog-connector.conf")
+    with open(conf, encoding="utf-8") as file:
+        good = file.read()
+    with open(conf, "w", encoding="utf-8") as file:
+        file.write(good.replace('"dev":', '"drain":600000,"dev":'))
+    root("service", "iofog-connector", "restart")
+    wait_for("the API", lambda: root("iofog-connector", "status", ok=None)[0] == 0)
+    mapping = add_mapping()
+    with (
+        socket.create_connection(("127.0.0.1", mapping["port1"]), timeout=10) as agent,
+        socket.create_connection(("127.0.0.1", mapping["port2"]), timeout=10) as user,
+    ):
+        agent.sendall(mapping["passcode1"].encode())
+        expect("the answer to the passcode", agent.recv(64), b"AUTHORIZED")
+        user.sendall(b"ping")
+        expect("what the agent reads", agent.recv(64), b"ping")
+        pid = root.daemon()
+        stopping = threading.Thread(target=root, args=stop)
+        stopping.start()
+        wait_for("the port to close", lambda: not reachable(mapping["port2"]))
+        time.sleep(4)
+        expect("the daemon that drains", root.daemon(), pid)
+        agent.sendall(b"pong")
+        expect("what the user reads of a daemon that drains", user.recv(64), b"pong")
+    stopping.join()
+    expect("the daemon after the stop", root.daemon(), None)
+    with open(conf, "w", encoding="utf-8") as file:
+        file.write(good)
+    root("service", "iofog-connector", "start")
+
+
+def shown(root, unit, property):
+    return root("systemctl", "show", "--value", "-p", property, unit).strip()
+
+
+def errors(root, unit):
+    return root("journalctl", "--no-pager", "-p", "err", "-u", unit)
+
+
+def faults_under_systemd(root):
+    unit = "iofog-connector"
+    step("systemd: settings with a fault: reload ends with an error, an upgrade leaves the daemon running")
+    root.install(PACKAGE)
+    before = root.daemon()
+    root("systemctl", "reload", unit)
+    with Faulty(root):
+        root("systemctl", "reload", unit, ok=False)
+        expect("the journal says why, as an error", says_why(errors(root, unit)), True)
+        expect("the process after a reload", root.daemon(), before)
+        said = root.install(PACKAGE)
+        expect("the upgrade says why", says_why(said), True)
+        expect("the upgrade says what runs", "keeps running the program of before" in said, True)
+        expect("the process after an upgrade", root.daemon(), before)
+    root("systemctl", "reload", unit)
+    root.install(PACKAGE)
+    wait_for("the new process", lambda: root.daemon() not in (None, before))
+
+    step("systemd: a start that fails is an error in the journal")
+    root("journalctl", "--rotate", "--vacuum-time=1s")
+    with Faulty(root):
+        root("systemctl", "restart", unit, ok=False)
+        expect("the journal says why, as an error", says_why(errors(root, unit)), True)
+    root("systemctl", "start", unit)
+
+    step("systemd: back at once after a crash; what may pass is tried once a second")
+    expect("the pause", shown(root, unit, "RestartUSec"), "250ms")
+    root("systemctl", "stop", unit)
+    # Another daemon has the folder.
+    other = threading.Thread(
+        target=root,
+        args=("setpriv", "--reuid=iofog-connector", "--regid=iofog-connector", "--clear-groups", "iofog-connector", "start", "--run", "/tmp/other"),
+        kwargs={"ok": None},
+    )
+    root("install", "-d", "-o", "iofog-connector", "/tmp/other")
+    other.start()
+    wait_for("the other daemon", root.daemon)
+    pid = root.daemon()
+    wait_for("its API", lambda: root("iofog-connector", "status", "--run", "/tmp/other", ok=None)[0] == 0)
+    begun = time.monotonic()
+    root("systemctl", "start", unit, ok=False)
+    wait_for("restarts", lambda: int(shown(root, unit, "NRestarts")) >= 2)
+    count = int(shown(root, unit, "NRestarts"))
+    expect("at most one each second", count <= time.monotonic() - begun, True)
+    os.kill(pid, signal.SIGTERM)
+    other.join()
+    wait_for("the daemon", lambda: state_of(root, unit) == "active")
+
+    step("systemd: a stop waits for as long as the setting drain allows, beyond systemd's own limit")
+    drop_in = root.file(f"/etc/systemd/system/{unit}.service.d")
+    os.mkdir(drop_in)
+    with open(f"{drop_in}/short.conf", "w", encoding="ascii") as file:
+        file.write("[Service]\nTimeoutStopSec=2\n")
+    root("systemctl", "daemon-reload")
+    stop_drains(root, ("systemctl", "stop", unit))
+
+    step("systemd: without a folder of settings, a start fails once, and says why")
+    for one, verb in ((unit, "restart"), ("iofog-connector-tunnels", "start")):
+        etc = root.file("/etc/iofog-connector")
+        os.rename(etc, etc + ".away")
+        root("systemctl", verb, one, ok=False)
+        expect(f"status of {one}", shown(root, one, "ExecMainStatus"), "2")
+        expect(f"state of {one}", state_of(root, one), "failed")
+        expect(f"restarts of {one}", shown(root, one, "NRestarts"), "0")
+        expect(f"{one} says why", "/etc/iofog-connector" in errors(root, one), True)
+        if os.path.exists(etc):
+            os.rmdir(etc)
+        os.rename(etc + ".away", etc)
+    root("systemctl", "start", unit)
+
+    step("systemd: a tunnel may listen on a port below 1024")
+    root("iofog-connector", "mapping", "add", "private", "--name", "low", "--dir", "/root")
+    file = next(name for name in os.listdir(root.file("/root")) if name.startswith("low") and name.endswith(".tunnel"))
+    root("iofog-connector", "tunnel", "install", f"/root/{file}", "--listen", "127.0.0.1:81")
+    wait_for("the port", lambda: reachable(81))
+
+    step("systemd: purge leaves no link of a tunnel")
+    root("systemctl", "enable", "iofog-connector-tunnel@low")
+    root("apt-get", "purge", "-y", unit)
+    left = root("find", "/etc/systemd", "/var/lib/systemd", "/etc/rc2.d", "/etc/init.d", "/run/systemd", "-name", "*iofog-connector*")
+    left = [path for path in left.split() if ".service.d" not in path]
+    expect("what is left", left, [])
+
+
 def one_file(root):
     """What the README says, on one machine: a mapping, its file, and that installed."""
     service = socket.create_server(("127.0.0.1", 0))
@@ -898,9 +1078,13 @@ OPEN_FILES = open_files()
 STORIES = [("init", life), ("init", upgrade_from_java)]
 if not EMULATED:
     STORIES += [("init", switched_off_stays_off), ("init", enabled_tunnels_run_again), ("init", refusals)]
+    STORIES += [("init", faults_end_no_daemon_that_works)]
 if NAME == "bookworm":
     STORIES += [("systemd", life), ("systemd", upgrade_from_java), ("systemd", systemd_manages_it)]
+    STORIES += [("systemd", faults_under_systemd)]
 for kind, story in STORIES:
+    if WANTED and story.__name__ not in WANTED:
+        continue
     if kind == "systemd" and not control_groups():
         reason = "packages under systemd: this machine gives no control groups (cgroup2) to manage"
         print(f"  skipped: {reason}", flush=True)
