@@ -25,7 +25,7 @@ use crate::os::{self, Files, Instance, Notifier, Ownership, Signals, Spawner};
 use crate::pipes::refusals::Refusals;
 use crate::pipes::shared::Shared;
 use crate::runtime::{self, Workers};
-use crate::text::{counted, reason};
+use crate::text::reason;
 use crate::tls::Tls;
 use control::Control;
 use handover::Inheritance;
@@ -125,12 +125,7 @@ fn open_log(options: &Options, config: &Config) -> Logging {
     // Opened now, so that a file that cannot be opened is reported at once, and also outside the
     // file.
     logging.reopen();
-    if let Some(fault) = logging.file_fault() {
-        log::warn!(target: ALWAYS, "{fault}");
-        if !logging.is_on_stderr() {
-            complain(format_args!("warning: {fault}"));
-        }
-    }
+    upkeep::tell_file_fault(&logging);
     // A socket that is not there yet may still come.
     if let Some(doubt) = logging::syslog_doubt(&options.syslog).filter(|_| options.syslog.exists())
     {
@@ -202,7 +197,6 @@ async fn serve(
     };
     let notice = config.loopback_notice();
     let shared = share(config, tls, workers, file_limit, ports);
-    let mappings = state.2.iter().filter(|mapping| mapping.pipe.ports().is_some()).count();
     let serving = Serving::begin(&executor, shared, state, &control, logging, notifier);
     if let Some((link, process)) = link {
         // Nothing of what was begun runs before this returns.
@@ -212,18 +206,21 @@ async fn serve(
             return Err(io::Error::other(why));
         }
     }
-    log::info!(
-        target: ALWAYS, "iofog-connector {} serves {}; the limit of {file_limit} open files \
-         allows about {} sessions",
-        env!("CARGO_PKG_VERSION"),
-        counted(mappings as u64, "mapping"),
-        file_limit.saturating_sub(limits::FILES_RESERVED) / 2
-    );
-    if let Some(notice) = notice {
-        log::info!(target: ALWAYS, "{notice}");
-    }
-    serving.notifier.ready("serving");
     let life = async {
+        // Every port has been tried then, so that what is said of them is true.
+        runtime::look().await;
+        runtime::look().await;
+        log::info!(
+            target: ALWAYS, "iofog-connector {} serves {}; the limit of {file_limit} open files \
+             allows about {} sessions",
+            env!("CARGO_PKG_VERSION"),
+            serving.mappings(),
+            file_limit.saturating_sub(limits::FILES_RESERVED) / 2
+        );
+        if let Some(notice) = notice {
+            log::info!(target: ALWAYS, "{notice}");
+        }
+        serving.notifier.ready(&serving.summary());
         loop {
             let answer = match serving.until_asked(place.options, &asked).await {
                 Asked::Stop(by_signal) => return serving.drain(&asked, by_signal).await,

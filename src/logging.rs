@@ -21,7 +21,7 @@
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ pub use gate::Gate;
 use message::escape;
 use sink::CountingSink;
 use stderr::Stderr;
+pub use stderr::leads_to_journal;
 use syslog::Syslog;
 pub use utc::Utc;
 use writer::Writer;
@@ -69,6 +70,8 @@ struct Shared {
     writer: Mutex<Writer>,
     lost: AtomicU64,
     on_stderr: bool,
+    /// Whether the log file took nothing when that was last asked for, to tell it.
+    faulty: AtomicBool,
 }
 
 impl Logging {
@@ -96,7 +99,12 @@ impl Logging {
 
     fn with(sinks: Vec<CountingSink>, on_stderr: bool) -> Self {
         let writer = Mutex::new(Writer::new(sinks, Instant::now()));
-        Logging(Arc::new(Shared { writer, lost: AtomicU64::new(0), on_stderr }))
+        Logging(Arc::new(Shared {
+            writer,
+            lost: AtomicU64::new(0),
+            on_stderr,
+            faulty: AtomicBool::new(false),
+        }))
     }
 
     /// Whether messages appear on stderr, so that an error need not be printed there as well.
@@ -116,6 +124,13 @@ impl Logging {
     /// Why the log file takes nothing now: a sentence for the operator.
     pub fn file_fault(&self) -> Option<String> {
         self.lock().sinks.iter().find_map(CountingSink::fault)
+    }
+
+    /// The log file's fault, or that it is over; `None` where that is as it was at the last call.
+    pub fn file_fault_changed(&self) -> Option<Option<String>> {
+        let fault = self.file_fault();
+        let was_faulty = self.0.faulty.swap(fault.is_some(), Ordering::Relaxed);
+        (was_faulty != fault.is_some()).then_some(fault)
     }
 
     /// Makes this the process's log. Only the first one installed counts; a second is ignored.

@@ -1,6 +1,6 @@
 //! What a process of tunnels does, whether of one or of many.
 
-use std::io::{self, Write};
+use std::io;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -15,6 +15,7 @@ use super::shared::Shared;
 use crate::limits;
 use crate::logging::{ALWAYS, Logging};
 use crate::net::conduit;
+use crate::os::terminal::complain;
 use crate::os::{self, Ask, Files, Notifier, Signals};
 use crate::runtime::{self, sleep};
 use crate::text::reason;
@@ -35,8 +36,7 @@ pub(super) fn share(files: usize, own: usize, lookups: [usize; 2]) -> Rc<Shared>
 
 /// Reports a start that fails, in the same form as all commands.
 pub(super) fn refuse(fault: &str, status: ExitCode) -> ExitCode {
-    // Where stderr is closed, the exit status has to be enough.
-    let _ = writeln!(io::stderr(), "iofog-connector: {fault}");
+    complain(fault);
     status
 }
 

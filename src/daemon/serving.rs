@@ -30,7 +30,7 @@ use crate::os::{self, Ask, Link, Notifier, Ownership, Spawner};
 use crate::pipes::registry::Registry;
 use crate::pipes::shared::Shared;
 use crate::runtime::{self, Backoff, aside, sleep};
-use crate::text::reason;
+use crate::text::{counted, reason};
 
 /// A daemon that serves.
 pub(super) struct Serving<'a> {
@@ -169,6 +169,36 @@ impl<'a> Serving<'a> {
         self.accepting.replace(Some(tasks.map(|task| self.executor.spawn(task))));
     }
 
+    /// How many mappings it serves, such as "3 mappings" or "1 of 3 mappings".
+    pub(super) fn mappings(&self) -> String {
+        let [all, inactive] = self.registry.inactive();
+        let open = if inactive > 0 { format!("{} of ", all - inactive) } else { String::new() };
+        open + &counted(all as u64, "mapping")
+    }
+
+    /// How it serves: "serving" where every port is open, and what is missing otherwise.
+    pub(super) fn summary(&self) -> String {
+        let [all, inactive] = self.registry.inactive();
+        let fault = self.api_fault.borrow();
+        let is_open = fault.is_none() || inactive < all;
+        let mut said = if is_open { "serving" } else { "not serving" }.to_owned();
+        if inactive > 0 {
+            said.push_str(&format!(" {}; `iofog-connector status` shows why", self.mappings()));
+        }
+        if let Some(fault) = &*fault {
+            said.push_str(&format!("; {fault}"));
+        }
+        said
+    }
+
+    /// Tells systemd how it serves, from time to time. Never ends.
+    async fn tell_summary<T>(&self) -> T {
+        loop {
+            sleep(limits::UPKEEP).await;
+            self.notifier.status(&self.summary());
+        }
+    }
+
     /// Reads the settings again as often as asked; returns when asked for more than that.
     pub(super) async fn until_asked(&self, options: &Options, asked: &Receiver<Ask>) -> Asked {
         loop {
@@ -184,14 +214,15 @@ impl<'a> Serving<'a> {
                 Some(Asked::Stop(false))
             };
             let upgrade = async { Some(Asked::Upgrade(self.upgrade.recv().await.ok())) };
-            if let Some(asked) = or(by_signal, or(stopped, upgrade)).await {
+            let asked = or(by_signal, or(stopped, upgrade));
+            if let Some(asked) = or(asked, self.tell_summary()).await {
                 return asked;
             }
             self.notifier.reloading();
             self.logging.reopen();
             self.tell_predecessor("reopen");
             self.not_in_force.replace(reload(options, &self.shared, self.logging));
-            self.notifier.ready("serving");
+            self.notifier.ready(&self.summary());
         }
     }
 

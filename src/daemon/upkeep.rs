@@ -4,7 +4,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::limits;
-use crate::logging::Logging;
+use crate::logging::{ALWAYS, Logging};
+use crate::os::terminal::complain;
 use crate::os::{Notifier, memory};
 use crate::pipes::shared::Shared;
 use crate::runtime::sleep;
@@ -27,6 +28,7 @@ pub(super) async fn upkeep(shared: Rc<Shared>, logging: Logging) {
     loop {
         sleep_watchfully(limits::UPKEEP).await;
         logging.tick();
+        tell_file_fault(&logging);
         if let Some(tls) = &shared.tls {
             tls.tell_outdated();
         }
@@ -35,6 +37,20 @@ pub(super) async fn upkeep(shared: Rc<Shared>, logging: Logging) {
             shared.workers.each(memory::tidy).await;
             memory::give_back();
         }
+    }
+}
+
+/// Says once that the log file cannot be written, in syslog or the journal and on stderr; and that it can again.
+pub(super) fn tell_file_fault(logging: &Logging) {
+    match logging.file_fault_changed() {
+        Some(Some(fault)) => {
+            log::warn!(target: ALWAYS, "{fault}");
+            if !logging.is_on_stderr() {
+                complain(format_args!("warning: {fault}"));
+            }
+        }
+        Some(None) => log::info!(target: ALWAYS, "the log file can be written again"),
+        None => {}
     }
 }
 

@@ -4,9 +4,16 @@ use std::io::{self, Write};
 
 use log::Level;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, Stat, fstat};
 use syslog::Severity;
 
 use super::sink::{Sink, send_line};
+
+/// Whether stderr leads to the journal, which takes a line's level from a prefix, as in `<3>`.
+pub fn leads_to_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    fstat(io::stderr()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
 
 /// Stderr, when somebody reads it.
 pub(super) struct Stderr {
@@ -27,13 +34,10 @@ impl Stderr {
     /// Stderr, if it leads to the journal (as `JOURNAL_STREAM` says), a terminal or a pipe. A
     /// file or `/dev/null` is left alone.
     pub(super) fn find() -> Option<Self> {
-        let stat = rustix::fs::fstat(io::stderr()).ok()?;
-        let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
-        let kind = if stream == format!("{}:{}", stat.st_dev, stat.st_ino) {
+        let is_pipe = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
+        let kind = if leads_to_journal() {
             Kind::Journal
-        } else if rustix::termios::isatty(io::stderr())
-            || rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo
-        {
+        } else if rustix::termios::isatty(io::stderr()) || fstat(io::stderr()).is_ok_and(is_pipe) {
             Kind::Plain
         } else {
             return None;

@@ -9,7 +9,7 @@ use rustix::fs::Mode;
 use rustix::pipe::PIPE_BUF;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::logging::Logging;
+use crate::logging::{self, Logging};
 use crate::text::line::escaped;
 use crate::text::reason;
 
@@ -77,7 +77,8 @@ pub fn abort_on_panic(logging: &Logging) {
         let message = format!("thread {name} panicked, the daemon ends: {info}");
         // The log itself may have panicked, so stderr comes first, if it can be written without
         // waiting.
-        let line = format!("{}\n", escaped(&message));
+        let level = if logging::leads_to_journal() { "<3>" } else { "" };
+        let line = format!("{level}{}\n", escaped(&message));
         if takes_at_once(&io::stderr()) {
             let _ = io::stderr().write_all(&line.as_bytes()[..line.len().min(PIPE_BUF)]);
         }

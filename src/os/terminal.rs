@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::logging;
 use crate::text::reason;
 
 /// Prints to stdout. A reader that closes the pipe early (`| head`) is not a failure.
@@ -36,10 +37,17 @@ pub fn width() -> Option<usize> {
     out.is_terminal().then(|| Some(columns()).filter(|count| *count > 0).unwrap_or(80).into())
 }
 
-/// Writes to stderr, each line with the program's name. If stderr is closed, only the exit code
-/// tells the operator.
+/// Writes to stderr, each line with the program's name, and with a level where that leads to the
+/// journal: a warning's, or an error's. If stderr is closed, only the exit code tells the operator.
 pub fn complain(message: impl Display) {
+    let in_journal = logging::leads_to_journal();
     for line in message.to_string().lines() {
-        let _ = writeln!(io::stderr(), "iofog-connector: {line}");
+        let level = match in_journal {
+            false => "",
+            true if line.starts_with("warning: ") => "<4>",
+            true => "<3>",
+        };
+        // One write, or the journal has a line of each part.
+        let _ = io::stderr().write_all(format!("{level}iofog-connector: {line}\n").as_bytes());
     }
 }

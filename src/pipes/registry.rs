@@ -414,6 +414,13 @@ impl Registry {
         }
     }
 
+    /// How many mappings there are, and how many of them have a port that is not open.
+    pub fn inactive(&self) -> [usize; 2] {
+        let running = self.running.borrow();
+        let is_inactive = |pipe: &Pipe| pipe.sides.iter().any(|side| side.fault.borrow().is_some());
+        [running.len(), running.iter().filter(|running| is_inactive(&running.pipe)).count()]
+    }
+
     /// The same without a look at each mapping: Controllers ask for it all the time.
     pub fn overview(&self) -> Overview {
         Overview {

@@ -366,3 +366,24 @@ fn storms_on_two_mappings_in_turn_leave_the_logs_history_alone() {
     assert_eq!(count(&format!("mapping {} added", added.id)), 1);
     assert_eq!(count(&format!("{}: agent", added.id)), 1);
 }
+
+/// Nobody looks into a log for lines that are not there.
+#[test]
+fn log_file_that_can_no_longer_be_written_is_told_once_and_when_it_is_over() {
+    let daemon = Daemon::builder(Mode::Plain).syslog("none").start();
+    assert_eq!(daemon.stderr(), "");
+    let aside = daemon.folder().join("aside");
+    fs::rename(daemon.log(), &aside).unwrap();
+    fs::write(daemon.log(), "in the folder's place").unwrap();
+    daemon.signal(Signal::HUP);
+    let told = || daemon.stderr().matches("cannot be written").count();
+    until("it is told on stderr", || told() > 0);
+    let warnings = daemon.cli(&["status"]);
+    let warnings = String::from_utf8_lossy(&warnings.stdout).into_owned();
+    assert!(warnings.contains("warning: the log file "), "{warnings}");
+    fs::remove_file(daemon.log()).unwrap();
+    fs::rename(&aside, daemon.log()).unwrap();
+    daemon.signal(Signal::HUP);
+    until("it is over", || daemon.log_text().contains("the log file can be written again"));
+    assert_eq!(told(), 1, "{}", daemon.stderr());
+}

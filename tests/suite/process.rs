@@ -522,6 +522,68 @@ fn systemd_is_told_of_ready_reload_watchdog_and_stop() {
     assert_eq!(daemon.wait().status.code(), Some(0));
 }
 
+/// Runs the program with stderr as a unit's, which leads to the journal; gives its exit status and what came there.
+fn in_journal(arguments: &[&str]) -> (Option<i32>, String) {
+    use std::io::Read;
+    let (theirs, mut ours) = std::os::unix::net::UnixStream::pair().expect("sockets");
+    let stat = rustix::fs::fstat(&theirs).expect("a socket");
+    let command = binary();
+    let status = Command::new(&command[0])
+        .args(&command[1..])
+        .args(arguments)
+        .env("JOURNAL_STREAM", format!("{}:{}", stat.st_dev, stat.st_ino))
+        .stderr(std::os::fd::OwnedFd::from(theirs))
+        .status()
+        .expect("the program runs");
+    let mut said = String::new();
+    ours.read_to_string(&mut said).expect("text");
+    (status.code(), said)
+}
+
+#[test]
+fn starts_that_fail_are_errors_in_the_journal() {
+    let daemon = Daemon::new(Mode::Plain);
+    daemon.set("broker", 123_456);
+    let folder = daemon.folder().to_str().expect("UTF-8").to_owned();
+    let config = daemon.config();
+    let config = config.to_str().expect("UTF-8");
+    for arguments in [
+        &["start", "--config", config, "--run", &folder, "--log", &folder][..],
+        &["tunnels", "--tunnels", "/none/such", "--run", &folder],
+        &["tunnel", "--from", "/none/such"],
+    ] {
+        let (status, said) = in_journal(arguments);
+        assert_eq!(status, Some(2), "{arguments:?}: {said}");
+        assert!(!said.is_empty(), "{arguments:?}");
+        for line in said.lines() {
+            assert!(line.starts_with("<3>iofog-connector: "), "{arguments:?}: {line}");
+        }
+    }
+}
+
+#[test]
+fn systemd_is_told_which_mappings_and_that_the_api_have_no_open_port() {
+    let folder = Daemon::builder(Mode::Plain).prepare();
+    let manager = Manager::new(folder.folder());
+    let builder = Daemon::builder(Mode::Plain).environment("NOTIFY_SOCKET", manager.path());
+    let mut daemon = builder.start();
+    let mappings = [(); 2].map(|()| daemon.api().add_public(60, NEVER));
+    assert!(manager.receive("READY=1").ends_with("STATUS=serving"));
+    assert!(daemon.stop().status.success());
+    let taken = TcpListener::bind(at(mappings[1].port1)).expect("a free port");
+    let api = TcpListener::bind(daemon.api_address()).expect("a free port");
+    daemon.spawn();
+    let ready = manager.receive("READY=1");
+    assert!(ready.contains("STATUS=serving 1 of 2 mappings; "), "{ready}");
+    assert!(ready.contains("; the API cannot listen on "), "{ready}");
+    let other = TcpListener::bind(at(mappings[0].port1));
+    assert!(other.is_err(), "a port that is said to be served");
+    drop((taken, api));
+    // As soon as all are open.
+    until("systemd is told", || manager.receive("STATUS=").ends_with("STATUS=serving"));
+    assert!(daemon.log_text().contains(" serves 1 of 2 mappings; "), "{}", daemon.log_text());
+}
+
 // Limits of the process
 
 fn too_many_open_files_stop_neither_api_nor_recovery(mode: Mode) {
