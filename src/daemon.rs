@@ -197,7 +197,8 @@ async fn serve(
     };
     let notice = config.loopback_notice();
     let shared = share(config, tls, workers, file_limit, ports);
-    let serving = Serving::begin(&executor, shared, state, &control, logging, notifier);
+    let is_heir = link.is_some();
+    let serving = Serving::begin(&executor, shared, state, &control, logging, notifier, is_heir);
     if let Some((link, process)) = link {
         // Nothing of what was begun runs before this returns.
         if let Err(why) = serving.take_place(&place, link, process) {
@@ -222,25 +223,21 @@ async fn serve(
         }
         serving.notifier.ready(&serving.summary());
         loop {
-            let answer = match serving.until_asked(place.options, &asked).await {
-                Asked::Stop(by_signal) => return serving.drain(&asked, by_signal).await,
-                Asked::Upgrade(answer) => answer,
-            };
+            if let Asked::Stop(by_signal) = serving.until_asked(place.options, &asked).await {
+                return serving.drain(&asked, by_signal).await;
+            }
             let outcome = serving.hand_over(&place).await;
-            let said = match &outcome {
+            match &outcome {
                 Ok((_, process)) => {
                     log::info!(
                         target: ALWAYS, "process {process} serves now; sessions that have begun here go on"
                     );
-                    Ok(format!("Process {process} serves now."))
+                    serving.upgrade.became(Ok(format!("Process {process} serves now.")));
                 }
                 Err(why) => {
                     log::error!(target: ALWAYS, "no other program takes this one's place: {why}");
-                    Err(why.clone())
+                    serving.upgrade.became(Err(why.clone()));
                 }
-            };
-            if let Some(answer) = answer {
-                let _ = answer.try_send(said);
             }
             if let Ok((successor, _)) = outcome {
                 control.passed_on();

@@ -66,7 +66,7 @@ pub(super) fn live<'t>(
     let life = async {
         tasks.spawn(Signals::new()?.pass_on(ask).boxed_local()).detach();
         tasks.spawn(upkeep(logging, look_after).boxed_local()).detach();
-        if let Some(interval) = os::watchdog_interval() {
+        if let Some(interval) = os::watchdog_interval(false) {
             tasks.spawn(watchdog(notifier, interval).boxed_local()).detach();
         }
         or(work, runtime::run(|| tasks.tick())).await

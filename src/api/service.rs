@@ -1,9 +1,10 @@
 //! The API's calls, on the running mappings.
 
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
 use std::rc::Rc;
 
-use smol::channel::Receiver;
 use smol::lock::Semaphore;
 
 use super::call::{Call, Command};
@@ -43,7 +44,7 @@ pub trait Host {
 
     /// `command=upgrade` was called: has the program that is in the file now take this one's place. Gives who does, or
     /// why nobody; `None` where that is under way already.
-    fn upgrade(&self) -> Option<Receiver<Result<String, String>>>;
+    fn upgrade(&self) -> Option<Pin<Box<dyn Future<Output = Result<String, String>>>>>;
 
     /// The daemon whose place this one took, while it carries sessions.
     fn predecessor(&self) -> Option<Predecessor>;
@@ -149,11 +150,13 @@ impl Api {
     }
 
     async fn upgrade(&self) -> Result<Response, ApiError> {
+        if self.registry.draining().is_some() {
+            return Err(ApiError::Stopping);
+        }
         let Some(outcome) = self.host.upgrade() else { return Err(ApiError::Replacing) };
-        match outcome.recv().await {
-            Ok(Ok(who)) => Ok(answer::said(&who)),
-            Ok(Err(why)) => Err(ApiError::NotReplaced(why)),
-            Err(_) => Err(ApiError::Stopping),
+        match outcome.await {
+            Ok(who) => Ok(answer::said(&who)),
+            Err(why) => Err(ApiError::NotReplaced(why)),
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Access, access};
 use rustix::process::geteuid;
 
+use super::asking::Answer;
 use super::control::{self, ControlError};
 use super::exit::{NOT_RUNNING, UNKNOWN};
 use super::remedy;
@@ -19,7 +20,6 @@ use crate::os::Instance;
 use crate::os::terminal::{self, complain, print};
 use crate::report::status::Draining;
 use crate::report::{self, Report};
-use crate::text::json;
 
 /// How long the sessions of a daemon may drain whose settings cannot be read.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -129,8 +129,7 @@ pub(super) fn upgrade(options: &Options) -> ExitCode {
 
 /// A member of an answer that is a sentence.
 fn sentence(answer: &str, member: &str) -> Option<String> {
-    let answer: serde_json::Value = json::read(answer.as_bytes()).ok()?;
-    answer.get(member)?.as_str().map(str::to_owned)
+    Some(Answer::read(answer).ok()?.text(member).ok()?.to_owned())
 }
 
 /// A line that says so where settings that are there have a fault, which keeps the daemon from starting.

@@ -40,10 +40,10 @@ pub(super) struct Estate {
     pub(super) ports: Vec<OwnedFd>,
 }
 
-/// A new program that is ready to take the place. Dropping it does without.
+/// A new program that is ready to take the place, or has taken it. Dropped before, this process does without it.
 pub(super) struct Heir {
-    /// `None` once it serves.
-    link: Option<Link>,
+    link: Link,
+    serves: bool,
     /// Its process.
     pub(super) process: u32,
 }
@@ -89,23 +89,23 @@ impl Estate {
             "the new program has ended without a word; run by hand with the same arguments, it may say why",
         )?;
         match answer.strip_prefix("ready ").map(str::parse) {
-            Some(Ok(process)) => Ok(Heir { link: Some(own), process }),
+            Some(Ok(process)) => Ok(Heir { link: own, serves: false, process }),
             _ => Err(answer.strip_prefix(REFUSED).unwrap_or(&answer).to_owned()),
         }
     }
 }
 
 impl Heir {
-    /// Lets it serve, now that this process accepts nobody; gives the link once it does. Blocks.
+    /// Lets it serve, now that this process accepts nobody; gives it once it does. Blocks.
     ///
     /// # Errors
     /// A sentence about why it does not.
-    pub(super) fn go(mut self) -> Result<Link, String> {
-        let taken = self.link.as_ref().ok_or("there is no new program")?;
-        let taken = taken.send("go", &[]).and_then(|()| taken.receive(Some(limits::HEIR_TAKES)));
-        match taken {
+    pub(super) fn go(mut self) -> Result<Self, String> {
+        let taken = self.link.send("go", &[]);
+        match taken.and_then(|()| self.link.receive(Some(limits::HEIR_TAKES))) {
             Ok(Some(message)) if message.text == "taken" => {
-                self.link.take().ok_or_else(|| "the new program serves already".into())
+                self.serves = true;
+                Ok(self)
             }
             Ok(_) => Err("the new program has ended before it served".into()),
             Err(error) => Err(format!(
@@ -119,8 +119,8 @@ impl Heir {
 impl Drop for Heir {
     fn drop(&mut self) {
         // A close without this word would mean that this process has died.
-        if let Some(link) = &self.link {
-            let _ = link.send("no", &[]);
+        if !self.serves {
+            let _ = self.link.send("no", &[]);
         }
     }
 }
@@ -273,12 +273,12 @@ pub(super) enum Wish {
 }
 
 impl Successor {
-    /// It is at the other end of the link.
+    /// The heir, which serves.
     ///
     /// # Errors
     /// As [`Link::into_async`].
-    pub(super) fn new(link: Link) -> io::Result<Self> {
-        link.into_async().map(Successor)
+    pub(super) fn new(heir: Heir) -> io::Result<Self> {
+        heir.link.try_clone()?.into_async().map(Successor)
     }
 
     /// Says that the service manager watches it from now on.

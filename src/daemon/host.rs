@@ -1,10 +1,13 @@
 //! What the API asks of the daemon.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::future::Future;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 
-use smol::channel::{Receiver, Sender};
+use event_listener::Event;
+use smol::channel::Sender;
 
 use super::handover::Predecessor;
 use crate::api::Host;
@@ -22,12 +25,44 @@ pub(super) struct Daemon {
     /// What the last reload did not put in force.
     pub(super) not_in_force: Rc<RefCell<Vec<String>>>,
     pub(super) stop: Sender<()>,
-    pub(super) upgrade: Sender<Outcome>,
+    pub(super) upgrade: Rc<Upgrade>,
     pub(super) predecessor: Rc<OnceCell<Predecessor>>,
 }
 
-/// Where goes what has come of an upgrade: who serves now, or why it is this process still.
-pub(super) type Outcome = Sender<Result<String, String>>;
+/// The new programs that are asked for over the API.
+pub(super) struct Upgrade {
+    /// Whether one is asked for; none more is, until that has an outcome.
+    pub(super) asked: Cell<bool>,
+    /// What has come of the last one: who serves now, or why it is this process still.
+    pub(super) outcome: RefCell<Option<Result<String, String>>>,
+    /// One is asked for, or has an outcome.
+    pub(super) changed: Event,
+}
+
+impl Upgrade {
+    pub(super) fn new() -> Self {
+        Upgrade { asked: Cell::default(), outcome: RefCell::default(), changed: Event::new() }
+    }
+
+    /// Returns when one is asked for.
+    pub(super) async fn is_asked(&self) {
+        loop {
+            let changed = self.changed.listen();
+            if self.asked.get() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// This has come of it.
+    pub(super) fn became(&self, outcome: Result<String, String>) {
+        if self.asked.replace(false) {
+            self.outcome.replace(Some(outcome));
+            self.changed.notify(usize::MAX);
+        }
+    }
+}
 
 impl Host for Daemon {
     fn broker(&self) -> u16 {
@@ -66,9 +101,22 @@ impl Host for Daemon {
         let _ = self.stop.try_send(());
     }
 
-    fn upgrade(&self) -> Option<Receiver<Result<String, String>>> {
-        let (tell, told) = smol::channel::bounded(1);
-        self.upgrade.try_send(tell).ok().map(|()| told)
+    fn upgrade(&self) -> Option<Pin<Box<dyn Future<Output = Result<String, String>>>>> {
+        let upgrade = self.upgrade.clone();
+        if upgrade.asked.replace(true) {
+            return None;
+        }
+        upgrade.outcome.take();
+        upgrade.changed.notify(usize::MAX);
+        Some(Box::pin(async move {
+            loop {
+                let changed = upgrade.changed.listen();
+                if let Some(outcome) = upgrade.outcome.take() {
+                    return outcome;
+                }
+                changed.await;
+            }
+        }))
     }
 
     fn predecessor(&self) -> Option<status::Predecessor> {

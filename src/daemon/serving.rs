@@ -14,8 +14,8 @@ use smol::future::{FutureExt, or};
 use smol::{LocalExecutor, Task};
 
 use super::control::Control;
-use super::handover::{self, Estate, Predecessor, Successor, Wish};
-use super::host::{Daemon, Outcome};
+use super::handover::{self, Estate, Heir, Predecessor, Successor, Wish};
+use super::host::{Daemon, Upgrade};
 use super::place::Place;
 use super::reload::reload;
 use super::upkeep::{upkeep, watchdog};
@@ -51,15 +51,15 @@ pub(super) struct Serving<'a> {
     predecessor: Rc<OnceCell<Predecessor>>,
     /// Says that the API was asked for a stop, or for a new program.
     stopped: Receiver<()>,
-    upgrade: Receiver<Outcome>,
+    pub(super) upgrade: Rc<Upgrade>,
 }
 
 /// What ends a daemon that serves, or may end it.
 pub(super) enum Asked {
     /// To stop; whether by a signal.
     Stop(bool),
-    /// To have a new program take its place; who waits to hear what has come of it.
-    Upgrade(Option<Outcome>),
+    /// To have a new program take its place.
+    Upgrade,
 }
 
 impl<'a> Serving<'a> {
@@ -71,6 +71,7 @@ impl<'a> Serving<'a> {
         control: &Control<'_>,
         logging: &'a Logging,
         notifier: Rc<Notifier>,
+        is_heir: bool,
     ) -> Self {
         // Before any mapping's port.
         let listener = shared.pool.open_apart(shared.config.borrow().api);
@@ -80,7 +81,7 @@ impl<'a> Serving<'a> {
         let not_in_force = Rc::new(RefCell::new(Vec::new()));
         let api_fault = Rc::new(RefCell::new(None));
         let (stop, stopped) = smol::channel::bounded(1);
-        let (ask, upgrade) = smol::channel::bounded(1);
+        let upgrade = Rc::new(Upgrade::new());
         let predecessor = Rc::new(OnceCell::new());
         let host = Rc::new(Daemon {
             shared: shared.clone(),
@@ -88,7 +89,7 @@ impl<'a> Serving<'a> {
             api_fault: api_fault.clone(),
             not_in_force: not_in_force.clone(),
             stop,
-            upgrade: ask,
+            upgrade: upgrade.clone(),
             predecessor: predecessor.clone(),
         });
         let api = Rc::new(Api::new(registry.clone(), host));
@@ -100,7 +101,7 @@ impl<'a> Serving<'a> {
             shared.workers.clone(),
         ));
         executor.spawn(upkeep(shared.clone(), logging.clone()).boxed_local()).detach();
-        if let Some(interval) = os::watchdog_interval() {
+        if let Some(interval) = os::watchdog_interval(is_heir) {
             let watchdog = watchdog(shared.clone(), notifier.clone(), interval);
             executor.spawn(watchdog.boxed_local()).detach();
         }
@@ -205,7 +206,7 @@ impl<'a> Serving<'a> {
             let by_signal = async {
                 match asked.recv().await {
                     Ok(Ask::Reload) => None,
-                    Ok(Ask::Upgrade) => Some(Asked::Upgrade(None)),
+                    Ok(Ask::Upgrade) => Some(Asked::Upgrade),
                     Ok(Ask::Stop) | Err(_) => Some(Asked::Stop(true)),
                 }
             };
@@ -213,7 +214,10 @@ impl<'a> Serving<'a> {
                 let _ = self.stopped.recv().await;
                 Some(Asked::Stop(false))
             };
-            let upgrade = async { Some(Asked::Upgrade(self.upgrade.recv().await.ok())) };
+            let upgrade = async {
+                self.upgrade.is_asked().await;
+                Some(Asked::Upgrade)
+            };
             let asked = or(by_signal, or(stopped, upgrade));
             if let Some(asked) = or(asked, self.tell_summary()).await {
                 return asked;
@@ -286,13 +290,13 @@ impl<'a> Serving<'a> {
             io::Result::Ok(Estate { lock: place.instance.lock()?, control, ports })
         };
         let estate = estate().map_err(|error| reason::words(&error).to_string())?;
-        let heir = aside(move || estate.pass_on(&spawner)).await?;
+        let heir = beside(Box::new(move || estate.pass_on(&spawner))).await?;
         let process = heir.process;
         // For a moment both accept users, and each serves its own. A tunnel that opens here would be closed at once.
         self.registry.leave_agents(None, true);
-        let link = aside(move || heir.go()).await;
-        let link = link.inspect_err(|_| self.registry.leave_agents(None, false))?;
-        let successor = Successor::new(link).map_err(|error| reason::words(&error).to_string())?;
+        let heir = beside(Box::new(move || heir.go())).await;
+        let heir = heir.inspect_err(|_| self.registry.leave_agents(None, false))?;
+        let successor = Successor::new(heir).map_err(|error| reason::words(&error).to_string())?;
         self.notifier.main_process(process);
         successor.is_main();
         Ok((successor, process))
@@ -387,6 +391,11 @@ impl<'a> Serving<'a> {
             control.cancel().await;
         }
     }
+}
+
+/// Has a thread of its own do this, which blocks: boxed, because each kind of work takes 1 KiB of the program.
+async fn beside(work: Box<dyn FnOnce() -> Result<Heir, String> + Send>) -> Result<Heir, String> {
+    aside(work).await
 }
 
 /// Returns when a second signal asks a draining daemon to stop. The service manager's may be the

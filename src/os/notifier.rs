@@ -86,10 +86,12 @@ fn one_line(status: &str) -> String {
 }
 
 /// How often systemd must hear [`Notifier::watchdog`]: half of the time after which it takes the
-/// daemon for dead (`WATCHDOG_USEC`), or `None` when it does not watch this process.
-pub fn watchdog_interval() -> Option<Duration> {
+/// daemon for dead (`WATCHDOG_USEC`), or `None` when it does not watch this process. `is_heir` is for one that takes
+/// the place of the process that systemd has started, whose number `WATCHDOG_PID` is.
+pub fn watchdog_interval(is_heir: bool) -> Option<Duration> {
     let variable = |name| std::env::var(name).ok();
-    watchdog(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"), std::process::id())
+    let of = variable("WATCHDOG_PID").filter(|_| !is_heir);
+    watchdog(variable("WATCHDOG_USEC"), of, std::process::id())
 }
 
 fn watchdog(usec: Option<String>, pid: Option<String>, own: u32) -> Option<Duration> {

@@ -9,11 +9,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio, exit};
 
+use rustix::net::{SocketType, sockopt};
+
 use super::link::Link;
 use crate::text::reason;
-
-/// Set for a program that takes another one's place; the link to that one is its standard input.
-const HEIR: &str = "IOFOG_CONNECTOR_HEIR";
 
 /// What the word of a program begins with that does not take the place; the reason follows.
 pub const REFUSED: &str = "refused ";
@@ -79,23 +78,22 @@ fn serve(daemon: &Link, program: &Path) {
 fn run(program: &Path, end: &Link) -> io::Result<Child> {
     Command::new(program)
         .args(std::env::args_os().skip(1))
-        .env(HEIR, "1")
-        // It names the process whose life the service manager watches; that will be another one.
-        .env_remove("WATCHDOG_PID")
         .stdin(Stdio::from(OwnedFd::from(end.try_clone()?)))
         .spawn()
 }
 
-/// The link to the program whose place this one is to take; `None` for one that is started otherwise. To be called
-/// once.
+/// The link to the program whose place this one is to take, which is its standard input then; `None` for one that is
+/// started otherwise. To be called once.
 ///
 /// # Errors
-/// It is not there.
+/// No file is left.
 pub fn predecessor() -> io::Result<Option<Link>> {
-    if std::env::var_os(HEIR).is_none() {
+    let input = io::stdin();
+    // Nobody else gives a daemon such an input.
+    if !sockopt::socket_type(&input).is_ok_and(|kind| kind == SocketType::SEQPACKET) {
         return Ok(None);
     }
-    let link = io::stdin().as_fd().try_clone_to_owned()?;
+    let link = input.as_fd().try_clone_to_owned()?;
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
     Ok(Some(Link::from(link)))
 }
