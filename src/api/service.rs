@@ -44,7 +44,7 @@ pub trait Host {
 
     /// `command=upgrade` was called: has the program that is in the file now take this one's place. Gives who does, or
     /// why nobody; `None` where that is under way already.
-    fn upgrade(&self) -> Option<Pin<Box<dyn Future<Output = Result<String, String>>>>>;
+    fn upgrade(&self) -> Option<Upgraded>;
 
     /// The daemon whose place this one took, while it carries sessions.
     fn predecessor(&self) -> Option<Predecessor>;
@@ -52,6 +52,9 @@ pub trait Host {
     /// The mapping of this id is gone.
     fn removed(&self, id: &str);
 }
+
+/// Who serves after an upgrade, once that is known; or why it is this process still.
+pub type Upgraded = Pin<Box<dyn Future<Output = Result<String, String>>>>;
 
 /// The API's calls, on the running mappings.
 pub struct Api {

@@ -1,16 +1,14 @@
 //! What the API asks of the daemon.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::future::Future;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 
 use event_listener::Event;
 use smol::channel::Sender;
 
 use super::handover::Predecessor;
-use crate::api::Host;
+use crate::api::{Host, Upgraded};
 use crate::config::Network;
 use crate::logging::Logging;
 use crate::pipes::shared::Shared;
@@ -101,7 +99,7 @@ impl Host for Daemon {
         let _ = self.stop.try_send(());
     }
 
-    fn upgrade(&self) -> Option<Pin<Box<dyn Future<Output = Result<String, String>>>>> {
+    fn upgrade(&self) -> Option<Upgraded> {
         let upgrade = self.upgrade.clone();
         if upgrade.asked.replace(true) {
             return None;
