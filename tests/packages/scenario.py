@@ -35,7 +35,7 @@ STEPS = 0
 class Root:
     """One system, a container: a throw-away layer over the base, its own processes, /dev and /run.
 
-    Its first process is systemd, or one that only waits and reaps: maintainer scripts then find
+    Its first process is systemd, runit, or one that only waits and reaps: maintainer scripts then find
     neither systemd nor a chroot, in which they would start nothing.
     """
 
@@ -56,6 +56,9 @@ class Root:
         if [ "$2" = systemd ]; then
             export container=test
             exec /lib/systemd/systemd --log-target=journal </dev/null >/dev/null 2>&1
+        fi
+        if [ "$2" = runit ]; then
+            exec /sbin/init </dev/null >/dev/null 2>&1
         fi
         exec /bin/bash -c 'while :; do sleep 60; done'
     """
@@ -102,6 +105,8 @@ class Root:
             name = os.path.basename(os.readlink(f"/proc/{self.init}/exe"))
             if init == "systemd":
                 return name == "systemd" and self("systemctl", "is-system-running", ok=None)[1].strip() == "running"
+            if init == "runit":
+                return name == "runit" and self("pidof", "runsvdir", ok=None)[0] == 0
             return name not in ("sh", "dash", "unshare")
 
         wait_for("the system", up, 60.0)
@@ -922,6 +927,55 @@ def stop_drains(root, stop):
     root("service", "iofog-connector", "start")
 
 
+def runit_runs_it(root):
+    step("runit: its service takes the place of the init script's daemon")
+    root.install(PACKAGE)
+    wait_for("the daemon", root.daemon)
+    root("service", "iofog-connector", "stop")
+    shutil.copytree("contrib/runit/iofog-connector", root.file("/etc/sv/iofog-connector"))
+    root("ln", "-s", "/etc/sv/iofog-connector", "/etc/service/")
+    wait_for("the daemon", lambda: root("sv", "check", "iofog-connector", ok=None)[0] == 0 and root.daemon())
+    expect_least_rights(root)
+    mapping = add_mapping()
+    expect_served(mapping)
+    one_file(root)
+
+    step("runit: reload keeps the process; kill -9 brings another at once")
+    before = root.daemon()
+    root("sv", "reload", "iofog-connector")
+    expect_served(mapping)
+    expect("the process after a reload", root.daemon(), before)
+    with Outage(mapping) as outage:
+        os.kill(before, 9)
+    print(f"       killed: {outage.seconds:.2f} s without service")
+
+    step("runit: settings with a fault: restart and an upgrade leave the daemon running, and say why")
+    before = root.daemon()
+    with Faulty(root):
+        said = root("service", "iofog-connector", "restart", ok=False)
+        expect("restart says why", says_why(said), True)
+        said = root.install(PACKAGE)
+        expect("the upgrade says why", says_why(said), True)
+        expect("the process", root.daemon(), before)
+    root.install(PACKAGE)
+    wait_for("the new program", lambda: root.daemon() not in (None, before))
+    wait_for("service", lambda: authorized(mapping["port1"], mapping["passcode1"]))
+
+    step("runit: settings with a fault are not tried again and again")
+    root("sv", "-w", "60", "stop", "iofog-connector")
+    with Faulty(root):
+        root("sv", "up", "iofog-connector")
+        wanted_down = lambda: "normally up" in root("sv", "status", "iofog-connector", ok=None)[1]
+        wait_for("runit to let it be", wanted_down)
+        expect("the daemon", root.daemon(), None)
+    root("sv", "start", "iofog-connector")
+
+    step("runit: a stop waits for as long as the setting drain allows")
+    stop_drains(root, ("sv", "-w", "60", "stop", "iofog-connector"))
+    root("service", "iofog-connector", "stop")
+    root("apt-get", "purge", "-y", "iofog-connector")
+
+
 def shown(root, unit, property):
     return root("systemctl", "show", "--value", "-p", property, unit).strip()
 
@@ -1082,6 +1136,8 @@ if not EMULATED:
 if NAME == "bookworm":
     STORIES += [("systemd", life), ("systemd", upgrade_from_java), ("systemd", systemd_manages_it)]
     STORIES += [("systemd", faults_under_systemd)]
+if NAME == "runit":
+    STORIES = [("runit", runit_runs_it)]
 for kind, story in STORIES:
     if WANTED and story.__name__ not in WANTED:
         continue
