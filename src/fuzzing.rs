@@ -72,6 +72,7 @@ pub fn call(request: &Request) -> Result<Asked, (u16, String)> {
                 Command::Version => "version",
                 Command::Help => "help",
                 Command::Stop => "stop",
+                Command::Upgrade => "upgrade",
             };
             ask("commandline", vec![word.into()])
         }

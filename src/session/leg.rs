@@ -290,13 +290,14 @@ impl Leg {
         }
     }
 
-    /// Says what is due by now on a version 3 tunnel of an agent.
-    pub(super) fn beat(&mut self, now: Instant) {
+    /// Says the heartbeat that is due by now on a version 3 tunnel of an agent, if one is; whether one was.
+    pub(super) fn beat(&mut self, now: Instant) -> bool {
         // Bytes that wait are as good a sign of life.
         let is_due = self.framed.as_mut().is_some_and(|framed| framed.is_beat_due(now));
         if is_due && self.is_flushed() {
             self.say(Word::Beat);
         }
+        is_due
     }
 
     pub(super) fn poll_flush(&mut self, context: &Context<'_>) {

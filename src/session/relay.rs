@@ -296,13 +296,6 @@ impl Relay {
         }
     }
 
-    /// Says what is due by now to version 3 peers.
-    fn say_what_is_due(&mut self, context: &mut Context<'_>) {
-        self.pass_wants_on(context);
-        let now = now();
-        self.progress.legs.iter_mut().for_each(|leg| leg.beat(now));
-    }
-
     /// Passes on how many users wait, or that no more sessions are wanted.
     fn pass_wants_on(&mut self, context: &mut Context<'_>) {
         let (Some(want), [leg, other]) = (&self.want, &mut self.progress.legs) else { return };
@@ -342,7 +335,7 @@ impl Future for Relay {
         }
         let is_framed = self.progress.legs.iter().any(|leg| leg.framed.is_some());
         if is_framed {
-            self.say_what_is_due(context);
+            self.pass_wants_on(context);
         }
         for from in [0, 1] {
             self.give_up_begun(from);
@@ -350,11 +343,16 @@ impl Future for Relay {
             let is_kept = self.progress.residue.is_some() && from == 0;
             self.progress.legs[from].poll_unread(context, is_kept);
         }
-        let mut ending = self.progress.ending(now());
-        if is_framed && ending.is_err() && !self.progress.is_settled() {
-            // What was said last, to either.
-            self.progress.legs.iter_mut().for_each(|leg| leg.poll_flush(context));
-            ending = self.progress.ending(now());
+        let now = now();
+        let mut ending = self.progress.ending(now);
+        if is_framed && ending.is_err() {
+            // Not sooner: a heartbeat on its way would look like bytes that its peer still takes.
+            let beats = self.progress.legs.each_mut().map(|leg| leg.beat(now));
+            if beats != [false; 2] || !self.progress.is_settled() {
+                // What was said last, to either.
+                self.progress.legs.iter_mut().for_each(|leg| leg.poll_flush(context));
+                ending = self.progress.ending(now);
+            }
         }
         match ending {
             Ok(ending) => Poll::Ready(self.ended(ending)),

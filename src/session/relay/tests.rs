@@ -10,7 +10,7 @@ use std::future::poll_fn;
 
 use super::*;
 use crate::net::stream::Stream;
-use crate::runtime::{block_on, look};
+use crate::runtime::{block_on, look, sleep};
 use crate::session::residue::Missing;
 use crate::session::settling::Kept;
 use crate::session::tests::broken_behind_unread_bytes;
@@ -89,6 +89,34 @@ async fn carried(mut relay: Relay) -> Kept {
     };
     closing.close().await;
     settling.await.unwrap()
+}
+
+#[test]
+fn heartbeat_that_falls_due_with_the_silence_does_not_put_it_off() {
+    block_on(async {
+        let ([connector, there], [here, _service]) = (connection(), connection());
+        let mut talks = [Side::Connector, Side::Agent].map(|side| Box::new(Talk::new(side)));
+        let open = talks[0].say(Word::Open(b"header"));
+        talks[1].hear(&mut &open[..]).unwrap();
+        let [_, mut talk] = talks;
+        let mut tunnel = stream(there);
+        tunnel.queue(&talk.say(Word::Seen)).unwrap();
+        let ever = Duration::from_millis(100);
+        let protocol = Protocol::Framed { threshold: None, beat: Some(ever), at_once: true };
+        let agent = Endpoint { stream: tunnel, protocol, talk: Some(talk) };
+        let service = Endpoint { stream: stream(here), protocol: Protocol::Raw, talk: None };
+        let silence = Silence { after_end: Duration::from_secs(60), ever: Some(ever) };
+        let held = [Vec::new(), Vec::new()];
+        let mut relay = pin!(Relay::new([agent, service], held, silence, Arc::default()));
+        let context = &mut Context::from_waker(Waker::noop());
+        assert!(relay.as_mut().poll(context).is_pending());
+        sleep(ever).await;
+        // What was said has been acknowledged; what is said now is on its way for a while.
+        rustix::net::sockopt::set_tcp_quickack(&connector, false).unwrap();
+        let Poll::Ready(ended) = relay.poll(context) else { panic!("it goes on") };
+        assert_eq!(ended.ending, Ending::Idle);
+    })
+    .unwrap();
 }
 
 #[test]

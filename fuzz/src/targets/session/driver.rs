@@ -193,8 +193,8 @@ impl Session {
         let (how, last) = (choices.byte(), choices.byte());
         let (one, two, raw) = (Protocol::Version1 { threshold }, Protocol::Version2, Protocol::Raw);
         let agent = Protocol::Framed { threshold, beat: None, at_once: last >> 2 & 1 == 1 };
-        // Not a part of any silence: a heartbeat on its way at each look would count as what is taken.
-        let connector = Protocol::Framed { threshold: None, beat: Some(7 * SECOND), at_once: true };
+        // A part of every longer silence: its heartbeats are due when the session is looked at.
+        let connector = Protocol::Framed { threshold: None, beat: Some(5 * SECOND), at_once: true };
         let protocols = [
             [one, raw],
             [two, raw],
