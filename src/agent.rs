@@ -8,6 +8,7 @@
 //! [`surplus`], [`listen`] carries local connections into a private pipe. All that is the [`life`] of what one file of
 //! options asks for; [`many`] lives as many of them as a folder has files. Relay, TLS, log and process are the daemon's.
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -16,10 +17,10 @@ use smol::future::{FutureExt, or};
 
 use crate::limits;
 use crate::logging::{ALWAYS, Logging};
-use crate::os::{self, Notifier};
+use crate::os::{self, Cage, Notifier};
 use connector::Connector;
 use life::Job;
-use options::Options;
+use options::{Options, Work};
 use process::{FAULTY, OWN_FILES, asked_to_stop, refuse, share};
 
 pub use many::{check, run as run_all};
@@ -103,5 +104,21 @@ fn live(
         Ok(())
     };
     let work = or(by_signal, job.live(connector, options.drain, &tasks, stopped)).boxed_local();
-    process::live("the tunnel", (logging, notifier), &tell_limits, &tasks, ask, work)
+    let cage = cage(options);
+    process::live("the tunnel", (logging, notifier), &tell_limits, &tasks, (ask, &cage), work)
+}
+
+/// What a tunnel needs is known for its life: it dials these ports, and opens none any more.
+fn cage(options: &Options) -> Cage {
+    let way = options.proxy.as_ref().map_or(&options.connector, |proxy| &proxy.address);
+    let target = match &options.work {
+        Work::Serve { target, .. } => Some(target),
+        Work::Listen { .. } => None,
+    };
+    let dialled = || target.into_iter().chain([way]);
+    let resolves = dialled().any(|address| address.host.parse::<IpAddr>().is_err());
+    let ports = dialled().map(|address| address.port).collect();
+    let mut cage = Cage::tunnel(options.sandbox, resolves, Some(ports), false, false);
+    options.files_read_again().for_each(|file| cage.reads(file));
+    cage
 }

@@ -50,7 +50,7 @@ fn run(command: Command, options: &Options) -> ExitCode {
         Command::Tunnel(given) => agent::run(given),
         Command::Install(install) => install::run(&install),
         Command::Remove(remove) => install::remove(&remove),
-        Command::Tunnels { folder, run } => agent::run_all(&folder, &run),
+        Command::Tunnels { folder, run, sandbox } => agent::run_all(&folder, &run, sandbox),
         Command::TunnelsStatus { run, json, wide } => tunnels::status(&run, json, wide),
         Command::Version => print(&format!("{VERSION}\nLicence: {}\n", env!("CARGO_PKG_LICENSE"))),
         Command::Help(page) => print(&page),

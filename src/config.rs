@@ -5,11 +5,13 @@ mod faults;
 pub mod folders;
 mod keys;
 mod network;
+mod sandbox;
 mod values;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use log::LevelFilter;
 pub use self::faults::Faults;
 use self::keys::Keys;
 pub use self::keys::{Entries, nearest};
+pub use self::sandbox::Sandbox;
 use crate::text::{file, reason};
 
 /// The settings file's name in the configuration directory.
@@ -65,6 +68,8 @@ pub struct Config {
     pub fin_wait: Duration,
     /// One log line per user and session.
     pub connection_log: bool,
+    /// What the process may ask of the kernel.
+    pub sandbox: Sandbox,
 }
 
 /// A range of addresses, `192.0.2.0/24` or a single one.
@@ -116,6 +121,7 @@ impl Config {
         // Without any silence allowed a session would end with its first direction.
         let fin_wait = keys.optional("finwait", |v| values::milliseconds(v, 1));
         let connection_log = keys.optional("connectionlog", values::flag);
+        let sandbox = keys.optional("sandbox", values::sandbox);
 
         let ports = match (&allowed, &excluded) {
             (Some(allowed), Some(excluded)) => values::pool(allowed, excluded),
@@ -160,9 +166,7 @@ impl Config {
                 Some(dir) => dir.join(path),
                 None => path,
             }),
-            threads: threads.unwrap_or_else(|| {
-                available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS as usize))
-            }),
+            threads: threads.unwrap_or_else(processors),
             log_level: log_level.unwrap_or(LevelFilter::Info),
             user_wait: user_wait.unwrap_or(Duration::from_millis(10_000)),
             pending: pending.unwrap_or(128),
@@ -170,6 +174,7 @@ impl Config {
             handover: handover.unwrap_or(Duration::from_millis(3_600_000)),
             fin_wait: fin_wait.unwrap_or(Duration::from_millis(60_000)),
             connection_log: connection_log.unwrap_or(false),
+            sandbox: sandbox.unwrap_or_default(),
         };
         if config.ports.iter().any(|port| config.is_apis(*port)) {
             let (file, port) = (file.display(), config.api.port());
@@ -251,11 +256,19 @@ impl Config {
             ("api", self.api != new.api),
             ("listen", self.listen != new.listen),
             ("threads", self.threads != new.threads),
+            ("sandbox", self.sandbox != new.sandbox),
         ]
         .into_iter()
         .filter_map(|(key, changed)| changed.then_some(key))
         .collect()
     }
+}
+
+/// The processors that this process may use, as its start has found them: in its cage it cannot ask again.
+fn processors() -> usize {
+    static FOUND: OnceLock<usize> = OnceLock::new();
+    let found = || available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS as usize));
+    *FOUND.get_or_init(found)
 }
 
 /// A warning when this machine does not have the address of the setting `key`.

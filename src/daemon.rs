@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::TcpListener;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,12 +20,12 @@ use crate::mappings::store::{self, Store, StoreError, Writer};
 use crate::net::conduit;
 use crate::os::memory;
 use crate::os::terminal::complain;
-use crate::os::{self, Files, Instance, Notifier, Ownership, Signals, Spawner};
+use crate::os::{self, Cage, Files, Instance, Notifier, Ownership, Signals, Spawner};
 use crate::pipes::refusals::Refusals;
 use crate::pipes::shared::Shared;
 use crate::runtime::{self, Workers};
 use crate::text::reason;
-use crate::tls::Tls;
+use crate::tls::{self, Tls};
 use control::Control;
 use handover::Inheritance;
 use place::Place;
@@ -39,6 +38,12 @@ mod place;
 mod reload;
 mod serving;
 mod upkeep;
+
+/// Files of a worker's event loop.
+const EVENT_LOOP: usize = 2;
+
+/// Files of the event loop of the control socket and the signals, and of the cage.
+const EVENT_LOOPS: usize = 3;
 
 /// The exit status of a failed start: 2 where somebody must correct settings, certificates or the
 /// state first; 1 for what may pass by itself, so that systemd tries again.
@@ -182,23 +187,33 @@ async fn serve(
     let Parts { config, tls, state } = parts;
     let executor = Rc::new(LocalExecutor::new());
     let (ask, asked) = smol::channel::bounded(1);
-    // Boxed, as others in `serving`: a task of its own type takes 700 bytes of the program.
-    executor.spawn(signals.pass_on(ask).boxed_local()).detach();
-    // Their files are open before `share` counts how many are.
     let notifier = Rc::new(Notifier::from_env());
-    let workers = Rc::new(Workers::start(config.threads)?);
-    workers.answer().await;
     let run = &place.options.run_dir;
     let (control, ports, link) = match inheritance {
         None => (Control::listen(run)?, Vec::new(), None),
         Some(Inheritance { link, control, ports, process, .. }) => {
-            (Control::of(control, run)?, ports, Some((link, process)))
+            (control, ports, Some((link, process)))
         }
     };
+    let files = budget(&config, file_limit, ports.len());
+    let pool = Pool::new(&config.pool(), config.listen, files.clone());
+    pool.inherit(ports);
+    // Before any mapping's port, and with the capability that a port below 1024 takes.
+    let api = pool.open_apart(config.api);
+    // Before the first thread: rules for files hold for those that begin later.
+    if let Some(notice) = cage(place.options, &config, api.is_ok()).enter() {
+        log::info!(target: ALWAYS, "{notice}");
+    }
+    // Boxed, as others in `serving`: a task of its own type takes 700 bytes of the program.
+    executor.spawn(signals.pass_on(ask).boxed_local()).detach();
+    let workers = Rc::new(Workers::start(config.threads)?);
+    workers.answer().await;
+    let control = Control::of(control, run)?;
     let notice = config.loopback_notice();
-    let shared = share(config, tls, workers, file_limit, ports);
+    let shared = share(config, tls, workers, (pool, files));
     let is_heir = link.is_some();
-    let serving = Serving::begin(&executor, shared, state, &control, logging, notifier, is_heir);
+    let ways = (api, &control);
+    let serving = Serving::begin(&executor, shared, state, ways, logging, notifier, is_heir);
     if let Some((link, process)) = link {
         // Nothing of what was begun runs before this returns.
         if let Err(why) = serving.take_place(&place, link, process) {
@@ -252,25 +267,48 @@ async fn serve(
     Ok(())
 }
 
-/// What all mappings share. The files that are open now are taken from those that they may open, but for the listening
-/// sockets that were handed over: these are taken as ports are opened.
+/// The daemon's cage. It reaches the folders, and what is read again there or elsewhere; `api` says whether the
+/// API's port is open.
+fn cage(options: &Options, config: &Config, api: bool) -> Cage {
+    let is_low = |port: &u16| *port < 1024;
+    let privileged = config.pool().iter().any(is_low) || (!api && is_low(&config.api.port()));
+    let mut cage = Cage::daemon(config.sandbox, privileged);
+    cage.keeps(&options.config_dir);
+    cage.replaces(&options.config_dir.join(store::FILE));
+    cage.keeps(&options.log_dir);
+    cage.replaces(&options.log_dir.join(logging::FILE));
+    cage.removes(&options.run_dir);
+    cage.reads(&options.config_dir.join(crate::config::FILE));
+    if !config.dev {
+        [tls::CERTIFICATE, tls::KEY]
+            .iter()
+            .for_each(|name| cage.reads(&options.config_dir.join(name)));
+    }
+    config.controller_ca.iter().for_each(|path| cage.reads(path));
+    cage
+}
+
+/// The files that connections and ports may open: neither those that are open now nor those of the threads to come, but
+/// for so many listening sockets that were handed over, which are taken as ports are opened.
+fn budget(config: &Config, file_limit: usize, ports: usize) -> Arc<Files> {
+    let conduits = conduit::allow(config.threads, file_limit);
+    let loops = EVENT_LOOPS + EVENT_LOOP * config.threads;
+    Files::beside(ports, loops, file_limit.saturating_sub(conduits))
+}
+
+/// What all mappings share.
 fn share(
     config: Config,
     tls: Option<Arc<Tls>>,
     workers: Rc<Workers>,
-    file_limit: usize,
-    ports: Vec<TcpListener>,
+    (pool, files): (Pool, Arc<Files>),
 ) -> Rc<Shared> {
-    let conduits = conduit::allow(config.threads, file_limit);
-    let files = Files::beside(ports.len(), file_limit.saturating_sub(conduits));
-    let pool = Pool::new(&config.pool(), config.listen, files.clone());
-    pool.inherit(ports);
     Rc::new(Shared {
         tls,
         workers,
-        pool,
         refusals: Refusals::default(),
         files,
+        pool,
         config: RefCell::new(Rc::new(config)),
     })
 }

@@ -172,7 +172,9 @@ impl Logging {
                 Err(TryLockError::Poisoned(writer)) => {
                     return self.log_at(&mut writer.into_inner(), Level::Error, message);
                 }
-                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+                Err(TryLockError::WouldBlock) => {
+                    std::thread::park_timeout(Duration::from_millis(10))
+                }
             }
         }
     }

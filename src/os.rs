@@ -1,7 +1,8 @@
 //! What the kernel and the service manager are asked: the process's limits and signals, its place
-//! among other daemons, its open files, and the memory that it gives back. It knows nothing of
-//! mappings or connections.
+//! among other daemons, its open files, the memory that it gives back, and the cage that it enters. It
+//! knows nothing of mappings or connections.
 
+mod cage;
 mod files;
 mod instance;
 mod link;
@@ -13,6 +14,7 @@ mod socket;
 mod spawner;
 pub mod terminal;
 
+pub use cage::Cage;
 pub use files::{FileGuard, Files, For};
 pub use instance::{Instance, Ownership, config_of, holder, strangers_hold, take_lock};
 pub use link::{AsyncLink, Link};

@@ -21,27 +21,30 @@ use smol::future::{FutureExt, or};
 use super::connector::{Connector, Stage};
 use super::health::About;
 use super::life::Job;
-use super::options::Options;
+use super::options::{Options, Work};
 use super::process::{self, FAULTY, OWN_FILES, asked_to_stop, refuse, share};
 use super::proof::Proof;
 use super::serve::closed;
 use super::shared::Shared;
+use crate::config::Sandbox;
 use crate::config::folders::TUNNELS_SOCKET;
 use crate::limits;
 use crate::logging::{ALWAYS, Logging, Utc};
-use crate::os::{self, Files, Instance, Notifier, memory};
+use crate::os::{self, Cage, Files, Instance, Notifier, memory};
 use crate::runtime::{self, Backoff, Io, aside, sleep, until};
 use crate::text::{counted, reason};
+use crate::tls;
 
 /// How a file in the folder ends that holds a tunnel's options.
 const ENDING: &str = ".conf";
 
-/// The socket of the status, a caller there, and the folder while it is read, with a file in it.
-const MORE_FILES: usize = 4;
+/// The socket of the status, a caller there, and the folder while it is read, with a file in it; how much memory
+/// there is.
+const MORE_FILES: usize = 5;
 
 /// Runs all tunnels of `folder` in the foreground until SIGTERM or SIGINT; `run` is for its lock and
-/// the socket on which it tells its state.
-pub fn run(folder: &Path, run: &Path) -> ExitCode {
+/// the socket on which it tells its state, `sandbox` what it may ask of the kernel.
+pub fn run(folder: &Path, run: &Path, sandbox: Sandbox) -> ExitCode {
     memory::share_heap();
     let prepared = os::prepare();
     if let Ok(Some(pid)) = Instance::running(run) {
@@ -80,7 +83,8 @@ pub fn run(folder: &Path, run: &Path) -> ExitCode {
         running: RefCell::default(),
         faulty: RefCell::default(),
     };
-    let ended = live(&tunnels, found, socket, &logging);
+    let cage = cage(folder, run, sandbox, &found);
+    let ended = live(&tunnels, found, socket, &logging, &cage);
     let _ = fs::remove_file(run.join(TUNNELS_SOCKET));
     ended
 }
@@ -118,6 +122,19 @@ impl Running {
     fn is_shown(&self) -> bool {
         self.is_current() || matches!(self.connector.stage(), Stage::Working | Stage::Draining)
     }
+}
+
+/// What all tunnels of a folder need, which may name other connectors and services after a reload.
+fn cage(folder: &Path, run: &Path, sandbox: Sandbox, found: &Found) -> Cage {
+    let found = || found.iter().filter_map(|(_, options)| options.as_ref().ok());
+    let is_low = |options: &Options| matches!(options.work, Work::Listen { address, .. } if (1..1024).contains(&address.port()));
+    let mut cage = Cage::tunnel(sandbox, true, None, true, found().any(is_low));
+    cage.measures_itself();
+    cage.lists(folder);
+    cage.removes(run);
+    found().flat_map(Options::files_read_again).for_each(|file| cage.reads(file));
+    tls::SYSTEM.iter().for_each(|file| cage.reads(Path::new(file)));
+    cage
 }
 
 /// What a folder's files say, by name and in the order of the names.
@@ -207,7 +224,13 @@ fn options_files(folder: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 /// Runs the tunnels until asked to stop, then lets their sessions finish.
-fn live(tunnels: &Tunnels, found: Found, socket: UnixListener, logging: &Logging) -> ExitCode {
+fn live(
+    tunnels: &Tunnels,
+    found: Found,
+    socket: UnixListener,
+    logging: &Logging,
+    cage: &Cage,
+) -> ExitCode {
     let notifier = Notifier::from_env();
     let look_after = || tunnels.look_after(&notifier);
     let tasks = LocalExecutor::new();
@@ -233,7 +256,8 @@ fn live(tunnels: &Tunnels, found: Found, socket: UnixListener, logging: &Logging
         Ok(())
     };
     let work = work.boxed_local();
-    process::live("the process of tunnels", (logging, &notifier), &look_after, &tasks, ask, work)
+    let (who, ask) = ("the process of tunnels", (ask, cage));
+    process::live(who, (logging, &notifier), &look_after, &tasks, ask, work)
 }
 
 /// One tunnel's life. A local port that cannot be opened is tried again, and at once when the folder

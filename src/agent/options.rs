@@ -6,11 +6,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::config::Sandbox;
 use crate::mappings::mapping::Passcode;
 use crate::net::dial::Address;
 use crate::net::proxy::{self, Proxy};
 use crate::text::line;
-use crate::tls::Trusted;
+use crate::tls::{self, Trusted};
 use file::{named, options_of};
 use passcode::passcode;
 
@@ -54,6 +55,8 @@ pub struct Options {
     pub drain: Duration,
     /// How long to wait for pipes in the place of files; with `None` there may be none.
     pub wait: Option<Duration>,
+    /// What the process may ask of the kernel.
+    pub sandbox: Sandbox,
     /// Warnings about the options: nothing that prevents a start.
     pub warnings: Vec<String>,
 }
@@ -91,6 +94,17 @@ impl Options {
             Source::Options(_) | Source::Environment => None,
         };
         trusted.into_iter().chain(passcode)
+    }
+
+    /// The files that are read again at SIGHUP.
+    pub fn files_read_again(&self) -> impl Iterator<Item = &Path> {
+        let system = matches!(self.trusted, Trusted::System) && !self.plain;
+        let options = match &self.source {
+            Source::Options(path) => Some(&**path),
+            Source::File(_) | Source::Environment => None,
+        };
+        let system = tls::SYSTEM.iter().filter(move |_| system).map(Path::new);
+        self.files().chain(options).chain(system)
     }
 
     /// Puts together what the command line, the options file it names and the environment say;
@@ -166,10 +180,17 @@ impl Options {
     ) -> Result<Self, String> {
         let given = Given::from_iter([("from", path.as_os_str().to_owned())]);
         let environment = |name: &str| environment(name).filter(|_| name != PASSCODE);
-        Self::new(given, environment, None).map_err(|fault| match fault.strip_prefix("--from ") {
+        let read = Self::new(given, environment, None);
+        let mut read = read.map_err(|fault| match fault.strip_prefix("--from ") {
             Some(placed) => placed.to_owned(),
             None => format!("{}: {fault}", path.display()),
-        })
+        })?;
+        if read.sandbox != Sandbox::On {
+            let own = "sandbox does nothing here: `tunnels` runs all files in one process, and has \
+                       the option --sandbox";
+            read.warnings.push(own.into());
+        }
+        Ok(read)
     }
 
     /// Whether a tunnel with these options would do the same. A passcode that has changed is read
@@ -191,6 +212,7 @@ impl Options {
         wait: Option<Duration>,
     ) -> Result<Self, String> {
         let mut warnings = Vec::new();
+        let sandbox = sandbox(given.get("sandbox").map(|value| &**value))?;
         let plain = flag(given, "plain")?;
         let trusted = trusted(given, plain)?;
         let connector = given.get("connector").ok_or(
@@ -232,6 +254,7 @@ impl Options {
             passcode,
             source,
             wait,
+            sandbox,
             warnings,
         })
     }
@@ -263,6 +286,19 @@ fn trusted(given: &Given, plain: bool) -> Result<Trusted, String> {
         }
         (None, None) => Ok(Trusted::System),
     }
+}
+
+/// What a process may ask of the kernel, by the value of `--sandbox`.
+///
+/// # Errors
+/// A sentence that begins with the option.
+pub fn sandbox(given: Option<&OsStr>) -> Result<Sandbox, String> {
+    let Some(value) = given else { return Ok(Sandbox::default()) };
+    let value = value.to_string_lossy();
+    let expected = Sandbox::EXPECTED;
+    value.parse().map_err(|()| {
+        format!("--sandbox: {} is not known; {expected} is expected", line::shown(&value))
+    })
 }
 
 fn work(given: &Given) -> Result<Work, String> {

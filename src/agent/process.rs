@@ -16,7 +16,7 @@ use crate::limits;
 use crate::logging::{ALWAYS, Logging};
 use crate::net::conduit;
 use crate::os::terminal::complain;
-use crate::os::{self, Ask, Files, Notifier, Signals};
+use crate::os::{self, Ask, Cage, Files, Notifier, Signals};
 use crate::runtime::{self, sleep};
 use crate::text::reason;
 
@@ -54,17 +54,21 @@ pub(super) async fn asked_to_stop(asked: &Receiver<Ask>, reload: &dyn Fn()) {
 }
 
 /// Does `work` to its end, with what a process of tunnels does meanwhile as `tasks`: signals go to
-/// `ask`, and `look_after` is called from time to time. `who` is what could not go on.
+/// `ask`, `cage` is entered first, and `look_after` is called from time to time. `who` is what could not go on.
 pub(super) fn live<'t>(
     who: &str,
     (logging, notifier): (&'t Logging, &'t Notifier),
     look_after: &'t dyn Fn(),
     tasks: &LocalExecutor<'t>,
-    ask: Sender<Ask>,
+    (ask, cage): (Sender<Ask>, &Cage),
     work: Pin<Box<dyn Future<Output = io::Result<()>> + '_>>,
 ) -> ExitCode {
     let life = async {
-        tasks.spawn(Signals::new()?.pass_on(ask).boxed_local()).detach();
+        let signals = Signals::new()?;
+        if let Some(notice) = cage.enter() {
+            log::info!(target: ALWAYS, "{notice}");
+        }
+        tasks.spawn(signals.pass_on(ask).boxed_local()).detach();
         tasks.spawn(upkeep(logging, look_after).boxed_local()).detach();
         if let Some(interval) = os::watchdog_interval(false) {
             tasks.spawn(watchdog(notifier, interval).boxed_local()).detach();

@@ -14,7 +14,7 @@ use super::mapping::{Add, Request};
 use super::remedy;
 use crate::agent::options as tunnel;
 use crate::config::folders::{Options, TUNNELS, TUNNELS_RUN};
-use crate::config::nearest;
+use crate::config::{Sandbox, nearest};
 use crate::mappings::mapping::LONGEST_THRESHOLD;
 use crate::text::line::shown;
 use crate::text::page::{Named, names};
@@ -39,6 +39,7 @@ pub(super) enum Command {
     Tunnels {
         folder: PathBuf,
         run: PathBuf,
+        sandbox: Sandbox,
     },
     TunnelsStatus {
         run: PathBuf,
@@ -146,9 +147,11 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
             let name = name.to_string_lossy().into_owned();
             Command::Remove(Remove { name, dir: given.take("dir").map(PathBuf::from) })
         }
-        "tunnels" => {
-            Command::Tunnels { folder: path(&mut given, "tunnels", TUNNELS), run: tunnels_run }
-        }
+        "tunnels" => Command::Tunnels {
+            folder: path(&mut given, "tunnels", TUNNELS),
+            run: tunnels_run,
+            sandbox: tunnel::sandbox(given.take("sandbox").as_deref())?,
+        },
         "tunnels status" => Command::TunnelsStatus {
             run: tunnels_run,
             json: given.flag("json"),

@@ -62,6 +62,7 @@ fn sample_file_is_safe_as_it_stands() {
             handover: Duration::from_secs(3600),
             fin_wait: Duration::from_secs(60),
             connection_log: false,
+            sandbox: Sandbox::On,
         }
     );
     assert!(config.threads >= 1);
@@ -162,6 +163,8 @@ fn faults_name_file_key_value_and_remedy() {
         (r#""finwait":0"#, "finwait: 0: a number of milliseconds from 1 to"),
         (r#""pending":0"#, "pending: 0: a number from 1 to 65535 is expected."),
         (r#""connectionlog":[]"#, "connectionlog: []: this is an array"),
+        (r#""sandbox":"yes""#, "sandbox: \"yes\": one of on, report, off is expected."),
+        (r#""sandbox":true"#, "sandbox: true: this is true or false; one of on"),
         (r#""drain":1,"drain":2"#, "drain: is given twice, 1 and 2; keep one."),
     ] {
         let faults = parse(&file_with(more)).expect_err(more);
@@ -260,11 +263,12 @@ fn public_urls() {
 }
 
 #[test]
-fn restart_is_asked_for_four_keys() {
+fn restart_is_asked_for_five_keys() {
     let old = good(r#""threads":1"#);
     for (more, keys) in [
         (r#""threads":1,"userwait":5,"ports":["7000"],"loglevel":"trace""#, vec![]),
         (r#""threads":2"#, vec!["threads"]),
+        (r#""threads":1,"sandbox":"off""#, vec!["sandbox"]),
         (r#""threads":1,"listen":"::""#, vec!["listen"]),
         (r#""threads":1,"api":"127.0.0.1:8080","address":"192.0.2.1""#, vec!["listen"]),
         (r#""threads":1,"dev":false"#, vec!["dev", "api"]),

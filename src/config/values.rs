@@ -8,8 +8,8 @@ use std::time::Duration;
 use log::LevelFilter;
 use serde_json::Value;
 
-use super::Network;
 use super::keys::{Wrong, shown};
+use super::{Network, Sandbox};
 
 /// A set of ports as written: `"7000"` or `"7000-7002"`, any number of them.
 pub(super) type PortRanges = Vec<RangeInclusive<u16>>;
@@ -115,6 +115,13 @@ pub(super) fn level(value: &Value) -> Result<LevelFilter, Wrong> {
         }
         Ok(level) => Ok(level),
     }
+}
+
+/// Whether the daemon has a cage.
+pub(super) fn sandbox(value: &Value) -> Result<Sandbox, Wrong> {
+    const EXPECTED: &str = Sandbox::EXPECTED;
+    let fault = |()| Wrong::value(value, format!("{EXPECTED} is expected"));
+    string(value, EXPECTED)?.parse().map_err(fault)
 }
 
 /// A time in milliseconds, from `least` to a day.

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::os::unix::net;
 use std::path::Path;
 
 use async_net::unix::UnixListener;
@@ -22,18 +23,16 @@ impl<'a> Control<'a> {
     ///
     /// # Errors
     /// As [`os::listen`].
-    pub(super) fn listen(run: &'a Path) -> io::Result<Self> {
-        Self::of(os::listen(&run.join(folders::SOCKET))?, run)
+    pub(super) fn listen(run: &Path) -> io::Result<net::UnixListener> {
+        os::listen(&run.join(folders::SOCKET))
     }
 
-    /// Takes over the socket of the process whose place this one takes.
+    /// With the socket that [`listen`](Self::listen) has made, or that of the process whose place this one takes.
+    /// It begins a thread.
     ///
     /// # Errors
     /// As `fcntl(2)`.
-    pub(super) fn of(
-        listener: std::os::unix::net::UnixListener,
-        run: &'a Path,
-    ) -> io::Result<Self> {
+    pub(super) fn of(listener: net::UnixListener, run: &'a Path) -> io::Result<Self> {
         Ok(Control { listener: listener.try_into()?, run, is_passed_on: Cell::new(false) })
     }
 

@@ -60,8 +60,7 @@ impl Estate {
             }
             _ => format!("the new program cannot be reached: {}", reason::words(&error)),
         };
-        let [own, heirs] = Link::pair().map_err(failed)?;
-        spawner.start(heirs).map_err(|error| {
+        let own = spawner.start().map_err(|error| {
             format!("the process that starts programs is gone: {}", reason::words(&error))
         })?;
         let ports: Vec<_> = self.ports.iter().map(AsFd::as_fd).collect();

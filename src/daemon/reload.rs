@@ -58,6 +58,7 @@ pub(super) fn reload(options: &Options, shared: &Shared, logging: &Logging) -> V
         );
     }
     (new.dev, new.api, new.listen, new.threads) = (old.dev, old.api, old.listen, old.threads);
+    new.sandbox = old.sandbox;
     if let Some(tls) = &shared.tls {
         let ca = new.controller_ca.as_deref();
         if let Err(error) = tls.reload(&options.config_dir, &new.address, ca) {

@@ -68,13 +68,11 @@ impl<'a> Serving<'a> {
         executor: &Rc<LocalExecutor<'static>>,
         shared: Rc<Shared>,
         (store, writer, stored): (Store, Writer, Vec<Mapping>),
-        control: &Control<'_>,
+        (listener, control): (io::Result<TcpListener>, &Control<'_>),
         logging: &'a Logging,
         notifier: Rc<Notifier>,
         is_heir: bool,
     ) -> Self {
-        // Before any mapping's port.
-        let listener = shared.pool.open_apart(shared.config.borrow().api);
         executor.spawn(writer.run().boxed_local()).detach();
         let registry = Registry::new(shared.clone(), executor.clone(), store, stored);
         shared.pool.settle();

@@ -37,7 +37,8 @@ impl File {
     }
 
     fn open(&self) -> io::Result<Open> {
-        if let Some(dir) = self.path.parent() {
+        // In the cage no folder can be made.
+        if let Some(dir) = self.path.parent().filter(|dir| !dir.is_dir()) {
             DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
         }
         let mut options = OpenOptions::new();

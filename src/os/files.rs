@@ -44,14 +44,15 @@ pub struct FileGuard {
 impl Files {
     /// The budget of a process that may open `limit` files, as [`prepare`](super::prepare) returned it. The
     /// files that are open now are taken for good, so it is made when everything that lives as
-    /// long as the process (threads, logs, listeners of the API) is there.
+    /// long as the process (logs, listeners of the API) is there.
     pub fn new(limit: usize) -> Arc<Self> {
-        Self::beside(0, limit)
+        Self::beside(0, 0, limit)
     }
 
-    /// The same, where so many `others` are open that will be taken one by one, or closed.
-    pub fn beside(others: usize, limit: usize) -> Arc<Self> {
-        Self::with(limit, open_files().saturating_sub(others))
+    /// The same, where so many `others` are open that will be taken one by one, or closed, and so many are yet to
+    /// be opened for good.
+    pub fn beside(others: usize, more: usize, limit: usize) -> Arc<Self> {
+        Self::with(limit, (open_files() + more).saturating_sub(others))
     }
 
     fn with(limit: usize, used: usize) -> Arc<Self> {

@@ -1,9 +1,11 @@
 //! The signals that the daemon and the command `tunnel` obey.
 
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
+use smol::Async;
 use smol::channel::Sender;
-use smol::stream::StreamExt;
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,44 +20,55 @@ pub enum Ask {
 
 /// The process's signals. Once it is made, and for the rest of the process's life, none of them
 /// ends the process by itself.
-pub struct Signals(async_signal::Signals);
+pub struct Signals(UnixStream);
 
 impl Signals {
     /// Takes SIGTERM, SIGINT, SIGHUP and SIGUSR2, and makes SIGXFSZ harmless, so that a file at its
-    /// size limit is an error of the write. Rust ignores SIGPIPE before `main`.
+    /// size limit is an error of the write. Rust ignores SIGPIPE before `main`. No thread is begun.
     pub fn new() -> io::Result<Self> {
-        use async_signal::Signal;
-        async_signal::Signals::new([
-            Signal::Term,
-            Signal::Int,
-            Signal::Hup,
-            Signal::Usr2,
-            Signal::Xfsz,
-        ])
-        .map(Signals)
+        let (told, tell) = UnixStream::pair()?;
+        told.set_nonblocking(true)?;
+        tell.set_nonblocking(true)?;
+        let tell = Arc::new(tell);
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2, libc::SIGXFSZ] {
+            tell_of(signal, tell.clone())?;
+        }
+        Ok(Signals(told))
     }
 
-    /// Forwards each signal, in a task of its own: another task would read the signals' pipe each
+    /// Forwards each signal, in a task of its own: another task would read the signals' socket each
     /// time it is polled.
-    pub async fn pass_on(mut self, asks: Sender<Ask>) {
-        while asks.send(self.next().await).await.is_ok() {}
+    pub async fn pass_on(self, asks: Sender<Ask>) {
+        // Where it could not be waited for, the daemon runs on and SIGKILL still works.
+        let Ok(told) = Async::new(self.0) else { return std::future::pending().await };
+        while asks.send(next(&told).await).await.is_ok() {}
     }
+}
 
-    /// The next signal that asks for something.
-    async fn next(&mut self) -> Ask {
-        use async_signal::Signal;
-        loop {
-            match self.0.next().await {
-                Some(Ok(Signal::Term | Signal::Int)) => return Ask::Stop,
-                Some(Ok(Signal::Hup)) => return Ask::Reload,
-                Some(Ok(Signal::Usr2)) => return Ask::Upgrade,
-                Some(Ok(_)) => {}
-                // The pipe that carries signals is the process's own and cannot end; should it
-                // fail, the daemon runs on and SIGKILL still works.
-                Some(Err(_)) | None => std::future::pending().await,
-            }
+/// The next signal that asks for something.
+async fn next(told: &Async<UnixStream>) -> Ask {
+    let mut signal = [0];
+    loop {
+        match told.read_with(|mut told| told.read(&mut signal)).await {
+            Ok(1..) => match i32::from(signal[0]) {
+                libc::SIGHUP => return Ask::Reload,
+                libc::SIGUSR2 => return Ask::Upgrade,
+                libc::SIGTERM | libc::SIGINT => return Ask::Stop,
+                _ => {}
+            },
+            // The socket that carries signals is the process's own and cannot end.
+            Ok(0) | Err(_) => std::future::pending().await,
         }
     }
+}
+
+/// Has a signal write its number.
+#[expect(unsafe_code, reason = "a signal's handler may do almost nothing")]
+fn tell_of(signal: i32, tell: Arc<UnixStream>) -> io::Result<()> {
+    // Beyond what the socket holds, they are one.
+    let handler = move || _ = (&*tell).write(&[signal as u8]);
+    // SAFETY: the handler makes one system call that does not wait, and touches nothing else.
+    unsafe { signal_hook_registry::register(signal, handler) }.map(drop)
 }
 
 #[cfg(test)]
@@ -66,16 +79,13 @@ mod tests {
     fn signals_are_heard_and_a_file_too_large_is_harmless() {
         use rustix::process::{Signal, getpid, kill_process};
         smol::block_on(async {
-            let mut signals = Signals::new().unwrap();
-            for (signal, ask) in [
-                (Signal::TERM, Ask::Stop),
-                (Signal::HUP, Ask::Reload),
-                (Signal::USR2, Ask::Upgrade),
-                (Signal::INT, Ask::Stop),
-            ] {
+            let signals = Async::new(Signals::new().unwrap().0).unwrap();
+            for (signal, ask) in
+                [(Signal::TERM, Ask::Stop), (Signal::HUP, Ask::Reload), (Signal::INT, Ask::Stop)]
+            {
                 kill_process(getpid(), Signal::XFSZ).unwrap();
                 kill_process(getpid(), signal).unwrap();
-                assert_eq!(signals.next().await, ask);
+                assert_eq!(next(&signals).await, ask);
             }
         });
     }

@@ -1,7 +1,7 @@
 //! A small process beside the daemon that starts the program anew when it is to be replaced.
 //!
 //! The daemon itself may execute nothing once it serves. This process is forked before anything is read or opened; it
-//! holds nothing but its end of a [`Link`], takes no words from it but one file, and does one thing: it runs the file
+//! holds nothing but its end of a [`Link`], takes no words from it but that it is to start, and does one thing: it runs the file
 //! from which the daemon was started, with the daemon's own arguments. It ends with the daemon.
 
 use std::io;
@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio, exit};
 use rustix::net::{SocketType, sockopt};
 
 use super::link::Link;
+use crate::limits;
 use crate::text::reason;
 
 /// What the word of a program begins with that does not take the place; the reason follows.
@@ -45,13 +46,15 @@ impl Spawner {
         }
     }
 
-    /// Has the program started, with this end of a link to its predecessor. What keeps it from starting comes
-    /// through the link, too.
+    /// Has the program started, and gives the link to it. What keeps it from starting comes through the link, too.
     ///
     /// # Errors
-    /// The process is gone.
-    pub fn start(&self, end: Link) -> io::Result<()> {
-        self.0.send("start", &[OwnedFd::from(end).as_fd()])
+    /// The process is gone, or has no files left.
+    pub fn start(&self) -> io::Result<Link> {
+        self.0.send("start", &[])?;
+        let answer = self.0.receive(Some(limits::HEIR_TAKES))?;
+        let link = answer.and_then(|answer| answer.files.into_iter().next());
+        link.map(Link::from).ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -60,16 +63,22 @@ fn serve(daemon: &Link, program: &Path) {
     // So that nobody who looks for the daemon by its name finds this one.
     let _ = rustix::thread::set_name(c"iofog-spawner");
     let mut started: Vec<Child> = Vec::new();
-    while let Ok(Some(request)) = daemon.receive(None) {
+    while let Ok(Some(_)) = daemon.receive(None) {
         started.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
-        for end in request.files.into_iter().map(Link::from) {
-            match run(program, &end) {
-                Ok(child) => started.push(child),
-                Err(error) => {
-                    let why = reason::words(&error);
-                    let program = program.display();
-                    let _ = end.send(&format!("{REFUSED}{program} cannot be started: {why}"), &[]);
-                }
+        // The daemon's sandbox allows it to make no pair.
+        let Ok([daemons, end]) = Link::pair() else {
+            let _ = daemon.send("none", &[]);
+            continue;
+        };
+        if daemon.send("link", &[OwnedFd::from(daemons).as_fd()]).is_err() {
+            break;
+        }
+        match run(program, &end) {
+            Ok(child) => started.push(child),
+            Err(error) => {
+                let why = reason::words(&error);
+                let program = program.display();
+                let _ = end.send(&format!("{REFUSED}{program} cannot be started: {why}"), &[]);
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Files that people put there, opened without waiting: a pipe or a device in a file's place must
 //! hold nobody up.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -33,6 +33,30 @@ pub fn open_own(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let owns = |folder: &Path| folder.metadata().is_ok_and(|of| of.uid() == found.uid());
     let own = !geteuid().is_root() || found.uid() == 0 || path.parent().is_some_and(owns);
     if own && found.nlink() == 1 { Ok(file) } else { Err(Errno::MLINK.into()) }
+}
+
+/// Where the file `path` is opened, links followed: the folder of each name on the way, so that another file
+/// may take that name; the file alone where this is a folder that many share, such as /etc or /tmp.
+pub fn places(path: &Path) -> Vec<PathBuf> {
+    /// As many links as the kernel follows.
+    const LINKS: usize = 40;
+    let mut path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut places = Vec::new();
+    for _ in 0..LINKS {
+        let Some(folder) = path.parent() else { break };
+        let is_shared = |folder: &Path| folder.ancestors().count() <= 2;
+        let next = fs::read_link(&path).ok().map(|next| folder.join(next));
+        places.push(if is_shared(folder) { path.clone() } else { folder.to_owned() });
+        // Another folder may take a folder's name, too.
+        let links = folder.ancestors().filter(|above| above.is_symlink());
+        let around = links.filter_map(Path::parent).filter(|around| !is_shared(around));
+        places.extend(around.map(Path::to_owned));
+        match next {
+            Some(next) => path = next,
+            None => break,
+        }
+    }
+    places
 }
 
 /// Whether users other than this one and root may put things into a folder.

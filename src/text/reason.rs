@@ -5,9 +5,19 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
+
+/// Whether the process is in a cage that restricts files.
+static RESTRICTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on this process may open no files but those that were named at its start.
+pub fn files_are_restricted() {
+    RESTRICTED.store(true, Ordering::Relaxed);
+}
 
 /// The system's words for an error, without its number.
 pub fn words(error: &io::Error) -> String {
@@ -126,7 +136,7 @@ fn here(folder: &Path) -> &Path {
 }
 
 fn closed(folder: &Path) -> bool {
-    rustix::fs::access(folder, rustix::fs::Access::EXEC_OK) == Err(Errno::ACCESS)
+    access(folder, Access::EXEC_OK) == Err(Errno::ACCESS)
 }
 
 /// Why a file may not be read: it, or the folder on the way that may not be entered.
@@ -158,6 +168,9 @@ fn forbidden(path: &Path) -> String {
             Err(_) => format!("{} may not read it", user()),
         };
     };
+    if let Some(caged) = caged(path, Access::READ_OK) {
+        return caged;
+    }
     let (quoted, name) = (quoted(path), user());
     let is = owner_and_mode(path).unwrap_or_default();
     let own = file.uid() == geteuid().as_raw();
@@ -178,7 +191,20 @@ fn forbidden(path: &Path) -> String {
     format!("{name} may not read it: it {is}; as root: chown {name} {quoted}")
 }
 
+/// That the process's own cage forbids it, where nothing else does.
+fn caged(path: &Path, what: Access) -> Option<String> {
+    let is_allowed = || access(path, what).is_ok();
+    (RESTRICTED.load(Ordering::Relaxed) && is_allowed()).then(|| {
+        "the process's sandbox was made at its start for the files and folders that the settings named then, \
+         and does not reach it; restart it, or put the file into one of these folders"
+            .into()
+    })
+}
+
 fn unwritable(path: &Path) -> String {
+    if let Some(caged) = caged(path, Access::WRITE_OK) {
+        return caged;
+    }
     let (quoted, name) = (quoted(path), user());
     match fs::metadata(path) {
         Ok(found) if !may(&found, 0o2) => {

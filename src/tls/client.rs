@@ -29,7 +29,7 @@ use crate::logging::Utc;
 use crate::text::line::shown;
 
 /// Where systems keep their trusted authorities.
-const SYSTEM: &[&str] = &[
+pub const SYSTEM: &[&str] = &[
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/cert.pem",

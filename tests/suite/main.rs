@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod cage;
 mod clocks;
 mod control_api;
 mod endings;

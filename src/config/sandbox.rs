@@ -1,0 +1,33 @@
+//! The setting `sandbox`.
+
+use std::str::FromStr;
+
+/// What becomes of system calls that a process does not need, and of files that it does not name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sandbox {
+    /// They are refused.
+    #[default]
+    On,
+    /// Calls are allowed and noted in the kernel's log, files are not restricted.
+    Report,
+    /// Nothing.
+    Off,
+}
+
+impl Sandbox {
+    /// The words for it.
+    pub const EXPECTED: &str = "one of on, report, off";
+}
+
+impl FromStr for Sandbox {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "on" => Ok(Sandbox::On),
+            "report" => Ok(Sandbox::Report),
+            "off" => Ok(Sandbox::Off),
+            _ => Err(()),
+        }
+    }
+}
