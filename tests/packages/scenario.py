@@ -35,7 +35,7 @@ STEPS = 0
 class Root:
     """One system, a container: a throw-away layer over the base, its own processes, /dev and /run.
 
-    Its first process is systemd, runit, or one that only waits and reaps: maintainer scripts then find
+    Its first process is systemd, runit, sysvinit with OpenRC, or one that only waits and reaps: maintainer scripts then find
     neither systemd nor a chroot, in which they would start nothing.
     """
 
@@ -57,7 +57,7 @@ class Root:
             export container=test
             exec /lib/systemd/systemd --log-target=journal </dev/null >/dev/null 2>&1
         fi
-        if [ "$2" = runit ]; then
+        if [ "$2" = runit ] || [ "$2" = openrc ]; then
             exec /sbin/init </dev/null >/dev/null 2>&1
         fi
         exec /bin/bash -c 'while :; do sleep 60; done'
@@ -107,6 +107,8 @@ class Root:
                 return name == "systemd" and self("systemctl", "is-system-running", ok=None)[1].strip() == "running"
             if init == "runit":
                 return name == "runit" and self("pidof", "runsvdir", ok=None)[0] == 0
+            if init == "openrc":
+                return name == "init" and self("rc-status", "-r", ok=None)[1].strip() == "default"
             return name not in ("sh", "dash", "unshare")
 
         wait_for("the system", up, 60.0)
@@ -927,6 +929,45 @@ def stop_drains(root, stop):
     root("service", "iofog-connector", "start")
 
 
+def openrc_runs_it(root):
+    step("openrc: its service takes the place of the init script")
+    root.install(PACKAGE)
+    root("service", "iofog-connector", "stop")
+    shutil.copy("contrib/openrc/iofog-connector", root.file("/etc/init.d/iofog-connector"))
+    root("rc-update", "add", "iofog-connector", "default", ok=None)
+    root("rc-service", "iofog-connector", "start")
+    wait_for("the daemon", lambda: root("iofog-connector", "status", ok=None)[0] == 0)
+    expect_least_rights(root)
+    mapping = add_mapping()
+    expect_served(mapping)
+    one_file(root)
+
+    step("openrc: reload keeps the process; kill -9 brings another")
+    before = root.daemon()
+    root("rc-service", "iofog-connector", "reload")
+    expect_served(mapping)
+    expect("the process after a reload", root.daemon(), before)
+    with Outage(mapping) as outage:
+        os.kill(before, 9)
+    print(f"       killed: {outage.seconds:.2f} s without service")
+
+    step("openrc: settings with a fault: reload, restart and an upgrade leave the daemon running, and say why")
+    before = root.daemon()
+    with Faulty(root):
+        for verb in ("reload", "restart"):
+            said = root("rc-service", "iofog-connector", verb, ok=False)
+            expect(f"{verb} says why", says_why(said), True)
+        said = root.install(PACKAGE)
+        expect("the upgrade says why", says_why(said), True)
+        expect("the process", root.daemon(), before)
+    root.install(PACKAGE)
+    wait_for("the new program", lambda: root.daemon() not in (None, before))
+
+    step("openrc: a stop waits for as long as the setting drain allows")
+    stop_drains(root, ("rc-service", "iofog-connector", "stop"))
+    root("apt-get", "purge", "-y", "iofog-connector")
+
+
 def runit_runs_it(root):
     step("runit: its service takes the place of the init script's daemon")
     root.install(PACKAGE)
@@ -1136,6 +1177,8 @@ if not EMULATED:
 if NAME == "bookworm":
     STORIES += [("systemd", life), ("systemd", upgrade_from_java), ("systemd", systemd_manages_it)]
     STORIES += [("systemd", faults_under_systemd)]
+if NAME == "openrc":
+    STORIES = [("openrc", openrc_runs_it)]
 if NAME == "runit":
     STORIES = [("runit", runit_runs_it)]
 for kind, story in STORIES:
