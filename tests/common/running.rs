@@ -25,6 +25,11 @@ impl Running {
         fs::read_to_string(&self.log).unwrap()
     }
 
+    /// Files that it has open.
+    pub fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("/proc").count()
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

@@ -42,6 +42,7 @@ in_both_modes!(
     crowd_is_served_by_a_tunnel_for_each,
     sessions_that_break_cost_no_tunnel,
     downloads_that_are_cancelled_cost_no_tunnel,
+    slow_services_of_sessions_that_break_are_let_go,
     agents_of_three_versions_serve_one_mapping_at_one_time,
     private_pipe_carries_sessions_of_both_ends,
 );
@@ -505,6 +506,31 @@ fn end_that_crosses_a_break_after_an_end_is_not_its_answer(mode: Mode) {
         pair.tunnel.say(b'X', b"");
         pair.serves();
     }
+}
+
+fn slow_services_of_sessions_that_break_are_let_go(mode: Mode) {
+    let mut pair = Pair::new(mode, &[]);
+    pair.serves();
+    let before = pair.agent.program.open_files();
+    let question = noise(10, 400_000);
+    for _ in 0..5 {
+        let mut there = pair.session();
+        there.shrink();
+        // It has ended before it has read anything, and what it has not read is still in the agent's kernel.
+        there.finish();
+        pair.tunnel.expect(b'E');
+        // In small frames, for which the agent takes no kernel pipe that it would keep.
+        question.chunks(1000).for_each(|piece| pair.tunnel.send(piece));
+        pair.tunnel.say(b'X', b"the user has reset");
+        pair.tunnel.expect(b'X');
+        // By now the tunnel serves the next one.
+        pair.serves();
+        let (got, _) = there.rest();
+        assert!(question.starts_with(&got), "other bytes than were sent");
+    }
+    eventually("what the services were connected by is closed", || {
+        (pair.agent.program.open_files() <= before).then_some(())
+    });
 }
 
 fn break_without_an_answer_closes_the_tunnel(mode: Mode) {
