@@ -1025,6 +1025,40 @@ def errors(root, unit):
     return root("journalctl", "--no-pager", "-p", "err", "-u", unit)
 
 
+def upgrade_in_place(root):
+    unit = "iofog-connector"
+    step("systemd: an upgrade closes no port and cuts no session")
+    root.install(PACKAGE)
+    mapping = add_mapping()
+    before = root.daemon()
+    restarts = shown(root, unit, "NRestarts")
+    with (
+        socket.create_connection(("127.0.0.1", mapping["port1"]), timeout=10) as agent,
+        socket.create_connection(("127.0.0.1", mapping["port2"]), timeout=10) as user,
+    ):
+        agent.sendall(mapping["passcode1"].encode())
+        expect("the answer to the passcode", agent.recv(64), b"AUTHORIZED")
+        user.sendall(b"ping")
+        expect("what the agent reads", agent.recv(64), b"ping")
+        with Outage(mapping) as outage:
+            root.install(PACKAGE)
+        print(f"       upgrade: {outage.seconds:.2f} s without service")
+        with open(root.file("/run/iofog-connector/iofog-connector.lock"), encoding="ascii") as lock:
+            serving = lock.read().strip()
+        expect("the unit's main process serves", shown(root, unit, "MainPID"), serving)
+        expect("restarts", shown(root, unit, "NRestarts"), restarts)
+        expect("the state of the unit", state_of(root, unit), "active")
+        expect("what the service manager shows", "serving" in shown(root, unit, "StatusText"), True)
+        expect("the session's process", root.daemon() is not None and os.path.exists(f"/proc/{before}"), True)
+        agent.sendall(b"pong")
+        expect("what the user reads", user.recv(64), b"pong")
+        expect_served(mapping)
+    wait_for("the old process to end", lambda: root.daemon() != before)
+    root("systemctl", "reload", unit)
+    expect("what the service manager reloads", state_of(root, unit), "active")
+    root("iofog-connector", "mapping", "remove", mapping["id"])
+
+
 def faults_under_systemd(root):
     unit = "iofog-connector"
     step("systemd: settings with a fault: reload ends with an error, an upgrade leaves the daemon running")
@@ -1176,7 +1210,7 @@ if not EMULATED:
     STORIES += [("init", faults_end_no_daemon_that_works)]
 if NAME == "bookworm":
     STORIES += [("systemd", life), ("systemd", upgrade_from_java), ("systemd", systemd_manages_it)]
-    STORIES += [("systemd", faults_under_systemd)]
+    STORIES += [("systemd", upgrade_in_place), ("systemd", faults_under_systemd)]
 if NAME == "openrc":
     STORIES = [("openrc", openrc_runs_it)]
 if NAME == "runit":
