@@ -530,6 +530,15 @@ def life(root):
     expect_served(mapping)
     expect_owners_and_modes(root)
 
+    if not EMULATED:
+        step("upgraded by hand, the service knows the new process")
+        before = root.daemon()
+        root("iofog-connector", "upgrade")
+        wait_for("another process", lambda: root.daemon() not in (None, before))
+        root("service", "iofog-connector", "status")
+        root("service", "iofog-connector", "reload")
+        expect_served(mapping)
+
     step("logrotate moves the log file and the daemon opens a new one")
     log = "/var/log/iofog-connector/iofog-connector.log"
     root("logrotate", "--force", "/etc/logrotate.d/iofog-connector")
