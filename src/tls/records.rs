@@ -242,6 +242,9 @@ impl Records {
             if kind == HandshakeType::KeyUpdate && length != 1 {
                 return Err(InvalidMessage::InvalidKeyUpdate.into());
             }
+            if kind == HandshakeType::HelloRequest && length != 0 {
+                return Err(InvalidMessage::TrailingData("HelloRequest").into());
+            }
             let Some((message, after)) = rest.split_at_checked(length) else { break };
             at += 4 + length;
             match kind {
@@ -293,8 +296,7 @@ impl Records {
     /// Seals `unit` and puts it behind `out`, as one record where it fits into one.
     ///
     /// # Errors
-    /// What has ended the connection before; in TLS 1.2 also keys that are used up, with close_notify in
-    /// `out`.
+    /// What has ended the connection before; in TLS 1.2 also keys that are used up, with an alert in `out`.
     pub fn seal(
         &mut self,
         unit: OutboundChunks<'_>,
@@ -315,13 +317,14 @@ impl Records {
 
     /// New keys for what is sealed next, where they are needed or were asked for.
     fn renew(&mut self, out: &mut VecDeque<Vec<u8>>) -> Result<(), Error> {
-        // The last record with these keys says so, or that nothing more comes.
+        // The last record with these keys says so, or that it goes no further.
         let is_used_up = self.sealed + 1 >= limit(self.schedule.suite());
         if !is_used_up && !self.owes_update {
             return Ok(());
         }
         if !self.schedule.is_new() {
-            self.close(out)?;
+            // With close_notify, as the library has it, the peer would take for whole what it has got.
+            self.alert(FATAL, AlertDescription::InternalError, out)?;
             self.fault = Some(Box::new(Error::EncryptError));
             return Err(Error::EncryptError);
         }

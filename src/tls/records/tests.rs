@@ -235,6 +235,10 @@ fn close_notify_is_said_once_and_heard() {
         let length = bytes.len();
         let opened = end.records.as_mut().unwrap().open(&mut bytes, &mut end.out).unwrap();
         assert_eq!(opened, Some((length, Opened::Closed)));
+        // Behind close_notify nothing is said any more.
+        let records = end.records.as_mut().unwrap();
+        assert!(records.open(&mut [23, 2, 3, 0, 9], &mut end.out).is_err());
+        assert!(end.out.is_empty());
     }
 }
 
@@ -254,6 +258,10 @@ fn new_keys_are_followed_and_many_wishes_have_one_answer() {
             end.seal(b"again").unwrap();
             assert_eq!(end.out.len(), 3);
             assert_eq!(peer.hear(&end.sent()).unwrap(), b"hereagain");
+            // The answer asks for none.
+            let bytes = peer.seal(b"x");
+            assert_eq!(bytes.len(), HEADER + 1 + 1 + 16);
+            assert_eq!(end.hear(bytes).unwrap(), [b"x"]);
         }
     }
 }
@@ -279,13 +287,63 @@ fn keys_are_replaced_before_they_are_used_up_or_the_connection_ends() {
             assert!(end.records().sealed <= MOST);
             if !is_new && number >= 3 {
                 assert_eq!(sealed, Err(Error::EncryptError));
-                peer.hear(&end.sent()).unwrap();
-                assert!(peer.0.process_new_packets().unwrap().peer_has_closed());
+                // What the peer has got is not whole: this is no close_notify.
+                let told = Error::AlertReceived(AlertDescription::InternalError);
+                assert_eq!(
+                    peer.hear(&end.sent()),
+                    if number == 3 { Err(told) } else { Ok(vec![]) }
+                );
+                end.records.as_mut().unwrap().close(&mut end.out).unwrap();
+                assert!(end.out.is_empty());
             } else {
                 sealed.unwrap();
                 assert_eq!(peer.hear(&end.sent()).unwrap(), b"unit");
             }
         }
+    }
+}
+
+#[test]
+fn numbers_of_records_end_before_they_begin_anew() {
+    for suite in [
+        ring::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    ] {
+        let (mut server, mut client) = pair(suite);
+        let is_new = client.records().schedule.is_new();
+        let last = u64::MAX - 16;
+        (client.records().sealed, server.records().opened) = (last - 3, last - 3);
+        for number in 0..5 {
+            let sealed = client.seal(b"unit");
+            assert!(client.records().sealed <= last);
+            let heard = server.hear(client.sent());
+            match (is_new, number) {
+                (true, _) | (false, 0 | 1) => assert_eq!(heard.unwrap(), [b"unit"]),
+                _ => assert_eq!(sealed, Err(Error::EncryptError)),
+            }
+        }
+        let (mut server, mut client) = pair(suite);
+        (client.records().sealed, server.records().opened) = (u64::MAX - 1, u64::MAX);
+        client.alert(WARNING, AlertDescription::UserCanceled);
+        assert_eq!(server.hear(client.sent()), Err(Error::DecryptError));
+    }
+}
+
+#[test]
+fn nonces_go_on_where_the_handshake_has_left_them() {
+    let (server, client) = settings(&versions()[1..]);
+    let (mut server, mut client) = (End::server(server), End::client(client));
+    server.hear(client.sent()).unwrap();
+    client.hear(server.sent()).unwrap();
+    server.hear(client.sent()).unwrap();
+    let explicit =
+        |record: &[u8]| u64::from_be_bytes(record[HEADER..HEADER + 8].try_into().unwrap());
+    // Its Finished, which is number 0.
+    let first = explicit(server.out.back().unwrap());
+    server.out.clear();
+    for number in 1..5 {
+        server.seal(b"unit").unwrap();
+        assert_eq!(explicit(server.out.back().unwrap()), first ^ number);
     }
 }
 
@@ -359,6 +417,39 @@ fn what_is_no_record_is_refused_with_its_header() {
 }
 
 #[test]
+fn padding_is_taken_off_and_what_is_inside_must_be_known_and_fit() {
+    let put = |end: &mut End, kind: u8, content: &[u8]| {
+        let records = end.records.as_mut().unwrap();
+        records.put(ContentType::from(kind), content.into(), &mut end.out).unwrap();
+        end.sent()
+    };
+    let [new, old] = versions();
+    let (mut server, mut client) = pair(new);
+    for padding in [0, 1, 300, LONGEST - 5] {
+        let padded = [&b"unit\x17"[..], &vec![0; padding]].concat();
+        let bytes = put(&mut client, 0, &padded);
+        assert_eq!(server.hear(bytes).unwrap(), [b"unit"]);
+    }
+    let bytes = put(&mut client, 23, &[7; LONGEST]);
+    assert_eq!(server.hear(bytes).unwrap(), [[7; LONGEST]]);
+    use AlertDescription::{RecordOverflow, UnexpectedMessage};
+    for (suite, kind, content, alert) in [
+        (new, 0, &[0; 100][..], UnexpectedMessage),
+        (new, 20, &[1], UnexpectedMessage),
+        (new, 24, &[1], UnexpectedMessage),
+        (new, 255, &[1], UnexpectedMessage),
+        (new, 23, &[7; LONGEST + 1], RecordOverflow),
+        (old, 23, &[7; LONGEST + 1], RecordOverflow),
+        (old, 22, &[7; LONGEST + 1], RecordOverflow),
+    ] {
+        let (mut server, mut client) = pair(suite);
+        let bytes = put(&mut client, kind, content);
+        let (_, told) = refused(&mut server, &mut client, bytes);
+        assert_eq!(told, Some(Error::AlertReceived(alert)), "{kind}");
+    }
+}
+
+#[test]
 fn messages_come_in_pieces_of_any_size() {
     let (mut server, mut client) = pair(versions()[0]);
     // A ticket that says nothing but what it must.
@@ -386,6 +477,11 @@ fn messages_come_in_pieces_of_any_size() {
 #[test]
 fn messages_that_are_not_expected_are_not_waited_for() {
     let [new, old] = versions();
+    let (mut server, mut client) = pair(old);
+    server.say(&[0, 0, 0, 1]);
+    let bytes = server.sent();
+    let (error, _) = refused(&mut client, &mut server, bytes);
+    assert_eq!(error, InvalidMessage::TrailingData("HelloRequest").into());
     for (suite, message) in [
         (new, &[4, 0, 0, 9][..]),
         (new, &[1, 0, 0, 9]),
@@ -441,13 +537,13 @@ fn what_carries_nothing_is_counted() {
             records.put(ContentType::ApplicationData, [][..].into(), &mut client.out).unwrap();
             server.hear(client.sent()).unwrap();
         }
-        let mut last = Ok(());
-        for _ in 0..=EMPTY {
+        client.seal(b"unit").unwrap();
+        for number in 0..=EMPTY {
             let records = client.records.as_mut().unwrap();
             records.put(ContentType::ApplicationData, [][..].into(), &mut client.out).unwrap();
-            last = server.hear(client.sent()).map(|_| ());
+            let fault = (number == EMPTY).then(|| PeerMisbehaved::TooManyEmptyFragments.into());
+            assert_eq!(server.hear(client.sent()).err(), fault);
         }
-        assert_eq!(last, Err(PeerMisbehaved::TooManyEmptyFragments.into()));
     }
     let (mut end, mut peer) = server_with_peer(versions()[0]);
     for number in 0..100 {
@@ -457,12 +553,12 @@ fn what_carries_nothing_is_counted() {
         peer.0.refresh_traffic_keys().unwrap();
         end.hear(peer.sent()).unwrap();
     }
-    let update = |_| {
+    end.hear(peer.seal(b"unit")).unwrap();
+    for number in 0..=EMPTY {
         peer.0.refresh_traffic_keys().unwrap();
-        end.hear(peer.sent()).err()
-    };
-    let fault = (0..=EMPTY).find_map(update);
-    assert_eq!(fault, Some(PeerMisbehaved::TooManyKeyUpdateRequests.into()));
+        let fault = (number == EMPTY).then(|| PeerMisbehaved::TooManyKeyUpdateRequests.into());
+        assert_eq!(end.hear(peer.sent()).err(), fault);
+    }
 }
 
 #[test]
@@ -474,6 +570,13 @@ fn alerts_end_the_connection_and_warnings_are_counted() {
         let error = server.hear(client.sent()).unwrap_err();
         assert_eq!(error, Error::AlertReceived(AlertDescription::InternalError));
         assert!(server.out.is_empty());
+
+        // Whatever its level.
+        let (mut server, mut client) = pair(suite);
+        client.alert(FATAL, AlertDescription::CloseNotify);
+        let mut bytes = client.sent();
+        let opened = server.records.as_mut().unwrap().open(&mut bytes, &mut server.out);
+        assert!(matches!(opened, Ok(Some((_, Opened::Closed)))));
 
         let (mut server, mut client) = pair(suite);
         let mut last = Ok(Vec::new());
