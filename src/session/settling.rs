@@ -53,19 +53,28 @@ impl Kept {
     /// Hears what has come and was not heard yet.
     fn hear(&mut self) -> Result<(), Fault> {
         let input = std::mem::take(&mut self.input);
-        let mut rest = &input[..];
+        let (mut rest, mut answers, mut count) = (&input[..], Vec::new(), 0);
         while self.hears() {
             match self.talk.hear(&mut rest)? {
                 None => break,
-                // A write that fails is found by the flush.
-                Some(Event::Beat) => _ = self.stream.queue(&self.talk.say(Word::BeatAnswer)),
+                Some(Event::Beat) => {
+                    answers.extend(self.talk.say(Word::BeatAnswer));
+                    count += 1;
+                }
                 // The agent's service had ended, then broke, before the other end reached it.
-                Some(Event::Reset(_)) => _ = self.stream.queue(&self.talk.say(Word::Reset(""))),
+                Some(Event::Reset(_)) => {
+                    answers.extend(self.talk.say(Word::Reset("")));
+                    count += 1;
+                }
                 Some(Event::Want(users)) => self.wanted += usize::from(users),
                 Some(_) => {}
             }
         }
         self.input = rest.to_vec();
+        if count > 0 {
+            // A write that fails is found by the flush.
+            let _ = self.stream.queue_joined(&answers, count);
+        }
         Ok(())
     }
 

@@ -32,8 +32,7 @@ impl Want {
         users.unwrap_or_else(|users| users).min(most) as u16
     }
 
-    /// Tells one of those that listen of the next ones, and all of the end. If it listens no more, another is
-    /// told.
+    /// Tells one of those that listen of the next ones. If it listens no more, another is told.
     pub fn listen(&self) -> EventListener {
         self.asked.listen()
     }
@@ -41,7 +40,6 @@ impl Want {
     /// No more sessions are wanted, from now on.
     pub fn nothing_more(&self) {
         self.nothing.store(true, Ordering::SeqCst);
-        self.asked.notify(usize::MAX);
         self.over.notify(usize::MAX);
     }
 
