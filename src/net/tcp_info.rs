@@ -84,17 +84,15 @@ fn ask_for(socket: &TcpStream, size: usize) -> io::Result<Unacknowledged> {
 /// The round trip to the peer as the kernel has measured it, first while it was connecting; zero
 /// where it cannot be told.
 pub fn round_trip(socket: &TcpStream) -> Duration {
-    Duration::from_micros(number(socket, ROUND_TRIP))
+    round_trip_and_silence(socket).0
 }
 
-/// Time since something last came from the peer, or since it connected; zero where it cannot be
-/// told.
-pub fn silence(socket: &TcpStream) -> Duration {
-    Duration::from_millis(number(socket, LAST_DATA_RECV))
-}
-
-fn number(socket: &TcpStream, at: usize) -> u64 {
-    tcp_info(socket, SIZE).ok().flatten().map_or(0, |info| word(&info, at).into())
+/// The [`round_trip`], and the time since something last came from the peer, or since it connected; zero
+/// where it cannot be told.
+pub fn round_trip_and_silence(socket: &TcpStream) -> (Duration, Duration) {
+    let info = tcp_info(socket, SIZE).ok().flatten();
+    let number = |at| info.as_ref().map_or(0, |info| word(info, at).into());
+    (Duration::from_micros(number(ROUND_TRIP)), Duration::from_millis(number(LAST_DATA_RECV)))
 }
 
 fn word(info: &[u8; SIZE], at: usize) -> u32 {

@@ -46,9 +46,9 @@ pub async fn serve(
     arrives: Counted<'_>,
 ) {
     let user_wait = pipe.settings().user_wait;
-    let round_trip = tcp_info::round_trip(&socket);
+    let (round_trip, silence) = tcp_info::round_trip_and_silence(&socket);
     // It has waited for a tunnel from when it came, which may be a while before it was accepted.
-    let user_wait = user_wait.saturating_sub(tcp_info::silence(&socket));
+    let user_wait = user_wait.saturating_sub(silence);
     let (socket, peer, of_address, member) = match newcomer {
         Newcomer::User(of) => (socket, peer, of, pipe.handshakes.join(Some(peer.ip()), round_trip)),
         Newcomer::Proxy => match Box::pin(behind_proxy(pipe, socket, peer, round_trip)).await {

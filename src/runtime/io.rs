@@ -14,7 +14,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 use smol::io::{AsyncRead, AsyncWrite};
 
 use super::reactor::Registration;
-use super::source::{BROKEN, ENDED, GONE, READ, URGENT, WRITE};
+use super::source::{BROKEN, COME, ENDED, GONE, READ, URGENT, WRITE};
 
 /// A socket of this thread's reactor. Dropping it closes the socket.
 pub struct Io<T: AsFd> {
@@ -103,7 +103,7 @@ impl<T: AsFd> Io<T> {
         mut operation: impl FnMut(&T) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         loop {
-            if !self.registration.is(direction) {
+            if !self.registration.tries(direction) {
                 return match self.registration.wait(context, direction, &self.inner) {
                     Ok(()) => Poll::Pending,
                     Err(error) => Poll::Ready(Err(error)),
@@ -160,6 +160,9 @@ impl<T: AsFd> Io<T> {
     /// Returns when a connection waits on a listener; it is not accepted yet.
     pub async fn come(&self) {
         let come = poll_fn(|context| {
+            if self.registration.take(COME) {
+                return Poll::Ready(Ok(()));
+            }
             self.poll_read_with(context, |listener| {
                 let mut asked = [PollFd::new(listener, PollFlags::IN)];
                 let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -213,6 +216,9 @@ impl Io<TcpStream> {
 
     /// Whether a byte (`true`) or the end of the stream (`false`) has come, which is left there.
     pub fn poll_peek(&self, context: &Context<'_>) -> Poll<io::Result<bool>> {
+        if self.registration.take(COME) {
+            return Poll::Ready(Ok(true));
+        }
         self.poll_read_with(context, |stream| {
             let (count, _) = rustix::net::recv(stream, &mut [0u8; 1], RecvFlags::PEEK)?;
             Ok(count > 0)
@@ -295,8 +301,12 @@ impl AsyncWrite for Io<TcpStream> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::Future;
+    use std::net::TcpListener;
+
     use crate::runtime::{block_on, tests::pair};
     use smol::LocalExecutor;
+    use smol::future::poll_once;
     use smol::io::{AsyncReadExt, AsyncWriteExt};
 
     #[test]
@@ -321,6 +331,48 @@ mod tests {
                 .await;
             assert_eq!(received, 10_000_000);
             drop(sender);
+        })
+        .unwrap();
+    }
+
+    fn peek(io: &Io<TcpStream>) -> impl Future<Output = Poll<bool>> {
+        poll_fn(|context| Poll::Ready(io.poll_peek(context).map(Result::unwrap)))
+    }
+
+    #[test]
+    fn what_has_come_is_told_once_and_then_asked_for() {
+        block_on(async {
+            let (mut one, two) = pair();
+            let two = Io::new(two).unwrap();
+            assert!(peek(&two).await.is_pending());
+            one.write_all(b"b").unwrap();
+            assert!(poll_fn(|context| two.poll_peek(context)).await.unwrap());
+            // Past the reactor, as a PROXY header is read.
+            assert_eq!(two.get_ref().read(&mut [0; 8]).unwrap(), 1);
+            assert!(peek(&two).await.is_pending());
+            drop(one);
+            assert!(!poll_fn(|context| two.poll_peek(context)).await.unwrap());
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_connection_that_another_process_takes_is_not_waited_for_twice() {
+        block_on(async {
+            let here = TcpListener::bind("127.0.0.1:0").unwrap();
+            here.set_nonblocking(true).unwrap();
+            let (there, address) = (here.try_clone().unwrap(), here.local_addr().unwrap());
+            let here = Io::listening(here).unwrap();
+            assert!(poll_once(here.come()).await.is_none());
+            let _one = TcpStream::connect(address).unwrap();
+            here.come().await;
+            let _taken = there.accept().unwrap();
+            assert!(poll_once(here.accept()).await.is_none());
+            assert!(poll_once(here.come()).await.is_none());
+            let two = TcpStream::connect(address).unwrap();
+            here.come().await;
+            let (_, peer) = poll_once(here.accept()).await.unwrap().unwrap();
+            assert_eq!(peer, two.local_addr().unwrap());
         })
         .unwrap();
     }

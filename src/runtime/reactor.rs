@@ -306,6 +306,18 @@ impl Registration {
         self.with(|source| source.ready & bits != 0).unwrap_or(false)
     }
 
+    /// As [`Source::tries`].
+    pub(super) fn tries(&self, direction: u8) -> bool {
+        self.with(|source| source.tries(direction)).unwrap_or(false)
+    }
+
+    /// Whether one of the bits is there, which are not any more.
+    pub(super) fn take(&self, bits: u8) -> bool {
+        let is = self.is(bits);
+        self.clear(bits);
+        is
+    }
+
     pub(super) fn clear(&self, bits: u8) {
         self.with(|source| source.ready &= !bits);
     }

@@ -17,6 +17,8 @@ pub(super) const GONE: u8 = 8;
 pub(super) const BROKEN: u8 = 32;
 /// Urgent data has come: a read stops short of it, and says nothing about what follows.
 pub(super) const URGENT: u8 = 16;
+/// The kernel has told that something has come, and not only the end, and nobody has looked for it since.
+pub(super) const COME: u8 = 64;
 
 pub(super) struct Source {
     pub(super) ready: u8,
@@ -33,6 +35,14 @@ impl Source {
         Source { ready: READ | WRITE, watched: EventFlags::empty(), reader: None, writer: None }
     }
 
+    /// Whether an operation may be tried now, which is about to be.
+    pub(super) fn tries(&mut self, direction: u8) -> bool {
+        if direction == READ {
+            self.ready &= !COME;
+        }
+        self.ready & direction != 0
+    }
+
     pub(super) fn signal(&mut self, flags: EventFlags, woken: &mut Vec<Waker>) {
         let mut ready = 0;
         if flags.intersects(EventFlags::ERR | EventFlags::HUP) {
@@ -46,6 +56,9 @@ impl Source {
         }
         if flags.contains(EventFlags::IN) {
             ready |= READ;
+            if ready & ENDED == 0 {
+                ready |= COME;
+            }
         }
         if flags.contains(EventFlags::PRI) {
             ready |= READ | URGENT;

@@ -248,12 +248,18 @@ impl Leg {
         if heartbeats == 0 || !is_told {
             return;
         }
-        let answer = match &mut self.framed {
-            Some(framed) => &framed.talk.say(Word::BeatAnswer)[..],
-            None => BEAT,
+        let answered = match &mut self.framed {
+            Some(framed) => {
+                let answers = framed.talk.say(Word::BeatAnswer).repeat(heartbeats);
+                self.answers += answers.len();
+                self.stream.queue_joined(&answers, heartbeats)
+            }
+            None => {
+                self.answers += heartbeats * BEAT.len();
+                self.stream.queue_times(BEAT, heartbeats)
+            }
         };
-        self.answers += heartbeats * answer.len();
-        if self.stream.queue_times(answer, heartbeats).is_err() {
+        if answered.is_err() {
             self.output = Output::Broken;
         }
     }

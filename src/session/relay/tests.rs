@@ -184,3 +184,30 @@ fn one_version_3_tunnel_carries_sessions_one_after_another_in_both_directions_in
     })
     .unwrap();
 }
+
+#[test]
+fn version_3_tunnel_that_ends_on_its_way_to_a_session_takes_nothing_from_the_user() {
+    block_on(async {
+        let ([near, far], [mut user, here]) = (connection(), connection());
+        let (mut near, here) = (stream(near), stream(here));
+        // Nothing has come when its thread last looks.
+        poll_fn(|context| {
+            assert!(near.poll_receive(context, &mut |_| {}).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        let mut talk = Box::new(Talk::new(Side::Connector));
+        near.queue(&talk.say(Word::Open(b"header"))).unwrap();
+        user.write_all(b"question").unwrap();
+        drop(far);
+        let protocol = Protocol::Framed { threshold: None, beat: None, at_once: true };
+        let tunnel = Endpoint { stream: near.detach(), protocol, talk: Some(talk) };
+        let user = Endpoint { stream: here.detach(), protocol: Protocol::Raw, talk: None };
+        let legs = [tunnel.attach().unwrap(), user.attach().unwrap()];
+        let silence = Silence { after_end: Duration::from_secs(60), ever: None };
+        let mut relay = Relay::new(legs, [Vec::new(), Vec::new()], silence, Arc::default());
+        assert_eq!((&mut relay).await.ending, Ending::Dead(0));
+        assert!(relay.part().user.is_some());
+    })
+    .unwrap();
+}
