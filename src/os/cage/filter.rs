@@ -1,7 +1,7 @@
 //! From the policy to the program that the kernel runs at each system call: classic BPF
 //! (seccomp(2), struct seccomp_data).
 
-use super::policy::{CALLS, For, Machine, Rule};
+use super::policy::{CALLS, Call, For, Machine, Rule};
 
 /// One instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub(super) struct Process {
     pub(super) who: For,
     /// Whether the C library may load what looks names up.
     pub(super) loads: bool,
+    /// Whether it opens ports after its start.
+    pub(super) listens: bool,
     /// Its number.
     pub(super) own: u32,
 }
@@ -64,19 +66,20 @@ pub(super) fn program(machine: Machine, process: Process, refusal: u32) -> Vec<I
     }
     let rule = |rule| match rule {
         Rule::Memory if process.loads => Rule::Any,
+        Rule::Port => Rule::Any,
         rule => rule,
     };
-    let allowed = || CALLS.iter().filter(|call| call.who == For::Both || call.who == process.who);
-    // What is allowed whatever its arguments leads to one place behind the list.
-    let simple = allowed().filter(|call| rule(call.rule) == Rule::Any);
-    let simple: Vec<u32> = simple.flat_map(|call| call.numbers(machine)).collect();
-    let count = simple.len();
-    let further = |index: usize| u8::try_from(count - index).unwrap_or(u8::MAX);
-    all.extend(
-        simple.into_iter().enumerate().map(|(index, value)| equal(value, further(index), 0)),
-    );
-    all.extend([does(JUMP, 1), does(RETURN, ALLOW)]);
-    for call in allowed().filter(|call| rule(call.rule) != Rule::Any) {
+    let is_for = |call: &&Call| {
+        (call.who == For::Both || call.who == process.who)
+            && (call.rule != Rule::Port || process.listens)
+    };
+    let allowed = || CALLS.iter().filter(is_for);
+    // Bytes to peers first: since its arguments are looked at, the kernel runs the program each time.
+    let [bytes, others] = [true, false].map(|is| {
+        let looked_at = allowed().filter(|call| rule(call.rule) != Rule::Any);
+        looked_at.filter(move |call| (call.rule == Rule::Bytes) == is)
+    });
+    let look = |call: &Call, all: &mut Vec<Instruction>| {
         let mut looks = Vec::new();
         let (conditions, count) = call.rule.conditions(process.own);
         for condition in &conditions[..count] {
@@ -94,7 +97,18 @@ pub(super) fn program(machine: Machine, process: Process, refusal: u32) -> Vec<I
             all.push(equal(number, 0, looks.len() as u8));
             all.extend(&looks);
         }
-    }
+    };
+    bytes.for_each(|call| look(call, &mut all));
+    // What is allowed whatever its arguments leads to one place behind the list.
+    let simple = allowed().filter(|call| rule(call.rule) == Rule::Any);
+    let simple: Vec<u32> = simple.flat_map(|call| call.numbers(machine)).collect();
+    let count = simple.len();
+    let further = |index: usize| u8::try_from(count - index).unwrap_or(u8::MAX);
+    all.extend(
+        simple.into_iter().enumerate().map(|(index, value)| equal(value, further(index), 0)),
+    );
+    all.extend([does(JUMP, 1), does(RETURN, ALLOW)]);
+    others.for_each(|call| look(call, &mut all));
     all.push(does(RETURN, refusal));
     all
 }

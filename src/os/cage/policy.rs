@@ -69,6 +69,13 @@ pub(super) enum Rule {
     Thread,
     /// The thread's name.
     Name,
+    /// Not what dials and sends at once (TCP Fast Open), which Landlock does not look at. The flags are the
+    /// third argument here.
+    Message,
+    /// The same where they are the fourth.
+    Bytes,
+    /// For who opens ports after the start: without a `bind`, the kernel chooses one, and Landlock is not asked.
+    Port,
     /// Whether a socket waits, and what waits in it.
     Socketry,
     /// Flags, copies, the size of a pipe: not who is sent signals.
@@ -128,7 +135,7 @@ impl Rule {
         const KIND: u32 = 0xf;
         let one = |condition| ([condition, any, any], 1);
         match self {
-            Rule::Any | Rule::Absent => ([any; 3], 0),
+            Rule::Any | Rule::Absent | Rule::Port => ([any; 3], 0),
             Rule::Socket => (
                 [
                     is(0, ALL, &[libc::AF_INET, libc::AF_INET6, libc::AF_UNIX].map(|f| f as u32)),
@@ -140,6 +147,8 @@ impl Rule {
             ),
             // The bit that is left open says nothing since 2003; musl sets it.
             Rule::Thread => one(is(0, !0x0040_0000, &[0x003d_0f00])),
+            Rule::Message => one(is(2, libc::MSG_FASTOPEN as u32, &[0])),
+            Rule::Bytes => one(is(3, libc::MSG_FASTOPEN as u32, &[0])),
             Rule::Name => one(is(0, ALL, &[libc::PR_SET_NAME as u32])),
             Rule::Socketry => one(is(
                 1,
@@ -192,7 +201,7 @@ const fn numbers(given: &[u16]) -> [u16; 2] {
 calls! {
     // Name, x86_64, arm64 and riscv64, 32-bit Arm.
     "recvfrom" [45] [207] [292, 291] Both Any "bytes of peers"
-    "sendto" [44] [206] [290, 289] Both Any "bytes to peers, and lines to syslog and the service manager"
+    "sendto" [44] [206] [290, 289] Both Bytes "bytes to peers, and lines to syslog and the service manager"
     "epoll_pwait" [281] [22] [346] Both Any "waiting for peers"
     "splice" [275] [76] [340] Both Any "plain bytes in bulk, through the kernel alone"
     "futex" [202] [98] [240, 422] Both Any "threads that wait for each other"
@@ -211,10 +220,10 @@ calls! {
 
     "socket" [41] [198] [281] Both Socket "ports of mappings, dials, names, syslog again"
     "bind" [49] [200] [282] Both Any "ports of mappings that are added"
-    "listen" [50] [201] [284] Both Any "the same"
+    "listen" [50] [201] [284] Both Port "the same"
     "connect" [42] [203] [283] Both Any "syslog again; dials and the resolver"
     "getpeername" [52] [205] [287] Tunnel Any "whether a dial has come through"
-    "sendmmsg" [307] [269] [374] Tunnel Any "the resolver asks for both families at once"
+    "sendmmsg" [307] [269] [374] Tunnel Bytes "the resolver asks for both families at once"
     "poll" [7] [] [168] Tunnel Any "the resolver waits"
     "ppoll" [271] [73] [336, 414] Both Any "whether stderr takes a line; the resolver waits"
     "fcntl" [72] [25] [221, 55] Both Descriptor "whether a file waits, copies of sockets, the size of a pipe"
@@ -227,7 +236,7 @@ calls! {
     "statx" [332] [291] [397] Both Any "what a file is"
     "fstat" [5, 262] [80, 79] [197, 327] Tunnel Any "the same, by the C library for folders and the resolver's files"
     "access" [21] [48] [334, 33] Both Any "why a file cannot be used, in words"
-    "sendmsg" [46] [211] [296] Daemon Any "files for a program that takes this one's place"
+    "sendmsg" [46] [211] [296] Daemon Message "files for a program that takes this one's place"
     "recvmsg" [47] [212] [297] Daemon Any "its words"
     "readlink" [89] [78] [85, 332] Daemon Any "where the state file really is"
     "statfs" [137] [43] [266] Daemon Any "whether the log's disk is full"

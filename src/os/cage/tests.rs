@@ -6,7 +6,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use rustix::net::{AddressFamily, SocketType, socket};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SendFlags, SocketType, sendto, socket};
 
 use super::filter::*;
 use super::policy::*;
@@ -19,7 +20,7 @@ const REFUSAL: u32 = ERROR | libc::EPERM as u32;
 const ABSENT: u32 = ERROR | libc::ENOSYS as u32;
 
 fn process(who: For, loads: bool) -> Process {
-    Process { who, loads, own: OWN }
+    Process { who, loads, listens: who == For::Daemon, own: OWN }
 }
 
 /// The answer of a program to a call, as seccomp(2) has it.
@@ -69,7 +70,10 @@ fn each_call_is_allowed_or_refused_on_each_machine_as_the_policy_says() {
                     Some(call) if ![For::Both, who].contains(&call.who) => REFUSAL,
                     None => REFUSAL,
                     Some(call) => match call.rule {
-                        Rule::Any | Rule::Memory => ALLOW,
+                        Rule::Port if who == For::Tunnel => REFUSAL,
+                        Rule::Any | Rule::Memory | Rule::Port | Rule::Bytes | Rule::Message => {
+                            ALLOW
+                        }
                         Rule::Absent => ABSENT,
                         // No family, no thread, no such question.
                         _ => REFUSAL,
@@ -109,6 +113,17 @@ fn arguments_decide_where_the_policy_says_so() {
         }
         assert_eq!(ask("tgkill", [u64::from(OWN), 1, 6, 0, 0, 0]), ALLOW);
         assert_eq!(ask("tgkill", [1, 1, 9, 0, 0, 0]), REFUSAL);
+        let fast_open = 0x2000_0000;
+        for name in ["sendto", "sendmmsg"] {
+            assert_eq!(ask(name, [3, 0, 1, 0x4000, 0, 0]), ALLOW);
+            assert_eq!(ask(name, [3, 0, 1, 0x4000 | fast_open, 0, 0]), REFUSAL);
+        }
+        let daemons = super::filter::program(machine, process(For::Daemon, false), REFUSAL);
+        let sendmsg = |flags| {
+            let number = number("sendmsg", machine);
+            answer(&daemons, machine.audit(), number, [3, 0, flags, 0, 0, 0])
+        };
+        assert_eq!((sendmsg(0x4000), sendmsg(fast_open)), (ALLOW, REFUSAL));
         assert_eq!(ask("prctl", [15, 0, 0, 0, 0, 0]), ALLOW);
         assert_eq!(ask("prctl", [4, 0, 0, 0, 0, 0]), REFUSAL, "PR_SET_DUMPABLE");
         assert_eq!(ask("ioctl", [3, 0x5421, 0, 0, 0, 0]), ALLOW);
@@ -318,6 +333,13 @@ fn expect_a_cage(own: &Path) {
     assert_eq!(raw(libc::SYS_clone3), Some(libc::ENOSYS));
 }
 
+/// Dials as TCP Fast Open does, by a call that Landlock does not look at.
+fn sends_first(to: &std::net::TcpListener) -> rustix::io::Result<()> {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    let fast_open = SendFlags::from_bits_retain(libc::MSG_FASTOPEN as u32);
+    sendto(&socket, b"x", fast_open, &to.local_addr().unwrap()).map(drop)
+}
+
 #[test]
 fn child_in_the_daemons_cage() {
     let Some(own) = std::env::var_os("CAGE_IN").map(PathBuf::from) else { return };
@@ -336,6 +358,8 @@ fn child_in_the_daemons_cage() {
     if kernel::landlock_version().is_ok_and(|version| version >= 4) {
         assert_eq!(dialled.unwrap_err().kind(), io::ErrorKind::PermissionDenied, "it dials nobody");
     }
+    let dialled = sends_first(&listener);
+    assert_eq!(dialled, Err(Errno::PERM), "nor with bytes before the connection");
     assert_eq!(std::thread::spawn(|| 7).join().unwrap(), 7);
     std::os::unix::net::UnixDatagram::unbound().unwrap();
 }
@@ -359,4 +383,11 @@ fn child_in_a_tunnels_cage() {
         assert!(std::net::TcpStream::connect(at(&other)).is_err(), "another port");
         assert!(std::net::TcpListener::bind("127.0.0.1:0").is_err(), "it opens no port");
     }
+    assert_eq!(
+        sends_first(&other),
+        Err(Errno::PERM),
+        "another port, with bytes before the connection"
+    );
+    let unbound = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    assert_eq!(rustix::net::listen(&unbound, 1), Err(Errno::PERM), "one that the kernel chooses");
 }
