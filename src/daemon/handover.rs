@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use crate::limits;
 use crate::logging::ALWAYS;
-use crate::os::{AsyncLink, Instance, Link, Notifier, REFUSED, Spawner};
+use crate::os::{AsyncLink, Instance, Link, Message, Notifier, REFUSED, Spawner};
 use crate::pipes::registry::Registry;
 use crate::report::status;
 use crate::text::reason;
@@ -71,13 +71,7 @@ impl Estate {
             .and_then(|()| give("control", &[self.control.as_fd()]))
             .and_then(|()| give("ports", &ports))
             .and_then(|()| give("all", &[]));
-        let heard = || own.receive(Some(limits::HEIR_READY));
-        // One that leaves unread what it was given resets the link, behind its last words.
-        let heard = heard().or_else(|error| match error.kind() {
-            io::ErrorKind::ConnectionReset => heard(),
-            _ => Err(error),
-        });
-        let answer = match heard {
+        let answer = match last_words(&own, limits::HEIR_READY) {
             Ok(answer) => answer.map(|answer| answer.text),
             Err(error) => {
                 let _ = own.send("no", &[]);
@@ -193,16 +187,37 @@ impl Inheritance {
 /// # Errors
 /// A sentence about why this one is not to serve.
 pub(super) fn ready(link: &Link) -> Result<(), String> {
-    let answer = link
-        .send(&format!("ready {}", std::process::id()), &[])
-        .and_then(|()| link.receive(Some(limits::HEIR_TAKES)));
-    match answer {
+    // Where it is gone by then, it has said whether it had failed.
+    let _ = link.send(&format!("ready {}", std::process::id()), &[]);
+    makes_way(link)
+}
+
+/// Says that this process serves.
+///
+/// # Errors
+/// A sentence about why it is not to.
+pub(super) fn taken(link: &Link) -> Result<(), String> {
+    link.send("taken", &[]).or_else(|_| makes_way(link))
+}
+
+/// Whether the process before has said `go`, or is gone without another word: then it has failed.
+fn makes_way(link: &Link) -> Result<(), String> {
+    match last_words(link, limits::HEIR_TAKES) {
         Ok(Some(message)) if message.text != "go" => Err("the running program goes on".into()),
         Ok(_) => Ok(()),
         Err(error) => {
             Err(format!("the running program does not make way: {}", reason::words(&error)))
         }
     }
+}
+
+/// What the other end says next. One that has left unread what it was told resets the link, before its last words.
+fn last_words(link: &Link, wait: Duration) -> io::Result<Option<Message>> {
+    let heard = || link.receive(Some(wait));
+    heard().or_else(|error| match error.kind() {
+        io::ErrorKind::ConnectionReset => heard(),
+        _ => Err(error),
+    })
 }
 
 /// The daemon whose place this one took, as this one sees it.
@@ -307,5 +322,40 @@ impl Successor {
             }
         }
         std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_takes_the_place_serves_if_the_process_before_dies_whenever_that_is() {
+        // Before this one is ready; with its word unread; after `go`.
+        let [own, others] = Link::pair().unwrap();
+        drop(others);
+        assert_eq!(ready(&own), Ok(()));
+        assert_eq!(taken(&own), Ok(()));
+        let [own, others] = Link::pair().unwrap();
+        own.send("ready 7", &[]).unwrap();
+        drop(others);
+        assert_eq!(makes_way(&own), Ok(()));
+        let [own, others] = Link::pair().unwrap();
+        others.send("go", &[]).unwrap();
+        assert_eq!(ready(&own), Ok(()));
+        drop(others);
+        assert_eq!(taken(&own), Ok(()));
+    }
+
+    #[test]
+    fn whoever_takes_the_place_does_not_serve_beside_a_process_that_goes_on() {
+        // It has waited for this one too long before it was ready, or before it served.
+        for says in [ready, taken] {
+            let [own, others] = Link::pair().unwrap();
+            own.send("left unread", &[]).unwrap();
+            others.send("no", &[]).unwrap();
+            drop(others);
+            assert_eq!(says(&own), Err("the running program goes on".into()));
+        }
     }
 }

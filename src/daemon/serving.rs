@@ -135,9 +135,7 @@ impl<'a> Serving<'a> {
     ) -> Result<(), String> {
         handover::ready(&link)?;
         place.instance.name_process();
-        link.send("taken", &[]).map_err(|error| {
-            format!("the program before does not make way: {}", reason::words(&error))
-        })?;
+        handover::taken(&link)?;
         let predecessor = Predecessor::new(link, process);
         let predecessor = predecessor.map_err(|error| reason::words(&error).to_string())?;
         let cell = self.predecessor.clone();
