@@ -24,6 +24,8 @@ pub use crate::runtime::{block_on, sleep};
 pub use crate::session::{
     Ended, Ending, Endpoint, Kept, Parting, Protocol, Relay, Settling, Silence, Traffic,
 };
+pub use crate::tls::handshake::Handshake;
+pub use crate::tls::records::{Opened, Records};
 pub use crate::tls::{CERTIFICATE, Identity, Trusted, client_config};
 pub use crate::wire::frames;
 pub use crate::wire::greeting::{Checked, Greetings, Version};

@@ -8,6 +8,7 @@ mod http;
 mod mapping;
 mod passcode;
 mod proxy;
+mod records;
 mod session;
 mod settings;
 mod state;
@@ -25,6 +26,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("mapping", mapping::check),
     ("passcode", passcode::check),
     ("proxy", proxy::check),
+    ("records", records::check),
     ("session", session::check),
     ("settings", settings::check),
     ("state", state::check),

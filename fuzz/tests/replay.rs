@@ -53,6 +53,7 @@ replays!(
     mapping,
     passcode,
     proxy,
+    records,
     session,
     settings,
     state
