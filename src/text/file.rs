@@ -36,15 +36,18 @@ pub fn open_own(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
 }
 
 /// Where the file `path` is opened, links followed: the folder of each name on the way, so that another file
-/// may take that name; the file alone where this is a folder that many share, such as /etc or /tmp.
+/// may take that name; the file alone where this is a folder that many share, such as /etc or /tmp. Any other
+/// folder below the root (/data, /certs in a container) was made for what is in it.
 pub fn places(path: &Path) -> Vec<PathBuf> {
     /// As many links as the kernel follows.
     const LINKS: usize = 40;
+    /// As hier(7) has them.
+    const SHARED: &str = " / /bin /boot /dev /etc /home /lib /lib64 /media /mnt /opt /proc /root /run /sbin /srv /sys /tmp /usr /var ";
     let mut path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut places = Vec::new();
     for _ in 0..LINKS {
         let Some(folder) = path.parent() else { break };
-        let is_shared = |folder: &Path| folder.ancestors().count() <= 2;
+        let is_shared = |folder: &Path| SHARED.contains(&format!(" {} ", folder.display()));
         let next = fs::read_link(&path).ok().map(|next| folder.join(next));
         places.push(if is_shared(folder) { path.clone() } else { folder.to_owned() });
         // Another folder may take a folder's name, too.
@@ -160,6 +163,20 @@ mod tests {
         assert_eq!(read(&link, 10, Some(PATIENCE)).unwrap(), [0; 11]);
         fs::write(dir.join("long"), [7; 100]).unwrap();
         assert_eq!(read(&dir.join("long"), 10, None).unwrap(), [7; 11]);
+    }
+
+    #[test]
+    fn folder_that_many_share_is_no_place_and_any_other_below_the_root_is() {
+        for (file, place) in [
+            ("/etc/ca.pem", "/etc/ca.pem"),
+            ("/ca.pem", "/ca.pem"),
+            ("/tmp/ca.pem", "/tmp/ca.pem"),
+            ("/var/ca.pem", "/var/ca.pem"),
+            ("/etc/connectors/ca.pem", "/etc/connectors"),
+            ("/of-a-container/ca.pem", "/of-a-container"),
+        ] {
+            assert_eq!(places(Path::new(file)), [PathBuf::from(place)]);
+        }
     }
 
     #[test]

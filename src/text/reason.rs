@@ -201,8 +201,13 @@ fn caged(path: &Path, what: Access) -> Option<String> {
     })
 }
 
+/// That the process's own cage forbids writing there, where nothing else does.
+pub fn caged_from_writing(path: &Path) -> Option<String> {
+    caged(path, Access::WRITE_OK)
+}
+
 fn unwritable(path: &Path) -> String {
-    if let Some(caged) = caged(path, Access::WRITE_OK) {
+    if let Some(caged) = caged_from_writing(path) {
         return caged;
     }
     let (quoted, name) = (quoted(path), user());

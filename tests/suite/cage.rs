@@ -169,3 +169,29 @@ fn file_that_a_reload_names_outside_the_cage_is_said_to_need_a_restart() {
         daemon.start();
     }
 }
+
+#[test]
+fn change_that_the_sandbox_refuses_because_the_folder_is_another_says_so() {
+    let mut daemon = Daemon::new(Mode::Plain);
+    daemon.api().add_public(60, 200_000);
+    let (config, before) = (daemon.config(), daemon.folder().join("before"));
+    fs::rename(&config, &before).unwrap();
+    fs::create_dir(&config).unwrap();
+    for file in ["iofog-connector.conf", "configs.json"] {
+        fs::copy(before.join(file), config.join(file)).unwrap();
+    }
+    if is_whole(&daemon.log_text()) {
+        let refused = daemon.cli(&["mapping", "add", "public", "--show"]);
+        assert!(!refused.status.success());
+        let said = text(&refused);
+        assert!(
+            said.contains("configs.json could not be replaced: the process's sandbox"),
+            "{said}"
+        );
+        assert!(said.contains("restart it"), "{said}");
+        daemon.stop();
+        daemon.start();
+        let added = daemon.cli(&["mapping", "add", "public", "--show"]);
+        assert!(added.status.success(), "{}", text(&added));
+    }
+}

@@ -108,9 +108,12 @@ pub(super) fn unwritable(file: &Path, error: &io::Error) -> StoreError {
                 .to_owned()
         }
         ErrorKind::PermissionDenied => {
-            "the service's user may not write in its folder; give it that folder (chown), or, where \
-             the file alone is mounted, mount a folder"
-                .to_owned()
+            let place = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+            place.parent().and_then(reason::caged_from_writing).unwrap_or_else(|| {
+                "the service's user may not write in its folder; give it that folder (chown), or, where \
+                 the file alone is mounted, mount a folder"
+                    .to_owned()
+            })
         }
         ErrorKind::NotFound => "its folder does not exist; mount or make it".to_owned(),
         _ => reason::writing(file, error),
