@@ -70,6 +70,9 @@ pub const HEIR_READY: Duration = Duration::from_secs(30);
 /// How long it and the one before wait for each other's word when nothing but the word is missing.
 pub const HEIR_TAKES: Duration = Duration::from_secs(10);
 
+/// New programs that have been started and have not ended, at most: the one that serves next, and some that hang.
+pub const HEIRS: usize = 4;
+
 /// How long users that have not been given a tunnel yet may wait for one at a program whose place was taken: as long
 /// as `userwait`, and this at most. Its idle tunnels wait as long.
 pub const LEFT_WAITING: Duration = Duration::from_secs(60);

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio, exit};
+use std::time::Duration;
 
 use rustix::net::{SocketType, sockopt};
 
@@ -51,6 +52,8 @@ impl Spawner {
     /// # Errors
     /// The process is gone, or has no files left.
     pub fn start(&self) -> io::Result<Link> {
+        // An answer that came too late for who asked before: its program ends with it.
+        while let Ok(Some(_)) = self.0.receive(Some(Duration::from_millis(1))) {}
         self.0.send("start", &[])?;
         let answer = self.0.receive(Some(limits::HEIR_TAKES))?;
         let link = answer.and_then(|answer| answer.files.into_iter().next());
@@ -73,10 +76,13 @@ fn serve(daemon: &Link, program: &Path) {
         if daemon.send("link", &[OwnedFd::from(daemons).as_fd()]).is_err() {
             break;
         }
-        match run(program, &end) {
+        let outcome = match started.len() {
+            limits::HEIRS.. => Err("too many that were started before have not ended".to_owned()),
+            _ => run(program, &end).map_err(|error| reason::words(&error)),
+        };
+        match outcome {
             Ok(child) => started.push(child),
-            Err(error) => {
-                let why = reason::words(&error);
+            Err(why) => {
                 let program = program.display();
                 let _ = end.send(&format!("{REFUSED}{program} cannot be started: {why}"), &[]);
             }
@@ -105,4 +111,69 @@ pub fn predecessor() -> io::Result<Option<Link>> {
     let link = input.as_fd().try_clone_to_owned()?;
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
     Ok(Some(Link::from(link)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+    use std::thread;
+
+    use super::*;
+    use crate::testing::folder::Folder;
+
+    const SOON: Option<Duration> = Some(Duration::from_secs(60));
+
+    #[test]
+    fn answer_that_came_too_late_is_not_taken_for_the_next_one() {
+        let [own, others] = Link::pair().unwrap();
+        let pairs = [(); 2].map(|()| Link::pair().unwrap());
+        let [(late, _late), (next, nexts)] = pairs.map(|[one, two]| (OwnedFd::from(one), two));
+        others.send("link", &[late.as_fd()]).unwrap();
+        let answering = thread::spawn(move || {
+            others.receive(SOON).unwrap();
+            others.send("link", &[next.as_fd()]).unwrap();
+        });
+        let link = Spawner(own).start().unwrap();
+        nexts.send("the next one", &[]).unwrap();
+        assert_eq!(link.receive(SOON).unwrap().unwrap().text, "the next one");
+        answering.join().unwrap();
+    }
+
+    #[test]
+    fn programs_that_do_not_end_are_counted_and_those_that_end_make_room() {
+        let folder = Folder::new();
+        let program = folder.join("program");
+        // It ends with its link.
+        fs::write(&program, "#!/bin/sh\nexec cat > /dev/null\n").unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o700)).unwrap();
+        let [own, others] = Link::pair().unwrap();
+        let serving = thread::spawn(move || serve(&others, &program));
+        let spawner = Spawner(own);
+        let is_refused = |link: &Link| {
+            // It has been started, or this is said before the next answer.
+            let said = link.receive(Some(Duration::from_millis(1)));
+            said.is_ok_and(|said| said.is_some_and(|said| said.text.starts_with(REFUSED)))
+        };
+        let mut links = Vec::new();
+        while links.len() <= limits::HEIRS {
+            links.push(spawner.start().unwrap());
+        }
+        let one_more = links.pop().unwrap();
+        let said = one_more.receive(SOON).unwrap().unwrap().text;
+        assert!(said.starts_with(REFUSED) && said.contains("have not ended"), "{said}");
+        assert!(!links.iter().any(is_refused));
+        links.clear();
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            let link = spawner.start().unwrap();
+            let answer = link.receive(Some(Duration::from_millis(100)));
+            if answer.is_err() {
+                break;
+            }
+            assert!(std::time::Instant::now() < deadline, "those that have ended make no room");
+        }
+        drop(spawner);
+        serving.join().unwrap();
+    }
 }
