@@ -268,6 +268,8 @@ class Connector(Relay):
     name, title, version, port = "connector-v1", "**connector**, version 1 tunnels", 1, USERS
     # For handshakes and relays; as many as there are processors, if not given.
     threads = None
+    # As operators have it; valgrind's own calls are none of the sandbox's.
+    sandbox = "on"
 
     def configure(self, mappings=1):
         """Settings and state in a folder of their own; gives the command to start it."""
@@ -283,7 +285,7 @@ class Connector(Relay):
         self.context.write(f"{home}/iofog-connector.conf", json.dumps({
             **({"threads": self.threads} if self.threads else {}), "ports": [f"{TUNNELS}-{LAST_PORT}"], "exclude": [], "broker": 5672,
             "address": "127.0.0.1", "dev": not self.tls, "api": f"127.0.0.1:{API}",
-            "listen": "127.0.0.1", "loglevel": "warn"}))
+            "listen": "127.0.0.1", "loglevel": "warn", "sandbox": self.sandbox}))
         if self.tls:
             for source, name in zip(self.context.certificate(),
                                     ["server-cert.pem", "server-key.pem"]):
