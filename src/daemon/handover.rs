@@ -6,7 +6,7 @@
 //! | old | `from PID`; `lock`, `control`, `ports`, with files; then `all` | what the new one is given |
 //! | new | `refused WHY` | it cannot serve; the old one goes on as before |
 //! | new | `ready PID` | everything is open, and it accepts nobody yet |
-//! | old | `go`, or `no` | it accepts nobody any more, or goes on itself |
+//! | old | `go`, or `no` | it makes way, or goes on itself; it may still accept users for a moment, whom it serves |
 //! | new | `taken` | it serves |
 //! | old | `main` | the service manager watches the new one |
 //! | old | `short ID`, `enough ID` | users of this mapping wait here and no tunnel does: agents are left to the old one; or no longer |
@@ -89,7 +89,7 @@ impl Estate {
 }
 
 impl Heir {
-    /// Lets it serve, now that this process accepts nobody; gives it once it does. Blocks.
+    /// Lets it serve; gives it once it does. Blocks.
     ///
     /// # Errors
     /// A sentence about why it does not.
@@ -182,7 +182,7 @@ impl Inheritance {
     }
 }
 
-/// Says that everything is open here, and returns when the process before accepts nobody any more, or is gone.
+/// Says that everything is open here, and returns when the process before makes way, or is gone.
 ///
 /// # Errors
 /// A sentence about why this one is not to serve.

@@ -123,7 +123,7 @@ impl<'a> Serving<'a> {
         serving
     }
 
-    /// Takes the place of the daemon at the other end of the link. Blocks until that accepts nobody any more.
+    /// Takes the place of the daemon at the other end of the link. Blocks until that makes way.
     ///
     /// # Errors
     /// A sentence about why this one is not to serve.

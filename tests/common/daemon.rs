@@ -485,8 +485,11 @@ impl Daemon {
         let lock = self.run().join("iofog-connector.lock");
         // A test may put something else there, whose opening would wait.
         fs::metadata(&lock).ok().filter(fs::Metadata::is_file)?;
-        let text = fs::read_to_string(lock).ok()?;
-        Pid::from_raw(text.trim().parse().ok()?)
+        let pid = Pid::from_raw(fs::read_to_string(lock).ok()?.trim().parse().ok()?)?;
+        // A killed daemon leaves its number, which may be another process's by now.
+        let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
+        let run = self.run().into_os_string().into_encoded_bytes();
+        line.split(|byte| *byte == 0).any(|word| word == run).then_some(pid)
     }
 
     /// Its first worker's thread.
@@ -606,12 +609,10 @@ impl Drop for Daemon {
             }
         }
         // The folder is this daemon's own, and so is what still runs in it.
-        if let (Some(heir), Some(own)) = (self.serving(), &self.child) {
-            if heir != Pid::from_child(own) {
-                let _ = kill_process(heir, Signal::KILL);
-            }
-        }
         self.kill();
+        if let Some(heir) = self.serving() {
+            let _ = kill_process(heir, Signal::KILL);
+        }
     }
 }
 
