@@ -30,4 +30,4 @@ mod service;
 
 pub use connection::Acceptor;
 pub use server::Server;
-pub use service::{Api, Host, Upgraded};
+pub use service::{Api, Host, Outcome};

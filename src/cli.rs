@@ -25,6 +25,7 @@ mod mapping;
 mod place;
 mod remedy;
 mod service;
+mod top;
 mod tunnels;
 mod user;
 
@@ -45,6 +46,8 @@ fn run(command: Command, options: &Options) -> ExitCode {
         Command::Stop => service::stop(options),
         Command::Upgrade => service::upgrade(options),
         Command::Status { json, wide } => service::status(options, json, wide),
+        Command::Top { agent, count } => top::run(&options.run_dir, agent, count),
+        Command::Dump => service::dump(options),
         Command::Check { user } => check::check(options, user.as_deref()),
         Command::Mapping(request) => mapping::run(&request, options),
         Command::Tunnel(given) => agent::run(given),

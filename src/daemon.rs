@@ -32,6 +32,7 @@ use place::Place;
 use serving::{Asked, Serving};
 
 mod control;
+mod dump;
 mod handover;
 mod host;
 mod place;
@@ -214,6 +215,7 @@ async fn serve(
     let is_heir = link.is_some();
     let ways = (api, &control);
     let serving = Serving::begin(&executor, shared, state, ways, logging, notifier, is_heir);
+    serving.dump_to(&place.options.log_dir);
     if let Some((link, process)) = link {
         // Nothing of what was begun runs before this returns.
         if let Err(why) = serving.take_place(&place, link, process) {

@@ -9,6 +9,7 @@ mod link;
 pub mod memory;
 mod notifier;
 mod process;
+pub mod screen;
 mod signals;
 mod socket;
 mod spawner;

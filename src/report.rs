@@ -3,6 +3,7 @@
 //! shows a passcode, because `Status` has none.
 
 mod answer;
+pub mod live;
 mod metrics;
 pub mod status;
 mod table;

@@ -24,7 +24,7 @@ pub use moments::Moments;
 pub use numbered::{Numbered, Numbers};
 #[cfg(test)]
 pub use reactor::set_looks;
-pub use reactor::{block_on, look, looks, now, run, yield_turn};
+pub use reactor::{block_on, look, looks, now, run, wake_all, yield_turn};
 pub use timer::{Timer, sleep, until};
 pub use workers::{Load, Workers, aside};
 

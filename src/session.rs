@@ -9,6 +9,7 @@ mod protocol;
 mod relay;
 mod residue;
 mod settling;
+mod told;
 mod traffic;
 mod want;
 
@@ -20,6 +21,7 @@ pub use protocol::Protocol;
 pub use relay::{Parting, Relay};
 pub use residue::{Missing, Residue};
 pub use settling::{Kept, Settling};
+pub use told::tell_all;
 pub use traffic::Traffic;
 pub use want::Want;
 

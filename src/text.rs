@@ -1,6 +1,7 @@
 //! Text that people and programs write: the files it is in, JSON, byte order marks, pages of help.
 
 pub mod by_name;
+pub mod dump;
 pub mod file;
 pub mod json;
 pub mod line;

@@ -48,6 +48,9 @@ pub(super) async fn asked_to_stop(asked: &Receiver<Ask>, reload: &dyn Fn()) {
             Ok(Ask::Upgrade) => log::info!(
                 target: ALWAYS, "SIGUSR2 is for the connector; a tunnel gets a new program by a restart"
             ),
+            Ok(Ask::Dump) => log::info!(
+                target: ALWAYS, "SIGUSR1 is for the connector; `tunnels status` and `top --agent` show tunnels"
+            ),
             Ok(Ask::Stop) | Err(_) => return,
         }
     }

@@ -45,6 +45,7 @@ pub enum Command {
     Help,
     Stop,
     Upgrade,
+    Dump,
 }
 
 /// A passkey as a caller offered it.
@@ -128,6 +129,7 @@ fn command(word: &str) -> Result<Command, ApiError> {
         "help" | "--help" | "-h" | "-?" => Ok(Command::Help),
         "stop" => Ok(Command::Stop),
         "upgrade" => Ok(Command::Upgrade),
+        "dump" => Ok(Command::Dump),
         _ => {
             Err(bad("command", format!("{} is unknown; use status, version or help", short(word))))
         }

@@ -11,13 +11,14 @@ use smol::lock::Mutex;
 
 use super::counters::Counters;
 use crate::limits;
-use crate::net::address::stranger;
+use crate::net::address::{Stranger, stranger};
 use crate::net::handshake::Progress;
 use crate::net::share::Share;
 use crate::net::vain::Vain;
 use crate::os::FileGuard;
 use crate::report::status::{reached, refused};
 use crate::runtime::{Numbered, look, until};
+use crate::text::dump::{Dump, For};
 
 /// Who outlasts whom when places are short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -238,6 +239,29 @@ impl Connections {
         let _first = self.entering[state.rank as usize].lock().await;
         self.room(state.rank).await;
         self.shaking.set(self.shaking.get() - usize::from(state.shaking.take()));
+    }
+
+    /// Adds a line of each.
+    pub(super) fn tell(&self, dump: &mut Dump) {
+        for (_, Open { state, .. }) in self.open.borrow().iter() {
+            let stranger = state.stranger.get().map(|stranger| Stranger(stranger).to_string());
+            let who = match (state.rank, stranger) {
+                (Rank::Local, _) => "on this machine".into(),
+                (_, Some(stranger)) => stranger,
+                (_, None) => "that has been answered before".into(),
+            };
+            let what = match () {
+                () if state.answering.get() => "is being answered",
+                () if state.held.get() > 0 => "is to take its answer",
+                () if state.shaking.get() => "shakes hands",
+                () => "its next request is waited for",
+            };
+            dump.line(format_args!(
+                "API caller {who}: for {}, {what}, {} bytes of an answer held",
+                For::since(state.since.get()),
+                state.held.get()
+            ));
+        }
     }
 
     fn remove(&self, number: u64) -> Option<Open> {

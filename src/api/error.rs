@@ -48,6 +48,10 @@ pub enum ApiError {
     NotReplaced(String),
     /// A new program may be asked for on the machine itself alone.
     UpgradeFromAfar,
+    /// Why no dump was written.
+    NoDump(String),
+    /// A dump names who is connected.
+    DumpFromAfar,
     Busy,
     NoPorts(String),
 }
@@ -88,6 +92,8 @@ impl ApiError {
             | ApiError::UnknownDirect(_)
             | ApiError::Method { .. }
             | ApiError::NotReplaced(_)
+            | ApiError::NoDump(_)
+            | ApiError::DumpFromAfar
             | ApiError::ContentType(_) => None,
         }
     }
@@ -96,12 +102,13 @@ impl ApiError {
     pub fn status(&self) -> u16 {
         match self {
             ApiError::Parameter { .. } => 400,
-            ApiError::Taken { .. } | ApiError::NotReplaced(_) => 409,
+            ApiError::Taken { .. } | ApiError::NotReplaced(_) | ApiError::NoDump(_) => 409,
             ApiError::NotAllowed(_)
             | ApiError::Outdated
             | ApiError::Foreign(_)
             | ApiError::StopFromAfar
-            | ApiError::UpgradeFromAfar => 403,
+            | ApiError::UpgradeFromAfar
+            | ApiError::DumpFromAfar => 403,
             ApiError::UnknownPath(_)
             | ApiError::Unknown(_)
             | ApiError::NoDirect(_)
@@ -158,7 +165,11 @@ impl fmt::Display for ApiError {
                 "a new program is taking the connector's place; nothing was changed, try again in a \
                  second",
             ),
-            ApiError::NotReplaced(why) => f.write_str(why),
+            ApiError::NotReplaced(why) | ApiError::NoDump(why) => f.write_str(why),
+            ApiError::DumpFromAfar => f.write_str(
+                "the state of every connection is told on the connector's own machine alone: \
+                 iofog-connector dump",
+            ),
             ApiError::UpgradeFromAfar => f.write_str(
                 "a new program can only be asked for on the connector's own machine: \
                  iofog-connector upgrade",

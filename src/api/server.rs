@@ -37,6 +37,7 @@ use crate::net::tcp_info;
 use crate::os::{FileGuard, Files, For};
 use crate::runtime::Workers;
 use crate::runtime::{Io, sleep};
+use crate::text::dump::Dump;
 
 /// The accept loops and the connections they have begun.
 pub struct Server<S> {
@@ -131,6 +132,11 @@ impl<S: Service> Server<S> {
                 Err(error) => self.accept_failed(&error).await,
             }
         }
+    }
+
+    /// Adds what there is to tell of each connection.
+    pub fn tell(&self, dump: &mut Dump) {
+        self.connections.tell(dump);
     }
 
     /// Closes all connections.

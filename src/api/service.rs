@@ -44,7 +44,11 @@ pub trait Host {
 
     /// `command=upgrade` was called: has the program that is in the file now take this one's place. Gives who does, or
     /// why nobody; `None` where that is under way already.
-    fn upgrade(&self) -> Option<Upgraded>;
+    fn upgrade(&self) -> Option<Outcome>;
+
+    /// `command=dump` was called: writes the state of every connection. Gives the file, or why there is none; `None`
+    /// where that is under way already.
+    fn dump(&self) -> Option<Outcome>;
 
     /// The daemon whose place this one took, while it carries sessions.
     fn predecessor(&self) -> Option<Predecessor>;
@@ -53,8 +57,8 @@ pub trait Host {
     fn removed(&self, id: &str);
 }
 
-/// Who serves after an upgrade, once that is known; or why it is this process still.
-pub type Upgraded = Pin<Box<dyn Future<Output = Result<String, String>>>>;
+/// What has come of an upgrade or a dump, once that is known: a sentence or a path; or why nothing has.
+pub type Outcome = Pin<Box<dyn Future<Output = Result<String, String>>>>;
 
 /// The API's calls, on the running mappings.
 pub struct Api {
@@ -142,6 +146,16 @@ impl Api {
             Call::Command(Command::Upgrade) => match peer {
                 Peer::Local => self.upgrade().await,
                 Peer::Remote(_) => Err(ApiError::UpgradeFromAfar),
+            },
+            Call::Command(Command::Dump) => match peer {
+                Peer::Local => match self.host.dump() {
+                    None => Err(ApiError::NoDump("another one is being written; try again".into())),
+                    Some(outcome) => match outcome.await {
+                        Ok(path) => Ok(answer::said(&path)),
+                        Err(why) => Err(ApiError::NoDump(why)),
+                    },
+                },
+                Peer::Remote(_) => Err(ApiError::DumpFromAfar),
             },
             Call::Command(Command::Status) => Ok(answer::said(match self.registry.draining() {
                 None => "Connector is up and running.",

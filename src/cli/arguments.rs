@@ -29,6 +29,11 @@ pub(super) enum Command {
         json: bool,
         wide: bool,
     },
+    Top {
+        agent: bool,
+        count: Option<u64>,
+    },
+    Dump,
     Check {
         user: Option<String>,
     },
@@ -81,6 +86,7 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
     };
     let tunnels = ["tunnels", "tunnels status"].contains(&row.name);
     let tunnels_run = if tunnels { path(&mut given, "run", TUNNELS_RUN) } else { PathBuf::new() };
+    let has_run = given.0.iter().any(|(option, _)| option.name() == "run");
     for (name, path) in [
         ("config", &mut options.config_dir),
         ("run", &mut options.run_dir),
@@ -96,6 +102,14 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
         "stop" => Command::Stop,
         "upgrade" => Command::Upgrade,
         "status" => Command::Status { json: given.flag("json"), wide: given.flag("wide") },
+        "top" => {
+            let agent = given.flag("agent");
+            if agent && !has_run {
+                options.run_dir = TUNNELS_RUN.into();
+            }
+            Command::Top { agent, count: given.number("count", 1, u32::MAX.into())? }
+        }
+        "dump" => Command::Dump,
         "check" => Command::Check { user: given.text("user")? },
         "version" => Command::Version,
         "help" => {

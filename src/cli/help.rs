@@ -83,6 +83,31 @@ pub(super) const TABLE: &[Row] = &[
         example: "sudo iofog-connector status",
     },
     Row {
+        name: "top",
+        arguments: "",
+        meaning: "Show what status shows, again every second, as rates",
+        text: "It takes the whole terminal: a letter sorts by its column, twice the other way\n\
+               round; j and k, arrows and pages move; q or Ctrl-C ends it. Without a terminal\n\
+               it prints a table a second.\n",
+        options: "  \
+  --agent    The tunnels of `tunnels`, as `tunnels status` shows them; --run is
+             then /run/iofog-connector-tunnels
+  --count N  So many tables, one below the other, on a terminal, too
+",
+        general: true,
+        example: "sudo iofog-connector top",
+    },
+    Row {
+        name: "dump",
+        arguments: "",
+        meaning: "Write the state of every connection to the folder of the log",
+        text: "To iofog-connector.dump there; the one before gets .old behind its name. Nobody\n\
+               is held up. It has addresses and no passcodes. SIGUSR1 does the same.\n",
+        options: "",
+        general: true,
+        example: "sudo iofog-connector dump",
+    },
+    Row {
         name: "check",
         arguments: "",
         meaning: "Validate settings, certificates and state without starting",

@@ -114,8 +114,18 @@ pub(super) fn stop(options: &Options) -> ExitCode {
 /// Has the program that is in the file now take the running one's place.
 pub(super) fn upgrade(options: &Options) -> ExitCode {
     let wait = limits::HEIR_READY + 2 * limits::HEIR_TAKES + limits::CONTROL_WAIT;
+    command(options, wait, "upgrade")
+}
+
+/// Has the daemon write the state of every connection, and says where.
+pub(super) fn dump(options: &Options) -> ExitCode {
+    command(options, limits::CONTROL_WAIT, "dump")
+}
+
+/// Has the daemon do what is one word for it, and says what has come of that.
+fn command(options: &Options, wait: Duration, word: &str) -> ExitCode {
     let run = &*options.run_dir;
-    match ask(wait, run, "POST", "/api/v2/commandline", "command=upgrade") {
+    match ask(wait, run, "POST", "/api/v2/commandline", &format!("command={word}")) {
         Asked::Answered(answer) => {
             print(&format!("{}\n", sentence(&answer, "response").unwrap_or(answer)))
         }

@@ -7,8 +7,9 @@ use std::rc::Rc;
 use event_listener::Event;
 use smol::channel::Sender;
 
+use super::dump::Dumps;
 use super::handover::Predecessor;
-use crate::api::{Host, Upgraded};
+use crate::api::{Host, Outcome};
 use crate::config::Network;
 use crate::logging::Logging;
 use crate::pipes::shared::Shared;
@@ -25,6 +26,8 @@ pub(super) struct Daemon {
     pub(super) stop: Sender<()>,
     pub(super) upgrade: Rc<Upgrade>,
     pub(super) predecessor: Rc<OnceCell<Predecessor>>,
+    /// Made once the API is there, of whose connections it tells, too.
+    pub(super) dumps: Rc<OnceCell<Rc<Dumps>>>,
 }
 
 /// The new programs that are asked for over the API.
@@ -99,7 +102,7 @@ impl Host for Daemon {
         let _ = self.stop.try_send(());
     }
 
-    fn upgrade(&self) -> Option<Upgraded> {
+    fn upgrade(&self) -> Option<Outcome> {
         let upgrade = self.upgrade.clone();
         if upgrade.asked.replace(true) {
             return None;
@@ -115,6 +118,12 @@ impl Host for Daemon {
                 changed.await;
             }
         }))
+    }
+
+    fn dump(&self) -> Option<Outcome> {
+        let written = self.dumps.get()?.begin()?;
+        let why = "the connector has ended meanwhile";
+        Some(Box::pin(async move { written.recv().await.unwrap_or_else(|_| Err(why.into())) }))
     }
 
     fn predecessor(&self) -> Option<status::Predecessor> {

@@ -4,6 +4,7 @@ use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,6 +15,7 @@ use smol::future::{FutureExt, or};
 use smol::{LocalExecutor, Task};
 
 use super::control::Control;
+use super::dump::Dumps;
 use super::handover::{self, Estate, Heir, Predecessor, Successor, Wish};
 use super::host::{Daemon, Upgrade};
 use super::place::Place;
@@ -49,6 +51,7 @@ pub(super) struct Serving<'a> {
     /// What the last reload has found and could not put in force.
     not_in_force: Rc<RefCell<Vec<String>>>,
     predecessor: Rc<OnceCell<Predecessor>>,
+    dumps: Rc<OnceCell<Rc<Dumps>>>,
     /// Says that the API was asked for a stop, or for a new program.
     stopped: Receiver<()>,
     pub(super) upgrade: Rc<Upgrade>,
@@ -81,6 +84,7 @@ impl<'a> Serving<'a> {
         let (stop, stopped) = smol::channel::bounded(1);
         let upgrade = Rc::new(Upgrade::new());
         let predecessor = Rc::new(OnceCell::new());
+        let dumps = Rc::new(OnceCell::new());
         let host = Rc::new(Daemon {
             shared: shared.clone(),
             logging: logging.clone(),
@@ -89,6 +93,7 @@ impl<'a> Serving<'a> {
             stop,
             upgrade: upgrade.clone(),
             predecessor: predecessor.clone(),
+            dumps: dumps.clone(),
         });
         let api = Rc::new(Api::new(registry.clone(), host));
         let server = Rc::new(Server::new(
@@ -116,11 +121,25 @@ impl<'a> Serving<'a> {
             accepting: RefCell::default(),
             not_in_force,
             predecessor,
+            dumps,
             stopped,
             upgrade,
         };
         serving.accept(listener);
         serving
+    }
+
+    /// Dumps go to this folder. Before, none is written.
+    pub(super) fn dump_to(&self, folder: &Path) {
+        let Serving { executor, registry, shared, server, .. } = self;
+        let _ = self.dumps.set(Dumps::new(executor, registry, shared, server, folder));
+    }
+
+    /// Writes the state of every connection, unless that is under way.
+    fn dump(&self) {
+        if self.dumps.get().and_then(Dumps::begin).is_none() {
+            log::info!(target: ALWAYS, "the state of every connection is being written already");
+        }
     }
 
     /// Takes the place of the daemon at the other end of the link. Blocks until that makes way.
@@ -200,10 +219,13 @@ impl<'a> Serving<'a> {
     pub(super) async fn until_asked(&self, options: &Options, asked: &Receiver<Ask>) -> Asked {
         loop {
             let by_signal = async {
-                match asked.recv().await {
-                    Ok(Ask::Reload) => None,
-                    Ok(Ask::Upgrade) => Some(Asked::Upgrade),
-                    Ok(Ask::Stop) | Err(_) => Some(Asked::Stop(true)),
+                loop {
+                    match asked.recv().await {
+                        Ok(Ask::Dump) => self.dump(),
+                        Ok(Ask::Reload) => return None,
+                        Ok(Ask::Upgrade) => return Some(Asked::Upgrade),
+                        Ok(Ask::Stop) | Err(_) => return Some(Asked::Stop(true)),
+                    }
                 }
             };
             let stopped = async {
@@ -341,6 +363,7 @@ impl<'a> Serving<'a> {
                         self.registry.hurry(config.drain);
                     }
                     Ok(Ask::Reload) => self.logging.reopen(),
+                    Ok(Ask::Dump) => self.dump(),
                     Ok(Ask::Upgrade) => {}
                     Err(_) => std::future::pending().await,
                 }
@@ -376,7 +399,7 @@ impl<'a> Serving<'a> {
             api.cancel().await;
         }
         self.api_port.take();
-        let again = asked_again(asked, by_signal, &self.registry, self.logging);
+        let again = self.asked_again(asked, by_signal);
         let drained = or(self.registry.drain(patience), again);
         or(drained, tell(&self.notifier, &self.registry)).await;
         self.registry.cut().await;
@@ -387,36 +410,32 @@ impl<'a> Serving<'a> {
             control.cancel().await;
         }
     }
+
+    /// Returns when a second signal asks a draining daemon to stop. The service manager's may be the
+    /// first one, after `stop` on the command line.
+    async fn asked_again(&self, asked: &Receiver<Ask>, mut by_signal: bool) {
+        loop {
+            match asked.recv().await {
+                Ok(Ask::Reload) => self.logging.reopen(),
+                Ok(Ask::Dump) => self.dump(),
+                Ok(Ask::Upgrade) => {}
+                Ok(Ask::Stop) if by_signal => break,
+                Ok(Ask::Stop) => {
+                    by_signal = true;
+                    log::info!(target: ALWAYS, "it is stopping already; one more SIGTERM ends it at once");
+                }
+                // The signals' task lives as long as the process.
+                Err(_) => std::future::pending().await,
+            }
+        }
+        let who = self.registry.draining().map(|left| left.who()).unwrap_or_default();
+        log::warn!(target: ALWAYS, "asked to stop a second time: {who} cut");
+    }
 }
 
 /// Has a thread of its own do this, which blocks: boxed, because each kind of work takes 1 KiB of the program.
 async fn beside(work: Box<dyn FnOnce() -> Result<Heir, String> + Send>) -> Result<Heir, String> {
     aside(work).await
-}
-
-/// Returns when a second signal asks a draining daemon to stop. The service manager's may be the
-/// first one, after `stop` on the command line.
-async fn asked_again(
-    asked: &Receiver<Ask>,
-    mut by_signal: bool,
-    registry: &Registry,
-    logging: &Logging,
-) {
-    loop {
-        match asked.recv().await {
-            Ok(Ask::Reload) => logging.reopen(),
-            Ok(Ask::Upgrade) => {}
-            Ok(Ask::Stop) if by_signal => break,
-            Ok(Ask::Stop) => {
-                by_signal = true;
-                log::info!(target: ALWAYS, "it is stopping already; one more SIGTERM ends it at once");
-            }
-            // The signals' task lives as long as the process.
-            Err(_) => std::future::pending().await,
-        }
-    }
-    let who = registry.draining().map(|left| left.who()).unwrap_or_default();
-    log::warn!(target: ALWAYS, "asked to stop a second time: {who} cut");
 }
 
 /// Tells systemd what a stopping daemon still waits for. Never ends.

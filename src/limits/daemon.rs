@@ -77,5 +77,12 @@ pub const HEIRS: usize = 4;
 /// as `userwait`, and this at most. Its idle tunnels wait as long.
 pub const LEFT_WAITING: Duration = Duration::from_secs(60);
 
+/// The longest dump: 80,000 connections of 200 bytes each. Two are kept.
+pub const DUMP_BYTES: usize = 16 * 1024 * 1024;
+/// Lines of a dump that are written in a row, about 1 µs each: then others have their turn.
+pub const DUMP_TURN: u64 = 128;
+/// How long a worker may take to tell of its sessions, before the dump says that it is held up.
+pub const DUMP_WAIT: Duration = Duration::from_secs(5);
+
 /// How often systemd and `stop` are told what a stopping daemon is still waiting for.
 pub const DRAIN_TOLD: Duration = Duration::from_secs(1);

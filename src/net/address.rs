@@ -1,6 +1,7 @@
 //! Which addresses count as one stranger.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What is counted as one stranger: an IPv4 address, also where a dual-stack socket reports it as
 /// an IPv6 one; of an IPv6 address the first 64 bits.
@@ -23,6 +24,22 @@ pub fn network_number(address: IpAddr) -> u64 {
 /// use has one of IPv4's numbers.
 pub fn stranger(address: IpAddr) -> u64 {
     number(address, 48)
+}
+
+/// Shows whom the number of a [`stranger`] stands for.
+pub struct Stranger(pub u64);
+
+impl fmt::Display for Stranger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match u32::try_from(self.0) {
+            Ok(four) => write!(f, "{}", Ipv4Addr::from_bits(four)),
+            Err(_) if self.0 >> 48 == 0 => {
+                write!(f, "{}/48", Ipv6Addr::from_bits(u128::from(self.0) << 80))
+            }
+            // One that is not known yet.
+            Err(_) => f.write_str("somebody behind a proxy"),
+        }
+    }
 }
 
 /// An IPv4 address, or the first `bits` of an IPv6 one: 1 to 64.
@@ -50,5 +67,9 @@ mod tests {
         ] {
             assert_eq!(stranger(one) == stranger(other), same, "{one} {other}");
         }
+        let shown = |address| Stranger(stranger(address)).to_string();
+        assert_eq!(shown("::ffff:192.0.2.1"), "192.0.2.1");
+        assert_eq!(shown("2001:db8:1:ff00::2"), "2001:db8:1::/48");
+        assert_eq!(Stranger(1 << 63 | 5).to_string(), "somebody behind a proxy");
     }
 }

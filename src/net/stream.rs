@@ -155,6 +155,13 @@ impl Stream {
         self.socket.get_ref()
     }
 
+    /// Bytes that are held for the peer, that have come from it and were not passed on, and that the kernel has of it.
+    pub fn held(&self) -> [usize; 3] {
+        let tls = self.state.tls.as_deref();
+        let unread = rustix::io::ioctl_fionread(self.socket()).unwrap_or_default();
+        [self.waiting(), tls.map_or(0, Tls::unread), unread as usize]
+    }
+
     /// What the peer has caused in this turn.
     pub fn spent(&self) -> usize {
         self.turn.spent()

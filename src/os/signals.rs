@@ -16,6 +16,8 @@ pub enum Ask {
     Reload,
     /// SIGUSR2: have the program that is in the file now take this one's place.
     Upgrade,
+    /// SIGUSR1: write the state of every connection.
+    Dump,
 }
 
 /// The process's signals. Once it is made, and for the rest of the process's life, none of them
@@ -23,17 +25,11 @@ pub enum Ask {
 pub struct Signals(UnixStream);
 
 impl Signals {
-    /// Takes SIGTERM, SIGINT, SIGHUP and SIGUSR2, and makes SIGXFSZ harmless, so that a file at its
+    /// Takes SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2, and makes SIGXFSZ harmless, so that a file at its
     /// size limit is an error of the write. Rust ignores SIGPIPE before `main`. No thread is begun.
     pub fn new() -> io::Result<Self> {
-        let (told, tell) = UnixStream::pair()?;
-        told.set_nonblocking(true)?;
-        tell.set_nonblocking(true)?;
-        let tell = Arc::new(tell);
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2, libc::SIGXFSZ] {
-            tell_of(signal, tell.clone())?;
-        }
-        Ok(Signals(told))
+        let asking = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
+        Ok(Signals(told_of(&[&asking[..], &[libc::SIGXFSZ]].concat())?))
     }
 
     /// Forwards each signal, in a task of its own: another task would read the signals' socket each
@@ -52,6 +48,7 @@ async fn next(told: &Async<UnixStream>) -> Ask {
         match told.read_with(|mut told| told.read(&mut signal)).await {
             Ok(1..) => match i32::from(signal[0]) {
                 libc::SIGHUP => return Ask::Reload,
+                libc::SIGUSR1 => return Ask::Dump,
                 libc::SIGUSR2 => return Ask::Upgrade,
                 libc::SIGTERM | libc::SIGINT => return Ask::Stop,
                 _ => {}
@@ -60,6 +57,16 @@ async fn next(told: &Async<UnixStream>) -> Ask {
             Ok(0) | Err(_) => std::future::pending().await,
         }
     }
+}
+
+/// Takes these signals for the rest of the process's life: each gives a byte, its number. A read does not wait.
+pub(super) fn told_of(signals: &[i32]) -> io::Result<UnixStream> {
+    let (told, tell) = UnixStream::pair()?;
+    told.set_nonblocking(true)?;
+    tell.set_nonblocking(true)?;
+    let tell = Arc::new(tell);
+    signals.iter().try_for_each(|signal| tell_of(*signal, tell.clone()))?;
+    Ok(told)
 }
 
 /// Has a signal write its number.
@@ -80,9 +87,13 @@ mod tests {
         use rustix::process::{Signal, getpid, kill_process};
         smol::block_on(async {
             let signals = Async::new(Signals::new().unwrap().0).unwrap();
-            for (signal, ask) in
-                [(Signal::TERM, Ask::Stop), (Signal::HUP, Ask::Reload), (Signal::INT, Ask::Stop)]
-            {
+            for (signal, ask) in [
+                (Signal::TERM, Ask::Stop),
+                (Signal::HUP, Ask::Reload),
+                (Signal::USR1, Ask::Dump),
+                (Signal::USR2, Ask::Upgrade),
+                (Signal::INT, Ask::Stop),
+            ] {
                 kill_process(getpid(), Signal::XFSZ).unwrap();
                 kill_process(getpid(), signal).unwrap();
                 assert_eq!(next(&signals).await, ask);

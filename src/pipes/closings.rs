@@ -51,6 +51,11 @@ impl Closings {
         or(close, cut).await;
     }
 
+    /// How many wait.
+    pub fn count(&self) -> usize {
+        self.waiting().numbers.count()
+    }
+
     fn begin(&self) -> Closing<'_> {
         let mut waiting = self.waiting();
         if waiting.numbers.count() >= waiting.limit {

@@ -10,8 +10,9 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::limits;
-use crate::net::address::stranger;
-use crate::runtime::until;
+use crate::net::address::{Stranger, stranger};
+use crate::runtime::{look, until};
+use crate::text::dump::{Dump, For};
 use turns::{Kind, Number, Room, Turns};
 
 mod turns;
@@ -106,6 +107,25 @@ impl Crowd {
     /// How many of them have sent something and still do what is asked of them, or wait for the connector.
     pub fn active(&self) -> usize {
         self.turns.borrow().active(Instant::now())
+    }
+
+    /// Adds a line of each, a few at a time. `what` they are, with their port.
+    pub async fn tell(&self, what: &str, dump: &mut Dump) {
+        let mut last = None;
+        loop {
+            let next = self.turns.borrow().next(last);
+            let Some((number, stranger, since, has_spoken, waits_for)) = next else { return };
+            last = Some(number);
+            let sent = if has_spoken { "something" } else { "nothing" };
+            dump.line(format_args!(
+                "{what} {}: there for {}, has sent {sent}; {waits_for}",
+                Stranger(stranger),
+                For::since(since)
+            ));
+            if dump.lines() % limits::DUMP_TURN == 0 {
+                look().await;
+            }
+        }
     }
 
     /// How many there are.

@@ -29,6 +29,7 @@ mod order;
 mod seat;
 mod suspects;
 mod users;
+mod waiting;
 mod wariness;
 
 pub use seat::{Partner, TunnelEnd, UserEnd};

@@ -30,6 +30,7 @@ use crate::report::status::refused::{self, Refusal};
 use crate::report::status::{Counts, MappingStatus, SideStatus, Tunnels};
 use crate::runtime::until;
 use crate::session::Traffic;
+use crate::text::dump::Dump;
 
 /// A running mapping.
 pub struct Pipe {
@@ -291,6 +292,35 @@ impl Pipe {
     pub fn users_left(&self) -> u64 {
         let shaking_hands = if self.pairing.idle(0) > 0 { self.handshakes.active() } else { 0 };
         (self.pairing.waiting_users() + shaking_hands) as u64
+    }
+
+    /// Adds what there is to tell of its connections on this thread, a few at a time.
+    pub async fn tell(&self, dump: &mut Dump) {
+        let status = self.status();
+        let ports = self.sides.each_ref().map(|side| side.port);
+        let [one, two] = ports;
+        let open = self.sides.each_ref().map(|side| match side.fault.borrow().is_none() {
+            true => "open",
+            false => "not open",
+        });
+        let kind = if self.is_public() { "public" } else { "private" };
+        let Counts { sessions, users_waiting, .. } = status.counts;
+        dump.line(format_args!(
+            "mapping {} ({}): {kind}, port1 {one} {}, port2 {two} {}; {sessions} sessions, {users_waiting} users waiting, \
+             {} connections without passcode yet, {} users in their handshake or in line, {} closing",
+            self.name(),
+            self.id(),
+            open[0],
+            open[1],
+            self.unauthenticated.len(),
+            self.handshakes.len(),
+            self.closings.count()
+        ));
+        self.pairing.tell(ports, dump).await;
+        let agents =
+            if self.is_public() { format!("port {one}") } else { format!("port {one} or {two}") };
+        self.unauthenticated.tell(&format!("no passcode yet {agents}"), dump).await;
+        self.handshakes.tell(&format!("user in its handshake or in line port {two}"), dump).await;
     }
 
     /// What an operator is shown.

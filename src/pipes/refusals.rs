@@ -37,6 +37,11 @@ struct Recent {
 }
 
 impl Refusals {
+    /// How many are held.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Closes a refused connection, writing nothing: at once, or after a while when its address
     /// has been refused often.
     pub async fn refuse(&self, stream: Stream, address: IpAddr) {

@@ -27,7 +27,9 @@ use crate::pipes::pipe::Pipe;
 use crate::pipes::shared::Shared;
 use crate::report::status::{Counts, Draining, MappingStatus, Overview, Status, condition};
 use crate::runtime::{look, sleep};
+use crate::session;
 use crate::text::counted;
+use crate::text::dump::Dump;
 
 /// The running mappings. Owned by the control thread; shared there by `Rc`.
 pub struct Registry {
@@ -411,6 +413,28 @@ impl Registry {
             direct: self.direct.borrow().len(),
             removed: self.removed.get(),
             ..Status::default()
+        }
+    }
+
+    /// What there is to tell of every connection to a mapping's port: first of those on this thread, a few at a time,
+    /// then of those that workers carry.
+    pub async fn dump(&self, dump: &mut Dump) {
+        let pipes: Vec<_> =
+            self.running.borrow().iter().map(|running| running.pipe.clone()).collect();
+        for pipe in pipes {
+            pipe.tell(dump).await;
+        }
+        let told = self.shared.workers.each_makes(limits::DUMP_WAIT, session::tell_all).await;
+        for (worker, told) in told.into_iter().enumerate() {
+            let worker = worker + 1;
+            dump.line(format_args!("worker {worker} carries"));
+            match told {
+                Some(told) => dump.append(told),
+                None => dump.line(format_args!(
+                    "what is not known: it has been held up for {} s",
+                    limits::DUMP_WAIT.as_secs()
+                )),
+            }
         }
     }
 

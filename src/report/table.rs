@@ -318,7 +318,7 @@ pub(super) fn bytes(count: u64) -> String {
 }
 
 /// A time in its two largest units.
-fn duration(time: Duration) -> String {
+pub(super) fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
     if days > 0 {

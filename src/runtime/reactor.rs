@@ -104,6 +104,27 @@ pub async fn look() {
     .await;
 }
 
+/// Has every task of this thread look again that waits for a socket, a few at a time, and returns when they have.
+pub async fn wake_all() {
+    let mut next = 0;
+    loop {
+        let some = with(|reactor| {
+            let sources = reactor.sources.borrow();
+            let keys = next..sources.capacity().min(next + EVENTS);
+            next = keys.end;
+            let wakers = keys.filter_map(|key| Some(sources.get(key)?.wakers())).flatten();
+            wakers.collect::<Vec<_>>()
+        });
+        // Nothing is borrowed any more: a waker may run what it likes.
+        some.into_iter().flatten().for_each(Waker::wake);
+        // This task is behind them in its queue.
+        look().await;
+        if with(|reactor| reactor.sources.borrow().capacity() <= next).unwrap_or(true) {
+            return;
+        }
+    }
+}
+
 /// Runs `future` to its end on this thread, with the thread's reactor.
 ///
 /// # Errors

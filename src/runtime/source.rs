@@ -99,6 +99,11 @@ impl Source {
         Ok(())
     }
 
+    /// Copies of the wakers of those who wait.
+    pub(super) fn wakers(&self) -> impl Iterator<Item = Waker> + use<> {
+        self.reader.clone().into_iter().chain(self.writer.clone())
+    }
+
     pub(super) fn waiting(&mut self, direction: u8) -> &mut Option<Waker> {
         if direction == WRITE { &mut self.writer } else { &mut self.reader }
     }

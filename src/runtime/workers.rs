@@ -7,12 +7,14 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use smol::lock::Semaphore;
 use smol::{Executor, Task};
 
 use super::line::Line;
 use super::reactor;
+use super::timer::until;
 use crate::limits;
 use crate::logging::ALWAYS;
 
@@ -87,6 +89,21 @@ impl Workers {
         for look in looks {
             look.await;
         }
+    }
+
+    /// Has every worker make something, one after the other; `None` for one that is not done with it in `time`.
+    pub async fn each_makes<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        &self,
+        time: Duration,
+        make: fn() -> F,
+    ) -> Vec<Option<T>> {
+        let mut made = Vec::with_capacity(self.workers.len());
+        for worker in &self.workers {
+            // Dropping the task ends it there.
+            let task = worker.executor.spawn(make());
+            made.push(until(Instant::now() + time, task).await);
+        }
+        made
     }
 
     /// Has every worker do something short, one after the other.

@@ -8,10 +8,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::residue::{Missing, Residue, Verdict};
+use super::told::{Of, is_asked, tell};
 use crate::limits;
 use crate::net::stall::{Stall, StallWatch};
 use crate::net::stream::{Received, Stream};
 use crate::runtime::{Deadlines, Timer, now};
+use crate::text::dump::For;
 use crate::wire::heartbeat::{BEAT, Sieve, beats};
 
 /// A tunnel whose bytes are read and dropped.
@@ -30,6 +32,8 @@ pub struct Drain {
     bytes: u64,
     timer: Timer,
     watch: StallWatch,
+    /// The last question that it has answered.
+    answered: u8,
 }
 
 /// How it ended.
@@ -98,6 +102,7 @@ impl Drain {
             bytes: 0,
             timer: Timer::new(),
             watch: StallWatch::default(),
+            answered: 0,
         }
     }
 
@@ -253,6 +258,16 @@ impl Future for Drain {
             Ok(outcome) => Poll::Ready(self.drained(outcome, false)),
             Err(next) => {
                 self.timer.wake_at(context, next);
+                if is_asked(&mut self.answered) {
+                    tell(format_args!(
+                        "tunnel {}: version 1, its user has left for {}; waits until no more of the old answer comes, \
+                         {} bytes so far; heard {} ago",
+                        Of(&self.stream),
+                        For::since(self.started),
+                        self.bytes,
+                        For::since(self.heard_at)
+                    ));
+                }
                 Poll::Pending
             }
         }

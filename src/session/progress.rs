@@ -42,7 +42,7 @@ pub(super) struct Progress<S = Stream> {
     pub(super) bytes: [u64; 2],
     pub(super) started: Instant,
     /// When bytes last moved, either way, or a direction ended.
-    moved_at: Instant,
+    pub(super) moved_at: Instant,
     /// Whether both legs have been asked what they take, since a direction has ended.
     takes_since_end: bool,
 }

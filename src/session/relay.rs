@@ -21,11 +21,13 @@ use super::progress::{Progress, Silence};
 use super::protocol::Protocol;
 use super::residue::{Leaving, Residue};
 use super::settling::Settling;
+use super::told::{LegState, Of, is_asked, tell};
 use super::traffic::{Stuck, Traffic};
 use super::want::Want;
 use crate::limits;
 use crate::net::stream::{Received, Stream};
 use crate::runtime::{Timer, now, until};
+use crate::text::dump::For;
 use crate::wire::frames::{Side, Word};
 
 /// A session: moves bytes between two legs until both directions have ended. The connections
@@ -40,6 +42,8 @@ pub struct Relay {
     /// tunnels are to carry more sessions.
     want: Option<Arc<Want>>,
     told: Option<EventListener>,
+    /// The last question that it has answered.
+    answered: u8,
 }
 
 /// What is left of a session with a version 3 tunnel.
@@ -108,7 +112,8 @@ impl Relay {
         // If something else ends this session, even a kill, neither end may take it for complete.
         progress.legs.iter_mut().for_each(|leg| leg.stream.break_when_dropped());
         let timer = Timer::new();
-        let mut relay = Relay { progress, ending: None, timer, stuck, want: None, told: None };
+        let (ending, want, told, answered) = (None, None, None, 0);
+        let mut relay = Relay { progress, ending, timer, stuck, want, told, answered };
         for leg in 0..2 {
             // An agent may have heard the end while it was still dialling.
             relay.take_end(leg, now());
@@ -296,6 +301,23 @@ impl Relay {
         }
     }
 
+    /// Says how it is.
+    #[cold]
+    fn tell(&self) {
+        let Progress { legs: [near, far], bytes, started, moved_at, .. } = &self.progress;
+        tell(format_args!(
+            "session {} with {}: for {}, {} bytes from port1 and {} from port2, the last {} ago; port1: {}; port2: {}",
+            Of(&near.stream),
+            Of(&far.stream),
+            For::since(*started),
+            bytes[0],
+            bytes[1],
+            For::since(*moved_at),
+            LegState(near),
+            LegState(far)
+        ));
+    }
+
     /// Passes on how many users wait, or that no more sessions are wanted.
     fn pass_wants_on(&mut self, context: &mut Context<'_>) {
         let (Some(want), [leg, other]) = (&self.want, &mut self.progress.legs) else { return };
@@ -360,6 +382,9 @@ impl Future for Relay {
                 let stuck = !self.progress.is_settled();
                 self.stuck.set(stuck);
                 self.timer.wake_at(context, next);
+                if is_asked(&mut self.answered) {
+                    self.tell();
+                }
                 Poll::Pending
             }
         }

@@ -5,10 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use super::told::{Of, is_asked, tell};
 use crate::limits;
 use crate::net::stall::{Stall, StallWatch};
 use crate::net::stream::{Received, Stream};
 use crate::runtime::{Deadlines, Timer, now};
+use crate::text::dump::For;
 use crate::wire::frames::{Event, Fault, Side, Talk, Word};
 
 /// Waits until the session is over for the peer, too, and all that was said is with the kernel. `None`: the tunnel
@@ -19,6 +21,8 @@ pub struct Settling {
     given_up: [Instant; 2],
     watch: StallWatch,
     timer: Timer,
+    /// The last question that it has answered.
+    answered: u8,
 }
 
 /// A version 3 tunnel that waits again.
@@ -40,7 +44,8 @@ impl Settling {
         let now = now();
         let given_up = [now + limits::RESET_WAIT, now + limits::CLOSE_TIMEOUT];
         let kept = Some(Kept { stream, talk, input, wanted: 0, heard_at });
-        Settling { kept, given_up, watch: StallWatch::default(), timer: Timer::new() }
+        let (watch, timer) = (StallWatch::default(), Timer::new());
+        Settling { kept, given_up, watch, timer, answered: 0 }
     }
 }
 
@@ -128,6 +133,19 @@ impl Settling {
     }
 }
 
+impl Settling {
+    /// Says how it is.
+    #[cold]
+    fn tell(&self) {
+        let Some(kept) = &self.kept else { return };
+        tell(format_args!(
+            "tunnel {}: version 3, its session is over; waits for its agent to say so; heard {} ago",
+            Of(&kept.stream),
+            For::since(kept.heard_at)
+        ));
+    }
+}
+
 impl Future for Settling {
     type Output = Option<Kept>;
 
@@ -146,6 +164,9 @@ impl Future for Settling {
             Ok(()) => Poll::Ready(None),
             Err(next) => {
                 self.timer.wake_at(context, next);
+                if is_asked(&mut self.answered) {
+                    self.tell();
+                }
                 Poll::Pending
             }
         }

@@ -26,6 +26,7 @@ mod running;
 mod service;
 mod strace;
 mod tls;
+mod tmux;
 mod tunnel;
 
 pub use agent::{Agent, BEAT};
@@ -52,6 +53,7 @@ pub use tls::{
     Authority, Identity, Tickets, offering, resuming_tls12, trusting, trusting_version,
     trusting_with_identity,
 };
+pub use tmux::Terminal;
 pub use tunnel::{PASSCODE, Tunnel};
 
 use std::time::{Duration, Instant};

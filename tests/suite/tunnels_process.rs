@@ -206,6 +206,31 @@ fn status_shows_each_tunnel_and_no_passcode(mode: Mode) {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+#[test]
+fn top_shows_the_tunnels_of_the_process_and_a_signal_for_a_dump_is_harmless() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(20, 200_000);
+    let service = says(b"hello");
+    let options = serves(&daemon, &mapping, service.address, "");
+    let many = Many::start(&[], &[("ssh", options), ("a\u{1b}[31mb", "odd".into())]);
+    until("it is connected", || many.status("ssh").is_some_and(|one| one["state"] == "connected"));
+    many.signal(Signal::USR1);
+    until("it is said", || many.log().contains("SIGUSR1 is for the connector"));
+    let run = many.folder.join("run");
+    let output = run_cli(&["top", "--agent", "--count", "1", "--run", run.to_str().unwrap()]);
+    let said = text(&output);
+    assert!(output.status.success() && !said.contains('\u{1b}'), "{said:?}");
+    let row =
+        |name: &str| said.lines().find(|line| line.starts_with(name)).expect(&said).to_owned();
+    let words = row("ssh ");
+    let words: Vec<_> = words.split_whitespace().collect();
+    assert_eq!(
+        (words[1], words.last()),
+        ("connected", Some(&&*format!("localhost:{}", mapping.port1)))
+    );
+    assert!(row("a\\u{1b}[31mb ").contains(" faulty "), "{said}");
+}
+
 fn tunnel_that_ends_is_never_shown_as_failed_and_counted_no_more(mode: Mode) {
     let daemon = Daemon::new(mode);
     let mapping = daemon.api().add_public(20, 200_000);

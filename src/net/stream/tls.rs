@@ -102,6 +102,11 @@ impl Tls {
         Ok(tls)
     }
 
+    /// Bytes that have come and were not handed out.
+    pub(super) fn unread(&self) -> usize {
+        self.unopened.len().saturating_sub(self.begun) + self.held.len()
+    }
+
     /// Whether the handshake is still to be finished.
     pub(super) fn is_handshaking(&self) -> bool {
         !matches!(self.step, Step::Records(_))

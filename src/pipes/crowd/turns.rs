@@ -326,6 +326,22 @@ impl<T> Turns<T> {
         self.members.iter().filter(|(_, member)| member.has_spoken && is_active(member)).count()
     }
 
+    /// The next member behind this one, or the first one: its number, its stranger, since when it is there, whether it
+    /// has sent anything, and what it waits for.
+    pub(super) fn next(
+        &self,
+        behind: Option<Number>,
+    ) -> Option<(Number, u64, Instant, bool, &'static str)> {
+        let number = behind.map_or_else(|| self.members.first(), |one| self.members.after(one))?;
+        let member = self.members.get(number)?;
+        let waits_for = match member.state {
+            State::Turn(..) => "its next bytes are waited for",
+            State::Ours(_) => "the connector's answer is waited for",
+            State::Through => "waits for a place",
+        };
+        Some((number, member.stranger, member.since, member.has_spoken, waits_for))
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.members.len()
