@@ -30,6 +30,7 @@ in_both_modes!(
     agent_that_returns_from_elsewhere_replaces_its_overdue_tunnels,
     agent_that_reboots_is_served_at_once,
     agents_that_live_keep_their_tunnels_when_another_is_refused,
+    users_of_idle_tunnels_that_vanish_are_served_by_another_or_told,
 );
 
 // The network
@@ -532,6 +533,44 @@ fn agent_that_reboots_is_served_at_once(mode: Mode) {
         assert_eq!(daemon.control().idle(&mapping), 60);
         network.agents.mend();
         expect_soon(is_served_again(network, &daemon, &mapping));
+    });
+}
+
+/// A version 3 agent's tunnels, of which nothing has told yet that they are dead.
+fn users_of_idle_tunnels_that_vanish_are_served_by_another_or_told(mode: Mode) {
+    Network::with(|network| {
+        let daemon = network.daemon(mode);
+        let mapping = daemon.control().add_public(60, NEVER);
+        let tunnel = |line: &Line| {
+            let link = Link::plain((line.daemon(), mapping.port1).into()).expect("connect");
+            Framed::agent(daemon.framed_over(link), &mapping.passcode1)
+        };
+        // The one that was heard last is given first.
+        let mut living = tunnel(&network.users);
+        let _vanished: Vec<_> = (0..8).map(|_| tunnel(&network.agents)).collect();
+        network.agents.cut();
+        let start = Instant::now();
+        let mut user = network.users.link(&daemon, mapping.port2);
+        living.opened();
+        let served = start.elapsed();
+        living.accept();
+        user.send(b"question");
+        living.expect_data(b"question");
+        user.finish();
+        living.expect(b'E');
+        living.say(b'E', b"");
+        user.until_end();
+        living.say(b'B', b"");
+        living.expect_closed();
+        let told = [(); 2].map(|()| {
+            let start = Instant::now();
+            network.users.link(&daemon, mapping.port2).expect_closed();
+            start.elapsed()
+        });
+        println!("served by another after {served:?}, told after {told:?}");
+        // 2 and 3 s, on a machine that is not loaded; `userwait` is 10.
+        let all = [served, told[0], told[1]];
+        assert!(all.iter().all(|time| *time < Duration::from_secs(8)), "{all:?}");
     });
 }
 

@@ -314,7 +314,8 @@ impl<'a> Begun<'a> {
         let held = if held.is_empty() { Vec::new() } else { vec![held.into()] };
         let Framed { stream, talk, place, connector, want, mut beats, .. } = *tunnel;
         let beat = Some(beats.interval());
-        let protocol = Protocol::Framed { threshold: None, beat, at_once: true };
+        let seen_wait = limits::SEEN_WAIT;
+        let protocol = Protocol::Framed { threshold: None, beat, at_once: true, seen_wait };
         let tunnel = Endpoint { stream, protocol, talk: Some(talk) };
         let local = Endpoint { stream: local, protocol: Protocol::Raw, talk: None };
         let silence = Silence { after_end: limits::AGENT_FIN_WAIT, ever: None };

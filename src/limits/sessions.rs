@@ -104,6 +104,14 @@ pub const THROWN: usize = 16 * 1024 * 1024;
 /// that only one lost packet, or two, take as long.
 pub const SEEN_WAIT: Duration = Duration::from_secs(2);
 
+/// The same on a tunnel that may be dead, of which a user may be given several, one after another: one lost packet
+/// takes less.
+pub const SEEN_SOON: Duration = Duration::from_millis(700);
+
+/// By when a user is told that there are only dead tunnels, from when its session was to begin on the first one: time
+/// for that and one more, or for four of those that may be dead.
+pub const DEAD_WAIT: Duration = Duration::from_secs(3);
+
 /// The longest time since an agent was heard after which the user's bytes follow `O` at once: those sent to a dead
 /// tunnel cannot go to another.
 pub const HEARD_LATELY: Duration = Duration::from_secs(5);

@@ -45,6 +45,8 @@ pub struct Pairing {
     wariness: Cell<Wariness>,
     /// Where tunnels of version 3 were dead.
     suspects: RefCell<Suspects>,
+    /// Sessions on version 3 tunnels of port1: where each is, and when it began.
+    sessions: RefCell<Numbered<(IpAddr, Instant)>>,
     closed: Cell<bool>,
     /// Users for whom there is no seat, in line for one.
     in_line: Cell<usize>,
@@ -98,6 +100,15 @@ impl<T, E> Drop for Waiting<'_, T, E> {
     }
 }
 
+/// A session on a version 3 tunnel, until this is dropped.
+pub struct InSession<'a>(&'a Pairing, Number);
+
+impl Drop for InSession<'_> {
+    fn drop(&mut self) {
+        self.0.sessions.borrow_mut().remove(self.1);
+    }
+}
+
 impl Pairing {
     /// Nobody waits yet.
     pub fn new(public: bool) -> Self {
@@ -109,6 +120,7 @@ impl Pairing {
             order: RefCell::new(Order::new(public)),
             wariness: Cell::default(),
             suspects: RefCell::default(),
+            sessions: RefCell::default(),
             closed: Cell::new(false),
             in_line: Cell::new(0),
             moved_on: Event::new(),
@@ -182,7 +194,7 @@ impl Pairing {
     }
 
     /// A version 3 tunnel of `address` was dead, which a session was to begin on `at` this time: others of this
-    /// address are given nobody before they are heard again.
+    /// address may be dead, too, before they are heard again.
     pub fn found_dead(&self, address: IpAddr, at: Instant) {
         self.suspects.borrow_mut().add(address, at);
     }
@@ -196,14 +208,55 @@ impl Pairing {
         self.suspects.borrow().has(tunnel.peer.ip(), tunnel.rhythm.last_heard())
     }
 
-    /// Whether tunnels wait on port1 that are given to nobody before they are heard again.
-    pub fn has_suspects(&self) -> bool {
-        self.tunnels[0].borrow().iter().any(|(_, seat)| {
+    /// Whether a tunnel is more likely to be dead than others of version 3.
+    pub fn is_doubtful(&self, tunnel: &Tunnel) -> bool {
+        let is_overdue = || tunnel.overdue_at().is_some_and(|at| at < now());
+        tunnel.version == Version::Three && (self.is_suspect(tunnel) || is_overdue())
+    }
+
+    /// The version 3 tunnel that was heard last, of those that wait on port1 and may be dead.
+    fn doubtful(&self) -> Option<Number> {
+        let tunnels = self.tunnels[0].borrow();
+        let doubtful = tunnels.iter().filter_map(|(number, seat)| {
             let occupant = seat.occupant.borrow();
-            occupant
-                .as_ref()
-                .is_some_and(|tunnel| tunnel.version == Version::Three && self.is_suspect(tunnel))
-        })
+            let tunnel = occupant.as_ref().filter(|tunnel| self.is_doubtful(tunnel))?;
+            // What has come is looked at first.
+            let is_there = !(tunnel.is_unheard() || tunnel.has_ended() || tunnel.is_bid_farewell());
+            is_there.then(|| (tunnel.rhythm.last_heard(), number))
+        });
+        doubtful.max().map(|(_, number)| number)
+    }
+
+    /// Whether version 3 tunnels wait on port1 that may be dead.
+    pub fn is_in_doubt(&self) -> bool {
+        self.doubtful().is_some()
+    }
+
+    /// Gives a user that waits, and for whom no other tunnel does, one that may be dead: the one that was heard last.
+    /// Once all that has come from tunnels was looked at.
+    pub fn pair_in_doubt(&self, waiting: &Waiting<'_, Box<User>, UserEnd>) {
+        let partner = waiting.number;
+        if let Some(tunnel) = self.doubtful().filter(|_| waiting.occupant.borrow().is_some()) {
+            let mut order = self.order.borrow_mut();
+            order.tunnel_left(0, tunnel);
+            order.user_left(partner);
+            drop(order);
+            self.join_user(Pair { tunnel, partner });
+        }
+    }
+
+    /// A session begins on a version 3 tunnel of `address` on port1; it is over when this is dropped.
+    pub fn session(&self, address: IpAddr) -> InSession<'_> {
+        let number = self.next_number();
+        self.sessions.borrow_mut().insert(number, (address, now()));
+        InSession(self, number)
+    }
+
+    /// Whether a version 3 tunnel of port1 is in a session, at an address of which none was found dead since it began.
+    pub fn has_living_session(&self) -> bool {
+        let suspects = self.suspects.borrow();
+        let sessions = self.sessions.borrow();
+        sessions.iter().any(|(_, (address, since))| !suspects.has(*address, *since))
     }
 
     fn note(&self, change: impl FnOnce(&mut Wariness, Instant)) {

@@ -277,6 +277,13 @@ impl Pipe {
         self.sides[0].slots.serve_silent.get() > 0
     }
 
+    /// Whether a tunnel of port1 that is not idle may serve users that wait, or its agent open another one: of version 1
+    /// or 2; of version 3, in a session whose agent is not likely to be dead.
+    pub fn may_serve_later(&self) -> bool {
+        let slots = &self.sides[0].slots;
+        slots.taken.get() > slots.again.get() || self.pairing.has_living_session()
+    }
+
     /// Whether port1 has no tunnel at all, free or not.
     pub fn has_no_tunnel(&self) -> bool {
         self.sides[0].slots.taken.get() == 0

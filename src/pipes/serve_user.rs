@@ -23,7 +23,7 @@ use crate::pipes::proxied::{self, Missing};
 use crate::pipes::user::{Heard, User};
 use crate::report::status::reached::USERS_WAITING;
 use crate::report::status::refused::{self, Refusal};
-use crate::runtime::{Counted, Timer, look, until};
+use crate::runtime::{Counted, Timer, look, now, until};
 
 /// Who has connected to port2.
 pub enum Newcomer {
@@ -77,6 +77,8 @@ pub async fn serve(
         of_address,
         deadline,
         asked: None,
+        was_asked: false,
+        tried_since: None,
         place: 0,
     };
     let user = Box::new(user);
@@ -102,15 +104,17 @@ pub async fn serve(
     leave(pipe, waiting, peer, end);
 }
 
-/// Gives a user whose tunnel was dead another one, in the place that it had; if none is idle, it is closed `at_once` or waits.
-pub async fn serve_again(pipe: &Pipe, user: Box<User>, at_once: bool) {
+/// Gives a user whose tunnel was dead another one, in the place that it had. If none is there it waits, as others do;
+/// but where its tunnel was `silent`, or those that are idle may be as dead, only for one that is in use.
+pub async fn serve_again(pipe: &Pipe, user: Box<User>, silent: bool) {
     let (peer, deadline) = (user.peer, user.deadline);
     let cut = Cut(|| pipe.record.refused(pipe.why_cut(), 1, peer));
     let waiting = pipe.pairing.user_again(user);
     pipe.pairing.pair();
     let nobody = async {
-        heard().await;
-        if !at_once {
+        ask_for(pipe, &waiting).await;
+        let is_served = waiting.occupant.borrow().is_none();
+        if is_served || pipe.may_serve_later() || !(silent || pipe.pairing.is_in_doubt()) {
             std::future::pending::<()>().await;
         }
         UserEnd::Abandoned
@@ -126,19 +130,29 @@ async fn heard() {
     look().await;
 }
 
-/// Asks version 3 agents for a tunnel for a user that has begun to wait, where none is idle for it.
+/// Asks version 3 agents once for a tunnel for a user that has begun to wait, where none is idle for it; and gives it
+/// one meanwhile that may be dead.
 async fn ask_for(pipe: &Pipe, waiting: &Waiting<'_, Box<User>, UserEnd>) {
     let slots = &pipe.sides[0].slots;
-    if slots.again.get() == 0 || pipe.pairing.is_closed() {
+    if slots.again.get() == 0 {
         return;
     }
     if pipe.pairing.idle(0) > 0 {
         heard().await;
     }
-    if let Some(user) = waiting.occupant.borrow_mut().as_mut() {
-        if !pipe.pairing.serves(user.has_spoken) {
-            user.asked = pipe.wanted.ask(slots.taken.get(), pipe.limits(0).max_connections.into());
-        }
+    let mut seat = waiting.occupant.borrow_mut();
+    let Some(user) = seat.as_mut() else { return };
+    if pipe.pairing.serves(user.has_spoken) {
+        return;
+    }
+    if !user.was_asked && !pipe.pairing.is_closed() {
+        user.asked = pipe.wanted.ask(slots.taken.get(), pipe.limits(0).max_connections.into());
+        user.was_asked = user.asked.is_some();
+    }
+    let may_try = user.may_try(now());
+    drop(seat);
+    if may_try {
+        pipe.pairing.pair_in_doubt(waiting);
     }
 }
 
@@ -396,7 +410,7 @@ fn report(pipe: &Pipe, peer: SocketAddr, end: UserEnd, user: Option<&User>) {
         UserEnd::Stopping => &refused::USER_STOPPING,
         UserEnd::Abandoned => &refused::DEAD,
         UserEnd::TimedOut if pipe.has_no_tunnel() => &refused::NO_AGENT,
-        UserEnd::TimedOut if pipe.pairing.has_suspects() => &refused::DEAD,
+        UserEnd::TimedOut if pipe.pairing.is_in_doubt() => &refused::DEAD,
         UserEnd::TimedOut if !has_spoken && pipe.pairing.idle(0) > 0 => &refused::SAID_NOTHING,
         UserEnd::TimedOut => &refused::NO_TUNNEL,
     };

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smol::Task;
 use smol::channel::Sender;
@@ -38,8 +38,9 @@ use crate::wire::proxy;
 struct Taken {
     slot: Slot,
     agent: (SocketAddr, Rhythm),
-    /// When the session was to begin there.
+    /// When the session was to begin there, and how long its agent might take to say that it has seen that.
     opened_at: Instant,
+    seen_wait: Duration,
 }
 
 /// Where a user comes from, and where it has come to.
@@ -137,6 +138,8 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
     };
     pipe.record.session_begins();
     pipe.record.resolved(About::Users);
+    let counted =
+        (tunnel.version == Version::Three).then(|| pipe.pairing.session(tunnel.peer.ip()));
     let ((mut near, far), relay) = begin(pipe, tunnel, partner, user);
     let began = Instant::now();
     let cut = Cut(|| {
@@ -150,12 +153,8 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
     });
     let (ended, left) = relay.await.ok().unzip();
     cut.disarm();
-    // One that broke says nothing of the others: if they broke, too, that is noticed.
-    let dead = ended.as_ref().and_then(|ended| match ended.ending {
-        Ending::Dead(leg) if ended.lasted >= limits::SEEN_WAIT => Some(leg),
-        _ => None,
-    });
-    if let Some((address, opened_at)) = died_at(dead, &near, &far) {
+    let silent = ended.as_ref().and_then(|ended| silent_at(ended, &near, &far));
+    if let Some((address, opened_at)) = silent {
         pipe.pairing.found_dead(address, opened_at);
     }
     // Before an agent can have redialled: the worker reports the end first, then closes.
@@ -176,7 +175,8 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
     // It comes before those that have waited for less long.
     if let Next::User(user) = next {
         pipe.record.session_was_none();
-        serve_user::serve_again(pipe, user, dead.is_some()).await;
+        drop(counted);
+        serve_user::serve_again(pipe, user, silent.is_some()).await;
         return None;
     }
     pipe.pairing.pair();
@@ -373,6 +373,8 @@ fn agent_endpoint(
     let held = tunnel.take_held();
     tunnel.end_probe();
     let (threshold, now) = (pipe.limits(side).heartbeat_threshold, now());
+    let is_doubtful = pipe.pairing.is_doubtful(&tunnel);
+    let seen_wait = if is_doubtful { limits::SEEN_SOON } else { limits::SEEN_WAIT };
     let protocol = match tunnel.version {
         Version::One => Protocol::Version1 { threshold },
         Version::Two => {
@@ -381,25 +383,28 @@ fn agent_endpoint(
             Protocol::Version2
         }
         Version::Three => {
-            tunnel.open(pipe.wanted.take(), &proxy::header(user));
-            let at_once = now < tunnel.rhythm.last_heard() + limits::HEARD_LATELY;
-            Protocol::Framed { threshold, beat: None, at_once }
+            // What is wanted is told to those that live.
+            let users = if is_doubtful { 0 } else { pipe.wanted.take() };
+            tunnel.open(users, &proxy::header(user));
+            let at_once = !is_doubtful && now < tunnel.rhythm.last_heard() + limits::HEARD_LATELY;
+            Protocol::Framed { threshold, beat: None, at_once, seen_wait }
         }
     };
     let Tunnel { stream, talk, peer, rhythm, mut slot, file, .. } = *tunnel;
     slot.set_in_use(true);
-    let taken = Taken { slot, agent: (peer, rhythm), opened_at: now };
+    let taken = Taken { slot, agent: (peer, rhythm), opened_at: now, seen_wait };
     (Endpoint { stream: stream.detach(), protocol, talk }, held, taken, file)
 }
 
-/// The address of a session's dead tunnel, and when the session was to begin there.
-fn died_at(dead: Option<usize>, near: &Taken, far: &Far) -> Option<(IpAddr, Instant)> {
-    let taken = match (dead?, far) {
-        (0, _) => near,
-        (_, Far::Tunnel(taken, _)) => taken,
-        (_, Far::User(_)) => return None,
+/// The address of a session's tunnel that has not answered in time, and when the session was to begin there. One that
+/// broke says nothing of the others: if they broke, too, that is noticed.
+fn silent_at(ended: &Ended, near: &Taken, far: &Far) -> Option<(IpAddr, Instant)> {
+    let taken = match (ended.ending, far) {
+        (Ending::Dead(0), _) => near,
+        (Ending::Dead(_), Far::Tunnel(taken, _)) => taken,
+        _ => return None,
     };
-    Some((taken.agent.0.ip(), taken.opened_at))
+    (ended.lasted >= taken.seen_wait).then_some((taken.agent.0.ip(), taken.opened_at))
 }
 
 /// Who goes on after a session with a version 3 tunnel: port1's tunnel, or the user if that was dead. Port2's
@@ -413,11 +418,13 @@ fn parted<'a>(
     let settling = |back: Option<_>, Taken { slot, agent, .. }: Taken| {
         back.map(|back| Settling { back, slot, agent })
     };
+    let opened_at = near.opened_at;
     let near = settling(near_back, near).map_or(Next::Nothing, Next::Settling);
     match far {
         Far::User(away) => {
             let user = user.and_then(|(stream, file)| Some((stream.attach().ok()?, file)));
-            user.map_or(near, |(stream, file)| Next::User(Box::new(away.back(stream, file))))
+            let back = |(stream, file)| Box::new(away.back(stream, file, opened_at));
+            user.map_or(near, |user| Next::User(back(user)))
         }
         Far::Tunnel(taken, back) => {
             if let Some((settling, back)) = settling(far_back, taken).zip(back) {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use crate::limits;
 use crate::net::stream::Stream;
 use crate::os::FileGuard;
 use crate::pipes::per_address::OfAddress;
@@ -30,6 +31,10 @@ pub struct User {
     pub deadline: Instant,
     /// That a tunnel is asked for it, while it waits.
     pub asked: Option<Asked>,
+    /// Whether one was.
+    pub was_asked: bool,
+    /// When its session was to begin on the first of its tunnels that were dead.
+    pub tried_since: Option<Instant>,
     /// Its place among those that wait, from when it has one.
     pub place: u64,
 }
@@ -42,16 +47,18 @@ pub struct Away {
     has_spoken: bool,
     has_ended: bool,
     deadline: Instant,
+    was_asked: bool,
+    tried_since: Option<Instant>,
     place: u64,
 }
 
 impl Away {
-    /// The user, with its connection as it was.
-    pub fn back(self, mut stream: Stream, file: FileGuard) -> User {
+    /// The user, with its connection as it was. Its tunnel was dead, on which its session was to begin at `opened_at`.
+    pub fn back(self, mut stream: Stream, file: FileGuard, opened_at: Instant) -> User {
         if self.has_spoken {
             stream.break_when_dropped();
         }
-        let Away { of_address, peer, has_spoken, has_ended, deadline, place } = self;
+        let Away { of_address, peer, has_spoken, has_ended, deadline, was_asked, place, .. } = self;
         User {
             stream,
             peer,
@@ -62,6 +69,8 @@ impl Away {
             of_address,
             deadline,
             asked: None,
+            was_asked,
+            tried_since: self.tried_since.or(Some(opened_at)),
             place,
         }
     }
@@ -78,9 +87,26 @@ pub enum Heard {
 impl User {
     /// What a worker needs of it, and what stays here.
     pub fn part(self) -> (Stream, FileGuard, Away) {
-        let User { stream, peer, has_spoken, has_ended, file, of_address, deadline, place, .. } =
-            self;
-        (stream, file, Away { of_address, peer, has_spoken, has_ended, deadline, place })
+        let User { stream, peer, has_spoken, has_ended, file, of_address, .. } = self;
+        let User { deadline, was_asked, tried_since, place, .. } = self;
+        let away = Away {
+            of_address,
+            peer,
+            has_spoken,
+            has_ended,
+            deadline,
+            was_asked,
+            tried_since,
+            place,
+        };
+        (stream, file, away)
+    }
+
+    /// Whether it may be given a tunnel that may be dead, after others that were: it is told within
+    /// [`limits::DEAD_WAIT`].
+    pub fn may_try(&self, now: Instant) -> bool {
+        let until = self.tried_since.map(|since| since + limits::DEAD_WAIT);
+        until.is_none_or(|until| now + limits::SEEN_SOON <= until)
     }
 
     /// What it does next.

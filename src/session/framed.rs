@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::limits;
 use crate::wire::frames::{Event, Fault, Talk};
 
 /// A version 3 tunnel's side of a session.
@@ -10,8 +9,9 @@ pub(super) struct Framed {
     pub(super) talk: Box<Talk>,
     /// Whether the agent has said that it has seen the session.
     pub(super) seen: bool,
-    /// By when it must have, as far as that was looked at.
+    /// By when it must have, as far as that was looked at, and how long that is if four round trips are no longer.
     pub(super) seen_by: Instant,
+    pub(super) seen_wait: Duration,
     /// Whether it has said that it has reached its service.
     pub(super) accepted: bool,
     /// What has ended the session before its time.
@@ -41,10 +41,16 @@ pub(super) enum Said {
 
 impl Framed {
     /// A session that begins.
-    pub(super) fn new(talk: Box<Talk>, beat: Option<Duration>, now: Instant) -> Self {
+    pub(super) fn new(
+        talk: Box<Talk>,
+        beat: Option<Duration>,
+        seen_wait: Duration,
+        now: Instant,
+    ) -> Self {
         Framed {
             seen: talk.is_seen(),
-            seen_by: now + limits::SEEN_WAIT,
+            seen_by: now + seen_wait,
+            seen_wait,
             accepted: talk.is_accepted(),
             ended: talk.has_ended(),
             talk,

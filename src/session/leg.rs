@@ -131,8 +131,12 @@ pub(super) enum Output {
 impl<S: Connection> Leg<S> {
     pub(super) fn new(endpoint: Endpoint<S>, now: Instant) -> Self {
         let Endpoint { stream, protocol, talk } = endpoint;
-        let beat = if let Protocol::Framed { beat, .. } = protocol { beat } else { None };
-        let framed = talk.map(|talk| Box::new(Framed::new(talk, beat, now)));
+        let framed = match (protocol, talk) {
+            (Protocol::Framed { beat, seen_wait, .. }, Some(talk)) => {
+                Some(Box::new(Framed::new(talk, beat, seen_wait, now)))
+            }
+            _ => None,
+        };
         Leg {
             stream,
             decoder: Decoder::new(protocol),

@@ -254,7 +254,7 @@ impl<S: Connection> Progress<S> {
         if let Some(framed) = &mut leg.framed {
             if !framed.seen && deadlines.has_passed(framed.seen_by) {
                 // Asked only now: most answer sooner.
-                let wait = limits::SEEN_WAIT.max(4 * leg.stream.round_trip());
+                let wait = framed.seen_wait.max(4 * leg.stream.round_trip());
                 framed.seen_by = self.started + wait;
                 if deadlines.has_passed(framed.seen_by) {
                     return Some(Ending::Dead(index));

@@ -25,6 +25,8 @@ pub enum Protocol {
         beat: Option<Duration>,
         /// Whether the other leg's bytes are sent before the agent has said that it has seen the session.
         at_once: bool,
+        /// How long an agent may take to say so, if four round trips are no longer.
+        seen_wait: Duration,
     },
 }
 

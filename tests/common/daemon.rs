@@ -370,11 +370,17 @@ impl Daemon {
     /// A connection of an agent that can speak version 3.
     #[track_caller]
     pub fn framed_link(&self, port: u16) -> Link {
+        self.framed_over(Link::plain(at(port)).expect("connect"))
+    }
+
+    /// An agent that can speak version 3 on this connection to the daemon.
+    #[track_caller]
+    pub fn framed_over(&self, link: Link) -> Link {
         match self.mode {
-            Mode::Plain => self.link(port),
+            Mode::Plain => link,
             Mode::Tls => {
                 let config = offering(&self.trust(), &["iofog-tunnel"], None);
-                let link = Link::tls(at(port), &config).expect("a handshake");
+                let link = link.upgrade(&config, "localhost").expect("a handshake");
                 assert_eq!(link.protocol(), Some("iofog-tunnel"));
                 link
             }
@@ -385,6 +391,13 @@ impl Daemon {
     #[track_caller]
     pub fn version_three(&self, mapping: &Mapping) -> Framed {
         Framed::agent(self.framed_link(mapping.port1), &mapping.passcode1)
+    }
+
+    /// The same, of an agent at 127.0.0.`host`.
+    #[track_caller]
+    pub fn version_three_at(&self, mapping: &Mapping, host: u8) -> Framed {
+        let link = Link::plain_from([127, 0, 0, host].into(), at(mapping.port1)).expect("connect");
+        Framed::agent(self.framed_over(link), &mapping.passcode1)
     }
 
     /// A version 3 tunnel on a private pipe's port2.

@@ -2,7 +2,7 @@
 //! is one record here, in both directions.
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SendFlags, SocketFlags, SocketType, connect, socket_with, sockopt,
+    AddressFamily, SendFlags, SocketFlags, SocketType, bind, connect, socket_with, sockopt,
 };
 use rustls::pki_types::ServerName;
 use rustls::{
@@ -56,9 +56,18 @@ pub struct Link {
 impl Link {
     /// Connects without TLS.
     pub fn plain(address: SocketAddr) -> io::Result<Self> {
+        let source = if address.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+        Self::plain_from(source, address)
+    }
+
+    /// The same, from this address of the machine.
+    pub fn plain_from(source: IpAddr, address: SocketAddr) -> io::Result<Self> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+        if !source.is_unspecified() {
+            bind(&socket, &SocketAddr::new(source, 0))?;
+        }
         match connect(&socket, &address) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),

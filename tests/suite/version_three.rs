@@ -34,7 +34,12 @@ in_both_modes!(
     user_whose_tunnel_breaks_unseen_is_given_another,
     user_whose_only_tunnel_breaks_unseen_waits_for_the_next,
     user_whose_bytes_a_dead_tunnel_has_is_reset,
-    dead_tunnel_spoils_those_of_its_address_until_they_are_heard,
+    users_of_dead_tunnels_are_told_and_do_not_wait,
+    tunnel_that_may_be_dead_serves_where_it_lives,
+    tunnel_that_is_overdue_is_given_last,
+    user_of_a_dead_tunnel_waits_where_another_agent_may_open_one,
+    session_at_a_dead_tunnels_address_is_not_waited_for,
+    user_of_a_dead_tunnel_waits_for_agents_of_other_versions,
     agents_break_resets_the_user_and_the_tunnel_serves_again,
     users_reset_is_a_break_and_the_tunnel_serves_again,
     user_that_leaves_before_the_service_is_reached_leaves_a_tunnel_that_serves,
@@ -684,29 +689,147 @@ fn user_whose_bytes_a_dead_tunnel_has_is_reset(mode: Mode) {
     serves(&daemon, &mapping, &mut living);
 }
 
-fn dead_tunnel_spoils_those_of_its_address_until_they_are_heard(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
-    let mut other = daemon.version_three(&mapping);
+/// A daemon with a public pipe, whose users wait for longer than any test.
+fn public_patient(mode: Mode) -> (Daemon, Mapping) {
+    let daemon = Daemon::builder(mode).set("userwait", 600_000).start();
+    let mapping = daemon.api().add_public(60, NEVER);
+    (daemon, mapping)
+}
+
+/// Expects that this tunnel, which was given users and never answered, was sent no byte of theirs, and is closed.
+#[track_caller]
+fn expect_no_bytes_and_a_close(dead: &mut Framed) {
+    loop {
+        match dead.next_by(Instant::now() + PATIENCE) {
+            Ok((b'O' | b'X', _)) => {}
+            Ok((kind, _)) => panic!("{} on a dead tunnel", char::from(kind)),
+            Err(Got::Late) => panic!("still open"),
+            Err(_) => return,
+        }
+    }
+}
+
+fn users_of_dead_tunnels_are_told_and_do_not_wait(mode: Mode) {
+    let (daemon, mapping) = public_patient(mode);
+    let mut dead: Vec<_> = (0..3).map(|_| daemon.version_three(&mapping)).collect();
+    let last = dead.last_mut().unwrap();
+    last.beat_and_answer();
+    let mut user = daemon.user(&mapping);
+    assert_eq!(last.opened(), of(&user, &mapping));
+    user.expect_closed();
+    // What is left may be as dead: nothing of the next one is sent there before it is seen.
+    let mut user = daemon.user(&mapping);
+    user.send(b"question");
+    expect_reset_after(&mut user, b"");
+    dead.iter_mut().for_each(expect_no_bytes_and_a_close);
+    until("both are refused", || daemon.api().number(&mapping, "counts.usersRefused") == 2);
+    // Now no agent is there at all, and may come.
+    let mut user = daemon.user(&mapping);
+    user.expect_silence(ms(200));
+    let mut next = daemon.version_three(&mapping);
+    assert_eq!(next.opened(), of(&user, &mapping));
+    next.accept();
+    finish(&mut user, &mut next);
+    for count in ["usersServed", "sessionsTotal"] {
+        assert_eq!(daemon.api().number(&mapping, &format!("counts.{count}")), 1, "{count}");
+    }
+}
+
+fn tunnel_that_may_be_dead_serves_where_it_lives(mode: Mode) {
+    let (daemon, mapping) = public_patient(mode);
+    let mut living = daemon.version_three(&mapping);
+    let mut dead = [daemon.version_three(&mapping), daemon.version_three(&mapping)];
+    dead.iter_mut().for_each(Framed::beat_and_answer);
+    let mut user = daemon.user(&mapping);
+    dead[1].opened();
+    // By then there was time for one more at most, which was the other one.
+    user.expect_closed();
+    let mut user = daemon.user(&mapping);
+    user.send(b"question");
+    assert_eq!(living.opened(), of(&user, &mapping));
+    living.accept();
+    living.expect_data(b"question");
+    living.send(b"answer");
+    user.expect(b"answer");
+    finish(&mut user, &mut living);
+    dead.iter_mut().for_each(expect_no_bytes_and_a_close);
+    serves(&daemon, &mapping, &mut living);
+}
+
+fn tunnel_that_is_overdue_is_given_last(mode: Mode) {
+    let (daemon, mapping) = public_patient(mode);
+    let mut living = daemon.version_three(&mapping);
+    let mut overdue = daemon.version_three(&mapping);
+    let start = Instant::now();
+    for _ in 0..3 {
+        overdue.beat_and_answer();
+        thread::sleep(ms(50));
+    }
+    thread::sleep(3 * start.elapsed());
+    let mut user = session_on(&daemon, &mapping, &mut living);
+    let mut other = session_on(&daemon, &mapping, &mut overdue);
+    finish(&mut other, &mut overdue);
+    finish(&mut user, &mut living);
+}
+
+fn user_of_a_dead_tunnel_waits_where_another_agent_may_open_one(mode: Mode) {
+    let (daemon, mapping) = public_patient(mode);
+    let mut elsewhere = daemon.version_three_at(&mapping, 2);
+    let mut busy = session_on(&daemon, &mapping, &mut elsewhere);
     let mut dead = daemon.version_three(&mapping);
-    dead.beat_and_answer();
     let mut user = daemon.user(&mapping);
     assert_eq!(dead.opened(), of(&user, &mapping));
-    // Nobody else is idle: it is closed then, and not after `userwait`.
-    let start = Instant::now();
-    user.expect_closed();
-    assert!(start.elapsed() < ms(9000), "{:?}", start.elapsed());
+    until_wanted(&mut elsewhere, 1);
     dead.until_closed();
-    until("it is refused", || daemon.api().number(&mapping, "counts.usersRefused") == 1);
-    // It waits for one that is known to live.
+    user.expect_silence(ms(200));
+    let mut next = daemon.version_three_at(&mapping, 2);
+    assert_eq!(next.opened(), of(&user, &mapping));
+    next.accept();
+    finish(&mut user, &mut next);
+    finish(&mut busy, &mut elsewhere);
+    assert_eq!(elsewhere.wanted, 1, "it is told once");
+}
+
+fn session_at_a_dead_tunnels_address_is_not_waited_for(mode: Mode) {
+    let (daemon, mapping) = public_patient(mode);
+    let (mut busy, mut agent) = session(&daemon, &mapping);
+    let mut dead = daemon.version_three(&mapping);
     let mut user = daemon.user(&mapping);
-    other.expect_silence(ms(500));
-    other.beat_and_answer();
-    assert_eq!(other.opened(), of(&user, &mapping));
-    other.accept();
-    finish(&mut user, &mut other);
-    // One was refused, and one served.
-    for count in ["usersRefused", "usersServed", "sessionsTotal"] {
-        assert_eq!(daemon.api().number(&mapping, &format!("counts.{count}")), 1, "{count}");
+    assert_eq!(dead.opened(), of(&user, &mapping));
+    user.expect_closed();
+    finish(&mut busy, &mut agent);
+}
+
+fn user_of_a_dead_tunnel_waits_for_agents_of_other_versions(mode: Mode) {
+    let (daemon, mapping) = public_patient(mode);
+    for version in [1, 2] {
+        let tunnel = || match version {
+            1 => daemon.tunnel(&mapping),
+            _ => daemon.version_two(&mapping),
+        };
+        let mut other = tunnel();
+        let mut busy = daemon.user(&mapping);
+        busy.send(b"busy");
+        if version == 1 {
+            other.expect(b"busy");
+        } else {
+            Header::read(&mut other);
+            other.send(b"OPENbusy");
+        }
+        let mut dead = daemon.version_three(&mapping);
+        let mut user = daemon.user(&mapping);
+        assert_eq!(dead.opened(), of(&user, &mapping));
+        dead.until_closed();
+        user.expect_silence(ms(200));
+        user.send(b"question");
+        let mut next = tunnel();
+        if version == 2 {
+            Header::read(&mut next);
+            next.send(b"OPEN");
+        }
+        next.expect(b"question");
+        next.send(b"answer");
+        user.expect(b"answer");
     }
 }
 

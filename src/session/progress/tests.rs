@@ -633,8 +633,12 @@ fn apply(session: &mut Progress<Known>, index: usize, event: Event, now: Instant
     }
 }
 
-const FRAMED: Protocol =
-    Protocol::Framed { threshold: Some(Duration::from_secs(30)), beat: None, at_once: false };
+const FRAMED: Protocol = Protocol::Framed {
+    threshold: Some(Duration::from_secs(30)),
+    beat: None,
+    at_once: false,
+    seen_wait: limits::SEEN_WAIT,
+};
 
 /// A session of a version 3 tunnel that was sent `O`, and a user.
 fn begin_framed(now: Instant) -> Progress<Known> {

@@ -102,7 +102,12 @@ fn heartbeat_that_falls_due_with_the_silence_does_not_put_it_off() {
         let mut tunnel = stream(there);
         tunnel.queue(&talk.say(Word::Seen)).unwrap();
         let ever = Duration::from_millis(100);
-        let protocol = Protocol::Framed { threshold: None, beat: Some(ever), at_once: true };
+        let protocol = Protocol::Framed {
+            threshold: None,
+            beat: Some(ever),
+            at_once: true,
+            seen_wait: limits::SEEN_WAIT,
+        };
         let agent = Endpoint { stream: tunnel, protocol, talk: Some(talk) };
         let service = Endpoint { stream: stream(here), protocol: Protocol::Raw, talk: None };
         let silence = Silence { after_end: Duration::from_secs(60), ever: Some(ever) };
@@ -154,7 +159,12 @@ fn one_version_3_tunnel_carries_sessions_one_after_another_in_both_directions_in
             for word in [Word::Seen, Word::Accepted] {
                 far.queue(&agent.say(word)).unwrap();
             }
-            let framed = |beat| Protocol::Framed { threshold: None, beat, at_once: true };
+            let framed = |beat| Protocol::Framed {
+                threshold: None,
+                beat,
+                at_once: true,
+                seen_wait: limits::SEEN_WAIT,
+            };
             let endpoint = |stream, protocol, talk| Endpoint { stream, protocol, talk };
             let held = || [Vec::new(), Vec::new()];
             let raw = |socket| endpoint(stream(socket), Protocol::Raw, None);
@@ -200,7 +210,12 @@ fn version_3_tunnel_that_ends_on_its_way_to_a_session_takes_nothing_from_the_use
         near.queue(&talk.say(Word::Open(b"header"))).unwrap();
         user.write_all(b"question").unwrap();
         drop(far);
-        let protocol = Protocol::Framed { threshold: None, beat: None, at_once: true };
+        let protocol = Protocol::Framed {
+            threshold: None,
+            beat: None,
+            at_once: true,
+            seen_wait: limits::SEEN_WAIT,
+        };
         let tunnel = Endpoint { stream: near.detach(), protocol, talk: Some(talk) };
         let user = Endpoint { stream: here.detach(), protocol: Protocol::Raw, talk: None };
         let legs = [tunnel.attach().unwrap(), user.attach().unwrap()];

@@ -15,7 +15,7 @@ use futures_rustls::rustls::{ClientConfig, ClientConnection, ServerConfig};
 use iofog_connector::fuzzing::frames::{Side, Talk, Word};
 use iofog_connector::fuzzing::{
     CERTIFICATE, Ended, Endpoint, Identity, Kept, Parting, Protocol, Relay, Settling, Silence,
-    Stream, Traffic, Trusted, client_config,
+    Stream, Traffic, Trusted, client_config, limits,
 };
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
@@ -192,9 +192,12 @@ impl Session {
         let (what, fin_wait) = (choices.byte(), choices.byte());
         let (how, last) = (choices.byte(), choices.byte());
         let (one, two, raw) = (Protocol::Version1 { threshold }, Protocol::Version2, Protocol::Raw);
-        let agent = Protocol::Framed { threshold, beat: None, at_once: last >> 2 & 1 == 1 };
+        let seen_wait = limits::SEEN_WAIT;
+        let at_once = last >> 2 & 1 == 1;
+        let agent = Protocol::Framed { threshold, beat: None, at_once, seen_wait };
         // A part of every longer silence: its heartbeats are due when the session is looked at.
-        let connector = Protocol::Framed { threshold: None, beat: Some(5 * SECOND), at_once: true };
+        let beat = Some(5 * SECOND);
+        let connector = Protocol::Framed { threshold: None, beat, at_once: true, seen_wait };
         let protocols = [
             [one, raw],
             [two, raw],
