@@ -5,6 +5,7 @@
 //! file knows nothing of heartbeats, tunnels or mappings.
 
 mod acknowledged;
+mod aside;
 mod bytes;
 mod closing;
 mod handshake;
@@ -23,6 +24,7 @@ use crate::net::conduit::Conduit;
 use crate::runtime::turn::Turn;
 use crate::runtime::{Io, now};
 use crate::tls::handshake::Handshake;
+use aside::Aside;
 use tls::{Step, Tls};
 pub use tls::{is_too_many, is_too_much};
 
@@ -59,6 +61,8 @@ struct State {
     conduit: Option<Conduit>,
     /// Bytes queued since the last time everything was with the kernel.
     queued: usize,
+    /// What has gone to the peer behind the last bytes of a session.
+    aside: Aside,
     /// When the first bytes were queued of which it is not known that the peer has them.
     waiting_since: Option<Instant>,
     /// Bytes acknowledged when [`Stream::is_draining`] last asked.
@@ -229,11 +233,17 @@ impl State {
             sent: 0,
             conduit: None,
             queued: 0,
+            aside: Aside::default(),
             waiting_since: None,
             acknowledged: 0,
             ended: false,
             breaks: false,
             output: Output::Open,
         }
+    }
+
+    /// Bytes of records in TLS that the socket has not taken yet.
+    fn sealed(&self) -> usize {
+        self.tls.as_ref().map_or(0, |tls| tls.waiting())
     }
 }

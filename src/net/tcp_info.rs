@@ -140,9 +140,12 @@ fn option(
     if result == 0 { Ok((value, length as usize)) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Bytes written that the peer has not acknowledged; its end that was not acknowledged counts as one.
+/// Bytes written that the peer has not acknowledged; this side's end that was not acknowledged counts as one.
+///
+/// # Errors
+/// As `ioctl(2)`.
 #[expect(unsafe_code, reason = "SIOCOUTQ has no safe wrapper")]
-fn waiting(socket: &TcpStream) -> io::Result<u64> {
+pub fn waiting(socket: &TcpStream) -> io::Result<u64> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes one `int`, which `bytes` is. SIOCOUTQ is the same number.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };

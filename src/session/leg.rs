@@ -272,7 +272,12 @@ impl Leg {
     pub(super) fn say(&mut self, word: Word<'_>) {
         let Some(framed) = &mut self.framed else { return };
         let frame = framed.talk.say(word);
-        if !frame.is_empty() && self.stream.queue(&frame).is_err() {
+        let said = match word {
+            _ if frame.is_empty() => Ok(()),
+            Word::Beat | Word::Want(_) | Word::Bye => self.stream.queue_aside(&frame),
+            _ => self.stream.queue(&frame),
+        };
+        if said.is_err() {
             self.output = Output::Broken;
         }
     }

@@ -368,7 +368,7 @@ impl Future for Relay {
         let now = now();
         let mut ending = self.progress.ending(now);
         if is_framed && ending.is_err() {
-            // Not sooner: a heartbeat on its way would look like bytes that its peer still takes.
+            // Not sooner: a session that is over has none.
             let beats = self.progress.legs.each_mut().map(|leg| leg.beat(now));
             if beats != [false; 2] || !self.progress.is_settled() {
                 // What was said last, to either.

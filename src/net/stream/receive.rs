@@ -188,3 +188,6 @@ impl Stream {
 fn received(tls: &Tls, total: usize) -> Received {
     if total == 0 && tls.ended { Received::Ended } else { Received::Bytes(total) }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

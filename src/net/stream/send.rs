@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use futures_rustls::rustls::crypto::cipher::OutboundChunks;
 
+use super::aside::Aside;
 use super::{State, Stream};
 use crate::limits;
 use crate::net::conduit::Conduit;
@@ -20,6 +21,7 @@ impl Stream {
     /// What the socket or TLS says: nothing can be sent any more.
     pub fn queue(&mut self, unit: &[u8]) -> io::Result<()> {
         let state = &mut self.state;
+        state.aside = Aside::default();
         state.waiting_since.get_or_insert_with(now);
         if let Some(tls) = &mut state.tls {
             state.queued += unit.len();
@@ -42,6 +44,7 @@ impl Stream {
         if self.is_tls() {
             return self.queue(unit);
         }
+        self.state.aside = Aside::default();
         self.state.waiting_since.get_or_insert_with(now);
         self.state.rest.extend_from_slice(unit);
         self.state.queued += unit.len();
@@ -54,6 +57,7 @@ impl Stream {
     /// As [`Stream::queue`].
     pub fn queue_both(&mut self, head: &[u8], unit: &[u8]) -> io::Result<()> {
         let state = &mut self.state;
+        state.aside = Aside::default();
         state.waiting_since.get_or_insert_with(now);
         let length = head.len() + unit.len();
         if let Some(tls) = &mut state.tls {
@@ -71,27 +75,41 @@ impl Stream {
         Ok(())
     }
 
-    /// Takes `unit` so many times, in TLS as a record each, as the answer to what the peer has sent.
+    /// Takes `unit`, which is none of a session's bytes, but a heartbeat or what else is said beside them: the peer is
+    /// not taken to be [draining](Stream::is_draining) because of it.
+    ///
+    /// # Errors
+    /// As [`Stream::queue`].
+    pub fn queue_aside(&mut self, unit: &[u8]) -> io::Result<()> {
+        let (aside, before) = (self.state.aside, self.state.sealed());
+        let queued = self.queue(unit);
+        let sent = if self.is_tls() { self.state.sealed() - before } else { unit.len() };
+        self.state.aside = aside.and(sent);
+        queued
+    }
+
+    /// Takes `unit` so many times [aside](Stream::queue_aside), in TLS as a record each, as the answer to what the peer
+    /// has sent.
     ///
     /// # Errors
     /// As [`Stream::queue`].
     pub fn queue_times(&mut self, unit: &[u8], count: usize) -> io::Result<()> {
         if self.is_tls() {
-            (0..count).try_for_each(|_| self.queue(unit))
+            (0..count).try_for_each(|_| self.queue_aside(unit))
         } else {
             self.queue_joined(&unit.repeat(count), count)
         }
     }
 
-    /// Sends the answers to `count` units that came together, in one. As with [`Stream::queue_times`], they count in
-    /// the peer's turn.
+    /// Sends the answers to `count` units that came together, in one, [aside](Stream::queue_aside). As with
+    /// [`Stream::queue_times`], they count in the peer's turn.
     ///
     /// # Errors
     /// As [`Stream::queue`].
     pub fn queue_joined(&mut self, answers: &[u8], count: usize) -> io::Result<()> {
         // The first one was charged with its read.
         self.turn.charge(count.saturating_sub(1) * limits::RECORD_COST);
-        self.queue(answers)
+        self.queue_aside(answers)
     }
 
     /// Bytes that wait for the peer, at most those queued since all were last sent.
@@ -143,6 +161,7 @@ impl Stream {
     /// # Errors
     /// What the socket says: nothing can be sent any more.
     pub fn queue_conduit(&mut self, head: &[u8], conduit: Conduit) -> io::Result<()> {
+        self.state.aside = Aside::default();
         self.state.waiting_since.get_or_insert_with(now);
         let taken = if head.is_empty() { 0 } else { self.socket.try_send_more(head)? };
         if taken < head.len() {

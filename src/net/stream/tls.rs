@@ -283,6 +283,11 @@ impl Tls {
         !self.outgoing.is_empty()
     }
 
+    /// Bytes of them.
+    pub(super) fn waiting(&self) -> usize {
+        self.outgoing.iter().map(Vec::len).sum::<usize>() - self.sent
+    }
+
     /// Sends what the socket takes of them now.
     pub(super) fn write(&mut self, mut socket: &TcpStream) -> io::Result<()> {
         self.sent += match self.outgoing.len() {
@@ -421,3 +426,6 @@ pub fn is_too_many(error: &io::Error) -> bool {
 fn excess(error: &io::Error) -> Option<&Excess> {
     error.get_ref()?.downcast_ref()
 }
+
+#[cfg(test)]
+pub(super) mod tests;
