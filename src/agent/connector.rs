@@ -13,6 +13,7 @@ use event_listener::Event;
 use smol::lock::Mutex;
 
 use super::authorize::{Authorized, Failure, authorize};
+use super::beats::Beats;
 use super::health::{About, Health};
 use super::lost::Lost;
 use super::options::Options;
@@ -25,9 +26,9 @@ use crate::limits;
 use crate::logging::Utc;
 use crate::net::dial::{Address, Dialler};
 use crate::net::proxy::Proxy;
-use crate::net::stream::Stream;
+use crate::net::stream::{Received, Stream};
 use crate::os::{FileGuard, For, Notifier};
-use crate::runtime::{Counted, until};
+use crate::runtime::{Counted, now, until};
 use crate::session::Traffic;
 use crate::wire::greeting::Version;
 
@@ -370,6 +371,19 @@ impl Connector {
     /// A tunnel that this side has given up is closed: its place can be taken again.
     pub(super) fn given_up(&self) {
         self.pace.borrow_mut().given_back(Instant::now());
+    }
+
+    /// Something has come on an idle tunnel with these heartbeats, or its end.
+    ///
+    /// # Errors
+    /// Why it is lost.
+    pub(super) fn took(&self, came: io::Result<Received>, beats: &mut Beats) -> Result<(), Lost> {
+        let now = now();
+        match came.map_err(Lost::Broken)? {
+            Received::Bytes(count) => self.health.shown(beats.heard(now, count)),
+            Received::Ended => return Err(Lost::ended(beats, now)),
+        }
+        Ok(())
     }
 
     /// An idle tunnel of this age has ended by itself. `is_proven` says whether it had shown that the

@@ -114,17 +114,11 @@ impl<'a> Framed<'a> {
                 } else {
                     Poll::Pending
                 };
-                match received {
-                    Poll::Ready(Ok(Received::Bytes(count))) => {
-                        let shown = self.beats.heard(now(), count);
-                        self.connector.health().shown(shown);
-                        continue;
+                if let Poll::Ready(received) = received {
+                    match self.connector.took(received, &mut self.beats) {
+                        Ok(()) => continue,
+                        Err(why) => return Poll::Ready(Err(why)),
                     }
-                    Poll::Ready(Ok(Received::Ended)) => {
-                        return Poll::Ready(Err(Lost::ended(&self.beats, now())));
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Lost::Broken(error))),
-                    Poll::Pending => {}
                 }
                 let now = now();
                 if self.beats.is_gone(now) {
@@ -200,19 +194,7 @@ impl<'a> Framed<'a> {
         }
         let input = std::mem::take(&mut self.input);
         let mut rest = &input[..];
-        let heard = loop {
-            match self.talk.hear(&mut rest).map_err(|_| Lost::Garbled)? {
-                None => break None,
-                Some(Event::Opened(header)) if is_header(&header) => {
-                    break Some(Heard::Opened(header));
-                }
-                Some(Event::Opened(_)) => return Err(Lost::Garbled),
-                Some(Event::Reset(_)) => break Some(Heard::Reset),
-                Some(Event::Data(bytes)) => data(bytes),
-                Some(Event::Want(users)) => self.want.ask(users.into()),
-                Some(_) => {}
-            }
-        };
+        let heard = hear(&mut self.talk, &mut rest, &self.want, data)?;
         // An idle tunnel keeps no memory, however much arrived at once.
         self.input = rest.to_vec();
         Ok(heard)
@@ -226,6 +208,32 @@ impl<'a> Framed<'a> {
     fn most_unasked(&self) -> usize {
         // Small records take more of the wire than what they carry.
         if self.refused { 2 * limits::THROWN } else { limits::STRANGER_BYTES }
+    }
+}
+
+/// Hears from the front of `bytes`, up to the next thing that matters, and leaves what follows; what matters to nobody
+/// here takes no call of its own, since each keeps what is left in memory of its own.
+///
+/// # Errors
+/// [`Lost::Garbled`].
+fn hear(
+    talk: &mut Talk,
+    bytes: &mut &[u8],
+    want: &Want,
+    data: &mut dyn FnMut(&[u8]),
+) -> Result<Option<Heard>, Lost> {
+    loop {
+        match talk.hear(bytes).map_err(|_| Lost::Garbled)? {
+            None => return Ok(None),
+            Some(Event::Opened(header)) if is_header(&header) => {
+                return Ok(Some(Heard::Opened(header)));
+            }
+            Some(Event::Opened(_)) => return Err(Lost::Garbled),
+            Some(Event::Reset(_)) => return Ok(Some(Heard::Reset)),
+            Some(Event::Data(bytes)) => data(bytes),
+            Some(Event::Want(users)) => want.ask(users.into()),
+            Some(_) => {}
+        }
     }
 }
 
@@ -351,5 +359,34 @@ impl<'a> Begun<'a> {
         let refused = false;
         let tunnel = Framed { stream, talk, input, place, connector, want, beats, refused };
         Left { outcome, tunnel: Some(Box::new(tunnel)), closing, _place: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::proxy;
+
+    #[test]
+    fn what_matters_to_nobody_is_heard_in_one_go_with_what_is_around_it() {
+        let mut talk = Talk::new(Side::Agent);
+        let header = proxy::header(None);
+        let open = [b"O\0\0", &[header.len() as u8][..], &header].concat();
+        let many = b"B\0\0\0p\0\0\0".repeat(10_000);
+        let session =
+            [&many[..], b"D\0\0\x03one", &many, b"W\0\0\x02\0\x05D\0\0\x03twoE\0\0\0", &many];
+        let all = [open, session.concat(), b"X\0\0\0".to_vec(), many.clone()].concat();
+        let (mut bytes, want, mut came) = (&all[..], Want::default(), Vec::new());
+        let mut next = |talk: &mut Talk, bytes: &mut &[u8]| {
+            hear(talk, bytes, &want, &mut |data| came.extend_from_slice(data)).ok().unwrap()
+        };
+        let Some(Heard::Opened(opened)) = next(&mut talk, &mut bytes) else { panic!("no session") };
+        assert_eq!((&opened[..], bytes.len()), (&header[..], all.len() - 4 - header.len()));
+        talk.say(Word::Seen);
+        assert!(matches!(next(&mut talk, &mut bytes), Some(Heard::Reset)));
+        assert_eq!(bytes.len(), many.len(), "what follows is left");
+        assert!(next(&mut talk, &mut bytes).is_none() && bytes.is_empty());
+        assert_eq!((&came[..], want.take()), (&b"onetwo"[..], 5));
+        assert!(talk.has_heard_bye());
     }
 }

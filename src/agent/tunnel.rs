@@ -11,7 +11,7 @@ use super::connector::{Connector, Open, Opened};
 use super::lost::Lost;
 use super::pace::Outcome;
 use crate::limits;
-use crate::net::stream::{Received, Stream};
+use crate::net::stream::Stream;
 use crate::runtime::{Timer, now};
 use crate::session::{Ended, Endpoint, Protocol, Relay, Silence};
 use crate::wire::heartbeat::BEAT;
@@ -70,17 +70,11 @@ impl<'a> Tunnel<'a> {
                 let input = &mut self.input;
                 let received =
                     self.stream.poll_receive(context, &mut |unit| input.extend_from_slice(unit));
-                match received {
-                    Poll::Ready(Ok(Received::Bytes(count))) => {
-                        let shown = self.beats.heard(now(), count);
-                        self.connector.health().shown(shown);
-                        continue;
+                if let Poll::Ready(received) = received {
+                    match self.connector.took(received, &mut self.beats) {
+                        Ok(()) => continue,
+                        Err(why) => return Poll::Ready(Err(why)),
                     }
-                    Poll::Ready(Ok(Received::Ended)) => {
-                        return Poll::Ready(Err(Lost::ended(&self.beats, now())));
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Lost::Broken(error))),
-                    Poll::Pending => {}
                 }
                 let now = now();
                 if self.beats.is_gone(now) {
