@@ -121,6 +121,10 @@ pub const HEARD_LATELY: Duration = Duration::from_secs(5);
 /// users find out again.
 pub const SUSPECTS: usize = 64;
 
+/// Addresses of agents on one side of a mapping that the status tells apart, the first ones: 16 x 56 bytes, looked
+/// through for each new tunnel. There is rarely more than one.
+pub const AGENTS_SHOWN: usize = 16;
+
 /// How long the peer may take to answer `X`: as long as for its answer to a session.
 pub const RESET_WAIT: Duration = OPEN_WAIT;
 

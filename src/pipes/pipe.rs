@@ -345,10 +345,12 @@ impl Pipe {
                 draining: self.sides[side].draining.get(),
                 unanswered: self.sides[side].slots.unanswered.get(),
                 allowed: self.limits(side).max_connections.into(),
+                versions: self.sides[side].slots.versions(),
             });
             let threshold = tunnels.and_then(|_| self.limits(side).heartbeat_threshold);
             let heartbeat_threshold = threshold.map(|time| time.as_millis() as u64);
-            SideStatus { port: *port, open: fault.is_none(), fault, tunnels, heartbeat_threshold }
+            let (open, agents) = (fault.is_none(), self.sides[side].slots.agents());
+            SideStatus { port: *port, open, fault, tunnels, heartbeat_threshold, agents }
         };
         let [down, up] = &self.traffic.bytes;
         let counts = Counts {

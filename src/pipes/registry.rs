@@ -25,7 +25,9 @@ use crate::pipes::listen;
 use crate::pipes::named::Named;
 use crate::pipes::pipe::Pipe;
 use crate::pipes::shared::Shared;
-use crate::report::status::{Counts, Draining, MappingStatus, Overview, Status, condition};
+use crate::report::status::{
+    Counts, Draining, MappingStatus, OpenFiles, Overview, Status, condition,
+};
 use crate::runtime::{look, sleep};
 use crate::session;
 use crate::text::counted;
@@ -402,6 +404,10 @@ impl Registry {
             certificate: self.shared.tls.as_ref().map(|tls| tls.current().pin()),
             draining: self.draining(),
             available_ports: self.shared.pool.available(),
+            files: OpenFiles {
+                in_use: self.shared.files.used(),
+                allowed: self.shared.files.limit(),
+            },
             warnings: config
                 .open_api_warning()
                 .into_iter()

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::task::Poll;
 use std::time::Instant;
 
@@ -122,7 +122,7 @@ async fn admit(
         }
     };
     stranger.got_through();
-    let taken = async { Some(take_slot(pipe, side, version).await) };
+    let taken = async { Some(take_slot(pipe, side, version, peer.ip()).await) };
     let gone = async {
         poll_fn(|context| stream.poll_gone(context)).await;
         None
@@ -249,7 +249,7 @@ fn check(pipe: &Pipe, side: usize, offer: &Offer) -> Checked {
 
 /// A slot for one more tunnel of `side`; at the limit that of the most overdue one, or one
 /// that is given back soon.
-async fn take_slot(pipe: &Pipe, side: usize, version: Version) -> Option<Slot> {
+async fn take_slot(pipe: &Pipe, side: usize, version: Version, address: IpAddr) -> Option<Slot> {
     let slots = &pipe.sides[side].slots;
     let is_full = || slots.taken.get() >= usize::from(pipe.limits(side).max_connections);
     let deadline = Instant::now() + limits::PLACE_WAIT;
@@ -263,7 +263,7 @@ async fn take_slot(pipe: &Pipe, side: usize, version: Version) -> Option<Slot> {
         if !full {
             pipe.record.count(|counts| counts.tunnels_total += 1);
             pipe.record.resolved(About::Agents(side));
-            return Some(Slot::take(slots.clone(), version));
+            return Some(Slot::take(slots.clone(), version, address));
         }
         // What agents have sent by now is heard before one of them counts as overdue.
         runtime::look().await;
@@ -423,7 +423,7 @@ mod tests {
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         socket.set_nonblocking(true).unwrap();
         let peer = socket.peer_addr().unwrap();
-        let slot = Slot::take(pipe.sides[0].slots.clone(), Version::One);
+        let slot = Slot::take(pipe.sides[0].slots.clone(), Version::One, peer.ip());
         let (stream, file) = (Stream::plain(socket), pipe.shared.files.try_take(For::Pipe));
         Tunnel::new(stream.unwrap(), Version::One, peer, slot, file.unwrap())
     }

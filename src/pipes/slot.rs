@@ -1,8 +1,11 @@
 //! The slots of a side's tunnels, `maxconnections` of them, given back when dropped.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 
+use crate::limits;
+use crate::report::status::{AgentStatus, timestamp};
 use crate::wire::greeting::Version;
 
 /// The authenticated tunnels of one side.
@@ -22,6 +25,48 @@ pub struct Slots {
     pub passcodes: Cell<u32>,
     /// Notified when one is given back.
     pub freed: event_listener::Event,
+    /// Where they come from, for who looks at it: so many addresses, the first that came.
+    agents: RefCell<Vec<Rc<Agent>>>,
+}
+
+/// An address that has slots: each of them holds it, and [`Slots`] once more.
+struct Agent {
+    address: IpAddr,
+    /// In milliseconds since the epoch.
+    since: u64,
+}
+
+impl Slots {
+    /// How many are taken by agents of version 1, 2 and 3.
+    pub fn versions(&self) -> [usize; 3] {
+        let [taken, silent, again] = [&self.taken, &self.serve_silent, &self.again].map(Cell::get);
+        [taken - silent, silent - again, again]
+    }
+
+    /// Where they come from.
+    pub fn agents(&self) -> Vec<AgentStatus> {
+        let agents = self.agents.borrow();
+        let status = |agent: &Rc<Agent>| AgentStatus {
+            address: agent.address,
+            since: agent.since,
+            tunnels: Rc::strong_count(agent) - 1,
+        };
+        agents.iter().map(status).collect()
+    }
+
+    /// One more comes from `address`; `None` if it is one too many to tell apart.
+    fn agent(&self, address: IpAddr) -> Option<Rc<Agent>> {
+        let mut agents = self.agents.borrow_mut();
+        if let Some(known) = agents.iter().find(|agent| agent.address == address) {
+            return Some(known.clone());
+        }
+        if agents.len() >= limits::AGENTS_SHOWN {
+            return None;
+        }
+        let new = Rc::new(Agent { address, since: timestamp() });
+        agents.push(new.clone());
+        Some(new)
+    }
 }
 
 /// One of a side's `maxconnections`, given back when dropped.
@@ -30,18 +75,20 @@ pub struct Slot {
     version: Version,
     /// By which of the side's passcodes it was taken.
     passcode: u32,
+    agent: Option<Rc<Agent>>,
     in_use: bool,
     unanswered: bool,
 }
 
 impl Slot {
-    /// One more is taken.
-    pub fn take(slots: Rc<Slots>, version: Version) -> Self {
+    /// One more is taken, by an agent at this address.
+    pub fn take(slots: Rc<Slots>, version: Version, address: IpAddr) -> Self {
         add(&slots.taken, true);
         add(&slots.serve_silent, version != Version::One);
         add(&slots.again, version == Version::Three);
         let passcode = slots.passcodes.get();
-        Slot { slots, version, passcode, in_use: false, unanswered: false }
+        let agent = slots.agent(address.to_canonical());
+        Slot { slots, version, passcode, agent, in_use: false, unanswered: false }
     }
 
     /// Whether its agent has proved itself by a passcode that was replaced since.
@@ -85,6 +132,41 @@ impl Drop for Slot {
         take(&self.slots.taken, true);
         take(&self.slots.serve_silent, self.version != Version::One);
         take(&self.slots.again, self.version == Version::Three);
+        // Its own, and that of the list.
+        if let Some(last) = self.agent.take().filter(|agent| Rc::strong_count(agent) == 2) {
+            self.slots.agents.borrow_mut().retain(|agent| !Rc::ptr_eq(agent, &last));
+        }
         self.slots.freed.notify_additional(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_agents_are_known_while_they_have_slots_and_so_many_at_most() {
+        let slots = Rc::new(Slots::default());
+        let take = |version, host: u32| {
+            Slot::take(slots.clone(), version, IpAddr::V4((0xc000_0200 + host).into()))
+        };
+        let shown = || -> Vec<(String, usize)> {
+            slots.agents().iter().map(|one| (one.address.to_string(), one.tunnels)).collect()
+        };
+        let (first, second) = (take(Version::One, 1), take(Version::Three, 2));
+        let mapped = IpAddr::V6("::ffff:192.0.2.1".parse().unwrap());
+        let again = Slot::take(slots.clone(), Version::Two, mapped);
+        assert_eq!(shown(), [("192.0.2.1".to_owned(), 2), ("192.0.2.2".to_owned(), 1)]);
+        assert!(slots.agents()[0].since > 1_500_000_000_000);
+        assert_eq!(slots.versions(), [1, 1, 1]);
+        drop(first);
+        assert_eq!(shown()[0], ("192.0.2.1".to_owned(), 1));
+        drop(again);
+        assert_eq!(shown(), [("192.0.2.2".to_owned(), 1)]);
+        let many: Vec<_> = (10..60).map(|host| take(Version::Two, host)).collect();
+        assert_eq!(shown().len(), limits::AGENTS_SHOWN);
+        assert_eq!(slots.versions(), [0, 50, 1]);
+        drop((many, second));
+        assert!(shown().is_empty());
     }
 }

@@ -21,6 +21,8 @@ pub fn metrics(report: &Report) -> String {
     let one = [
         ("uptime_seconds", "gauge", "Time since the start.", state.uptime.as_secs()),
         ("available_ports", "gauge", "Free ports in the pool.", state.available_ports as u64),
+        ("files_in_use", "gauge", "Open files.", state.files.in_use as u64),
+        ("files_allowed", "gauge", "Files that may be open.", state.files.allowed as u64),
         ("direct_connections", "gauge", "Direct connections.", state.direct as u64),
         ("warnings", "gauge", "Warnings in the status.", state.warnings.len() as u64),
         ("log_lost_total", "counter", "Log messages not delivered.", state.log_lost),

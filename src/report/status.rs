@@ -47,6 +47,9 @@ pub struct Status {
     pub predecessor: Option<Predecessor>,
     /// Ports in the pool that no mapping holds.
     pub available_ports: usize,
+    /// The process's open files. The command line does not read it back, nor the next two that say so.
+    #[serde(skip_deserializing)]
+    pub files: OpenFiles,
     /// Things an operator should know (an API open to everybody, state that cannot be stored).
     pub warnings: Vec<String>,
     /// Every mapping that has ports, in the order of the state file.
@@ -65,6 +68,16 @@ pub struct Status {
     /// API callers that were refused, for this and other reasons.
     #[serde(default)]
     pub api_refusals: Refusals,
+}
+
+/// The process's open files, as its budget of them has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenFiles {
+    /// Those in use.
+    pub in_use: usize,
+    /// Those that it may have.
+    pub allowed: usize,
 }
 
 /// All mappings together, without what there is to say of each.
@@ -153,6 +166,21 @@ pub struct SideStatus {
     /// Milliseconds of silence after which one of them is closed; `None` for never.
     #[serde(default)]
     pub heartbeat_threshold: Option<u64>,
+    /// Where its tunnels come from, those first that have been there longest; at most
+    /// [`AGENTS_SHOWN`](crate::limits::AGENTS_SHOWN). Not read back.
+    #[serde(skip_deserializing)]
+    pub agents: Vec<AgentStatus>,
+}
+
+/// The tunnels that come to one side from one address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AgentStatus {
+    /// The address.
+    pub address: IpAddr,
+    /// Since when it has had a tunnel without a break, in milliseconds since the epoch.
+    pub since: u64,
+    /// Its tunnels.
+    pub tunnels: usize,
 }
 
 /// The tunnels of one side.
@@ -171,6 +199,9 @@ pub struct Tunnels {
     pub unanswered: usize,
     /// Authenticated tunnels allowed at one time.
     pub allowed: usize,
+    /// All that there are, in whatever state, of version 1, 2 and 3. Not read back.
+    #[serde(skip_deserializing)]
+    pub versions: [usize; 3],
 }
 
 /// What a mapping's connections have done since the daemon started. The gauges (`waiting`,
@@ -286,6 +317,8 @@ impl Status {
             total.draining += tunnels.draining;
             total.unanswered += tunnels.unanswered;
             total.allowed += tunnels.allowed;
+            let versions = total.versions.iter_mut().zip(tunnels.versions);
+            versions.for_each(|(total, version)| *total += version);
         }
         total
     }

@@ -328,6 +328,33 @@ fn get_status_shows_tunnels_users_and_bytes(mode: Mode) {
     assert_eq!(api.state_of(&private).unwrap()["public"], false);
 }
 
+#[test]
+fn get_status_shows_where_tunnels_come_from_and_which_version_they_are_of() {
+    let daemon = Daemon::new(Mode::Plain);
+    let api = daemon.api();
+    let mapping = api.add_private(60, NEVER);
+    let side = |at: usize| api.state_of(&mapping).unwrap()["sides"][at].clone();
+    assert_eq!(
+        (&side(0)["agents"], &side(0)["tunnels"]["versions"]),
+        (&json!([]), &json!([0, 0, 0]))
+    );
+    let before = now();
+    let _one = daemon.agent(mapping.port1).prove(&mapping.passcode1);
+    let two = daemon.agent(mapping.port1).prove(&mapping.passcode1);
+    until("both are there", || side(0)["tunnels"]["versions"] == json!([2, 0, 0]));
+    let agents = side(0)["agents"].clone();
+    let since = agents[0]["since"].as_u64().unwrap_or_default();
+    assert_eq!(agents, json!([{"address": "127.0.0.1", "since": since, "tunnels": 2}]));
+    assert!((before..=now()).contains(&since), "{since}");
+    assert_eq!(side(1)["agents"], json!([]));
+    drop(two);
+    until("one has left", || side(0)["agents"][0]["tunnels"] == 1);
+    assert_eq!(side(0)["agents"][0]["since"], since);
+    let files = &api.state()["files"];
+    let [used, allowed] = ["inUse", "allowed"].map(|name| files[name].as_u64().unwrap());
+    assert!(0 < used && used < allowed, "{files}");
+}
+
 fn metrics_are_prometheus_text_with_live_counters(mode: Mode) {
     let daemon = Daemon::new(mode);
     let api = daemon.api();

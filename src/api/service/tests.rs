@@ -46,8 +46,14 @@ fn additions() {
 
 #[test]
 fn states() {
-    let side =
-        |open| SideStatus { port: 1, open, fault: None, tunnels: None, heartbeat_threshold: None };
+    let side = |open| SideStatus {
+        port: 1,
+        open,
+        fault: None,
+        tunnels: None,
+        heartbeat_threshold: None,
+        agents: Vec::new(),
+    };
     let mapping = |public, one, two| MappingStatus {
         options: Default::default(),
         id: "i".into(),
