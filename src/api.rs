@@ -5,7 +5,7 @@
 //! (its handshake), [`http`](crate::http) (which bytes are a request), `call` (what it asks for) and
 //! [`Api`], which asks the registry and answers. Every answer is one JSON object, errors too, because
 //! the Controller reads every body as JSON and looks for `errormessage`; only `/metrics` is in
-//! Prometheus' own format.
+//! Prometheus' own format, and the page for people at `/` in HTML.
 //!
 //! Choices where the page leaves one:
 //! - A bare JSON mapping is taken with the content type of a form (as curl sends it), with none,

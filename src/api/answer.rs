@@ -203,7 +203,18 @@ pub(super) fn metrics(status: Status) -> Response {
         status: 200,
         content_type: report::METRICS_TYPE,
         allow: None,
+        fields: "",
         body: report::metrics(&Report::of(status, timestamp())).into_bytes(),
+    }
+}
+
+pub(super) fn page(status: Status) -> Response {
+    Response {
+        status: 200,
+        content_type: report::PAGE_TYPE,
+        allow: None,
+        fields: report::PAGE_FIELDS,
+        body: report::page(&Report::of(status, timestamp())).into_bytes(),
     }
 }
 
@@ -212,6 +223,7 @@ fn answer(status: u16, body: &impl Serialize) -> Response {
         status,
         content_type: "application/json",
         allow: None,
+        fields: "",
         // The only values that cannot be JSON are maps with odd keys, and there are none.
         body: serde_json::to_vec(body).unwrap_or_else(|_| b"{}".to_vec()),
     }

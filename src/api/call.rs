@@ -35,6 +35,7 @@ pub enum Call {
     },
     FullStatus,
     Metrics,
+    Page,
 }
 
 /// What `commandline` can be told.
@@ -69,6 +70,8 @@ impl Call {
         match path {
             "/api/v2/status" if get => Ok(Call::FullStatus),
             "/metrics" if get => Ok(Call::Metrics),
+            // The root.
+            "" if get => Ok(Call::Page),
             "/api/v2/status" if post => {
                 let id = form()?.required("mappingid")?;
                 Ok(if &*id == "all" { Call::StatusOfAll } else { Call::StatusOf(id) })
@@ -107,7 +110,7 @@ impl Call {
             }
             "/api/v2/direct" if post => meet(&form()?),
             "/api/v2/status" => Err(ApiError::Method { allow: "GET, HEAD, POST" }),
-            "/metrics" => Err(ApiError::Method { allow: "GET, HEAD" }),
+            "/metrics" | "" => Err(ApiError::Method { allow: "GET, HEAD" }),
             "/api/v2/mapping/add"
             | "/api/v2/mapping/change"
             | "/api/v2/mapping/passcode"
@@ -479,7 +482,7 @@ mod tests {
             ("DELETE", "/api/v2/status", "", 405),
             ("POST", "/metrics", "", 405),
             ("GET", "/api/v2/mappings", "", 404),
-            ("POST", "/", "", 404),
+            ("POST", "/", "", 405),
             ("OPTIONS", "*", "", 404),
         ];
         for (method, path, body, status) in cases {

@@ -75,7 +75,8 @@ impl fmt::Display for Foreign {
             Foreign::Site(site) => write!(
                 f,
                 "the request comes from a web page of another site (Sec-Fetch-Site is {}), and \
-                 such pages may not call the API; call it with a program that is not a browser",
+                 such pages may not call the API; type its address, or call it with a program that is \
+                 not a browser",
                 short(site)
             ),
             Foreign::Host(host) => write!(

@@ -136,6 +136,7 @@ impl Api {
             },
             Call::FullStatus => Ok(self.made(peer, answer::full_status).await),
             Call::Metrics => Ok(self.made(peer, answer::metrics).await),
+            Call::Page => Ok(self.made(peer, answer::page).await),
             Call::Command(Command::Stop) => match peer {
                 Peer::Local => {
                     self.host.stop();

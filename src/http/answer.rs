@@ -41,6 +41,7 @@ pub(super) fn to_bytes(response: &Response, kept: Option<bool>, bodiless: bool) 
     if let Some(methods) = response.allow {
         bytes.push_str(&format!("Allow: {methods}\r\n"));
     }
+    bytes.push_str(response.fields);
     bytes.push_str(match kept {
         None => "Connection: close\r\n\r\n",
         Some(true) => "Connection: keep-alive\r\n\r\n",

@@ -36,6 +36,8 @@ pub struct Response {
     pub content_type: &'static str,
     /// The methods that the path takes, for a 405.
     pub allow: Option<&'static str>,
+    /// Further lines of the head, each with its line end.
+    pub fields: &'static str,
     /// The body. The answer to a `HEAD` request has only its length and type.
     pub body: Vec<u8>,
 }

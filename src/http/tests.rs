@@ -75,7 +75,13 @@ struct Echo {
 }
 
 fn text(status: u16, body: String) -> Response {
-    Response { status, content_type: "text/plain", allow: None, body: body.into_bytes() }
+    Response {
+        status,
+        content_type: "text/plain",
+        allow: None,
+        fields: "",
+        body: body.into_bytes(),
+    }
 }
 
 impl Handler for Echo {

@@ -37,20 +37,7 @@ pub fn table(report: &Report, width: Option<usize>) -> String {
     let (state, totals) = (&report.state, &report.totals);
     let mut text = String::new();
     let mut line = |words: &str| wrapped(&mut text, words, width);
-    let running = duration(state.uptime);
-    line(&format!("iofog-connector {}, running for {running}", escaped(&report.version)));
-    if let Some(draining) = &state.draining {
-        line(&format!("{draining}; a second SIGTERM ends them at once"));
-    }
-    if let Some(predecessor) = &state.predecessor {
-        line(&predecessor.to_string());
-    }
-    if let Some(ip) = state.loopback() {
-        line(&format!("mappings' ports listen on {ip} alone: for this machine only"));
-    }
-    for warning in &state.warnings {
-        line(&format!("warning: {}", escaped(warning)));
-    }
+    before(report).iter().for_each(|words| line(words));
     line("");
     if state.mappings.is_empty() {
         line("no mappings");
@@ -82,37 +69,59 @@ pub fn table(report: &Report, width: Option<usize>) -> String {
         }
     }
     line("");
-    let counts = &totals.counts;
-    line(&format!(
-        "sessions {} now, {} in all; refused: {}, {}, {}; connections without passcode yet {}",
-        counts.sessions,
-        counts.sessions_total,
-        counted(counts.users_refused, "user"),
-        counted(counts.agents_refused, "agent"),
-        counted(counts.handshake_failures, "TLS handshake"),
-        counts.pending
-    ));
-    line(&format!(
-        "free ports {}; direct connections {}; API: {} refused, {} failed",
-        state.available_ports,
-        state.direct,
-        counted(state.api_refused, "request"),
-        counted(state.api_handshake_failures, "TLS handshake")
-    ));
+    after(report).iter().for_each(|words| line(words));
+    text
+}
+
+/// What is said of the daemon before its mappings.
+pub(super) fn before(report: &Report) -> Vec<String> {
+    let state = &report.state;
+    let running = duration(state.uptime);
+    let mut lines =
+        vec![format!("iofog-connector {}, running for {running}", escaped(&report.version))];
+    let draining = state.draining.as_ref();
+    lines
+        .extend(draining.map(|draining| format!("{draining}; a second SIGTERM ends them at once")));
+    lines.extend(state.predecessor.as_ref().map(ToString::to_string));
+    let loopback = state.loopback();
+    lines.extend(
+        loopback.map(|ip| format!("mappings' ports listen on {ip} alone: for this machine only")),
+    );
+    lines.extend(state.warnings.iter().map(|warning| format!("warning: {}", escaped(warning))));
+    lines
+}
+
+/// What is said of it after them.
+pub(super) fn after(report: &Report) -> Vec<String> {
+    let (state, counts) = (&report.state, &report.totals.counts);
+    let mut lines = vec![
+        format!(
+            "sessions {} now, {} in all; refused: {}, {}, {}; connections without passcode yet {}",
+            counts.sessions,
+            counts.sessions_total,
+            counted(counts.users_refused, "user"),
+            counted(counts.agents_refused, "agent"),
+            counted(counts.handshake_failures, "TLS handshake"),
+            counts.pending
+        ),
+        format!(
+            "free ports {}; direct connections {}; API: {} refused, {} failed",
+            state.available_ports,
+            state.direct,
+            counted(state.api_refused, "request"),
+            counted(state.api_handshake_failures, "TLS handshake")
+        ),
+    ];
     if state.log_lost > 0 {
-        line(&format!(
+        lines.push(format!(
             "log messages lost {}: log file or syslog did not take them (disk full, no syslog); \
              `sudo iofog-connector check` says why",
             state.log_lost
         ));
     }
-    for reached in limits(&state.limits_reached) {
-        line(&reached);
-    }
-    for refused in refusals(&state.api_refusals) {
-        line(&format!("API: {refused}"));
-    }
-    text
+    lines.extend(limits(&state.limits_reached));
+    lines.extend(refusals(&state.api_refusals).map(|refused| format!("API: {refused}")));
+    lines
 }
 
 /// The mappings alone, one line each below a heading.
@@ -171,7 +180,7 @@ fn tunnels(tunnels: Tunnels) -> String {
     format!("{}/{}/{}", tunnels.idle, tunnels.in_use, tunnels.allowed)
 }
 
-fn state(one: &SideStatus, two: &SideStatus) -> &'static str {
+pub(super) fn state(one: &SideStatus, two: &SideStatus) -> &'static str {
     match (one.open, two.open) {
         (true, true) => "active",
         (false, false) => "inactive",
@@ -179,7 +188,7 @@ fn state(one: &SideStatus, two: &SideStatus) -> &'static str {
     }
 }
 
-fn faults(mapping: &MappingStatus, closed: bool) -> Vec<String> {
+pub(super) fn faults(mapping: &MappingStatus, closed: bool) -> Vec<String> {
     let mut faults: Vec<String> = mapping
         .sides
         .iter()

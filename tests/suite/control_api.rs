@@ -21,6 +21,7 @@ in_both_modes!(
     thousand_mute_connections_do_not_stop_the_api,
     ports_listen_when_add_answers,
     get_status_shows_tunnels_users_and_bytes,
+    page_is_for_people_with_all_in_it_and_a_strict_policy,
     metrics_are_prometheus_text_with_live_counters,
     what_a_page_of_another_site_makes_a_browser_send_is_403,
 );
@@ -355,6 +356,82 @@ fn get_status_shows_where_tunnels_come_from_and_which_version_they_are_of() {
     assert!(0 < used && used < allowed, "{files}");
 }
 
+// The page for people
+
+fn page_is_for_people_with_all_in_it_and_a_strict_policy(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let _tunnel = daemon.tunnel(&mapping);
+    for caller in [daemon.api(), daemon.control()] {
+        let page = caller.get("/");
+        assert_eq!(page.status, 200);
+        for (name, value) in [
+            ("content-type", "text/html; charset=utf-8"),
+            ("cache-control", "no-store"),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+        ] {
+            assert_eq!(page.header(name), Some(value), "{name}");
+        }
+        let policy = page.header("content-security-policy").expect("a policy");
+        let policy: Vec<_> = policy.split("; ").collect();
+        for rule in [
+            "default-src 'none'",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+        ] {
+            assert!(policy.contains(&rule), "{rule} is not in {policy:?}");
+        }
+        assert!(!policy.iter().any(|rule| rule.contains("unsafe")), "{policy:?}");
+        let text = String::from_utf8(page.body.clone()).expect("UTF-8");
+        assert!(text.starts_with("<!DOCTYPE html>") && text.ends_with("</html>\n"), "{text}");
+        // Nothing that a browser would fetch from anywhere.
+        for outside in ["src=", "@import", "url(", "<link rel=\"stylesheet"] {
+            assert!(!text.contains(outside), "{outside} in {text}");
+        }
+        // The table is there without a script.
+        let ports = format!("<td>{} {}</td>", mapping.port1, mapping.port2);
+        for cell in [
+            &format!("<th scope=\"row\">{}</th>", mapping.id),
+            &ports,
+            "<td>1/0/60 (1\u{a0}v1)</td>",
+        ] {
+            assert!(text.contains(cell), "{cell} is not in {text}");
+        }
+    }
+    let mut connection = daemon.api().connect();
+    connection.send(b"HEAD / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let head = String::from_utf8(connection.link.until_end()).expect("UTF-8");
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
+    assert!(head.contains("\r\nContent-Security-Policy: default-src 'none'; "), "{head}");
+    // The query is for the page's own use, and errors stay JSON.
+    assert_eq!(daemon.api().get("/?x").status, 200);
+    assert_eq!(daemon.api().get(STATUS).header("content-security-policy"), None);
+}
+
+#[test]
+fn page_shows_whatever_text_as_text() {
+    let id = "<script>alert(1)</script>\"'&\u{202e}";
+    let daemon = Daemon::builder(Mode::Plain).prepare();
+    let port = daemon.block.first + 1;
+    let stored = json!({"mappings": [{
+        "id": id, "port1": port, "port2": port + 1,
+        "maxconnectionsport1": 1, "maxconnectionsport2": 0,
+        "passcodeport1": "a-secret", "passcodeport2": "",
+        "heartbeatabsencethresholdport1": 0, "heartbeatabsencethresholdport2": 0,
+    }]});
+    daemon.write("configs.json", &stored.to_string());
+    let mut daemon = daemon;
+    daemon.start();
+    let page = String::from_utf8(daemon.api().get("/").body).expect("UTF-8");
+    assert_eq!(page.matches("<script>").count(), 1, "{page}");
+    let text = "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39;&amp;\\u{202e}</th>";
+    assert!(page.contains(text), "{page}");
+}
+
 fn metrics_are_prometheus_text_with_live_counters(mode: Mode) {
     let daemon = Daemon::new(mode);
     let api = daemon.api();
@@ -402,6 +479,7 @@ fn no_answer_but_add_shows_a_passcode(mode: Mode) {
     let mut answers = vec![
         api.get(STATUS).body,
         api.get("/metrics").body,
+        api.get("/").body,
         api.post(STATUS, "mappingid=all").body,
         api.post(STATUS, &form(&[("mappingid", &public.id)])).body,
         api.post(STATUS, &form(&[("mappingid", &private.id)])).body,
@@ -524,7 +602,7 @@ fn direct_errors_name_what_is_missing() {
 fn unknown_paths_are_404_and_wrong_methods_405_with_allow() {
     let daemon = Daemon::new(Mode::Plain);
     let api = daemon.api();
-    for path in ["/", "/api/v2", "/api/v2/mapping", "/api/v1/status", "/%2e"] {
+    for path in ["/index.html", "/api/v2", "/api/v2/mapping", "/api/v1/status", "/%2e"] {
         api.get(path).failed(404);
         api.post(path, "").failed(404);
     }
@@ -533,9 +611,11 @@ fn unknown_paths_are_404_and_wrong_methods_405_with_allow() {
         answer.failed(405);
         assert_eq!(answer.header("allow"), Some("POST"));
     }
-    let answer = api.post("/metrics", "");
-    answer.failed(405);
-    assert!(answer.header("allow").unwrap().split(", ").any(|method| method == "GET"));
+    for path in ["/metrics", "/"] {
+        let answer = api.post(path, "");
+        answer.failed(405);
+        assert_eq!(answer.header("allow"), Some("GET, HEAD"));
+    }
     let mut connection = api.connect();
     connection.send(b"DELETE /api/v2/status HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let answer = connection.response();
@@ -814,7 +894,7 @@ fn thousand_mute_connections_do_not_stop_the_api(mode: Mode) {
 #[test]
 fn only_controllers_may_call() {
     let daemon = Daemon::builder(Mode::Plain).set("controllers", json!(["192.0.2.7"])).start();
-    for path in [STATUS, "/metrics", "/unknown"] {
+    for path in [STATUS, "/metrics", "/", "/unknown"] {
         daemon.api().get(path).failed(403);
     }
     daemon.api().post(ADD, &form(&[("mapping", PUBLIC)])).failed(403);
@@ -877,6 +957,13 @@ fn what_a_page_of_another_site_makes_a_browser_send_is_403(mode: Mode) {
         let mut connection = sent(&api, &fields);
         connection.send(body.as_bytes());
         api.remove(&connection.response().mapping());
+    }
+    // A link on another's page does not open this one's, and an address that is typed does.
+    for (site, expected) in [("cross-site", 403), ("same-site", 403), ("none", 200)] {
+        let mut connection = api.connect();
+        let head = format!("GET / HTTP/1.1\r\nHost: {own}\r\nSec-Fetch-Site: {site}\r\n\r\n");
+        connection.send(head.as_bytes());
+        assert_eq!(connection.response().status, expected, "{site}");
     }
     // The command line's socket is guarded by its mode, and no browser opens it.
     let mut connection = sent(&daemon.control(), "Host: x\r\nOrigin: http://page.example\r\n");

@@ -26,7 +26,7 @@ struct Slow {
 }
 
 fn text(status: u16, body: &str) -> Response {
-    Response { status, content_type: "text/plain", allow: None, body: body.into() }
+    Response { status, content_type: "text/plain", allow: None, fields: "", body: body.into() }
 }
 
 impl Service for Slow {
