@@ -209,6 +209,8 @@ async fn serve(
     executor.spawn(signals.pass_on(ask).boxed_local()).detach();
     let workers = Rc::new(Workers::start(config.threads)?);
     workers.answer().await;
+    let home = workers.clone();
+    executor.spawn(async move { home.run_home().await }.boxed_local()).detach();
     let control = Control::of(control, run)?;
     let notice = config.loopback_notice();
     let shared = share(config, tls, workers, (pool, files));
@@ -293,7 +295,7 @@ fn cage(options: &Options, config: &Config, api: bool) -> Cage {
 /// The files that connections and ports may open: neither those that are open now nor those of the threads to come, but
 /// for so many listening sockets that were handed over, which are taken as ports are opened.
 fn budget(config: &Config, file_limit: usize, ports: usize) -> Arc<Files> {
-    let conduits = conduit::allow(config.threads, file_limit);
+    let conduits = conduit::allow(config.threads + 1, file_limit);
     let loops = EVENT_LOOPS + EVENT_LOOP * config.threads;
     Files::beside(ports, loops, file_limit.saturating_sub(conduits))
 }

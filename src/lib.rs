@@ -21,7 +21,8 @@
 //!    ([`heartbeat`](wire::heartbeat)).
 //! 6. A user's connection is served by `serve_user`: a handshake, then it waits in `pairing` too,
 //!    unread. Whoever fits is joined there.
-//! 7. `session::carry` hands both connections to a worker. An agent of version 2 or 3 is told with a
+//! 7. `session::carry` hands both connections to a worker, or begins here with a tunnel of version 3, since most
+//!    sessions are short. An agent of version 2 or 3 is told with a
 //!    PROXY header ([`proxy`](wire::proxy)), of version 3 in the first of a session's [`frames`](wire::frames).
 //! 8. [`Relay`](session::Relay) moves the bytes: two [`stream`](net::stream)s in, whole records in, whole records out, an
 //!    ending out; plain bytes in bulk pass through the kernel alone ([`conduit`](net::conduit)). What readiness

@@ -18,7 +18,7 @@ pub use ending::{Ended, Ending};
 pub use leg::Endpoint;
 pub use progress::Silence;
 pub use protocol::Protocol;
-pub use relay::{Parting, Relay};
+pub use relay::{Moving, Parting, Relay};
 pub use residue::{Missing, Residue};
 pub use settling::{Kept, Settling};
 pub use told::tell_all;

@@ -12,6 +12,18 @@ pub const READ_BYTES: usize = 64 * 1024;
 /// session may have waiting for its slow side, per direction.
 pub const TLS_READ_BYTES: usize = 2 * (16 * 1024 + 29);
 
+/// A session of a version 3 tunnel begins on the control thread, where tunnel and user are: most are short, and going to
+/// a worker and back costs as much as the bytes of a short one. After so many bytes, counted when it goes on, it
+/// is a worker's.
+pub const SHORT_BYTES: u64 = READ_BYTES as u64;
+
+/// As [`SHORT_BYTES`], after so long, counted when it has something to do.
+pub const SHORT_TIME: Duration = Duration::from_secs(1);
+
+/// The most sessions on the control thread at one time; others begin on a worker. More would only wait for
+/// each other there.
+pub const SHORT_SESSIONS: usize = 16;
+
 /// Bytes that pass through a kernel pipe at once, from one plain leg to the other. What the slow
 /// side has not taken stays in the pipe, in the kernel's memory.
 pub const CONDUIT_BYTES: usize = 256 * 1024;

@@ -45,11 +45,8 @@ pub struct Stream {
     turn: Turn,
 }
 
-/// A connection on its way from one thread to another.
-pub struct Detached {
-    socket: TcpStream,
-    state: State,
-}
+/// A connection on its way from one task to another, on the same thread or another.
+pub struct Detached(Stream);
 
 struct State {
     tls: Option<Box<Tls>>,
@@ -139,8 +136,29 @@ impl Stream {
     }
 
     /// Takes it off this thread, on its way to another.
-    pub fn detach(self) -> Detached {
-        Detached { socket: self.socket.into_inner(), state: self.state }
+    pub fn detach(mut self) -> Detached {
+        self.leave();
+        Detached(self)
+    }
+
+    /// Gives it to another task of this thread, whose reactor goes on watching it.
+    pub fn stay(self) -> Detached {
+        Detached(self)
+    }
+
+    /// Takes it out of this thread's reactor. Nothing can be done with it before it [enters](Self::enter)
+    /// another one.
+    pub fn leave(&mut self) {
+        self.socket.leave();
+    }
+
+    /// Takes it into this thread's reactor, if it is not there.
+    ///
+    /// # Errors
+    /// As [`Io::new`].
+    pub fn enter(&mut self) -> io::Result<()> {
+        self.turn = Turn::default();
+        self.socket.enter()
     }
 
     /// Whether the server has given a ticket for another session (TLS 1.3).
@@ -169,6 +187,11 @@ impl Stream {
     /// What the peer has caused in this turn.
     pub fn spent(&self) -> usize {
         self.turn.spent()
+    }
+
+    /// Has the next read ask the kernel, whatever it has told before.
+    pub fn look_again(&self) {
+        self.socket.look_again();
     }
 
     /// Whether it speaks TLS.
@@ -220,8 +243,9 @@ impl Detached {
     ///
     /// # Errors
     /// As [`Io::new`].
-    pub fn attach(self) -> io::Result<Stream> {
-        Ok(Stream { socket: Io::new(self.socket)?, state: self.state, turn: Turn::default() })
+    pub fn attach(mut self) -> io::Result<Stream> {
+        self.0.enter()?;
+        Ok(self.0)
     }
 }
 

@@ -1,7 +1,7 @@
 //! One mapping while it runs: its two ports, and everybody connected to them.
 //!
 //! [`listen::run`](super::listen::run) is the mapping's task, in which every connection's task lives, so that all of
-//! them end with it; their relays, on the workers, are waited for by [`Pipe::closed`].
+//! them end with it; their relays are waited for by [`Pipe::closed`].
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -64,7 +64,7 @@ pub struct Pipe {
     pub record: Record,
     /// Of each port, closed when no new connection is to be taken there.
     pub stop: [(Sender<()>, Receiver<()>); 2],
-    /// Held by each relay on a worker: once all are gone, the receiver knows.
+    /// Held by each relay: once all are gone, the receiver knows.
     pub relays: (RefCell<Option<Sender<()>>>, Receiver<()>),
 }
 
@@ -197,7 +197,7 @@ impl Pipe {
         }
     }
 
-    /// Returns once no relay of this mapping is left on any worker. The future of
+    /// Returns once no relay of this mapping is left on any thread. The future of
     /// [`listen::run`](super::listen::run) must have been dropped.
     pub async fn closed(&self) {
         self.relays.0.take();

@@ -1,4 +1,4 @@
-//! One session as its mapping sees it: what it takes, the relay on a worker, and what its ending means
+//! One session as its mapping sees it: what it takes, its relay, here or on a worker, and what its ending means
 //! (protocol page, section 6).
 
 use std::io;
@@ -26,8 +26,8 @@ use crate::pipes::user::{Away, User};
 use crate::runtime::{Counted, Load, now};
 use crate::session;
 use crate::session::{
-    Drain, Drained, Ended, Ending, Endpoint, Outcome, Parting, Protocol, Relay, Residue, Silence,
-    Traffic, Want,
+    Drain, Drained, Ended, Ending, Endpoint, Moving, Outcome, Parting, Protocol, Relay, Residue,
+    Silence,
 };
 use crate::text::line::escaped;
 use crate::wire::greeting::Version;
@@ -54,8 +54,26 @@ enum Far {
     Tunnel(Taken, Option<Sender<Settling>>),
 }
 
-/// A session that a worker carries: what it has taken, and its relay.
-type Begun = ((Taken, Far), Task<io::Result<(Ended, Left)>>);
+/// A session that has begun: what it has taken, and its relay.
+type Begun = ((Taken, Far), Task<io::Result<Carried>>);
+
+/// What has become of a session on one thread.
+enum Carried {
+    Over(Ended, Left),
+    /// It is no short one, so that a worker is to go on with it.
+    Long(Box<Work>),
+}
+
+/// A session on its way to the task that carries it.
+struct Work {
+    relay: Moving,
+    files: [FileGuard; 2],
+    /// Says, while it is held, that the mapping's relays are not over.
+    alive: Option<Sender<()>>,
+    closings: Arc<Closings>,
+    /// Whether it has a tunnel of version 3.
+    is_framed: bool,
+}
 
 /// What a session leaves on its worker.
 enum Left {
@@ -105,23 +123,6 @@ impl Draining {
     }
 }
 
-/// What a session is made of, on its way to a worker.
-struct Parts {
-    endpoints: [Endpoint<Detached>; 2],
-    held: [Vec<Box<[u8]>>; 2],
-    silence: Silence,
-    traffic: Arc<Traffic>,
-    want: Arc<Want>,
-}
-
-impl Parts {
-    fn join(self: Box<Self>) -> io::Result<Relay> {
-        let Parts { endpoints: [near, far], held, silence, traffic, want } = *self;
-        let legs = [near.attach()?, far.attach()?];
-        Ok(Relay::new(legs, held, silence, traffic).asking(want))
-    }
-}
-
 /// Carries the session of port1's tunnel and its partner to its end. Gives the tunnel back if
 /// it can carry another one, once nothing more comes of this one.
 pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option<Box<Tunnel>> {
@@ -140,7 +141,7 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
     pipe.record.resolved(About::Users);
     let counted =
         (tunnel.version == Version::Three).then(|| pipe.pairing.session(tunnel.peer.ip()));
-    let ((mut near, far), relay) = begin(pipe, tunnel, partner, user);
+    let ((mut near, far), mut relay) = begin(pipe, tunnel, partner, user);
     let began = Instant::now();
     let cut = Cut(|| {
         pipe.record.connection(format_args!(
@@ -151,7 +152,15 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
             pipe.why_cut().why
         ));
     });
-    let (ended, left) = relay.await.ok().unzip();
+    let (ended, left) = loop {
+        match relay.await {
+            Ok(Carried::Over(ended, left)) => break (Some(ended), Some(left)),
+            Ok(Carried::Long(work)) => {
+                relay = pipe.shared.workers.spawn(|load| carry_on(work, load))
+            }
+            Err(_) => break (None, None),
+        }
+    };
     cut.disarm();
     let silent = ended.as_ref().and_then(|ended| silent_at(ended, &near, &far));
     if let Some((address, opened_at)) = silent {
@@ -265,7 +274,7 @@ async fn drained(
     }
 }
 
-/// Gives a worker the relay of a session; what is given back at its end stays here.
+/// Begins the relay of a session; what is given back at its end stays here.
 fn begin(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner, user: Option<UserAddresses>) -> Begun {
     let (near, near_held, taken, near_file) = agent_endpoint(pipe, 0, tunnel, user);
     let (far, far_held, far_taken, far_file) = match partner {
@@ -276,47 +285,68 @@ fn begin(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner, user: Option<UserAd
         Partner::User(user) => {
             let (mut stream, file, away) = user.part();
             stream.trust();
-            let stream = stream.detach();
             let endpoint = Endpoint { stream, protocol: Protocol::Raw, talk: None };
             (endpoint, Vec::new(), Far::User(away), file)
         }
     };
-    let alive = pipe.relays.0.borrow().clone();
-    let closings = pipe.closings.clone();
-    let goes_on = near.talk.is_some() || far.talk.is_some();
-    // Boxed, so that the session's memory is the relay's and not that of its making, too.
-    let parts = Box::new(Parts {
-        endpoints: [near, far],
-        held: [near_held, far_held],
-        silence: Silence { after_end: pipe.settings().fin_wait, ever: pipe.mapping().options.idle },
-        traffic: pipe.traffic.clone(),
-        want: pipe.wanted.want.clone(),
+    let is_framed = near.talk.is_some() || far.talk.is_some();
+    let silence =
+        Silence { after_end: pipe.settings().fin_wait, ever: pipe.mapping().options.idle };
+    let held = [near_held, far_held];
+    let relay = Relay::new([near, far], held, silence, pipe.traffic.clone());
+    let relay = relay.asking(pipe.wanted.want.clone());
+    let workers = &pipe.shared.workers;
+    let place = match is_framed {
+        true => workers.place_here(limits::SHORT_SESSIONS),
+        // What is left of its answer may be much, and is read where its relay was.
+        false => workers.place(),
+    };
+    // Boxed, so that the session's memory is the relay's and not that of its way, too.
+    let work = Box::new(Work {
+        relay: if place.is_home() { relay.stay() } else { relay.leave() },
+        files: [near_file, far_file],
+        alive: pipe.relays.0.borrow().clone(),
+        closings: pipe.closings.clone(),
+        is_framed,
     });
-    let relay = pipe.shared.workers.spawn(|load| async move {
-        let mut relay = parts.join()?;
-        let ended = (&mut relay).await;
-        if goes_on {
-            let files = [near_file, far_file];
-            return Ok((ended, part(relay, files, alive, closings, load).await));
-        }
-        if !relay.keeps_tunnel() {
-            drop(alive);
-            load.go_on(|load| async move {
-                closings.bound(relay.close()).await;
-                drop((near_file, far_file, load));
-            });
-            return Ok((ended, Left::Nothing));
-        }
-        let draining = relay.keep_tunnel().map(|(drain, user)| {
-            load.another().go_on(|load| async move {
-                closings.bound(user.close()).await;
-                drop((far_file, load));
-            });
-            Draining::go_on(drain, near_file, alive, load)
+    ((taken, far_taken), place.spawn(|load| carry_on(work, load)))
+}
+
+/// Carries a session to its end, or until it is too long for the thread that it has begun on.
+async fn carry_on(work: Box<Work>, load: Load) -> io::Result<Carried> {
+    let Work { relay, files, alive, closings, is_framed } = *work;
+    let mut relay = relay.enter()?;
+    let ended = match load.is_home() {
+        false => (&mut relay).await,
+        true => match relay.briefly().await {
+            Some(ended) => ended,
+            None => {
+                let relay = relay.leave();
+                let work = Work { relay, files, alive, closings, is_framed };
+                return Ok(Carried::Long(Box::new(work)));
+            }
+        },
+    };
+    if is_framed {
+        return Ok(Carried::Over(ended, part(relay, files, alive, closings, load).await));
+    }
+    let [near_file, far_file] = files;
+    if !relay.keeps_tunnel() {
+        drop(alive);
+        load.go_on(|load| async move {
+            closings.bound(relay.close()).await;
+            drop((near_file, far_file, load));
         });
-        Ok((ended, draining.map_or(Left::Nothing, Left::Draining)))
+        return Ok(Carried::Over(ended, Left::Nothing));
+    }
+    let draining = relay.keep_tunnel().map(|(drain, user)| {
+        load.another().go_on(|load| async move {
+            closings.bound(user.close()).await;
+            drop((far_file, load));
+        });
+        Draining::go_on(drain, near_file, alive, load)
     });
-    ((taken, far_taken), relay)
+    Ok(Carried::Over(ended, draining.map_or(Left::Nothing, Left::Draining)))
 }
 
 /// Goes on with what is left of a session with a version 3 tunnel, on the worker that has carried it. `alive` is held
@@ -330,7 +360,10 @@ async fn part(
 ) -> Left {
     let Parting { tunnels: [near, far], user, closing } = relay.part();
     let [mut near_file, mut far_file] = files.map(Some);
-    let user = user.and_then(|user| Some((user.detach(), far_file.take()?)));
+    let user = user.and_then(|user| {
+        let user = if load.is_home() { user.stay() } else { user.detach() };
+        Some((user, far_file.take()?))
+    });
     let tunnels = [
         settle(near, &mut near_file, &alive, &load).await,
         settle(far, &mut far_file, &alive, &load).await,
@@ -351,14 +384,15 @@ async fn settle(
 ) -> Option<Back> {
     let mut settling = settling?;
     if let Some(kept) = poll_once(&mut settling).await {
-        let settled = kept.zip(file.take()).map(|(kept, file)| Settled::new(kept, file));
+        let settled = kept.zip(file.take()).map(|(kept, file)| Settled::new(kept, file, load));
         return Some(Back::Now(settled.map(Box::new)));
     }
     let (file, alive) = (file.take()?, alive.clone());
     Some(Back::Later(load.another().spawn(|load| async move {
         let kept = settling.await?;
+        let settled = Settled::new(kept, file, &load);
         drop((alive, load));
-        Some(Settled::new(kept, file))
+        Some(settled)
     })))
 }
 
@@ -369,7 +403,7 @@ fn agent_endpoint(
     side: usize,
     mut tunnel: Box<Tunnel>,
     user: Option<UserAddresses>,
-) -> (Endpoint<Detached>, Vec<Box<[u8]>>, Taken, FileGuard) {
+) -> (Endpoint, Vec<Box<[u8]>>, Taken, FileGuard) {
     let held = tunnel.take_held();
     tunnel.end_probe();
     let (threshold, now) = (pipe.limits(side).heartbeat_threshold, now());
@@ -393,7 +427,7 @@ fn agent_endpoint(
     let Tunnel { stream, talk, peer, rhythm, mut slot, file, .. } = *tunnel;
     slot.set_in_use(true);
     let taken = Taken { slot, agent: (peer, rhythm), opened_at: now, seen_wait };
-    (Endpoint { stream: stream.detach(), protocol, talk }, held, taken, file)
+    (Endpoint { stream, protocol, talk }, held, taken, file)
 }
 
 /// The address of a session's tunnel that has not answered in time, and when the session was to begin there. One that

@@ -11,6 +11,7 @@ use crate::os::FileGuard;
 use crate::pipes::record::Record;
 use crate::pipes::slot::Slot;
 use crate::pipes::tunnel::Tunnel;
+use crate::runtime::Load;
 use crate::session::Kept;
 use crate::wire::frames::Talk;
 use crate::wire::heartbeat::Rhythm;
@@ -44,10 +45,11 @@ pub struct Settled {
 }
 
 impl Settled {
-    /// Takes the tunnel off the worker's thread.
-    pub fn new(kept: Kept, file: FileGuard) -> Self {
+    /// Takes the tunnel off the worker's thread, unless it is its mapping's, too.
+    pub fn new(kept: Kept, file: FileGuard, load: &Load) -> Self {
         let Kept { stream, talk, input, heard_at, .. } = kept;
-        Settled { stream: stream.detach(), talk, input, heard_at, file }
+        let stream = if load.is_home() { stream.stay() } else { stream.detach() };
+        Settled { stream, talk, input, heard_at, file }
     }
 }
 

@@ -60,15 +60,37 @@ impl<T: AsFd> Io<T> {
         Ok(Listening(io))
     }
 
+    /// Has the next read ask the kernel, whatever it has told before.
+    pub fn look_again(&self) {
+        self.registration.set(READ);
+    }
+
     /// The socket itself.
     pub fn get_ref(&self) -> &T {
         &self.inner
     }
 
-    /// Takes the socket out of this thread's reactor, for another thread's.
-    pub fn into_inner(self) -> T {
-        self.registration.unwatch(&self.inner);
+    /// Takes the socket out of this thread's reactor.
+    pub fn into_inner(mut self) -> T {
+        self.leave();
         self.inner
+    }
+
+    /// Takes it out of this thread's reactor, for another thread's.
+    pub fn leave(&mut self) {
+        self.registration.unwatch(&self.inner);
+        self.registration = Registration::none();
+    }
+
+    /// Takes it into this thread's reactor, if it is not there.
+    ///
+    /// # Errors
+    /// As [`Io::new`].
+    pub fn enter(&mut self) -> io::Result<()> {
+        if !self.registration.is_here() {
+            self.registration = Registration::new()?;
+        }
+        Ok(())
     }
 
     /// Whether something may have come in that has not been looked at yet.

@@ -8,7 +8,7 @@
 //!
 //! Each thread that calls [`block_on`] has a reactor of its own, which nobody else touches: an
 //! [`Io`](super::Io) must be used and dropped on the thread that made it
-//! ([`into_inner`](super::Io::into_inner) takes the socket to another one). Only [`Alarm`] is for all threads.
+//! ([`leave`](super::Io::leave) and [`enter`](super::Io::enter) take it to another one). Only [`Alarm`] is for all threads.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -313,6 +313,16 @@ impl Registration {
         registration.ok_or_else(no_reactor)
     }
 
+    /// That of a socket which is no thread's now.
+    pub(super) fn none() -> Self {
+        Registration { reactor: u32::MAX, key: 0 }
+    }
+
+    /// Whether this is its thread.
+    pub(super) fn is_here(&self) -> bool {
+        with(|reactor| reactor.number == self.reactor).unwrap_or(false)
+    }
+
     /// Does something with the source here, if this is its thread.
     pub(super) fn with<R>(&self, what: impl FnOnce(&mut Source) -> R) -> Option<R> {
         with(|reactor| {
@@ -337,6 +347,10 @@ impl Registration {
         let is = self.is(bits);
         self.clear(bits);
         is
+    }
+
+    pub(super) fn set(&self, bits: u8) {
+        self.with(|source| source.ready |= bits);
     }
 
     pub(super) fn clear(&self, bits: u8) {

@@ -19,9 +19,12 @@ use crate::limits;
 use crate::logging::ALWAYS;
 
 /// Worker threads, each with an executor and a reactor of its own: what begins on one stays
-/// there, so that its sockets need no lock. They live as long as the process.
+/// there, so that its sockets need no lock. They live as long as the process. The thread that starts them has an
+/// executor among theirs, for what is too short to be worth the way.
 pub struct Workers {
     workers: Vec<Arc<Worker>>,
+    /// The thread that gives them work, which does a little of it itself ([`run_home`](Self::run_home)).
+    home: Arc<Worker>,
     /// Those that wait to shake hands on one of them.
     pub line: Line,
 }
@@ -29,6 +32,7 @@ pub struct Workers {
 struct Worker {
     executor: Executor<'static>,
     load: AtomicUsize,
+    is_home: bool,
 }
 
 /// One more piece of work on a worker, until dropped. The work keeps it.
@@ -42,7 +46,7 @@ impl Workers {
     pub fn start(count: usize) -> io::Result<Self> {
         let mut workers = Vec::with_capacity(count);
         for number in 1..=count {
-            let worker = Arc::new(Worker { executor: Executor::new(), load: AtomicUsize::new(0) });
+            let worker = Worker::new(false);
             workers.push(worker.clone());
             thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 let forever = reactor::run::<()>(|| worker.executor.tick());
@@ -52,7 +56,11 @@ impl Workers {
                 }
             })?;
         }
-        Ok(Workers { workers, line: Line::new(limits::HANDSHAKES * count) })
+        Ok(Workers {
+            workers,
+            home: Worker::new(true),
+            line: Line::new(limits::HANDSHAKES * count),
+        })
     }
 
     /// Runs `work` on the worker that has least to do. Dropping the task ends it there soon.
@@ -62,10 +70,28 @@ impl Workers {
         &self,
         work: impl FnOnce(Load) -> F,
     ) -> Task<T> {
+        self.place().spawn(work)
+    }
+
+    /// A place on the worker that has least to do.
+    pub fn place(&self) -> Load {
         let least = self.workers.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed));
         #[expect(clippy::expect_used, reason = "the settings allow no count of 0")]
         let worker = least.expect("at least one worker");
-        worker.executor.spawn(work(Load::on(worker.clone())))
+        Load::on(worker.clone())
+    }
+
+    /// A place on this thread, or on a worker where this one has as many as `most`.
+    pub fn place_here(&self, most: usize) -> Load {
+        match self.home.load.load(Ordering::Relaxed) < most {
+            true => Load::on(self.home.clone()),
+            false => self.place(),
+        }
+    }
+
+    /// Does the work of this thread's own places. Never ends.
+    pub async fn run_home(&self) {
+        reactor::run::<()>(|| self.home.executor.tick()).await;
     }
 
     /// Returns once every worker has taken its turn: proof that none is stuck.
@@ -76,7 +102,7 @@ impl Workers {
     /// Returns once what the kernel knew by now has come to every task on a worker that waits for it,
     /// and it has dealt with it. A task that ended by that has told of it before.
     pub async fn look(&self) {
-        let looks = self.workers.iter().map(|worker| {
+        let looks = self.workers.iter().chain([&self.home]).map(|worker| {
             worker.executor.spawn(async {
                 // The first look wakes who waits, in front of this task. The second is for what
                 // these have begun: a task of its own reads and discards the rest of a session.
@@ -111,6 +137,12 @@ impl Workers {
         for worker in &self.workers {
             worker.executor.spawn(async move { work() }).await;
         }
+    }
+}
+
+impl Worker {
+    fn new(is_home: bool) -> Arc<Self> {
+        Arc::new(Worker { executor: Executor::new(), load: AtomicUsize::new(0), is_home })
     }
 }
 
@@ -164,6 +196,11 @@ impl Load {
     ) -> Task<T> {
         let worker = self.0.clone();
         worker.executor.spawn(rest(self))
+    }
+
+    /// Whether it is on the thread that gives the workers work.
+    pub fn is_home(&self) -> bool {
+        self.0.is_home
     }
 
     /// One more piece of work on the same worker.

@@ -10,11 +10,11 @@ use super::protocol::{Decoder, Protocol, Unit};
 use crate::limits;
 use crate::net::conduit::{self, Conduit};
 use crate::net::stall::{Acknowledged, StallWatch};
-use crate::net::stream::{Detached, Received, Stream};
+use crate::net::stream::{Received, Stream};
 use crate::wire::frames::{HEAD, Talk, Word, data_head};
 use crate::wire::heartbeat::BEAT;
 
-/// What a leg begins with: a [`Stream`], or a [`Detached`] one on its way to a worker.
+/// What a leg begins with.
 pub struct Endpoint<S = Stream> {
     /// The connection.
     pub stream: S,
@@ -22,16 +22,6 @@ pub struct Endpoint<S = Stream> {
     pub protocol: Protocol,
     /// This end of a version 3 tunnel; `None` for all others.
     pub talk: Option<Box<Talk>>,
-}
-
-impl Endpoint<Detached> {
-    /// Puts it on this thread.
-    ///
-    /// # Errors
-    /// As [`Detached::attach`].
-    pub fn attach(self) -> io::Result<Endpoint> {
-        Ok(Endpoint { stream: self.stream.attach()?, protocol: self.protocol, talk: self.talk })
-    }
 }
 
 /// What a session asks its connections.
@@ -289,13 +279,19 @@ impl Leg {
         }
     }
 
-    /// Passes the end of the other leg's direction on, once all its bytes are sent.
-    pub(super) fn pass_end_on(&mut self, context: &Context<'_>) {
+    /// Passes the end of the other leg's direction on, once all its bytes are sent; `is_last` if nothing else keeps
+    /// the session from its end.
+    pub(super) fn pass_end_on(&mut self, context: &Context<'_>, is_last: bool) {
         if let Some(framed) = &mut self.framed {
             let end = framed.talk.say(Word::End);
             // With what is said behind it.
             let sent = self.stream.queue_ahead(&end);
             self.output = if sent.is_ok() { Output::Finished } else { Output::Broken };
+            return;
+        }
+        if is_last && self.input == Input::Ended && !self.stream.is_tls() && self.is_flushed() {
+            // The close that follows at once says it, with one call less.
+            self.output = Output::Finished;
             return;
         }
         match self.stream.poll_finish(context) {

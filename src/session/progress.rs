@@ -71,6 +71,12 @@ impl<S: Connection> Progress<S> {
         }
     }
 
+    /// Whether it has moved and lasted as little as a short one does ([`limits::SHORT_BYTES`]).
+    pub(super) fn is_short(&self, now: Instant) -> bool {
+        self.bytes.iter().sum::<u64>() < limits::SHORT_BYTES
+            && now < self.started + limits::SHORT_TIME
+    }
+
     /// The leg where `from`'s bytes come from, and the leg where they go.
     #[inline(always)]
     pub(super) fn pair(&mut self, from: usize) -> (&mut Leg<S>, &mut Leg<S>) {
@@ -222,7 +228,7 @@ impl<S: Connection> Progress<S> {
     }
 
     /// Whether nothing more can move from `from` to the other leg.
-    fn is_over(&self, from: usize) -> bool {
+    pub(super) fn is_over(&self, from: usize) -> bool {
         let (source, sink) = (&self.legs[from], &self.legs[1 - from]);
         sink.is_broken()
             || (sink.has_parted() && sink.has_broken())

@@ -5,6 +5,7 @@
 //! [`limits::READ_AHEAD`] states. It knows nothing of mappings.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -44,6 +45,20 @@ pub struct Relay {
     told: Option<EventListener>,
     /// The last question that it has answered.
     answered: u8,
+}
+
+/// A session on its way from one task to another, on the same thread or another.
+pub struct Moving(Relay);
+
+impl Moving {
+    /// Goes on with it on this thread.
+    ///
+    /// # Errors
+    /// As [`Stream::enter`].
+    pub fn enter(mut self) -> io::Result<Relay> {
+        self.0.progress.legs.iter_mut().try_for_each(|leg| leg.stream.enter())?;
+        Ok(self.0)
+    }
 }
 
 /// What is left of a session with a version 3 tunnel.
@@ -111,6 +126,13 @@ impl Relay {
         let mut progress = Progress::new(legs, residue, silence, traffic, now());
         // If something else ends this session, even a kill, neither end may take it for complete.
         progress.legs.iter_mut().for_each(|leg| leg.stream.break_when_dropped());
+        // An end that the kernel knows of, and this thread does not yet, must be seen before anything is taken from
+        // the other leg: another tunnel can have the user then.
+        progress
+            .legs
+            .iter()
+            .filter(|leg| leg.framed.is_some())
+            .for_each(|leg| leg.stream.look_again());
         let timer = Timer::new();
         let (ending, want, told, answered) = (None, None, None, 0);
         let mut relay = Relay { progress, ending, timer, stuck, want, told, answered };
@@ -127,6 +149,28 @@ impl Relay {
     /// The same, which tells a version 3 agent of users that wait, or hears of them from its connector.
     pub fn asking(self, want: Arc<Want>) -> Self {
         Relay { want: Some(want), ..self }
+    }
+
+    /// Takes it off this thread, on its way to another.
+    pub fn leave(mut self) -> Moving {
+        self.progress.legs.iter_mut().for_each(|leg| leg.stream.leave());
+        self.timer = Timer::new();
+        self.told = None;
+        Moving(self)
+    }
+
+    /// Gives it to another task of this thread.
+    pub fn stay(self) -> Moving {
+        Moving(self)
+    }
+
+    /// Runs to its end, or, `None`, until it is no short session ([`limits::SHORT_BYTES`]).
+    pub async fn briefly(&mut self) -> Option<Ended> {
+        poll_fn(|context| match self.progress.is_short(now()) {
+            true => Pin::new(&mut *self).poll(context).map(Some),
+            false => Poll::Ready(None),
+        })
+        .await
     }
 
     /// Parts version 3 tunnels that can go on from what is closed.
@@ -289,7 +333,8 @@ impl Relay {
     /// Passes the end of `from`'s direction on once all its bytes are sent.
     fn pass_end_on(&mut self, context: &Context<'_>, from: usize) {
         if self.progress.passes_end_on(from) {
-            self.progress.pair(from).1.pass_end_on(context);
+            let is_last = self.progress.is_over(1 - from);
+            self.progress.pair(from).1.pass_end_on(context, is_last);
         }
     }
 

@@ -46,6 +46,10 @@ impl Stream {
     /// close_notify; then FIN, rather than a reset, even where the peer was still sending.
     pub fn close(mut self) {
         self.close_in_order();
+        if self.state.tls.is_none() && self.state.ended && self.waiting() == 0 {
+            // Closing it says all there is to say.
+            return;
+        }
         let context = Context::from_waker(Waker::noop());
         let _ = self.poll_finish(&context);
         // Unread bytes turn a close into a reset, which destroys what the peer has not read yet.

@@ -196,6 +196,57 @@ fn one_version_3_tunnel_carries_sessions_one_after_another_in_both_directions_in
 }
 
 #[test]
+fn session_goes_on_on_another_thread_with_every_byte() {
+    let ([one, here], [there, two]) = (connection(), connection());
+    let [asked, answered] = [pattern(3 << 20, 1), pattern(5 << 20, 2)];
+    let [one, two] = [exchange(one, asked.clone()), exchange(two, answered.clone())];
+    let begin = move || {
+        let legs = [here, there].map(|socket| Endpoint {
+            stream: stream(socket),
+            protocol: Protocol::Raw,
+            talk: None,
+        });
+        let silence = Silence { after_end: Duration::from_secs(60), ever: None };
+        let mut relay = Relay::new(legs, [Vec::new(), Vec::new()], silence, Arc::default());
+        async move {
+            assert!(relay.briefly().await.is_none(), "it is no short one");
+            relay.leave()
+        }
+    };
+    let moving = thread::spawn(|| block_on(async { begin().await }).unwrap()).join().unwrap();
+    let ended = block_on(async {
+        let mut relay = moving.enter().unwrap();
+        let ended = (&mut relay).await;
+        relay.close().await;
+        ended
+    })
+    .unwrap();
+    assert_eq!(ended.ending, Ending::Complete);
+    assert_eq!(ended.bytes, [asked.len() as u64, answered.len() as u64]);
+    assert!(one.join().unwrap().unwrap() == answered && two.join().unwrap().unwrap() == asked);
+}
+
+#[test]
+fn session_that_is_short_ends_where_it_has_begun() {
+    block_on(async {
+        let ([one, here], [there, two]) = (connection(), connection());
+        let [asked, answered] = [pattern(10, 1), pattern(limits::SHORT_BYTES as usize - 11, 2)];
+        let [one, two] = [exchange(one, asked.clone()), exchange(two, answered.clone())];
+        let legs = [here, there].map(|socket| Endpoint {
+            stream: stream(socket),
+            protocol: Protocol::Raw,
+            talk: None,
+        });
+        let silence = Silence { after_end: Duration::from_secs(60), ever: None };
+        let mut relay = Relay::new(legs, [Vec::new(), Vec::new()], silence, Arc::default());
+        assert_eq!(relay.briefly().await.unwrap().ending, Ending::Complete);
+        relay.close().await;
+        assert!(one.join().unwrap().unwrap() == answered && two.join().unwrap().unwrap() == asked);
+    })
+    .unwrap();
+}
+
+#[test]
 fn version_3_tunnel_that_ends_on_its_way_to_a_session_takes_nothing_from_the_user() {
     block_on(async {
         let ([near, far], [mut user, here]) = (connection(), connection());
@@ -216,9 +267,9 @@ fn version_3_tunnel_that_ends_on_its_way_to_a_session_takes_nothing_from_the_use
             at_once: true,
             seen_wait: limits::SEEN_WAIT,
         };
-        let tunnel = Endpoint { stream: near.detach(), protocol, talk: Some(talk) };
-        let user = Endpoint { stream: here.detach(), protocol: Protocol::Raw, talk: None };
-        let legs = [tunnel.attach().unwrap(), user.attach().unwrap()];
+        let tunnel = Endpoint { stream: near, protocol, talk: Some(talk) };
+        let user = Endpoint { stream: here, protocol: Protocol::Raw, talk: None };
+        let legs = [tunnel, user];
         let silence = Silence { after_end: Duration::from_secs(60), ever: None };
         let mut relay = Relay::new(legs, [Vec::new(), Vec::new()], silence, Arc::default());
         assert_eq!((&mut relay).await.ending, Ending::Dead(0));
