@@ -82,7 +82,7 @@ enum Left {
     /// A version 1 tunnel.
     Draining(Draining),
     /// Tunnels of version 3 that can go on, by their legs; or a user whose tunnel was dead.
-    Parted([Option<Back>; 2], Option<(Detached, FileGuard)>),
+    Parted([Option<Back>; 2], Option<Box<(Detached, FileGuard)>>),
 }
 
 /// What the task of port1's tunnel goes on with after a session.
@@ -362,7 +362,7 @@ async fn part(
     let [mut near_file, mut far_file] = files.map(Some);
     let user = user.and_then(|user| {
         let user = if load.is_home() { user.stay() } else { user.detach() };
-        Some((user, far_file.take()?))
+        Some(Box::new((user, far_file.take()?)))
     });
     let tunnels = [
         settle(near, &mut near_file, &alive, &load).await,
@@ -445,7 +445,7 @@ fn silent_at(ended: &Ended, near: &Taken, far: &Far) -> Option<(IpAddr, Instant)
 /// tunnel goes on in its own task; what is not used again is given back.
 fn parted<'a>(
     [near_back, far_back]: [Option<Back>; 2],
-    user: Option<(Detached, FileGuard)>,
+    user: Option<Box<(Detached, FileGuard)>>,
     near: Taken,
     far: Far,
 ) -> Next<'a> {
@@ -456,6 +456,7 @@ fn parted<'a>(
     let near = settling(near_back, near).map_or(Next::Nothing, Next::Settling);
     match far {
         Far::User(away) => {
+            let user = user.map(|user| *user);
             let user = user.and_then(|(stream, file)| Some((stream.attach().ok()?, file)));
             let back = |(stream, file)| Box::new(away.back(stream, file, opened_at));
             user.map_or(near, |user| Next::User(back(user)))
