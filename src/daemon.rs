@@ -113,7 +113,12 @@ pub fn run(options: &Options) -> ExitCode {
         log::warn!(target: ALWAYS, "{warning}");
     }
     let spawner = spawner.map(Arc::new).map_err(|error| reason::words(&error).to_string());
-    let place = Place { options, instance: parts.0, ownership: RefCell::new(parts.1), spawner };
+    let place = Place {
+        options,
+        instance: RefCell::new(Some(parts.0)),
+        ownership: RefCell::new(parts.1),
+        spawner: RefCell::new(spawner),
+    };
     let serving = serve(place, parts.2, file_limit, signals, &logging, inheritance);
     match runtime::block_on(serving.boxed_local()) {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -192,7 +197,9 @@ async fn serve(
     let run = &place.options.run_dir;
     let (control, ports, link) = match inheritance {
         None => (Control::listen(run)?, Vec::new(), None),
-        Some(Inheritance { link, control, ports, process, .. }) => {
+        Some(Inheritance { link, control, ports, process, lock }) => {
+            // The place has it.
+            drop(lock);
             (control, ports, Some((link, process)))
         }
     };
@@ -206,23 +213,23 @@ async fn serve(
         log::info!(target: ALWAYS, "{notice}");
     }
     // Boxed, as others in `serving`: a task of its own type takes 700 bytes of the program.
-    executor.spawn(signals.pass_on(ask).boxed_local()).detach();
+    executor.spawn(signals.pass_on(ask.clone()).boxed_local()).detach();
     let workers = Rc::new(Workers::start(config.threads)?);
     workers.answer().await;
     let home = workers.clone();
     executor.spawn(async move { home.run_home().await }.boxed_local()).detach();
-    let control = Control::of(control, run)?;
+    let (control, listener) = Control::of(control, run)?;
     let notice = config.loopback_notice();
     let shared = share(config, tls, workers, (pool, files));
     let is_heir = link.is_some();
-    let ways = (api, &control);
+    let ways = (api, listener);
     let serving = Serving::begin(&executor, shared, state, ways, logging, notifier, is_heir);
     serving.dump_to(&place.options.log_dir);
     if let Some((link, process)) = link {
         // Nothing of what was begun runs before this returns.
-        if let Err(why) = serving.take_place(&place, link, process) {
+        if let Err(why) = serving.take_place(&place, link, process, ask) {
             control.passed_on();
-            place.instance.passed_on();
+            place.leave();
             return Err(io::Error::other(why));
         }
     }
@@ -245,23 +252,19 @@ async fn serve(
             if let Asked::Stop(by_signal) = serving.until_asked(place.options, &asked).await {
                 return serving.drain(&asked, by_signal).await;
             }
-            let outcome = serving.hand_over(&place).await;
-            match &outcome {
-                Ok((_, process)) => {
+            match serving.hand_over(&place, &asked).await {
+                Ok((successor, process)) => {
                     log::info!(
                         target: ALWAYS, "process {process} serves now; sessions that have begun here go on"
                     );
                     serving.upgrade.became(Ok(format!("Process {process} serves now.")));
+                    control.passed_on();
+                    return serving.retire(&successor, &asked).await;
                 }
                 Err(why) => {
                     log::error!(target: ALWAYS, "no other program takes this one's place: {why}");
-                    serving.upgrade.became(Err(why.clone()));
+                    serving.upgrade.became(Err(why));
                 }
-            }
-            if let Ok((successor, _)) = outcome {
-                control.passed_on();
-                place.instance.passed_on();
-                return serving.retire(&successor, &asked).await;
             }
         }
     };

@@ -12,7 +12,6 @@ use crate::os;
 
 /// The socket of the command line, removed at the end.
 pub(super) struct Control<'a> {
-    pub(super) listener: UnixListener,
     run: &'a Path,
     /// Whether another process listens on it, too, and goes on.
     is_passed_on: Cell<bool>,
@@ -27,13 +26,17 @@ impl<'a> Control<'a> {
         os::listen(&run.join(folders::SOCKET))
     }
 
-    /// With the socket that [`listen`](Self::listen) has made, or that of the process whose place this one takes.
-    /// It begins a thread.
+    /// For the socket that [`listen`](Self::listen) has made, or that of the process whose place this one takes; and
+    /// the socket, for tasks. It begins a thread.
     ///
     /// # Errors
     /// As `fcntl(2)`.
-    pub(super) fn of(listener: net::UnixListener, run: &'a Path) -> io::Result<Self> {
-        Ok(Control { listener: listener.try_into()?, run, is_passed_on: Cell::new(false) })
+    pub(super) fn of(
+        listener: net::UnixListener,
+        run: &'a Path,
+    ) -> io::Result<(Self, UnixListener)> {
+        let listener = listener.try_into()?;
+        Ok((Control { run, is_passed_on: Cell::new(false) }, listener))
     }
 
     /// Another process listens on it, too, and goes on.

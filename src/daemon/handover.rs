@@ -8,12 +8,14 @@
 //! | new | `ready PID` | everything is open, and it accepts nobody yet |
 //! | old | `go`, or `no` | it makes way, or goes on itself; it may still accept users for a moment, whom it serves |
 //! | new | `taken` | it serves |
+//! | old | `reload`, `stop` | what was asked of it while the new one took the place, and is for that |
 //! | old | `main` | the service manager watches the new one |
-//! | old | `short ID`, `enough ID` | users of this mapping wait here and no tunnel does: agents are left to the old one; or no longer |
+//! | old | `short ID USERS`, `enough ID` | so many users of this mapping wait here and no tunnel does: agents are left to the old one, and as many tunnels given up; or no longer |
 //! | old | `left SESSIONS MS` | what it still carries, and for how long at most |
 //! | new | `removed ID`, `reopen`, `stop` | what its own operator asks for and concerns the old one, too |
 //!
-//! A close of either end before `taken` means that its process has failed; the other one serves.
+//! A close of either end before `taken` means that its process has failed; the other one serves. The old one says `no`
+//! before it closes, unless it has failed; and what it may ask for afterwards, but for `left`, it may for a minute.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -21,13 +23,17 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smol::channel::Sender;
 
 use crate::limits;
 use crate::logging::ALWAYS;
-use crate::os::{AsyncLink, Instance, Link, Message, Notifier, REFUSED, Spawner};
-use crate::pipes::registry::Registry;
+use crate::os::{Ask, AsyncLink, Instance, Link, Notifier, REFUSED, Spawner};
+use crate::pipes::registry::{LeftTo, Registry};
 use crate::report::status;
+use crate::runtime::{aside, until};
 use crate::text::reason;
 
 /// What the new program is given.
@@ -40,71 +46,79 @@ pub(super) struct Estate {
     pub(super) ports: Vec<OwnedFd>,
 }
 
-/// A new program that is ready to take the place, or has taken it. Dropped before, this process does without it.
-pub(super) struct Heir {
-    link: Link,
-    serves: bool,
-    /// Its process.
-    pub(super) process: u32,
-}
-
 impl Estate {
-    /// Starts the program anew and gives it this; gives the heir once that is ready. Blocks.
-    ///
-    /// # Errors
-    /// A sentence about why it is not.
-    pub(super) fn pass_on(self, spawner: &Spawner) -> Result<Heir, String> {
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::WouldBlock => {
-                format!("the new program was not ready within {} s", limits::HEIR_READY.as_secs())
-            }
-            _ => format!("the new program cannot be reached: {}", reason::words(&error)),
-        };
-        let own = spawner.start().map_err(|error| {
-            format!("the process that starts programs is gone: {}", reason::words(&error))
-        })?;
+    /// Starts the program anew and hands this over, but for the word that this is all: a program that does not get it
+    /// ends. Blocks.
+    fn pass_on(self, spawner: &Spawner) -> Result<Link, String> {
+        let link = spawner.start()?;
         let ports: Vec<_> = self.ports.iter().map(AsFd::as_fd).collect();
-        let give = |what, files: &[BorrowedFd<'_>]| own.send(what, files);
+        let give = |what, files: &[BorrowedFd<'_>]| link.send(what, files);
         // One that has failed by then has said why.
         let _ = give(&format!("from {}", std::process::id()), &[])
             .and_then(|()| give("lock", &[self.lock.as_fd()]))
             .and_then(|()| give("control", &[self.control.as_fd()]))
-            .and_then(|()| give("ports", &ports))
-            .and_then(|()| give("all", &[]));
-        let answer = match last_words(&own, limits::HEIR_READY) {
-            Ok(answer) => answer.map(|answer| answer.text),
-            Err(error) => {
-                let _ = own.send("no", &[]);
-                return Err(failed(error));
-            }
-        };
+            .and_then(|()| give("ports", &ports));
+        Ok(link)
+    }
+}
+
+/// A new program that is to take the place, or has taken it. Dropped before, this process does without it.
+pub(super) struct Heir {
+    link: AsyncLink,
+    serves: bool,
+}
+
+impl Heir {
+    /// The program started anew, which is given the estate.
+    ///
+    /// # Errors
+    /// A sentence about why it cannot be.
+    pub(super) async fn start(estate: Estate, spawner: Arc<Spawner>) -> Result<Self, String> {
+        let link = aside(move || estate.pass_on(&spawner)).await?;
+        let link = link.into_async().map_err(|error| reason::words(&error).to_string())?;
+        let heir = Heir { link, serves: false };
+        heir.link.tell("all");
+        Ok(heir)
+    }
+
+    /// Returns once it has opened everything; gives its process.
+    ///
+    /// # Errors
+    /// A sentence about why it has not.
+    pub(super) async fn ready(&self) -> Result<u32, String> {
+        let answer = until(Instant::now() + limits::HEIR_READY, self.link.hear()).await;
+        let answer = answer.ok_or_else(|| {
+            format!("the new program was not ready within {} s", limits::HEIR_READY.as_secs())
+        })?;
         let answer = answer.ok_or(
             "the new program has ended without a word; run by hand with the same arguments, it may say why",
         )?;
         match answer.strip_prefix("ready ").map(str::parse) {
-            Some(Ok(process)) => Ok(Heir { link: own, serves: false, process }),
+            Some(Ok(process)) => Ok(process),
             _ => Err(answer.strip_prefix(REFUSED).unwrap_or(&answer).to_owned()),
         }
     }
-}
 
-impl Heir {
-    /// Lets it serve; gives it once it does. Blocks.
+    /// Lets it serve; gives it once it does.
     ///
     /// # Errors
-    /// A sentence about why it does not.
-    pub(super) fn go(mut self) -> Result<Self, String> {
-        let taken = self.link.send("go", &[]);
-        match taken.and_then(|()| self.link.receive(Some(limits::HEIR_TAKES))) {
-            Ok(Some(message)) if message.text == "taken" => {
+    /// A sentence about why it does not, and will not.
+    pub(super) async fn go(mut self) -> Result<Successor, String> {
+        self.link.tell("go");
+        let answer = until(Instant::now() + limits::HEIR_TAKES, self.link.hear()).await;
+        let is_late = answer.is_none();
+        // Either it has said so by now, or it never will: both would serve.
+        let answer = answer.unwrap_or_else(|| self.link.last_word());
+        match answer {
+            Some(word) if word == "taken" => {
                 self.serves = true;
-                Ok(self)
+                Ok(Successor(self))
             }
-            Ok(_) => Err("the new program has ended before it served".into()),
-            Err(error) => Err(format!(
-                "the new program was ready and does not serve: {}",
-                reason::words(&error)
+            _ if is_late => Err(format!(
+                "the new program was ready and did not serve within {} s",
+                limits::HEIR_TAKES.as_secs()
             )),
+            _ => Err("the new program has ended before it served".into()),
         }
     }
 }
@@ -113,7 +127,7 @@ impl Drop for Heir {
     fn drop(&mut self) {
         // A close without this word would mean that this process has died.
         if !self.serves {
-            let _ = self.link.send("no", &[]);
+            self.link.tell("no");
         }
     }
 }
@@ -125,7 +139,7 @@ pub(super) struct Inheritance {
     /// Which it is.
     pub(super) process: u32,
     /// The run folder's lock.
-    lock: File,
+    pub(super) lock: File,
     /// The command line's socket.
     pub(super) control: UnixListener,
     /// Listening sockets, of the API and of mappings.
@@ -202,7 +216,7 @@ pub(super) fn taken(link: &Link) -> Result<(), String> {
 
 /// Whether the process before has said `go`, or is gone without another word: then it has failed.
 fn makes_way(link: &Link) -> Result<(), String> {
-    match last_words(link, limits::HEIR_TAKES) {
+    match link.receive(Some(limits::HEIR_TAKES)) {
         Ok(Some(message)) if message.text != "go" => Err("the running program goes on".into()),
         Ok(_) => Ok(()),
         Err(error) => {
@@ -211,20 +225,14 @@ fn makes_way(link: &Link) -> Result<(), String> {
     }
 }
 
-/// What the other end says next. One that has left unread what it was told resets the link, before its last words.
-fn last_words(link: &Link, wait: Duration) -> io::Result<Option<Message>> {
-    let heard = || link.receive(Some(wait));
-    heard().or_else(|error| match error.kind() {
-        io::ErrorKind::ConnectionReset => heard(),
-        _ => Err(error),
-    })
-}
-
 /// The daemon whose place this one took, as this one sees it.
 pub(super) struct Predecessor {
     link: AsyncLink,
     process: u32,
     left: Cell<Option<status::Predecessor>>,
+    has_ended: Cell<bool>,
+    /// How long it may ask for something here: its users wait no longer, and it has long been told that this one serves.
+    asks_until: Instant,
 }
 
 impl Predecessor {
@@ -233,7 +241,18 @@ impl Predecessor {
     /// # Errors
     /// As [`Link::into_async`].
     pub(super) fn new(link: Link, process: u32) -> io::Result<Self> {
-        Ok(Predecessor { link: link.into_async()?, process, left: Cell::default() })
+        Ok(Predecessor {
+            link: link.into_async()?,
+            process,
+            left: Cell::default(),
+            has_ended: Cell::default(),
+            asks_until: Instant::now() + limits::LEFT_WAITING,
+        })
+    }
+
+    /// Whether it has not ended.
+    pub(super) fn lives(&self) -> bool {
+        !self.has_ended.get()
     }
 
     /// What it still carries; `None` if nothing.
@@ -246,21 +265,45 @@ impl Predecessor {
         self.link.tell(words);
     }
 
-    /// Hears what it carries, until it has ended; and once that the service manager watches this process.
-    pub(super) async fn listen(&self, notifier: &Notifier, registry: &Registry) {
+    /// Hears what it carries, until it has ended; that the service manager watches this process; and what it asks
+    /// for, which goes to `asks`, as signals do, where it is not about agents.
+    pub(super) async fn listen(
+        &self,
+        notifier: &Notifier,
+        registry: &Registry,
+        asks: &Sender<Ask>,
+    ) {
         while let Some(words) = self.link.hear().await {
             let (word, rest) = words.split_once(' ').unwrap_or((&words, ""));
+            let may_ask = Instant::now() < self.asks_until;
             match word {
-                "main" => notifier.ready("serving"),
-                "short" => registry.leave_agents(Some(rest), true),
-                "enough" => registry.leave_agents(Some(rest), false),
-                "left" => self.left.set(self.told(rest)),
+                "left" => {
+                    self.left.set(self.told(rest));
+                    // Its agents come here whenever they lose a tunnel there.
+                    registry.be_wary();
+                }
+                "main" if may_ask => {
+                    notifier.ready("serving");
+                    // What was said before was not this process's to say: a whole interval may have passed.
+                    notifier.watchdog();
+                }
+                "short" if may_ask => {
+                    if let Some((id, Ok(users))) =
+                        rest.split_once(' ').map(|(id, n)| (id, n.parse()))
+                    {
+                        registry.send_agents(id, users, self.asks_until);
+                    }
+                }
+                "enough" => registry.leave_agents(Some(rest), LeftTo::Before, None),
+                "reload" if may_ask => _ = asks.send(Ask::Reload).await,
+                "stop" if may_ask => _ = asks.send(Ask::Stop).await,
                 // A later program may say more.
                 _ => {}
             }
         }
         self.left.set(None);
-        registry.leave_agents(None, false);
+        self.has_ended.set(true);
+        registry.leave_agents(None, LeftTo::Before, None);
         log::info!(target: ALWAYS, "process {}, whose place this one took, has ended", self.process);
     }
 }
@@ -273,8 +316,8 @@ impl Predecessor {
     }
 }
 
-/// The daemon that has taken this one's place, as this one sees it.
-pub(super) struct Successor(AsyncLink);
+/// The daemon that has taken this one's place, as this one sees it: the heir, which serves.
+pub(super) struct Successor(Heir);
 
 /// What it asks for.
 pub(super) enum Wish {
@@ -287,32 +330,37 @@ pub(super) enum Wish {
 }
 
 impl Successor {
-    /// The heir, which serves.
-    ///
-    /// # Errors
-    /// As [`Link::into_async`].
-    pub(super) fn new(heir: Heir) -> io::Result<Self> {
-        heir.link.try_clone()?.into_async().map(Successor)
+    /// Says what was asked of this one.
+    pub(super) fn asks(&self, ask: Ask) {
+        match ask {
+            Ask::Reload => self.0.link.tell("reload"),
+            Ask::Stop => self.0.link.tell("stop"),
+            // It has come just now; a dump was this one's.
+            Ask::Upgrade | Ask::Dump => {}
+        }
     }
 
     /// Says that the service manager watches it from now on.
     pub(super) fn is_main(&self) {
-        self.0.tell("main");
+        self.0.link.tell("main");
     }
 
-    /// Says whether users of a mapping wait here where no tunnel does.
-    pub(super) fn short(&self, id: &str, is_short: bool) {
-        self.0.tell(&format!("{} {id}", if is_short { "short" } else { "enough" }));
+    /// Says how many users of a mapping wait here where no tunnel does.
+    pub(super) fn short(&self, id: &str, users: usize) {
+        self.0.link.tell(&match users {
+            0 => format!("enough {id}"),
+            users => format!("short {id} {users}"),
+        });
     }
 
     /// Says what is still carried here, and for how long at most.
     pub(super) fn tell(&self, sessions: u64, left: Duration) {
-        self.0.tell(&format!("left {sessions} {}", left.as_millis()));
+        self.0.link.tell(&format!("left {sessions} {}", left.as_millis()));
     }
 
     /// What it asks for next. Waits for ever once it is gone: what is carried here is no business of its life.
     pub(super) async fn wish(&self) -> Wish {
-        while let Some(words) = self.0.hear().await {
+        while let Some(words) = self.0.link.hear().await {
             match words.split_once(' ') {
                 Some(("removed", id)) => return Wish::Removed(id.into()),
                 None if words == "reopen" => return Wish::Reopen,

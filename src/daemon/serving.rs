@@ -1,20 +1,20 @@
 //! The daemon while it serves, from its first mapping to the end of the last session.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_net::unix::UnixListener;
-use smol::channel::Receiver;
-use smol::future::{FutureExt, or};
+use event_listener::Event;
+use smol::channel::{Receiver, Sender};
+use smol::future::{FutureExt, or, zip};
 use smol::{LocalExecutor, Task};
 
-use super::control::Control;
 use super::dump::Dumps;
 use super::handover::{self, Estate, Heir, Predecessor, Successor, Wish};
 use super::host::{Daemon, Upgrade};
@@ -28,10 +28,10 @@ use crate::logging::{ALWAYS, Logging};
 use crate::mappings::mapping::{Id, Mapping};
 use crate::mappings::ports;
 use crate::mappings::store::{Store, Writer};
-use crate::os::{self, Ask, Link, Notifier, Ownership, Spawner};
-use crate::pipes::registry::Registry;
+use crate::os::{self, Ask, Link, Notifier, Spawner};
+use crate::pipes::registry::{LeftTo, Registry};
 use crate::pipes::shared::Shared;
-use crate::runtime::{self, Backoff, aside, sleep};
+use crate::runtime::{self, Backoff, sleep};
 use crate::text::{counted, reason};
 
 /// A daemon that serves.
@@ -42,7 +42,8 @@ pub(super) struct Serving<'a> {
     registry: Rc<Registry>,
     logging: &'a Logging,
     server: Rc<Server<Api>>,
-    control: UnixListener,
+    /// The command line's socket, until another daemon has it.
+    control: RefCell<Option<UnixListener>>,
     /// The API's port, once it is open.
     api_port: Rc<RefCell<Option<Rc<TcpListener>>>>,
     api_fault: Rc<RefCell<Option<String>>>,
@@ -55,6 +56,39 @@ pub(super) struct Serving<'a> {
     /// Says that the API was asked for a stop, or for a new program.
     stopped: Receiver<()>,
     pub(super) upgrade: Rc<Upgrade>,
+    /// What was asked for while a new program was to take the place.
+    noted: Noted,
+}
+
+/// What was asked for while a new program was to take the place: it is for whoever serves then.
+#[derive(Default)]
+struct Noted {
+    reload: Cell<bool>,
+    /// A stop; whether by a signal.
+    stop: Cell<Option<bool>>,
+    stopping: Event,
+}
+
+impl Noted {
+    fn stop(&self, by_signal: bool) {
+        log::info!(target: ALWAYS, "asked to stop while a new program is to take this one's place");
+        self.stop.set(Some(by_signal));
+        self.stopping.notify(usize::MAX);
+    }
+
+    fn reload(&self) {
+        log::info!(target: ALWAYS, "asked to reload while a new program is to take this one's place");
+        self.reload.set(true);
+    }
+
+    /// Waits for a stop; gives a sentence about it.
+    async fn is_stopped(&self) -> String {
+        while self.stop.get().is_none() {
+            let stopping = self.stopping.listen();
+            stopping.await;
+        }
+        "this one was asked to stop meanwhile".into()
+    }
 }
 
 /// What ends a daemon that serves, or may end it.
@@ -71,7 +105,7 @@ impl<'a> Serving<'a> {
         executor: &Rc<LocalExecutor<'static>>,
         shared: Rc<Shared>,
         (store, writer, stored): (Store, Writer, Vec<Mapping>),
-        (listener, control): (io::Result<TcpListener>, &Control<'_>),
+        (listener, control): (io::Result<TcpListener>, UnixListener),
         logging: &'a Logging,
         notifier: Rc<Notifier>,
         is_heir: bool,
@@ -115,7 +149,7 @@ impl<'a> Serving<'a> {
             registry,
             logging,
             server,
-            control: control.listener.clone(),
+            control: RefCell::new(Some(control)),
             api_port: Rc::default(),
             api_fault,
             accepting: RefCell::default(),
@@ -124,6 +158,7 @@ impl<'a> Serving<'a> {
             dumps,
             stopped,
             upgrade,
+            noted: Noted::default(),
         };
         serving.accept(listener);
         serving
@@ -142,7 +177,8 @@ impl<'a> Serving<'a> {
         }
     }
 
-    /// Takes the place of the daemon at the other end of the link. Blocks until that makes way.
+    /// Takes the place of the daemon at the other end of the link. Blocks until that makes way. What is asked of that
+    /// one meanwhile goes to `asks`.
     ///
     /// # Errors
     /// A sentence about why this one is not to serve.
@@ -151,19 +187,24 @@ impl<'a> Serving<'a> {
         place: &Place<'_>,
         link: Link,
         process: u32,
+        asks: Sender<Ask>,
     ) -> Result<(), String> {
         handover::ready(&link)?;
-        place.instance.name_process();
-        handover::taken(&link)?;
-        let predecessor = Predecessor::new(link, process);
-        let predecessor = predecessor.map_err(|error| reason::words(&error).to_string())?;
+        place.name(None);
+        handover::taken(&link).inspect_err(|_| place.name(Some(process)))?;
+        match Predecessor::new(link, process) {
+            Ok(predecessor) => _ = self.predecessor.set(predecessor),
+            Err(error) => {
+                let why = reason::words(&error);
+                log::error!(target: ALWAYS, "process {process} cannot be heard, whose place this one took: {why}");
+            }
+        }
         let cell = self.predecessor.clone();
-        let _ = cell.set(predecessor);
         let notifier = self.notifier.clone();
         let registry = self.registry.clone();
         let listening = async move {
             if let Some(predecessor) = cell.get() {
-                predecessor.listen(&notifier, &registry).await;
+                predecessor.listen(&notifier, &registry, &asks).await;
             }
         };
         self.executor.spawn(listening.boxed_local()).detach();
@@ -172,8 +213,12 @@ impl<'a> Serving<'a> {
 
     /// Takes the API's callers, on `port` and on the control socket.
     fn accept(&self, port: io::Result<TcpListener>) {
-        let (server, listener) = (self.server.clone(), self.control.clone());
-        let control = async move { server.serve_unix(listener).await };
+        let (server, listener) = (self.server.clone(), self.control.borrow().clone());
+        let control = async move {
+            if let Some(listener) = listener {
+                server.serve_unix(listener).await;
+            }
+        };
         let api = serve_api(
             self.server.clone(),
             self.shared.clone(),
@@ -218,6 +263,15 @@ impl<'a> Serving<'a> {
     /// Reads the settings again as often as asked; returns when asked for more than that.
     pub(super) async fn until_asked(&self, options: &Options, asked: &Receiver<Ask>) -> Asked {
         loop {
+            if let Some(by_signal) = self.noted.stop.take() {
+                return Asked::Stop(by_signal);
+            }
+            let noted = async {
+                if !self.noted.reload.take() {
+                    std::future::pending::<()>().await;
+                }
+                None
+            };
             let by_signal = async {
                 loop {
                     match asked.recv().await {
@@ -236,7 +290,7 @@ impl<'a> Serving<'a> {
                 self.upgrade.is_asked().await;
                 Some(Asked::Upgrade)
             };
-            let asked = or(by_signal, or(stopped, upgrade));
+            let asked = or(noted, or(by_signal, or(stopped, upgrade)));
             if let Some(asked) = or(asked, self.tell_summary()).await {
                 return asked;
             }
@@ -248,12 +302,17 @@ impl<'a> Serving<'a> {
         }
     }
 
-    /// Has the program that is in the file now take this one's place; gives it once it serves.
+    /// Has the program that is in the file now take this one's place; gives it, and its process, once it serves. What
+    /// is `asked` meanwhile is for whoever serves then; a stop before that is this one's.
     ///
     /// # Errors
     /// A sentence about why it does not; everything is as before.
-    pub(super) async fn hand_over(&self, place: &Place<'_>) -> Result<(Successor, u32), String> {
-        let spawner = place.spawner.clone().map_err(|why| {
+    pub(super) async fn hand_over(
+        &self,
+        place: &Place<'_>,
+        asked: &Receiver<Ask>,
+    ) -> Result<(Successor, u32), String> {
+        let spawner = place.spawner.borrow().clone().map_err(|why| {
             format!(
                 "the process that starts programs could not be made: {why}; a restart is needed"
             )
@@ -263,13 +322,35 @@ impl<'a> Serving<'a> {
         for task in accepting.into_iter().flatten() {
             task.cancel().await;
         }
-        let outcome = self.take_turns(place, spawner).await;
+        let outcome = or(self.take_turns(place, spawner), self.note(asked)).await;
         if outcome.is_err() {
-            let port = self.api_port.take().map(|port| port.try_clone());
+            // No task has it any more.
+            let port = self.api_port.take().and_then(Rc::into_inner).map(Ok);
             let anew = || self.shared.pool.open_apart(self.shared.config.borrow().api);
             self.accept(port.unwrap_or_else(anew));
         }
         outcome
+    }
+
+    /// Notes what is asked for. Never ends.
+    async fn note<T>(&self, asked: &Receiver<Ask>) -> T {
+        loop {
+            let by_signal = async {
+                match asked.recv().await {
+                    Ok(Ask::Stop) => self.noted.stop(true),
+                    Ok(Ask::Reload) => self.noted.reload(),
+                    Ok(Ask::Dump) => self.dump(),
+                    // Of those that come together all but one are one.
+                    Ok(Ask::Upgrade) => {}
+                    Err(_) => std::future::pending().await,
+                }
+            };
+            let stopped = async {
+                let _ = self.stopped.recv().await;
+                self.noted.stop(false);
+            };
+            or(by_signal, stopped).await;
+        }
     }
 
     async fn take_turns(
@@ -285,13 +366,33 @@ impl<'a> Serving<'a> {
         drop(ownership);
         let outcome = self.hand_over_files(place, spawner).await;
         if outcome.is_err() {
-            self.registry.keep_state();
-            if had_it {
-                let again = Ownership::take(&place.options.config_dir, &place.options.run_dir);
-                place.ownership.replace(again.unwrap_or_default());
-            }
+            self.take_back(place, had_it).await;
         }
         outcome
+    }
+
+    /// Takes the locks again that the new program was to have, once that has ended, and changes.
+    async fn take_back(&self, place: &Place<'_>, had_folder: bool) {
+        let deadline = Instant::now() + limits::HEIR_TAKES;
+        let (mut folder, mut state) = (!had_folder, false);
+        loop {
+            folder = folder || place.take_folder().await;
+            state = state || self.registry.take_state_back().await;
+            // Who is to stop makes no more changes.
+            if (folder && state) || self.noted.stop.get().is_some() {
+                break;
+            }
+            if Instant::now() >= deadline {
+                log::warn!(
+                    target: ALWAYS,
+                    "the new program does not end, and keeps the locks of the configuration folder; \
+                     while it lives, start no other daemon there"
+                );
+                break;
+            }
+            sleep(limits::DRAIN_CHECK).await;
+        }
+        self.registry.keep_state();
     }
 
     async fn hand_over_files(
@@ -304,17 +405,29 @@ impl<'a> Serving<'a> {
             if let Some(api) = &*self.api_port.borrow() {
                 ports.push(api.as_fd().try_clone_to_owned()?);
             }
-            let control = self.control.as_fd().try_clone_to_owned()?;
-            io::Result::Ok(Estate { lock: place.instance.lock()?, control, ports })
+            let control = self.control.borrow();
+            let control = control.as_ref().ok_or(io::ErrorKind::NotFound)?.as_fd();
+            let control = control.try_clone_to_owned()?;
+            io::Result::Ok(Estate { lock: place.lock()?, control, ports })
         };
         let estate = estate().map_err(|error| reason::words(&error).to_string())?;
-        let heir = beside(Box::new(move || estate.pass_on(&spawner))).await?;
-        let process = heir.process;
+        let heir = Heir::start(estate, spawner).await?;
+        let stopped = async { Err(self.noted.is_stopped().await) };
+        let process = or(stopped, heir.ready()).await?;
         // For a moment both accept users, and each serves its own. A tunnel that opens here would be closed at once.
-        self.registry.leave_agents(None, true);
-        let heir = beside(Box::new(move || heir.go())).await;
-        let heir = heir.inspect_err(|_| self.registry.leave_agents(None, false))?;
-        let successor = Successor::new(heir).map_err(|error| reason::words(&error).to_string())?;
+        let soon = Instant::now() + limits::LEFT_WAITING;
+        self.registry.leave_agents(None, LeftTo::Next, Some(soon));
+        let successor = heir.go().await.inspect_err(|_| {
+            self.registry.leave_agents(None, LeftTo::Next, None);
+            place.name(None);
+        })?;
+        if self.noted.reload.get() {
+            successor.asks(Ask::Reload);
+        }
+        if self.noted.stop.get().is_some() {
+            successor.asks(Ask::Stop);
+        }
+        place.leave();
         self.notifier.main_process(process);
         successor.is_main();
         Ok((successor, process))
@@ -322,10 +435,18 @@ impl<'a> Serving<'a> {
 
     /// Carries what has begun to its end, after another daemon has taken this one's place.
     pub(super) async fn retire(self, successor: &Successor, asked: &Receiver<Ask>) {
+        // Whoever comes after the other one finds them free.
+        self.control.take();
+        self.api_port.take();
         let config = self.shared.config.borrow().clone();
         let waiting = config.user_wait.min(limits::LEFT_WAITING);
-        let short = |id: &Id, is_short| successor.short(id, is_short);
-        let carried = self.registry.retire(config.handover, waiting, &short);
+        let short = |id: &Id, users| successor.short(id, users);
+        let lives = || self.predecessor.get().is_some_and(Predecessor::lives);
+        let patience = match self.noted.stop.get() {
+            None => config.handover,
+            Some(_) => config.handover.min(config.drain),
+        };
+        let carried = self.registry.retire(patience, waiting, &short, &lives);
         let told = async {
             loop {
                 if let Some((sessions, left)) = self.registry.left() {
@@ -334,6 +455,10 @@ impl<'a> Serving<'a> {
                 }
                 sleep(limits::DRAIN_TOLD).await;
             }
+        };
+        let hurry = || {
+            self.tell_predecessor("stop");
+            self.registry.hurry(config.drain);
         };
         let wishes = async {
             loop {
@@ -346,12 +471,16 @@ impl<'a> Serving<'a> {
                         self.tell_predecessor("reopen");
                         self.logging.reopen();
                     }
-                    Wish::Stop => {
-                        self.tell_predecessor("stop");
-                        self.registry.hurry(config.drain);
-                    }
+                    Wish::Stop => hurry(),
                 }
             }
+        };
+        // Of a caller that has kept its connection.
+        let stopped = async {
+            let _ = self.stopped.recv().await;
+            successor.asks(Ask::Stop);
+            hurry();
+            std::future::pending().await
         };
         // A second signal ends it at once.
         let signals = async {
@@ -369,13 +498,13 @@ impl<'a> Serving<'a> {
                 }
             }
         };
-        // Who has asked for the new program has its answer by then, and callers on kept connections call again.
+        // Callers whom this one has accepted are answered by then, and those that keep their connections call again.
         let callers = async {
             sleep(limits::STILL).await;
             self.server.turn_out_all().await;
-            std::future::pending().await
         };
-        or(carried, or(signals, or(callers, or(wishes, told)))).await;
+        let carried = async { _ = zip(callers, carried).await };
+        or(carried, or(signals, or(stopped, or(wishes, told)))).await;
         self.registry.cut().await;
         let still = Instant::now() + limits::STILL;
         runtime::until(still, self.shared.workers.answer()).await;
@@ -384,6 +513,14 @@ impl<'a> Serving<'a> {
     fn tell_predecessor(&self, words: &str) {
         if let Some(predecessor) = self.predecessor.get() {
             predecessor.tell(words);
+        }
+    }
+
+    /// Waits for the end of the daemon whose place this one took, as long as that has for its sessions.
+    async fn outlive_predecessor(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while self.predecessor.get().is_some_and(Predecessor::lives) && Instant::now() < deadline {
+            sleep(limits::DRAIN_CHECK).await;
         }
     }
 
@@ -400,8 +537,11 @@ impl<'a> Serving<'a> {
         }
         self.api_port.take();
         let again = self.asked_again(asked, by_signal);
-        let drained = or(self.registry.drain(patience), again);
-        or(drained, tell(&self.notifier, &self.registry)).await;
+        let drained = async {
+            let before = self.outlive_predecessor(patience + limits::STILL);
+            zip(self.registry.drain(patience), before).await;
+        };
+        or(or(drained, again), tell(&self.notifier, &self.registry)).await;
         self.registry.cut().await;
         // A worker reports a session's end first, and then closes in order what ended that way.
         let still = Instant::now() + limits::STILL;
@@ -431,11 +571,6 @@ impl<'a> Serving<'a> {
         let who = self.registry.draining().map(|left| left.who()).unwrap_or_default();
         log::warn!(target: ALWAYS, "asked to stop a second time: {who} cut");
     }
-}
-
-/// Has a thread of its own do this, which blocks: boxed, because each kind of work takes 1 KiB of the program.
-async fn beside(work: Box<dyn FnOnce() -> Result<Heir, String> + Send>) -> Result<Heir, String> {
-    aside(work).await
 }
 
 /// Tells systemd what a stopping daemon still waits for. Never ends.

@@ -71,7 +71,10 @@ impl File {
             None => self.open()?,
         };
         if open.regular && open.size > 0 && open.size + line.len() as u64 > limits::LOG_FILE {
-            self.put_aside()?;
+            // While one daemon takes another one's place both write; what the other has put aside is not lost so soon.
+            if open.is_at(&self.path) {
+                self.put_aside()?;
+            }
             open = self.open()?;
         }
         let done = open.line(&line);
@@ -139,6 +142,12 @@ fn unusable(path: &Path, error: &io::Error) -> String {
 }
 
 impl Open {
+    /// Whether it is still what `path` leads to.
+    fn is_at(&self, path: &Path) -> bool {
+        let place = |found: io::Result<fs::Metadata>| found.map(|it| (it.dev(), it.ino())).ok();
+        place(self.file.metadata()) == place(fs::metadata(path))
+    }
+
     fn line(&mut self, line: &str) -> io::Result<()> {
         if self.torn {
             self.file.write_all(b"\n")?;
@@ -184,6 +193,27 @@ mod tests {
         assert!(path.exists(), "the new file is there at once");
         file.write(Level::Info, "after").unwrap();
         assert!(fs::read_to_string(&path).unwrap().ends_with("after\n"));
+    }
+
+    #[test]
+    fn two_writers_put_each_line_aside_once() {
+        let folder = crate::testing::folder::Folder::new();
+        let path = folder.join("log");
+        let [mut one, mut two] = [File::new(&path), File::new(&path)];
+        one.write(Level::Info, "the first line").unwrap();
+        two.write(Level::Info, "of another one").unwrap();
+        let message = "x".repeat(1000);
+        let size = |path: &Path| fs::metadata(path).unwrap().len();
+        while !folder.join("log.old").exists() {
+            one.write(Level::Info, &message).unwrap();
+        }
+        // It writes into what was put aside, until that would be full for it, too.
+        for _ in 0..1500 {
+            two.write(Level::Info, &message).unwrap();
+        }
+        let old = fs::read_to_string(folder.join("log.old")).unwrap();
+        assert!(old.contains("the first line"), "the history is gone");
+        assert!(size(&path) < limits::LOG_FILE, "{}", size(&path));
     }
 
     #[test]

@@ -143,9 +143,11 @@ impl Store {
         self.held.lock.take();
     }
 
-    /// Takes it again.
-    pub fn take_lock_again(&self) {
-        self.held.lock.replace(disk::lock(&self.held.file).unwrap_or_default());
+    /// Takes it again; `false` while another process has it.
+    pub async fn take_lock_again(&self) -> bool {
+        let file = self.held.file.clone();
+        let lock = aside(move || disk::lock(&file)).await;
+        lock.map(|lock| self.held.lock.replace(lock)).is_ok()
     }
 
     /// Makes a change. `Ok` means that it is on disk and outlives a power failure; `Err` that it

@@ -137,12 +137,15 @@ impl Instance {
     /// From now on it is this process that runs here.
     pub fn name_process(&self) {
         self.is_passed_on.set(false);
+        self.name(std::process::id());
+    }
+
+    /// Says that it is this process that runs here.
+    pub fn name(&self, process: u32) {
         // The lock is what counts; where a full disk keeps the process id out, messages lack it.
         let mut lock = &self.lock;
-        let _ = lock
-            .set_len(0)
-            .and_then(|()| lock.rewind())
-            .and_then(|()| writeln!(lock, "{}", std::process::id()));
+        let _ =
+            lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{process}"));
     }
 
     /// The lock, for another process.

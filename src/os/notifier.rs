@@ -1,6 +1,7 @@
 //! The service manager: what systemd is told (sd_notify(3)), and how often it wants to hear that
 //! the process is alive.
 
+use std::cell::RefCell;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -16,12 +17,16 @@ const ENDING: Duration = Duration::from_secs(30);
 /// Tells systemd how the daemon is (sd_notify(3)), where `NOTIFY_SOCKET` asks for it; elsewhere
 /// every call does nothing. A message that systemd does not take within 250 ms is dropped.
 #[derive(Debug)]
-pub struct Notifier(Option<(UnixDatagram, SocketAddr)>);
+pub struct Notifier(RefCell<Option<(UnixDatagram, SocketAddr)>>);
 
 impl Notifier {
     /// Reads `NOTIFY_SOCKET`.
     pub fn from_env() -> Self {
-        Notifier(std::env::var_os("NOTIFY_SOCKET").and_then(|path| Self::socket(path.as_bytes())))
+        Self::to(std::env::var_os("NOTIFY_SOCKET").and_then(|path| Self::socket(path.as_bytes())))
+    }
+
+    fn to(socket: Option<(UnixDatagram, SocketAddr)>) -> Self {
+        Notifier(RefCell::new(socket))
     }
 
     fn socket(path: &[u8]) -> Option<(UnixDatagram, SocketAddr)> {
@@ -42,9 +47,11 @@ impl Notifier {
         self.send(&format!("READY=1\nSTATUS={}", one_line(status)));
     }
 
-    /// This process takes the service's place: the service manager watches it from now on.
+    /// This process takes the service's place: the service manager watches it from now on, and would complain of
+    /// whatever else this one says.
     pub fn main_process(&self, process: u32) {
         self.send(&format!("MAINPID={process}"));
+        self.0.take();
     }
 
     /// A reload begins; [`ready`](Self::ready) ends it.
@@ -73,7 +80,7 @@ impl Notifier {
     }
 
     fn send(&self, state: &str) {
-        if let Some((socket, address)) = &self.0 {
+        if let Some((socket, address)) = &*self.0.borrow() {
             // If the service manager does not listen, there is nothing that the daemon could do.
             let _ = socket.send_to_addr(state.as_bytes(), address);
         }
@@ -131,7 +138,7 @@ mod tests {
         for (socket, notify) in
             [(by_path, path.as_os_str().as_bytes()), (by_name, &abstract_name[..])]
         {
-            let notifier = Notifier(Notifier::socket(notify));
+            let notifier = Notifier::to(Notifier::socket(notify));
             let heard = || {
                 let mut buffer = [0; 256];
                 socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -148,9 +155,14 @@ mod tests {
             assert!(micros.parse::<u64>().unwrap() > 0);
             notifier.stopping(Duration::from_secs(600));
             assert_eq!(heard(), "STOPPING=1\nEXTEND_TIMEOUT_USEC=630000000\nSTATUS=stopping");
+            notifier.main_process(7);
+            assert_eq!(heard(), "MAINPID=7");
+            notifier.watchdog();
+            socket.set_nonblocking(true).unwrap();
+            assert!(socket.recv(&mut [0; 256]).is_err(), "another one is watched now");
         }
         assert!(Notifier::socket(b"relative").is_none());
         assert!(Notifier::socket(b"vsock:2:1").is_none());
-        Notifier(None).ready("nobody listens");
+        Notifier::to(None).ready("nobody listens");
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The daemon itself may execute nothing once it serves. This process is forked before anything is read or opened; it
 //! holds nothing but its end of a [`Link`], takes no words from it but that it is to start, and does one thing: it runs the file
-//! from which the daemon was started, with the daemon's own arguments. It ends with the daemon.
+//! from which the daemon was started, with the daemon's own arguments. It ends with the daemon, or before, once another
+//! one has taken the daemon's place: what it has started is then the init system's, which hears of its end.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,6 +14,7 @@ use std::time::Duration;
 use rustix::net::{SocketType, sockopt};
 
 use super::link::Link;
+use super::signals::Signals;
 use crate::limits;
 use crate::text::reason;
 
@@ -21,7 +23,10 @@ pub const REFUSED: &str = "refused ";
 
 /// The process that starts the program anew.
 #[derive(Debug)]
-pub struct Spawner(Link);
+pub struct Spawner {
+    link: Link,
+    process: i32,
+}
 
 impl Spawner {
     /// Forks it. To be called before there is another thread, and before there is anything that a program
@@ -40,31 +45,51 @@ impl Spawner {
             -1 => Err(io::Error::last_os_error()),
             0 => {
                 drop(own);
+                let _signals = settle_down();
                 serve(&others, &program);
                 exit(0)
             }
-            _ => Ok(Spawner(own)),
+            process => Ok(Spawner { link: own, process }),
         }
     }
 
     /// Has the program started, and gives the link to it. What keeps it from starting comes through the link, too.
     ///
     /// # Errors
-    /// The process is gone, or has no files left.
-    pub fn start(&self) -> io::Result<Link> {
+    /// A sentence: the process is gone or stopped, or no files are left.
+    pub fn start(&self) -> Result<Link, String> {
+        let Spawner { link, process } = self;
         // An answer that came too late for who asked before: its program ends with it.
-        while let Ok(Some(_)) = self.0.receive(Some(Duration::from_millis(1))) {}
-        self.0.send("start", &[])?;
-        let answer = self.0.receive(Some(limits::HEIR_TAKES))?;
-        let link = answer.and_then(|answer| answer.files.into_iter().next());
-        link.map(Link::from).ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+        while let Ok(Some(_)) = link.receive(Some(Duration::from_millis(1))) {}
+        let asked = link.send("start", &[]);
+        match asked.and_then(|()| link.receive(Some(limits::HEIR_TAKES))) {
+            Ok(Some(answer)) => answer.files.into_iter().next().map(Link::from).ok_or_else(|| {
+                "no file is left for the link to a new program; raise the limit of open files"
+                    .into()
+            }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(format!(
+                "process {process}, which starts programs for this one, has not answered within \
+                 {} s; where it is stopped, `kill -CONT {process}` has it go on",
+                limits::HEIR_TAKES.as_secs()
+            )),
+            Ok(None) | Err(_) => Err(format!(
+                "process {process}, which started programs for this one, is gone; a restart is needed"
+            )),
+        }
     }
+}
+
+/// Makes this process one that only starts programs: nobody who looks for the daemon by its name finds it, its input is
+/// not a link of the daemon's, and signals for all processes of the service (`systemctl kill`, a terminal) do not end it
+/// before the daemon. What it starts handles them as if it had not.
+fn settle_down() -> Option<Signals> {
+    let _ = rustix::thread::set_name(c"iofog-spawner");
+    let _ = leave_input();
+    Signals::new().ok()
 }
 
 /// The life of the process, until the daemon ends.
 fn serve(daemon: &Link, program: &Path) {
-    // So that nobody who looks for the daemon by its name finds this one.
-    let _ = rustix::thread::set_name(c"iofog-spawner");
     let mut started: Vec<Child> = Vec::new();
     while let Ok(Some(_)) = daemon.receive(None) {
         started.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
@@ -109,8 +134,13 @@ pub fn predecessor() -> io::Result<Option<Link>> {
         return Ok(None);
     }
     let link = input.as_fd().try_clone_to_owned()?;
-    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    leave_input()?;
     Ok(Some(Link::from(link)))
+}
+
+/// Has this process no standard input any more.
+fn leave_input() -> io::Result<()> {
+    Ok(rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?)
 }
 
 #[cfg(test)]
@@ -124,6 +154,26 @@ mod tests {
 
     const SOON: Option<Duration> = Some(Duration::from_secs(60));
 
+    fn spawner(link: Link) -> Spawner {
+        Spawner { link, process: 7 }
+    }
+
+    #[test]
+    fn spawner_that_is_gone_or_has_no_files_is_said_to_be_so() {
+        let [own, others] = Link::pair().unwrap();
+        drop(others);
+        let why = spawner(own).start().unwrap_err();
+        assert!(why.contains("process 7") && why.contains("is gone; a restart is needed"), "{why}");
+        let [own, others] = Link::pair().unwrap();
+        let answering = thread::spawn(move || {
+            others.receive(SOON).unwrap();
+            others.send("none", &[]).unwrap();
+        });
+        let why = spawner(own).start().unwrap_err();
+        assert!(why.contains("raise the limit of open files"), "{why}");
+        answering.join().unwrap();
+    }
+
     #[test]
     fn answer_that_came_too_late_is_not_taken_for_the_next_one() {
         let [own, others] = Link::pair().unwrap();
@@ -134,7 +184,7 @@ mod tests {
             others.receive(SOON).unwrap();
             others.send("link", &[next.as_fd()]).unwrap();
         });
-        let link = Spawner(own).start().unwrap();
+        let link = spawner(own).start().unwrap();
         nexts.send("the next one", &[]).unwrap();
         assert_eq!(link.receive(SOON).unwrap().unwrap().text, "the next one");
         answering.join().unwrap();
@@ -149,7 +199,7 @@ mod tests {
         fs::set_permissions(&program, Permissions::from_mode(0o700)).unwrap();
         let [own, others] = Link::pair().unwrap();
         let serving = thread::spawn(move || serve(&others, &program));
-        let spawner = Spawner(own);
+        let spawner = spawner(own);
         let is_refused = |link: &Link| {
             // It has been started, or this is said before the next answer.
             let said = link.receive(Some(Duration::from_millis(1)));

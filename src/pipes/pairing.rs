@@ -314,23 +314,35 @@ impl Pairing {
         true
     }
 
-    /// Closes the tunnels that wait, but for those of version 3, which are told before.
-    pub fn give_up(&self) {
-        for (side, seats) in self.tunnels.iter().enumerate() {
-            let is_older = |seat: &Seat<Box<Tunnel>, TunnelEnd>| {
-                let occupant = seat.occupant.borrow();
-                occupant.as_ref().is_some_and(|tunnel| tunnel.version != Version::Three)
-            };
-            let waiting = seats.borrow();
-            let older = waiting.iter().filter(|(_, seat)| is_older(seat));
-            let older: Vec<_> = older.map(|(number, _)| number).collect();
-            drop(waiting);
-            for number in older {
-                self.order.borrow_mut().tunnel_left(side, number);
-                let Some(seat) = seats.borrow_mut().remove(number) else { continue };
-                seat.settle(TunnelEnd::GivenUp);
-                if let Some(tunnel) = seat.occupant.take() {
-                    tunnel.stream.close();
+    /// Gives up so many of the tunnels that wait on a side, at most: agents of version 3 are told, and close theirs.
+    /// Those that owe an answer only if `all` may go.
+    pub fn give_up(&self, side: usize, most: usize, all: bool) {
+        let seats = &self.tunnels[side];
+        let waiting: Vec<_> =
+            seats.borrow().iter().map(|(number, seat)| (number, seat.clone())).collect();
+        let may_go = |seat: &Seat<Box<Tunnel>, TunnelEnd>| {
+            let occupant = seat.occupant.borrow();
+            occupant.as_ref().is_some_and(|tunnel| {
+                !tunnel.is_bid_farewell() && (all || !tunnel.slot.is_unanswered())
+            })
+        };
+        for (number, seat) in waiting.into_iter().filter(|(_, seat)| may_go(seat)).take(most) {
+            let mut occupant = seat.occupant.borrow_mut();
+            match &mut *occupant {
+                Some(tunnel) if tunnel.version == Version::Three => {
+                    tunnel.say_bye();
+                    drop(occupant);
+                    // Its task sends it.
+                    seat.wake();
+                }
+                tunnel => {
+                    self.order.borrow_mut().tunnel_left(side, number);
+                    seats.borrow_mut().remove(number);
+                    if let Some(tunnel) = tunnel.take() {
+                        tunnel.stream.close();
+                    }
+                    drop(occupant);
+                    seat.settle(TunnelEnd::GivenUp);
                 }
             }
         }

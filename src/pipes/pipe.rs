@@ -68,26 +68,52 @@ pub struct Pipe {
     pub relays: (RefCell<Option<Sender<()>>>, Receiver<()>),
 }
 
-/// Whether agents are left to the other daemon: to the new one; or to the old one, while users wait there.
+/// Whether agents are left to the other daemon, each time until a moment.
 #[derive(Default)]
 pub struct Agents {
-    left: Cell<bool>,
+    left: [Cell<Option<Instant>>; 2],
+    /// How many the daemon before this one is short of.
+    wanted: Cell<usize>,
     changed: Event,
 }
 
+/// To whom agents are left.
+#[derive(Clone, Copy)]
+pub enum LeftTo {
+    /// To the daemon that takes this one's place.
+    Next,
+    /// To the one whose place this one took, while users wait there.
+    Before,
+}
+
 impl Agents {
-    /// They are, or not any more.
-    pub fn leave(&self, left: bool) {
-        self.left.set(left);
+    /// They are until then, or not any more.
+    pub fn leave(&self, to: LeftTo, until: Option<Instant>) {
+        self.left[to as usize].set(until);
         self.changed.notify(usize::MAX);
     }
 
-    /// Returns when they are not, or after [`limits::LEFT_WAITING`].
+    /// They are left to the daemon before this one, which is short of so many.
+    pub fn want(&self, count: usize, until: Instant) {
+        self.wanted.set(count);
+        self.leave(LeftTo::Before, Some(until));
+    }
+
+    /// How many that one is short of.
+    pub fn wanted(&self) -> usize {
+        let until = self.left[LeftTo::Before as usize].get();
+        until.filter(|until| Instant::now() < *until).map_or(0, |_| self.wanted.get())
+    }
+
+    /// Returns when they are left to nobody.
     pub async fn come(&self) {
-        let changed = self.changed.listen();
-        if self.left.get() {
-            until(Instant::now() + limits::LEFT_WAITING, changed).await;
-            self.left.set(false);
+        loop {
+            let changed = self.changed.listen();
+            let latest = self.left.iter().filter_map(Cell::get).max();
+            match latest.filter(|until| Instant::now() < *until) {
+                Some(latest) => _ = until(latest, changed).await,
+                None => return,
+            }
         }
     }
 }
@@ -162,9 +188,10 @@ impl Pipe {
         self.is_public() && self.sides[1].accepting.get() + users() > 0
     }
 
-    /// Whether users wait here, and no tunnel does.
-    pub fn is_short(&self) -> bool {
-        self.is_public() && self.pairing.waiting_users() > 0 && self.pairing.idle(0) == 0
+    /// How many users wait here while no tunnel does.
+    pub fn short_of(&self) -> usize {
+        let is_short = self.is_public() && self.pairing.idle(0) == 0;
+        if is_short { self.pairing.waiting_users() } else { 0 }
     }
 
     /// After [`retire`](Self::retire), once it is not: tunnels that wait are closed, so that their agents open others
@@ -174,7 +201,7 @@ impl Pipe {
         if !self.bids_farewell.replace(true) {
             self.pairing.look_anew();
         }
-        self.pairing.give_up();
+        (0..2).for_each(|side| self.pairing.give_up(side, usize::MAX, true));
     }
 
     /// Has the agents of waiting tunnels of version 3 told that no session will begin on them any more: right before
@@ -371,4 +398,38 @@ impl Pipe {
 fn most_closing(mapping: &Mapping) -> usize {
     let tunnels = mapping.pipe.agents().iter().map(|agent| agent.limits.max_connections);
     usize::from(tunnels.max().unwrap_or_default()).max(limits::CLOSINGS)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::runtime::block_on;
+
+    #[test]
+    fn agents_that_are_left_come_when_their_time_is_over_or_nobody_is_to_have_them() {
+        let soon = || Instant::now() + Duration::from_millis(30);
+        let never = || Instant::now() + Duration::from_secs(3600);
+        block_on(async {
+            let agents = Agents::default();
+            agents.come().await;
+            let (begun, left) = (Instant::now(), soon());
+            agents.want(3, left);
+            agents.leave(LeftTo::Next, Some(soon()));
+            assert_eq!(agents.wanted(), 3);
+            agents.come().await;
+            assert!(begun.elapsed() >= Duration::from_millis(20));
+            assert_eq!(agents.wanted(), 0);
+            agents.want(2, never());
+            agents.leave(LeftTo::Next, Some(never()));
+            agents.leave(LeftTo::Next, None);
+            assert_eq!(agents.wanted(), 2);
+            let come = until(Instant::now() + Duration::from_millis(20), agents.come());
+            assert!(come.await.is_none());
+            agents.leave(LeftTo::Before, None);
+            agents.come().await;
+        })
+        .unwrap();
+    }
 }

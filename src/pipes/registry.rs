@@ -23,6 +23,7 @@ use crate::mappings::store::{Change, Store, StoreError};
 use crate::pipes::change::ChangeError;
 use crate::pipes::listen;
 use crate::pipes::named::Named;
+pub use crate::pipes::pipe::LeftTo;
 use crate::pipes::pipe::Pipe;
 use crate::pipes::shared::Shared;
 use crate::report::status::{
@@ -106,14 +107,16 @@ impl Registry {
             });
             registry.run(mapping, leases);
         }
-        // Their agents may have answers for the users of the daemon before.
-        for running in registry.running.borrow().iter() {
-            running.pipe.pairing.be_wary();
-        }
+        registry.be_wary();
         if let Some(warning) = registry.plain_warning() {
             log::warn!(target: ALWAYS, "{warning}");
         }
         registry
+    }
+
+    /// Agents may have answers for users of another daemon: of the one before, or of one that takes this one's place.
+    pub fn be_wary(&self) {
+        self.running.borrow().iter().for_each(|running| running.pipe.pairing.be_wary());
     }
 
     /// Says that mappings are told to speak TLS, and do not.
@@ -349,9 +352,13 @@ impl Registry {
         true
     }
 
-    /// Takes changes again, after [`leave_state`](Self::leave_state).
+    /// Takes the state file back, after [`leave_state`](Self::leave_state); `false` while the other daemon has it.
+    pub async fn take_state_back(&self) -> bool {
+        self.store.take_lock_again().await
+    }
+
+    /// Takes changes again.
     pub fn keep_state(&self) {
-        self.store.take_lock_again();
         self.replacing.set(false);
     }
 
@@ -517,11 +524,20 @@ impl Registry {
 
     /// Carries what has begun to its end, after another daemon has taken this one's place; returns when nothing is
     /// left, or after `patience`, which [`hurry`](Self::hurry) may shorten. Users have `waiting` to be given a tunnel.
-    /// `short` is told whenever a mapping's users begin to wait where no tunnel does, or do so no longer.
-    pub async fn retire(&self, patience: Duration, waiting: Duration, short: &dyn Fn(&Id, bool)) {
-        let mut are_short: Vec<Id> = Vec::new();
+    /// `short` is told how many of a mapping's users wait where no tunnel does, here or at a daemon before this one, now
+    /// and again, and 0 once none does. `lives` says whether there is one before, which is waited for as well.
+    pub async fn retire(
+        &self,
+        patience: Duration,
+        waiting: Duration,
+        short: &dyn Fn(&Id, usize),
+        lives: &dyn Fn() -> bool,
+    ) {
+        // What was said of which, and when.
+        let mut are_short: Vec<(Id, usize, Instant)> = Vec::new();
         let begun = Instant::now();
         self.draining.set(Some(begun + patience));
+        self.be_wary();
         self.running.borrow().iter().for_each(|running| running.pipe.retire());
         let mut is_over = false;
         loop {
@@ -533,28 +549,40 @@ impl Registry {
                 if is_late || !pipe.is_awaited() {
                     pipe.give_up();
                 }
-                if pipe.is_short() {
-                    pipe.agents_left.leave(false);
+                let own = pipe.short_of();
+                if own > 0 {
+                    pipe.agents_left.leave(LeftTo::Next, None);
                 }
-                let known = are_short.iter().position(|id| id == pipe.id());
-                match (pipe.is_short(), known) {
-                    (true, None) => are_short.push(pipe.id().clone()),
-                    (false, Some(place)) => drop(are_short.swap_remove(place)),
-                    _ => continue,
+                let users = own + pipe.agents_left.wanted();
+                let known = are_short.iter().position(|(id, ..)| id == pipe.id());
+                match (users, known) {
+                    (0, None) => continue,
+                    (0, Some(place)) => drop(are_short.swap_remove(place)),
+                    (_, None) => are_short.push((pipe.id().clone(), users, Instant::now())),
+                    (_, Some(place)) => {
+                        let (_, told, at) = &mut are_short[place];
+                        // Agents may have gone to the other one before it heard of it.
+                        if users <= *told && at.elapsed() < limits::DRAIN_TOLD {
+                            continue;
+                        }
+                        (*told, *at) = (users, Instant::now());
+                    }
                 }
-                short(pipe.id(), known.is_none());
+                short(pipe.id(), users);
             }
             // A user that waited may have been given a tunnel whose task has not begun the session yet.
             let was_over = std::mem::replace(&mut is_over, self.carried() == 0);
-            if is_over && was_over {
+            if is_over && was_over && !lives() {
                 break;
             }
             if self.draining.get().is_some_and(|deadline| deadline <= Instant::now()) {
-                log::warn!(
-                    target: ALWAYS, "still open after {} s, and cut: {}",
-                    begun.elapsed().as_secs(),
-                    counted(self.carried(), "session")
-                );
+                if !is_over {
+                    log::warn!(
+                        target: ALWAYS, "still open after {} s, and cut: {}",
+                        begun.elapsed().as_secs(),
+                        counted(self.carried(), "session")
+                    );
+                }
                 break;
             }
             // Often at first; what is there after a minute will be there for a while.
@@ -563,12 +591,21 @@ impl Registry {
         self.running.borrow().iter().for_each(|running| running.pipe.pairing.close());
     }
 
-    /// Leaves agents of this mapping, or of all, to the other daemon, while one takes the other's place; or no longer.
-    pub fn leave_agents(&self, id: Option<&str>, left: bool) {
+    /// Leaves agents of this mapping, or of all, to the other daemon until then; or no longer.
+    pub fn leave_agents(&self, id: Option<&str>, to: LeftTo, until: Option<Instant>) {
         for Running { pipe, .. } in self.running.borrow().iter() {
             if id.is_none_or(|id| **pipe.id() == *id) {
-                pipe.agents_left.leave(left);
+                pipe.agents_left.leave(to, until);
             }
+        }
+    }
+
+    /// Leaves agents of this mapping to the daemon before this one until then, which is short of so many for its users;
+    /// as many of those that wait here are to come again, since they open no others before.
+    pub fn send_agents(&self, id: &str, count: usize, until: Instant) {
+        if let Some(Running { pipe, .. }) = self.running.borrow().get(id) {
+            pipe.agents_left.want(count, until);
+            pipe.pairing.give_up(0, count, false);
         }
     }
 

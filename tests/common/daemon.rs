@@ -444,6 +444,11 @@ impl Daemon {
 
     /// Starts it without waiting.
     pub fn spawn(&mut self) {
+        self.spawn_with(Stdio::null());
+    }
+
+    /// The same with this standard input, which a program has to take another one's place.
+    pub fn spawn_with(&mut self, input: Stdio) {
         assert!(self.child.is_none(), "already running");
         let mut words: Vec<OsString> = self.wrapper.iter().map(OsString::from).collect();
         match &self.program {
@@ -462,7 +467,7 @@ impl Daemon {
             command.env_remove(manager);
         }
         command.envs(self.environment.iter().cloned());
-        command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
+        command.stdin(input).stdout(file("stdout")).stderr(file("stderr"));
         self.child = Some(command.spawn().expect("the daemon starts"));
     }
 

@@ -36,5 +36,6 @@ mod tunnel_version_three;
 mod tunnels;
 mod tunnels_process;
 mod upgrade;
+mod upgrade_faults;
 mod version_three;
 mod version_two;

@@ -1,0 +1,694 @@
+//! A new program takes the place of the one that runs, and something goes wrong or comes between, at each step
+//! (protocol page, section 7, step 12). What both say to each other stands in `src/daemon/handover.rs`; a stand-in
+//! speaks for one of them.
+
+use std::fs::{self, File, Permissions};
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit, test_kill_process};
+
+use crate::common::*;
+
+const NEVER: u64 = 200_000;
+
+/// Whether programs here can start themselves anew; if not, it is said.
+fn can_start_anew() -> bool {
+    let can = std::env::var_os("IOFOG_CONNECTOR_BIN").is_none();
+    if !can {
+        could_not_run("a program that needs a wrapper cannot start itself anew");
+    }
+    can
+}
+
+fn upgraded(daemon: &Daemon) -> Pid {
+    let output = daemon.cli(&["upgrade"]);
+    assert!(output.status.success(), "{}", text(&output));
+    daemon.serving().expect("a daemon")
+}
+
+fn refused(daemon: &Daemon) -> String {
+    let output: Output = daemon.cli(&["upgrade"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    text(&output)
+}
+
+fn is_gone(process: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
+    test_kill_process(process).is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
+}
+
+/// The process that starts programs for this one.
+fn spawner(process: Pid) -> Pid {
+    let process = process.as_raw_nonzero();
+    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap();
+    let is_it = |child: &&str| {
+        fs::read_to_string(format!("/proc/{child}/comm"))
+            .is_ok_and(|name| name == "iofog-spawner\n")
+    };
+    let child = children.split_whitespace().find(is_it).expect("a process that starts programs");
+    Pid::from_raw(child.parse().unwrap()).unwrap()
+}
+
+/// One end of what two programs say to each other.
+struct Words(UnixDatagram);
+
+impl Words {
+    fn pair() -> [Self; 2] {
+        let (one, two) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        [one, two].map(|end| Words(end.into()))
+    }
+
+    fn say(&self, word: &str) -> bool {
+        self.0.send(word.as_bytes()).is_ok()
+    }
+
+    fn give(&self, word: &str, file: impl AsFd) {
+        let files = [file.as_fd()];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
+        let word = [std::io::IoSlice::new(word.as_bytes())];
+        rustix::net::sendmsg(&self.0, &word, &mut control, SendFlags::NOSIGNAL).unwrap();
+    }
+
+    /// What the other end says next, with files; `None` once it has ended.
+    fn hear(&self) -> Option<(String, Vec<OwnedFd>)> {
+        self.0.set_read_timeout(Some(PATIENCE)).unwrap();
+        self.try_hear(RecvFlags::empty()).expect("a word")
+    }
+
+    fn try_hear(&self, flags: RecvFlags) -> rustix::io::Result<Option<(String, Vec<OwnedFd>)>> {
+        let mut text = [0; 4096];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut into = [std::io::IoSliceMut::new(&mut text)];
+        let flags = flags | RecvFlags::CMSG_CLOEXEC;
+        let count = match rustix::net::recvmsg(&self.0, &mut into, &mut control, flags) {
+            // Whoever has left something unread.
+            Err(rustix::io::Errno::CONNRESET) => 0,
+            received => received?.bytes,
+        };
+        let mut files = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                files.extend(rights);
+            }
+        }
+        let text = String::from_utf8_lossy(&text[..count]).into_owned();
+        Ok((count > 0).then_some((text, files)))
+    }
+
+    fn expect(&self, word: &str) -> String {
+        let (heard, _) = self.hear().unwrap_or_else(|| panic!("an end instead of {word}"));
+        assert!(heard.starts_with(word), "{heard} instead of {word}");
+        heard
+    }
+}
+
+/// A daemon whose program's file is its own, so that another one can be put in its place.
+struct Replaced {
+    daemon: Daemon,
+    program: PathBuf,
+}
+
+impl Replaced {
+    fn prepare(daemon: Builder) -> Self {
+        let mut daemon = daemon.prepare();
+        let program = daemon.folder().join("iofog-connector");
+        let own = PathBuf::from(&binary()[0]);
+        fs::hard_link(&own, &program).or_else(|_| fs::copy(&own, &program).map(drop)).unwrap();
+        daemon.program = Some(program.clone());
+        Replaced { daemon, program }
+    }
+
+    /// With a stand-in for the new program, which says nothing by itself.
+    fn start(daemon: Builder) -> Self {
+        let mut replaced = Self::prepare(daemon);
+        replaced.daemon.start();
+        replaced.by_stand_in();
+        replaced
+    }
+
+    fn by_stand_in(&self) {
+        let folder = self.folder();
+        fs::create_dir_all(&folder).unwrap();
+        let own = std::env::current_exe().unwrap();
+        let script = format!(
+            "#!/bin/sh\nSTAND_IN={} exec {} --exact upgrade_faults::stand_in_for_a_new_program\n",
+            folder.display(),
+            own.display()
+        );
+        let new = self.program.with_extension("new");
+        fs::write(&new, script).unwrap();
+        fs::set_permissions(&new, Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&new, &self.program).unwrap();
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.daemon.folder().join("stand-in")
+    }
+
+    /// What the stand-in has heard, a word a line.
+    fn heard(&self) -> String {
+        fs::read_to_string(self.folder().join("heard")).unwrap_or_default()
+    }
+
+    #[track_caller]
+    fn until_heard(&self, word: &str) {
+        until(word, || self.heard().lines().any(|line| line.starts_with(word)));
+    }
+
+    /// Has the stand-in say something, or do what only it knows.
+    fn say(&self, word: &str) {
+        let say = self.folder().join("say");
+        fs::write(say.with_extension("new"), word).unwrap();
+        fs::rename(say.with_extension("new"), &say).unwrap();
+        until("it has been said", || !say.exists());
+    }
+
+    /// An upgrade by signal, up to the word that the new program may serve.
+    fn until_go(&self, old: Pid) {
+        kill_process(old, Signal::USR2).unwrap();
+        self.until_heard("all");
+        self.say("ready");
+        self.until_heard("go");
+    }
+}
+
+/// Runs in a process of its own, as the new program: says what the test has it say, and writes down what it hears.
+#[test]
+fn stand_in_for_a_new_program() {
+    let Some(folder) = std::env::var_os("STAND_IN").map(PathBuf::from) else { return };
+    let words = Words(std::io::stdin().as_fd().try_clone_to_owned().unwrap().into());
+    let mut heard = File::create(folder.join("heard")).unwrap();
+    let (mut files, mut locks, mut is_over) = (Vec::new(), Vec::new(), false);
+    let start = Instant::now();
+    while start.elapsed() < 4 * PATIENCE {
+        if let Ok(word) = fs::read_to_string(folder.join("say")) {
+            match &*word {
+                "ready" => assert!(words.say(&format!("ready {}", std::process::id()))),
+                "end" => return fs::remove_file(folder.join("say")).unwrap(),
+                lock if lock.starts_with("lock ") => {
+                    let file = File::open(&lock["lock ".len()..]).unwrap();
+                    flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+                    locks.push(file);
+                }
+                word => assert!(words.say(word)),
+            }
+            fs::remove_file(folder.join("say")).unwrap();
+        }
+        if is_over {
+            // Locks outlive what is said.
+        } else if let Ok(next) = words.try_hear(RecvFlags::DONTWAIT) {
+            is_over = next.is_none();
+            let (word, more) = next.unwrap_or(("over".into(), Vec::new()));
+            files.extend(more);
+            writeln!(heard, "{word}").unwrap();
+        }
+        if is_over && locks.is_empty() {
+            return;
+        }
+        thread::sleep(ms(5));
+    }
+}
+
+/// A stand-in for the daemon whose place a program takes.
+struct Before {
+    daemon: Daemon,
+    words: Words,
+}
+
+impl Before {
+    /// Has the program started, up to its word that it is ready.
+    fn of(mut daemon: Daemon) -> Self {
+        let lock = File::create(daemon.run().join("iofog-connector.lock")).unwrap();
+        (&lock).write_all(b"7\n").unwrap();
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let control = UnixListener::bind(daemon.socket()).unwrap();
+        let [words, others] = Words::pair();
+        words.say("from 7");
+        words.give("lock", &lock);
+        words.give("control", &control);
+        words.say("all");
+        daemon.spawn_with(Stdio::from(OwnedFd::from(others.0)));
+        words.expect(&format!("ready {}", daemon.pid().as_raw_nonzero()));
+        Before { daemon, words }
+    }
+
+    /// The same, until it serves a mapping.
+    fn with_a_mapping(mut daemon: Daemon) -> (Self, Mapping) {
+        daemon.start();
+        let mapping = daemon.api().add_public(10, NEVER);
+        daemon.stop();
+        (Self::serving(daemon), mapping)
+    }
+
+    /// The same, until it serves.
+    fn serving(daemon: Daemon) -> Self {
+        let mut before = Self::of(daemon);
+        before.words.say("go");
+        before.words.expect("taken");
+        before.daemon.wait_ready();
+        before
+    }
+}
+
+fn prepared() -> Daemon {
+    Daemon::builder(Mode::Plain).prepare()
+}
+
+fn lock_text(daemon: &Daemon) -> String {
+    fs::read_to_string(daemon.run().join("iofog-connector.lock")).unwrap()
+}
+
+#[test]
+fn stop_while_a_new_program_opens_everything_is_the_old_ones_and_nobody_serves_then() {
+    if !can_start_anew() {
+        return;
+    }
+    let mut old = Replaced::start(Daemon::builder(Mode::Plain));
+    old.daemon.signal(Signal::USR2);
+    old.until_heard("all");
+    old.daemon.signal(Signal::TERM);
+    until("it stops", || old.daemon.log_text().contains("stopping: sessions have"));
+    old.until_heard("no");
+    assert_eq!(old.daemon.wait().status.code(), Some(0));
+    old.until_heard("over");
+    assert!(!old.heard().contains("go\n"), "{}", old.heard());
+    // It was not the new program's being late that has ended it.
+    let log = old.daemon.log_text();
+    assert!(log.contains("was asked to stop meanwhile") && !log.contains("not ready"), "{log}");
+    assert!(!old.daemon.socket().exists());
+}
+
+#[test]
+fn stop_after_the_word_to_serve_is_the_new_programs_too() {
+    if !can_start_anew() {
+        return;
+    }
+    let mut old = Replaced::start(Daemon::builder(Mode::Plain).set("drain", 300));
+    let mapping = old.daemon.api().add_public(10, NEVER);
+    let (mut user, _agent) = old.daemon.session(&mapping);
+    old.until_go(old.daemon.pid());
+    old.daemon.signal(Signal::TERM);
+    until("it is noted", || old.daemon.log_text().contains("asked to stop while"));
+    old.say("taken");
+    old.until_heard("main");
+    let heard = old.heard();
+    assert!(heard.contains("stop\nmain\n"), "{heard}");
+    // What it carries has the time of a stop, not of an upgrade.
+    user.expect_closed();
+    assert_eq!(old.daemon.wait().status.code(), Some(0));
+}
+
+#[test]
+fn reload_while_a_new_program_takes_the_place_is_the_new_programs() {
+    if !can_start_anew() {
+        return;
+    }
+    let mut old = Replaced::start(Daemon::builder(Mode::Plain));
+    old.until_go(old.daemon.pid());
+    old.daemon.signal(Signal::HUP);
+    until("it is noted", || old.daemon.log_text().contains("asked to reload while"));
+    old.say("taken");
+    old.until_heard("main");
+    assert!(old.heard().contains("reload\nmain\n"), "{}", old.heard());
+    assert_eq!(old.daemon.wait().status.code(), Some(0));
+    // Without a new program it is the old one's.
+    let old = Replaced::start(Daemon::builder(Mode::Plain));
+    old.until_go(old.daemon.pid());
+    old.daemon.set("userwait", 12_345);
+    old.daemon.signal(Signal::HUP);
+    until("it is noted", || old.daemon.log_text().contains("asked to reload while"));
+    old.say("end");
+    until("it reloads", || old.daemon.log_text().contains("settings reloaded"));
+}
+
+#[test]
+fn new_program_does_what_was_asked_of_the_old_one_meanwhile() {
+    if !can_start_anew() {
+        return;
+    }
+    let mut before = Before::serving(prepared());
+    before.words.say("reload");
+    until("it reloads", || before.daemon.log_text().contains("settings reloaded"));
+    before.words.expect("reopen");
+    before.words.say("stop");
+    before.words.expect("stop");
+    drop(before.words);
+    assert_eq!(before.daemon.wait().status.code(), Some(0));
+}
+
+#[test]
+fn new_program_is_heard_however_many_files_the_old_one_may_open() {
+    if !can_start_anew() {
+        return;
+    }
+    let mut old = Replaced::start(Daemon::builder(Mode::Plain));
+    old.until_go(old.daemon.pid());
+    // From now on no file can be opened.
+    let none = Rlimit { current: Some(3), maximum: Some(3) };
+    prlimit(Some(old.daemon.pid()), Resource::Nofile, none).unwrap();
+    old.say("taken");
+    old.until_heard("main");
+    assert_eq!(old.daemon.wait().status.code(), Some(0));
+}
+
+#[test]
+fn new_program_waits_for_its_word_through_signals() {
+    if !can_start_anew() {
+        return;
+    }
+    let mut before = Before::of(prepared());
+    before.daemon.signal(Signal::HUP);
+    before.daemon.signal(Signal::STOP);
+    before.daemon.signal(Signal::CONT);
+    before.words.say("go");
+    before.words.expect("taken");
+    before.daemon.wait_ready();
+    until("it reloads", || before.daemon.log_text().contains("settings reloaded"));
+}
+
+#[test]
+fn lock_names_the_process_that_serves_when_the_new_one_was_too_late() {
+    if !can_start_anew() {
+        return;
+    }
+    let mut before = Before::of(prepared());
+    // It has said `go`, waited too long, and hears no more.
+    before.words.0.shutdown(std::net::Shutdown::Read).unwrap();
+    before.words.say("go");
+    before.words.say("no");
+    assert_eq!(before.daemon.wait().status.code(), Some(1));
+    assert_eq!(lock_text(&before.daemon), "7\n");
+    assert!(before.daemon.socket().exists(), "it is the other one's");
+    // And when it has named itself, and ends.
+    let old = Replaced::start(Daemon::builder(Mode::Plain));
+    old.until_go(old.daemon.pid());
+    fs::write(old.daemon.run().join("iofog-connector.lock"), "7\n").unwrap();
+    old.say("end");
+    let own = old.daemon.pid().as_raw_nonzero();
+    until("it names itself again", || lock_text(&old.daemon) == format!("{own}\n"));
+}
+
+#[test]
+fn service_manager_hears_at_once_that_the_new_program_lives() {
+    if !can_start_anew() {
+        return;
+    }
+    let folder = Folder::new();
+    let manager = Manager::new(&folder);
+    let daemon = Daemon::builder(Mode::Plain)
+        .environment("NOTIFY_SOCKET", manager.path())
+        .environment("WATCHDOG_USEC", "600000000");
+    let before = Before::serving(daemon.prepare());
+    // Said before the manager watches it, this one is not believed; and the next is due in five minutes.
+    manager.receive("WATCHDOG=1");
+    before.words.say("main");
+    manager.receive("READY=1");
+    manager.receive("WATCHDOG=1");
+}
+
+#[test]
+fn locks_are_the_old_ones_again_once_a_slow_new_program_has_ended() {
+    if !can_start_anew() {
+        return;
+    }
+    let old = Replaced::start(Daemon::builder(Mode::Plain));
+    old.daemon.api().add_public(10, NEVER);
+    let (folder, state) = (old.daemon.config(), old.daemon.config().join("configs.json"));
+    old.daemon.signal(Signal::USR2);
+    old.until_heard("all");
+    for locked in [&folder, &state] {
+        old.say(&format!("lock {}", locked.display()));
+    }
+    old.say("refused for the test");
+    old.until_heard("over");
+    // Longer than a lock is tried for that somebody else holds.
+    thread::sleep(ms(500));
+    old.say("end");
+    let is_locked = |path: &Path| {
+        flock(File::open(path).unwrap(), FlockOperation::NonBlockingLockShared).is_err()
+    };
+    until("both are locked", || is_locked(&folder) && is_locked(&state));
+    until("it serves", || old.daemon.log_text().contains("no other program takes"));
+    assert!(is_locked(&folder) && is_locked(&state));
+    old.daemon.api().add_public(1, NEVER);
+}
+
+#[test]
+fn program_before_the_one_before_is_shown_told_and_ended_too() {
+    if !can_start_anew() {
+        return;
+    }
+    let mut daemon = Daemon::builder(Mode::Plain).set("drain", 300).start();
+    let [mapping, other] = [(); 2].map(|()| daemon.api().add_public(10, NEVER));
+    let (mut user, _agent) = daemon.session(&mapping);
+    let (mut stays, mut tunnel) = daemon.session(&other);
+    let second = upgraded(&daemon);
+    let third = upgraded(&daemon);
+    let carried = || daemon.control().state()["predecessor"]["sessions"].clone();
+    until("both are shown", || carried() == 2);
+    daemon.api().remove(&mapping);
+    user.expect_closed();
+    until("one is shown", || carried() == 1);
+    stays.send(b"stays");
+    tunnel.expect_record(b"stays");
+    assert!(daemon.is_running() && !is_gone(second));
+    let output = daemon.cli(&["stop"]);
+    assert!(output.status.success(), "{}", text(&output));
+    // It has waited for all of them.
+    assert!(is_gone(second) && is_gone(third));
+    assert_eq!(daemon.wait().status.code(), Some(0));
+    stays.expect_closed();
+}
+
+#[test]
+fn programs_between_end_once_the_first_one_has() {
+    if !can_start_anew() {
+        return;
+    }
+    let mut daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(10, NEVER);
+    let session = daemon.session(&mapping);
+    let second = upgraded(&daemon);
+    upgraded(&daemon);
+    drop(session);
+    assert_eq!(daemon.wait().status.code(), Some(0));
+    until("the second has ended", || is_gone(second));
+    assert!(daemon.control().state()["predecessor"].is_null());
+}
+
+#[test]
+fn users_that_wait_two_programs_back_are_told_to_the_newest_one() {
+    if !can_start_anew() {
+        return;
+    }
+    let middle = Replaced::prepare(Daemon::builder(Mode::Plain));
+    let Replaced { daemon, program } = middle;
+    let (Before { daemon, words }, mapping) = Before::with_a_mapping(daemon);
+    let middle = Replaced { daemon, program };
+    words.say(&format!("short {} 2", mapping.id));
+    middle.by_stand_in();
+    middle.until_go(middle.daemon.pid());
+    middle.say("taken");
+    middle.until_heard(&format!("short {} 2", mapping.id));
+    words.say(&format!("enough {}", mapping.id));
+    middle.until_heard(&format!("enough {}", mapping.id));
+}
+
+#[test]
+fn agents_that_wait_are_sent_to_users_of_the_program_before_as_many_as_these() {
+    if !can_start_anew() {
+        return;
+    }
+    let (Before { daemon, words }, mapping) = Before::with_a_mapping(prepared());
+    let idle = |count| until("they wait", || daemon.api().idle(&mapping) == count);
+    let (short, enough) = (format!("short {} 1", mapping.id), format!("enough {}", mapping.id));
+    for open in [Daemon::tunnel, Daemon::version_two] {
+        let mut agents = [(); 2].map(|()| open(&daemon, &mapping));
+        idle(2);
+        words.say(&short);
+        idle(1);
+        // Who comes now comes to the other one.
+        let mut agent = daemon.agent(mapping.port1);
+        agent.send(mapping.passcode1.as_bytes());
+        agent.link.expect_silence(ms(200));
+        assert_eq!(agents.each_mut().map(|agent| agent.link.is_quiet()).map(usize::from), [0, 1]);
+        words.say(&enough);
+        agent.expect_authorized();
+        drop((agent, agents));
+        idle(0);
+    }
+    let mut agents = [(); 2].map(|()| daemon.version_three(&mapping));
+    idle(2);
+    words.say(&short);
+    agents[0].expect(b'B');
+    agents[1].expect_silence(ms(200));
+}
+
+#[test]
+fn fresh_tunnel_at_the_program_before_must_be_quiet_before_a_user_gets_it() {
+    if !can_start_anew() {
+        return;
+    }
+    let daemon = Daemon::new(Mode::Tls);
+    let mapping = daemon.api().add_public(10, NEVER);
+    // A user of the old program that has not begun to shake hands.
+    let user = Link::plain(at(mapping.port2)).unwrap();
+    // It is accepted before whoever comes later.
+    drop(daemon.user(&mapping));
+    upgraded(&daemon);
+    // An agent that loses its tunnel in the midst of an answer comes back, and may come to the old program.
+    let (another, mut agent) = daemon.session(&mapping);
+    agent.send(b"some of the answer");
+    drop((another, agent));
+    let mut user = user.upgrade(&daemon.trust(), "localhost").unwrap();
+    user.send(b"another question");
+    let mut tunnels: Vec<(Instant, Agent)> = Vec::new();
+    let (begun, asked) = eventually("it is served", || {
+        if tunnels.len() < 9 {
+            tunnels.push((Instant::now(), daemon.tunnel(&mapping)));
+        }
+        // Those that the new one gives up, since users wait here, are closed.
+        let mut got: Vec<_> =
+            tunnels.iter_mut().map(|(_, tunnel)| tunnel.link.read_now(99)).collect();
+        let asked = got.iter_mut().position(|got| matches!(got, Some(Got::Bytes(_))))?;
+        let (begun, tunnel) = tunnels.swap_remove(asked);
+        Some((begun.elapsed(), (tunnel, got.swap_remove(asked))))
+    });
+    let (mut tunnel, got) = asked;
+    assert_eq!(got, Some(Got::Bytes(b"another question".into())));
+    // The rest of the answer would have come by then (`QUIET_LATE`).
+    assert!(begun >= ms(800), "{begun:?}");
+    tunnel.send(b"its answer");
+    user.expect(b"its answer");
+}
+
+#[test]
+fn another_daemon_can_be_started_while_an_old_one_carries_sessions_and_the_new_one_has_died() {
+    if !can_start_anew() {
+        return;
+    }
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(10, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let heir = upgraded(&daemon);
+    kill_process(heir, Signal::KILL).unwrap();
+    until("it has died", || is_gone(heir));
+    let said = text(&daemon.cli(&["status"]));
+    assert!(said.contains("not running"), "{said}");
+    let mut command = std::process::Command::new(&binary()[0]);
+    command.arg("start").arg("--config").arg(daemon.config()).arg("--run").arg(daemon.run());
+    command.arg("--log").arg(daemon.log()).arg("--syslog").arg(daemon.syslog());
+    let _next = Running::start(&mut command, daemon.folder().join("next")).unwrap();
+    until("it serves", || daemon.cli(&["status"]).status.success());
+    let (mut another, mut tunnel) = daemon.session(&mapping);
+    another.send(b"at the next one");
+    tunnel.expect_record(b"at the next one");
+    user.send(b"still");
+    agent.expect_record(b"still");
+}
+
+#[test]
+fn address_that_the_api_leaves_is_closed_while_sessions_go_on() {
+    if !can_start_anew() {
+        return;
+    }
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(10, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let block = PortBlock::take(1);
+    daemon.set("api", at(block.first).to_string());
+    upgraded(&daemon);
+    until("nobody listens", || TcpStream::connect(daemon.api_address()).is_err());
+    TcpStream::connect(at(block.first)).unwrap();
+    user.send(b"still");
+    agent.expect_record(b"still");
+}
+
+#[test]
+fn new_program_is_the_init_systems_while_the_old_one_carries_sessions() {
+    if !can_start_anew() {
+        return;
+    }
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(10, NEVER);
+    let _session = daemon.session(&mapping);
+    let old_spawner = spawner(daemon.pid());
+    let heir = upgraded(&daemon);
+    let parent = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", heir.as_raw_nonzero())).unwrap();
+        let fields = stat[stat.rfind(')').unwrap()..].split(' ').nth(2).unwrap().to_owned();
+        fields.parse::<i32>().unwrap()
+    };
+    until("it has another parent", || parent() != old_spawner.as_raw_nonzero().get());
+    until("what has started it is gone", || is_gone(old_spawner));
+}
+
+#[test]
+fn what_starts_programs_has_nothing_but_its_link_and_outlives_signals_for_the_whole_service() {
+    if !can_start_anew() {
+        return;
+    }
+    let daemon = Daemon::new(Mode::Plain);
+    let first = upgraded(&daemon);
+    let spawner = spawner(first);
+    let files = format!("/proc/{}/fd", spawner.as_raw_nonzero());
+    let input = fs::read_link(format!("{files}/0")).unwrap();
+    assert_eq!(input, Path::new("/dev/null"));
+    let sockets = fs::read_dir(&files).unwrap().filter(|file| {
+        let file = fs::read_link(file.as_ref().unwrap().path()).unwrap();
+        file.to_string_lossy().starts_with("socket:")
+    });
+    // The link, and its signals.
+    assert_eq!(sockets.count(), 3);
+    for signal in [Signal::HUP, Signal::INT, Signal::TERM, Signal::USR2] {
+        kill_process(spawner, signal).unwrap();
+    }
+    let last = upgraded(&daemon);
+    assert_ne!(last, first);
+    // What it has started obeys signals all the same.
+    kill_process(last, Signal::TERM).unwrap();
+    until("it has ended", || is_gone(last));
+}
+
+#[test]
+fn what_starts_programs_is_said_to_be_stopped_where_it_is() {
+    if !can_start_anew() {
+        return;
+    }
+    let mut daemon = Daemon::new(Mode::Plain);
+    let spawner = spawner(daemon.pid());
+    kill_process(spawner, Signal::STOP).unwrap();
+    let said = refused(&daemon);
+    let number = spawner.as_raw_nonzero();
+    assert!(said.contains(&format!("process {number}")), "{said}");
+    assert!(said.contains(&format!("`kill -CONT {number}`")), "{said}");
+    kill_process(spawner, Signal::CONT).unwrap();
+    let heir = upgraded(&daemon);
+    assert_eq!(daemon.wait().status.code(), Some(0));
+    assert_eq!(daemon.serving(), Some(heir));
+    kill_process(self::spawner(heir), Signal::KILL).unwrap();
+    let said = refused(&daemon);
+    assert!(said.contains("is gone; a restart is needed"), "{said}");
+}
