@@ -1,6 +1,7 @@
 //! A new program takes the place of the one that runs, and nobody notices (protocol page, section 7, step 12).
 
 use std::fs::{self, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -161,12 +162,60 @@ fn users(daemon: &Daemon, mapping: &Mapping, number: u64, over: &AtomicBool, ser
     }
 }
 
-fn upgrades_in_a_row_under_load_refuse_nobody_and_cut_nothing(mode: Mode) {
-    let daemon = Daemon::builder(mode).set("userwait", 60_000).start();
-    let mapping = daemon.api().add_public(60, NEVER);
-    let held = daemon.api().add_public(60, NEVER);
+/// An agent of version 1 or 2 that sends back what comes, with one tunnel at a time.
+fn agent(daemon: &Daemon, mapping: &Mapping, version: u8, over: &AtomicBool) {
+    let passcode = &mapping.passcode1;
+    let (greeting, answer) = match version {
+        1 => (passcode.clone(), "AUTHORIZED"),
+        _ => (format!("IOFOG/2 {passcode}\n"), "IOFOG/2 AUTHORIZED\n"),
+    };
+    while !over.load(Ordering::Relaxed) {
+        // One that comes in the moment in which a program ends may be cut before it is a tunnel, and comes again.
+        let mut link = match daemon.try_link(mapping.port1) {
+            Ok(link) => link,
+            Err(error) => {
+                assert_ne!(error.kind(), ErrorKind::ConnectionRefused, "an agent was refused");
+                continue;
+            }
+        };
+        if link.try_send(greeting.as_bytes()).is_err() {
+            continue;
+        }
+        // How much of it is not the user's, as far as that is known.
+        let (mut came, mut own, mut has_header) = (Vec::new(), answer.len(), version == 1);
+        loop {
+            match link.record_by(Instant::now() + ms(50)) {
+                Got::Bytes(bytes) => came.extend(bytes),
+                Got::Late if over.load(Ordering::Relaxed) => return,
+                Got::Late => continue,
+                Got::End => {
+                    link.finish();
+                    break;
+                }
+                _ => break,
+            }
+            let common = came.len().min(answer.len());
+            assert_eq!(came[..common], answer.as_bytes()[..common], "an agent was turned away");
+            if !has_header && came.len() >= own + 16 {
+                let length = u16::from_be_bytes([came[own + 14], came[own + 15]]);
+                (own, has_header) = (own + 16 + usize::from(length), true);
+                if link.try_send(b"OPEN").is_err() {
+                    break;
+                }
+            }
+            if has_header && came.len() > own {
+                if link.try_send(&came[own..]).is_err() {
+                    break;
+                }
+                own = came.len();
+            }
+        }
+    }
+}
+
+/// The command `tunnel`, of version 3, with an echo for a service.
+fn tunnel(daemon: &Daemon, mapping: &Mapping) -> (Running, Service) {
     let service = Service::echo();
-    let (target, connector) = (service.address.to_string(), at(mapping.port1));
     let passcode = daemon.folder().join("passcode");
     fs::write(&passcode, &mapping.passcode1).unwrap();
     fs::set_permissions(&passcode, Permissions::from_mode(0o600)).unwrap();
@@ -174,40 +223,81 @@ fn upgrades_in_a_row_under_load_refuse_nobody_and_cut_nothing(mode: Mode) {
     command.args(&binary()[1..]).args([
         "tunnel",
         "--connector",
-        &format!("localhost:{}", connector.port()),
+        &format!("localhost:{}", mapping.port1),
+        "--passcode-file",
+        &passcode.display().to_string(),
+        "--target",
+        &service.address.to_string(),
     ]);
-    command.args(["--passcode-file", &passcode.display().to_string(), "--target", &target]);
-    match mode {
+    match daemon.mode {
         Mode::Plain => command.arg("--plain"),
         Mode::Tls => command.arg("--ca").arg(daemon.config().join("server-cert.pem")),
     };
-    let _tunnel = Running::start(&mut command, daemon.folder().join("tunnel")).unwrap();
-    let (mut user, mut agent) = daemon.session(&held);
-    let (over, served) = (AtomicBool::new(false), AtomicU64::new(0));
-    thread::scope(|scope| {
-        let _over = Over(&over);
-        let users: Vec<_> = (0..3)
-            .map(|number| {
-                let (daemon, mapping, over, served) = (&daemon, &mapping, &over, &served);
-                scope.spawn(move || users(daemon, mapping, number, over, served))
-            })
-            .collect();
+    (Running::start(&mut command, daemon.folder().join("tunnel")).unwrap(), service)
+}
+
+fn upgrades_in_a_row_under_load_refuse_nobody_and_cut_nothing(mode: Mode) {
+    let daemon = Daemon::builder(mode).set("userwait", 60_000).start();
+    let mappings = [(); 3].map(|()| daemon.api().add_public(60, NEVER));
+    let held = daemon.api().add_public(60, NEVER);
+    let _tunnel = tunnel(&daemon, &mappings[2]);
+    // Of each version one that lives through all of it.
+    let (mut first, mut one) = daemon.session(&held);
+    let mut two = daemon.version_two(&held);
+    let mut second = daemon.user(&held);
+    two.read_header();
+    two.send(b"OPEN");
+    let mut three = daemon.version_three(&held);
+    let mut third = daemon.user(&held);
+    three.opened();
+    three.accept();
+    let (over, agents_over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let served = [(); 3].map(|()| AtomicU64::new(0));
+    let counts = || served.each_ref().map(|served| served.load(Ordering::Relaxed));
+    let upgrades = thread::scope(|scope| {
+        let _over = [Over(&over), Over(&agents_over)];
+        let mut users = Vec::new();
+        for (index, mapping) in mappings.iter().enumerate() {
+            let (daemon, over, agents_over, served) =
+                (&daemon, &over, &agents_over, &served[index]);
+            for number in 0..2 {
+                let number = 10 * index as u64 + number;
+                users.push(scope.spawn(move || self::users(daemon, mapping, number, over, served)));
+            }
+            for _ in 0..if index < 2 { 4 } else { 0 } {
+                scope.spawn(move || agent(daemon, mapping, index as u8 + 1, agents_over));
+            }
+        }
+        let mut upgrades = 0;
         for _ in 0..size(10, 100) {
-            let before = served.load(Ordering::Relaxed);
-            until("users are served", || {
+            let before = counts();
+            let deadline = Instant::now() + PATIENCE;
+            // Of version 1 tunnels a new program waits for old answers for a while.
+            while (1..3).any(|version| counts()[version] < before[version] + 2) {
                 assert!(
                     users.iter().all(|users| !users.is_finished()),
                     "a user was refused or cut"
                 );
-                served.load(Ordering::Relaxed) >= before + 5
-            });
-            if upgraded(&daemon).is_none() {
-                return;
+                assert!(Instant::now() < deadline, "served: {before:?}, then {:?}", counts());
+                thread::sleep(ms(5));
             }
+            if upgraded(&daemon).is_none() {
+                break;
+            }
+            upgrades += 1;
         }
+        over.store(true, Ordering::Relaxed);
+        users.into_iter().for_each(|users| users.join().expect("nobody refused, nothing cut"));
+        upgrades
     });
-    user.send(b"through all of them");
-    agent.expect_record(b"through all of them");
+    figure(mode, "upgrades; users served by versions 1, 2 and 3", (upgrades, counts()));
+    assert!(counts()[0] > 0, "no user of version 1");
+    first.send(b"through all of them");
+    one.expect_record(b"through all of them");
+    second.send(b"and this");
+    two.expect(b"and this");
+    three.send(b"and back");
+    third.expect(b"and back");
 }
 
 /// Ends the load when the test has come to its end, or has failed.
