@@ -45,7 +45,7 @@ fn run(command: Command, options: &Options) -> ExitCode {
         Command::Start => start(options),
         Command::Stop => service::stop(options),
         Command::Upgrade => service::upgrade(options),
-        Command::Status { json, wide } => service::status(options, json, wide),
+        Command::Status(shown) => service::status(options, shown),
         Command::Top { agent, count } => top::run(&options.run_dir, agent, count),
         Command::Dump => service::dump(options),
         Command::Check { user } => check::check(options, user.as_deref()),

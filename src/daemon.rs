@@ -247,6 +247,7 @@ async fn serve(
         if let Some(notice) = notice {
             log::info!(target: ALWAYS, "{notice}");
         }
+        serving.tell_started();
         serving.notifier.ready(&serving.summary());
         loop {
             if let Asked::Stop(by_signal) = serving.until_asked(place.options, &asked).await {
@@ -317,5 +318,7 @@ fn share(
         files,
         pool,
         config: RefCell::new(Rc::new(config)),
+        events: Rc::default(),
+        times: RefCell::default(),
     })
 }

@@ -13,7 +13,7 @@ mod tunnels;
 pub use answer::Report;
 pub use metrics::{METRICS_TYPE, metrics};
 pub use page::{PAGE_FIELDS, PAGE_TYPE, page};
-pub use table::{list, table};
+pub use table::{events, list, table};
 pub use tunnels::tunnels;
 
 #[cfg(test)]

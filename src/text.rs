@@ -1,7 +1,9 @@
-//! Text that people and programs write: the files it is in, JSON, byte order marks, pages of help.
+//! Text that people and programs write: the files it is in, JSON, byte order marks, pages of help, and
+//! the words for events.
 
 pub mod by_name;
 pub mod dump;
+pub mod event;
 pub mod file;
 pub mod json;
 pub mod line;

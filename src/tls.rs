@@ -6,7 +6,7 @@
 //! keys, and `records` opens and seals with them.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_rustls::rustls::{RootCertStore, ServerConfig};
@@ -51,8 +51,8 @@ pub struct Configs {
     dates: Dates,
     /// The certificate's.
     fingerprint: String,
-    /// Whether the log has been told what is wrong with these dates.
-    is_told: AtomicBool,
+    /// How these dates stand, as far as the log has been told.
+    told: AtomicU8,
 }
 
 /// With which settings a client is served.
@@ -99,13 +99,16 @@ impl Tls {
         self.current().dates.doubt(Utc::now())
     }
 
-    /// Logs once that the certificate in force has expired or is not valid yet.
-    pub fn tell_outdated(&self) {
+    /// Logs once that the certificate in force will expire soon, that it has expired or is not valid yet; gives
+    /// what it has logged.
+    pub fn tell_outdated(&self) -> Option<String> {
         let configs = self.current();
-        let Some(doubt) = configs.dates.doubt(Utc::now()) else { return };
-        if !configs.is_told.swap(true, Ordering::Relaxed) {
-            log::warn!(target: ALWAYS, "{doubt}");
+        let now = Utc::now();
+        let standing = configs.dates.stand(now) as u8;
+        if configs.told.swap(standing, Ordering::Relaxed) == standing {
+            return None;
         }
+        configs.dates.doubt(now).inspect(|doubt| log::warn!(target: ALWAYS, "{doubt}"))
     }
 
     /// The settings in force now, for the next connection.
@@ -137,7 +140,7 @@ impl Configs {
             api: identity.api_config(ca.zip(authorities.clone()))?,
             authorities,
             callers: 0,
-            is_told: identity.dates.doubt(Utc::now()).is_some().into(),
+            told: (identity.dates.stand(Utc::now()) as u8).into(),
             dates: identity.dates.clone(),
             fingerprint: identity.fingerprint.clone(),
         };
@@ -147,6 +150,12 @@ impl Configs {
             log::warn!(target: ALWAYS, "{warning}");
         }
         Ok(configs)
+    }
+
+    /// When the certificate ends, in milliseconds since the epoch.
+    pub fn ends(&self) -> Option<u64> {
+        let [_, until] = self.dates.validity.as_ref()?;
+        Some(Utc::of(until)?.0 * 1000)
     }
 
     /// The certificate as the option `--pin` of `tunnel` names it.

@@ -137,20 +137,18 @@ impl Handshake {
             }
             Err(error) if is_too_many(&error) => {
                 let kind = refused::CALLERS_MEMORY;
-                self.counters.refusals.borrow_mut().count(&kind);
-                log::warn!(target: kind.why, "API: {} refused: {}; {}", self.ip, kind.why, kind.remedy);
+                self.counters.refused(&kind);
+                let what = format!("{} refused: {}; {}", self.ip, kind.why, kind.remedy);
+                self.counters.tell_refused(&kind, &what);
             }
             Err(error) => {
                 let failures = &self.counters.handshake_failures;
                 failures.set(failures.get() + 1);
-                self.counters.refusals.borrow_mut().count(&refused::CALLER_TLS);
-                log::warn!(
-                    target: refused::CALLER_TLS.why,
-                    "API: TLS handshake with {} failed: {}; {}",
-                    self.ip,
-                    tls::explain_handshake(&error),
-                    refused::CALLER_TLS.remedy
-                );
+                let kind = refused::CALLER_TLS;
+                self.counters.refused(&kind);
+                let why = tls::explain_handshake(&error);
+                let what = format!("TLS handshake with {} failed: {why}; {}", self.ip, kind.remedy);
+                self.counters.tell_refused(&kind, &what);
             }
         }
     }

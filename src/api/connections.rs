@@ -181,7 +181,7 @@ impl Connections {
             all - self.shaking.get() >= self.capacity
         };
         if is_full() {
-            self.counters.limits_reached.borrow_mut().reached(reached::API_CONNECTIONS);
+            self.counters.reached(reached::API_CONNECTIONS);
         }
         while is_full() {
             self.make_room(rank, |state| !state.shaking.get()).await;
@@ -215,7 +215,7 @@ impl Connections {
             return;
         }
         if self.shaking.get() >= self.most_shaking {
-            self.counters.limits_reached.borrow_mut().reached(reached::API_HANDSHAKES);
+            self.counters.reached(reached::API_HANDSHAKES);
             self.vain.borrow_mut().found_no_room(Instant::now());
             // Its task ends a little later.
             let (stalling, _) = self.first_to_go(state.rank, |state| state.shaking.get());
@@ -308,13 +308,14 @@ impl Connections {
 
     /// One is closed for what strangers hold.
     pub(super) fn count_crowded(&self) {
-        self.counters.refusals.borrow_mut().count(&refused::CALLERS_MEMORY);
+        self.counters.refused(&refused::CALLERS_MEMORY);
     }
 
     fn count_turned_out(&self) {
         let kind = refused::CALLER_STALLED;
-        self.counters.refusals.borrow_mut().count(&kind);
-        log::warn!(target: kind.why, "API: a caller was closed: {}; {}", kind.why, kind.remedy);
+        self.counters.refused(&kind);
+        let what = format!("a caller was closed: {}; {}", kind.why, kind.remedy);
+        self.counters.tell_refused(&kind, &what);
     }
 
     /// Closes a connection, and returns when its file is free.

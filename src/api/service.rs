@@ -74,10 +74,10 @@ impl Api {
     /// An API on these mappings.
     pub fn new(registry: Rc<Registry>, host: Rc<dyn Host>) -> Self {
         Api {
+            counters: Rc::new(Counters::new(registry.events())),
             registry,
             host,
             meetings: Meetings::default(),
-            counters: Rc::default(),
             making: Semaphore::new(limits::MADE_TOGETHER),
         }
     }
@@ -85,6 +85,11 @@ impl Api {
     /// What has happened on the API; [`server`](super::server) counts in it too.
     pub fn counters(&self) -> Rc<Counters> {
         self.counters.clone()
+    }
+
+    /// Limits that are over are told as events. To be called from time to time.
+    pub fn tell_over(&self) {
+        self.counters.tell_over();
     }
 
     async fn call(&self, peer: Peer, request: &Request) -> Result<Response, ApiError> {
@@ -211,12 +216,13 @@ impl Api {
     /// Counts a refusal by kind, and logs it; each kind has lines of its own.
     fn refused(&self, peer: Peer, error: &ApiError) {
         let Some(kind) = error.refusal() else { return };
-        self.counters.refusals.borrow_mut().count(&kind);
+        self.counters.refused(&kind);
         if error.status() == 403 {
             self.counters.refused.set(self.counters.refused.get() + 1);
         }
         if let (Peer::Remote(ip), false) = (peer, kind.remedy.is_empty()) {
-            log::warn!(target: kind.why, "API: refused a request from {ip}: {error}");
+            let what = format!("refused a request from {ip}: {error}");
+            self.counters.tell_refused(&kind, &what);
         }
     }
 }

@@ -12,6 +12,7 @@ use super::help::{GROUP, Row, TABLE, all_options, first_words, general, summary}
 use super::install::{Install, Remove};
 use super::mapping::{Add, Request};
 use super::remedy;
+use super::service::Shown;
 use crate::agent::options as tunnel;
 use crate::config::folders::{Options, TUNNELS, TUNNELS_RUN};
 use crate::config::{Sandbox, nearest};
@@ -25,10 +26,7 @@ pub(super) enum Command {
     Start,
     Stop,
     Upgrade,
-    Status {
-        json: bool,
-        wide: bool,
-    },
+    Status(Shown),
     Top {
         agent: bool,
         count: Option<u64>,
@@ -101,7 +99,11 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
         "start" => Command::Start,
         "stop" => Command::Stop,
         "upgrade" => Command::Upgrade,
-        "status" => Command::Status { json: given.flag("json"), wide: given.flag("wide") },
+        "status" => Command::Status(Shown {
+            json: given.flag("json"),
+            wide: given.flag("wide"),
+            events: given.flag("events"),
+        }),
         "top" => {
             let agent = given.flag("agent");
             if agent && !has_run {
@@ -496,10 +498,11 @@ mod tests {
             ("start", Command::Start),
             ("stop", Command::Stop),
             ("upgrade", Command::Upgrade),
-            ("status", Command::Status { json: false, wide: false }),
-            ("status --json", Command::Status { json: true, wide: false }),
-            ("status --wide", Command::Status { json: false, wide: true }),
-            ("--json status", Command::Status { json: true, wide: false }),
+            ("status", Command::Status(Shown::default())),
+            ("status --json", Command::Status(Shown { json: true, ..Shown::default() })),
+            ("status --wide", Command::Status(Shown { wide: true, ..Shown::default() })),
+            ("--json status", Command::Status(Shown { json: true, ..Shown::default() })),
+            ("status --events", Command::Status(Shown { events: true, ..Shown::default() })),
             ("check", Command::Check { user: None }),
             ("version", Command::Version),
             ("-v", Command::Version),

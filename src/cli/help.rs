@@ -78,7 +78,7 @@ pub(super) const TABLE: &[Row] = &[
         arguments: "",
         meaning: "Show the mappings and what their connections do",
         text: "Lines fit the terminal; elsewhere they have all columns.\n",
-        options: "  --json  The whole state as JSON\n  --wide  Whole names and all columns on a narrow terminal, too\n",
+        options: "  --json    The whole state as JSON\n  --wide    Whole names and all columns on a narrow terminal, too\n  --events  What has happened last instead, the newest at the end\n",
         general: true,
         example: "sudo iofog-connector status",
     },

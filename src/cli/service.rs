@@ -38,9 +38,20 @@ enum Asked {
     Failed,
 }
 
-/// Shows the daemon's state as a table, as wide as the terminal unless it is `wide`, or as the JSON
-/// that the API answers.
-pub(super) fn status(options: &Options, json: bool, wide: bool) -> ExitCode {
+/// How the daemon's state is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shown {
+    /// As the JSON that the API answers, instead of a table.
+    pub(super) json: bool,
+    /// As wide as it takes, instead of as wide as the terminal.
+    pub(super) wide: bool,
+    /// The events alone.
+    pub(super) events: bool,
+}
+
+/// Shows the daemon's state.
+pub(super) fn status(options: &Options, shown: Shown) -> ExitCode {
+    let Shown { json, wide, events } = shown;
     let run = &*options.run_dir;
     let state = match ask(limits::STATUS_WAIT, run, "GET", "/api/v2/status", "") {
         Asked::Answered(state) => state,
@@ -54,13 +65,20 @@ pub(super) fn status(options: &Options, json: bool, wide: bool) -> ExitCode {
         }
         Asked::Failed => return UNKNOWN.into(),
     };
-    if json {
+    if json && !events {
         return print(&format!("{}\n", state.trim_end()));
     }
     match Report::read(state.as_bytes()) {
         Ok(report) => {
             let width = if wide { None } else { terminal::width() };
-            print(&report::table(&report, width))
+            match (events, json) {
+                (false, _) => print(&report::table(&report, width)),
+                (true, false) => print(&report::events(&report, width)),
+                (true, true) => {
+                    let all = serde_json::json!({ "events": report.state.events });
+                    print(&format!("{all}\n"))
+                }
+            }
         }
         Err(fault) => {
             complain(format_args!(
@@ -249,8 +267,11 @@ mod tests {
     #[test]
     fn nobody_there_is_3_for_status_and_0_for_stop() {
         let run = Folder::new();
-        assert!(same(status(&options(&run), false, false), NOT_RUNNING));
-        assert!(same(status(&options(&run), true, false), NOT_RUNNING));
+        assert!(same(status(&options(&run), Shown::default()), NOT_RUNNING));
+        assert!(same(
+            status(&options(&run), Shown { json: true, ..Shown::default() }),
+            NOT_RUNNING
+        ));
         assert!(same(stop(&options(&run)), 0));
     }
 
@@ -282,10 +303,13 @@ mod tests {
     fn an_answer_of_another_version_or_none_is_4() {
         let run = Folder::new();
         let daemon = daemon(&run, "{\"status\":\"odd\"}");
-        assert!(same(status(&options(&run), false, false), UNKNOWN));
+        assert!(same(status(&options(&run), Shown::default()), UNKNOWN));
         daemon.join().unwrap();
         let instance = Instance::take(&run).unwrap();
-        assert!(same(status(&options(&run), false, false), UNKNOWN), "it runs and nobody listens");
+        assert!(
+            same(status(&options(&run), Shown::default()), UNKNOWN),
+            "it runs and nobody listens"
+        );
         drop(instance);
     }
 }

@@ -8,13 +8,16 @@ use crate::config::Config;
 use crate::config::folders::Options;
 use crate::logging::{ALWAYS, Logging, Utc};
 use crate::pipes::shared::Shared;
+use crate::text::event::Event;
 
 /// Puts the files' current settings and certificates in force, as far as that is possible without a
 /// restart; if they have a fault, the old ones stay. Gives what is not in force.
 pub(super) fn reload(options: &Options, shared: &Shared, logging: &Logging) -> Vec<String> {
     let mut not_in_force = Vec::new();
+    let mut is_refused = false;
     let mut keep = |level, what: String| {
         log::log!(target: ALWAYS, level, "{what}");
+        is_refused |= level == Level::Error;
         not_in_force.push(what);
     };
     let (mut new, warnings) = match Config::load(&options.config_dir) {
@@ -40,6 +43,7 @@ pub(super) fn reload(options: &Options, shared: &Shared, logging: &Logging) -> V
                     Utc::now()
                 ),
             );
+            tell(shared, is_refused, &not_in_force);
             return not_in_force;
         }
     };
@@ -80,5 +84,23 @@ pub(super) fn reload(options: &Options, shared: &Shared, logging: &Logging) -> V
     logging.set_level(new.log_level);
     shared.config.replace(Rc::new(new));
     log::info!(target: ALWAYS, "settings reloaded");
+    tell(shared, is_refused, &not_in_force);
+    tell_certificate(shared);
     not_in_force
+}
+
+fn tell(shared: &Shared, is_refused: bool, not_in_force: &[String]) {
+    let event = if is_refused { Event::ReloadRefused } else { Event::Reloaded };
+    let what = match not_in_force {
+        [] => "settings and certificates were read again".into(),
+        some => some.join("; "),
+    };
+    shared.events.tell(event, None, "", &what);
+}
+
+/// Tells as an event what is wrong with the dates of the certificate in force.
+pub(super) fn tell_certificate(shared: &Shared) {
+    if let Some(doubt) = shared.tls.as_ref().and_then(|tls| tls.outdated()) {
+        shared.events.tell(Event::CertificateEnds, None, "", &doubt);
+    }
 }

@@ -19,8 +19,8 @@ use super::dump::Dumps;
 use super::handover::{self, Estate, Heir, Predecessor, Successor, Wish};
 use super::host::{Daemon, Upgrade};
 use super::place::Place;
-use super::reload::reload;
-use super::upkeep::{upkeep, watchdog};
+use super::reload::{self, reload};
+use super::upkeep::{self, upkeep, watchdog};
 use crate::api::{Acceptor, Api, Server};
 use crate::config::folders::Options;
 use crate::limits;
@@ -32,6 +32,7 @@ use crate::os::{self, Ask, Link, Notifier, Spawner};
 use crate::pipes::registry::{LeftTo, Registry};
 use crate::pipes::shared::Shared;
 use crate::runtime::{self, Backoff, sleep};
+use crate::text::event::Event as Happening;
 use crate::text::{counted, reason};
 
 /// A daemon that serves.
@@ -137,7 +138,12 @@ impl<'a> Serving<'a> {
             shared.files.clone(),
             shared.workers.clone(),
         ));
-        executor.spawn(upkeep(shared.clone(), logging.clone()).boxed_local()).detach();
+        let kept = upkeep(shared.clone(), registry.clone(), api.clone(), logging.clone());
+        executor.spawn(kept.boxed_local()).detach();
+        if let Some(fault) = logging.file_fault() {
+            shared.events.tell(Happening::DiskFailed, None, upkeep::LOG, &fault);
+        }
+        reload::tell_certificate(&shared);
         if let Some(interval) = os::watchdog_interval(is_heir) {
             let watchdog = watchdog(shared.clone(), notifier.clone(), interval);
             executor.spawn(watchdog.boxed_local()).detach();
@@ -235,6 +241,13 @@ impl<'a> Serving<'a> {
         let [all, inactive] = self.registry.inactive();
         let open = if inactive > 0 { format!("{} of ", all - inactive) } else { String::new() };
         open + &counted(all as u64, "mapping")
+    }
+
+    /// Tells as an event that it serves.
+    pub(super) fn tell_started(&self) {
+        let what =
+            format!("iofog-connector {} serves {}", env!("CARGO_PKG_VERSION"), self.mappings());
+        self.shared.events.tell(Happening::Started, None, "", &what);
     }
 
     /// How it serves: "serving" where every port is open, and what is missing otherwise.

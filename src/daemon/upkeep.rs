@@ -3,12 +3,18 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crate::api::Api;
 use crate::limits;
 use crate::logging::{ALWAYS, Logging};
 use crate::os::terminal::complain;
 use crate::os::{Notifier, memory};
+use crate::pipes::registry::Registry;
 use crate::pipes::shared::Shared;
 use crate::runtime::sleep;
+use crate::text::event::Event;
+
+/// What tells events of the log file from others of the disk.
+pub(super) const LOG: &str = "log";
 
 /// Tells the init system that every thread still takes its turn.
 pub(super) async fn watchdog(shared: Rc<Shared>, notifier: Rc<Notifier>, interval: Duration) {
@@ -20,18 +26,27 @@ pub(super) async fn watchdog(shared: Rc<Shared>, notifier: Rc<Notifier>, interva
 }
 
 /// Writes summaries of repeated log lines, gives memory back, says that the certificate has
-/// expired, and reports when the thread was held up.
-pub(super) async fn upkeep(shared: Rc<Shared>, logging: Logging) {
+/// expired or will soon and what else is over, and reports when the thread was held up.
+pub(super) async fn upkeep(
+    shared: Rc<Shared>,
+    registry: Rc<Registry>,
+    api: Rc<Api>,
+    logging: Logging,
+) {
     sleep_watchfully(limits::STARTED).await;
     memory::give_back();
     memory::forget_start();
     loop {
         sleep_watchfully(limits::UPKEEP).await;
         logging.tick();
-        tell_file_fault(&logging);
-        if let Some(tls) = &shared.tls {
-            tls.tell_outdated();
+        if let Some((event, what)) = tell_file_fault(&logging) {
+            shared.events.tell(event, None, LOG, &what);
         }
+        if let Some(doubt) = shared.tls.as_ref().and_then(|tls| tls.tell_outdated()) {
+            shared.events.tell(Event::CertificateEnds, None, "", &doubt);
+        }
+        registry.tell_over();
+        api.tell_over();
         if memory::has_changed() {
             memory::tidy();
             shared.workers.each(memory::tidy).await;
@@ -40,17 +55,22 @@ pub(super) async fn upkeep(shared: Rc<Shared>, logging: Logging) {
     }
 }
 
-/// Says once that the log file cannot be written, in syslog or the journal and on stderr; and that it can again.
-pub(super) fn tell_file_fault(logging: &Logging) {
-    match logging.file_fault_changed() {
-        Some(Some(fault)) => {
+/// Says once that the log file cannot be written, in syslog or the journal and on stderr; and that it can again. Gives
+/// what it has said.
+pub(super) fn tell_file_fault(logging: &Logging) -> Option<(Event, String)> {
+    match logging.file_fault_changed()? {
+        Some(fault) => {
             log::warn!(target: ALWAYS, "{fault}");
             if !logging.is_on_stderr() {
                 complain(format_args!("warning: {fault}"));
             }
+            Some((Event::DiskFailed, fault))
         }
-        Some(None) => log::info!(target: ALWAYS, "the log file can be written again"),
-        None => {}
+        None => {
+            let what = "the log file can be written again";
+            log::info!(target: ALWAYS, "{what}");
+            Some((Event::DiskBack, what.into()))
+        }
     }
 }
 

@@ -20,6 +20,17 @@ pub const STARTED: Duration = Duration::from_millis(300);
 /// How often due summaries of repeated log lines are written.
 pub const UPKEEP: Duration = Duration::from_secs(5);
 
+/// A limit is over once it is reached no longer, and nobody has found it so for this long.
+pub const LIMIT_OVER: Duration = Duration::from_secs(10);
+
+/// Events that are kept: the last ones. Each is at most 500 bytes, all of them 100 KB; they are allocated as they come.
+/// What strangers can cause is at most half of them.
+pub const EVENTS: usize = 200;
+/// Bytes of an event's message; what is longer is cut.
+pub const EVENT_MESSAGE: usize = 240;
+/// An event that comes again within this time, in milliseconds, is counted.
+pub const EVENT_AGAIN: u64 = 60_000;
+
 /// A control thread that is later than this is reported.
 pub const LATE: Duration = Duration::from_millis(250);
 

@@ -12,6 +12,18 @@ impl Utc {
     pub fn now() -> Self {
         Utc(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
     }
+
+    /// The time that is shown so; the epoch for one before it.
+    pub fn of(shown: &str) -> Option<Self> {
+        let number = |from: usize, to: usize| shown.get(from..to)?.parse::<i64>().ok();
+        let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+        let second = number(11, 13)? * 3600 + number(14, 16)? * 60 + number(17, 19)?;
+        // As below: years begin in March.
+        let (year, month) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+        let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+        let days = year * 365 + leap_days + (153 * month + 2) / 5 + day - 1 - 719_468;
+        Some(Utc(u64::try_from(days * 86_400 + second).unwrap_or(0)))
+    }
 }
 
 impl std::fmt::Display for Utc {
@@ -57,6 +69,15 @@ mod tests {
             (2_524_607_999, "2049-12-31T23:59:59Z"),
         ] {
             assert_eq!(Utc(seconds).to_string(), shown);
+            assert_eq!(Utc::of(shown), Some(Utc(seconds)));
+        }
+        assert_eq!(Utc::of("1950-12-31T23:59:59Z"), Some(Utc(0)));
+        for day in 0..200_000 {
+            let time = Utc(day * 86_400 + day % 86_400);
+            assert_eq!(Utc::of(&time.to_string()), Some(time));
+        }
+        for shown in ["", "2049", "2049-12-31T23:59:é", "2049-ab-31T23:59:59Z"] {
+            assert_eq!(Utc::of(shown), None, "{shown}");
         }
     }
 }

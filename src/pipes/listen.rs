@@ -15,13 +15,14 @@ use crate::limits;
 use crate::logging::Gate;
 use crate::mappings::ports::{Lease, PortError};
 use crate::os::For;
-use crate::pipes::pipe::Pipe;
+use crate::pipes::pipe::{Pipe, SIDES};
 use crate::pipes::record::About;
 use crate::pipes::serve_user::{Newcomer, may_connect};
 use crate::pipes::{serve_agent, serve_user};
 use crate::report::status::reached;
 use crate::report::status::refused::Refusal;
 use crate::runtime::{self, Backoff, Counted, Io, look, sleep, until};
+use crate::text::event::Event;
 
 /// Serves both ports. Those that are not given are opened here, now or when they can be.
 /// Dropping the future closes ports, waiting users, tunnels and sessions.
@@ -50,6 +51,7 @@ async fn listen<'a>(
 ) {
     let side = &pipe.sides[index];
     let mut retry = Backoff::new(limits::PORT_RETRY);
+    let mut is_told = false;
     loop {
         let opened = match lease.take() {
             Some(lease) => Ok(lease),
@@ -64,6 +66,10 @@ async fn listen<'a>(
             Ok(lease) => {
                 side.fault.replace(None);
                 pipe.record.resolved(About::Port(index));
+                if std::mem::take(&mut is_told) {
+                    let what = format!("port {} is open again", side.port);
+                    pipe.record.event(Event::PortBack, SIDES[index], &what);
+                }
                 match accept(pipe, handlers, index, &lease).await {
                     Err(error) => format!("port {} cannot be served: {error}", side.port),
                     Ok(never) => match never {},
@@ -73,6 +79,8 @@ async fn listen<'a>(
         let why = format!("{why}; it is tried again until it opens");
         if side.fault.borrow().as_ref() != Some(&why) {
             pipe.record.fault(About::Port(index), &why);
+            pipe.record.event(Event::PortInactive, SIDES[index], &why);
+            is_told = true;
             side.fault.replace(Some(why));
         }
         sleep(retry.pause()).await;

@@ -4,7 +4,7 @@
 //! them end with it; their relays are waited for by [`Pipe::closed`].
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,11 +26,16 @@ use crate::pipes::record::Record;
 use crate::pipes::shared::Shared;
 use crate::pipes::slot::Slots;
 use crate::pipes::wanted::Wanted;
+use crate::report::status::reached;
 use crate::report::status::refused::{self, Refusal};
 use crate::report::status::{Counts, MappingStatus, SideStatus, Tunnels};
 use crate::runtime::until;
 use crate::session::Traffic;
 use crate::text::dump::Dump;
+use crate::text::event::Event as Happening;
+
+/// What tells an event of one side from that of the other.
+pub const SIDES: [&str; 2] = ["port1", "port2"];
 
 /// A running mapping.
 pub struct Pipe {
@@ -241,6 +246,36 @@ impl Pipe {
     ) -> impl Future<Output = ()> {
         self.record.refused(why, side, peer);
         self.shared.refusals.refuse(stream, peer.ip())
+    }
+
+    /// An agent has a tunnel of this side: an event, if it is the first.
+    pub fn agent_came(&self, side: usize, agent: IpAddr) {
+        let Side { port, slots, .. } = &self.sides[side];
+        if !slots.told.replace(true) {
+            let what = format!("an agent has a tunnel on port {port}: {agent}");
+            self.record.event(Happening::AgentCame, SIDES[side], &what);
+        }
+    }
+
+    /// What is over is told as events: that a side has a tunnel, that a limit is reached. To be called from time to
+    /// time, so that what comes back at once has never been gone.
+    pub fn tell_over(&self) {
+        for (Side { port, slots, .. }, kind) in self.sides.iter().zip(SIDES) {
+            if slots.taken.get() == 0 && slots.told.replace(false) {
+                let what = format!("no agent has a tunnel on port {port} any more");
+                self.record.event(Happening::AgentWent, kind, &what);
+            }
+        }
+        self.record.tell_limits_over(|limit| match limit {
+            reached::AGENTS_PENDING => self.unauthenticated.len() >= self.most_pending(),
+            reached::USERS_PENDING => self.handshakes.len() >= self.most_pending(),
+            reached::USERS_WAITING => self.pairing.is_full(self.most_pending()),
+            reached::MAX_CONNECTIONS => self.sides.iter().enumerate().any(|(side, of)| {
+                let is_agents = side == 0 || !self.is_public();
+                is_agents && of.slots.taken.get() >= usize::from(self.limits(side).max_connections)
+            }),
+            _ => false,
+        });
     }
 
     /// The settings in force.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
@@ -15,7 +16,9 @@ use crate::net::stream::is_too_many;
 use crate::pipes::shared::Shared;
 use crate::report::status::reached::LimitsReached;
 use crate::report::status::refused::{self, Refusal, Refusals};
+use crate::report::status::times;
 use crate::report::status::{Counts, MappingStatus, SideStatus, timestamp};
+use crate::text::event::Event;
 use crate::tls;
 
 /// What has happened on one mapping since the daemon started.
@@ -116,10 +119,14 @@ impl Record {
         self.counts.set(counts);
     }
 
-    /// A session begins, a user's if port2 is theirs. It is counted, unless one was counted that was none.
-    pub fn session_begins(&self) {
+    /// A session begins, a user's if port2 is theirs, which has waited since then. It is counted, unless one was
+    /// counted that was none.
+    pub fn session_begins(&self, waited_since: Option<Instant>) {
         let in_vain = self.in_vain.get();
         self.in_vain.set(in_vain.saturating_sub(1));
+        if let Some(since) = waited_since.filter(|_| in_vain == 0) {
+            self.shared.times.borrow_mut().waits.count(&times::WAITS, since.elapsed());
+        }
         self.count(|counts| {
             counts.sessions += 1;
             counts.sessions_total += u64::from(in_vain == 0);
@@ -133,6 +140,11 @@ impl Record {
         self.in_vain.set(self.in_vain.get() + 1);
     }
 
+    /// A session is over, after this time.
+    pub fn session_lasted(&self, time: Duration) {
+        self.shared.times.borrow_mut().sessions.count(&times::SESSIONS, time);
+    }
+
     /// What is counted here.
     pub fn counts(&self) -> Counts {
         self.counts.get()
@@ -141,6 +153,20 @@ impl Record {
     /// A limit was reached.
     pub fn reached(&self, limit: &'static str) {
         self.limits_reached.borrow_mut().reached(limit);
+        self.event(Event::LimitReached, limit, &format!("limit reached: {limit}"));
+    }
+
+    /// Limits that are over, and are not `still` reached, are told as events.
+    pub fn tell_limits_over(&self, still: impl Fn(&str) -> bool) {
+        let over = self.limits_reached.borrow_mut().over(still);
+        for limit in over {
+            self.event(Event::LimitOver, limit, &format!("limit reached no longer: {limit}"));
+        }
+    }
+
+    /// This has happened here; `kind` tells it from others of its word.
+    pub fn event(&self, event: Event, kind: &'static str, what: &str) {
+        self.shared.events.tell(event, Some((&self.id, &self.name())), kind, what);
     }
 
     /// A user or an agent on the port of `side` is refused: counted by kind, and reported with the
@@ -170,6 +196,7 @@ impl Record {
         // Each kind has lines of its own. `connectionlog`'s lines have no remedies.
         let name = self.name();
         log::warn!(target: &format!("{name} {kind}"), "{name}: {what}");
+        self.event(if is_user { Event::UserRefused } else { Event::AgentRefused }, kind, &what);
         self.last.borrow_mut().set(about, what);
     }
 

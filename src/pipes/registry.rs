@@ -26,6 +26,7 @@ use crate::pipes::named::Named;
 pub use crate::pipes::pipe::LeftTo;
 use crate::pipes::pipe::Pipe;
 use crate::pipes::shared::Shared;
+use crate::report::status::events::Events;
 use crate::report::status::{
     Counts, Draining, MappingStatus, OpenFiles, Overview, Status, condition,
 };
@@ -33,6 +34,7 @@ use crate::runtime::{look, sleep};
 use crate::session;
 use crate::text::counted;
 use crate::text::dump::Dump;
+use crate::text::event::Event;
 
 /// The running mappings. Owned by the control thread; shared there by `Rc`.
 pub struct Registry {
@@ -170,6 +172,9 @@ impl Registry {
         self.run(mapping.clone(), leases.map(Some));
         let name = mapping.options.name.as_ref().map_or(String::new(), |name| format!(" ({name})"));
         log::info!(target: ALWAYS, "mapping {}{name} added: ports {one} and {two}", mapping.id);
+        let named = (&mapping.id, mapping.name());
+        let what = format!("added: ports {one} and {two}");
+        self.shared.events.tell(Event::MappingAdded, Some(named), "", &what);
         Ok(mapping)
     }
 
@@ -204,6 +209,13 @@ impl Registry {
             Alteration::Passcode(side) => format!("passcode of port{}", side + 1),
         };
         log::info!(target: ALWAYS, "mapping {id} changed: {what}");
+        let named = (&id, mapping.name());
+        self.shared.events.tell(
+            Event::MappingChanged,
+            Some(named),
+            "",
+            &format!("changed: {what}"),
+        );
         Ok(mapping)
     }
 
@@ -309,6 +321,7 @@ impl Registry {
             pipe.closed().await;
             let counts = pipe.status().counts.without_gauges();
             self.removed.set(self.removed.get().plus(counts));
+            pipe.record.event(Event::MappingRemoved, "", &format!("removed{cut}"));
         }
         log::info!(target: ALWAYS, "mapping {id} removed{cut}");
     }
@@ -378,10 +391,17 @@ impl Registry {
     async fn store(&self, change: Change) -> Result<(), ChangeError> {
         let _changing = self.ask()?;
         let stored = self.store.change(change).await;
-        self.store_fault.replace(match &stored {
+        let fault = match &stored {
             Err(error @ StoreError::Unwritable(_)) => Some(error.to_string()),
             _ => None,
-        });
+        };
+        let (events, kind) = (&self.shared.events, "state");
+        if let Some(fault) = &fault {
+            events.tell(Event::DiskFailed, None, kind, fault);
+        }
+        if self.store_fault.replace(fault).is_some() && stored.is_ok() {
+            events.tell(Event::DiskBack, None, kind, "a change of the mappings was stored again");
+        }
         stored.map_err(|error| match error {
             StoreError::Unknown(_) => ChangeError::Unknown,
             StoreError::Stopped => ChangeError::Stopping,
@@ -409,6 +429,7 @@ impl Registry {
             dev: self.shared.tls.is_none(),
             listen: config.listen.unwrap_or(Ipv6Addr::UNSPECIFIED.into()).to_string(),
             certificate: self.shared.tls.as_ref().map(|tls| tls.current().pin()),
+            certificate_ends: self.shared.tls.as_ref().and_then(|tls| tls.current().ends()),
             draining: self.draining(),
             available_ports: self.shared.pool.available(),
             files: OpenFiles {
@@ -425,6 +446,8 @@ impl Registry {
             mappings: self.running.borrow().iter().map(|running| running.pipe.status()).collect(),
             direct: self.direct.borrow().len(),
             removed: self.removed.get(),
+            events: self.shared.events.list(),
+            times: *self.shared.times.borrow(),
             ..Status::default()
         }
     }
@@ -448,6 +471,18 @@ impl Registry {
                     limits::DUMP_WAIT.as_secs()
                 )),
             }
+        }
+    }
+
+    /// What has happened last, on all mappings and beside them.
+    pub fn events(&self) -> Rc<Events> {
+        self.shared.events.clone()
+    }
+
+    /// Has each mapping tell as events what is over there.
+    pub fn tell_over(&self) {
+        if self.draining.get().is_none() {
+            self.running.borrow().iter().for_each(|running| running.pipe.tell_over());
         }
     }
 

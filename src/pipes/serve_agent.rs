@@ -139,6 +139,7 @@ async fn admit(
         pipe.refuse_agent(stream, &refused::WRONG_PASSCODE, side, peer).await;
         return None;
     }
+    pipe.agent_came(side, peer.ip());
     let mut tunnel = Box::new(Tunnel::new(stream, version, peer, slot, file));
     tunnel.greet(early).is_ok().then_some(tunnel)
 }
@@ -410,6 +411,8 @@ mod tests {
             pool: Pool::new(&[], None, files.clone()),
             refusals: Refusals::default(),
             files,
+            events: Rc::default(),
+            times: RefCell::default(),
         };
         let limits = AgentLimits { max_connections: 60, heartbeat_threshold: None };
         let agent = AgentPort { port: 6000, passcode: Passcode::random(), limits };

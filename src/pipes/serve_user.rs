@@ -65,7 +65,8 @@ pub async fn serve(
         pipe.record.refused(&refused::ELSEWHERE, 1, peer);
         return stream.close();
     }
-    let deadline = Instant::now() + user_wait;
+    let since = Instant::now();
+    let deadline = since + user_wait;
     let (has_spoken, has_ended, fault) = (false, false, None);
     let user = User {
         stream,
@@ -75,6 +76,7 @@ pub async fn serve(
         fault,
         file,
         of_address,
+        since,
         deadline,
         asked: None,
         was_asked: false,

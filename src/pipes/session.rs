@@ -137,13 +137,18 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
         }
         _ => None,
     };
-    pipe.record.session_begins();
+    let waited_since = match &partner {
+        Partner::User(user) => Some(user.since),
+        Partner::Tunnel(..) => None,
+    };
+    pipe.record.session_begins(waited_since);
     pipe.record.resolved(About::Users);
     let counted =
         (tunnel.version == Version::Three).then(|| pipe.pairing.session(tunnel.peer.ip()));
     let ((mut near, far), mut relay) = begin(pipe, tunnel, partner, user);
     let began = Instant::now();
     let cut = Cut(|| {
+        pipe.record.session_lasted(began.elapsed());
         pipe.record.connection(format_args!(
             "session of {} and {} was cut after {:.1} s: {}",
             peers[0],
@@ -188,6 +193,7 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
         serve_user::serve_again(pipe, user, silent.is_some()).await;
         return None;
     }
+    pipe.record.session_lasted(began.elapsed());
     pipe.pairing.pair();
     match next {
         Next::Settling(settling) => settling.settled(&pipe.record).await,

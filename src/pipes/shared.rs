@@ -8,6 +8,8 @@ use crate::config::Config;
 use crate::mappings::ports::Pool;
 use crate::os::Files;
 use crate::pipes::refusals::Refusals;
+use crate::report::status::events::Events;
+use crate::report::status::times::Times;
 use crate::runtime::Workers;
 use crate::tls::Tls;
 
@@ -25,4 +27,8 @@ pub struct Shared {
     pub refusals: Refusals,
     /// The open files.
     pub files: Arc<Files>,
+    /// What has happened last.
+    pub events: Rc<Events>,
+    /// How long users have waited and sessions have lasted.
+    pub times: RefCell<Times>,
 }

@@ -21,6 +21,8 @@ pub struct Slots {
     pub in_use: Cell<usize>,
     /// Those whose agents have taken a user's bytes and answered nothing.
     pub unanswered: Cell<usize>,
+    /// Whether it has been said that there are some.
+    pub told: Cell<bool>,
     /// How many passcodes the side has had.
     pub passcodes: Cell<u32>,
     /// Notified when one is given back.

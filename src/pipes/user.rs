@@ -27,7 +27,9 @@ pub struct User {
     pub file: FileGuard,
     /// One of its address's users.
     pub of_address: OfAddress,
-    /// How long it waits for a tunnel.
+    /// When it was ready for a tunnel.
+    pub since: Instant,
+    /// How long it waits for one.
     pub deadline: Instant,
     /// That a tunnel is asked for it, while it waits.
     pub asked: Option<Asked>,
@@ -46,6 +48,7 @@ pub struct Away {
     peer: SocketAddr,
     has_spoken: bool,
     has_ended: bool,
+    since: Instant,
     deadline: Instant,
     was_asked: bool,
     tried_since: Option<Instant>,
@@ -58,7 +61,9 @@ impl Away {
         if self.has_spoken {
             stream.break_when_dropped();
         }
-        let Away { of_address, peer, has_spoken, has_ended, deadline, was_asked, place, .. } = self;
+        let Away {
+            of_address, peer, has_spoken, has_ended, since, deadline, was_asked, place, ..
+        } = self;
         User {
             stream,
             peer,
@@ -67,6 +72,7 @@ impl Away {
             fault: None,
             file,
             of_address,
+            since,
             deadline,
             asked: None,
             was_asked,
@@ -88,12 +94,13 @@ impl User {
     /// What a worker needs of it, and what stays here.
     pub fn part(self) -> (Stream, FileGuard, Away) {
         let User { stream, peer, has_spoken, has_ended, file, of_address, .. } = self;
-        let User { deadline, was_asked, tried_since, place, .. } = self;
+        let User { since, deadline, was_asked, tried_since, place, .. } = self;
         let away = Away {
             of_address,
             peer,
             has_spoken,
             has_ended,
+            since,
             deadline,
             was_asked,
             tried_since,

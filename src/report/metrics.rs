@@ -7,6 +7,7 @@ use std::fmt::{Display, Write};
 use super::answer::Report;
 use crate::report::status::reached::Reached;
 use crate::report::status::refused::Refused;
+use crate::report::status::times::{self, Histogram};
 use crate::report::status::{Counts, MappingStatus, Status, listed};
 
 /// The content type of [`metrics`].
@@ -49,6 +50,10 @@ pub fn metrics(report: &Report) -> String {
         page.family(name, kind, help);
         page.sample(name, &[], value);
     }
+    page.family(ENDS, "gauge", "When the certificate in force ends, in seconds since the epoch.");
+    if let Some(ends) = state.certificate_ends {
+        page.sample(ENDS, &[], ends / 1000);
+    }
     page.family("mappings", "gauge", "Mappings with ports.");
     for (kind, public) in [("public", true), ("private", false)] {
         let count = state.mappings.iter().filter(|mapping| mapping.public == public).count();
@@ -58,6 +63,10 @@ pub fn metrics(report: &Report) -> String {
         page.family(name, kind, help);
         page.sample(name, &[], value(&totals.counts));
     }
+    let waits = "How long users that were given a tunnel have waited for it.";
+    page.histogram("user_wait_seconds", waits, &times::WAITS, &state.times.waits);
+    let lasted = "How long sessions that are over have lasted.";
+    page.histogram("session_duration_seconds", lasted, &times::SESSIONS, &state.times.sessions);
     page.family(
         "mapping_info",
         "gauge",
@@ -84,6 +93,7 @@ pub fn metrics(report: &Report) -> String {
     page.text
 }
 
+const ENDS: &str = "certificate_end_timestamp_seconds";
 const IDLE: &str = "Authenticated tunnels waiting for a user or for the other side.";
 const IN_USE: &str = "Tunnels in a session.";
 const DRAINING: &str = "Tunnels whose user has left, until the old answer is over.";
@@ -172,6 +182,20 @@ impl Page {
         self.text.push_str(if labels.is_empty() { " " } else { "} " });
         // Writing to a string does not fail.
         let _ = writeln!(self.text, "{value}");
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, bounds: &[u32; 7], all: &Histogram) {
+        self.family(name, "histogram", help);
+        let in_seconds = |milliseconds| milliseconds as f64 / 1000.0;
+        let [bucket, sum, count] = ["bucket", "sum", "count"].map(|part| format!("{name}_{part}"));
+        let bounds = bounds.iter().map(|bound| in_seconds(u64::from(*bound)).to_string());
+        let mut so_far = 0;
+        for (bound, more) in bounds.chain(["+Inf".into()]).zip(all.counts) {
+            so_far += more;
+            self.sample(&bucket, &[("le", &bound)], so_far);
+        }
+        self.sample(&sum, &[], in_seconds(all.milliseconds));
+        self.sample(&count, &[], so_far);
     }
 
     /// How often, and when last, limits were reached: the daemon's, and each mapping's.

@@ -12,12 +12,16 @@ use serde_json::{Map, Value};
 use crate::mappings::mapping::Id;
 use crate::text::counted;
 pub use clock::timestamp;
+use events::Happened;
 use reached::LimitsReached;
 use refused::Refusals;
+use times::Times;
 
 mod clock;
+pub mod events;
 pub mod reached;
 pub mod refused;
+pub mod times;
 
 /// The whole state at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +42,9 @@ pub struct Status {
     /// `SHA256:` and the fingerprint of the certificate in force; `None` without TLS.
     #[serde(default)]
     pub certificate: Option<String>,
+    /// When it ends, in milliseconds since the epoch.
+    #[serde(default)]
+    pub certificate_ends: Option<u64>,
     /// The daemon's own bounds that were reached since it started.
     pub limits_reached: LimitsReached,
     /// What the daemon still waits for, once it is stopping.
@@ -68,6 +75,12 @@ pub struct Status {
     /// API callers that were refused, for this and other reasons.
     #[serde(default)]
     pub api_refusals: Refusals,
+    /// What has happened last, the newest at the end.
+    #[serde(default)]
+    pub events: Vec<Happened>,
+    /// How long users have waited and sessions have lasted; in the metrics alone.
+    #[serde(skip)]
+    pub times: Times,
 }
 
 /// The process's open files, as its budget of them has it.

@@ -23,6 +23,9 @@ const COLUMNS: [&str; 9] = [
     "PUBLIC URL",
 ];
 
+/// The columns of events, but for the last one.
+const EVENTS: [&str; 4] = ["TIME", "TIMES", "EVENT", "MAPPING"];
+
 /// The headings of columns 3 and 4 where the terminal is too narrow for the whole ones.
 const SHORT: [&str; 2] = ["TUNNELS", "USERS"];
 
@@ -122,6 +125,27 @@ pub(super) fn after(report: &Report) -> Vec<String> {
     lines.extend(limits(&state.limits_reached));
     lines.extend(refusals(&state.api_refusals).map(|refused| format!("API: {refused}")));
     lines
+}
+
+/// What has happened last, one line each, the newest at the end.
+pub fn events(report: &Report, width: Option<usize>) -> String {
+    let all = &report.state.events;
+    if all.is_empty() {
+        return "no events since the start\n".into();
+    }
+    let mut rows = vec![EVENTS.map(String::from).to_vec()];
+    rows.extend(all.iter().map(|one| {
+        let mapping = one.name.as_deref().or(one.mapping.as_deref());
+        let (event, mapping) = (escaped(&one.event), mapping.map_or("-".into(), escaped));
+        vec![Utc(one.at / 1000).to_string(), one.count.to_string(), event, mapping]
+    }));
+    let messages =
+        [String::from("WHAT")].into_iter().chain(all.iter().map(|one| escaped(&one.message)));
+    let mut text = String::new();
+    for (row, message) in padded(&rows).into_iter().zip(messages) {
+        wrapped(&mut text, &(row + &message), width);
+    }
+    text
 }
 
 /// The mappings alone, one line each below a heading.
@@ -255,6 +279,13 @@ pub(super) fn widths(rows: &[Vec<String>]) -> Vec<usize> {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     (0..columns).map(|column| width(column).unwrap_or_default() + 2).collect()
+}
+
+/// The rows as lines, each cell as wide as its column.
+fn padded(rows: &[Vec<String>]) -> Vec<String> {
+    let widths = widths(rows);
+    let cell = |(cell, width): (&String, &usize)| format!("{cell:<width$}");
+    rows.iter().map(|row| row.iter().zip(&widths).map(cell).collect()).collect()
 }
 
 /// The rows as lines of at most `width` characters: without as many of the `spared` columns as it

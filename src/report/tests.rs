@@ -4,12 +4,15 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::*;
+use crate::report::status::events::Happened;
 use crate::report::status::reached::{self, LimitsReached};
 use crate::report::status::refused::{self, Refusals};
+use crate::report::status::times::{self, Times};
 use crate::report::status::{
     AgentStatus, Counts, Draining, MappingStatus, OpenFiles, Predecessor, SideStatus, Status,
     Tunnels,
 };
+use crate::text::event::Event;
 
 fn side(port: u16, fault: Option<&str>, tunnels: Option<Tunnels>) -> SideStatus {
     let heartbeat_threshold = tunnels.map(|_| 60_000);
@@ -99,6 +102,7 @@ fn sample() -> Report {
         dev: false,
         listen: "127.0.0.1".into(),
         certificate: Some("SHA256:00:FF".into()),
+        certificate_ends: Some(4_102_444_800_000),
         draining: None,
         predecessor: None,
         limits_reached: limits(
@@ -116,8 +120,19 @@ fn sample() -> Report {
         api_refusals: refusals(
             r#"[{"who":"caller","why":"it is not among controllers","times":1,"last":1542719018000}]"#,
         ),
+        events: happened(),
+        times: Times::default(),
     };
     Report::of(state, 1_542_719_018_626)
+}
+
+fn happened() -> Vec<Happened> {
+    let all = r#"[
+        {"at":1542719017626,"event":"reloaded","mapping":null,"name":null,"count":1,
+        "message":"settings and certificates were read again"},
+        {"at":1542719018626,"event":"agent-came","mapping":"e2454159-ed8c-4d00-a885-fdd87de811de",
+        "name":"db","count":31,"message":"an agent has a tunnel on port 6002: 192.0.2.1\u001b"}]"#;
+    serde_json::from_str(all).expect("events")
 }
 
 /// Every option a mapping may be told.
@@ -262,6 +277,80 @@ fn a_stopping_daemon_says_what_is_left() {
 }
 
 #[test]
+fn events_are_lines_in_order_of_time() {
+    let lines = [
+        "TIME                  TIMES  EVENT       MAPPING  WHAT",
+        "2018-11-20T13:03:37Z  1      reloaded    -        settings and certificates were read again",
+        "2018-11-20T13:03:38Z  31     agent-came  db       an agent has a tunnel on port 6002: 192.0.2.1\\u{1b}",
+        "",
+    ];
+    assert_eq!(events(&sample(), None), lines.join("\n"));
+    let narrow = events(&sample(), Some(80));
+    assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
+    assert!(narrow.contains("\n  192.0.2.1") || narrow.contains("\n  "), "{narrow}");
+    let empty = events(&Report::of(Status::default(), 0), None);
+    assert_eq!(empty, "no events since the start\n");
+}
+
+#[test]
+fn histograms_are_cumulative_and_in_seconds() {
+    let mut state = Status::default();
+    for milliseconds in [5, 300, 300, 99_000] {
+        state.times.waits.count(&times::WAITS, Duration::from_millis(milliseconds));
+    }
+    let text = metrics(&Report::of(state, 0));
+    let name = "iofog_connector_user_wait_seconds";
+    for line in [
+        "# TYPE NAME histogram",
+        "NAME_bucket{le=\"0.01\"} 1",
+        "NAME_bucket{le=\"0.1\"} 1",
+        "NAME_bucket{le=\"0.5\"} 3",
+        "NAME_bucket{le=\"60\"} 3",
+        "NAME_bucket{le=\"+Inf\"} 4",
+        "NAME_sum 99.605",
+        "NAME_count 4",
+        "# TYPE iofog_connector_session_duration_seconds histogram",
+        "iofog_connector_session_duration_seconds_bucket{le=\"86400\"} 0",
+    ] {
+        let line = line.replace("NAME", name);
+        assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
+    }
+}
+
+#[test]
+fn a_metric_has_its_unit_in_its_name_and_a_counter_ends_in_total() {
+    // What is counted is a unit, too.
+    const UNITS: [&str; 18] = [
+        "seconds",
+        "bytes",
+        "info",
+        "ports",
+        "connections",
+        "warnings",
+        "lost",
+        "failures",
+        "refused",
+        "refusals",
+        "sessions",
+        "tunnels",
+        "mappings",
+        "users",
+        "agents",
+        "limit",
+        "port_open",
+        "files",
+    ];
+    for line in metrics(&sample()).lines() {
+        let Some(rest) = line.strip_prefix("# TYPE iofog_connector_") else { continue };
+        let (name, kind) = rest.split_once(' ').expect("a kind");
+        assert!(UNITS.iter().any(|unit| name.contains(unit)), "{name}");
+        assert_eq!(name.ends_with("_total"), kind == "counter", "{name}");
+        let is_time = kind == "histogram" || name.contains("timestamp") || name.contains("last");
+        assert!(!is_time || name.ends_with("_seconds"), "{name}");
+    }
+}
+
+#[test]
 fn metrics_are_what_prometheus_reads() {
     let text = metrics(&sample());
     for line in [
@@ -274,6 +363,7 @@ fn metrics_are_what_prometheus_reads() {
         "iofog_connector_mapping_tunnels_unanswered{mapping=\"a\\\"b\\\\c\\n\u{1b}\",type=\"public\",side=\"port1\",port=\"6000\"} 22",
         "iofog_connector_mappings{type=\"private\"} 1",
         "iofog_connector_uptime_seconds 93784",
+        "iofog_connector_certificate_end_timestamp_seconds 4102444800",
         "iofog_connector_log_lost_total 13",
         "iofog_connector_api_handshake_failures_total 14",
         "iofog_connector_api_refused_total 15",
@@ -304,10 +394,50 @@ fn metrics_are_what_prometheus_reads() {
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             assert!(rest.starts_with(current));
         } else {
-            assert_eq!(line.split(['{', ' ']).next(), Some(current));
+            // A histogram's samples have endings of their own.
+            let rest = line.strip_prefix(current).expect(line);
+            let ends = ["_bucket", "_sum", "_count"].iter().find_map(|end| rest.strip_prefix(end));
+            assert!(ends.unwrap_or(rest).starts_with(['{', ' ']), "{line}");
         }
     }
     assert!(text.ends_with('\n'));
+}
+
+#[test]
+fn page_says_how_many_series_there_are() {
+    let series = |state: Status| {
+        let text = metrics(&Report::of(state, 0));
+        text.lines().filter(|line| !line.starts_with('#')).count()
+    };
+    let own = || Status { certificate_ends: Some(0), ..Status::default() };
+    let of = |mapping: MappingStatus| {
+        let mappings = vec![mapping];
+        series(Status { mappings, ..own() }) - series(own())
+    };
+    let [public, private] = [0, 1].map(|index| {
+        let mapping = sample().state.mappings.remove(index);
+        let (refusals, limits_reached) = Default::default();
+        of(MappingStatus { refusals, limits_reached, options: Map::new(), ..mapping })
+    });
+    let kinds = |who: &str| refused::ALL.iter().filter(|kind| kind.who == who).count();
+    let limits = |mapping: bool| {
+        2 * reached::ALL.iter().filter(|limit| limit.contains("API") != mapping).count()
+    };
+    let of_public = limits(true) + kinds(refused::USER) + kinds(refused::AGENT);
+    let of_private = limits(true) + kinds(refused::AGENT);
+    let of_daemon = limits(false) + kinds(refused::CALLER);
+    let page = include_str!("../../docs/protocol.md").replace('\n', " ");
+    for said in [
+        format!(
+            "{} are the daemon's own, {public} each public pipe's and {private} each private one's",
+            series(own())
+        ),
+        format!(
+            "{of_public} for a public pipe at most, {of_private} for a private one and {of_daemon} for the daemon"
+        ),
+    ] {
+        assert!(page.contains(&said), "{said}");
+    }
 }
 
 /// The names in backticks in the first cells of the page's table that stands below `heading`.
@@ -367,9 +497,11 @@ fn page_names_every_metric_and_no_other() {
 }
 
 #[test]
-fn page_names_every_kind_of_refusal_and_limit_and_no_other() {
+fn page_names_every_kind_of_refusal_limit_and_event_and_no_other() {
     let kinds = refused::ALL.iter().map(|kind| format!("{}: {}", kind.who, kind.why));
     assert_eq!(kinds.collect::<BTreeSet<_>>(), named_below("### Who is refused"));
+    let words = Event::ALL.iter().map(|event| event.word().to_owned());
+    assert_eq!(words.collect::<BTreeSet<_>>(), named_below("### What has happened"));
     let limits = reached::ALL.iter().map(ToString::to_string);
     assert_eq!(limits.collect::<BTreeSet<_>>(), named_below("### Which limits are reached"));
 }

@@ -198,6 +198,22 @@ pub(super) fn controllers(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
     })
 }
 
+/// A certificate that ends within so many seconds, 30 days, is a warning.
+const ENDS_SOON: u64 = 30 * 24 * 60 * 60;
+
+/// How a certificate's dates stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing is wrong with them.
+    Good,
+    /// It ends within [`ENDS_SOON`].
+    EndsSoon,
+    /// It has ended.
+    Expired,
+    /// It has not begun.
+    Early,
+}
+
 /// The dates of a certificate.
 #[derive(Clone, Debug)]
 pub(super) struct Dates {
@@ -207,19 +223,35 @@ pub(super) struct Dates {
 }
 
 impl Dates {
+    /// How they stand at `now`.
+    pub(super) fn stand(&self, now: Utc) -> Standing {
+        let Some([from, until]) = &self.validity else { return Standing::Good };
+        match now.to_string() {
+            now if *until < now => Standing::Expired,
+            now if now < *from => Standing::Early,
+            _ if *until < Utc(now.0 + ENDS_SOON).to_string() => Standing::EndsSoon,
+            _ => Standing::Good,
+        }
+    }
+
     /// What is wrong with them at `now`.
     pub(super) fn doubt(&self, now: Utc) -> Option<String> {
         let [from, until] = self.validity.as_ref()?;
-        let (path, now) = (self.file.display(), now.to_string());
-        if *until < now {
-            return Some(format!(
+        let path = self.file.display();
+        let remedy = "put a new one in place and reload";
+        match self.stand(now) {
+            Standing::Good => None,
+            Standing::EndsSoon => Some(format!(
+                "{path}: expires at {until}, and from then on agents and users will refuse it; {remedy}"
+            )),
+            Standing::Expired => Some(format!(
                 "{path}: expired at {until} (the clock says {now}); agents and users will refuse \
-                 it; put a new one in place and reload, or move it and {KEY} away and restart to \
-                 have a self-signed pair made"
-            ));
+                 it; {remedy}, or move it and {KEY} away and restart to have a self-signed pair made"
+            )),
+            Standing::Early => {
+                Some(format!("{path}: not valid before {from} (the clock says {now}: is it set?)"))
+            }
         }
-        (now < *from)
-            .then(|| format!("{path}: not valid before {from} (the clock says {now}: is it set?)"))
     }
 }
 

@@ -208,6 +208,11 @@ fn doubts_are_warnings() {
     let at = |now| dates.doubt(Utc(now)).unwrap_or_default();
     assert!(at(0).contains("x: not valid before 1975-01-01T00:00:00Z"));
     assert_eq!(at(u64::from(u32::MAX)), "");
+    let (end, month) = (67_090_118_400, 30 * 86_400);
+    assert_eq!(at(end - month), "");
+    assert!(at(end - month + 1).contains("x: expires at 4096-01-01T00:00:00Z, and from then on"));
+    assert!(at(end).contains("expires at"));
+    assert!(at(end + 1).contains("expired at"));
     assert!(at(70_000_000_000).contains("x: expired at 4096-01-01T00:00:00Z"));
 }
 

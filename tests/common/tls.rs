@@ -185,6 +185,14 @@ impl Authority {
         })
     }
 
+    /// The same, valid until this moment, in seconds since the epoch.
+    pub fn sign_until(&self, names: &[&str], seconds: u64) -> Identity {
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        self.sign_with(names, |parameters| {
+            parameters.not_after = epoch + std::time::Duration::from_secs(seconds);
+        })
+    }
+
     fn sign_with(
         &self,
         names: &[&str],

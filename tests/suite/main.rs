@@ -10,6 +10,7 @@ mod clocks;
 mod control_api;
 mod dump;
 mod endings;
+mod events;
 mod lessons;
 mod logs;
 mod mapping_changes;

@@ -1,8 +1,11 @@
 //! Limits that were reached: which, how often, and when last.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::clock::timestamp;
+use crate::limits;
 
 /// Connections that have not proved their passcode.
 pub const AGENTS_PENDING: &str = "connections without passcode yet (pending)";
@@ -43,25 +46,45 @@ pub struct LimitsReached(Vec<Reached>);
 #[serde(rename_all = "camelCase")]
 pub struct Reached {
     /// Which, as a sentence's subject.
-    pub limit: String,
+    pub limit: Cow<'static, str>,
     /// How often, one for each newcomer that found it reached. Those behind them, in the kernel's
     /// backlog, are not counted.
     pub times: u64,
     /// When last, in milliseconds since the epoch.
     pub last: u64,
+    /// Whether it is reached no longer.
+    #[serde(default)]
+    pub over: bool,
 }
 
 impl LimitsReached {
     /// The limit of this name was reached just now.
-    pub fn reached(&mut self, limit: &str) {
-        let now = timestamp();
+    pub fn reached(&mut self, limit: &'static str) {
+        let last = timestamp();
         match self.0.iter_mut().find(|known| known.limit == limit) {
             Some(known) => {
                 known.times += 1;
-                known.last = now;
+                known.last = last;
+                known.over = false;
             }
-            None => self.0.push(Reached { limit: limit.into(), times: 1, last: now }),
+            None => self.0.push(Reached { limit: limit.into(), times: 1, last, over: false }),
         }
+    }
+
+    /// The limits that are over now, of which that has not been said yet: nobody has found them reached for
+    /// [`limits::LIMIT_OVER`], nor are they `still`.
+    pub fn over(&mut self, still: impl Fn(&str) -> bool) -> Vec<&'static str> {
+        let mut told = Vec::new();
+        for known in self.0.iter_mut().filter(|known| !known.over) {
+            let quiet = u128::from(timestamp().saturating_sub(known.last));
+            if let Cow::Borrowed(limit) = known.limit {
+                known.over = quiet >= limits::LIMIT_OVER.as_millis() && !still(limit);
+                if known.over {
+                    told.push(limit);
+                }
+            }
+        }
+        told
     }
 
     /// Each limit that was reached.
