@@ -266,12 +266,13 @@ impl Predecessor {
     }
 
     /// Hears what it carries, until it has ended; that the service manager watches this process; and what it asks
-    /// for, which goes to `asks`, as signals do, where it is not about agents.
+    /// for: a reload, as signals do, or a stop, as the API does. A signal to stop for both is one, and not a second one.
     pub(super) async fn listen(
         &self,
         notifier: &Notifier,
         registry: &Registry,
         asks: &Sender<Ask>,
+        stop: &Sender<()>,
     ) {
         while let Some(words) = self.link.hear().await {
             let (word, rest) = words.split_once(' ').unwrap_or((&words, ""));
@@ -296,7 +297,7 @@ impl Predecessor {
                 }
                 "enough" => registry.leave_agents(Some(rest), LeftTo::Before, None),
                 "reload" if may_ask => _ = asks.send(Ask::Reload).await,
-                "stop" if may_ask => _ = asks.send(Ask::Stop).await,
+                "stop" if may_ask => _ = stop.try_send(()),
                 // A later program may say more.
                 _ => {}
             }

@@ -54,8 +54,9 @@ pub(super) struct Serving<'a> {
     not_in_force: Rc<RefCell<Vec<String>>>,
     predecessor: Rc<OnceCell<Predecessor>>,
     dumps: Rc<OnceCell<Rc<Dumps>>>,
-    /// Says that the API was asked for a stop, or for a new program.
+    /// Says that the API was asked for a stop, or the daemon whose place this one took.
     stopped: Receiver<()>,
+    stop: Sender<()>,
     pub(super) upgrade: Rc<Upgrade>,
     /// What was asked for while a new program was to take the place.
     noted: Noted,
@@ -125,7 +126,7 @@ impl<'a> Serving<'a> {
             logging: logging.clone(),
             api_fault: api_fault.clone(),
             not_in_force: not_in_force.clone(),
-            stop,
+            stop: stop.clone(),
             upgrade: upgrade.clone(),
             predecessor: predecessor.clone(),
             dumps: dumps.clone(),
@@ -163,6 +164,7 @@ impl<'a> Serving<'a> {
             predecessor,
             dumps,
             stopped,
+            stop,
             upgrade,
             noted: Noted::default(),
         };
@@ -208,9 +210,10 @@ impl<'a> Serving<'a> {
         let cell = self.predecessor.clone();
         let notifier = self.notifier.clone();
         let registry = self.registry.clone();
+        let stop = self.stop.clone();
         let listening = async move {
             if let Some(predecessor) = cell.get() {
-                predecessor.listen(&notifier, &registry, &asks).await;
+                predecessor.listen(&notifier, &registry, &asks, &stop).await;
             }
         };
         self.executor.spawn(listening.boxed_local()).detach();

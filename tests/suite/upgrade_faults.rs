@@ -359,6 +359,27 @@ fn new_program_does_what_was_asked_of_the_old_one_meanwhile() {
 }
 
 #[test]
+fn stop_of_both_at_one_time_is_one_and_gives_sessions_their_time() {
+    if !can_start_anew() {
+        return;
+    }
+    let daemon = Daemon::builder(Mode::Plain).set("drain", 60_000).prepare();
+    let (mut before, mapping) = Before::with_a_mapping(daemon);
+    let (mut user, mut agent) = before.daemon.session(&mapping);
+    // As a service manager does, which stops all processes of a service.
+    before.daemon.signal(Signal::TERM);
+    before.words.expect("stop");
+    before.words.say("stop");
+    drop(before.words);
+    let ended = "whose place this one took, has ended";
+    until("the word is heard", || before.daemon.log_text().contains(ended));
+    user.send(b"still");
+    agent.expect_record(b"still");
+    drop((user, agent));
+    assert_eq!(before.daemon.wait().status.code(), Some(0));
+}
+
+#[test]
 fn new_program_is_heard_however_many_files_the_old_one_may_open() {
     if !can_start_anew() {
         return;
