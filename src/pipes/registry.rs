@@ -460,6 +460,8 @@ impl Registry {
         for pipe in pipes {
             pipe.tell(dump).await;
         }
+        dump.line(format_args!("the control thread carries"));
+        dump.append(session::tell_all().await);
         let told = self.shared.workers.each_makes(limits::DUMP_WAIT, session::tell_all).await;
         for (worker, told) in told.into_iter().enumerate() {
             let worker = worker + 1;

