@@ -55,9 +55,12 @@ def neighbours(relay, seconds):
     figures, marks = {"real_time": bool(first)}, []
 
     def ping():
-        return measures.output([str(word) for word in (
+        figures = measures.output([str(word) for word in (
             *first, relay.context.loadgen, "pingpong", "--target", relay.port, "--conns",
             NEIGHBOURS, "--secs", seconds, *relay.client_options())])
+        if figures.get("p99_us") is None:
+            raise RuntimeError("no request was answered in the time of the measurement")
+        return figures
 
     def beside(direction):
         # Long enough for the ping-pong with its warming up.
