@@ -466,6 +466,7 @@ mod tests {
             let parse = |path| Call::parse(&request(method, path, None, "")).expect("a call");
             assert_eq!(parse("/api/v2/status"), Call::FullStatus);
             assert_eq!(parse("/metrics"), Call::Metrics);
+            assert_eq!(parse("/"), Call::Page);
         }
     }
 

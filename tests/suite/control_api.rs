@@ -1007,17 +1007,21 @@ fn controllerca_lets_only_its_own_certificates_in() {
     daemon.set("controllerca", daemon.config().join("controllers.pem").to_str().unwrap());
     daemon.start();
     let pem = daemon.config().join("server-cert.pem");
-    let call = |config| {
+    let ask = |config, path| {
         let api = Controller::tcp(daemon.api_address(), Some(config));
         let mut connection = api.try_connect().ok()?;
-        let request = format!("GET {STATUS} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         connection.link.try_send(request.as_bytes()).ok()?;
         match connection.link.record() {
             Got::Bytes(bytes) => Some(bytes),
             _ => None,
         }
     };
+    let call = |config| ask(config, STATUS);
     let good = authority.sign(&["controller"]);
+    let answer = ask(trusting_with_identity(&pem, &good), "/").expect("the page");
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "no page");
+    assert!(ask(trusting(&pem), "/").is_none(), "the page without a certificate");
     let answer = call(trusting_with_identity(&pem, &good)).expect("an answer");
     assert!(answer.starts_with(b"HTTP/1.1 200"));
     let stranger = Authority::new("controllers").sign(&["controller"]);
