@@ -269,10 +269,10 @@ function health(report) {
     `${report.address}, version ${report.version}, ${report.status} for ${duration(report.uptime)}`,
     `${files.inUse} of ${files.allowed} files`, `${counted(report.availablePorts, "free port")}`,
     `${counts.sessionsTotal} sessions in all`, `refused: ${counted(counts.usersRefused, "user")}, ${counted(counts.agentsRefused, "agent")}`,
-    `as of ${when(now)}`].join(" \u00b7 "));
+    report.certificateEnds && `certificate until ${when(report.certificateEnds).slice(0, 10)}`, `as of ${when(now)}`].filter(Boolean).join(" \u00b7 "));
 }
 
-function happened(events = []) {
+function happened(events) {
   $("events").hidden = events.length === 0;
   const said = JSON.stringify(events);
   if ($("events").dataset.said === said) return;
