@@ -314,19 +314,23 @@ impl Pairing {
         true
     }
 
-    /// Gives up so many of the tunnels that wait on a side, at most: agents of version 3 are told, and close theirs.
-    /// Those that owe an answer only if `all` may go.
-    pub fn give_up(&self, side: usize, most: usize, all: bool) {
+    /// Gives up tunnels that wait on a side, `most` at most, so that `kept` are left, which are the first to be given to
+    /// somebody: agents of version 3 are told, and close theirs. Those that owe an answer only if `all` may go.
+    pub fn give_up(&self, side: usize, kept: usize, most: usize, all: bool) {
         let seats = &self.tunnels[side];
-        let waiting: Vec<_> =
-            seats.borrow().iter().map(|(number, seat)| (number, seat.clone())).collect();
         let may_go = |seat: &Seat<Box<Tunnel>, TunnelEnd>| {
             let occupant = seat.occupant.borrow();
             occupant.as_ref().is_some_and(|tunnel| {
                 !tunnel.is_bid_farewell() && (all || !tunnel.slot.is_unanswered())
             })
         };
-        for (number, seat) in waiting.into_iter().filter(|(_, seat)| may_go(seat)).take(most) {
+        let waiting = seats.borrow();
+        let going = waiting.iter().filter(|(_, seat)| may_go(seat));
+        let mut going: Vec<_> = going.map(|(number, seat)| (number, seat.clone())).collect();
+        drop(waiting);
+        // Of the others those that wait longest are fit soonest.
+        going.sort_by_key(|(_, seat)| !self.standing(seat).is_some_and(|standing| standing.fit));
+        for (number, seat) in going.into_iter().skip(kept).take(most) {
             let mut occupant = seat.occupant.borrow_mut();
             match &mut *occupant {
                 Some(tunnel) if tunnel.version == Version::Three => {

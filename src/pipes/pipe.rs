@@ -206,7 +206,13 @@ impl Pipe {
         if !self.bids_farewell.replace(true) {
             self.pairing.look_anew();
         }
-        (0..2).for_each(|side| self.pairing.give_up(side, usize::MAX, true));
+        (0..2).for_each(|side| self.pairing.give_up(side, 0, usize::MAX, true));
+    }
+
+    /// The same with those that more wait than users that are here can need: whoever stalls in a handshake needs none.
+    pub fn give_up_surplus(&self) {
+        let users = self.arriving.get() + self.handshakes.active() + self.pairing.waiting_users();
+        self.pairing.give_up(0, users, usize::MAX, true);
     }
 
     /// Has the agents of waiting tunnels of version 3 told that no session will begin on them any more: right before

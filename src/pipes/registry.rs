@@ -583,8 +583,9 @@ impl Registry {
                 if is_late {
                     pipe.pairing.dismiss(true);
                 }
-                if is_late || !pipe.is_awaited() {
-                    pipe.give_up();
+                match is_late || !pipe.is_awaited() {
+                    true => pipe.give_up(),
+                    false => pipe.give_up_surplus(),
                 }
                 let own = pipe.short_of();
                 if own > 0 {
@@ -642,7 +643,7 @@ impl Registry {
     pub fn send_agents(&self, id: &str, count: usize, until: Instant) {
         if let Some(Running { pipe, .. }) = self.running.borrow().get(id) {
             pipe.agents_left.want(count, until);
-            pipe.pairing.give_up(0, count, false);
+            pipe.pairing.give_up(0, 0, count, false);
         }
     }
 

@@ -568,6 +568,26 @@ fn agents_that_wait_are_sent_to_users_of_the_program_before_as_many_as_these() {
 }
 
 #[test]
+fn strangers_that_stall_keep_no_agent_from_the_new_program() {
+    if !can_start_anew() {
+        return;
+    }
+    let daemon = Daemon::new(Mode::Tls);
+    let mapping = daemon.api().add_public(10, NEVER);
+    let mut stranger = Link::plain(at(mapping.port2)).unwrap();
+    // It is accepted before whoever comes later.
+    drop(daemon.user(&mapping));
+    until("that one has left", || daemon.api().users_waiting(&mapping) == 0);
+    let mut agents = [daemon.tunnel(&mapping), daemon.version_two(&mapping)];
+    let mut framed = daemon.version_three(&mapping);
+    until("they wait", || daemon.api().idle(&mapping) == 3);
+    upgraded(&daemon);
+    agents.iter_mut().for_each(|agent| agent.link.expect_closed());
+    framed.expect(b'B');
+    assert!(stranger.is_quiet(), "agents were kept until it was closed");
+}
+
+#[test]
 fn fresh_tunnel_at_the_program_before_must_be_quiet_before_a_user_gets_it() {
     if !can_start_anew() {
         return;
