@@ -32,7 +32,7 @@ pub const PAGE_TYPE: &str = "text/html; charset=utf-8";
 /// for anything; the hashes are of `page/page.js` and `page/page.css`.
 pub const PAGE_FIELDS: &str = "Content-Security-Policy: default-src 'none'; \
     script-src 'sha256-OM/6iCCYSHrE/c4LAxsjMq9Msv3WqkHA5IJlvOLDZQ8='; \
-    style-src 'sha256-slT/YnoEDsrDTzKUHcmq9p7tsioBD2juaT3A90mwnMw='; \
+    style-src 'sha256-AQ/t/rYxGbWkmzRwZ4neMyjpoL1s2hvtvoocrBHYnbg='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'\r\n\
     Referrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\n";
