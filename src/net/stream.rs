@@ -265,9 +265,4 @@ impl State {
             output: Output::Open,
         }
     }
-
-    /// Bytes of records in TLS that the socket has not taken yet.
-    fn sealed(&self) -> usize {
-        self.tls.as_ref().map_or(0, |tls| tls.waiting())
-    }
 }

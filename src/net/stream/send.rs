@@ -81,9 +81,10 @@ impl Stream {
     /// # Errors
     /// As [`Stream::queue`].
     pub fn queue_aside(&mut self, unit: &[u8]) -> io::Result<()> {
-        let (aside, before) = (self.state.aside, self.state.sealed());
+        let aside = self.state.aside;
+        let before = self.state.tls.as_ref().map_or(0, |tls| tls.records());
         let queued = self.queue(unit);
-        let sent = if self.is_tls() { self.state.sealed() - before } else { unit.len() };
+        let sent = self.state.tls.as_ref().map_or(unit.len(), |tls| tls.length(before));
         self.state.aside = aside.and(sent);
         queued
     }

@@ -283,9 +283,19 @@ impl Tls {
         !self.outgoing.is_empty()
     }
 
-    /// Bytes of them.
+    /// How many there are.
+    pub(super) fn records(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    /// Bytes of them, but for so many first ones.
+    pub(super) fn length(&self, behind: usize) -> usize {
+        self.outgoing.range(behind..).map(Vec::len).sum()
+    }
+
+    /// Bytes of them that the socket has not taken yet.
     pub(super) fn waiting(&self) -> usize {
-        self.outgoing.iter().map(Vec::len).sum::<usize>() - self.sent
+        self.length(0) - self.sent
     }
 
     /// Sends what the socket takes of them now.

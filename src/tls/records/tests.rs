@@ -50,6 +50,13 @@ struct End {
     out: Out,
 }
 
+impl Records {
+    /// Seals a record that carries nothing.
+    pub fn seal_nothing(&mut self, out: &mut Out) {
+        self.put(ContentType::ApplicationData, (&[][..]).into(), out).unwrap();
+    }
+}
+
 impl End {
     fn server(config: Arc<ServerConfig>) -> Self {
         End::new(Handshake::server(config).unwrap())

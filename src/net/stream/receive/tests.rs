@@ -61,21 +61,35 @@ async fn received(
     bytes: usize,
     ends: bool,
 ) -> (Vec<Vec<u8>>, io::Result<bool>) {
-    let mut units = Vec::new();
+    let (mut units, mut given) = (Vec::new(), 0);
     come(stream, bytes).await;
+    let late = Instant::now() + Duration::from_secs(30);
     loop {
         look().await;
+        assert!(Instant::now() < late, "{} units, and no end", units.len());
+        // What others on this thread have read meanwhile.
+        INCOMING.with_borrow_mut(|buffer| buffer.fill(0xff));
         let unit = &mut |unit: &[u8]| units.push(unit.to_vec());
         let read = poll_fn(|context| Poll::Ready(stream.poll_receive(context, unit))).await;
         let is_left = ends || stream.maybe_readable() || unread(stream) > 0;
         match read {
-            Poll::Ready(Ok(Received::Ended)) => return (units, Ok(false)),
+            Poll::Ready(Ok(Received::Ended)) => {
+                assert_eq!(given, units.iter().map(Vec::len).sum::<usize>());
+                return (units, Ok(false));
+            }
             Poll::Ready(Err(error)) => return (units, Err(error)),
-            Poll::Ready(Ok(Received::Bytes(_))) => {}
+            Poll::Ready(Ok(Received::Bytes(count))) => given += count,
             Poll::Pending if is_left => {}
             Poll::Pending => return (units, Ok(true)),
         }
     }
+}
+
+/// Opens what has come, and keeps the first unit.
+async fn open_one(stream: &mut Stream) {
+    let none = &mut |_: &[u8]| panic!("handed out");
+    let opened = poll_fn(|context| Poll::Ready(stream.poll_open(context, true, none))).await;
+    assert!(!matches!(opened, Poll::Ready(Err(_) | Ok(Received::Ended))));
 }
 
 /// Each piece has been read before the next one comes.
@@ -129,11 +143,13 @@ fn all_that_has_come_is_given_before_its_end_which_is_cut_without_close_notify()
             if closes {
                 client.send_close_notify();
                 wire.extend(client.wire());
+                wire.extend([7; 100]);
             }
             there.write_all(&wire).unwrap();
             there.shutdown(Shutdown::Write).unwrap();
             let (got, open) = received(&mut stream, wire.len(), true).await;
             assert!(got == sent && !open.unwrap());
+            assert_eq!(stream.state.tls.as_ref().unwrap().unopened.capacity(), 0);
             assert_eq!((stream.is_cut(), stream.has_sent_close_notify()), (!closes, closes));
         }
     })
@@ -187,6 +203,72 @@ fn asking_whether_somebody_has_spoken_takes_nothing() {
             let (got, open) = received(&mut stream, 0, true).await;
             assert!(got == sent && !open.unwrap());
         }
+    })
+    .unwrap();
+}
+
+#[test]
+fn who_rests_goes_on_after_a_while_and_nothing_is_lost() {
+    block_on(async {
+        let (mut stream, mut there, mut client) = ends().await;
+        stream.trust();
+        let sent: Vec<_> = (0..20).map(|number| vec![number]).collect();
+        let mut wire = Vec::new();
+        for unit in sent.chunks(1) {
+            wire.extend(client.nothing(8));
+            wire.extend(client.sealed(unit));
+        }
+        there.write_all(&wire).unwrap();
+        there.shutdown(Shutdown::Write).unwrap();
+        come(&stream, wire.len()).await;
+        let (mut got, mut rested) = (Vec::new(), false);
+        while !rested {
+            look().await;
+            let unit = &mut |unit: &[u8]| got.push(unit.to_vec());
+            let read = poll_fn(|context| Poll::Ready(stream.poll_receive(context, unit))).await;
+            assert_ne!(read.map(Result::unwrap), Poll::Ready(Received::Ended), "it never rests");
+            rested = stream.state.tls.as_ref().unwrap().rests();
+        }
+        let (more, open) = received(&mut stream, 0, true).await;
+        got.extend(more);
+        assert!(got == sent && !open.unwrap());
+    })
+    .unwrap();
+}
+
+#[test]
+fn part_of_a_record_counts_in_the_turn_and_what_is_only_looked_at_as_held() {
+    block_on(async {
+        let (mut stream, mut there, mut client) = ends().await;
+        let held = |stream: &Stream| stream.state.tls.as_ref().unwrap().unused;
+        let wire = client.sealed(&[vec![7; 10_000], vec![8; 100]]);
+        let (mut came, mut spent) = (0, 0);
+        for piece in [500, 2500, 7000] {
+            there.write_all(&wire[came..came + piece]).unwrap();
+            come(&stream, piece).await;
+            while unread(&stream) > 0 {
+                look().await;
+                open_one(&mut stream).await;
+                spent += stream.spent();
+            }
+            came += piece;
+            // The first one waits for more, and is not copied then.
+            assert!(spent + 500 >= came && held(&stream) == came, "{spent} of {came}");
+        }
+        there.write_all(&wire[came..]).unwrap();
+        while stream.state.tls.as_ref().unwrap().held.is_empty() {
+            look().await;
+            open_one(&mut stream).await;
+        }
+        assert!(held(&stream) > 10_000, "the first unit is held");
+        let mut units = Vec::new();
+        while units.len() < 2 {
+            look().await;
+            let unit = &mut |unit: &[u8]| units.push(unit.to_vec());
+            let _ = poll_fn(|context| Poll::Ready(stream.poll_receive(context, unit))).await;
+        }
+        assert_eq!(units, [vec![7; 10_000], vec![8; 100]]);
+        assert_eq!(held(&stream), 0, "nothing is");
     })
     .unwrap();
 }
