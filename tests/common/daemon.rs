@@ -209,6 +209,14 @@ impl Daemon {
         Self::builder(mode).start()
     }
 
+    /// One with a public pipe, of so many connections and this threshold.
+    #[track_caller]
+    pub fn public(mode: Mode, connections: u32, threshold: u64) -> (Self, Mapping) {
+        let daemon = Self::new(mode);
+        let mapping = daemon.api().add_public(connections, threshold);
+        (daemon, mapping)
+    }
+
     // Folders and files
 
     /// The configuration folder.

@@ -19,7 +19,7 @@ use rustls::{
     ClientConfig, ClientConnection, Connection, HandshakeKind, ServerConfig, ServerConnection,
 };
 
-use super::PATIENCE;
+use super::{PATIENCE, assert_same};
 
 /// The longest plaintext of one TLS record.
 pub const RECORD: usize = 16 * 1024;
@@ -497,6 +497,14 @@ impl Link {
         let (bytes, _) = self.rest();
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(100)]).into_owned();
         assert!(bytes.is_empty(), "{} bytes before the close: {shown:?}", bytes.len());
+    }
+
+    /// Expects exactly these bytes and a reset behind them, which is no end in TLS either.
+    #[track_caller]
+    pub fn expect_reset_after(&mut self, bytes: &[u8]) {
+        let (got, end) = self.rest();
+        assert_same(&got, bytes, "before the reset");
+        assert_eq!(end, Got::Reset, "a session that broke");
     }
 
     /// Expects nothing to happen for this long: no byte, no end.

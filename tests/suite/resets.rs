@@ -66,14 +66,6 @@ fn sessions<'a>(
     })
 }
 
-/// Expects exactly these bytes and a reset behind them, which is no end in TLS either.
-#[track_caller]
-fn expect_reset_after(link: &mut Link, bytes: &[u8]) {
-    let (got, end) = link.rest();
-    assert_same(&got, bytes, "before the reset");
-    assert_eq!(end, Got::Reset, "a session that broke");
-}
-
 fn agent_that_resets_resets_its_user_after_its_bytes(mode: Mode) {
     let daemon = Daemon::new(mode);
     let mapping = daemon.api().add_public(60, NEVER);
@@ -86,14 +78,14 @@ fn agent_that_resets_resets_its_user_after_its_bytes(mode: Mode) {
         let all = before + answer.len() as u64;
         until("all is read", || daemon.control().bytes_down(&mapping) == all);
         agent.link.reset();
-        expect_reset_after(&mut user, &answer);
+        user.expect_reset_after(&answer);
     }
     if mode == Mode::Tls {
         // A process that is killed sends FIN, and no close_notify before it.
         for (mut user, mut agent, _) in sessions(&daemon, &mapping) {
             agent.send(&answer);
             agent.fin();
-            expect_reset_after(&mut user, &answer);
+            user.expect_reset_after(&answer);
         }
     }
 }
@@ -108,7 +100,7 @@ fn user_that_resets_resets_its_agent_after_its_bytes(mode: Mode) {
     let all = ("question".len() + upload.len()) as u64;
     until("all is read", || daemon.control().bytes_up(&mapping) == all);
     user.reset();
-    expect_reset_after(&mut agent, &upload);
+    agent.expect_reset_after(&upload);
     // Many users end TLS without close_notify: that is an end.
     let (mut user, mut agent) = session_of_version_two(&daemon, &mapping);
     user.send(&upload);
@@ -132,7 +124,7 @@ fn side_that_resets_resets_the_other_after_its_bytes(mode: Mode) {
         let all = number * (HELLOS + bytes.len());
         until("all is read", || moved() == all as u64);
         one.link.reset();
-        expect_reset_after(&mut two, &bytes);
+        two.expect_reset_after(&bytes);
         until("no tunnel is left", || daemon.control().in_use(&mapping) == 0);
     }
 }
@@ -185,8 +177,8 @@ fn absent_agent_is_no_end_for_its_user(mode: Mode) {
     let mapping = daemon.api().add_public(60, 4000);
     let (mut user, mut agent) = daemon.session(&mapping);
     agent.send(b"half an answer");
-    expect_reset_after(&mut user, b"half an answer");
-    expect_reset_after(&mut agent, b"");
+    user.expect_reset_after(b"half an answer");
+    agent.expect_reset_after(b"");
 }
 
 fn finwait_is_no_end_for_either_side(mode: Mode) {
@@ -196,7 +188,7 @@ fn finwait_is_no_end_for_either_side(mode: Mode) {
     agent.send(b"half an answer");
     user.finish();
     assert_eq!(agent.record(), Got::End);
-    expect_reset_after(&mut user, b"half an answer");
+    user.expect_reset_after(b"half an answer");
 }
 
 fn session_that_was_not_answered_is_no_empty_answer(mode: Mode) {
@@ -211,12 +203,12 @@ fn session_that_was_not_answered_is_no_empty_answer(mode: Mode) {
         let (mut user, mut agent) = pairing_of_version_two(&daemon, &mapping);
         agent.send(answer);
         agent.finish();
-        expect_reset_after(&mut user, b"");
+        user.expect_reset_after(b"");
         until("it is said", || why().contains(fault));
     }
     let (mut user, agent) = pairing_of_version_two(&daemon, &mapping);
     agent.link.reset();
-    expect_reset_after(&mut user, b"");
+    user.expect_reset_after(b"");
 }
 
 fn removed_mapping_resets_its_sessions(mode: Mode) {
@@ -225,8 +217,8 @@ fn removed_mapping_resets_its_sessions(mode: Mode) {
     let sessions: Vec<_> = sessions(&daemon, &mapping).collect();
     daemon.api().remove(&mapping);
     for (mut user, mut agent, _) in sessions {
-        expect_reset_after(&mut user, b"");
-        expect_reset_after(&mut agent, b"");
+        user.expect_reset_after(b"");
+        agent.expect_reset_after(b"");
     }
 }
 
@@ -236,8 +228,8 @@ fn stopped_daemon_resets_its_sessions(mode: Mode) {
     let sessions: Vec<_> = sessions(&daemon, &mapping).collect();
     daemon.stop();
     for (mut user, mut agent, _) in sessions {
-        expect_reset_after(&mut user, b"");
-        expect_reset_after(&mut agent, b"");
+        user.expect_reset_after(b"");
+        agent.expect_reset_after(b"");
     }
 }
 
@@ -247,8 +239,8 @@ fn killed_daemon_resets_its_sessions(mode: Mode) {
     let sessions: Vec<_> = sessions(&daemon, &mapping).collect();
     daemon.kill();
     for (mut user, mut agent, _) in sessions {
-        expect_reset_after(&mut user, b"");
-        expect_reset_after(&mut agent, b"");
+        user.expect_reset_after(b"");
+        agent.expect_reset_after(b"");
     }
 }
 

@@ -130,14 +130,6 @@ impl Pair {
     }
 }
 
-/// Expects these bytes and a reset behind them.
-#[track_caller]
-fn expect_reset_after(link: &mut Link, bytes: &[u8]) {
-    let (got, end) = link.rest();
-    assert_same(&got, bytes, "before the reset");
-    assert_eq!(end, Got::Reset, "a session that broke");
-}
-
 // 1
 
 fn version_three_is_spoken_with_one_that_speaks_it(mode: Mode) {
@@ -453,7 +445,7 @@ fn break_resets_the_service_and_the_tunnel_goes_on(mode: Mode) {
         pair.tunnel.say(b'X', b"the user has reset");
         pair.tunnel.expect(b'X');
         if !ended {
-            expect_reset_after(&mut there, b"");
+            there.expect_reset_after(b"");
         }
         pair.serves();
     }
@@ -575,14 +567,14 @@ fn frame_that_does_not_belong_ends_tunnel_and_session(mode: Mode) {
         pair.tunnel.expect_data(b"half an answer");
         pair.tunnel.link.send(bytes);
         pair.tunnel.until_closed();
-        expect_reset_after(&mut there, b"");
+        there.expect_reset_after(b"");
         pair.tunnel = pair.connector.tunnel();
     }
     // A second session on a tunnel that has one.
     let mut there = pair.session();
     pair.tunnel.say(b'O', &Header::local());
     pair.tunnel.until_closed();
-    expect_reset_after(&mut there, b"");
+    there.expect_reset_after(b"");
     pair.tunnel = pair.connector.tunnel();
     // After its end, the connector has no more to say of a session.
     let mut there = pair.session();
@@ -605,7 +597,7 @@ fn tunnel_that_ends_in_a_session_has_broken(mode: Mode) {
         } else {
             pair.tunnel.link.finish();
         }
-        expect_reset_after(&mut there, b"");
+        there.expect_reset_after(b"");
         pair.tunnel = pair.connector.tunnel();
     }
     pair.serves();
@@ -828,7 +820,7 @@ fn local_connections_are_sessions(mode: Mode) {
             Some(true) => {
                 tunnel.say(b'X', b"");
                 tunnel.expect(b'X');
-                expect_reset_after(&mut here, b"");
+                here.expect_reset_after(b"");
             }
             Some(false) => {
                 here.reset();

@@ -38,6 +38,7 @@ in_both_modes!(
     tunnel_that_may_be_dead_serves_where_it_lives,
     tunnel_that_is_overdue_is_given_last,
     user_of_a_dead_tunnel_waits_where_another_agent_may_open_one,
+    agents_are_told_once_of_a_user_on_a_tunnel_that_may_be_dead,
     session_at_a_dead_tunnels_address_is_not_waited_for,
     user_of_a_dead_tunnel_waits_for_agents_of_other_versions,
     agents_break_resets_the_user_and_the_tunnel_serves_again,
@@ -82,13 +83,6 @@ in_both_modes!(
 );
 
 const NEVER: u64 = 200_000;
-
-/// A daemon with a public pipe.
-fn public(mode: Mode, connections: u32, threshold: u64) -> (Daemon, Mapping) {
-    let daemon = Daemon::new(mode);
-    let mapping = daemon.api().add_public(connections, threshold);
-    (daemon, mapping)
-}
 
 /// A daemon with a private pipe.
 fn private(mode: Mode, connections: u32) -> (Daemon, Mapping) {
@@ -139,18 +133,10 @@ fn serves(daemon: &Daemon, mapping: &Mapping, agent: &mut Framed) {
     finish(&mut user, agent);
 }
 
-/// Expects exactly these bytes and a reset behind them.
-#[track_caller]
-fn expect_reset_after(link: &mut Link, bytes: &[u8]) {
-    let (got, end) = link.rest();
-    assert_same(&got, bytes, "before the reset");
-    assert_eq!(end, Got::Reset, "a session that broke");
-}
-
 // 1
 
 fn right_passcode_in_any_pieces_is_answered(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let offer = format!("IOFOG/3 {}\n", mapping.passcode1).into_bytes();
     for cut in [1, 6, 7, 8, 9, offer.len() - 1] {
         let mut agent = daemon.framed_link(mapping.port1);
@@ -168,7 +154,7 @@ fn right_passcode_in_any_pieces_is_answered(mode: Mode) {
 }
 
 fn wrong_passcode_is_closed_without_a_byte(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut other = mapping.passcode1.clone().into_bytes();
     other[35] ^= 1;
     let other = String::from_utf8(other).unwrap();
@@ -181,7 +167,7 @@ fn wrong_passcode_is_closed_without_a_byte(mode: Mode) {
 }
 
 fn repeated_wrong_passcodes_are_held(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let refused = || {
         let mut agent = daemon.framed_link(mapping.port1);
         let start = Instant::now();
@@ -196,7 +182,7 @@ fn repeated_wrong_passcodes_are_held(mode: Mode) {
 }
 
 fn three_versions_are_served_on_one_port(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut one = daemon.tunnel(&mapping);
     let mut two = daemon.version_two(&mapping);
     let mut three = daemon.version_three(&mapping);
@@ -256,7 +242,7 @@ fn agents_that_offer_the_name_alone_get_two_tickets_and_are_resumed() {
 
 #[test]
 fn connector_that_has_selected_the_name_expects_version_three() {
-    let (daemon, mapping) = public(Mode::Tls, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(Mode::Tls, 60, NEVER);
     for greeting in [format!("IOFOG/2 {}\n", mapping.passcode1), mapping.passcode1.clone()] {
         let mut link = daemon.framed_link(mapping.port1);
         link.send(greeting.as_bytes());
@@ -266,7 +252,7 @@ fn connector_that_has_selected_the_name_expects_version_three() {
 
 #[test]
 fn users_are_offered_no_name_of_agents() {
-    let (daemon, mapping) = public(Mode::Tls, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(Mode::Tls, 60, NEVER);
     let _agent = daemon.version_three(&mapping);
     let config = offering(&daemon.trust(), &["iofog-tunnel"], None);
     // Whether it is let in is no matter of this page.
@@ -293,7 +279,7 @@ fn hello() -> Vec<u8> {
 }
 
 fn frames_may_be_cut_anywhere(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     let all = hello();
     let pieces = (0..all.len()).map(|cut| vec![&all[..cut], &all[cut..]]);
@@ -316,7 +302,7 @@ fn frames_may_be_cut_anywhere(mode: Mode) {
 }
 
 fn frames_may_come_together(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     for _ in 0..3 {
         let mut user = daemon.user(&mapping);
@@ -362,7 +348,7 @@ fn never() -> Vec<Vec<u8>> {
 }
 
 fn frame_that_does_not_belong_ends_an_idle_tunnel(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let early = [b'S', b'A', b'E', b'F'].map(|kind| frame(kind, b""));
     let wrong: Vec<_> = never().into_iter().chain(early).chain([frame(b'D', b"x")]).collect();
     // At once, since repeated offences may be held.
@@ -381,7 +367,7 @@ fn frame_that_does_not_belong_ends_an_idle_tunnel(mode: Mode) {
 }
 
 fn frame_that_does_not_belong_ends_tunnel_and_session(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let [seen, accepted, ended, failed] = [b'S', b'A', b'E', b'F'].map(|kind| frame(kind, b""));
     let bytes = frame(b'D', b"x");
     let mut cases: Vec<(Vec<u8>, &[u8], Vec<u8>)> = Vec::new();
@@ -418,21 +404,21 @@ fn frame_that_does_not_belong_ends_tunnel_and_session(mode: Mode) {
 }
 
 fn frame_that_does_not_belong_before_seen_ends_the_tunnel(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     for wrong in [b'A', b'E', b'F', b'D'] {
         let mut agent = daemon.version_three(&mapping);
         let mut user = daemon.user(&mapping);
         agent.opened();
         agent.link.send(&frame(wrong, if wrong == b'D' { b"x" } else { b"" }));
         agent.until_closed();
-        expect_reset_after(&mut user, b"");
+        user.expect_reset_after(b"");
     }
 }
 
 // 3
 
 fn header_names_the_user_and_where_it_came(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     for _ in 0..3 {
         serves(&daemon, &mapping, &mut agent);
@@ -441,7 +427,7 @@ fn header_names_the_user_and_where_it_came(mode: Mode) {
 }
 
 fn service_may_speak_first(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     // One of version 1 would do nothing with such a user.
     let mut one = daemon.tunnel(&mapping);
     let (mut user, mut agent) = session(&daemon, &mapping);
@@ -452,7 +438,7 @@ fn service_may_speak_first(mode: Mode) {
 }
 
 fn users_bytes_follow_at_once_where_the_agent_was_just_heard(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut user = daemon.user(&mapping);
     user.send(b"GET / ");
     // It has just spoken, to prove the passcode.
@@ -467,7 +453,7 @@ fn users_bytes_follow_at_once_where_the_agent_was_just_heard(mode: Mode) {
 }
 
 fn users_bytes_wait_for_an_agent_that_was_not_just_heard(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     thread::sleep(ms(5500));
     let mut user = daemon.user(&mapping);
@@ -486,7 +472,7 @@ fn users_bytes_wait_for_an_agent_that_was_not_just_heard(mode: Mode) {
 }
 
 fn one_tunnel_carries_sessions_one_after_another_exactly(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut sizes = vec![1, 2, 3, 4, 5, 8 << 20, 1, 1];
     for buffer in [16 * 1024, 64 * 1024, DATA] {
         sizes.extend([buffer - 1, buffer, buffer + 1]);
@@ -510,7 +496,7 @@ fn one_tunnel_carries_sessions_one_after_another_exactly(mode: Mode) {
 }
 
 fn users_end_is_passed_on_by_itself(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let (mut user, mut agent) = session(&daemon, &mapping);
     let question = noise(1, 300_000);
     user.send(&question);
@@ -527,7 +513,7 @@ fn users_end_is_passed_on_by_itself(mode: Mode) {
 }
 
 fn agents_end_is_passed_on_by_itself(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let (mut user, mut agent) = session(&daemon, &mapping);
     agent.send(b"all I have to say");
     agent.say(b'E', b"");
@@ -542,7 +528,7 @@ fn agents_end_is_passed_on_by_itself(mode: Mode) {
 }
 
 fn users_bytes_and_end_may_come_before_the_service_is_reached(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     let mut user = daemon.user(&mapping);
     let upload = noise(4, 1 << 20);
@@ -563,7 +549,7 @@ fn users_bytes_and_end_may_come_before_the_service_is_reached(mode: Mode) {
 }
 
 fn failure_resets_the_user_and_the_tunnel_serves_again(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     for round in 0..6 {
         let mut user = daemon.user(&mapping);
@@ -578,7 +564,7 @@ fn failure_resets_the_user_and_the_tunnel_serves_again(mode: Mode) {
         }
         agent.say(b'S', b"");
         agent.say(b'F', "the service \u{e9}chappe".as_bytes());
-        expect_reset_after(&mut user, b"");
+        user.expect_reset_after(b"");
     }
     let mut user = daemon.user(&mapping);
     agent.opened_after_failure();
@@ -592,13 +578,13 @@ fn failure_resets_the_user_and_the_tunnel_serves_again(mode: Mode) {
 }
 
 fn service_that_is_not_reached_in_time_resets_the_user(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     let start = Instant::now();
     let mut user = daemon.user(&mapping);
     agent.opened();
     agent.say(b'S', b"");
-    expect_reset_after(&mut user, b"");
+    user.expect_reset_after(b"");
     assert!(start.elapsed() >= ms(9900), "{:?}", start.elapsed());
     // It is broken off, whether the tunnel goes on or not.
     if let Ok((kind, _)) = agent.next_by(Instant::now() + PATIENCE) {
@@ -611,7 +597,7 @@ fn service_that_is_not_reached_in_time_resets_the_user(mode: Mode) {
 // 4
 
 fn user_whose_tunnel_is_dead_is_given_another(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut living = daemon.version_three(&mapping);
     let mut dead = daemon.version_three(&mapping);
     dead.beat_and_answer();
@@ -630,7 +616,7 @@ fn user_whose_tunnel_is_dead_is_given_another(mode: Mode) {
 }
 
 fn user_whose_tunnel_breaks_unseen_is_given_another(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut living = daemon.version_three(&mapping);
     for reset in [true, false] {
         let mut broken = daemon.version_three(&mapping);
@@ -652,7 +638,7 @@ fn user_whose_tunnel_breaks_unseen_is_given_another(mode: Mode) {
 }
 
 fn user_whose_only_tunnel_breaks_unseen_waits_for_the_next(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     // It was not heard since, and is given the user all the same: only silence makes others suspect.
     let mut other = daemon.version_three(&mapping);
     let mut broken = daemon.version_three(&mapping);
@@ -670,7 +656,7 @@ fn user_whose_only_tunnel_breaks_unseen_waits_for_the_next(mode: Mode) {
 }
 
 fn user_whose_bytes_a_dead_tunnel_has_is_reset(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut living = daemon.version_three(&mapping);
     for breaks in [false, true] {
         let mut dead = daemon.version_three(&mapping);
@@ -683,7 +669,7 @@ fn user_whose_bytes_a_dead_tunnel_has_is_reset(mode: Mode) {
         if breaks {
             dead.link.reset();
         }
-        expect_reset_after(&mut user, b"");
+        user.expect_reset_after(b"");
         living.expect_silence(ms(200));
     }
     serves(&daemon, &mapping, &mut living);
@@ -720,7 +706,7 @@ fn users_of_dead_tunnels_are_told_and_do_not_wait(mode: Mode) {
     // What is left may be as dead: nothing of the next one is sent there before it is seen.
     let mut user = daemon.user(&mapping);
     user.send(b"question");
-    expect_reset_after(&mut user, b"");
+    user.expect_reset_after(b"");
     dead.iter_mut().for_each(expect_no_bytes_and_a_close);
     until("both are refused", || daemon.api().number(&mapping, "counts.usersRefused") == 2);
     // Now no agent is there at all, and may come.
@@ -738,11 +724,11 @@ fn users_of_dead_tunnels_are_told_and_do_not_wait(mode: Mode) {
 fn tunnel_that_may_be_dead_serves_where_it_lives(mode: Mode) {
     let (daemon, mapping) = public_patient(mode);
     let mut living = daemon.version_three(&mapping);
-    let mut dead = [daemon.version_three(&mapping), daemon.version_three(&mapping)];
+    let mut dead = [(); 4].map(|()| daemon.version_three(&mapping));
     dead.iter_mut().for_each(Framed::beat_and_answer);
     let mut user = daemon.user(&mapping);
-    dead[1].opened();
-    // By then there was time for one more at most, which was the other one.
+    dead[3].opened();
+    // There was time for one more at most. The next one has time for more than two.
     user.expect_closed();
     let mut user = daemon.user(&mapping);
     user.send(b"question");
@@ -756,16 +742,22 @@ fn tunnel_that_may_be_dead_serves_where_it_lives(mode: Mode) {
     serves(&daemon, &mapping, &mut living);
 }
 
-fn tunnel_that_is_overdue_is_given_last(mode: Mode) {
-    let (daemon, mapping) = public_patient(mode);
-    let mut living = daemon.version_three(&mapping);
-    let mut overdue = daemon.version_three(&mapping);
+/// A tunnel that was silent for over twice its own interval.
+fn overdue_tunnel(daemon: &Daemon, mapping: &Mapping) -> Framed {
+    let mut agent = daemon.version_three(mapping);
     let start = Instant::now();
     for _ in 0..3 {
-        overdue.beat_and_answer();
+        agent.beat_and_answer();
         thread::sleep(ms(50));
     }
     thread::sleep(3 * start.elapsed());
+    agent
+}
+
+fn tunnel_that_is_overdue_is_given_last(mode: Mode) {
+    let (daemon, mapping) = public_patient(mode);
+    let mut living = daemon.version_three(&mapping);
+    let mut overdue = overdue_tunnel(&daemon, &mapping);
     let mut user = session_on(&daemon, &mapping, &mut living);
     let mut other = session_on(&daemon, &mapping, &mut overdue);
     finish(&mut other, &mut overdue);
@@ -788,6 +780,24 @@ fn user_of_a_dead_tunnel_waits_where_another_agent_may_open_one(mode: Mode) {
     finish(&mut user, &mut next);
     finish(&mut busy, &mut elsewhere);
     assert_eq!(elsewhere.wanted, 1, "it is told once");
+}
+
+fn agents_are_told_once_of_a_user_on_a_tunnel_that_may_be_dead(mode: Mode) {
+    let (daemon, mapping) = public_patient(mode);
+    let mut elsewhere = daemon.version_three_at(&mapping, 2);
+    let mut busy = session_on(&daemon, &mapping, &mut elsewhere);
+    let mut overdue = overdue_tunnel(&daemon, &mapping);
+    let mut user = daemon.user(&mapping);
+    assert_eq!(overdue.opened(), of(&user, &mapping));
+    until_wanted(&mut elsewhere, 1);
+    overdue.until_closed();
+    elsewhere.expect_silence(ms(300));
+    let mut next = daemon.version_three_at(&mapping, 2);
+    assert_eq!(next.opened(), of(&user, &mapping));
+    next.accept();
+    finish(&mut user, &mut next);
+    finish(&mut busy, &mut elsewhere);
+    assert_eq!((elsewhere.wanted, overdue.wanted), (1, 0));
 }
 
 fn session_at_a_dead_tunnels_address_is_not_waited_for(mode: Mode) {
@@ -836,7 +846,7 @@ fn user_of_a_dead_tunnel_waits_for_agents_of_other_versions(mode: Mode) {
 // 5
 
 fn agents_break_resets_the_user_and_the_tunnel_serves_again(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     let answer = noise(5, 100_000);
     for accepted in [true, true, false] {
@@ -853,7 +863,7 @@ fn agents_break_resets_the_user_and_the_tunnel_serves_again(mode: Mode) {
         }
         agent.say(b'X', b"the service has reset");
         agent.expect(b'X');
-        expect_reset_after(&mut user, delivered);
+        user.expect_reset_after(delivered);
     }
     // An end that is followed by a break was none.
     let mut user = session_on(&daemon, &mapping, &mut agent);
@@ -861,13 +871,13 @@ fn agents_break_resets_the_user_and_the_tunnel_serves_again(mode: Mode) {
     agent.expect(b'E');
     agent.say(b'X', b"");
     agent.expect(b'X');
-    expect_reset_after(&mut user, b"");
+    user.expect_reset_after(b"");
     serves(&daemon, &mapping, &mut agent);
     assert_eq!(daemon.api().number(&mapping, "counts.tunnelsTotal"), 1);
 }
 
 fn users_reset_is_a_break_and_the_tunnel_serves_again(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     let upload = noise(6, 100_000);
     for _ in 0..3 {
@@ -902,7 +912,7 @@ fn users_reset_is_a_break_and_the_tunnel_serves_again(mode: Mode) {
 }
 
 fn user_that_leaves_before_the_service_is_reached_leaves_a_tunnel_that_serves(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     for seen in [true, false] {
         // One that resets, before or after the agent has seen it.
@@ -939,7 +949,7 @@ fn user_that_leaves_before_the_service_is_reached_leaves_a_tunnel_that_serves(mo
 }
 
 fn breaks_that_cross_answer_each_other(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     for _ in 0..20 {
         let user = session_on(&daemon, &mapping, &mut agent);
@@ -952,7 +962,7 @@ fn breaks_that_cross_answer_each_other(mode: Mode) {
 }
 
 fn failure_that_crosses_a_break_is_its_answer(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     for _ in 0..3 {
         let user = daemon.user(&mapping);
@@ -967,7 +977,7 @@ fn failure_that_crosses_a_break_is_its_answer(mode: Mode) {
 }
 
 fn end_that_was_seen_is_the_answer_to_a_break_that_crosses_it(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     for _ in 0..3 {
         let mut user = session_on(&daemon, &mapping, &mut agent);
@@ -984,7 +994,7 @@ fn end_that_was_seen_is_the_answer_to_a_break_that_crosses_it(mode: Mode) {
 }
 
 fn break_after_the_session_is_over_is_thrown_away(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     agent.say(b'X', b"nothing to break");
     agent.beat_and_answer();
@@ -1009,7 +1019,7 @@ fn break_after_the_session_is_over_is_thrown_away(mode: Mode) {
 }
 
 fn what_comes_after_a_break_is_thrown_away_up_to_16_mebibytes(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     let broken = |agent: &mut Framed| {
         session_on(&daemon, &mapping, agent).reset();
@@ -1032,7 +1042,7 @@ fn what_comes_after_a_break_is_thrown_away_up_to_16_mebibytes(mode: Mode) {
 
 /// The agent's service has ended, then broken, while the end of its user was on its way.
 fn break_that_crosses_the_end_is_answered(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     for _ in 0..2 {
         let mut user = session_on(&daemon, &mapping, &mut agent);
@@ -1049,7 +1059,7 @@ fn break_that_crosses_the_end_is_answered(mode: Mode) {
 }
 
 fn slow_user_gets_all_from_a_tunnel_that_ends_behind_both_ends(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let (mut user, mut agent) = session(&daemon, &mapping);
     user.shrink();
     user.send(b"question");
@@ -1098,7 +1108,7 @@ fn break_without_an_answer_closes_the_tunnel(mode: Mode) {
 // 6
 
 fn heartbeats_are_answered_at_any_time(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     for _ in 0..20 {
         agent.beat_and_answer();
@@ -1128,7 +1138,7 @@ fn heartbeats_are_answered_at_any_time(mode: Mode) {
 }
 
 fn idle_silence_is_absence(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, 500);
+    let (daemon, mapping) = Daemon::public(mode, 60, 500);
     let start = Instant::now();
     let mut agent = daemon.version_three(&mapping);
     agent.expect_closed();
@@ -1137,17 +1147,17 @@ fn idle_silence_is_absence(mode: Mode) {
 }
 
 fn silence_in_a_session_is_absence(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, 3000);
+    let (daemon, mapping) = Daemon::public(mode, 60, 3000);
     let (mut user, mut agent) = session(&daemon, &mapping);
     let start = Instant::now();
     agent.send(b"half an answer");
-    expect_reset_after(&mut user, b"half an answer");
+    user.expect_reset_after(b"half an answer");
     assert!(start.elapsed() >= ms(2900), "{:?}", start.elapsed());
     agent.until_closed();
 }
 
 fn heartbeats_keep_an_idle_session(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, 3000);
+    let (daemon, mapping) = Daemon::public(mode, 60, 3000);
     let (mut user, mut agent) = session(&daemon, &mapping);
     let start = Instant::now();
     while start.elapsed() < ms(5000) {
@@ -1161,7 +1171,7 @@ fn heartbeats_keep_an_idle_session(mode: Mode) {
 fn agent_that_is_not_read_is_not_absent(mode: Mode) {
     let bytes = flood(10);
     let frames = data(&bytes);
-    let (daemon, mapping) = public(mode, 60, 2000);
+    let (daemon, mapping) = Daemon::public(mode, 60, 2000);
     let (mut user, mut agent) = session(&daemon, &mapping);
     user.shrink();
     let taken = agent.link.fill(&frames);
@@ -1177,7 +1187,7 @@ fn agent_that_is_not_read_is_not_absent(mode: Mode) {
 // 7
 
 fn tunnel_that_was_heard_last_is_given_first(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agents: Vec<_> = (0..3).map(|_| daemon.version_three(&mapping)).collect();
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [0, 2, 1]] {
         until("all are idle", || daemon.api().idle(&mapping) == 3);
@@ -1195,7 +1205,7 @@ fn tunnel_that_was_heard_last_is_given_first(mode: Mode) {
 }
 
 fn version_three_is_given_before_others(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut one = daemon.tunnel(&mapping);
     let mut two = daemon.version_two(&mapping);
     let mut three = daemon.version_three(&mapping);
@@ -1230,7 +1240,7 @@ fn until_wanted(agent: &mut Framed, count: u32) {
 }
 
 fn each_user_that_waits_is_told_once(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let (mut user, mut agent) = session(&daemon, &mapping);
     let mut waiting = Vec::new();
     let wait = |waiting: &mut Vec<Link>| {
@@ -1278,7 +1288,7 @@ fn each_user_that_waits_is_told_once(mode: Mode) {
 }
 
 fn users_for_whom_there_may_be_no_tunnel_are_not_told(mode: Mode) {
-    let (daemon, mapping) = public(mode, 3, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 3, NEVER);
     let (_user, mut agent) = session(&daemon, &mapping);
     let _waiting: Vec<_> = (0..5).map(|_| daemon.user(&mapping)).collect();
     until_wanted(&mut agent, 2);
@@ -1287,7 +1297,7 @@ fn users_for_whom_there_may_be_no_tunnel_are_not_told(mode: Mode) {
 // 9
 
 fn agent_that_says_bye_is_closed_in_order(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.version_three(&mapping);
     agent.say(b'B', b"");
     assert_eq!(agent.expect_closed(), Got::End);
@@ -1295,7 +1305,7 @@ fn agent_that_says_bye_is_closed_in_order(mode: Mode) {
 }
 
 fn agent_that_says_bye_in_a_session_finishes_it(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     for breaks in [false, true] {
         let (mut user, mut agent) = session(&daemon, &mapping);
         agent.say(b'B', b"");
@@ -1316,7 +1326,7 @@ fn agent_that_says_bye_in_a_session_finishes_it(mode: Mode) {
 }
 
 fn session_that_crosses_a_bye_is_served(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut crossed = 0;
     for round in 0..50 {
         let mut agent = daemon.version_three(&mapping);
@@ -1396,7 +1406,7 @@ fn stopping_connector_says_bye_to_both_sides_of_a_private_pipe(mode: Mode) {
 // 10
 
 fn tunnel_that_ends_in_a_session_has_broken(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     for how in 0..4 {
         let (mut user, mut agent) = session(&daemon, &mapping);
         let mut delivered = noise(12, 100_000);
@@ -1442,7 +1452,7 @@ fn session_that_is_silent_for_finwait_is_broken_off(mode: Mode) {
     user.finish();
     agent.expect(b'E');
     agent.expect(b'X');
-    expect_reset_after(&mut user, b"half an answer");
+    user.expect_reset_after(b"half an answer");
     agent.say(b'X', b"");
     serves(&daemon, &mapping, &mut agent);
 }
@@ -1467,7 +1477,7 @@ fn session_that_is_silent_for_idle_is_broken_off(mode: Mode) {
             other => panic!("{other:?}"),
         }
     }
-    expect_reset_after(&mut user, b"half an answer");
+    user.expect_reset_after(b"half an answer");
     // The last one's answer may come before or after.
     agent.say(b'X', b"");
     agent.expect(b'p');
@@ -1476,17 +1486,17 @@ fn session_that_is_silent_for_idle_is_broken_off(mode: Mode) {
 }
 
 fn removed_mapping_resets_its_sessions(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let (mut user, mut agent) = session(&daemon, &mapping);
     let mut idle = daemon.version_three(&mapping);
     daemon.api().remove(&mapping);
-    expect_reset_after(&mut user, b"");
+    user.expect_reset_after(b"");
     agent.until_closed();
     idle.until_closed();
 }
 
 fn place_is_never_free_between_sessions(mode: Mode) {
-    let (daemon, mapping) = public(mode, 1, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 1, NEVER);
     let mut agent = daemon.version_three(&mapping);
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -1628,7 +1638,7 @@ fn private_pipe_joins_version_one(mode: Mode) {
         if breaks {
             three.say(b'X', b"");
             three.expect(b'X');
-            expect_reset_after(&mut one.link, b"");
+            one.link.expect_reset_after(b"");
         } else {
             one.send(b"the last");
             one.finish();
@@ -1691,7 +1701,7 @@ fn private_pipe_joins_version_two(mode: Mode) {
         if round == 3 {
             three.say(b'S', b"");
             three.say(b'F', b"");
-            expect_reset_after(&mut two, b"");
+            two.expect_reset_after(b"");
             continue;
         }
         three.accept();
@@ -1749,7 +1759,7 @@ fn side_whose_partner_is_dead_waits_again(mode: Mode) {
 // Section 3, step 14
 
 fn new_passcode_gives_tunnels_up_once_they_are_idle(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let (mut user, mut busy) = session(&daemon, &mapping);
     let mut idle = daemon.version_three(&mapping);
     until("both are there", || daemon.api().idle(&mapping) == 1);
@@ -1770,7 +1780,7 @@ fn new_passcode_gives_tunnels_up_once_they_are_idle(mode: Mode) {
 // 3
 
 fn slow_service_has_all_of_an_upload_before_the_next_session_begins(mode: Mode) {
-    let (daemon, mapping) = public(mode, 1, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 1, NEVER);
     let (mut user, mut agent) = session(&daemon, &mapping);
     // Its service has ended, and goes on reading, slowly.
     agent.say(b'E', b"");

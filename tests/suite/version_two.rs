@@ -44,13 +44,6 @@ fn tunnel(daemon: &Daemon, port: u16, passcode: &str) -> Link {
     link
 }
 
-/// A daemon with a public pipe.
-fn public(mode: Mode, connections: u32, threshold: u64) -> (Daemon, Mapping) {
-    let daemon = Daemon::new(mode);
-    let mapping = daemon.api().add_public(connections, threshold);
-    (daemon, mapping)
-}
-
 /// A user and an agent whose session is open.
 #[track_caller]
 fn session(daemon: &Daemon, mapping: &Mapping) -> (Link, Link) {
@@ -64,7 +57,7 @@ fn session(daemon: &Daemon, mapping: &Mapping) -> (Link, Link) {
 // 1
 
 fn right_passcode_in_any_pieces_is_answered(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let offer = format!("IOFOG/2 {}\n", mapping.passcode1).into_bytes();
     for cut in [1, 7, 8, 9, offer.len() - 1] {
         let mut agent = daemon.link(mapping.port1);
@@ -82,7 +75,7 @@ fn right_passcode_in_any_pieces_is_answered(mode: Mode) {
 }
 
 fn wrong_passcode_is_closed_without_a_byte(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut other = mapping.passcode1.clone().into_bytes();
     other[35] ^= 1;
     let other = String::from_utf8(other).unwrap();
@@ -94,14 +87,14 @@ fn wrong_passcode_is_closed_without_a_byte(mode: Mode) {
 }
 
 fn longer_passcode_is_wrong_before_its_line_ends(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = daemon.link(mapping.port1);
     agent.send(format!("IOFOG/2 {}x", mapping.passcode1).as_bytes());
     agent.expect_closed();
 }
 
 fn repeated_wrong_passcodes_are_held(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let refused = || {
         let mut agent = daemon.link(mapping.port1);
         let start = Instant::now();
@@ -116,7 +109,7 @@ fn repeated_wrong_passcodes_are_held(mode: Mode) {
 }
 
 fn version_one_is_served_on_the_same_port(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut two = tunnel(&daemon, mapping.port1, &mapping.passcode1);
     let mut one = daemon.tunnel(&mapping);
     one.beat_and_answer();
@@ -131,7 +124,7 @@ fn version_one_is_served_on_the_same_port(mode: Mode) {
 // 2
 
 fn idle_heartbeats_are_answered(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, 3000);
+    let (daemon, mapping) = Daemon::public(mode, 60, 3000);
     let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
     for _ in 0..20 {
         agent.send(BEAT);
@@ -146,7 +139,7 @@ fn idle_heartbeats_are_answered(mode: Mode) {
 }
 
 fn idle_silence_is_absence(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, 500);
+    let (daemon, mapping) = Daemon::public(mode, 60, 500);
     let start = Instant::now();
     let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
     agent.expect_closed();
@@ -156,7 +149,7 @@ fn idle_silence_is_absence(mode: Mode) {
 // 3
 
 fn header_names_the_user_and_where_it_came(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
     let user = daemon.user(&mapping);
     let expected = Header::Proxy { source: user.local(), destination: at(mapping.port2) };
@@ -166,7 +159,7 @@ fn header_names_the_user_and_where_it_came(mode: Mode) {
 }
 
 fn user_that_says_nothing_gets_a_tunnel(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     // One of version 1 has been idle longer, and would do nothing with such a user.
     let mut one = daemon.tunnel(&mapping);
     let (mut user, mut agent) = session(&daemon, &mapping);
@@ -176,7 +169,7 @@ fn user_that_says_nothing_gets_a_tunnel(mode: Mode) {
 }
 
 fn users_bytes_may_follow_the_header_at_once(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut user = daemon.user(&mapping);
     user.send(b"GET / ");
     let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
@@ -191,7 +184,7 @@ fn users_bytes_may_follow_the_header_at_once(mode: Mode) {
 // 4
 
 fn heartbeat_that_crosses_the_header_is_told_from_open(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     for answer in [&b"BEATOPENBEAT"[..], b"OPENBEAT", b"BEATBEATOPENBEAT"] {
         let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
         let mut user = daemon.user(&mapping);
@@ -205,7 +198,7 @@ fn heartbeat_that_crosses_the_header_is_told_from_open(mode: Mode) {
 }
 
 fn fail_closes_the_user(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
     let mut user = daemon.user(&mapping);
     user.send(b"anybody there?");
@@ -218,7 +211,7 @@ fn fail_closes_the_user(mode: Mode) {
 }
 
 fn end_without_an_answer_closes_the_user(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
     let mut user = daemon.user(&mapping);
     Header::read(&mut agent);
@@ -229,7 +222,7 @@ fn end_without_an_answer_closes_the_user(mode: Mode) {
 }
 
 fn anything_but_open_or_fail_closes_the_user(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
     let mut user = daemon.user(&mapping);
     Header::read(&mut agent);
@@ -239,7 +232,7 @@ fn anything_but_open_or_fail_closes_the_user(mode: Mode) {
 }
 
 fn agent_that_answers_nothing_fails_the_user(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let start = Instant::now();
     let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
     let mut user = daemon.user(&mapping);
@@ -253,7 +246,7 @@ fn agent_that_answers_nothing_fails_the_user(mode: Mode) {
 // 5
 
 fn users_end_is_passed_on_by_itself(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let (mut user, mut agent) = session(&daemon, &mapping);
     let question = noise(1, 300_000);
     user.send(&question);
@@ -268,7 +261,7 @@ fn users_end_is_passed_on_by_itself(mode: Mode) {
 }
 
 fn agents_end_is_passed_on_by_itself(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let (mut user, mut agent) = session(&daemon, &mapping);
     agent.send(b"all I have to say");
     agent.finish();
@@ -281,7 +274,7 @@ fn agents_end_is_passed_on_by_itself(mode: Mode) {
 }
 
 fn finished_tunnel_is_closed_and_its_place_is_free(mode: Mode) {
-    let (daemon, mapping) = public(mode, 1, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 1, NEVER);
     for _ in 0..5 {
         let (mut user, mut agent) = session(&daemon, &mapping);
         user.finish();
@@ -295,7 +288,7 @@ fn finished_tunnel_is_closed_and_its_place_is_free(mode: Mode) {
 // 6, and what is left of the page
 
 fn bytes_that_look_like_tokens_are_bytes(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let (mut user, mut agent) = session(&daemon, &mapping);
     for bytes in [&b"BEAT"[..], b"BEATBEAT", b"OPEN", b"FAIL", b"IOFOG/2 x\n", SIGNATURE] {
         user.send(bytes);
@@ -308,7 +301,7 @@ fn bytes_that_look_like_tokens_are_bytes(mode: Mode) {
 }
 
 fn silence_in_a_session_is_no_absence(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, 300);
+    let (daemon, mapping) = Daemon::public(mode, 60, 300);
     let (mut user, mut agent) = session(&daemon, &mapping);
     user.expect_silence(ms(1000));
     agent.send(b"still here");
@@ -316,7 +309,7 @@ fn silence_in_a_session_is_no_absence(mode: Mode) {
 }
 
 fn bytes_of_every_size_are_exact_both_ways(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut sizes = vec![1, 2, 3, 4, 5, 8 << 20];
     for buffer in [16 * 1024, 64 * 1024] {
         sizes.extend([buffer - 1, buffer, buffer + 1]);
@@ -336,7 +329,7 @@ fn bytes_of_every_size_are_exact_both_ways(mode: Mode) {
 }
 
 fn idle_tunnel_that_sends_other_bytes_is_out_of_step(mode: Mode) {
-    let (daemon, mapping) = public(mode, 60, NEVER);
+    let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let mut agent = tunnel(&daemon, mapping.port1, &mapping.passcode1);
     agent.send(b"OPEN");
     agent.expect_closed();
