@@ -523,7 +523,7 @@ impl<'a> Serving<'a> {
         or(carried, or(signals, or(stopped, or(wishes, told)))).await;
         self.registry.cut().await;
         let still = Instant::now() + limits::STILL;
-        runtime::until(still, self.shared.workers.answer()).await;
+        runtime::until(still, self.shared.workers.all_answer()).await;
     }
 
     fn tell_predecessor(&self, words: &str) {
@@ -559,9 +559,9 @@ impl<'a> Serving<'a> {
         };
         or(or(drained, again), tell(&self.notifier, &self.registry)).await;
         self.registry.cut().await;
-        // A worker reports a session's end first, and then closes in order what ended that way.
+        // A thread reports a session's end first, and then closes in order what ended that way.
         let still = Instant::now() + limits::STILL;
-        runtime::until(still, self.shared.workers.answer()).await;
+        runtime::until(still, self.shared.workers.all_answer()).await;
         if let Some(control) = control {
             control.cancel().await;
         }

@@ -452,8 +452,8 @@ impl Registry {
         }
     }
 
-    /// What there is to tell of every connection to a mapping's port: first of those on this thread, a few at a time,
-    /// then of those that workers carry.
+    /// What there is to tell of every connection to a mapping's port: first of those that wait, a few at a time, then of
+    /// those that each thread carries.
     pub async fn dump(&self, dump: &mut Dump) {
         let pipes: Vec<_> =
             self.running.borrow().iter().map(|running| running.pipe.clone()).collect();
@@ -464,8 +464,10 @@ impl Registry {
         dump.append(session::tell_all().await);
         let told = self.shared.workers.each_makes(limits::DUMP_WAIT, session::tell_all).await;
         for (worker, told) in told.into_iter().enumerate() {
-            let worker = worker + 1;
-            dump.line(format_args!("worker {worker} carries"));
+            match worker {
+                0 => dump.line(format_args!("the control thread carries")),
+                worker => dump.line(format_args!("worker {worker} carries")),
+            }
             match told {
                 Some(told) => dump.append(told),
                 None => dump.line(format_args!(

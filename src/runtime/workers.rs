@@ -99,6 +99,12 @@ impl Workers {
         self.each(|| ()).await;
     }
 
+    /// As [`answer`](Self::answer), once this thread's own places have had their turn, too.
+    pub async fn all_answer(&self) {
+        self.answer().await;
+        self.home.executor.spawn(async {}).await;
+    }
+
     /// Returns once what the kernel knew by now has come to every task on a worker that waits for it,
     /// and it has dealt with it. A task that ended by that has told of it before.
     pub async fn look(&self) {
@@ -117,14 +123,15 @@ impl Workers {
         }
     }
 
-    /// Has every worker make something, one after the other; `None` for one that is not done with it in `time`.
+    /// Has this thread and every worker make something, one after the other; `None` for one that is not done with it in
+    /// `time`. This one is first: its work may go on to a worker meanwhile, and does not come from there.
     pub async fn each_makes<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
         &self,
         time: Duration,
         make: fn() -> F,
     ) -> Vec<Option<T>> {
-        let mut made = Vec::with_capacity(self.workers.len());
-        for worker in &self.workers {
+        let mut made = Vec::with_capacity(1 + self.workers.len());
+        for worker in [&self.home].into_iter().chain(&self.workers) {
             // Dropping the task ends it there.
             let task = worker.executor.spawn(make());
             made.push(until(Instant::now() + time, task).await);
@@ -212,5 +219,46 @@ impl Load {
 impl Drop for Load {
     fn drop(&mut self) {
         self.0.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::runtime::block_on;
+    use smol::future::or;
+
+    #[test]
+    fn all_have_answered_when_what_was_left_to_this_threads_own_places_has_had_its_turn() {
+        block_on(async {
+            let workers = Workers::start(2).unwrap();
+            let had_its_turn = Arc::new(AtomicBool::new(false));
+            let has_it = had_its_turn.clone();
+            workers.place_here(1).go_on(|load| async move {
+                has_it.store(true, Ordering::Relaxed);
+                drop(load);
+            });
+            let soon = Instant::now() + Duration::from_millis(100);
+            assert!(until(soon, workers.all_answer()).await.is_none(), "this thread was busy");
+            or(workers.all_answer(), workers.run_home()).await;
+            assert!(had_its_turn.load(Ordering::Relaxed));
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn so_many_begin_on_this_thread_and_give_their_places_back() {
+        let workers = Workers::start(1).unwrap();
+        let places = [(); 3].map(|()| workers.place_here(2));
+        assert_eq!(places.each_ref().map(Load::is_home), [true, true, false]);
+        let [first, ..] = places;
+        drop(first);
+        let again = workers.place_here(2);
+        assert!(again.is_home());
+        assert!(!workers.place_here(2).is_home() && !workers.place().is_home());
+        // Those of a session go where it is, whatever there is.
+        assert!(again.another().is_home());
     }
 }
