@@ -17,7 +17,8 @@ pub const TLS_READ_BYTES: usize = 2 * (16 * 1024 + 29);
 /// is a worker's.
 pub const SHORT_BYTES: u64 = READ_BYTES as u64;
 
-/// As [`SHORT_BYTES`], after so long, counted when it has something to do.
+/// As [`SHORT_BYTES`], after so long, whether or not it has something to do: those that stay mute would keep others
+/// from their places.
 pub const SHORT_TIME: Duration = Duration::from_secs(1);
 
 /// The most sessions on the control thread at one time; others begin on a worker. More would only wait for

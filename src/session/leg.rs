@@ -98,7 +98,7 @@ pub(super) struct Leg<S = Stream> {
     pub(super) answers: usize,
     pub(super) watch: StallWatch,
     /// Whether so many bytes come from it at once that they go through a kernel pipe.
-    bulk: bool,
+    pub(super) bulk: bool,
 }
 
 /// What comes from a leg.

@@ -71,10 +71,12 @@ impl<S: Connection> Progress<S> {
         }
     }
 
-    /// Whether it has moved and lasted as little as a short one does ([`limits::SHORT_BYTES`]).
+    /// Whether it has moved and lasted as little as a short one does ([`limits::SHORT_BYTES`]), and is about to pass no
+    /// bytes through a kernel pipe, which is its thread's.
     pub(super) fn is_short(&self, now: Instant) -> bool {
         self.bytes.iter().sum::<u64>() < limits::SHORT_BYTES
             && now < self.started + limits::SHORT_TIME
+            && !self.legs.iter().any(|leg| leg.bulk)
     }
 
     /// The leg where `from`'s bytes come from, and the leg where they go.

@@ -166,9 +166,17 @@ impl Relay {
 
     /// Runs to its end, or, `None`, until it is no short session ([`limits::SHORT_BYTES`]).
     pub async fn briefly(&mut self) -> Option<Ended> {
-        poll_fn(|context| match self.progress.is_short(now()) {
-            true => Pin::new(&mut *self).poll(context).map(Some),
-            false => Poll::Ready(None),
+        let until = self.progress.started + limits::SHORT_TIME;
+        poll_fn(|context| {
+            if !self.progress.is_short(now()) {
+                return Poll::Ready(None);
+            }
+            let polled = Pin::new(&mut *self).poll(context).map(Some);
+            if polled.is_pending() {
+                // Mute ones would keep others from their places.
+                self.timer.wake_at(context, Some(until));
+            }
+            polled
         })
         .await
     }

@@ -25,6 +25,7 @@ mod resets;
 mod room;
 mod server_names;
 mod settings;
+mod short_sessions;
 mod state;
 mod state_faults;
 mod status;

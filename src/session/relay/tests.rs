@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use std::future::poll_fn;
 
+use smol::LocalExecutor;
+
 use super::*;
 use crate::net::stream::Stream;
 use crate::runtime::{block_on, look, sleep};
 use crate::session::residue::Missing;
 use crate::session::settling::Kept;
 use crate::session::tests::broken_behind_unread_bytes;
-use crate::wire::frames::{Event, Side, Talk, Word};
+use crate::wire::frames::{Event, Side, Talk, Word, data_head};
 
 #[test]
 fn agents_reset_behind_unread_bytes_ends_the_session_at_the_next_look() {
@@ -242,6 +244,66 @@ fn session_that_is_short_ends_where_it_has_begun() {
         assert_eq!(relay.briefly().await.unwrap().ending, Ending::Complete);
         relay.close().await;
         assert!(one.join().unwrap().unwrap() == answered && two.join().unwrap().unwrap() == asked);
+    })
+    .unwrap();
+}
+
+#[test]
+fn session_that_stays_mute_is_no_short_one_after_a_while() {
+    block_on(async {
+        let ([_one, here], [_two, there]) = (connection(), connection());
+        let legs = [here, there].map(|socket| Endpoint {
+            stream: stream(socket),
+            protocol: Protocol::Raw,
+            talk: None,
+        });
+        let silence = Silence { after_end: Duration::from_secs(60), ever: None };
+        let mut relay = Relay::new(legs, [Vec::new(), Vec::new()], silence, Arc::default());
+        // In a task of its own, which nobody else wakes.
+        let executor = LocalExecutor::new();
+        let task = executor.spawn(async move { relay.briefly().await.is_none() });
+        let late = Instant::now() + 30 * limits::SHORT_TIME;
+        assert_eq!(until(late, executor.run(task)).await, Some(true));
+    })
+    .unwrap();
+}
+
+#[test]
+fn session_in_bulk_is_no_short_one_before_its_thread_has_lent_it_a_kernel_pipe() {
+    block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 1 << 20).unwrap();
+        let mut far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (near, _) = listener.accept().unwrap();
+        let [_user, here] = connection();
+        let [mut connector, mut agent] =
+            [Side::Connector, Side::Agent].map(Talk::new).map(Box::new);
+        let opened = connector.say(Word::Open(b"header"));
+        agent.hear(&mut &opened[..]).unwrap();
+        let mut said = [Word::Seen, Word::Accepted].map(|word| agent.say(word)).concat();
+        said.extend(data_head(limits::FRAME_DATA));
+        said.extend(pattern(limits::FRAME_DATA, 3));
+        far.write_all(&said).unwrap();
+        let late = Instant::now() + Duration::from_secs(30);
+        while rustix::io::ioctl_fionread(&near).unwrap() < said.len() as u64 {
+            assert!(Instant::now() < late, "it does not arrive");
+            sleep(Duration::from_millis(1)).await;
+        }
+        let protocol = Protocol::Framed {
+            threshold: None,
+            beat: None,
+            at_once: true,
+            seen_wait: limits::SEEN_WAIT,
+        };
+        let tunnel = Endpoint { stream: stream(near), protocol, talk: Some(connector) };
+        let user = Endpoint { stream: stream(here), protocol: Protocol::Raw, talk: None };
+        let silence = Silence { after_end: Duration::from_secs(60), ever: None };
+        let held = [Vec::new(), Vec::new()];
+        let mut relay = Relay::new([tunnel, user], held, silence, Arc::default());
+        assert!(relay.briefly().await.is_none());
+        let moved = relay.progress.bytes[0];
+        assert!(moved < limits::SHORT_BYTES, "{moved} bytes, not with one read alone");
+        assert!(relay.progress.legs[0].bulk);
     })
     .unwrap();
 }
