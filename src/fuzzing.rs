@@ -75,6 +75,7 @@ pub fn call(request: &Request) -> Result<Asked, (u16, String)> {
                 Command::Help => "help",
                 Command::Stop => "stop",
                 Command::Upgrade => "upgrade",
+                Command::Dump => "dump",
             };
             ask("commandline", vec![word.into()])
         }
@@ -87,6 +88,7 @@ pub fn call(request: &Request) -> Result<Asked, (u16, String)> {
         }
         Call::FullStatus => ask("GET status", Vec::new()),
         Call::Metrics => ask("GET metrics", Vec::new()),
+        Call::Page => ask("GET page", Vec::new()),
     })
 }
 

@@ -62,7 +62,13 @@ impl Handler for Recorder {
         assert!(!request.method.is_empty() && request.method.is_ascii());
         let text = format!("{request:?}");
         self.0.borrow_mut().requests.push(request);
-        Response { status: 200, content_type: "text/plain", allow: None, body: text.into_bytes() }
+        Response {
+            status: 200,
+            content_type: "text/plain",
+            allow: None,
+            fields: "",
+            body: text.into_bytes(),
+        }
     }
 
     fn refuse(&self, fault: Fault) -> Response {
@@ -72,7 +78,13 @@ impl Handler for Recorder {
         assert_ne!(fault, Fault::TooSlow, "nothing here takes time");
         assert_eq!(self.0.borrow_mut().fault.replace(fault), None, "one fault ends a connection");
         let status = fault.status();
-        Response { status, content_type: "text/plain", allow: None, body: text.into_bytes() }
+        Response {
+            status,
+            content_type: "text/plain",
+            allow: None,
+            fields: "",
+            body: text.into_bytes(),
+        }
     }
 }
 
