@@ -33,6 +33,7 @@ use serving::{Asked, Serving};
 
 mod control;
 mod dump;
+mod errand;
 mod handover;
 mod host;
 mod place;

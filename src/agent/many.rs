@@ -423,7 +423,7 @@ impl Tunnels {
         let mut running = self.running.borrow_mut();
         let place = running.partition_point(|other| other.name() <= connector.health().name());
         running.insert(place, Running { options, connector, stop });
-        tasks.spawn(life).detach();
+        tasks.spawn(life.boxed_local()).detach();
     }
 
     /// Has all tunnels drain, and gives the longest time that one may take.
@@ -504,7 +504,7 @@ impl Tunnels {
                         if callers.len() == limits::TELL_CALLERS {
                             drop(callers.remove(0));
                         }
-                        callers.push(executor.spawn(self.tell_one(caller)));
+                        callers.push(executor.spawn(self.tell_one(caller).boxed_local()));
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(_) => sleep(limits::ACCEPT_PAUSE).await,

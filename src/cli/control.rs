@@ -50,8 +50,90 @@ pub fn call_within(
     path: &str,
     body: &str,
 ) -> Result<(u16, String), ControlError> {
-    let until = Instant::now() + wait;
-    let fail = |error: io::Error| match error.kind() {
+    let mut asking = Asking::begin(wait, socket, method, path, body)?;
+    loop {
+        asking.limit()?;
+        if let Some(answer) = asking.go_on()? {
+            return Ok(answer);
+        }
+    }
+}
+
+/// A request whose answer is still to come.
+pub struct Asking {
+    stream: UnixStream,
+    socket: PathBuf,
+    wait: Duration,
+    until: Instant,
+    answer: Vec<u8>,
+}
+
+impl Asking {
+    /// Sends the request to the process that listens on `socket`.
+    pub fn begin(
+        wait: Duration,
+        socket: &Path,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Result<Self, ControlError> {
+        let until = Instant::now() + wait;
+        let stream = connect(socket).map_err(|error| failed(socket, wait, error))?;
+        let mut asking = Asking { stream, socket: socket.into(), wait, until, answer: Vec::new() };
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let sent = asking.stream.set_write_timeout(Some(wait));
+        let sent = sent.and_then(|()| asking.stream.write_all(request.as_bytes()));
+        sent.map_err(|error| asking.failed(error))?;
+        Ok(asking)
+    }
+
+    /// What is ready when [`go_on`](Self::go_on) does not wait.
+    pub fn file(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    /// When it is too late for the answer.
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// That it is too late.
+    pub fn late(&self) -> ControlError {
+        ControlError::NoAnswer(self.wait)
+    }
+
+    /// Has [`go_on`](Self::go_on) wait no longer than there is time for the answer.
+    fn limit(&self) -> Result<(), ControlError> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(self.late());
+        }
+        self.stream.set_read_timeout(Some(left)).map_err(|error| self.failed(error))
+    }
+
+    /// Reads some of the answer: the status code and the body, once all is there.
+    pub fn go_on(&mut self) -> Result<Option<(u16, String)>, ControlError> {
+        let mut piece = vec![0; 64 * 1024];
+        match self.stream.read(&mut piece) {
+            Ok(0) => return Err(ControlError::BadAnswer("it is cut off")),
+            Ok(count) => self.answer.extend_from_slice(&piece[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(self.failed(error)),
+        }
+        parse(&self.answer)
+    }
+
+    fn failed(&self, error: io::Error) -> ControlError {
+        failed(&self.socket, self.wait, error)
+    }
+}
+
+fn failed(socket: &Path, wait: Duration, error: io::Error) -> ControlError {
+    match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             ControlError::NotRunning(socket.into())
         }
@@ -59,32 +141,6 @@ pub fn call_within(
         // A timeout of a blocking socket is reported as the first of these.
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ControlError::NoAnswer(wait),
         _ => ControlError::Io(socket.into(), error),
-    };
-    let mut stream = connect(socket).map_err(fail)?;
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.set_write_timeout(Some(wait)).map_err(fail)?;
-    stream.write_all(request.as_bytes()).map_err(fail)?;
-    let mut answer = Vec::new();
-    let mut piece = vec![0; 64 * 1024];
-    loop {
-        if let Some(answer) = parse(&answer)? {
-            return Ok(answer);
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ControlError::NoAnswer(wait));
-        }
-        stream.set_read_timeout(Some(left)).map_err(fail)?;
-        match stream.read(&mut piece) {
-            Ok(0) => return Err(ControlError::BadAnswer("it is cut off")),
-            Ok(count) => answer.extend_from_slice(&piece[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(fail(error)),
-        }
     }
 }
 

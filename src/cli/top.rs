@@ -1,14 +1,14 @@
 //! `top`: what `status` and `tunnels status` tell, again every second, as rates.
 
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::asking::{Answer, understood};
-use super::control::{self, ControlError};
+use super::control::{self, Asking, ControlError};
 use super::exit::{NOT_RUNNING, UNKNOWN};
 use super::remedy;
 use crate::config::folders::{SOCKET, TUNNELS_SOCKET};
@@ -27,7 +27,6 @@ const PERIOD: Duration = Duration::from_secs(1);
 const NOTICED: u32 = 30;
 
 /// Whom is asked.
-#[derive(Clone)]
 struct Whom {
     run: PathBuf,
     is_agent: bool,
@@ -40,13 +39,29 @@ struct Fault {
 }
 
 impl Whom {
-    fn ask(&self) -> Result<Sample, Fault> {
+    /// The socket, and the path of the request.
+    fn place(&self) -> (PathBuf, &'static str) {
         let (socket, path) = match self.is_agent {
             true => (TUNNELS_SOCKET, "/"),
             false => (SOCKET, "/api/v2/status"),
         };
-        let socket = self.run.join(socket);
-        let answer = control::call_within(limits::STATUS_WAIT, &socket, "GET", path, "");
+        (self.run.join(socket), path)
+    }
+
+    /// Asks, and waits for the answer.
+    fn ask(&self) -> Result<Sample, Fault> {
+        let (socket, path) = self.place();
+        self.read(control::call_within(limits::STATUS_WAIT, &socket, "GET", path, ""))
+    }
+
+    /// Asks, and does not wait.
+    fn begin(&self) -> Result<Asking, ControlError> {
+        let (socket, path) = self.place();
+        Asking::begin(limits::STATUS_WAIT, &socket, "GET", path, "")
+    }
+
+    /// What an answer says.
+    fn read(&self, answer: Result<(u16, String), ControlError>) -> Result<Sample, Fault> {
         let at = Instant::now();
         let unknown = |text| Fault { code: UNKNOWN, text };
         match answer {
@@ -181,50 +196,56 @@ fn tables(whom: &Whom, shown: &mut Shown, count: u64) -> io::Result<()> {
 
 /// The whole terminal, until somebody ends it.
 fn live(whom: &Whom, shown: &mut Shown, screen: &Screen) -> io::Result<()> {
-    let (tell, mut told) = UnixStream::pair()?;
     // Somebody who does not answer must not keep keys and signals waiting.
-    let ask = || {
-        let (whom, mut tell) = (whom.clone(), tell.try_clone()?);
-        thread::Builder::new().spawn(move || {
-            let answer = whom.ask();
-            let _ = tell.write_all(&[0]);
-            answer
-        })
-    };
-    let mut asking: Option<JoinHandle<Result<Sample, Fault>>> = None;
+    let mut asking: Option<Asking> = None;
     let mut due = Instant::now() + PERIOD;
+    let mut is_drawn = false;
     loop {
         let size = screen.size();
-        screen.draw(&shown.lines(Some(size)), &shown.now.keys(size[0]))?;
-        if asking.is_none() && Instant::now() >= due {
-            asking = Some(ask()?);
-            due = Instant::now() + PERIOD;
+        if !is_drawn {
+            screen.draw(&shown.lines(Some(size)), &shown.now.keys(size[0]))?;
         }
-        // While one is asked, its answer comes first.
-        let until = if asking.is_some() { Instant::now() + PERIOD } else { due };
-        match screen.next(&told, until)? {
-            Event::Over => return Ok(()),
-            Event::Keys(keys) => {
+        is_drawn = true;
+        let now = Instant::now();
+        let mut answer = None;
+        if asking.is_none() && now >= due {
+            due = now + PERIOD;
+            match whom.begin() {
+                Ok(begun) => asking = Some(begun),
+                Err(error) => answer = Some(Err(error)),
+            }
+        }
+        let file = asking.as_ref().map(|asking| asking.file().as_fd());
+        let until = asking.as_ref().map_or(due, Asking::until);
+        let event = if answer.is_some() { Event::Time } else { screen.next(file, until)? };
+        match (event, &mut asking) {
+            (Event::Over, _) => return Ok(()),
+            (Event::Keys(keys), _) => {
+                is_drawn = false;
+                let page = size[1].saturating_sub(8).max(1);
                 for key in keys {
-                    let view = &mut shown.view;
-                    let page = size[1].saturating_sub(8).max(1);
+                    let skip = &mut shown.view.skip;
                     match key {
                         b'q' => return Ok(()),
-                        b'j' => view.skip += 1,
-                        b'k' => view.skip = view.skip.saturating_sub(1),
-                        0x06 => view.skip += page,
-                        0x02 => view.skip = view.skip.saturating_sub(page),
-                        key => _ = shown.now.choose(key, view),
+                        b'j' => *skip += 1,
+                        b'k' => *skip = skip.saturating_sub(1),
+                        0x06 => *skip += page,
+                        0x02 => *skip = skip.saturating_sub(page),
+                        key => shown.now.choose(key, &mut shown.view),
                     }
                 }
             }
-            Event::Other => {
-                told.read_exact(&mut [0])?;
-                if let Some(Ok(answer)) = asking.take().map(JoinHandle::join) {
-                    shown.take(answer);
-                }
+            (Event::Changed, _) => is_drawn = false,
+            (Event::Other, Some(asking)) => answer = asking.go_on().transpose(),
+            (_, Some(asking)) if Instant::now() >= asking.until() => {
+                answer = Some(Err(asking.late()))
             }
-            Event::Changed | Event::Time => {}
+            _ => {}
+        }
+        if let Some(answer) = answer {
+            asking = None;
+            is_drawn = false;
+            shown.take(whom.read(answer));
         }
     }
 }

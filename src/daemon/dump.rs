@@ -1,6 +1,5 @@
 //! The state of every connection, written to a file when somebody asks for it (protocol page, section 7, step 13).
 
-use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,10 +8,10 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use smol::LocalExecutor;
-use smol::channel::Receiver;
 use smol::future::FutureExt;
 
-use crate::api::{Api, Server};
+use super::errand::Errand;
+use crate::api::{Api, Outcome, Server};
 use crate::limits;
 use crate::logging::{ALWAYS, Utc};
 use crate::pipes::registry::Registry;
@@ -31,7 +30,7 @@ pub(super) struct Dumps {
     shared: Rc<Shared>,
     server: Rc<Server<Api>>,
     folder: PathBuf,
-    is_busy: Cell<bool>,
+    errand: Rc<Errand>,
 }
 
 impl Dumps {
@@ -48,18 +47,15 @@ impl Dumps {
             shared: shared.clone(),
             server: server.clone(),
             folder: folder.into(),
-            is_busy: Cell::new(false),
+            errand: Rc::new(Errand::new()),
         })
     }
 
     /// Begins to write one, which goes on whether or not anybody waits for the outcome: the file, or a sentence about
     /// why there is none. `None` where one is being written.
-    pub(super) fn begin(self: &Rc<Self>) -> Option<Receiver<Result<String, String>>> {
-        if self.is_busy.replace(true) {
-            return None;
-        }
+    pub(super) fn begin(self: &Rc<Self>) -> Option<Outcome> {
+        let outcome = self.errand.ask()?;
         let dumps = self.clone();
-        let (tell, told) = smol::channel::bounded(1);
         let work = async move {
             let begun = Instant::now();
             let text = dumps.text().await;
@@ -72,11 +68,10 @@ impl Dumps {
                 ),
                 Err(why) => log::error!(target: ALWAYS, "{why}"),
             }
-            let _ = tell.try_send(written);
-            dumps.is_busy.set(false);
+            dumps.errand.became(written);
         };
         self.executor.spawn(work.boxed_local()).detach();
-        Some(told)
+        Some(outcome)
     }
 
     async fn text(&self) -> String {

@@ -1,13 +1,13 @@
 //! What the API asks of the daemon.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use event_listener::Event;
 use smol::channel::Sender;
 
 use super::dump::Dumps;
+use super::errand::Errand;
 use super::handover::Predecessor;
 use crate::api::{Host, Outcome};
 use crate::config::Network;
@@ -24,45 +24,10 @@ pub(super) struct Daemon {
     /// What the last reload did not put in force.
     pub(super) not_in_force: Rc<RefCell<Vec<String>>>,
     pub(super) stop: Sender<()>,
-    pub(super) upgrade: Rc<Upgrade>,
+    pub(super) upgrade: Rc<Errand>,
     pub(super) predecessor: Rc<OnceCell<Predecessor>>,
     /// Made once the API is there, of whose connections it tells, too.
     pub(super) dumps: Rc<OnceCell<Rc<Dumps>>>,
-}
-
-/// The new programs that are asked for over the API.
-pub(super) struct Upgrade {
-    /// Whether one is asked for; none more is, until that has an outcome.
-    pub(super) asked: Cell<bool>,
-    /// What has come of the last one: who serves now, or why it is this process still.
-    pub(super) outcome: RefCell<Option<Result<String, String>>>,
-    /// One is asked for, or has an outcome.
-    pub(super) changed: Event,
-}
-
-impl Upgrade {
-    pub(super) fn new() -> Self {
-        Upgrade { asked: Cell::default(), outcome: RefCell::default(), changed: Event::new() }
-    }
-
-    /// Returns when one is asked for.
-    pub(super) async fn is_asked(&self) {
-        loop {
-            let changed = self.changed.listen();
-            if self.asked.get() {
-                return;
-            }
-            changed.await;
-        }
-    }
-
-    /// This has come of it.
-    pub(super) fn became(&self, outcome: Result<String, String>) {
-        if self.asked.replace(false) {
-            self.outcome.replace(Some(outcome));
-            self.changed.notify(usize::MAX);
-        }
-    }
 }
 
 impl Host for Daemon {
@@ -103,27 +68,11 @@ impl Host for Daemon {
     }
 
     fn upgrade(&self) -> Option<Outcome> {
-        let upgrade = self.upgrade.clone();
-        if upgrade.asked.replace(true) {
-            return None;
-        }
-        upgrade.outcome.take();
-        upgrade.changed.notify(usize::MAX);
-        Some(Box::pin(async move {
-            loop {
-                let changed = upgrade.changed.listen();
-                if let Some(outcome) = upgrade.outcome.take() {
-                    return outcome;
-                }
-                changed.await;
-            }
-        }))
+        self.upgrade.ask()
     }
 
     fn dump(&self) -> Option<Outcome> {
-        let written = self.dumps.get()?.begin()?;
-        let why = "the connector has ended meanwhile";
-        Some(Box::pin(async move { written.recv().await.unwrap_or_else(|_| Err(why.into())) }))
+        self.dumps.get()?.begin()
     }
 
     fn predecessor(&self) -> Option<status::Predecessor> {

@@ -16,8 +16,9 @@ use smol::future::{FutureExt, or, zip};
 use smol::{LocalExecutor, Task};
 
 use super::dump::Dumps;
+use super::errand::Errand;
 use super::handover::{self, Estate, Heir, Predecessor, Successor, Wish};
-use super::host::{Daemon, Upgrade};
+use super::host::Daemon;
 use super::place::Place;
 use super::reload::{self, reload};
 use super::upkeep::{self, upkeep, watchdog};
@@ -57,7 +58,7 @@ pub(super) struct Serving<'a> {
     /// Says that the API was asked for a stop, or the daemon whose place this one took.
     stopped: Receiver<()>,
     stop: Sender<()>,
-    pub(super) upgrade: Rc<Upgrade>,
+    pub(super) upgrade: Rc<Errand>,
     /// What was asked for while a new program was to take the place.
     noted: Noted,
 }
@@ -118,7 +119,7 @@ impl<'a> Serving<'a> {
         let not_in_force = Rc::new(RefCell::new(Vec::new()));
         let api_fault = Rc::new(RefCell::new(None));
         let (stop, stopped) = smol::channel::bounded(1);
-        let upgrade = Rc::new(Upgrade::new());
+        let upgrade = Rc::new(Errand::new());
         let predecessor = Rc::new(OnceCell::new());
         let dumps = Rc::new(OnceCell::new());
         let host = Rc::new(Daemon {

@@ -4,7 +4,7 @@
 use std::env;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -142,15 +142,15 @@ impl Screen {
     ///
     /// # Errors
     /// As `poll(2)`.
-    pub fn next(&self, other: &impl AsFd, until: Instant) -> io::Result<Event> {
+    pub fn next(&self, other: Option<BorrowedFd<'_>>, until: Instant) -> io::Result<Event> {
         let stdin = io::stdin();
-        let mut asked = [
-            PollFd::new(&self.signals, PollFlags::IN),
-            PollFd::new(&stdin, PollFlags::IN),
-            PollFd::new(other, PollFlags::IN),
-        ];
+        let files = [self.signals.as_fd(), stdin.as_fd()].into_iter().chain(other);
+        let mut asked: Vec<_> =
+            files.map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN)).collect();
         wait(&mut asked, Some(until))?;
-        let [signals, keys, other] = asked.each_ref().map(|one| !one.revents().is_empty());
+        let is_ready =
+            |number: usize| asked.get(number).is_some_and(|one| !one.revents().is_empty());
+        let [signals, keys, other] = [0, 1, 2].map(is_ready);
         let mut bytes = [0; 64];
         if signals {
             let count = (&self.signals).read(&mut bytes).unwrap_or(0);

@@ -3,6 +3,7 @@
 //! turn it is, and who has to go, is the [`turns`]' to say.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::limits;
 use crate::net::address::{Stranger, stranger};
-use crate::runtime::{look, until};
+use crate::runtime::until;
 use crate::text::dump::{Dump, For};
 use turns::{Kind, Number, Room, Turns};
 
@@ -109,23 +110,23 @@ impl Crowd {
         self.turns.borrow().active(Instant::now())
     }
 
-    /// Adds a line of each, a few at a time. `what` they are, with their port.
-    pub async fn tell(&self, what: &str, dump: &mut Dump) {
-        let mut last = None;
-        loop {
-            let next = self.turns.borrow().next(last);
-            let Some((number, stranger, since, has_spoken, waits_for)) = next else { return };
-            last = Some(number);
-            let sent = if has_spoken { "something" } else { "nothing" };
-            dump.line(format_args!(
-                "{what} {}: there for {}, has sent {sent}; {waits_for}",
-                Stranger(stranger),
-                For::since(since)
-            ));
-            if dump.lines() % limits::DUMP_TURN == 0 {
-                look().await;
-            }
-        }
+    /// Adds a line of the member that comes next behind this one, of which it says what it is and its port; gives its
+    /// number.
+    pub fn tell(
+        &self,
+        what: fmt::Arguments<'_>,
+        behind: Option<u64>,
+        dump: &mut Dump,
+    ) -> Option<u64> {
+        let next = self.turns.borrow().next(behind);
+        let (number, stranger, since, has_spoken, waits_for) = next?;
+        dump.line(format_args!(
+            "{what} {}: there for {}, has sent {}; {waits_for}",
+            Stranger(stranger),
+            For::since(since),
+            if has_spoken { "something" } else { "nothing" }
+        ));
+        Some(number)
     }
 
     /// How many there are.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use smol::LocalExecutor;
-use smol::future::{or, poll_once, yield_now, zip};
+use smol::future::{FutureExt, or, poll_once, yield_now, zip};
 
 use crate::config::Network;
 use crate::limits;
@@ -169,7 +169,7 @@ async fn room(pipe: &Pipe, handlers: &LocalExecutor<'_>, users: bool) {
     // Those whom the look has woken are in front of this task.
     let heard = async || {
         look().await;
-        handlers.spawn(async {}).await;
+        handlers.spawn(async {}.boxed_local()).await;
     };
     if !users {
         if pipe.unauthenticated.room(|| pipe.most_pending(), heard).await {

@@ -369,34 +369,53 @@ impl Pipe {
         (self.pairing.waiting_users() + shaking_hands) as u64
     }
 
-    /// Adds what there is to tell of its connections on this thread, a few at a time.
-    pub async fn tell(&self, dump: &mut Dump) {
-        let status = self.status();
-        let ports = self.sides.each_ref().map(|side| side.port);
-        let [one, two] = ports;
-        let open = self.sides.each_ref().map(|side| match side.fault.borrow().is_none() {
-            true => "open",
-            false => "not open",
-        });
-        let kind = if self.is_public() { "public" } else { "private" };
-        let Counts { sessions, users_waiting, .. } = status.counts;
+    /// Adds a line on itself.
+    pub fn tell(&self, dump: &mut Dump) {
+        let [one, two] = &self.sides;
+        let open = |side: &Side| if side.fault.borrow().is_none() { "open" } else { "not open" };
         dump.line(format_args!(
-            "mapping {} ({}): {kind}, port1 {one} {}, port2 {two} {}; {sessions} sessions, {users_waiting} users waiting, \
-             {} connections without passcode yet, {} users in their handshake or in line, {} closing",
+            "mapping {} ({}): {}, port1 {} {}, port2 {} {}; sessions {}, users waiting {}, connections without passcode \
+             yet {}, users in their handshake or in line {}, connections closing {}",
             self.name(),
             self.id(),
-            open[0],
-            open[1],
+            if self.is_public() { "public" } else { "private" },
+            one.port,
+            open(one),
+            two.port,
+            open(two),
+            self.record.counts().sessions,
+            self.pairing.waiting_users(),
             self.unauthenticated.len(),
             self.handshakes.len(),
             self.closings.count()
         ));
-        self.pairing.tell(ports, dump).await;
-        let agents =
-            if self.is_public() { format!("port {one}") } else { format!("port {one} or {two}") };
-        self.unauthenticated.tell(&format!("no passcode yet {agents}"), dump).await;
-        self.handshakes.tell(&format!("user in its handshake or in line port {two}"), dump).await;
     }
+
+    /// Adds a line of the next one `behind` this of those who are on this thread and in no session, of one of
+    /// [`KINDS`](Self::KINDS); gives its number.
+    pub fn tell_next(&self, kind: usize, behind: Option<u64>, dump: &mut Dump) -> Option<u64> {
+        let [one, two] = self.sides.each_ref().map(|side| side.port);
+        match kind {
+            0 => self.pairing.tell_tunnel(0, one, behind, dump),
+            1 => self.pairing.tell_tunnel(1, two, behind, dump),
+            2 => self.pairing.tell_user(two, behind, dump),
+            3 if self.is_public() => {
+                self.unauthenticated.tell(format_args!("no passcode yet port {one}"), behind, dump)
+            }
+            3 => {
+                let what = format_args!("no passcode yet port {one} or {two}");
+                self.unauthenticated.tell(what, behind, dump)
+            }
+            _ => {
+                let what = format_args!("user in its handshake or in line port {two}");
+                self.handshakes.tell(what, behind, dump)
+            }
+        }
+    }
+
+    /// How many kinds [`tell_next`](Self::tell_next) knows: waiting tunnels of either side, waiting users, agents that
+    /// have not proved their passcode, users in their handshake or in line.
+    pub const KINDS: usize = 5;
 
     /// What an operator is shown.
     pub fn status(&self) -> MappingStatus {

@@ -9,6 +9,7 @@ use std::net::Ipv6Addr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use smol::future::FutureExt;
 use smol::lock::Semaphore;
 use smol::{LocalExecutor, Task};
 
@@ -140,7 +141,7 @@ impl Registry {
                 if self.draining.get().is_some() {
                     pipe.stop();
                 }
-                let task = self.executor.spawn(listen::run(pipe.clone(), leases));
+                let task = self.executor.spawn(listen::run(pipe.clone(), leases).boxed_local());
                 self.running.borrow_mut().push(mapping.id, Running { pipe, task, _ports: ports });
             }
         }
@@ -455,13 +456,23 @@ impl Registry {
     /// What there is to tell of every connection to a mapping's port: first of those that wait, a few at a time, then of
     /// those that each thread carries.
     pub async fn dump(&self, dump: &mut Dump) {
-        let pipes: Vec<_> =
-            self.running.borrow().iter().map(|running| running.pipe.clone()).collect();
+        let mut pipes = Vec::new();
+        self.running.borrow().iter().for_each(|running| pipes.push(running.pipe.clone()));
         for pipe in pipes {
-            pipe.tell(dump).await;
+            pipe.tell(dump);
+            for kind in 0..Pipe::KINDS {
+                let mut last = None;
+                loop {
+                    last = pipe.tell_next(kind, last, dump);
+                    if last.is_none() {
+                        break;
+                    }
+                    if dump.lines() % limits::DUMP_TURN == 0 {
+                        look().await;
+                    }
+                }
+            }
         }
-        dump.line(format_args!("the control thread carries"));
-        dump.append(session::tell_all().await);
         let told = self.shared.workers.each_makes(limits::DUMP_WAIT, session::tell_all).await;
         for (worker, told) in told.into_iter().enumerate() {
             match worker {

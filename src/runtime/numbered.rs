@@ -112,6 +112,11 @@ impl<T> Numbered<T> {
         self.slots.range(next..).next().map(|(number, _)| *number)
     }
 
+    /// The smallest number, or the smallest that is greater than `number`.
+    pub fn behind(&self, number: Option<u64>) -> Option<u64> {
+        number.map_or_else(|| self.first(), |number| self.after(number))
+    }
+
     /// All, in the order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
         let thing = |slot: &usize| self.things.get(*slot)?.as_ref();

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -102,19 +102,19 @@ impl Workers {
     /// As [`answer`](Self::answer), once this thread's own places have had their turn, too.
     pub async fn all_answer(&self) {
         self.answer().await;
-        self.home.executor.spawn(async {}).await;
+        self.home.begin(Box::pin(async {})).await;
     }
 
     /// Returns once what the kernel knew by now has come to every task on a worker that waits for it,
     /// and it has dealt with it. A task that ended by that has told of it before.
     pub async fn look(&self) {
         let looks = self.workers.iter().chain([&self.home]).map(|worker| {
-            worker.executor.spawn(async {
+            worker.begin(Box::pin(async {
                 // The first look wakes who waits, in front of this task. The second is for what
                 // these have begun: a task of its own reads and discards the rest of a session.
                 reactor::look().await;
                 reactor::look().await;
-            })
+            }))
         });
         // All at once.
         let looks: Vec<Task<()>> = looks.collect();
@@ -132,9 +132,15 @@ impl Workers {
     ) -> Vec<Option<T>> {
         let mut made = Vec::with_capacity(1 + self.workers.len());
         for worker in [&self.home].into_iter().chain(&self.workers) {
+            let result = Arc::new(Mutex::new(None));
+            let there = result.clone();
+            let task = worker.begin(Box::pin(async move {
+                let done = make().await;
+                *locked(&there) = Some(done);
+            }));
             // Dropping the task ends it there.
-            let task = worker.executor.spawn(make());
-            made.push(until(Instant::now() + time, task).await);
+            until(Instant::now() + time, task).await;
+            made.push(locked(&result).take());
         }
         made
     }
@@ -142,7 +148,7 @@ impl Workers {
     /// Has every worker do something short, one after the other.
     pub async fn each(&self, work: fn()) {
         for worker in &self.workers {
-            worker.executor.spawn(async move { work() }).await;
+            worker.begin(Box::pin(async move { work() })).await;
         }
     }
 }
@@ -150,6 +156,11 @@ impl Workers {
 impl Worker {
     fn new(is_home: bool) -> Arc<Self> {
         Arc::new(Worker { executor: Executor::new(), load: AtomicUsize::new(0), is_home })
+    }
+
+    /// Begins a task. In a box, so that the program has one kind of such tasks: each kind takes 2 KB.
+    fn begin(&self, work: Pin<Box<dyn Future<Output = ()> + Send>>) -> Task<()> {
+        self.executor.spawn(work)
     }
 }
 
@@ -160,26 +171,44 @@ impl Worker {
 pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     static PLACES: Semaphore = Semaphore::new(limits::BLOCKING_THREADS);
     let _place = PLACES.acquire().await;
-    let (tell, told) = smol::channel::bounded(1);
+    let result = Arc::new(Mutex::new(None));
+    let (there, (tell, told)) = (result.clone(), smol::channel::bounded(1));
+    on_a_thread(Box::new(move || {
+        let done = work();
+        *locked(&there) = Some(done);
+        let _ = tell.try_send(());
+    }));
+    let _ = told.recv().await;
+    let done = locked(&result).take();
+    match done {
+        Some(done) => done,
+        // Only a panic ends the work early, and that ends the process, too.
+        None => std::future::pending().await,
+    }
+}
+
+/// Work on its way to a thread: in a box, so that the program has one kind of such threads. Each kind takes 4 KB.
+type Work = Box<dyn FnOnce() + Send>;
+
+fn on_a_thread(work: Work) {
     let work = Arc::new(Mutex::new(Some(work)));
-    let take = |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
     let there = work.clone();
+    let take = |work: &Mutex<Option<Work>>| locked(work).take();
     let thread = thread::Builder::new().name("aside".into());
     let begun = thread.spawn(move || {
         if let Some(work) = take(&there) {
-            let _ = tell.try_send(work());
+            work();
         }
     });
     if begun.is_err() {
         if let Some(work) = take(&work) {
-            return work();
+            work();
         }
     }
-    match told.recv().await {
-        Ok(done) => done,
-        // Only a panic ends the work early, and that ends the process, too.
-        Err(_) => std::future::pending().await,
-    }
+}
+
+fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Load {
@@ -191,9 +220,7 @@ impl Load {
     /// Continues with `rest` on the same worker, independently of the task that calls this.
     pub fn go_on<F: Future<Output = ()> + Send + 'static>(self, rest: impl FnOnce(Load) -> F) {
         let worker = self.0.clone();
-        // In a box, so that the program has one kind of such tasks: each kind takes 2 KB.
-        let rest: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(rest(self));
-        worker.executor.spawn(rest).detach();
+        worker.begin(Box::pin(rest(self))).detach();
     }
 
     /// The same for something that has an outcome. Dropping the task ends it there soon.

@@ -10,7 +10,10 @@ use crate::limits;
 use crate::net::stream::Stream;
 use crate::net::tcp_info;
 use crate::runtime;
-use crate::text::dump::{Dump, For};
+use crate::text::dump::{Dump, For, said};
+
+/// Looks at the kernel after which nobody has answered that will.
+const QUIET: u32 = 4;
 
 thread_local! {
     /// The number of the question; 0 while there is none.
@@ -37,6 +40,14 @@ pub async fn tell_all() -> Dump {
     DUMP.set(Dump::new(limits::DUMP_BYTES));
     ASKED.set(number);
     runtime::wake_all().await;
+    // Those on executors within this thread's may have to wait for their turn.
+    let (mut lines, mut quiet) = (0, 0);
+    while quiet < QUIET {
+        runtime::look().await;
+        let now = DUMP.with_borrow(Dump::lines);
+        quiet = if now == lines { quiet + 1 } else { 0 };
+        lines = now;
+    }
     let dump = DUMP.take();
     drop(question);
     dump
@@ -82,13 +93,7 @@ impl fmt::Display for LegState<'_> {
             Protocol::Framed { .. } => "version 3",
         })?;
         let [queued, unread, in_kernel] = leg.stream.held();
-        write!(
-            f,
-            ", {}heard {} ago",
-            if leg.stream.is_tls() { "TLS, " } else { "" },
-            For::since(leg.heard_at)
-        )?;
-        for (is_so, what) in [
+        let what = said(&[
             (leg.is_unseen(), "has not seen the session"),
             (leg.owes_answer(), "has not reached its service"),
             (leg.input == Input::Ended, "has ended"),
@@ -97,11 +102,12 @@ impl fmt::Display for LegState<'_> {
             (leg.output == Output::Broken, "takes nothing more"),
             (leg.paused, "not read until the other side takes more"),
             (queued > 0, "is to take more"),
-        ] {
-            if is_so {
-                write!(f, ", {what}")?;
-            }
-        }
-        write!(f, ", held {queued} bytes for it and {unread} from it, {in_kernel} not read")
+        ]);
+        let tls = if leg.stream.is_tls() { ", TLS" } else { "" };
+        let heard = For::since(leg.heard_at);
+        write!(
+            f,
+            "{tls}, heard {heard} ago{what}, held {queued} bytes for it and {unread} from it, {in_kernel} not read"
+        )
     }
 }

@@ -65,6 +65,15 @@ impl Dump {
     }
 }
 
+/// What is so of these, each with a comma before it.
+pub fn said(all: &[(bool, &str)]) -> String {
+    let mut text = String::new();
+    for (_, what) in all.iter().filter(|(is_so, _)| *is_so) {
+        text.extend([", ", what]);
+    }
+    text
+}
+
 /// How long something lasts by now.
 pub struct For(pub Duration);
 

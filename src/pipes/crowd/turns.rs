@@ -332,7 +332,7 @@ impl<T> Turns<T> {
         &self,
         behind: Option<Number>,
     ) -> Option<(Number, u64, Instant, bool, &'static str)> {
-        let number = behind.map_or_else(|| self.members.first(), |one| self.members.after(one))?;
+        let number = self.members.behind(behind)?;
         let member = self.members.get(number)?;
         let waits_for = match member.state {
             State::Turn(..) => "its next bytes are waited for",
