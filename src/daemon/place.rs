@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use crate::config::folders::Options;
 use crate::os::{Instance, Ownership, Spawner};
-use crate::runtime::aside;
 
 /// The daemon's place on this machine. Given up last; or once another daemon has taken it.
 pub(super) struct Place<'a> {
@@ -40,10 +39,9 @@ impl Place<'_> {
         instance.as_ref().map_or_else(|| Err(io::ErrorKind::NotFound.into()), Instance::lock)
     }
 
-    /// Takes the configuration folder again; `false` while another process has it.
-    pub(super) async fn take_folder(&self) -> bool {
-        let (config, run) = (self.options.config_dir.clone(), self.options.run_dir.clone());
-        let again = aside(move || Ownership::take(&config, &run)).await;
+    /// Takes the configuration folder again; `false` if another process keeps it for this moment.
+    pub(super) fn take_folder(&self) -> bool {
+        let again = Ownership::take(&self.options.config_dir, &self.options.run_dir);
         again.map(|again| self.ownership.replace(again)).is_ok()
     }
 

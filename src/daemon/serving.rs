@@ -393,8 +393,8 @@ impl<'a> Serving<'a> {
         let deadline = Instant::now() + limits::HEIR_TAKES;
         let (mut folder, mut state) = (!had_folder, false);
         loop {
-            folder = folder || place.take_folder().await;
-            state = state || self.registry.take_state_back().await;
+            folder = folder || place.take_folder();
+            state = state || self.registry.take_state_back();
             // Who is to stop makes no more changes.
             if (folder && state) || self.noted.stop.get().is_some() {
                 break;
@@ -407,7 +407,8 @@ impl<'a> Serving<'a> {
                 );
                 break;
             }
-            sleep(limits::DRAIN_CHECK).await;
+            // Each try has waited for a moment.
+            sleep(limits::DRAIN_TOLD).await;
         }
         self.registry.keep_state();
     }

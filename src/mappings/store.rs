@@ -143,10 +143,9 @@ impl Store {
         self.held.lock.take();
     }
 
-    /// Takes it again; `false` while another process has it.
-    pub async fn take_lock_again(&self) -> bool {
-        let file = self.held.file.clone();
-        let lock = aside(move || disk::lock(&file)).await;
+    /// Takes it again; `false` if another process keeps it for this moment.
+    pub fn take_lock_again(&self) -> bool {
+        let lock = disk::lock(&self.held.file);
         lock.map(|lock| self.held.lock.replace(lock)).is_ok()
     }
 

@@ -151,13 +151,14 @@ fn receive(socket: &UnixDatagram) -> Result<Option<Message>, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut into = [IoSliceMut::new(&mut text)];
-    let mut received = || recvmsg(socket, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC);
-    // An end that was closed with words unread resets the link, before its own last words.
-    let bytes = match received() {
-        Err(Errno::CONNRESET) => received(),
-        received => received,
-    }?
-    .bytes;
+    let mut is_reset = false;
+    let bytes = loop {
+        match recvmsg(socket, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            // An end that was closed with words unread resets the link, before its own last words.
+            Err(Errno::CONNRESET) if !is_reset => is_reset = true,
+            received => break received?.bytes,
+        }
+    };
     let mut files = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {

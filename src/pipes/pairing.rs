@@ -326,10 +326,13 @@ impl Pairing {
         };
         let waiting = seats.borrow();
         let going = waiting.iter().filter(|(_, seat)| may_go(seat));
-        let mut going: Vec<_> = going.map(|(number, seat)| (number, seat.clone())).collect();
+        let going = going.map(|(number, seat)| (number, seat.clone()));
+        let is_fit =
+            |seat: &Rc<Seat<_, _>>| self.standing(seat).is_some_and(|standing| standing.fit);
+        let (mut going, rest): (Vec<_>, Vec<_>) = going.partition(|pair| is_fit(&pair.1));
         drop(waiting);
         // Of the others those that wait longest are fit soonest.
-        going.sort_by_key(|(_, seat)| !self.standing(seat).is_some_and(|standing| standing.fit));
+        going.extend(rest);
         for (number, seat) in going.into_iter().skip(kept).take(most) {
             let mut occupant = seat.occupant.borrow_mut();
             match &mut *occupant {

@@ -366,9 +366,10 @@ impl Registry {
         true
     }
 
-    /// Takes the state file back, after [`leave_state`](Self::leave_state); `false` while the other daemon has it.
-    pub async fn take_state_back(&self) -> bool {
-        self.store.take_lock_again().await
+    /// Takes the state file back, after [`leave_state`](Self::leave_state); `false` if the other daemon keeps it for this
+    /// moment.
+    pub fn take_state_back(&self) -> bool {
+        self.store.take_lock_again()
     }
 
     /// Takes changes again.
