@@ -268,7 +268,7 @@ pub(super) const TABLE: &[Row] = &[
   --tunnels DIR  The folder                  [/etc/iofog-connector/tunnels]
   --run DIR      Lock and socket of `tunnels status`
                                              [/run/iofog-connector-tunnels]
-  --sandbox WORD  on, report or off: limits of what it may do               [on]
+  --sandbox WORD  on, kill, report or off: limits of what it may do         [on]
 ",
         general: false,
         example: "sudo iofog-connector tunnels",

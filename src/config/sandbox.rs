@@ -8,6 +8,8 @@ pub enum Sandbox {
     /// They are refused.
     #[default]
     On,
+    /// Files as with `On`; the first such call ends the process.
+    Kill,
     /// Calls are allowed and noted in the kernel's log, files are not restricted.
     Report,
     /// Nothing.
@@ -16,7 +18,7 @@ pub enum Sandbox {
 
 impl Sandbox {
     /// The words for it.
-    pub const EXPECTED: &str = "one of on, report, off";
+    pub const EXPECTED: &str = "one of on, kill, report, off";
 }
 
 impl FromStr for Sandbox {
@@ -25,6 +27,7 @@ impl FromStr for Sandbox {
     fn from_str(text: &str) -> Result<Self, ()> {
         match text {
             "on" => Ok(Sandbox::On),
+            "kill" => Ok(Sandbox::Kill),
             "report" => Ok(Sandbox::Report),
             "off" => Ok(Sandbox::Off),
             _ => Err(()),

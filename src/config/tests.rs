@@ -163,7 +163,7 @@ fn faults_name_file_key_value_and_remedy() {
         (r#""finwait":0"#, "finwait: 0: a number of milliseconds from 1 to"),
         (r#""pending":0"#, "pending: 0: a number from 1 to 65535 is expected."),
         (r#""connectionlog":[]"#, "connectionlog: []: this is an array"),
-        (r#""sandbox":"yes""#, "sandbox: \"yes\": one of on, report, off is expected."),
+        (r#""sandbox":"yes""#, "sandbox: \"yes\": one of on, kill, report, off is expected."),
         (r#""sandbox":true"#, "sandbox: true: this is true or false; one of on"),
         (r#""drain":1,"drain":2"#, "drain: is given twice, 1 and 2; keep one."),
     ] {

@@ -1,6 +1,7 @@
 //! The way out to stderr: the journal's stream, a terminal or a pipe.
 
 use std::io::{self, Write};
+use std::sync::OnceLock;
 
 use log::Level;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,8 +12,12 @@ use super::sink::{Sink, send_line};
 
 /// Whether stderr leads to the journal, which takes a line's level from a prefix, as in `<3>`.
 pub fn leads_to_journal() -> bool {
-    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
-    fstat(io::stderr()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+    // As it was first found: the process's sandbox does not let it look again.
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+        fstat(io::stderr()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+    })
 }
 
 /// Stderr, when somebody reads it.

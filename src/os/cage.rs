@@ -19,7 +19,7 @@ use rustix::thread::{
 
 use crate::config::Sandbox;
 use crate::text::{file, reason};
-use filter::{ERROR, LOG, Process};
+use filter::{ERROR, KILL, LOG, Process};
 use kernel::Ruleset;
 use policy::{For, Machine};
 
@@ -171,6 +171,7 @@ impl Cage {
         let refusal = match self.sandbox {
             Sandbox::Off => return Some("the sandbox is off, as `sandbox` says".into()),
             Sandbox::Report => LOG,
+            Sandbox::Kill => KILL,
             Sandbox::On => ERROR | libc::EPERM as u32,
         };
         // What is looked up once, where the kernel's page for clocks is: later it could not be found.
@@ -181,7 +182,7 @@ impl Cage {
         if let Err(why) = self.give_up_capabilities() {
             lacks("capabilities are kept", &why.into());
         }
-        if self.sandbox == Sandbox::On {
+        if self.sandbox != Sandbox::Report {
             match self.restrict() {
                 Ok(()) => reason::files_are_restricted(),
                 Err(why) => lacks("files and ports are not restricted by Landlock", &why),

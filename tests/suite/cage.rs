@@ -3,10 +3,87 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process};
 
+use super::tunnel_command::Tunnel as Serving;
 use crate::common::*;
+
+in_both_modes!(nothing_that_daemon_and_tunnels_do_ends_them_where_one_call_too_many_would);
+
+fn nothing_that_daemon_and_tunnels_do_ends_them_where_one_call_too_many_would(mode: Mode) {
+    let kill = ["--sandbox", "kill"];
+    let mut daemon = Daemon::builder(mode).set("sandbox", "kill").syslog("none").start();
+    let mapping = daemon.api().add_private(20, 200_000);
+    let service = Service::echo();
+    let local = at(daemon.block.first + daemon.block.len - 1);
+    // One looks its service's name up, the other opens a port.
+    let target = format!("localhost:{}", service.address.port());
+    let serves = [&["--target", &target][..], &kill].concat();
+    let mut serving = Serving::start(&daemon, mapping.port1, &mapping.passcode1, &serves);
+    let listen = local.to_string();
+    let listens = [&["--listen", &listen][..], &kill].concat();
+    let mut listening = Serving::start(&daemon, mapping.port2, &mapping.passcode2, &listens);
+    let is_echoed = |size| {
+        let mut user = eventually("the local port is open", || Link::plain(local).ok());
+        let bytes = noise(7, size);
+        assert_eq!(user.exchange(&bytes, size), bytes);
+    };
+    is_echoed(1);
+    is_echoed(4 << 20);
+    for tunnel in [&serving, &listening] {
+        tunnel.signal(Signal::HUP);
+    }
+    daemon.set("loglevel", "debug");
+    daemon.signal(Signal::HUP);
+    until("the settings are read again", || daemon.log_text().contains("settings reloaded"));
+    let added = daemon.cli(&["mapping", "add", "public", "--name", "other", "--show"]);
+    assert!(added.status.success(), "{}", text(&added));
+    assert!(daemon.cli(&["mapping", "remove", "other"]).status.success());
+    assert!(daemon.cli(&["status"]).status.success());
+    if std::env::var_os("IOFOG_CONNECTOR_BIN").is_none() {
+        let upgraded = daemon.cli(&["upgrade"]);
+        assert!(upgraded.status.success(), "{}", text(&upgraded));
+    }
+    is_echoed(100_000);
+    for tunnel in [&mut serving, &mut listening] {
+        tunnel.signal(Signal::TERM);
+        assert_eq!(tunnel.wait().code(), Some(0));
+    }
+    let folder = Folder::new();
+    let of_all = folder.join("tunnels");
+    fs::create_dir(&of_all).unwrap();
+    let side = |port, passcode: &str, more: &str| {
+        let trust = match mode {
+            Mode::Plain => "plain".into(),
+            Mode::Tls => format!("ca={}", daemon.config().join("server-cert.pem").display()),
+        };
+        let options = format!("connector=localhost:{port}\npasscode={passcode}\n{trust}\n{more}\n");
+        folder.file(&format!("tunnels/{port}.conf"), options, 0o600);
+    };
+    side(mapping.port1, &mapping.passcode1, &format!("target={target}"));
+    side(mapping.port2, &mapping.passcode2, &format!("listen={local}"));
+    let command = binary();
+    let mut of_all = Command::new(&command[0])
+        .args(&command[1..])
+        .args(["tunnels", "--sandbox", "kill", "--tunnels"])
+        .args([&of_all, Path::new("--run"), &folder])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    is_echoed(100_000);
+    kill_process(Pid::from_child(&of_all), Signal::TERM).unwrap();
+    assert_eq!(of_all.wait().unwrap().code(), Some(0));
+    // It tries to make the folder again, and complains.
+    fs::rename(daemon.log(), daemon.folder().join("aside")).unwrap();
+    kill_process(daemon.serving().unwrap(), Signal::HUP).unwrap();
+    until("it says so", || daemon.stderr().contains("cannot be written"));
+    let stopped = daemon.cli(&["stop"]);
+    assert!(stopped.status.success(), "{}", text(&stopped));
+    assert_eq!(daemon.wait().status.code(), Some(0));
+}
 
 /// A field of each thread of a process.
 fn of_threads(pid: Pid, field: &str) -> Vec<String> {
@@ -89,8 +166,9 @@ fn tunnel_is_caged_whether_its_service_is_a_name_or_an_address() {
     tunnel.until_said("the sandbox is off");
     let said = run_cli(&["tunnel", "--connector", "c:1", "--target", "t:1", "--sandbox", "maybe"]);
     assert!(
-        text(&said)
-            .contains("--sandbox: \"maybe\" is not known; one of on, report, off is expected")
+        text(&said).contains(
+            "--sandbox: \"maybe\" is not known; one of on, kill, report, off is expected"
+        )
     );
     let said = run_cli(&["tunnels", "--sandbox", "maybe"]);
     assert!(text(&said).contains("--sandbox: \"maybe\" is not known"), "{}", text(&said));
@@ -102,7 +180,7 @@ fn no_thread_begins_before_the_cage_is_entered() {
     let trace = folder.join("trace");
     let trace = trace.to_str().unwrap();
     let calls = "trace=clone,landlock_restrict_self,seccomp";
-    if std::process::Command::new("strace").arg("-V").output().is_err() {
+    if Command::new("strace").arg("-V").output().is_err() {
         return not_installed("strace");
     }
     let mut daemon = Daemon::builder(Mode::Plain)

@@ -92,12 +92,12 @@ impl Tunnel {
         self.program.log()
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         self.program.signal(signal);
     }
 
     #[track_caller]
-    fn wait(&mut self) -> ExitStatus {
+    pub(super) fn wait(&mut self) -> ExitStatus {
         eventually("the tunnel ends", || self.program.child.try_wait().unwrap())
     }
 }

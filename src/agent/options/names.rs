@@ -25,7 +25,7 @@ pub const OPTIONS: &str = "  \
   --heartbeat MS         Time between heartbeats of a tunnel          [20000]
   --proxy-protocol       Send the service the user's address (PROXY protocol 2)
   --drain MS             After SIGTERM, time for sessions to finish     [5000]
-  --sandbox WORD         on, report or off: limits of what it may do        [on]
+  --sandbox WORD         on, kill, report or off: what it may do            [on]
   --from FILE            Options not given here: `name=value`, one a line; also
                          `passcode=`, unless everybody can read the file
 ";

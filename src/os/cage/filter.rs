@@ -32,6 +32,8 @@ pub(super) const ARGUMENTS: u32 = 16;
 pub(super) const ALLOW: u32 = 0x7fff_0000;
 /// Allowed, with a line in the kernel's log.
 pub(super) const LOG: u32 = 0x7ffc_0000;
+/// The process ends as by SIGSYS, with a line in the kernel's log; before Linux 4.14 the thread alone does.
+pub(super) const KILL: u32 = 0x8000_0000;
 pub(super) const ERROR: u32 = 0x0005_0000;
 
 /// Numbers from here on are x32's, which no program of this kind uses.
@@ -80,19 +82,44 @@ pub(super) fn program(machine: Machine, process: Process, refusal: u32) -> Vec<I
         looked_at.filter(move |call| (call.rule == Rule::Bytes) == is)
     });
     let look = |call: &Call, all: &mut Vec<Instruction>| {
-        let mut looks = Vec::new();
-        let (conditions, count) = call.rule.conditions(process.own);
-        for condition in &conditions[..count] {
-            looks.push(does(LOAD, ARGUMENTS + 8 * condition.argument));
-            looks.push(does(AND, condition.mask));
-            let values = &condition.one_of[..condition.count];
-            for (value, left) in values.iter().zip((1..=values.len() as u8).rev()) {
-                looks.push(equal(*value, left, 0));
+        let mut looks: Vec<Instruction> = Vec::new();
+        // What one of them allows is allowed.
+        let rules: &[Rule] = match call.rule {
+            Rule::Socket if !process.loads => &[Rule::Local, Rule::Stream],
+            ref rule => std::slice::from_ref(rule),
+        };
+        for (index, rule) in rules.iter().enumerate() {
+            let begin = looks.len();
+            let (conditions, count) = rule.conditions(process.own);
+            for condition in &conditions[..count] {
+                looks.push(does(LOAD, ARGUMENTS + 8 * condition.argument));
+                looks.push(does(AND, condition.mask));
+                let values = &condition.one_of[..condition.count];
+                for (value, left) in values.iter().zip((1..=values.len() as u8).rev()) {
+                    looks.push(equal(*value, left, 0));
+                }
+                looks.push(if index + 1 == rules.len() {
+                    does(RETURN, refusal)
+                } else {
+                    does(JUMP, 0)
+                });
             }
-            looks.push(does(RETURN, refusal));
+            looks.push(does(
+                RETURN,
+                match rule {
+                    Rule::Absent => ERROR | libc::ENOSYS as u32,
+                    Rule::Tried if refusal == KILL => ERROR | libc::EPERM as u32,
+                    Rule::Tried => refusal,
+                    _ => ALLOW,
+                },
+            ));
+            let end = looks.len();
+            for (at, one) in looks.iter_mut().enumerate().skip(begin) {
+                if one.code == JUMP {
+                    one.value = (end - at - 1) as u32;
+                }
+            }
         }
-        let absent = ERROR | libc::ENOSYS as u32;
-        looks.push(does(RETURN, if call.rule == Rule::Absent { absent } else { ALLOW }));
         for number in call.numbers(machine) {
             all.push(equal(number, 0, looks.len() as u8));
             all.extend(&looks);

@@ -63,8 +63,12 @@ pub(super) enum For {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
     Any,
-    /// TCP, UDP and local sockets, by their usual protocols.
+    /// TCP and local sockets, by their usual protocols; UDP for who looks names up.
     Socket,
+    /// Of these, local ones.
+    Local,
+    /// And TCP.
+    Stream,
     /// A thread of this process, as the C library begins one: no process, no namespace.
     Thread,
     /// The thread's name.
@@ -86,6 +90,8 @@ pub(super) enum Rule {
     Memory,
     /// Answered as by a kernel that has no such call, so that the C library does without.
     Absent,
+    /// Refused, and no end where others are: what is tried although it may be refused.
+    Tried,
 }
 
 /// A system call.
@@ -135,13 +141,29 @@ impl Rule {
         const KIND: u32 = 0xf;
         let one = |condition| ([condition, any, any], 1);
         match self {
-            Rule::Any | Rule::Absent | Rule::Port => ([any; 3], 0),
+            Rule::Any | Rule::Absent | Rule::Tried | Rule::Port => ([any; 3], 0),
             Rule::Socket => (
                 [
                     is(0, ALL, &[libc::AF_INET, libc::AF_INET6, libc::AF_UNIX].map(|f| f as u32)),
                     is(1, KIND, &[libc::SOCK_STREAM, libc::SOCK_DGRAM].map(|kind| kind as u32)),
                     // Of others, such as MPTCP, Landlock knows no ports.
                     is(2, ALL, &[0, libc::IPPROTO_TCP as u32, libc::IPPROTO_UDP as u32]),
+                ],
+                3,
+            ),
+            Rule::Local => (
+                [
+                    is(0, ALL, &[libc::AF_UNIX as u32]),
+                    is(1, KIND, &[libc::SOCK_STREAM, libc::SOCK_DGRAM].map(|kind| kind as u32)),
+                    is(2, ALL, &[0]),
+                ],
+                3,
+            ),
+            Rule::Stream => (
+                [
+                    is(0, ALL, &[libc::AF_INET, libc::AF_INET6].map(|family| family as u32)),
+                    is(1, KIND, &[libc::SOCK_STREAM as u32]),
+                    is(2, ALL, &[0, libc::IPPROTO_TCP as u32]),
                 ],
                 3,
             ),
@@ -246,7 +268,7 @@ calls! {
     "unlink" [87] [35] [10, 328] Both Any "sockets that are left at the end, files that were replaced"
     "rename" [82] [38] [38, 329] Daemon Any "a new state file, an old log file"
     "fsync" [74] [82] [118] Daemon Any "the state on disk"
-    "ftruncate" [77] [46] [194, 93] Daemon Any "a state file that cannot be renamed over"
+    "ftruncate" [77] [46] [194, 93] Both Any "a state file that cannot be renamed over; the lock's file at the end"
     "flock" [73] [32] [143] Daemon Any "one writer of the state file"
 
     "mmap" [9] [222] [192] Both Memory "memory, stacks of threads"
@@ -269,7 +291,9 @@ calls! {
     "gettid" [186] [178] [224] Both Any "the same"
     "tgkill" [234] [131] [268] Both Own "the same"
     "geteuid" [107] [175] [201, 49] Both Any "who may not use a file, in words"
-    "uname" [63] [160] [122] Daemon Any "the machine's own name, for callers of the API"
+    "uname" [63] [160] [122] Both Any "the machine's own name: for callers of the API, and as the resolver's own domain"
+
+    "mkdir" [83] [34] [39, 323] Daemon Tried "a log folder that is gone: the log says so"
 
     // Its flags cannot be looked at, since they lie in memory: the C library falls back to `clone`.
     "clone3" [435] [435] [435] Both Absent "instead of clone"
