@@ -350,8 +350,18 @@ class ConnectorTlsThree(ConnectorThree):
     sealed = True
 
 
+class ConnectorThreeUncaged(ConnectorThree):
+    """Measured only where it is named: what the sandbox costs."""
+
+    name, title, sandbox = "connector-v3-off", "**connector**, version 3, `sandbox` off", "off"
+
+
+class ConnectorTlsThreeUncaged(ConnectorTlsThree):
+    name, title, sandbox = "connector-tls-v3-off", "**connector**, TLS, version 3, `sandbox` off", "off"
+
+
 OURS = [Connector, ConnectorTwo, ConnectorThree, ConnectorTls, ConnectorTlsTwo, ConnectorTlsThree]
 PEERS = [Haproxy, HaproxySplice, HaproxyTls, HaproxyTlsUser, Rathole, RatholeTls, Bore]
 YARDSTICKS = [Direct, Splice]
 ALL = YARDSTICKS + PEERS + OURS
-BY_NAME = {relay.name: relay for relay in ALL}
+BY_NAME = {relay.name: relay for relay in [*ALL, ConnectorThreeUncaged, ConnectorTlsThreeUncaged]}

@@ -110,7 +110,7 @@ def markdown(lines):
     parts = [preamble(results)]
     for title, columns in TABLES:
         rows = [(relay, [results.cell(relay.name, measure, key) for _, measure, key in columns])
-                for relay in relays.ALL]
+                for relay in relays.BY_NAME.values()]
         used = [place for place in range(len(columns)) if any(row[place] for _, row in rows)]
         rows = [(relay, row) for relay, row in rows if any(row[place] for place in used)]
         if not rows:
