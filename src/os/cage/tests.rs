@@ -218,7 +218,7 @@ fn old_kernels_are_asked_for_no_more_than_they_know() {
     assert_eq!(ports(Cage::tunnel(Sandbox::On, true, None, true, false)), 0);
 }
 
-/// `tests/packages/kernels` runs it on the other machines.
+/// Of the machine that the test is built for.
 #[cfg(target_env = "gnu")]
 #[test]
 fn the_numbers_are_the_kernels() {
