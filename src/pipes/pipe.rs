@@ -254,22 +254,22 @@ impl Pipe {
         self.shared.refusals.refuse(stream, peer.ip())
     }
 
-    /// An agent has a tunnel of this side: an event, if it is the first.
+    /// An agent has a tunnel of this side: an event, if it is the first from its address.
     pub fn agent_came(&self, side: usize, agent: IpAddr) {
         let Side { port, slots, .. } = &self.sides[side];
-        if !slots.told.replace(true) {
-            let what = format!("an agent has a tunnel on port {port}: {agent}");
-            self.record.event(Happening::AgentCame, SIDES[side], &what);
+        if slots.has_come(agent) {
+            let what = format!("agent {agent} has a tunnel on port {port}");
+            self.record.event(Happening::AgentCame, "", &what);
         }
     }
 
-    /// What is over is told as events: that a side has a tunnel, that a limit is reached. To be called from time to
+    /// What is over is told as events: that an agent has tunnels, that a limit is reached. To be called from time to
     /// time, so that what comes back at once has never been gone.
     pub fn tell_over(&self) {
-        for (Side { port, slots, .. }, kind) in self.sides.iter().zip(SIDES) {
-            if slots.taken.get() == 0 && slots.told.replace(false) {
-                let what = format!("no agent has a tunnel on port {port} any more");
-                self.record.event(Happening::AgentWent, kind, &what);
+        for Side { port, slots, .. } in &self.sides {
+            for agent in slots.have_gone() {
+                let what = format!("agent {agent} has no tunnel on port {port} any more");
+                self.record.event(Happening::AgentWent, "", &what);
             }
         }
         self.record.tell_limits_over(|limit| match limit {

@@ -21,14 +21,14 @@ pub struct Slots {
     pub in_use: Cell<usize>,
     /// Those whose agents have taken a user's bytes and answered nothing.
     pub unanswered: Cell<usize>,
-    /// Whether it has been said that there are some.
-    pub told: Cell<bool>,
     /// How many passcodes the side has had.
     pub passcodes: Cell<u32>,
     /// Notified when one is given back.
     pub freed: event_listener::Event,
     /// Where they come from, for who looks at it: so many addresses, the first that came.
     agents: RefCell<Vec<Rc<Agent>>>,
+    /// Those of them of which it has been said that they have come, and not that they have gone.
+    told: RefCell<Vec<IpAddr>>,
 }
 
 /// An address that has slots: each of them holds it, and [`Slots`] once more.
@@ -54,6 +54,32 @@ impl Slots {
             tunnels: Rc::strong_count(agent) - 1,
         };
         agents.iter().map(status).collect()
+    }
+
+    /// Whether it is to be said that an agent at this address has come, which has a slot.
+    pub fn has_come(&self, address: IpAddr) -> bool {
+        let is_new = self.has(address) && !self.told.borrow().contains(&address);
+        if is_new {
+            self.told.borrow_mut().push(address);
+        }
+        is_new
+    }
+
+    /// Addresses of which it is to be said that they have gone.
+    pub fn have_gone(&self) -> Vec<IpAddr> {
+        let mut gone = Vec::new();
+        self.told.borrow_mut().retain(|address| {
+            let is_here = self.has(*address);
+            if !is_here {
+                gone.push(*address);
+            }
+            is_here
+        });
+        gone
+    }
+
+    fn has(&self, address: IpAddr) -> bool {
+        self.agents.borrow().iter().any(|agent| agent.address == address)
     }
 
     /// One more comes from `address`; `None` if it is one too many to tell apart.
@@ -165,6 +191,10 @@ mod tests {
         assert_eq!(shown()[0], ("192.0.2.1".to_owned(), 1));
         drop(again);
         assert_eq!(shown(), [("192.0.2.2".to_owned(), 1)]);
+        let [gone, here, never] = [1, 2, 3].map(|host| IpAddr::from([192, 0, 2, host]));
+        assert!(slots.has_come(here) && !slots.has_come(here) && !slots.has_come(never));
+        slots.told.borrow_mut().push(gone);
+        assert_eq!((slots.have_gone(), slots.have_gone()), (vec![gone], vec![]));
         let many: Vec<_> = (10..60).map(|host| take(Version::Two, host)).collect();
         assert_eq!(shown().len(), limits::AGENTS_SHOWN);
         assert_eq!(slots.versions(), [0, 50, 1]);

@@ -131,7 +131,7 @@ fn happened() -> Vec<Happened> {
         {"at":1542719017626,"event":"reloaded","mapping":null,"name":null,"count":1,
         "message":"settings and certificates were read again"},
         {"at":1542719018626,"event":"agent-came","mapping":"e2454159-ed8c-4d00-a885-fdd87de811de",
-        "name":"db","count":31,"message":"an agent has a tunnel on port 6002: 192.0.2.1\u001b"}]"#;
+        "name":"db","count":31,"message":"agent 192.0.2.1 has a tunnel on port 6002 \u001b"}]"#;
     serde_json::from_str(all).expect("events")
 }
 
@@ -281,7 +281,7 @@ fn events_are_lines_in_order_of_time() {
     let lines = [
         "TIME                  TIMES  EVENT       MAPPING  WHAT",
         "2018-11-20T13:03:37Z  1      reloaded    -        settings and certificates were read again",
-        "2018-11-20T13:03:38Z  31     agent-came  db       an agent has a tunnel on port 6002: 192.0.2.1\\u{1b}",
+        "2018-11-20T13:03:38Z  31     agent-came  db       agent 192.0.2.1 has a tunnel on port 6002 \\u{1b}",
         "",
     ];
     assert_eq!(events(&sample(), None), lines.join("\n"));

@@ -41,7 +41,7 @@ events! {
     PortInactive: "port-inactive";
     /// It is again.
     PortBack: "port-back";
-    /// A side of a mapping has its first tunnel.
+    /// An address has its first tunnel of a mapping's side.
     AgentCame: "agent-came";
     /// It has none any more.
     AgentWent: "agent-went";

@@ -52,7 +52,8 @@ fn agent_that_comes_and_goes_is_told_with_its_mapping(mode: Mode) {
     let came = told(&daemon, "agent-came", 1);
     assert_eq!((&came["mapping"], &came["name"]), (&json!(mapping.id), &json!("web")));
     assert_eq!(came["count"], 1, "the first tunnel alone is told: {came}");
-    assert!(message(&came).contains(&format!("port {}: 127.0.0.1", mapping.port1)), "{came}");
+    let said = format!("agent 127.0.0.1 has a tunnel on port {}", mapping.port1);
+    assert_eq!((message(&came), &came["count"]), (&*said, &json!(1)));
     drop(agents);
     let went = told(&daemon, "agent-went", 1);
     assert!(message(&went).contains("any more"), "{went}");
@@ -242,7 +243,10 @@ fn command_line_shows_events_in_order_of_time() {
         assert!(cells[0].ends_with('Z'), "{shown}");
         assert_eq!((cells[1], cells[2]), ("1", word), "{shown}");
     }
-    assert!(lines[3].contains(" web ") && lines[3].contains("an agent has a tunnel"), "{shown}");
+    assert!(
+        lines[3].contains(" web ") && lines[3].contains("agent 127.0.0.1 has a tunnel"),
+        "{shown}"
+    );
     let json = text(&daemon.cli(&["status", "--events", "--json"]));
     let json: Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(json["events"], json!(events(&daemon)));

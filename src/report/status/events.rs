@@ -19,7 +19,8 @@ pub struct Events(RefCell<VecDeque<Entry>>);
 #[derive(Debug)]
 struct Entry {
     event: Event,
-    /// What tells it from others of its word on its mapping: a kind of refusal, a limit, a port.
+    /// What tells it from others of its word on its mapping: a kind of refusal, a limit, a port; its message where this
+    /// is empty.
     kind: &'static str,
     shown: Happened,
 }
@@ -64,13 +65,16 @@ impl Events {
     ) {
         let ring = &mut *self.0.borrow_mut();
         let id = mapping.map(|(id, _)| id);
+        let message = bounded(message);
         let (mut is_last, mut known) = (true, None);
         for (place, one) in ring.iter().enumerate().rev() {
             if one.shown.mapping.as_ref() != id {
                 continue;
             }
             let is_late = at.saturating_sub(one.shown.at) >= limits::EVENT_AGAIN;
-            if (one.event, one.kind) == (event, kind) && (is_last || !is_late) {
+            let is_equal = (one.event, one.kind) == (event, kind)
+                && (!kind.is_empty() || one.shown.message == message);
+            if is_equal && (is_last || !is_late) {
                 known = Some(place);
                 break;
             }
@@ -95,7 +99,7 @@ impl Events {
                 mapping: id.cloned(),
                 name,
                 count,
-                message: bounded(message),
+                message,
             },
         });
     }
@@ -143,6 +147,14 @@ mod tests {
         events.tell_at(4 * day, Event::AgentWent, one, "port1", "e");
         events.tell_at(5 * day, Event::AgentCame, one, "port1", "f");
         assert_eq!(events.list().len(), 5);
+        // Where nothing else tells them apart, what is said does.
+        for message in ["changed: idle", "changed: idle", "changed: allow"] {
+            events.tell_at(6 * day, Event::MappingChanged, one, "", message);
+        }
+        assert_eq!(
+            words(&events)[5..],
+            ["518400000 mapping-changed 2", "518400000 mapping-changed 1"]
+        );
     }
 
     #[test]
