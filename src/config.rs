@@ -21,6 +21,7 @@ pub use self::faults::Faults;
 use self::keys::Keys;
 pub use self::keys::{Entries, nearest};
 pub use self::sandbox::Sandbox;
+use crate::logging::Formats;
 use crate::text::{file, reason};
 
 /// The settings file's name in the configuration directory.
@@ -56,6 +57,8 @@ pub struct Config {
     pub threads: usize,
     /// The least important level that is logged.
     pub log_level: LevelFilter,
+    /// How lines of the log are written.
+    pub log_formats: Formats,
     /// How long a user waits for a free tunnel.
     pub user_wait: Duration,
     /// Per mapping: users waiting, and as many connections not yet authenticated.
@@ -114,6 +117,9 @@ impl Config {
         let listen = keys.optional("listen", values::ip);
         let threads = keys.optional("threads", |v| values::count(v, MOST_THREADS));
         let log_level = keys.optional("loglevel", values::level);
+        let json = keys.optional("logformat", |v| values::second(v, ["text", "json"]));
+        let structured =
+            keys.optional("syslogformat", |v| values::second(v, ["rfc3164", "rfc5424"]));
         let user_wait = keys.optional("userwait", |v| values::milliseconds(v, 0));
         let pending = keys.optional("pending", |v| values::count(v, u16::MAX.into()));
         let drain = keys.optional("drain", |v| values::milliseconds(v, 0));
@@ -168,6 +174,10 @@ impl Config {
             }),
             threads: threads.unwrap_or_else(processors),
             log_level: log_level.unwrap_or(LevelFilter::Info),
+            log_formats: Formats {
+                json: json.unwrap_or(false),
+                structured: structured.unwrap_or(false),
+            },
             user_wait: user_wait.unwrap_or(Duration::from_millis(10_000)),
             pending: pending.unwrap_or(128),
             drain: drain.unwrap_or(Duration::from_millis(5_000)),

@@ -24,6 +24,7 @@ use crate::os::{self, Cage, Files, Instance, Notifier, Ownership, Signals, Spawn
 use crate::pipes::refusals::Refusals;
 use crate::pipes::shared::Shared;
 use crate::runtime::{self, Workers};
+use crate::text::event::Event;
 use crate::text::reason;
 use crate::tls::{self, Tls};
 use control::Control;
@@ -133,6 +134,7 @@ pub fn run(options: &Options) -> ExitCode {
 /// Installs the log. What it cannot write to is a warning, no reason not to start.
 fn open_log(options: &Options, config: &Config) -> Logging {
     let logging = Logging::new(&options.log_dir, &options.syslog);
+    logging.set_formats(config.log_formats);
     logging.install(config.log_level);
     // Opened now, so that a file that cannot be opened is reported at once, and also outside the
     // file.
@@ -239,7 +241,7 @@ async fn serve(
         runtime::look().await;
         runtime::look().await;
         log::info!(
-            target: ALWAYS, "iofog-connector {} serves {}; the limit of {file_limit} open files \
+            target: ALWAYS, event = Event::Started.word(); "iofog-connector {} serves {}; the limit of {file_limit} open files \
              allows about {} sessions",
             env!("CARGO_PKG_VERSION"),
             serving.mappings(),

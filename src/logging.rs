@@ -1,8 +1,13 @@
 //! The daemon's log: the `log` facade to syslog or the journal, to a file and to stderr.
 //!
 //! Owns the level and the count of lost messages. [`message`] makes a line of each, [`writer`] leaves
-//! out what is repeated, [`budget`] what peers cause beyond a bound; [`sink`] is a way out. It knows
-//! nothing of what is logged.
+//! out what is repeated, [`budget`] what peers cause beyond a bound; [`sink`] is a way out, [`line`] what
+//! each writes. It knows nothing of what is logged.
+//!
+//! # What a line is about
+//! For programs that read the log (settings `logformat` and `syslogformat`, and the journal's fields), a line
+//! may have `event`, `mapping`, `name`, `port` and `peer`, in this order, as the `log` crate's key-values:
+//! `log::info!(event = Event::Started.word(); "…")`. They are put into words only where somebody takes them.
 //!
 //! # Lines that peers can cause
 //! Every line at `info` or above is bounded by its kind: the place in the source that logs it, and
@@ -31,6 +36,9 @@ use crate::text::reason;
 use budget::Kind;
 use file::File;
 pub use gate::Gate;
+use journal::Journal;
+pub use line::Formats;
+use line::Line;
 use message::escape;
 use sink::CountingSink;
 use stderr::Stderr;
@@ -42,6 +50,8 @@ use writer::Writer;
 mod budget;
 mod file;
 mod gate;
+mod journal;
+mod line;
 mod message;
 mod sink;
 mod stderr;
@@ -72,6 +82,10 @@ struct Shared {
     on_stderr: bool,
     /// Whether the log file took nothing when that was last asked for, to tell it.
     faulty: AtomicBool,
+    /// Whether the journal takes what lines are about, whatever the formats.
+    on_journal: bool,
+    /// Whether anybody takes what lines are about.
+    with_fields: AtomicBool,
 }
 
 impl Logging {
@@ -86,24 +100,29 @@ impl Logging {
         if !on_journal && syslog != Path::new(NO_SYSLOG) {
             sinks.push(CountingSink::new(Syslog::new(syslog)));
         }
-        sinks.extend(stderr.map(CountingSink::new));
+        sinks.extend(stderr.map(|stderr| match on_journal {
+            true => CountingSink::new(Journal::new(journal::SOCKET, stderr)),
+            false => CountingSink::new(stderr),
+        }));
         sinks.push(CountingSink::new(File::new(&dir.join(FILE))));
-        Self::with(sinks, on_stderr)
+        Self::with(sinks, on_stderr, on_journal)
     }
 
     /// Opens stderr alone, wherever it leads, with levels for the journal: for a program that a
     /// person or a unit of its own runs beside the daemon.
     pub fn on_stderr() -> Self {
-        Self::with(vec![CountingSink::new(Stderr::any())], true)
+        Self::with(vec![CountingSink::new(Stderr::any())], true, false)
     }
 
-    fn with(sinks: Vec<CountingSink>, on_stderr: bool) -> Self {
+    fn with(sinks: Vec<CountingSink>, on_stderr: bool, on_journal: bool) -> Self {
         let writer = Mutex::new(Writer::new(sinks, Instant::now()));
         Logging(Arc::new(Shared {
             writer,
             lost: AtomicU64::new(0),
             on_stderr,
             faulty: AtomicBool::new(false),
+            on_journal,
+            with_fields: AtomicBool::new(on_journal),
         }))
     }
 
@@ -145,6 +164,13 @@ impl Logging {
         log::set_max_level(level);
     }
 
+    /// Writes lines in these formats from now on.
+    pub fn set_formats(&self, formats: Formats) {
+        let with_fields = self.0.on_journal || formats.json || formats.structured;
+        self.0.with_fields.store(with_fields, Ordering::Relaxed);
+        self.lock().set_formats(formats);
+    }
+
     /// Opens the log file again, after it has been moved away (SIGHUP).
     pub fn reopen(&self) {
         for sink in &mut self.lock().sinks {
@@ -180,8 +206,8 @@ impl Logging {
     }
 
     fn log_at(&self, writer: &mut Writer, level: Level, message: &str) {
-        let message = escape(format_args!("{message}"));
-        self.add_lost(writer.log(None, level, message, Instant::now()));
+        let line = Line::plain(level, escape(format_args!("{message}")));
+        self.add_lost(writer.log(None, line, Instant::now()));
     }
 
     fn tick_at(&self, now: Instant) {
@@ -207,10 +233,10 @@ impl Log for Logging {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             // Formatted before the lock is taken: a value's own Display may log.
-            let message = escape(*record.args());
+            let line = Line::of(record, self.0.with_fields.load(Ordering::Relaxed));
             let bounded = record.level() <= Level::Info && record.target() != ALWAYS;
             let kind = bounded.then(|| Kind::of(record));
-            let lost = self.lock().log(kind, record.level(), message, Instant::now());
+            let lost = self.lock().log(kind, line, Instant::now());
             self.add_lost(lost);
         }
     }

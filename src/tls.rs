@@ -13,6 +13,7 @@ use futures_rustls::rustls::{RootCertStore, ServerConfig};
 use rustix::fs::{Access, access};
 
 use crate::logging::{ALWAYS, Utc};
+use crate::text::event::Event;
 use identity::{Dates, controllers, there};
 
 pub use client::{MAYBE_DEV, SYSTEM, Trusted, client_config, explain_connector, is_distrust};
@@ -108,7 +109,9 @@ impl Tls {
         if configs.told.swap(standing, Ordering::Relaxed) == standing {
             return None;
         }
-        configs.dates.doubt(now).inspect(|doubt| log::warn!(target: ALWAYS, "{doubt}"))
+        configs.dates.doubt(now).inspect(|doubt| {
+            log::warn!(target: ALWAYS, event = Event::CertificateEnds.word(); "{doubt}");
+        })
     }
 
     /// The settings in force now, for the next connection.
@@ -146,8 +149,11 @@ impl Configs {
         };
         let made = if identity.made { "made self-signed certificate" } else { "certificate" };
         log::info!(target: ALWAYS, "{made}, SHA-256 fingerprint {}", identity.fingerprint);
+        let doubt = configs.dates.doubt(Utc::now());
         for warning in &identity.warnings {
-            log::warn!(target: ALWAYS, "{warning}");
+            let is_doubt = doubt.as_ref() == Some(warning);
+            let event = is_doubt.then_some(Event::CertificateEnds.word());
+            log::warn!(target: ALWAYS, event = event; "{warning}");
         }
         Ok(configs)
     }

@@ -139,7 +139,7 @@ impl Handshake {
                 let kind = refused::CALLERS_MEMORY;
                 self.counters.refused(&kind);
                 let what = format!("{} refused: {}; {}", self.ip, kind.why, kind.remedy);
-                self.counters.tell_refused(&kind, &what);
+                self.counters.tell_refused(&kind, Some(self.ip), &what);
             }
             Err(error) => {
                 let failures = &self.counters.handshake_failures;
@@ -148,7 +148,7 @@ impl Handshake {
                 self.counters.refused(&kind);
                 let why = tls::explain_handshake(&error);
                 let what = format!("TLS handshake with {} failed: {why}; {}", self.ip, kind.remedy);
-                self.counters.tell_refused(&kind, &what);
+                self.counters.tell_refused(&kind, Some(self.ip), &what);
             }
         }
     }

@@ -315,7 +315,7 @@ impl Connections {
         let kind = refused::CALLER_STALLED;
         self.counters.refused(&kind);
         let what = format!("a caller was closed: {}; {}", kind.why, kind.remedy);
-        self.counters.tell_refused(&kind, &what);
+        self.counters.tell_refused(&kind, None, &what);
     }
 
     /// Closes a connection, and returns when its file is free.

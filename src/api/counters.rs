@@ -1,6 +1,7 @@
 //! What the API counts.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use crate::report::status::events::Events;
@@ -32,8 +33,7 @@ impl Counters {
     /// A limit was reached.
     pub fn reached(&self, limit: &'static str) {
         self.limits_reached.borrow_mut().reached(limit);
-        let what = format!("limit reached: {limit}");
-        self.events.tell(Event::LimitReached, None, limit, &what);
+        self.tell_limit(Event::LimitReached, limit, &format!("limit reached: {limit}"));
     }
 
     /// Limits that are over are told as events.
@@ -41,8 +41,14 @@ impl Counters {
         let over = self.limits_reached.borrow_mut().over(|_| false);
         for limit in over {
             let what = format!("limit reached no longer: {limit}");
-            self.events.tell(Event::LimitOver, None, limit, &what);
+            self.tell_limit(Event::LimitOver, limit, &what);
         }
+    }
+
+    fn tell_limit(&self, event: Event, limit: &'static str, what: &str) {
+        let word = event.word();
+        log::info!(target: &format!("{word} {limit}"), event = word; "API: {what}");
+        self.events.tell(event, None, limit, what);
     }
 
     /// A caller was refused: counted by kind.
@@ -52,8 +58,10 @@ impl Counters {
 
     /// The operator is told of a caller that was refused; each kind has lines of its own.
     #[track_caller]
-    pub fn tell_refused(&self, kind: &Refusal, what: &str) {
-        log::warn!(target: kind.why, "API: {what}");
-        self.events.tell(Event::CallerRefused, None, kind.why, what);
+    pub fn tell_refused(&self, kind: &Refusal, peer: Option<IpAddr>, what: &str) {
+        let event = Event::CallerRefused;
+        let peer = peer.map(|peer| peer.to_string());
+        log::warn!(target: kind.why, event = event.word(), peer = peer.as_deref(); "API: {what}");
+        self.events.tell(event, None, kind.why, what);
     }
 }

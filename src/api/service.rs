@@ -222,7 +222,7 @@ impl Api {
         }
         if let (Peer::Remote(ip), false) = (peer, kind.remedy.is_empty()) {
             let what = format!("refused a request from {ip}: {error}");
-            self.counters.tell_refused(&kind, &what);
+            self.counters.tell_refused(&kind, Some(ip), &what);
         }
     }
 }

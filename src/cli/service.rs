@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, access};
 use rustix::process::geteuid;
-use serde_json::Value;
 
 use super::asking::Answer;
 use super::control::{self, ControlError};
@@ -21,7 +20,6 @@ use crate::os::Instance;
 use crate::os::terminal::{self, complain, print};
 use crate::report::status::Draining;
 use crate::report::{self, Report};
-use crate::text::json;
 
 /// How long the sessions of a daemon may drain whose settings cannot be read.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -70,16 +68,18 @@ pub(super) fn status(options: &Options, shown: Shown) -> ExitCode {
     if json && !events {
         return print(&format!("{}\n", state.trim_end()));
     }
-    let width = if wide { None } else { terminal::width() };
-    let text = if json {
-        let all = json::read::<Value>(state.as_bytes());
-        all.map(|all| format!("{{\"events\":{}}}\n", all["events"]))
-    } else {
-        let show = if events { report::events } else { report::table };
-        Report::read(state.as_bytes()).map(|report| show(&report, width))
-    };
-    match text {
-        Ok(text) => print(&text),
+    match Report::read(state.as_bytes()) {
+        Ok(report) => {
+            let width = if wide { None } else { terminal::width() };
+            match (events, json) {
+                (false, _) => print(&report::table(&report, width)),
+                (true, false) => print(&report::events(&report, width)),
+                (true, true) => {
+                    let all = serde_json::json!({ "events": report.state.events });
+                    print(&format!("{all}\n"))
+                }
+            }
+        }
         Err(fault) => {
             complain(format_args!(
                 "the connector's answer cannot be read ({fault}); was it started from another \

@@ -1,6 +1,7 @@
 //! The settings file as tables: what is accepted, what is refused and in which words.
 
 use super::*;
+use crate::logging::Formats;
 
 /// The sample of the original's documentation.
 const SAMPLE: &str = r#"{
@@ -56,6 +57,7 @@ fn sample_file_is_safe_as_it_stands() {
             listen: Some(Ipv4Addr::LOCALHOST.into()),
             threads: config.threads,
             log_level: LevelFilter::Info,
+            log_formats: Formats::default(),
             user_wait: Duration::from_secs(10),
             pending: 128,
             drain: Duration::from_secs(5),
@@ -80,7 +82,7 @@ fn every_optional_key_is_read() {
     let config = good(
         r#""api":"[::1]:9000","controllers":["10.0.0.0/8","::1"],"controllerca":"ca.pem",
         "listen":"192.0.2.1","threads":3,"loglevel":"debug","userwait":0,"pending":65535,
-        "drain":0,"handover":7,"finwait":1,"connectionlog":true,"dev":false"#,
+        "drain":0,"handover":7,"finwait":1,"connectionlog":true,"dev":false,"logformat":" JSON","syslogformat":"rfc5424""#,
     );
     assert_eq!(config.api, "[::1]:9000".parse().expect("an address"));
     assert_eq!(config.controllers.as_ref().map(Vec::len), Some(2));
@@ -93,6 +95,7 @@ fn every_optional_key_is_read() {
     assert_eq!(config.handover, Duration::from_millis(7));
     assert_eq!(config.fin_wait, Duration::from_millis(1));
     assert!(config.connection_log && !config.dev);
+    assert_eq!(config.log_formats, Formats { json: true, structured: true });
     let absolute = good(r#""controllerca":"/ca.pem","listen":"::""#);
     assert_eq!(absolute.controller_ca, Some(PathBuf::from("/ca.pem")));
     assert_eq!(absolute.listen, None);
@@ -158,6 +161,9 @@ fn faults_name_file_key_value_and_remedy() {
         (r#""threads":257"#, "threads: 257: a number from 1 to 256"),
         (r#""loglevel":"off""#, "loglevel: \"off\": one of error, warn, info, debug, trace"),
         (r#""loglevel":"loud""#, "loglevel: \"loud\": one of error"),
+        (r#""logformat":"xml""#, "logformat: \"xml\": one of text, json is expected."),
+        (r#""logformat":true"#, "logformat: true: this is true or false; one of text, json"),
+        (r#""syslogformat":"json""#, "syslogformat: \"json\": one of rfc3164, rfc5424"),
         (r#""userwait":-1"#, "userwait: -1: a number of milliseconds from 0 to 86400000"),
         (r#""userwait":86400001"#, "userwait: 86400001: a number of milliseconds"),
         (r#""finwait":0"#, "finwait: 0: a number of milliseconds from 1 to"),

@@ -117,6 +117,16 @@ pub(super) fn level(value: &Value) -> Result<LevelFilter, Wrong> {
     }
 }
 
+/// Whether it is the second of these words, not the first.
+pub(super) fn second(value: &Value, words: [&str; 2]) -> Result<bool, Wrong> {
+    let expected = format!("one of {}", words.join(", "));
+    let text = string(value, &expected)?;
+    let found = words.iter().position(|word| text.eq_ignore_ascii_case(word));
+    found
+        .map(|place| place == 1)
+        .ok_or_else(|| Wrong::value(value, format!("{expected} is expected")))
+}
+
 /// Whether the daemon has a cage.
 pub(super) fn sandbox(value: &Value) -> Result<Sandbox, Wrong> {
     const EXPECTED: &str = Sandbox::EXPECTED;

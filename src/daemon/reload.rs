@@ -16,8 +16,9 @@ pub(super) fn reload(options: &Options, shared: &Shared, logging: &Logging) -> V
     let mut not_in_force = Vec::new();
     let mut is_refused = false;
     let mut keep = |level, what: String| {
-        log::log!(target: ALWAYS, level, "{what}");
-        is_refused |= level == Level::Error;
+        let refused = (level == Level::Error).then_some(Event::ReloadRefused.word());
+        log::log!(target: ALWAYS, level, event = refused; "{what}");
+        is_refused |= refused.is_some();
         not_in_force.push(what);
     };
     let (mut new, warnings) = match Config::load(&options.config_dir) {
@@ -81,9 +82,11 @@ pub(super) fn reload(options: &Options, shared: &Shared, logging: &Logging) -> V
     if let Some(doubt) = shared.pool.outside() {
         log::warn!(target: ALWAYS, "{doubt}");
     }
+    logging.set_formats(new.log_formats);
     logging.set_level(new.log_level);
     shared.config.replace(Rc::new(new));
-    log::info!(target: ALWAYS, "settings reloaded");
+    let reloaded = (!is_refused).then_some(Event::Reloaded.word());
+    log::info!(target: ALWAYS, event = reloaded; "settings reloaded");
     tell(shared, is_refused, &not_in_force);
     tell_certificate(shared);
     not_in_force

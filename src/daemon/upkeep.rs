@@ -60,7 +60,7 @@ pub(super) async fn upkeep(
 pub(super) fn tell_file_fault(logging: &Logging) -> Option<(Event, String)> {
     match logging.file_fault_changed()? {
         Some(fault) => {
-            log::warn!(target: ALWAYS, "{fault}");
+            log::warn!(target: ALWAYS, event = Event::DiskFailed.word(); "{fault}");
             if !logging.is_on_stderr() {
                 complain(format_args!("warning: {fault}"));
             }
@@ -68,7 +68,7 @@ pub(super) fn tell_file_fault(logging: &Logging) -> Option<(Event, String)> {
         }
         None => {
             let what = "the log file can be written again";
-            log::info!(target: ALWAYS, "{what}");
+            log::info!(target: ALWAYS, event = Event::DiskBack.word(); "{what}");
             Some((Event::DiskBack, what.into()))
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use log::{Level, Record};
 
+use super::line::Line;
 use crate::limits::{LOG_BYTES, LOG_BYTES_HOUR, LOG_KIND_EVERY, LOG_KIND_LINES, LOG_KINDS};
 
 /// Bytes of a line in addition to its message: time, level, line feed.
@@ -46,7 +47,7 @@ struct Share {
     since: Instant,
     /// Lines that were not written, and the last of them.
     left_out: u64,
-    last: Option<(Level, String)>,
+    last: Option<Line>,
 }
 
 impl Budget {
@@ -55,7 +56,8 @@ impl Budget {
     }
 
     /// Whether a line may be written. One that may not is counted, for [`Budget::summary`].
-    pub(super) fn admit(&mut self, kind: Kind, level: Level, message: &str, now: Instant) -> bool {
+    pub(super) fn admit(&mut self, kind: Kind, line: &Line, now: Instant) -> bool {
+        let message = &line.message;
         self.refill(now);
         let new = !self.kinds.contains_key(&kind);
         if new && self.kinds.len() >= LOG_KINDS {
@@ -72,7 +74,7 @@ impl Budget {
         }
         share.left_out += 1;
         let end = (0..=SAMPLE.min(message.len())).rev().find(|end| message.is_char_boundary(*end));
-        share.last = Some((level, message[..end.unwrap_or(0)].to_owned()));
+        share.last = Some(line.again(message[..end.unwrap_or(0)].to_owned(), 1));
         false
     }
 
@@ -90,7 +92,7 @@ impl Budget {
     }
 
     /// A line about what was left out, if one is due and there is room for it.
-    pub(super) fn summary(&mut self, now: Instant) -> Option<(Level, String)> {
+    pub(super) fn summary(&mut self, now: Instant) -> Option<Line> {
         self.refill(now);
         if self.bytes <= 0.0 {
             return None;
@@ -102,12 +104,12 @@ impl Budget {
         let due = due.max_by_key(|share| share.left_out)?;
         due.lines -= 1.0;
         let summary = due.summarise();
-        self.charge(summary.as_ref().map_or(0, |(_, line)| line.len()));
+        self.charge(summary.as_ref().map_or(0, |line| line.message.len()));
         summary
     }
 
     /// At the end: what was left out, in a few lines.
-    pub(super) fn last_summaries(&mut self) -> Vec<(Level, String)> {
+    pub(super) fn last_summaries(&mut self) -> Vec<Line> {
         const LINES: usize = 20;
         let mut shares: Vec<_> = self.kinds.values_mut().filter(|s| s.left_out > 0).collect();
         shares.sort_by_key(|share| std::cmp::Reverse(share.left_out));
@@ -115,7 +117,8 @@ impl Budget {
         let mut lines: Vec<_> =
             shares.into_iter().take(LINES).filter_map(|share| share.summarise()).collect();
         if more > 0 {
-            lines.push((Level::Warn, format!("{more} more lines of other kinds were left out")));
+            let what = format!("{more} more lines of other kinds were left out");
+            lines.push(Line { count: more, ..Line::plain(Level::Warn, what) });
         }
         self.kinds.clear();
         lines
@@ -134,7 +137,8 @@ impl Budget {
         if left_out > 0 {
             let mut share = Share::new(self.since);
             share.left_out = left_out;
-            share.last = Some((Level::Warn, "a line of kinds too many to tell apart".into()));
+            let what = "a line of kinds too many to tell apart";
+            share.last = Some(Line::plain(Level::Warn, what));
             let others = Kind { file: None, line: None, about: Box::default() };
             self.kinds.insert(others, share);
         }
@@ -153,13 +157,13 @@ impl Share {
         self.lines = (self.lines + lines).min(LOG_KIND_LINES);
     }
 
-    fn summarise(&mut self) -> Option<(Level, String)> {
-        let (level, message) = self.last.take()?;
-        let line = match std::mem::take(&mut self.left_out) {
-            0 | 1 => message,
-            count => format!("{message} (and {} more like it, left out)", count - 1),
-        };
-        Some((level, line))
+    fn summarise(&mut self) -> Option<Line> {
+        let mut line = self.last.take()?;
+        line.count = std::mem::take(&mut self.left_out);
+        if line.count > 1 {
+            line.message += &format!(" (and {} more like it, left out)", line.count - 1);
+        }
+        Some(line)
     }
 }
 
@@ -168,6 +172,10 @@ mod tests {
     use super::*;
 
     const HOUR: u64 = 3600;
+
+    fn warning(message: &str) -> Line {
+        Line::plain(Level::Warn, message)
+    }
 
     fn kind(line: u32, about: &str) -> Kind {
         Kind { file: Some("test.rs"), line: Some(line), about: about.into() }
@@ -182,12 +190,12 @@ mod tests {
                 for kind in kinds {
                     let message =
                         format!("{}: refused, {second} {number} {}", kind.about, "x".repeat(100));
-                    if budget.admit(kind.clone(), Level::Warn, &message, now) {
+                    if budget.admit(kind.clone(), &warning(&message), now) {
                         lines.push(message);
                     }
                 }
             }
-            lines.extend(std::iter::from_fn(|| budget.summary(now)).map(|(_, line)| line));
+            lines.extend(std::iter::from_fn(|| budget.summary(now)).map(|line| line.message));
         }
         (lines.len(), lines.iter().map(|line| line.len() + HEAD).sum())
     }
@@ -206,12 +214,11 @@ mod tests {
         let start = Instant::now();
         let later = start + Duration::from_secs(24 * HOUR);
         let mut budget = Budget::new(start);
-        assert!(budget.admit(kind(1, "m"), Level::Warn, "refused", start));
-        let again = (0..1000).filter(|_| budget.admit(kind(1, "m"), Level::Warn, "refused", later));
+        assert!(budget.admit(kind(1, "m"), &warning("refused"), start));
+        let again = (0..1000).filter(|_| budget.admit(kind(1, "m"), &warning("refused"), later));
         assert_eq!(again.count(), LOG_KIND_LINES as usize);
         let (mut budget, long) = (Budget::new(start), "x".repeat(1000));
-        let kinds =
-            (0..1000).filter(|line| budget.admit(kind(*line, "m"), Level::Warn, &long, later));
+        let kinds = (0..1000).filter(|line| budget.admit(kind(*line, "m"), &warning(&long), later));
         assert!(kinds.count() as f64 * 1000.0 <= LOG_BYTES);
     }
 
@@ -233,7 +240,7 @@ mod tests {
         let kinds: Vec<_> = (0..500).map(|number| kind(1, &format!("m{number}"))).collect();
         flood(&mut budget, start, &kinds, 2);
         let later = start + Duration::from_secs(HOUR);
-        assert!(budget.admit(kind(2, "m1"), Level::Warn, "something new", later));
+        assert!(budget.admit(kind(2, "m1"), &warning("something new"), later));
     }
 
     #[test]
@@ -243,11 +250,11 @@ mod tests {
         let mut budget = Budget::new(start);
         for (line, count) in [(1, 12), (2, 15), (3, 11)] {
             for _ in 0..count {
-                budget.admit(kind(line, "m"), Level::Warn, &format!("kind {line}"), start);
+                budget.admit(kind(line, "m"), &warning(&format!("kind {line}")), start);
             }
         }
-        assert!(!budget.admit(kind(3, "m"), Level::Warn, "kind 3 again", later));
-        let told = std::iter::from_fn(|| budget.summary(later)).map(|(_, line)| line);
+        assert!(!budget.admit(kind(3, "m"), &warning("kind 3 again"), later));
+        let told = std::iter::from_fn(|| budget.summary(later)).map(|line| line.message);
         let more = |line: &str, count| format!("{line} (and {count} more like it, left out)");
         let expected = [more("kind 2", 4), more("kind 3 again", 1), more("kind 1", 1)];
         let told: Vec<_> = told.collect();
@@ -260,10 +267,10 @@ mod tests {
         let start = Instant::now();
         let mut budget = Budget::new(start);
         for line in 0..=LOG_KINDS as u32 {
-            budget.admit(kind(line, "m"), Level::Warn, &"x".repeat(100), start);
+            budget.admit(kind(line, "m"), &warning(&"x".repeat(100)), start);
         }
         assert!(budget.kinds.len() <= 2);
-        let (_, told) = budget.summary(start + Duration::from_secs(HOUR)).unwrap();
+        let told = budget.summary(start + Duration::from_secs(HOUR)).unwrap().message;
         assert!(told.starts_with("a line of kinds too many to tell apart (and "), "{told}");
     }
 
@@ -272,21 +279,21 @@ mod tests {
         let start = Instant::now();
         let mut budget = Budget::new(start);
         for number in 0..110 {
-            budget.admit(kind(1, "m"), Level::Warn, &format!("m: refused {number}"), start);
+            budget.admit(kind(1, "m"), &warning(&format!("m: refused {number}")), start);
         }
         assert_eq!(budget.summary(start), None, "not yet");
         let later = start + LOG_KIND_EVERY;
         let line = "m: refused 109 (and 99 more like it, left out)".to_owned();
-        assert_eq!(budget.summary(later), Some((Level::Warn, line)));
+        assert_eq!(budget.summary(later), Some(Line { count: 100, ..warning(&line) }));
         assert_eq!(budget.summary(later), None);
         for number in 0..30 {
             let kind = kind(number, "m");
             for _ in 0..30 {
-                budget.admit(kind.clone(), Level::Info, "left", later);
+                budget.admit(kind.clone(), &warning("left"), later);
             }
         }
         let last = budget.last_summaries();
         assert_eq!(last.len(), 21);
-        assert!(last[20].1.contains("more lines of other kinds"), "{last:?}");
+        assert!(last[20].message.contains("more lines of other kinds"), "{last:?}");
     }
 }

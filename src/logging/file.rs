@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use log::Level;
 use rustix::fs::{Access, OFlags, statvfs};
 use rustix::io::Errno;
 
+use super::line::{Formats, Line};
 use super::sink::Sink;
 use super::utc::Utc;
 use crate::limits;
@@ -20,6 +20,8 @@ pub(super) struct File {
     open: Option<Open>,
     /// The error of the last attempt to open it or to write.
     fault: Option<io::Error>,
+    /// Whether lines are JSON.
+    json: bool,
 }
 
 struct Open {
@@ -33,7 +35,7 @@ struct Open {
 
 impl File {
     pub(super) fn new(path: &Path) -> Self {
-        File { path: path.to_owned(), open: None, fault: None }
+        File { path: path.to_owned(), open: None, fault: None, json: false }
     }
 
     fn open(&self) -> io::Result<Open> {
@@ -64,8 +66,9 @@ impl File {
 }
 
 impl File {
-    fn append(&mut self, level: Level, message: &str) -> io::Result<()> {
-        let line = format!("{} {level:<5} {message}\n", Utc::now());
+    fn append(&mut self, line: &Line) -> io::Result<()> {
+        let now = Utc::now();
+        let line = if self.json { line.json(now) } else { format!("{now} {}", line.text()) };
         let mut open = match self.open.take() {
             Some(open) => open,
             None => self.open()?,
@@ -84,10 +87,14 @@ impl File {
 }
 
 impl Sink for File {
-    fn write(&mut self, level: Level, message: &str) -> io::Result<()> {
-        let done = self.append(level, message);
+    fn write(&mut self, line: &Line) -> io::Result<()> {
+        let done = self.append(line);
         self.fault = done.as_ref().err().map(same);
         done
+    }
+
+    fn set_formats(&mut self, formats: Formats) {
+        self.json = formats.json;
     }
 
     fn reopen(&mut self) {
@@ -171,6 +178,10 @@ mod tests {
 
     use super::*;
 
+    fn info(message: &str) -> Line {
+        Line::plain(log::Level::Info, message)
+    }
+
     #[test]
     fn the_file_is_capped_and_one_old_one_kept() {
         let folder = crate::testing::folder::Folder::new();
@@ -180,7 +191,7 @@ mod tests {
         let mut file = File::new(&path);
         let message = "x".repeat(1000);
         for _ in 0..2500 {
-            file.write(Level::Info, &message).unwrap();
+            file.write(&info(&message)).unwrap();
         }
         let sizes = [&path, &old].map(|path| fs::metadata(path).unwrap().len());
         assert!(sizes.iter().all(|size| *size <= limits::LOG_FILE), "{sizes:?}");
@@ -191,7 +202,7 @@ mod tests {
         fs::rename(&path, dir.join("moved")).unwrap();
         file.reopen();
         assert!(path.exists(), "the new file is there at once");
-        file.write(Level::Info, "after").unwrap();
+        file.write(&info("after")).unwrap();
         assert!(fs::read_to_string(&path).unwrap().ends_with("after\n"));
     }
 
@@ -200,16 +211,16 @@ mod tests {
         let folder = crate::testing::folder::Folder::new();
         let path = folder.join("log");
         let [mut one, mut two] = [File::new(&path), File::new(&path)];
-        one.write(Level::Info, "the first line").unwrap();
-        two.write(Level::Info, "of another one").unwrap();
+        one.write(&info("the first line")).unwrap();
+        two.write(&info("of another one")).unwrap();
         let message = "x".repeat(1000);
         let size = |path: &Path| fs::metadata(path).unwrap().len();
         while !folder.join("log.old").exists() {
-            one.write(Level::Info, &message).unwrap();
+            one.write(&info(&message)).unwrap();
         }
         // It writes into what was put aside, until that would be full for it, too.
         for _ in 0..1500 {
-            two.write(Level::Info, &message).unwrap();
+            two.write(&info(&message)).unwrap();
         }
         let old = fs::read_to_string(folder.join("log.old")).unwrap();
         assert!(old.contains("the first line"), "the history is gone");
@@ -227,26 +238,26 @@ mod tests {
         let mode = |bits| fs::set_permissions(&dir, fs::Permissions::from_mode(bits)).unwrap();
         mode(0o777);
         let mut file = File::new(&path);
-        assert!(file.write(Level::Info, "one").is_err());
+        assert!(file.write(&info("one")).is_err());
         let fault = file.fault().unwrap();
         assert!(fault.contains("it is a link, and nothing is written through one"), "{fault}");
         fs::remove_file(&path).unwrap();
         fs::hard_link(&victim, &path).unwrap();
-        assert!(file.write(Level::Info, "two").is_err());
+        assert!(file.write(&info("two")).is_err());
         let fault = file.fault().unwrap();
         assert!(fault.contains("has other names (hard links)"), "{fault}");
         assert_eq!(fs::read_to_string(&victim).unwrap(), "dear\n");
         // In a folder of its own a link is its owner's wish.
         mode(0o755);
-        file.write(Level::Info, "three").unwrap();
+        file.write(&info("three")).unwrap();
         assert!(fs::read_to_string(&victim).unwrap().ends_with("three\n"));
     }
 
     #[test]
     fn a_full_disk_loses_lines_and_nothing_else() {
         let mut file = File::new(Path::new("/dev/full"));
-        assert!(file.write(Level::Info, "one").is_err());
-        assert!(file.write(Level::Info, "two").is_err());
+        assert!(file.write(&info("one")).is_err());
+        assert!(file.write(&info("two")).is_err());
         let fault = file.fault().unwrap();
         assert!(fault.starts_with("the log file /dev/full cannot be written: the disk is full; "));
     }

@@ -4,14 +4,14 @@ use std::fmt::{self, Write};
 
 use crate::text::line::is_unfit;
 
-/// Longest message in bytes, after escaping; the rest is cut off and "…" says so. Syslog
+/// Longest message in bytes, after escaping, also as a text of JSON; the rest is cut off and "…" says so. Syslog
 /// receivers take at least 2,048 bytes (RFC 5424, section 6.1), of which the head takes some.
 pub(super) const MESSAGE: usize = 1900;
 
 /// One message on one line, at most [`MESSAGE`] bytes: whatever could end the line, move a
 /// terminal's cursor or turn the text's direction is written as an escape.
 pub(super) fn escape(message: fmt::Arguments<'_>) -> String {
-    let mut line = Line { text: String::new(), full: false };
+    let mut line = Line { text: String::new(), quoted: 0, full: false };
     // The only error is the one that says the line is full.
     if line.write_fmt(message).is_err() && line.full {
         line.text.push('…');
@@ -21,6 +21,8 @@ pub(super) fn escape(message: fmt::Arguments<'_>) -> String {
 
 struct Line {
     text: String,
+    /// Characters that take one byte more in JSON.
+    quoted: usize,
     full: bool,
 }
 
@@ -34,7 +36,9 @@ impl fmt::Write for Line {
                 char if is_unfit(char) => self.text.extend(char.escape_unicode()),
                 char => self.text.push(char),
             }
-            if self.text.len() > MESSAGE {
+            let added = &self.text[before..];
+            self.quoted += added.bytes().filter(|byte| matches!(byte, b'"' | b'\\')).count();
+            if self.text.len() + self.quoted > MESSAGE {
                 self.text.truncate(before);
                 self.full = true;
                 return Err(fmt::Error);

@@ -7,10 +7,15 @@ use std::os::fd::AsFd;
 use log::Level;
 use rustix::net::{SendFlags, send};
 
+use super::line::{Formats, Line};
+
 /// One way out.
 pub(super) trait Sink: Send {
     /// Delivers one message, whole, or fails at once.
-    fn write(&mut self, level: Level, message: &str) -> io::Result<()>;
+    fn write(&mut self, line: &Line) -> io::Result<()>;
+
+    /// Writes lines so from now on, as far as it has the choice.
+    fn set_formats(&mut self, _: Formats) {}
 
     /// Opens its file again, if it has one.
     fn reopen(&mut self) {}
@@ -38,12 +43,16 @@ impl CountingSink {
     }
 
     /// Delivers a message, after the number of those lost before it; returns whether it could.
-    pub(super) fn write(&mut self, level: Level, message: &str) -> bool {
-        let done = self.report().and_then(|()| self.sink.write(level, message)).is_ok();
+    pub(super) fn write(&mut self, line: &Line) -> bool {
+        let done = self.report().and_then(|()| self.sink.write(line)).is_ok();
         if !done {
             self.missed += 1;
         }
         done
+    }
+
+    pub(super) fn set_formats(&mut self, formats: Formats) {
+        self.sink.set_formats(formats);
     }
 
     pub(super) fn reopen(&mut self) {
@@ -64,7 +73,8 @@ impl CountingSink {
             1 => "message",
             _ => "messages",
         };
-        self.sink.write(Level::Warn, &format!("{} {messages} lost", self.missed))?;
+        let lost = Line::plain(Level::Warn, format!("{} {messages} lost", self.missed));
+        self.sink.write(&Line { count: self.missed, ..lost })?;
         self.missed = 0;
         Ok(())
     }

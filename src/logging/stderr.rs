@@ -8,7 +8,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Stat, fstat};
 use syslog::Severity;
 
+use super::line::{Formats, Line};
 use super::sink::{Sink, send_line};
+use super::utc::Utc;
 
 /// Whether stderr leads to the journal, which takes a line's level from a prefix, as in `<3>`.
 pub fn leads_to_journal() -> bool {
@@ -25,6 +27,8 @@ pub(super) struct Stderr {
     kind: Kind,
     /// What the journal's socket did not take of the last line; it goes first.
     rest: Vec<u8>,
+    /// Whether plain lines are JSON.
+    json: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,12 +51,12 @@ impl Stderr {
         } else {
             return None;
         };
-        Some(Stderr { kind, rest: Vec::new() })
+        Some(Stderr { kind, rest: Vec::new(), json: false })
     }
 
     /// Stderr, whatever it leads to.
     pub(super) fn any() -> Self {
-        Self::find().unwrap_or(Stderr { kind: Kind::Plain, rest: Vec::new() })
+        Self::find().unwrap_or(Stderr { kind: Kind::Plain, rest: Vec::new(), json: false })
     }
 
     pub(super) fn is_journal(&self) -> bool {
@@ -60,17 +64,21 @@ impl Stderr {
     }
 }
 
+/// Syslog's number for a level.
+pub(super) fn severity(level: Level) -> Severity {
+    match level {
+        Level::Error => Severity::LOG_ERR,
+        Level::Warn => Severity::LOG_WARNING,
+        Level::Info => Severity::LOG_INFO,
+        Level::Debug | Level::Trace => Severity::LOG_DEBUG,
+    }
+}
+
 impl Sink for Stderr {
-    fn write(&mut self, level: Level, message: &str) -> io::Result<()> {
+    fn write(&mut self, line: &Line) -> io::Result<()> {
         match self.kind {
             Kind::Journal => {
-                let severity = match level {
-                    Level::Error => Severity::LOG_ERR,
-                    Level::Warn => Severity::LOG_WARNING,
-                    Level::Info => Severity::LOG_INFO,
-                    Level::Debug | Level::Trace => Severity::LOG_DEBUG,
-                };
-                let line = format!("<{}>{message}\n", severity as u8);
+                let line = format!("<{}>{}\n", severity(line.level) as u8, line.message);
                 send_line(io::stderr(), &mut self.rest, line.as_bytes())
             }
             Kind::Plain => {
@@ -82,9 +90,14 @@ impl Sink for Stderr {
                 if !ready[0].revents().contains(PollFlags::OUT) {
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
-                io::stderr().write_all(format!("{level:<5} {message}\n").as_bytes())
+                let line = if self.json { line.json(Utc::now()) } else { line.text() };
+                io::stderr().write_all(line.as_bytes())
             }
         }
+    }
+
+    fn set_formats(&mut self, formats: Formats) {
+        self.json = formats.json;
     }
 
     fn is_plain_stderr(&self) -> bool {
@@ -106,7 +119,8 @@ mod tests {
             return;
         }
         let mut stderr = CountingSink::new(Stderr::find().unwrap());
-        let lost = (0..5000).filter(|n| !stderr.write(Level::Info, &format!("line {n}"))).count();
+        let line = |number| Line::plain(Level::Info, format!("line {number}"));
+        let lost = (0..5000).filter(|number| !stderr.write(&line(*number))).count();
         assert!(lost > 0);
     }
 

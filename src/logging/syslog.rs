@@ -9,44 +9,57 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use syslog::{Facility, LogFormat, Severity};
 
+use super::line::{Formats, Line};
 use super::sink::{Sink, send_line};
+use super::utc::Utc;
 
 /// Syslog, by the `syslog` crate's logger over a socket of our own: the crate's blocks when the
 /// receiver is slow and never connects again after the receiver was restarted.
-pub(super) struct Syslog(syslog::Logger<Socket, Unstamped>);
+pub(super) struct Syslog(syslog::Logger<Socket, Form>);
 
 impl Syslog {
     pub(super) fn new(path: &Path) -> Self {
         let backend = Socket { path: path.to_owned(), open: None };
-        let formatter = Unstamped { facility: Facility::LOG_DAEMON, pid: std::process::id() };
+        let facility = Facility::LOG_DAEMON;
+        let formatter = Form { facility, pid: std::process::id(), structured: false };
         Syslog(syslog::Logger::new(backend, formatter))
     }
 }
 
 impl Sink for Syslog {
-    fn write(&mut self, level: Level, message: &str) -> io::Result<()> {
-        let sent = match level {
-            Level::Error => self.0.err(message),
-            Level::Warn => self.0.warning(message),
-            Level::Info => self.0.info(message),
-            Level::Debug | Level::Trace => self.0.debug(message),
+    fn write(&mut self, line: &Line) -> io::Result<()> {
+        let sent = match line.level {
+            Level::Error => self.0.err(line),
+            Level::Warn => self.0.warning(line),
+            Level::Info => self.0.info(line),
+            Level::Debug | Level::Trace => self.0.debug(line),
         };
         sent.map_err(io::Error::other)
+    }
+
+    fn set_formats(&mut self, formats: Formats) {
+        self.0.formatter.structured = formats.structured;
     }
 }
 
 /// RFC 3164 without time and host: receivers add their own. The crate's stamp is UTC without
-/// saying so, which receivers that trust it show as local time.
-struct Unstamped {
+/// saying so, which receivers that trust it show as local time. Or RFC 5424 with structured data.
+struct Form {
     facility: Facility,
     pid: u32,
+    structured: bool,
 }
 
-impl LogFormat<&str> for Unstamped {
-    fn format<W: Write>(&self, w: &mut W, severity: Severity, message: &str) -> syslog::Result<()> {
-        let priority = self.facility as u8 | severity as u8;
+impl LogFormat<&Line> for Form {
+    fn format<W: Write>(&self, w: &mut W, severity: Severity, line: &Line) -> syslog::Result<()> {
+        let (priority, pid) = (self.facility as u8 | severity as u8, self.pid);
+        let text = if self.structured {
+            line.structured(Utc::now(), pid)
+        } else {
+            format!("{}[{pid}]: {}", env!("CARGO_PKG_NAME"), line.message)
+        };
         // One write, because one write is one message.
-        let line = format!("<{priority}>{}[{}]: {message}", env!("CARGO_PKG_NAME"), self.pid);
+        let line = format!("<{priority}>{text}");
         w.write_all(line.as_bytes()).map_err(syslog::Error::Write)
     }
 }

@@ -19,13 +19,13 @@ impl Folder {
     }
 
     fn logging(&self) -> Logging {
-        Logging::with(vec![CountingSink::new(File::new(&self.join(FILE)))], false)
+        Logging::with(vec![CountingSink::new(File::new(&self.join(FILE)))], false, false)
     }
 }
 
 fn say(logging: &Logging, message: &str, now: Instant) {
-    let message = escape(format_args!("{message}"));
-    let lost = logging.lock().log(None, Level::Info, message, now);
+    let line = Line::plain(Level::Info, escape(format_args!("{message}")));
+    let lost = logging.lock().log(None, line, now);
     logging.add_lost(lost);
 }
 
@@ -171,7 +171,8 @@ fn no_folder_loses_a_count_and_says_so_later() {
     let folder = Folder::new();
     let place = folder.join("place");
     fs::write(&place, "a file where the folder should be").unwrap();
-    let logging = Logging::with(vec![CountingSink::new(File::new(&place.join(FILE)))], false);
+    let logging =
+        Logging::with(vec![CountingSink::new(File::new(&place.join(FILE)))], false, false);
     say(&logging, "one", Instant::now());
     say(&logging, "two", Instant::now());
     assert_eq!(logging.lost(), 2);
@@ -187,7 +188,7 @@ fn no_folder_loses_a_count_and_says_so_later() {
 fn syslog_comes_and_goes_without_blocking() {
     let folder = Folder::new();
     let path = folder.join("log");
-    let logging = Logging::with(vec![CountingSink::new(Syslog::new(&path))], false);
+    let logging = Logging::with(vec![CountingSink::new(Syslog::new(&path))], false, false);
     let mut number = 0;
     let mut say = |count: usize| {
         for _ in 0..count {
@@ -239,7 +240,7 @@ fn syslog_that_takes_streams_gets_whole_messages_and_blocks_nobody() {
     let syslogd = UnixListener::bind(&path).unwrap();
     // Who should have connected has by the time it is looked for.
     syslogd.set_nonblocking(true).unwrap();
-    let logging = Logging::with(vec![CountingSink::new(Syslog::new(&path))], false);
+    let logging = Logging::with(vec![CountingSink::new(Syslog::new(&path))], false, false);
     let head = format!("<30>iofog-connector[{}]: ", std::process::id());
     say(&logging, "one", Instant::now());
     say(&logging, "two", Instant::now());

@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use log::Level;
-
 use super::budget::{Budget, Kind};
+use super::line::{Formats, Line};
 use super::sink::CountingSink;
 
 /// A line that comes again within this time of the last one is counted instead of written; a
@@ -20,8 +19,7 @@ pub(super) struct Writer {
 
 /// The line written last, and how often it came since.
 struct Last {
-    level: Level,
-    message: String,
+    line: Line,
     seen: Instant,
     repeats: u64,
     first_repeat: Instant,
@@ -34,18 +32,17 @@ impl Writer {
         Writer { sinks, last: None, budget: Budget::new(now) }
     }
 
+    /// Writes lines so from now on.
+    pub(super) fn set_formats(&mut self, formats: Formats) {
+        self.sinks.iter_mut().for_each(|sink| sink.set_formats(formats));
+    }
+
     /// Writes or counts a message, which is bounded if it has a kind; returns how many were lost on
     /// the way.
-    pub(super) fn log(
-        &mut self,
-        kind: Option<Kind>,
-        level: Level,
-        message: String,
-        now: Instant,
-    ) -> u64 {
+    pub(super) fn log(&mut self, kind: Option<Kind>, line: Line, now: Instant) -> u64 {
         if let Some(last) = &mut self.last {
             let soon = now < last.seen + REPEAT;
-            if soon && last.level == level && last.message == message {
+            if soon && last.line == line {
                 if last.repeats == 0 {
                     last.first_repeat = now;
                 }
@@ -54,12 +51,12 @@ impl Writer {
                 return 0;
             }
         }
-        let admit = |kind: &Kind| self.budget.admit(kind.clone(), level, &message, now);
+        let admit = |kind: &Kind| self.budget.admit(kind.clone(), &line, now);
         if !kind.as_ref().is_none_or(admit) {
             return 0;
         }
-        let lost = self.summarise() + self.write(level, &message);
-        self.last = Some(Last { level, message, seen: now, repeats: 0, first_repeat: now, kind });
+        let lost = self.summarise() + self.write(&line);
+        self.last = Some(Last { line, seen: now, repeats: 0, first_repeat: now, kind });
         lost
     }
 
@@ -70,8 +67,8 @@ impl Writer {
         if self.last.as_ref().is_some_and(due) {
             lost += self.summarise();
         }
-        while let Some((level, line)) = self.budget.summary(now) {
-            lost += self.summarise() + self.write(level, &line);
+        while let Some(line) = self.budget.summary(now) {
+            lost += self.summarise() + self.write(&line);
             self.last = None;
         }
         lost
@@ -80,28 +77,29 @@ impl Writer {
     /// Writes all summaries, due or not; returns how many lines were lost on the way.
     pub(super) fn flush(&mut self) -> u64 {
         let mut lost = self.summarise();
-        for (level, line) in self.budget.last_summaries() {
-            lost += self.write(level, &line);
+        for line in self.budget.last_summaries() {
+            lost += self.write(&line);
         }
         lost
     }
 
     fn summarise(&mut self) -> u64 {
         let Some(last) = &mut self.last else { return 0 };
-        let level = last.level;
-        let summary = match std::mem::take(&mut last.repeats) {
+        let repeats = std::mem::take(&mut last.repeats);
+        let summary = match repeats {
             0 => return 0,
-            1 if last.kind.is_none() => last.message.clone(),
+            1 if last.kind.is_none() => last.line.message.clone(),
             1 => "last message repeated once".to_owned(),
             repeats => format!("last message repeated {repeats} times"),
         };
         if let Some(kind) = &last.kind {
             self.budget.charge_line(kind, summary.len());
         }
-        self.write(level, &summary)
+        let summary = last.line.again(summary, repeats);
+        self.write(&summary)
     }
 
-    fn write(&mut self, level: Level, message: &str) -> u64 {
-        self.sinks.iter_mut().map(|sink| u64::from(!sink.write(level, message))).sum()
+    fn write(&mut self, line: &Line) -> u64 {
+        self.sinks.iter_mut().map(|sink| u64::from(!sink.write(line))).sum()
     }
 }

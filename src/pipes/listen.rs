@@ -68,7 +68,8 @@ async fn listen<'a>(
                 pipe.record.resolved(About::Port(index));
                 if std::mem::take(&mut is_told) {
                     let what = format!("port {} is open again", side.port);
-                    pipe.record.event(Event::PortBack, SIDES[index], &what);
+                    let place = Some((index, None));
+                    pipe.record.happened(Event::PortBack, SIDES[index], place, &what);
                 }
                 match accept(pipe, handlers, index, &lease).await {
                     Err(error) => format!("port {} cannot be served: {error}", side.port),
@@ -78,7 +79,7 @@ async fn listen<'a>(
         };
         let why = format!("{why}; it is tried again until it opens");
         if side.fault.borrow().as_ref() != Some(&why) {
-            pipe.record.fault(About::Port(index), &why);
+            pipe.record.fault(About::Port(index), None, &why);
             pipe.record.event(Event::PortInactive, SIDES[index], &why);
             is_told = true;
             side.fault.replace(Some(why));
@@ -98,7 +99,7 @@ async fn accept<'a>(
     let complaints = Gate::new(limits::COMPLAINT);
     let complain = |why: &str| {
         if complaints.open() {
-            pipe.record.fault(About::Accepting(side), why);
+            pipe.record.fault(About::Accepting(side), None, why);
         }
     };
     let users = side == 1 && pipe.is_public();

@@ -259,17 +259,19 @@ impl Pipe {
         let Side { port, slots, .. } = &self.sides[side];
         if slots.has_come(agent) {
             let what = format!("agent {agent} has a tunnel on port {port}");
-            self.record.event(Happening::AgentCame, "", &what);
+            let place = Some((side, Some(agent)));
+            self.record.happened(Happening::AgentCame, "", place, &what);
         }
     }
 
     /// What is over is told as events: that an agent has tunnels, that a limit is reached. To be called from time to
     /// time, so that what comes back at once has never been gone.
     pub fn tell_over(&self) {
-        for Side { port, slots, .. } in &self.sides {
+        for (side, Side { port, slots, .. }) in self.sides.iter().enumerate() {
             for agent in slots.have_gone() {
                 let what = format!("agent {agent} has no tunnel on port {port} any more");
-                self.record.event(Happening::AgentWent, "", &what);
+                let place = Some((side, Some(agent)));
+                self.record.happened(Happening::AgentWent, "", place, &what);
             }
         }
         self.record.tell_limits_over(|limit| match limit {

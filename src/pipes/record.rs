@@ -3,10 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use log::Level;
 use serde_json::{Map, Value};
 
 use crate::limits;
@@ -52,6 +53,22 @@ pub enum About {
     Agents(usize),
     /// Something that happens once, and is never over.
     Event,
+}
+
+impl About {
+    fn side(self) -> Option<usize> {
+        match self {
+            About::Port(side) | About::Accepting(side) | About::Agents(side) => Some(side),
+            About::Users | About::Event => None,
+        }
+    }
+}
+
+/// What a line of the log is about.
+struct Line {
+    event: Option<Event>,
+    side: Option<usize>,
+    peer: Option<IpAddr>,
 }
 
 /// What has gone wrong last.
@@ -153,20 +170,54 @@ impl Record {
     /// A limit was reached.
     pub fn reached(&self, limit: &'static str) {
         self.limits_reached.borrow_mut().reached(limit);
-        self.event(Event::LimitReached, limit, &format!("limit reached: {limit}"));
+        self.happened(Event::LimitReached, limit, None, &format!("limit reached: {limit}"));
     }
 
     /// Limits that are over, and are not `still` reached, are told as events.
     pub fn tell_limits_over(&self, still: impl Fn(&str) -> bool) {
         let over = self.limits_reached.borrow_mut().over(still);
         for limit in over {
-            self.event(Event::LimitOver, limit, &format!("limit reached no longer: {limit}"));
+            let what = format!("limit reached no longer: {limit}");
+            self.happened(Event::LimitOver, limit, None, &what);
         }
     }
 
     /// This has happened here; `kind` tells it from others of its word.
     pub fn event(&self, event: Event, kind: &'static str, what: &str) {
         self.shared.events.tell(event, Some((&self.id, &self.name())), kind, what);
+    }
+
+    /// This has happened here, as the log is told, too, on the port of a side and because of a peer if so.
+    pub fn happened(
+        &self,
+        event: Event,
+        kind: &'static str,
+        place: Option<(usize, Option<IpAddr>)>,
+        what: &str,
+    ) {
+        let (side, peer) = place.map_or((None, None), |(side, peer)| (Some(side), peer));
+        let about = Line { event: Some(event), side, peer };
+        let target = format!("{} {} {kind}", self.id, event.word());
+        self.log(Level::Info, &target, about, format_args!("{what}"));
+        self.event(event, kind, what);
+    }
+
+    /// A line of the log. Each caller is a kind of its own for the log's bounds, and so is each target.
+    #[track_caller]
+    fn log(&self, level: Level, target: &str, about: Line, what: fmt::Arguments<'_>) {
+        if level > log::max_level() {
+            return;
+        }
+        let name = self.name();
+        log::log!(
+            target: target, level,
+            event = about.event.map(Event::word),
+            mapping = &*self.id,
+            name = (*name != *self.id).then_some(&*name),
+            port = about.side.map(|side| self.ports[side]),
+            peer = about.peer.map(|peer| peer.to_string()).as_deref();
+            "{name}: {what}"
+        );
     }
 
     /// A user or an agent on the port of `side` is refused: counted by kind, and reported with the
@@ -186,7 +237,8 @@ impl Record {
                 (false, ..) => counts.agents_refused += 1,
             }
         });
-        self.connection(format_args!("{who} {peer} closed: {kind}{more}"));
+        let closed = Event::ConnectionClosed;
+        self.connection(closed, side, peer, format_args!("{who} {peer} closed: {kind}{more}"));
         if remedy.is_empty() {
             return;
         }
@@ -194,9 +246,11 @@ impl Record {
         let port = self.ports[side];
         let what = format!("{who} {} refused on port {port}: {kind}{more}; {remedy}", peer.ip());
         // Each kind has lines of its own. `connectionlog`'s lines have no remedies.
-        let name = self.name();
-        log::warn!(target: &format!("{name} {kind}"), "{name}: {what}");
-        self.event(if is_user { Event::UserRefused } else { Event::AgentRefused }, kind, &what);
+        let event = if is_user { Event::UserRefused } else { Event::AgentRefused };
+        let line = Line { event: Some(event), side: Some(side), peer: Some(peer.ip()) };
+        let target = format!("{} {kind}", self.id);
+        self.log(Level::Warn, &target, line, format_args!("{what}"));
+        self.event(event, kind, &what);
         self.last.borrow_mut().set(about, what);
     }
 
@@ -211,7 +265,12 @@ impl Record {
     ) {
         let more = format!(": {}", tls::explain_handshake(error));
         if !has_spoken {
-            return self.connection(format_args!("{peer} connected and said nothing{more}"));
+            return self.connection(
+                Event::ConnectionClosed,
+                side,
+                peer,
+                format_args!("{peer} connected and said nothing{more}"),
+            );
         }
         let why = match (self.takes_users(side), is_too_many(error)) {
             (true, true) => return self.refused(&refused::USERS_MEMORY, side, peer),
@@ -240,13 +299,27 @@ impl Record {
             "tunnel of {peer} closed: no heartbeat arrived in time; see that its machine is up, and its \
              --heartbeat shorter than the mapping's threshold"
         );
-        self.fault(About::Agents(side), &what);
+        self.fault(About::Agents(side), Some(peer), &what);
     }
 
-    /// A line about one connection, if `connectionlog` asks for such.
-    pub fn connection(&self, what: fmt::Arguments<'_>) {
-        let level = if self.logs_connections() { log::Level::Info } else { log::Level::Debug };
-        log::log!(target: ALWAYS, level, "{}: {what}", self.name.borrow());
+    /// A line about one connection on the port of `side`, if `connectionlog` asks for such.
+    pub fn connection(
+        &self,
+        event: Event,
+        side: usize,
+        peer: SocketAddr,
+        what: fmt::Arguments<'_>,
+    ) {
+        let level = if self.logs_connections() { Level::Info } else { Level::Debug };
+        let line = Line { event: Some(event), side: Some(side), peer: Some(peer.ip()) };
+        self.log(level, ALWAYS, line, what);
+    }
+
+    /// A line about an agent's tunnel that nothing has to be done about.
+    #[track_caller]
+    pub fn tunnel(&self, side: usize, peer: SocketAddr, what: fmt::Arguments<'_>) {
+        let line = Line { event: None, side: Some(side), peer: Some(peer.ip()) };
+        self.log(Level::Info, &self.id, line, what);
     }
 
     fn logs_connections(&self) -> bool {
@@ -256,9 +329,10 @@ impl Record {
     /// Something an operator should know of this mapping. Each caller is a kind of its own for the
     /// log's bounds.
     #[track_caller]
-    pub fn fault(&self, about: About, what: &str) {
-        let name = self.name();
-        log::warn!(target: &name, "{name}: {what}");
+    pub fn fault(&self, about: About, peer: Option<SocketAddr>, what: &str) {
+        let event = matches!(about, About::Port(_)).then_some(Event::PortInactive);
+        let line = Line { event, side: about.side(), peer: peer.map(|peer| peer.ip()) };
+        self.log(Level::Warn, &self.id, line, format_args!("{what}"));
         self.last.borrow_mut().set(about, what.to_owned());
     }
 

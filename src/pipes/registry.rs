@@ -172,7 +172,11 @@ impl Registry {
         self.store(Change::Add(mapping.clone())).await?;
         self.run(mapping.clone(), leases.map(Some));
         let name = mapping.options.name.as_ref().map_or(String::new(), |name| format!(" ({name})"));
-        log::info!(target: ALWAYS, "mapping {}{name} added: ports {one} and {two}", mapping.id);
+        log::info!(
+            target: ALWAYS, event = Event::MappingAdded.word(), mapping = &*mapping.id,
+            name = mapping.options.name.as_deref();
+            "mapping {}{name} added: ports {one} and {two}", mapping.id
+        );
         let named = (&mapping.id, mapping.name());
         let what = format!("added: ports {one} and {two}");
         self.shared.events.tell(Event::MappingAdded, Some(named), "", &what);
@@ -209,7 +213,11 @@ impl Registry {
             }
             Alteration::Passcode(side) => format!("passcode of port{}", side + 1),
         };
-        log::info!(target: ALWAYS, "mapping {id} changed: {what}");
+        log::info!(
+            target: ALWAYS, event = Event::MappingChanged.word(), mapping = &*id,
+            name = mapping.options.name.as_deref();
+            "mapping {id} changed: {what}"
+        );
         let named = (&id, mapping.name());
         self.shared.events.tell(
             Event::MappingChanged,
@@ -291,7 +299,7 @@ impl Registry {
         let mapping = Mapping { id: random_id(), pipe, options: Options::default() };
         self.store(Change::Add(mapping.clone())).await?;
         self.direct.borrow_mut().push(mapping.id.clone(), mapping.clone());
-        log::info!(target: ALWAYS, "direct connection {} added", mapping.id);
+        log::info!(target: ALWAYS, mapping = &*mapping.id; "direct connection {} added", mapping.id);
         Ok(mapping)
     }
 
@@ -311,7 +319,7 @@ impl Registry {
     /// Closes a mapping that is stored no longer: its ports, waiting users, tunnels and sessions.
     pub async fn close(&self, id: &str) {
         let removed = self.running.borrow_mut().remove(id);
-        let mut cut = String::new();
+        let (mut cut, mut name) = (String::new(), None);
         if let Some(Running { pipe, task, _ports }) = removed {
             let Counts { sessions, users_waiting, .. } = pipe.status().counts;
             let left = Draining { sessions, users_waiting, milliseconds_left: 0 };
@@ -323,8 +331,12 @@ impl Registry {
             let counts = pipe.status().counts.without_gauges();
             self.removed.set(self.removed.get().plus(counts));
             pipe.record.event(Event::MappingRemoved, "", &format!("removed{cut}"));
+            name = Some(pipe.name()).filter(|name| **name != *id);
         }
-        log::info!(target: ALWAYS, "mapping {id} removed{cut}");
+        log::info!(
+            target: ALWAYS, event = Event::MappingRemoved.word(), mapping = id, name = name.as_deref();
+            "mapping {id} removed{cut}"
+        );
     }
 
     /// Removes a direct connection.
@@ -338,7 +350,7 @@ impl Registry {
         }
         self.store(Change::Remove(id.into())).await?;
         self.direct.borrow_mut().remove(id);
-        log::info!(target: ALWAYS, "direct connection {id} removed");
+        log::info!(target: ALWAYS, mapping = id; "direct connection {id} removed");
         Ok(())
     }
 
@@ -398,11 +410,14 @@ impl Registry {
             _ => None,
         };
         let (events, kind) = (&self.shared.events, "state");
+        let failed = fault.as_ref().map(|_| Event::DiskFailed.word());
         if let Some(fault) = &fault {
             events.tell(Event::DiskFailed, None, kind, fault);
         }
         if self.store_fault.replace(fault).is_some() && stored.is_ok() {
-            events.tell(Event::DiskBack, None, kind, "a change of the mappings was stored again");
+            let what = "a change of the mappings was stored again";
+            log::info!(target: ALWAYS, event = Event::DiskBack.word(); "{what}");
+            events.tell(Event::DiskBack, None, kind, what);
         }
         stored.map_err(|error| match error {
             StoreError::Unknown(_) => ChangeError::Unknown,
@@ -411,7 +426,7 @@ impl Registry {
             | StoreError::Unavailable(_)
             | StoreError::Unwritable(_)
             | StoreError::Taken(_) => {
-                log::error!(target: ALWAYS, "a change was not made: {error}");
+                log::error!(target: ALWAYS, event = failed; "a change was not made: {error}");
                 ChangeError::Store(error.to_string())
             }
         })

@@ -87,18 +87,24 @@ pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr
                 Box::pin(tunnel_ended(pipe, side, tunnel, why)).await;
             }
             (TunnelEnd::Replaced, _) => {
-                log::info!(target: &pipe.name(), "{}: the overdue tunnel of {peer} makes room for a new one", pipe.name());
+                pipe.record.tunnel(
+                    side,
+                    peer,
+                    format_args!("the overdue tunnel of {peer} makes room for a new one"),
+                );
             }
             // The other side's task has it.
-            (TunnelEnd::Taken(Some(back)), _) => next = Box::pin(given_back(pipe, back)).await,
+            (TunnelEnd::Taken(Some(back)), _) => {
+                next = Box::pin(given_back(pipe, side, back)).await
+            }
             (TunnelEnd::Taken(None) | TunnelEnd::GivenUp, _) | (_, None) => {}
         }
     }
 }
 
 /// A tunnel that carries the session of another one's task, after that; `None` if it is closed.
-async fn given_back(pipe: &Pipe, back: Receiver<Settling>) -> Option<Box<Tunnel>> {
-    back.recv().await.ok()?.settled(&pipe.record).await
+async fn given_back(pipe: &Pipe, side: usize, back: Receiver<Settling>) -> Option<Box<Tunnel>> {
+    back.recv().await.ok()?.settled(side, &pipe.record).await
 }
 
 /// Lets an agent in that proves its passcode, if there is a slot for it.
@@ -353,6 +359,7 @@ async fn tunnel_ended(pipe: &Pipe, side: usize, tunnel: Box<Tunnel>, why: IdleEn
         IdleEnd::OutOfStep => {
             pipe.record.fault(
                 About::Event,
+                Some(peer),
                 &format!("tunnel of {peer} closed: it sent bytes outside a session"),
             );
             pipe.shared.refusals.refuse(stream, peer.ip()).await;
@@ -362,10 +369,15 @@ async fn tunnel_ended(pipe: &Pipe, side: usize, tunnel: Box<Tunnel>, why: IdleEn
             stream.close();
         }
         IdleEnd::Stalled => {
-            log::info!(target: &pipe.name(), "{}: tunnel of {peer} closed: it acknowledges nothing", pipe.name());
+            pipe.record.tunnel(
+                side,
+                peer,
+                format_args!("tunnel of {peer} closed: it acknowledges nothing"),
+            );
         }
         IdleEnd::Garbled(fault) => {
-            pipe.record.fault(About::Event, &format!("tunnel of {peer} closed: {fault}"));
+            let what = format!("tunnel of {peer} closed: {fault}");
+            pipe.record.fault(About::Event, Some(peer), &what);
             pipe.shared.refusals.refuse(stream, peer.ip()).await;
         }
         IdleEnd::Bye => {

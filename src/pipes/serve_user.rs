@@ -24,6 +24,7 @@ use crate::pipes::user::{Heard, User};
 use crate::report::status::reached::USERS_WAITING;
 use crate::report::status::refused::{self, Refusal};
 use crate::runtime::{Counted, Timer, look, now, until};
+use crate::text::event::Event as Happening;
 
 /// Who has connected to port2.
 pub enum Newcomer {
@@ -199,7 +200,12 @@ async fn behind_proxy(
             }
             // Somebody only checked whether the port is open, as health checks do.
             Some(Some(Err(Missing::Left))) => {
-                pipe.record.connection(format_args!("{proxy} connected and said nothing"));
+                pipe.record.connection(
+                    Happening::ConnectionClosed,
+                    1,
+                    proxy,
+                    format_args!("{proxy} connected and said nothing"),
+                );
                 return None;
             }
             Some(None) => (&refused::USER_STALLED, proxy),
@@ -405,7 +411,12 @@ fn report(pipe: &Pipe, peer: SocketAddr, end: UserEnd, user: Option<&User>) {
         UserEnd::Served => return,
         // Somebody only checked whether the port is open, as health checks do.
         UserEnd::Left if !has_spoken => {
-            return pipe.record.connection(format_args!("user {peer} left and had sent nothing"));
+            return pipe.record.connection(
+                Happening::ConnectionClosed,
+                1,
+                peer,
+                format_args!("user {peer} left and had sent nothing"),
+            );
         }
         UserEnd::Left => &refused::LEFT,
         UserEnd::Replaced => &refused::OUSTED,

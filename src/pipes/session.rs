@@ -29,6 +29,7 @@ use crate::session::{
     Drain, Drained, Ended, Ending, Endpoint, Moving, Outcome, Parting, Protocol, Relay, Residue,
     Silence,
 };
+use crate::text::event::Event as Happening;
 use crate::text::line::escaped;
 use crate::wire::greeting::Version;
 use crate::wire::heartbeat::Rhythm;
@@ -149,13 +150,18 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
     let began = Instant::now();
     let cut = Cut(|| {
         pipe.record.session_lasted(began.elapsed());
-        pipe.record.connection(format_args!(
-            "session of {} and {} was cut after {:.1} s: {}",
-            peers[0],
+        pipe.record.connection(
+            Happening::SessionEnded,
+            1,
             peers[1],
-            began.elapsed().as_secs_f32(),
-            pipe.why_cut().why
-        ));
+            format_args!(
+                "session of {} and {} was cut after {:.1} s: {}",
+                peers[0],
+                peers[1],
+                began.elapsed().as_secs_f32(),
+                pipe.why_cut().why
+            ),
+        );
     });
     let (ended, left) = loop {
         match relay.await {
@@ -196,7 +202,7 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
     pipe.record.session_lasted(began.elapsed());
     pipe.pairing.pair();
     match next {
-        Next::Settling(settling) => settling.settled(&pipe.record).await,
+        Next::Settling(settling) => settling.settled(0, &pipe.record).await,
         Next::Draining(draining, _counted, Taken { slot, agent, .. }) => {
             drained(pipe, draining, slot, agent).await
         }
@@ -217,6 +223,7 @@ pub async fn drain_stray(pipe: &Pipe, mut tunnel: Box<Tunnel>) -> Option<Box<Tun
     if pipe.record.may_tell_residue() {
         pipe.record.fault(
             About::Event,
+            Some(tunnel.peer),
             &format!(
                 "tunnel of {} sends the rest of an answer whose user is gone: the rest is \
                  discarded, then the tunnel is used again",
@@ -254,12 +261,14 @@ async fn drained(
     slot.set_unanswered(drained.outcome == Outcome::Unanswered);
     let (peer, _) = agent;
     if drained.bytes > 0 && drained.lasted >= limits::QUIET_LATE && pipe.record.may_tell_residue() {
-        log::info!(
-            target: &pipe.name(),
-            "{}: tunnel of {peer}: {} bytes for a user that had left were discarded in {:.1} s",
-            pipe.name(),
-            drained.bytes,
-            drained.lasted.as_secs_f32()
+        pipe.record.tunnel(
+            0,
+            peer,
+            format_args!(
+                "tunnel of {peer}: {} bytes for a user that had left were discarded in {:.1} s",
+                drained.bytes,
+                drained.lasted.as_secs_f32()
+            ),
         );
     }
     match drained.outcome {
@@ -481,6 +490,7 @@ fn session_ended(pipe: &Pipe, ended: Option<Ended>, [agent, partner]: [SocketAdd
     let Some(ended) = ended else {
         return pipe.record.fault(
             About::Event,
+            None,
             "a session could not begin: the kernel cannot watch more sockets",
         );
     };
@@ -495,6 +505,7 @@ fn session_ended(pipe: &Pipe, ended: Option<Ended>, [agent, partner]: [SocketAdd
         Ending::Absent(_) => pipe.record.count(|counts| counts.tunnels_absent += 1),
         Ending::Dead(leg) => pipe.record.fault(
             About::Agents(leg),
+            Some(who(leg)),
             &format!(
                 "tunnel of {} closed: its agent did not answer when a session was to begin; see that its machine \
                  is up and reaches this one",
@@ -508,12 +519,12 @@ fn session_ended(pipe: &Pipe, ended: Option<Ended>, [agent, partner]: [SocketAdd
         | Ending::Garbled(leg)
         | Ending::Stalled(leg) => {
             let (who, ending) = (who(leg), &ended.ending);
-            pipe.record
-                .fault(About::Event, &format!("a session with {who} failed: {ending}{reason}"));
+            let what = format!("a session with {who} failed: {ending}{reason}");
+            pipe.record.fault(About::Event, Some(who), &what);
         }
         _ => {}
     }
-    pipe.record.connection(format_args!(
+    pipe.record.connection(Happening::SessionEnded, 1, partner, format_args!(
         "session of {agent} and {partner} ended after {:.1} s, {} bytes from port1, {} from port2: {}{reason}",
         ended.lasted.as_secs_f32(),
         ended.bytes[0],

@@ -13,6 +13,7 @@ use crate::pipes::slot::Slot;
 use crate::pipes::tunnel::Tunnel;
 use crate::runtime::Load;
 use crate::session::Kept;
+use crate::text::event::Event;
 use crate::wire::frames::Talk;
 use crate::wire::heartbeat::Rhythm;
 
@@ -55,7 +56,7 @@ impl Settled {
 
 impl Settling {
     /// The tunnel, once another session may begin on it; `None`, and it is recorded, if it is closed.
-    pub async fn settled(self, record: &Record) -> Option<Box<Tunnel>> {
+    pub async fn settled(self, side: usize, record: &Record) -> Option<Box<Tunnel>> {
         let Settling { back, mut slot, agent } = self;
         let settled = match back {
             Back::Now(settled) => settled.map(|settled| *settled),
@@ -63,7 +64,7 @@ impl Settling {
         };
         let Some(settled) = settled else {
             let (peer, _) = agent;
-            record.connection(format_args!(
+            record.connection(Event::ConnectionClosed, side, peer, format_args!(
                 "tunnel of {peer} closed after its session: its agent left, did not answer the break in time, or sent \
                  what it may not"
             ));

@@ -186,13 +186,9 @@ impl Page {
 
     fn histogram(&mut self, name: &str, help: &str, bounds: &[u32; 7], all: &Histogram) {
         self.family(name, "histogram", help);
-        // Written as an integer and a fraction: a program that formats floats is 6 KB larger.
-        let in_seconds = |milliseconds: u64| {
-            let all = format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000);
-            all.trim_end_matches('0').trim_end_matches('.').to_owned()
-        };
+        let in_seconds = |milliseconds| milliseconds as f64 / 1000.0;
         let [bucket, sum, count] = ["bucket", "sum", "count"].map(|part| format!("{name}_{part}"));
-        let bounds = bounds.iter().map(|bound| in_seconds(u64::from(*bound)));
+        let bounds = bounds.iter().map(|bound| in_seconds(u64::from(*bound)).to_string());
         let mut so_far = 0;
         for (bound, more) in bounds.chain(["+Inf".into()]).zip(all.counts) {
             so_far += more;

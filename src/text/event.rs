@@ -61,6 +61,10 @@ events! {
     DiskFailed: "disk-failed";
     /// It does again.
     DiskBack: "disk-back";
+    /// A session is over, as `connectionlog` tells; of the log alone.
+    SessionEnded: "session-ended";
+    /// A connection was closed without one, as `connectionlog` tells; of the log alone.
+    ConnectionClosed: "connection-closed";
 }
 
 impl Event {

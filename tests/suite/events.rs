@@ -23,10 +23,24 @@ fn of(daemon: &Daemon, word: &str) -> Vec<Value> {
     events(daemon).into_iter().filter(|one| one["event"] == word).collect()
 }
 
-/// The newest of this word, once there are so many of it.
+/// A daemon whose log is JSON, in which each event is a line, too.
+fn logging(mode: Mode) -> Builder {
+    Daemon::builder(mode).set("logformat", "json")
+}
+
+/// The newest of this word, once there are so many of it and the log has it, too.
 #[track_caller]
 fn told(daemon: &Daemon, word: &str, number: usize) -> Value {
-    eventually(word, || of(daemon, word).get(number - 1).cloned())
+    let event = eventually(word, || of(daemon, word).get(number - 1).cloned());
+    eventually("a line of the log about it", || {
+        let texts = [daemon.log_file(), daemon.log_file().with_extension("aside")]
+            .map(|path| fs::read_to_string(path).unwrap_or_default());
+        let lines = texts.iter().flat_map(|text| text.lines());
+        let mut lines = lines.map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let same = |line: &Value| ["event", "mapping", "name"].map(|name| line[name].clone());
+        lines.find(|line| same(line) == same(&event))
+    });
+    event
 }
 
 fn message(event: &Value) -> &str {
@@ -41,7 +55,7 @@ fn named(daemon: &Daemon, name: &str, connections: u32) -> Mapping {
 
 fn agent_that_comes_and_goes_is_told_with_its_mapping(mode: Mode) {
     let before = now();
-    let daemon = Daemon::new(mode);
+    let daemon = logging(mode).start();
     let started = told(&daemon, "started", 1);
     assert!(message(&started).contains("serves 0 mappings"), "{started}");
     assert_eq!((&started["mapping"], &started["name"]), (&Value::Null, &Value::Null));
@@ -77,7 +91,7 @@ fn agent_that_comes_and_goes_is_told_with_its_mapping(mode: Mode) {
 }
 
 fn refusals_are_told_once_counted_and_without_a_secret(mode: Mode) {
-    let daemon = Daemon::builder(mode).set("userwait", 100).start();
+    let daemon = logging(mode).set("userwait", 100).start();
     let mapping = named(&daemon, "web", 60);
     let wrong = "wrong-wrong-wrong-wrong-wrong-wrong";
     for times in 1..=3 {
@@ -105,7 +119,7 @@ fn refusals_are_told_once_counted_and_without_a_secret(mode: Mode) {
 
 #[test]
 fn limit_is_over_when_nobody_meets_it_and_it_is_reached_no_longer() {
-    let daemon = Daemon::new(Mode::Plain);
+    let daemon = logging(Mode::Plain).start();
     let mapping = named(&daemon, "web", 1);
     let agent = daemon.tunnel(&mapping);
     let limit = || daemon.control().state_of(&mapping).unwrap()["limitsReached"][0].clone();
@@ -130,7 +144,7 @@ fn limit_is_over_when_nobody_meets_it_and_it_is_reached_no_longer() {
 
 #[test]
 fn port_that_is_not_open_is_told_and_that_it_is_again() {
-    let mut daemon = Daemon::new(Mode::Plain);
+    let mut daemon = logging(Mode::Plain).start();
     let mapping = named(&daemon, "web", 60);
     daemon.stop();
     let other = TcpListener::bind(at(mapping.port2)).unwrap();
@@ -147,7 +161,7 @@ fn port_that_is_not_open_is_told_and_that_it_is_again() {
 
 #[test]
 fn reload_is_told_with_what_it_could_not_do() {
-    let daemon = Daemon::new(Mode::Plain);
+    let daemon = logging(Mode::Plain).start();
     let good = daemon.settings();
     daemon.write("iofog-connector.conf", "{");
     daemon.signal(Signal::HUP);
@@ -170,10 +184,8 @@ fn certificate_that_ends_within_30_days_is_a_warning_an_event_and_a_metric() {
         (identity.pem() + &authority.pem(), identity.key_pem())
     };
     let (chain, key) = identity(20);
-    let daemon = Daemon::builder(Mode::Tls)
-        .file("server-cert.pem", chain)
-        .file("server-key.pem", key)
-        .start();
+    let daemon =
+        logging(Mode::Tls).file("server-cert.pem", chain).file("server-key.pem", key).start();
     let state = daemon.control().state();
     let said = "server-cert.pem: expires at ";
     assert!(state["warnings"].to_string().contains(said), "{state}");
@@ -200,7 +212,7 @@ fn certificate_that_ends_within_30_days_is_a_warning_an_event_and_a_metric() {
 
 #[test]
 fn disk_that_takes_nothing_is_told_and_that_it_does_again() {
-    let daemon = Daemon::new(Mode::Plain);
+    let daemon = logging(Mode::Plain).start();
     let add = || {
         let json = r#"{"type":"public","maxconnections":1,"heartbeatabsencethreshold":0}"#;
         daemon.control().post("/api/v2/mapping/add", &form(&[("mapping", json)]))
@@ -227,7 +239,7 @@ fn disk_that_takes_nothing_is_told_and_that_it_does_again() {
 
 #[test]
 fn command_line_shows_events_in_order_of_time() {
-    let daemon = Daemon::new(Mode::Plain);
+    let daemon = logging(Mode::Plain).start();
     let mapping = named(&daemon, "web", 60);
     let _agent = daemon.tunnel(&mapping);
     told(&daemon, "agent-came", 1);
@@ -255,7 +267,7 @@ fn command_line_shows_events_in_order_of_time() {
 
 #[test]
 fn metrics_tell_how_long_users_wait_and_sessions_last() {
-    let daemon = Daemon::new(Mode::Plain);
+    let daemon = logging(Mode::Plain).start();
     let mapping = daemon.control().add_public(60, NEVER);
     let count = |name: &str| {
         let text = daemon.control().metrics();

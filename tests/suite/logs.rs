@@ -6,10 +6,18 @@ use std::path::Path;
 
 use crate::common::*;
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
-in_both_modes!(no_passcode_is_ever_logged, control_characters_are_escaped);
+in_both_modes!(
+    no_passcode_is_ever_logged,
+    control_characters_are_escaped,
+    lines_of_json_say_what_they_are_about,
+);
 
 const NEVER: u64 = 200_000;
+
+/// As long as a passcode.
+const WRONG: &[u8] = b"wrong-wrong-wrong-wrong-wrong-wrong-";
 
 /// A syslogd that the test reads by hand.
 fn syslogd(path: &Path) -> UnixDatagram {
@@ -386,4 +394,259 @@ fn log_file_that_can_no_longer_be_written_is_told_once_and_when_it_is_over() {
     daemon.signal(Signal::HUP);
     until("it is over", || daemon.log_text().contains("the log file can be written again"));
     assert_eq!(told(), 1, "{}", daemon.stderr());
+}
+
+/// Each line of the log file, which is JSON.
+fn objects(daemon: &Daemon) -> Vec<Value> {
+    let log = daemon.log_text();
+    log.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+        .collect()
+}
+
+/// The line whose members are these, among others.
+#[track_caller]
+fn object(daemon: &Daemon, members: &Value) -> Value {
+    let members = members.as_object().unwrap();
+    eventually("the line", || {
+        let has = |line: &Value| members.iter().all(|(name, value)| line[name] == *value);
+        objects(daemon).into_iter().find(has)
+    })
+}
+
+fn named(daemon: &Daemon, name: &str) -> Mapping {
+    daemon.api().add(&format!(
+        r#"{{"type":"public","maxconnections":60,"heartbeatabsencethreshold":{NEVER},"name":"{name}"}}"#
+    ))
+}
+
+/// An agent with a wrong passcode.
+fn knock(daemon: &Daemon, mapping: &Mapping) {
+    let mut agent = daemon.agent(mapping.port1);
+    agent.send(WRONG);
+    agent.expect_closed();
+}
+
+fn lines_of_json_say_what_they_are_about(mode: Mode) {
+    let builder = Daemon::builder(mode).set("logformat", "json").set("connectionlog", true);
+    let daemon = builder.start();
+    let mapping = named(&daemon, "web");
+    knock(&daemon, &mapping);
+    let place = |port: u16| json!({"mapping": mapping.id, "name": "web", "port": port, "peer": "127.0.0.1"});
+    let with = |mut place: Value, event: &str, level: &str| {
+        (place["event"], place["level"]) = (event.into(), level.into());
+        place
+    };
+    let refused = object(&daemon, &with(place(mapping.port1), "agent-refused", "warn"));
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.starts_with("web: agent 127.0.0.1 refused on port "), "{message}");
+    assert!(refused["time"].as_str().is_some_and(|time| time.len() == 20), "{refused}");
+    assert_eq!(refused.as_object().unwrap().len(), 8, "no count of one, and no other member");
+    object(&daemon, &with(place(mapping.port1), "connection-closed", "info"));
+    drop(daemon.session(&mapping));
+    object(&daemon, &with(place(mapping.port2), "session-ended", "info"));
+    // What is of no mapping names none.
+    let started = object(&daemon, &json!({"event": "started"}));
+    assert_eq!((started.get("mapping"), started.get("peer")), (None, None));
+    assert_eq!(objects(&daemon).iter().filter(|line| line["event"] == "mapping-added").count(), 1);
+}
+
+#[test]
+fn words_of_the_log_are_those_of_the_page() {
+    let page = include_str!("../../docs/protocol.md");
+    let (_, part) = page.split_once("### Logs for programs").expect("the part");
+    for word in ["session-ended", "connection-closed"] {
+        assert!(part.contains(&format!("`{word}`")), "{word}");
+    }
+    for key in ["time", "level", "event", "mapping", "name", "port", "peer", "count", "message"] {
+        assert!(part.contains(&format!("| `{key}` |")), "{key}");
+    }
+}
+
+#[test]
+fn what_is_counted_instead_of_written_has_its_count() {
+    let mut daemon = Daemon::builder(Mode::Plain).set("logformat", "json").start();
+    let mapping = named(&daemon, "web");
+    let mut agents: Vec<_> = (0..20).map(|_| daemon.agent(mapping.port1)).collect();
+    agents.iter_mut().for_each(|agent| agent.send(WRONG));
+    agents.iter_mut().for_each(|agent| agent.expect_closed());
+    daemon.stop();
+    let all = objects(&daemon);
+    let refused = all.iter().filter(|line| line["event"] == "agent-refused");
+    let counts: Vec<_> = refused.map(|line| line["count"].as_u64().unwrap_or(1)).collect();
+    assert!(counts.len() < 20 && counts.iter().sum::<u64>() == 20, "{counts:?}");
+}
+
+#[test]
+fn reload_changes_the_formats_of_the_log() {
+    let mut daemon = Daemon::builder(Mode::Plain).prepare();
+    let socket = syslogd(&daemon.syslog());
+    daemon.start();
+    let mapping = named(&daemon, "web");
+    let mut seen = Vec::new();
+    let mut until_said = |what: &dyn Fn(&str) -> bool| {
+        eventually("syslog has the line", || {
+            seen.extend(messages(&socket));
+            seen.iter().find(|line| what(line)).cloned()
+        })
+    };
+    let plain = until_said(&|line| line.contains(&mapping.id));
+    assert!(plain.contains(" (web) added") && plain.starts_with("<30>iofog-connector["), "{plain}");
+    assert!(daemon.log_text().lines().all(|line| line.starts_with("20")), "{}", daemon.log_text());
+    let reload = |settings: &[(&str, &str)], count: usize| {
+        settings.iter().for_each(|(key, value)| daemon.set(key, *value));
+        daemon.signal(Signal::HUP);
+        let log = || daemon.log_text().matches("settings reloaded").count();
+        until("it has reloaded", || log() == count);
+    };
+    reload(&[("logformat", "json"), ("syslogformat", "rfc5424")], 1);
+    let begin = daemon.log_text().len();
+    knock(&daemon, &mapping);
+    let line = until_said(&|line| line.contains(" agent-refused "));
+    let (head, rest) = line.split_once(" - iofog-connector ").expect("RFC 5424");
+    assert!(head.starts_with("<28>1 20") && head.ends_with('Z'), "{line}");
+    let expected = format!(
+        "{} agent-refused [connector@32473 event=\"agent-refused\" mapping=\"{}\" name=\"web\" port=\"{}\" \
+         peer=\"127.0.0.1\"] web: agent 127.0.0.1 refused on port ",
+        daemon.pid().as_raw_nonzero(),
+        mapping.id,
+        mapping.port1
+    );
+    assert!(rest.starts_with(&expected), "{line}");
+    let log = daemon.log_text();
+    let mut json = log[begin..].lines().map(serde_json::from_str::<Value>);
+    assert!(json.any(|line| line.expect("JSON")["event"] == "agent-refused"), "{log}");
+    // A fault leaves the formats as they are.
+    daemon.set("logformat", "xml");
+    daemon.signal(Signal::HUP);
+    until("it is refused", || daemon.log_text().contains("\"event\":\"reload-refused\""));
+    let check = daemon.cli(&["check"]);
+    assert_eq!(check.status.code(), Some(2));
+    assert!(text(&check).contains("logformat: \"xml\": one of text, json is expected."));
+    reload(&[("logformat", "text"), ("syslogformat", "rfc3164")], 2);
+    let log = daemon.log_text();
+    assert!(
+        log.lines().last().is_some_and(|line| line.ends_with("INFO  settings reloaded")),
+        "{log}"
+    );
+}
+
+#[test]
+fn hostile_ids_forge_no_line_and_no_member_of_json() {
+    let hostile = "\u{1b}\",\"event\":\"started\"}\n{\"event\":\"forged\"}";
+    let mut daemon = Daemon::builder(Mode::Plain).set("logformat", "json").prepare();
+    let state = json!({"mappings": [{
+        "id": hostile, "port1": 1, "port2": 2, "maxconnectionsport1": 60,
+        "maxconnectionsport2": 0, "passcodeport1": "secret", "passcodeport2": "",
+        "heartbeatabsencethresholdport1": 0, "heartbeatabsencethresholdport2": 0,
+    }]});
+    daemon.write("configs.json", &state.to_string());
+    daemon.start();
+    let inactive = object(&daemon, &json!({"event": "port-inactive"}));
+    let id = inactive["mapping"].as_str().unwrap();
+    assert!(id.starts_with("\\x1b\",") && id.contains("}\\n{"), "{id}");
+    let words = objects(&daemon).into_iter().filter(|line| line["event"] == "forged");
+    assert_eq!(words.count(), 0);
+}
+
+/// A namespace of its own has a journald that the test reads by hand.
+#[test]
+fn journal_takes_what_a_line_is_about_as_fields() {
+    if !can_mount() {
+        return could_not_run("no mount namespace");
+    }
+    let folder = Folder::new();
+    let journald = syslogd(&folder.join("socket"));
+    let mount = format!(
+        r#"mkdir -p /run/systemd && mount -t tmpfs none /run/systemd && mkdir /run/systemd/journal &&
+        mount --bind {} /run/systemd/journal && JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/2) exec "$@""#,
+        folder.display()
+    );
+    let wrapper = ["unshare", "--mount", "sh", "-c", &mount, "sh"];
+    let daemon = Daemon::builder(Mode::Plain).wrapper(&wrapper).start();
+    let mapping = named(&daemon, "web");
+    knock(&daemon, &mapping);
+    let mut seen = Vec::new();
+    let refused = eventually("the journal has the line", || {
+        seen.extend(messages(&journald));
+        seen.iter().find(|entry| entry.contains("EVENT=agent-refused\n")).cloned()
+    });
+    let (head, message) = refused.split_once("MESSAGE=").unwrap();
+    let expected = format!(
+        "PRIORITY=4\nSYSLOG_FACILITY=3\nSYSLOG_IDENTIFIER=iofog-connector\nEVENT=agent-refused\n\
+         MAPPING={}\nNAME=web\nPORT={}\nPEER=127.0.0.1\n",
+        mapping.id, mapping.port1
+    );
+    assert_eq!(head, expected);
+    assert!(
+        message.starts_with("web: agent 127.0.0.1 refused on port ") && message.ends_with('\n')
+    );
+    assert!(seen.iter().any(|entry| entry.contains("EVENT=started\n")), "{seen:?}");
+    assert_eq!(daemon.control().state()["logLost"], 0);
+}
+
+#[test]
+fn fail2ban_finds_strangers_in_each_format_and_nobody_else() {
+    let filter =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/fail2ban/filter.d/iofog-connector.conf");
+    let found = |log: &Path| {
+        let command = std::process::Command::new("fail2ban-regex")
+            .args(["--out", "ip"])
+            .args([log, Path::new(filter)])
+            .output()
+            .ok()?;
+        assert!(command.status.success(), "{}", text(&command));
+        let said = String::from_utf8_lossy(&command.stdout).into_owned();
+        Some(said.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>())
+    };
+    let folder = Folder::new();
+    for (format, structured) in [("text", "rfc3164"), ("json", "rfc5424")] {
+        let builder = Daemon::builder(Mode::Plain)
+            .set("connectionlog", true)
+            .set("logformat", format)
+            .set("syslogformat", structured);
+        let mut daemon = builder.set("userwait", 100).prepare();
+        let socket = syslogd(&daemon.syslog());
+        daemon.start();
+        let add = |allow: &str| {
+            daemon.api().add(&format!(
+                r#"{{"type":"public","maxconnections":60,"heartbeatabsencethreshold":0,"allow":["{allow}"]}}"#
+            ))
+        };
+        let (open, closed) = (add("127.0.0.0/8"), add("192.0.2.0/24"));
+        knock(&daemon, &open);
+        daemon.user_is_closed(&closed);
+        // These are none: a user that no agent serves, and a session.
+        daemon.user_is_closed(&open);
+        drop(daemon.session(&open));
+        let ended = || daemon.log_text().lines().any(|line| line.contains("session of"));
+        until("the session's line", ended);
+        let Some(addresses) = found(&daemon.log_file()) else {
+            return not_installed("fail2ban-regex");
+        };
+        assert_eq!(addresses, ["127.0.0.1"; 2], "{}", daemon.log_text());
+        // As a syslogd writes them.
+        let lines = messages(&socket).into_iter().map(|line| {
+            let (_, line) = line.split_once('>').unwrap();
+            let head = if format == "text" { "Nov 28 10:00:00 host " } else { "" };
+            format!("{head}{line}\n")
+        });
+        let file = folder.join(structured);
+        fs::write(&file, lines.collect::<String>()).unwrap();
+        assert_eq!(found(&file), Some(addresses), "{}", fs::read_to_string(&file).unwrap());
+    }
+    // What a peer says of itself stands behind its address.
+    let said = "web: agent 192.0.2.1:1 closed: wrong passcode";
+    let forged =
+        format!("web: session of 192.0.2.9:1 and 192.0.2.8:2 ended after 1 s: it said ({said})");
+    let lines = [
+        format!("2026-11-28T10:00:00Z INFO  {forged}\n"),
+        format!(
+            "{}\n",
+            json!({"time": "2026-11-28T10:00:00Z", "message": format!("{forged}\",\"message\":\"{said}")})
+        ),
+    ];
+    let file = folder.join("forged");
+    fs::write(&file, lines.concat()).unwrap();
+    assert_eq!(found(&file), Some(vec![]));
 }

@@ -919,6 +919,8 @@ fn no_bad_file_is_answered_with_words_for_programmers() {
         ("listen", "\"eth0\""),
         ("threads", "-1"),
         ("loglevel", "\"verbose\""),
+        ("logformat", "\"xml\""),
+        ("syslogformat", "5424"),
         ("controllers", "[]"),
         ("controllerca", "\"\""),
         ("drain", "99999999999999999999"),

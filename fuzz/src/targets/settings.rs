@@ -72,6 +72,8 @@ fn written(config: &Config) -> String {
         "api": config.api.to_string(),
         "threads": config.threads,
         "loglevel": config.log_level.to_string().to_lowercase(),
+        "logformat": if config.log_formats.json { "json" } else { "text" },
+        "syslogformat": if config.log_formats.structured { "rfc5424" } else { "rfc3164" },
         "userwait": config.user_wait.as_millis() as u64,
         "pending": config.pending,
         "drain": config.drain.as_millis() as u64,
