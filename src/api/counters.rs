@@ -32,8 +32,8 @@ impl Counters {
 
     /// A limit was reached.
     pub fn reached(&self, limit: &'static str) {
-        self.limits_reached.borrow_mut().reached(limit);
-        self.tell_limit(Event::LimitReached, limit, &format!("limit reached: {limit}"));
+        let begins = self.limits_reached.borrow_mut().reached(limit);
+        self.tell_limit(Event::LimitReached, begins, limit, &format!("limit reached: {limit}"));
     }
 
     /// Limits that are over are told as events.
@@ -41,13 +41,15 @@ impl Counters {
         let over = self.limits_reached.borrow_mut().over(|_| false);
         for limit in over {
             let what = format!("limit reached no longer: {limit}");
-            self.tell_limit(Event::LimitOver, limit, &what);
+            self.tell_limit(Event::LimitOver, true, limit, &what);
         }
     }
 
-    fn tell_limit(&self, event: Event, limit: &'static str, what: &str) {
+    fn tell_limit(&self, event: Event, is_logged: bool, limit: &'static str, what: &str) {
         let word = event.word();
-        log::info!(target: &format!("{word} {limit}"), event = word; "API: {what}");
+        if is_logged {
+            log::info!(target: &format!("{word} {limit}"), event = word; "API: {what}");
+        }
         self.events.tell(event, None, limit, what);
     }
 

@@ -169,8 +169,13 @@ impl Record {
 
     /// A limit was reached.
     pub fn reached(&self, limit: &'static str) {
-        self.limits_reached.borrow_mut().reached(limit);
-        self.happened(Event::LimitReached, limit, None, &format!("limit reached: {limit}"));
+        let begins = self.limits_reached.borrow_mut().reached(limit);
+        let what = format!("limit reached: {limit}");
+        if begins {
+            self.happened(Event::LimitReached, limit, None, &what);
+        } else {
+            self.event(Event::LimitReached, limit, &what);
+        }
     }
 
     /// Limits that are over, and are not `still` reached, are told as events.

@@ -133,6 +133,8 @@ fn limit_is_over_when_nobody_meets_it_and_it_is_reached_no_longer() {
     let reached = told(&daemon, "limit-reached", 1);
     assert_eq!((&reached["count"], &limit()["over"]), (&json!(2), &json!(false)));
     assert!(message(&reached).contains("tunnels (maxconnections)"), "{reached}");
+    let lines = daemon.log_text().matches("\"event\":\"limit-reached\"").count();
+    assert_eq!(lines, 1, "the log is told when it begins, not of each newcomer");
     drop(agent);
     let over = told(&daemon, "limit-over", 1);
     assert!(message(&over).contains("tunnels (maxconnections)"), "{over}");

@@ -58,16 +58,19 @@ pub struct Reached {
 }
 
 impl LimitsReached {
-    /// The limit of this name was reached just now.
-    pub fn reached(&mut self, limit: &'static str) {
+    /// The limit of this name was reached just now. Gives whether it was not, or not any more.
+    pub fn reached(&mut self, limit: &'static str) -> bool {
         let last = timestamp();
         match self.0.iter_mut().find(|known| known.limit == limit) {
             Some(known) => {
                 known.times += 1;
                 known.last = last;
-                known.over = false;
+                std::mem::take(&mut known.over)
             }
-            None => self.0.push(Reached { limit: limit.into(), times: 1, last, over: false }),
+            None => {
+                self.0.push(Reached { limit: limit.into(), times: 1, last, over: false });
+                true
+            }
         }
     }
 
