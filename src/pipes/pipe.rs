@@ -405,12 +405,16 @@ impl Pipe {
                 self.unauthenticated.tell(format_args!("no passcode yet port {one}"), behind, dump)
             }
             3 => {
-                let what = format_args!("no passcode yet port {one} or {two}");
-                self.unauthenticated.tell(what, behind, dump)
+                let ports = format!("{one} or {two}");
+                self.unauthenticated.tell(
+                    format_args!("no passcode yet port {ports}"),
+                    behind,
+                    dump,
+                )
             }
             _ => {
-                let what = format_args!("user in its handshake or in line port {two}");
-                self.handshakes.tell(what, behind, dump)
+                let state = "in its handshake or in line";
+                self.handshakes.tell(format_args!("user {state} port {two}"), behind, dump)
             }
         }
     }
