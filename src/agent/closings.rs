@@ -6,6 +6,7 @@ use std::future::{Future, pending};
 
 use event_listener::Event;
 use smol::LocalExecutor;
+use smol::future::FutureExt;
 
 /// Those that are being closed, each of which is polled when it is woken itself; each has a file, which bounds them.
 #[derive(Default)]
@@ -22,7 +23,7 @@ impl<'a> Closings<'a> {
             self.begun.notify(1);
             LocalExecutor::new()
         });
-        tasks.spawn(closing).detach();
+        tasks.spawn(closing.boxed_local()).detach();
     }
 
     /// Closes them, for ever.

@@ -11,7 +11,7 @@ use std::time::Instant;
 use event_listener::Event;
 use smol::LocalExecutor;
 use smol::channel::Receiver;
-use smol::future::or;
+use smol::future::{FutureExt, or};
 
 use super::connector::Connector;
 use super::framed::{Begun, Framed};
@@ -95,7 +95,9 @@ impl<'a> Listening<'a> {
                         let waiting = Counted::notifying(&self.waiting, &self.connector.changed);
                         let Ok(stream) = Stream::plain(socket) else { continue };
                         let local = Local { stream, waiting, _files: files };
-                        tasks.spawn(self.connection(local, stopped.clone())).detach();
+                        // In a box, as all tasks of this thread: each kind takes 2 KB of the program.
+                        let served = self.connection(local, stopped.clone());
+                        tasks.spawn(served.boxed_local()).detach();
                     }
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                     Err(error) => {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use event_listener::Event;
 use smol::LocalExecutor;
 use smol::channel::Receiver;
-use smol::future::{or, poll_once};
+use smol::future::{FutureExt, or, poll_once};
 
 use super::closings::Closings;
 use super::connector::{Connector, Dial, Opened};
@@ -106,7 +106,8 @@ impl<'a> Serving<'a> {
                     _tunnel: Counted::notifying(&self.tunnels, &self.connector.changed),
                     ready: Some(self.ready()),
                 };
-                tasks.spawn(self.tunnel(dial, places, stopped.clone())).detach();
+                let tunnel = self.tunnel(dial, places, stopped.clone());
+                tasks.spawn(tunnel.boxed_local()).detach();
             }
         };
         or(or(opening, self.give_up_surplus()), closed(&stopped)).await;

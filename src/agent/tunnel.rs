@@ -158,7 +158,7 @@ impl Paired<'_> {
 pub(super) fn outcome(ended: &Ended) -> Outcome {
     log::debug!(
         "session ended after {:.1} s, {} bytes in, {} out",
-        ended.lasted.as_secs_f32(),
+        ended.lasted.as_secs_f64(),
         ended.bytes[0],
         ended.bytes[1]
     );

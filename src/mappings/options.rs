@@ -137,8 +137,14 @@ impl Options {
             list(ranges(&self.proxy_from)),
             idle,
         ];
-        let members = NAMES.iter().zip(values);
-        members.filter_map(|(name, value)| Some(((*name).to_owned(), value?))).collect()
+        // Not collected: that would sort them first, which takes 5 KB of the program.
+        let mut members = Map::new();
+        for (name, value) in NAMES.iter().zip(values) {
+            if let Some(value) = value {
+                members.insert((*name).to_owned(), value);
+            }
+        }
+        members
     }
 }
 

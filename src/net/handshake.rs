@@ -54,7 +54,7 @@ pub async fn secure(
     let port = listened.get_ref().local_addr().map_or(0, |local| local.port());
     let from = (port, network(address));
     let permit = wait_in_line(&workers.line, &listened, from).await?;
-    shake(workers, listened.into_inner(), from, config(), permit, progress).await
+    shake(workers, listened.into_inner(), from, config(), permit, &progress).await
 }
 
 /// Waits for the permit to shake hands.
@@ -84,7 +84,7 @@ async fn shake(
     (port, address): (u16, IpAddr),
     config: Served,
     permit: Permit<'_>,
-    progress: impl Fn(Progress),
+    progress: &dyn Fn(Progress),
 ) -> io::Result<Stream> {
     // Whether it asks for another permit, or has dealt with what has come.
     let (tell, told) = smol::channel::bounded(1);

@@ -158,7 +158,7 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
                 "session of {} and {} was cut after {:.1} s: {}",
                 peers[0],
                 peers[1],
-                began.elapsed().as_secs_f32(),
+                began.elapsed().as_secs_f64(),
                 pipe.why_cut().why
             ),
         );
@@ -267,7 +267,7 @@ async fn drained(
             format_args!(
                 "tunnel of {peer}: {} bytes for a user that had left were discarded in {:.1} s",
                 drained.bytes,
-                drained.lasted.as_secs_f32()
+                drained.lasted.as_secs_f64()
             ),
         );
     }
@@ -526,7 +526,7 @@ fn session_ended(pipe: &Pipe, ended: Option<Ended>, [agent, partner]: [SocketAdd
     }
     pipe.record.connection(Happening::SessionEnded, 1, partner, format_args!(
         "session of {agent} and {partner} ended after {:.1} s, {} bytes from port1, {} from port2: {}{reason}",
-        ended.lasted.as_secs_f32(),
+        ended.lasted.as_secs_f64(),
         ended.bytes[0],
         ended.bytes[1],
         ended.ending
