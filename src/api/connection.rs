@@ -53,8 +53,8 @@ pub(super) async fn plain<S: Service>(socket: TcpStream, handler: Connection<S>)
     }
 }
 
-pub(super) async fn serve<S: Service>(stream: impl Wire, handler: Connection<S>) {
-    if let Err(error) = http::serve_connection(stream, &handler, Patience::default()).await {
+pub(super) async fn serve<S: Service>(mut stream: impl Wire, handler: Connection<S>) {
+    if let Err(error) = http::serve_connection(&mut stream, &handler, Patience::default()).await {
         if is_too_many(&error) {
             handler.all.count_crowded();
         }

@@ -106,8 +106,8 @@ fn talk(pieces: &[&[u8]], ends: bool) -> String {
 fn talk_with(pieces: &[&[u8]], ends: bool, admits: bool) -> String {
     let got = Rc::new(RefCell::new(Vec::new()));
     let pieces = pieces.iter().map(|piece| piece.to_vec()).collect();
-    let client = Client { pieces, ends, got: got.clone() };
-    runtime::block_on(serve_connection(client, &Echo { admits }, QUICK))
+    let mut client = Client { pieces, ends, got: got.clone() };
+    runtime::block_on(serve_connection(&mut client, &Echo { admits }, QUICK))
         .expect("an event loop")
         .expect("served");
     let got = got.borrow();

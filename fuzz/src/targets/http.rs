@@ -92,9 +92,9 @@ fn serve(pieces: Vec<&[u8]>) -> Outcome {
     let recorder = Recorder::default();
     let mut answers = Vec::new();
     let length: usize = pieces.iter().map(|piece| piece.len()).sum();
-    let wire = Wire { pieces: pieces.into_iter(), rest: &[], answers: &mut answers };
+    let mut wire = Wire { pieces: pieces.into_iter(), rest: &[], answers: &mut answers };
     let (served, memory) =
-        most_held(|| block_on(serve_connection(wire, &recorder, Patience::default())));
+        most_held(|| block_on(serve_connection(&mut wire, &recorder, Patience::default())));
     served.expect("this client never breaks");
     let mut outcome = recorder.0.into_inner();
     // One body that grows by doubling and one head, beside what is recorded here.
