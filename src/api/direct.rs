@@ -8,7 +8,6 @@
 //! [`limits::DIRECT_WAITING`] wait. Nothing of this is stored.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -48,11 +47,14 @@ impl Caller {
 /// The first callers that wait for a second one.
 #[derive(Debug, Default)]
 pub struct Meetings {
-    waiting: RefCell<HashMap<Id, Waiting>>,
+    /// Those that have waited longest first.
+    waiting: RefCell<Vec<Waiting>>,
 }
 
 #[derive(Debug)]
 struct Waiting {
+    /// The connection's.
+    id: Id,
     caller: Caller,
     since: Instant,
 }
@@ -66,23 +68,22 @@ impl Meetings {
 
     /// Forgets who waits at a connection that is no more.
     pub fn forget(&self, id: &str) {
-        self.waiting.borrow_mut().remove(id);
+        self.waiting.borrow_mut().retain(|one| *one.id != *id);
     }
 
     fn meet_at(&self, id: &str, caller: Caller, now: Instant) -> Option<Caller> {
         let mut waiting = self.waiting.borrow_mut();
-        waiting.retain(|_, one| now.duration_since(one.since) < limits::DIRECT_WAIT);
-        match waiting.remove(id) {
-            Some(first) if !first.caller.is_same(&caller) => return Some(first.caller),
-            _ => {}
-        }
-        if waiting.len() >= limits::DIRECT_WAITING {
-            let oldest = waiting.iter().min_by_key(|(_, one)| one.since).map(|(id, _)| id.clone());
-            if let Some(oldest) = oldest {
-                waiting.remove(&oldest);
+        waiting.retain(|one| now.duration_since(one.since) < limits::DIRECT_WAIT);
+        if let Some(place) = waiting.iter().position(|one| *one.id == *id) {
+            let first = waiting.remove(place);
+            if !first.caller.is_same(&caller) {
+                return Some(first.caller);
             }
         }
-        waiting.insert(id.into(), Waiting { caller, since: now });
+        if waiting.len() >= limits::DIRECT_WAITING {
+            waiting.remove(0);
+        }
+        waiting.push(Waiting { id: id.into(), caller, since: now });
         None
     }
 }

@@ -1,7 +1,6 @@
 //! From `HOST:PORT` to a connected socket: what a `tunnel` does and the daemon never needs.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -187,7 +186,8 @@ async fn race<T, F: Future<Output = io::Result<T>>, R>(
 ) -> io::Result<(SocketAddr, T)> {
     let pause = pause(addresses.len(), deadline.saturating_duration_since(now()));
     let mut rest = addresses.iter().copied();
-    let mut tried: VecDeque<(SocketAddr, Pin<Box<F>>, Option<R>)> = VecDeque::new();
+    // Few, the one tried longest first.
+    let mut tried: Vec<(SocketAddr, Pin<Box<F>>, Option<R>)> = Vec::new();
     let mut next = now();
     let mut timer = Timer::new();
     let mut fault = None;
@@ -219,9 +219,10 @@ async fn race<T, F: Future<Output = io::Result<T>>, R>(
                     let may_be_beside = (1..limits::DIALS_TOGETHER).contains(&tried.len());
                     let place = match Some(()).filter(|()| may_be_beside).and_then(|()| room()) {
                         Some(place) => Some(place),
-                        None => tried.pop_front().and_then(|(_, _, place)| place),
+                        None if tried.is_empty() => None,
+                        None => tried.remove(0).2,
                     };
-                    tried.push_back((address, Box::pin(connect(address)), place));
+                    tried.push((address, Box::pin(connect(address)), place));
                     next += pause;
                     continue;
                 }

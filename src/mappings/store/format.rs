@@ -110,7 +110,7 @@ pub fn read(text: &[u8]) -> Result<Vec<Mapping>, Vec<String>> {
     for (index, row) in rows.iter().enumerate() {
         let name = format!("mappings[{index}] (id {:?})", row.id);
         let mut fault = |why: &str| faults.push(format!("{name}: {why}"));
-        if !ids.insert(&row.id) {
+        if !ids.insert(&*row.id) {
             fault("another mapping has this id too; take one out, or give it another id");
         }
         if row.id.is_empty() {
@@ -130,7 +130,7 @@ pub fn read(text: &[u8]) -> Result<Vec<Mapping>, Vec<String>> {
                 continue;
             }
         };
-        if options.name.clone().is_some_and(|name| !names.insert(name)) {
+        if row.name.as_ref().and_then(Value::as_str).is_some_and(|name| !names.insert(name)) {
             fault("another mapping has this name too; give it another one");
         }
         // A port that another mapping has too is no fault: one of them is inactive.

@@ -1,7 +1,6 @@
 //! Version 3 tunnels that may be dead, as values: where a tunnel was dead, and when its session was to begin, goes in;
 //! whether others from there may be dead as well comes out (protocol page, section 8, step 4).
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -9,18 +8,18 @@ use crate::limits;
 
 /// Addresses of which a tunnel was dead, and when it was last asked for something, the oldest first.
 #[derive(Default)]
-pub(super) struct Suspects(VecDeque<(IpAddr, Instant)>);
+pub(super) struct Suspects(Vec<(IpAddr, Instant)>);
 
 impl Suspects {
     /// A tunnel of `address` has not answered what it was sent `at` this time.
     pub(super) fn add(&mut self, address: IpAddr, at: Instant) {
         let known = self.0.iter().position(|(known, _)| *known == address);
-        let known = known.and_then(|place| self.0.remove(place));
+        let known = known.map(|place| self.0.remove(place));
         if self.0.len() >= limits::SUSPECTS {
-            self.0.pop_front();
+            self.0.remove(0);
         }
         let at = known.map_or(at, |(_, known)| known.max(at));
-        self.0.push_back((address, at));
+        self.0.push((address, at));
     }
 
     /// Whether a tunnel of `address` that was last heard `at` this time may be dead.

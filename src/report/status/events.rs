@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +13,7 @@ use crate::text::event::Event;
 
 /// The last [`limits::EVENTS`] events, the newest at the end. One for the whole daemon.
 #[derive(Debug, Default)]
-pub struct Events(RefCell<VecDeque<Entry>>);
+pub struct Events(RefCell<Vec<Entry>>);
 
 #[derive(Debug)]
 struct Entry {
@@ -80,7 +79,7 @@ impl Events {
             }
             is_last = false;
         }
-        let count = known.and_then(|place| ring.remove(place)).map_or(1, |one| one.shown.count + 1);
+        let count = known.map_or(1, |place| ring.remove(place).shown.count + 1);
         if ring.len() >= limits::EVENTS {
             // However often strangers knock, what else has happened stays.
             let of_strangers = |one: &Entry| one.event.is_of_strangers();
@@ -90,7 +89,7 @@ impl Events {
             ring.remove(oldest.unwrap_or_default());
         }
         let name = mapping.filter(|(id, name)| ***id != **name).map(|(_, name)| name.into());
-        ring.push_back(Entry {
+        ring.push(Entry {
             event,
             kind,
             shown: Happened {
