@@ -40,8 +40,12 @@ pub fn width() -> Option<usize> {
 /// Writes to stderr, each line with the program's name, and with a level where that leads to the
 /// journal: a warning's, or an error's. If stderr is closed, only the exit code tells the operator.
 pub fn complain(message: impl Display) {
+    complain_in_lines(&message.to_string());
+}
+
+fn complain_in_lines(message: &str) {
     let in_journal = logging::leads_to_journal();
-    for line in message.to_string().lines() {
+    for line in message.lines() {
         let level = match in_journal {
             false => "",
             true if line.starts_with("warning: ") => "<4>",

@@ -18,7 +18,7 @@ pub fn metrics(report: &Report) -> String {
     let (state, totals) = (&report.state, &report.totals);
     let mut page = Page::default();
     page.family("build_info", "gauge", "The version, as a label; always 1.");
-    page.sample("build_info", &[("version", &report.version)], 1);
+    page.sample("build_info", &[("version", &report.version)], &1);
     let one = [
         ("uptime_seconds", "gauge", "Time since the start.", state.uptime.as_secs()),
         ("available_ports", "gauge", "Free ports in the pool.", state.available_ports as u64),
@@ -48,20 +48,20 @@ pub fn metrics(report: &Report) -> String {
     ];
     for (name, kind, help, value) in one {
         page.family(name, kind, help);
-        page.sample(name, &[], value);
+        page.sample(name, &[], &value);
     }
     page.family(ENDS, "gauge", "When the certificate in force ends, in seconds since the epoch.");
     if let Some(ends) = state.certificate_ends {
-        page.sample(ENDS, &[], ends / 1000);
+        page.sample(ENDS, &[], &(ends / 1000));
     }
     page.family("mappings", "gauge", "Mappings with ports.");
     for (kind, public) in [("public", true), ("private", false)] {
         let count = state.mappings.iter().filter(|mapping| mapping.public == public).count();
-        page.sample("mappings", &[("type", kind)], count);
+        page.sample("mappings", &[("type", kind)], &count);
     }
     for (name, kind, help, value) in COUNTS {
         page.family(name, kind, help);
-        page.sample(name, &[], value(&totals.counts));
+        page.sample(name, &[], &value(&totals.counts));
     }
     let waits = "How long users that were given a tunnel have waited for it.";
     page.histogram("user_wait_seconds", waits, &times::WAITS, &state.times.waits);
@@ -77,7 +77,7 @@ pub fn metrics(report: &Report) -> String {
             mapping.options.iter().map(|(name, value)| (&**name, listed(value))).collect();
         let mut labels = vec![("mapping", &*mapping.id)];
         labels.extend(options.iter().map(|(name, value)| (*name, &**value)));
-        page.sample("mapping_info", &labels, 1);
+        page.sample("mapping_info", &labels, &1);
     }
     page.sides(&state.mappings);
     for (name, kind, help, value) in COUNTS {
@@ -85,7 +85,7 @@ pub fn metrics(report: &Report) -> String {
         page.family(&name, kind, help);
         for mapping in &state.mappings {
             let labels = [("mapping", &*mapping.id), ("type", kind_of(mapping))];
-            page.sample(&name, &labels, value(&mapping.counts));
+            page.sample(&name, &labels, &value(&mapping.counts));
         }
     }
     page.limits(state);
@@ -162,7 +162,7 @@ impl Page {
         self.text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: &dyn Display) {
         self.text.push_str("iofog_connector_");
         self.text.push_str(name);
         for (number, (label, text)) in labels.iter().enumerate() {
@@ -192,10 +192,10 @@ impl Page {
         let mut so_far = 0;
         for (bound, more) in bounds.chain(["+Inf".into()]).zip(all.counts) {
             so_far += more;
-            self.sample(&bucket, &[("le", &bound)], so_far);
+            self.sample(&bucket, &[("le", &bound)], &so_far);
         }
-        self.sample(&sum, &[], in_seconds(all.milliseconds));
-        self.sample(&count, &[], so_far);
+        self.sample(&sum, &[], &in_seconds(all.milliseconds));
+        self.sample(&count, &[], &so_far);
     }
 
     /// How often, and when last, limits were reached: the daemon's, and each mapping's.
@@ -218,7 +218,7 @@ impl Page {
         for (name, kind, help, value) in families {
             self.family(name, kind, help);
             for reached in state.limits_reached.iter() {
-                self.sample(name, &[("limit", &*reached.limit)], value(reached));
+                self.sample(name, &[("limit", &*reached.limit)], &value(reached));
             }
             let name = format!("mapping_{name}");
             self.family(&name, kind, help);
@@ -229,7 +229,7 @@ impl Page {
                         ("type", kind_of(mapping)),
                         ("limit", &*reached.limit),
                     ];
-                    self.sample(&name, &labels, value(reached));
+                    self.sample(&name, &labels, &value(reached));
                 }
             }
         }
@@ -239,7 +239,7 @@ impl Page {
     fn refusals(&mut self, state: &Status) {
         self.family("api_refusals_total", "counter", "API callers refused, by kind.");
         for Refused { why, times, .. } in state.api_refusals.iter() {
-            self.sample("api_refusals_total", &[("why", why)], times);
+            self.sample("api_refusals_total", &[("why", why)], &times);
         }
         let name = "mapping_refusals_total";
         self.family(name, "counter", "Users and agents refused, by kind.");
@@ -251,7 +251,7 @@ impl Page {
                     ("who", who),
                     ("why", why),
                 ];
-                self.sample(name, &labels, times);
+                self.sample(name, &labels, &times);
             }
         }
     }
@@ -279,7 +279,7 @@ impl Page {
                             ("side", word),
                             ("port", &port),
                         ];
-                        self.sample(name, &labels, value);
+                        self.sample(name, &labels, &value);
                     }
                 }
             }
