@@ -654,6 +654,9 @@ fn heartbeats_and_sessions_write_nothing() {
     let mapping = daemon.api().add_public(60, NEVER);
     let file = daemon.config().join("configs.json");
     let stamp = || fs::metadata(&file).unwrap().modified().unwrap();
+    // That an agent comes is said; this one stays.
+    let (_user, _agent) = daemon.session(&mapping);
+    until("it is said", || daemon.log_text().contains("has a tunnel on port"));
     let before = (stamp(), daemon.log_text());
     for _ in 0..5 {
         let (mut user, mut agent) = daemon.session(&mapping);
