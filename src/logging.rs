@@ -1,7 +1,7 @@
 //! The daemon's log: the `log` facade to syslog or the journal, to a file and to stderr.
 //!
 //! Owns the level and the count of lost messages. [`message`] makes a line of each, [`writer`] leaves
-//! out what is repeated, [`budget`] what peers cause beyond a bound; [`sink`] is a way out, [`line`] what
+//! out what is repeated, [`budget`] what peers cause beyond a bound; [`sink`] is a way out, [`mod@line`] what
 //! each writes. It knows nothing of what is logged.
 //!
 //! # What a line is about
