@@ -197,19 +197,24 @@ fn one_version_3_tunnel_carries_sessions_one_after_another_in_both_directions_in
     .unwrap();
 }
 
+/// A session of two connections without rules.
+fn raw(sockets: [TcpStream; 2]) -> Relay {
+    let legs = sockets.map(|socket| Endpoint {
+        stream: stream(socket),
+        protocol: Protocol::Raw,
+        talk: None,
+    });
+    let silence = Silence { after_end: Duration::from_secs(60), ever: None };
+    Relay::new(legs, [Vec::new(), Vec::new()], silence, Arc::default())
+}
+
 #[test]
 fn session_goes_on_on_another_thread_with_every_byte() {
     let ([one, here], [there, two]) = (connection(), connection());
     let [asked, answered] = [pattern(3 << 20, 1), pattern(5 << 20, 2)];
     let [one, two] = [exchange(one, asked.clone()), exchange(two, answered.clone())];
     let begin = move || {
-        let legs = [here, there].map(|socket| Endpoint {
-            stream: stream(socket),
-            protocol: Protocol::Raw,
-            talk: None,
-        });
-        let silence = Silence { after_end: Duration::from_secs(60), ever: None };
-        let mut relay = Relay::new(legs, [Vec::new(), Vec::new()], silence, Arc::default());
+        let mut relay = raw([here, there]);
         async move {
             assert!(relay.briefly().await.is_none(), "it is no short one");
             relay.leave()
@@ -234,13 +239,7 @@ fn session_that_is_short_ends_where_it_has_begun() {
         let ([one, here], [there, two]) = (connection(), connection());
         let [asked, answered] = [pattern(10, 1), pattern(limits::SHORT_BYTES as usize - 11, 2)];
         let [one, two] = [exchange(one, asked.clone()), exchange(two, answered.clone())];
-        let legs = [here, there].map(|socket| Endpoint {
-            stream: stream(socket),
-            protocol: Protocol::Raw,
-            talk: None,
-        });
-        let silence = Silence { after_end: Duration::from_secs(60), ever: None };
-        let mut relay = Relay::new(legs, [Vec::new(), Vec::new()], silence, Arc::default());
+        let mut relay = raw([here, there]);
         assert_eq!(relay.briefly().await.unwrap().ending, Ending::Complete);
         relay.close().await;
         assert!(one.join().unwrap().unwrap() == answered && two.join().unwrap().unwrap() == asked);
@@ -252,13 +251,7 @@ fn session_that_is_short_ends_where_it_has_begun() {
 fn session_that_stays_mute_is_no_short_one_after_a_while() {
     block_on(async {
         let ([_one, here], [_two, there]) = (connection(), connection());
-        let legs = [here, there].map(|socket| Endpoint {
-            stream: stream(socket),
-            protocol: Protocol::Raw,
-            talk: None,
-        });
-        let silence = Silence { after_end: Duration::from_secs(60), ever: None };
-        let mut relay = Relay::new(legs, [Vec::new(), Vec::new()], silence, Arc::default());
+        let mut relay = raw([here, there]);
         // In a task of its own, which nobody else wakes.
         let executor = LocalExecutor::new();
         let task = executor.spawn(async move { relay.briefly().await.is_none() });
