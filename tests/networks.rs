@@ -9,7 +9,7 @@ mod common;
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
@@ -571,6 +571,43 @@ fn users_of_idle_tunnels_that_vanish_are_served_by_another_or_told(mode: Mode) {
         // 2 and 3 s, on a machine that is not loaded; `userwait` is 10.
         let all = [served, told[0], told[1]];
         assert!(all.iter().all(|time| *time < Duration::from_secs(8)), "{all:?}");
+    });
+}
+
+/// The agent keeps 8 tunnels, and opens more when it is told how many users wait.
+#[test]
+fn burst_of_users_over_a_slow_line_is_served_in_a_few_round_trips() {
+    Network::with(|network| {
+        let daemon = network.daemon(Mode::Plain);
+        let mapping = daemon.control().add_public(300, NEVER);
+        let service = TcpListener::bind("127.0.0.1:0").expect("a service");
+        let target = service.local_addr().unwrap().to_string();
+        let folder = Folder::new();
+        let passcode = folder.file("passcode", &mapping.passcode1, 0o600);
+        let connector = format!("{}:{}", network.agents.daemon(), mapping.port1);
+        let command = binary();
+        let mut program = Command::new(&command[0]);
+        program.args(&command[1..]).args(["tunnel", "--plain", "--connector", &connector]);
+        program.args(["--connections", "8", "--target", &target, "--passcode-file"]).arg(&passcode);
+        let agent = Running::start(&mut program, folder.join("log")).expect("an agent");
+        until("8 tunnels wait", || agent.log().contains("connected to"));
+        network.agents.loss_and_delay(0.0, ms(75));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..200).for_each(|_| service.accept().unwrap().0.write_all(b"served").unwrap())
+            });
+            let start = Instant::now();
+            let users: Vec<_> =
+                (0..200).map(|_| network.users.link(&daemon, mapping.port2)).collect();
+            let begun = start.elapsed();
+            users.into_iter().for_each(|mut user| user.expect(b"served"));
+            let (served, trip) = (start.elapsed(), ms(150).as_secs_f64());
+            println!(
+                "200 users had come after {begun:?} and were served after {served:?}, {:.1} round trips",
+                served.as_secs_f64() / trip
+            );
+            assert!(served < Duration::from_secs(9), "{served:?}");
+        });
     });
 }
 
