@@ -22,7 +22,7 @@ use std::time::Instant;
 use crate::limits;
 use crate::net::conduit::Conduit;
 use crate::runtime::turn::Turn;
-use crate::runtime::{Io, now};
+use crate::runtime::{Io, Load, now};
 use crate::tls::handshake::Handshake;
 use aside::Aside;
 use tls::{Step, Tls};
@@ -141,9 +141,9 @@ impl Stream {
         Detached(self)
     }
 
-    /// Gives it to another task of this thread, whose reactor goes on watching it.
-    pub fn stay(self) -> Detached {
-        Detached(self)
+    /// Gives it back from work in this place to the thread that has given the work: off this thread, unless that is it.
+    pub fn give_back(self, load: &Load) -> Detached {
+        if load.is_home() { Detached(self) } else { self.detach() }
     }
 
     /// Takes it out of this thread's reactor. Nothing can be done with it before it [enters](Self::enter)

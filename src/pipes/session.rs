@@ -375,10 +375,7 @@ async fn part(
 ) -> Left {
     let Parting { tunnels: [near, far], user, closing } = relay.part();
     let [mut near_file, mut far_file] = files.map(Some);
-    let user = user.and_then(|user| {
-        let user = if load.is_home() { user.stay() } else { user.detach() };
-        Some(Box::new((user, far_file.take()?)))
-    });
+    let user = user.and_then(|user| Some(Box::new((user.give_back(&load), far_file.take()?))));
     let tunnels = [
         settle(near, &mut near_file, &alive, &load).await,
         settle(far, &mut far_file, &alive, &load).await,

@@ -49,8 +49,7 @@ impl Settled {
     /// Takes the tunnel off the worker's thread, unless it is its mapping's, too.
     pub fn new(kept: Kept, file: FileGuard, load: &Load) -> Self {
         let Kept { stream, talk, input, heard_at, .. } = kept;
-        let stream = if load.is_home() { stream.stay() } else { stream.detach() };
-        Settled { stream, talk, input, heard_at, file }
+        Settled { stream: stream.give_back(load), talk, input, heard_at, file }
     }
 }
 

@@ -43,18 +43,25 @@ fn predecessor(daemon: &Daemon) -> Value {
     daemon.control().state()["predecessor"].clone()
 }
 
+/// A session with an agent of each version: the users, and the agents.
+fn of_each_version(daemon: &Daemon, mapping: &Mapping) -> ([Link; 3], Agent, Agent, Framed) {
+    let (first, one) = daemon.session(mapping);
+    let mut two = daemon.version_two(mapping);
+    let second = daemon.user(mapping);
+    two.read_header();
+    two.send(b"OPEN");
+    let mut three = daemon.version_three(mapping);
+    let third = daemon.user(mapping);
+    three.opened();
+    three.accept();
+    ([first, second, third], one, two, three)
+}
+
 fn sessions_of_all_versions_go_on_and_the_new_program_serves_others(mode: Mode) {
     let mut daemon = Daemon::new(mode);
     let mapping = daemon.api().add_public(10, NEVER);
-    let (mut first, mut one) = daemon.session(&mapping);
-    let mut two = daemon.version_two(&mapping);
-    let mut second = daemon.user(&mapping);
-    two.read_header();
-    two.send(b"OPEN");
-    let mut three = daemon.version_three(&mapping);
-    let mut third = daemon.user(&mapping);
-    three.opened();
-    three.accept();
+    let ([mut first, mut second, mut third], mut one, mut two, mut three) =
+        of_each_version(&daemon, &mapping);
     let [mut idle_one, mut idle_two] = [daemon.tunnel(&mapping), daemon.version_two(&mapping)];
     let mut idle_three = daemon.version_three(&mapping);
     until("all are there", || daemon.api().idle(&mapping) == 3);
@@ -240,15 +247,8 @@ fn upgrades_in_a_row_under_load_refuse_nobody_and_cut_nothing(mode: Mode) {
     let held = daemon.api().add_public(60, NEVER);
     let _tunnel = tunnel(&daemon, &mappings[2]);
     // Of each version one that lives through all of it.
-    let (mut first, mut one) = daemon.session(&held);
-    let mut two = daemon.version_two(&held);
-    let mut second = daemon.user(&held);
-    two.read_header();
-    two.send(b"OPEN");
-    let mut three = daemon.version_three(&held);
-    let mut third = daemon.user(&held);
-    three.opened();
-    three.accept();
+    let ([mut first, mut second, mut third], mut one, mut two, mut three) =
+        of_each_version(&daemon, &held);
     let (over, agents_over) = (AtomicBool::new(false), AtomicBool::new(false));
     let served = [(); 3].map(|()| AtomicU64::new(0));
     let counts = || served.each_ref().map(|served| served.load(Ordering::Relaxed));

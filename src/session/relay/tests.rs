@@ -62,6 +62,11 @@ fn stream(socket: TcpStream) -> Stream {
     Stream::plain(socket).unwrap()
 }
 
+/// The rules of a version 3 tunnel that was heard lately.
+fn framed(beat: Option<Duration>) -> Protocol {
+    Protocol::Framed { threshold: None, beat, at_once: true, seen_wait: limits::SEEN_WAIT }
+}
+
 /// Bytes of which each place has its own.
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
     (0..length).map(|at| ((at + seed) / 251 + at) as u8).collect()
@@ -104,12 +109,7 @@ fn heartbeat_that_falls_due_with_the_silence_does_not_put_it_off() {
         let mut tunnel = stream(there);
         tunnel.queue(&talk.say(Word::Seen)).unwrap();
         let ever = Duration::from_millis(100);
-        let protocol = Protocol::Framed {
-            threshold: None,
-            beat: Some(ever),
-            at_once: true,
-            seen_wait: limits::SEEN_WAIT,
-        };
+        let protocol = framed(Some(ever));
         let agent = Endpoint { stream: tunnel, protocol, talk: Some(talk) };
         let service = Endpoint { stream: stream(here), protocol: Protocol::Raw, talk: None };
         let silence = Silence { after_end: Duration::from_secs(60), ever: Some(ever) };
@@ -161,12 +161,6 @@ fn one_version_3_tunnel_carries_sessions_one_after_another_in_both_directions_in
             for word in [Word::Seen, Word::Accepted] {
                 far.queue(&agent.say(word)).unwrap();
             }
-            let framed = |beat| Protocol::Framed {
-                threshold: None,
-                beat,
-                at_once: true,
-                seen_wait: limits::SEEN_WAIT,
-            };
             let endpoint = |stream, protocol, talk| Endpoint { stream, protocol, talk };
             let held = || [Vec::new(), Vec::new()];
             let raw = |socket| endpoint(stream(socket), Protocol::Raw, None);
@@ -282,12 +276,7 @@ fn session_in_bulk_is_no_short_one_before_its_thread_has_lent_it_a_kernel_pipe()
             assert!(Instant::now() < late, "it does not arrive");
             sleep(Duration::from_millis(1)).await;
         }
-        let protocol = Protocol::Framed {
-            threshold: None,
-            beat: None,
-            at_once: true,
-            seen_wait: limits::SEEN_WAIT,
-        };
+        let protocol = framed(None);
         let tunnel = Endpoint { stream: stream(near), protocol, talk: Some(connector) };
         let user = Endpoint { stream: stream(here), protocol: Protocol::Raw, talk: None };
         let silence = Silence { after_end: Duration::from_secs(60), ever: None };
@@ -316,12 +305,7 @@ fn version_3_tunnel_that_ends_on_its_way_to_a_session_takes_nothing_from_the_use
         near.queue(&talk.say(Word::Open(b"header"))).unwrap();
         user.write_all(b"question").unwrap();
         drop(far);
-        let protocol = Protocol::Framed {
-            threshold: None,
-            beat: None,
-            at_once: true,
-            seen_wait: limits::SEEN_WAIT,
-        };
+        let protocol = framed(None);
         let tunnel = Endpoint { stream: near, protocol, talk: Some(talk) };
         let user = Endpoint { stream: here, protocol: Protocol::Raw, talk: None };
         let legs = [tunnel, user];
