@@ -115,6 +115,11 @@ impl<S: Connection> Progress<S> {
         open && !paused
     }
 
+    /// Whether `from` was paused, and is to be read now.
+    pub(super) fn reads_again(&mut self, from: usize, now: Instant) -> bool {
+        self.legs[from].paused && self.may_read(from, now)
+    }
+
     /// `from` has been read, and this many bytes of the session have been passed on, or none.
     pub(super) fn heard(&mut self, from: usize, moved: u64, now: Instant) {
         self.legs[from].heard_at = now;

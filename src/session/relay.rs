@@ -434,6 +434,11 @@ impl Future for Relay {
             Err(next) => {
                 let stuck = !self.progress.is_settled();
                 self.stuck.set(stuck);
+                // What one leg has said or taken since may let the other be read, of which no
+                // socket tells.
+                if [0, 1].map(|from| self.progress.reads_again(from, now)) != [false; 2] {
+                    context.waker().wake_by_ref();
+                }
                 self.timer.wake_at(context, next);
                 if is_asked(&mut self.answered) {
                     self.tell();

@@ -2,7 +2,8 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Waker;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -313,6 +314,60 @@ fn version_3_tunnel_that_ends_on_its_way_to_a_session_takes_nothing_from_the_use
         let mut relay = Relay::new(legs, [Vec::new(), Vec::new()], silence, Arc::default());
         assert_eq!((&mut relay).await.ending, Ending::Dead(0));
         assert!(relay.part().user.is_some());
+    })
+    .unwrap();
+}
+
+/// Notes that a task is to be polled.
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Polls a session only when it has been woken, until `done`; whether it is within five seconds.
+async fn driven(relay: &mut Relay, woken: &Arc<Woken>, done: impl Fn(&Relay) -> bool) -> bool {
+    let waker = Waker::from(woken.clone());
+    let late = Instant::now() + Duration::from_secs(5);
+    while !done(relay) && Instant::now() < late {
+        look().await;
+        if woken.0.swap(false, Ordering::Relaxed) {
+            let polled = Pin::new(&mut *relay).poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+        }
+    }
+    done(relay)
+}
+
+#[test]
+fn what_waited_for_the_other_side_to_see_the_session_is_passed_on_when_it_has() {
+    block_on(async {
+        let seen_wait = Duration::from_secs(60);
+        let protocol = Protocol::Framed { threshold: None, beat: None, at_once: false, seen_wait };
+        let ([mut one, here], [there, mut two]) = (connection(), connection());
+        let [mut early, mut late] = [Side::Agent, Side::Agent].map(Talk::new);
+        let legs = [(here, &mut early), (there, &mut late)].map(|(socket, agent)| {
+            let mut talk = Box::new(Talk::new(Side::Connector));
+            agent.hear(&mut &talk.say(Word::Open(b"header"))[..]).unwrap();
+            Endpoint { stream: stream(socket), protocol, talk: Some(talk) }
+        });
+        let silence = Silence { after_end: Duration::from_secs(60), ever: None };
+        let mut relay = Relay::new(legs, [Vec::new(), Vec::new()], silence, Arc::default());
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        one.write_all(&early.say(Word::Seen)).unwrap();
+        let has_seen =
+            |relay: &Relay| relay.progress.legs[0].framed.as_ref().is_some_and(|leg| leg.seen);
+        assert!(driven(&mut relay, &woken, has_seen).await);
+        one.write_all(&[&early.say(Word::Accepted), &data_head(5)[..], b"early"].concat()).unwrap();
+        // The kernel has told of it, and nothing is taken.
+        let is_told = |relay: &Relay| {
+            relay.progress.legs[0].stream.maybe_readable() && relay.progress.legs[0].paused
+        };
+        assert!(driven(&mut relay, &woken, is_told).await);
+        two.write_all(&late.say(Word::Seen)).unwrap();
+        assert!(driven(&mut relay, &woken, |relay| relay.progress.bytes[0] == 5).await);
     })
     .unwrap();
 }
