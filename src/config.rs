@@ -1,9 +1,11 @@
-//! The settings file `iofog-connector.conf`, parsed once into types that cannot be wrong
-//! (protocol page, section 1).
+//! The settings file `iofog-connector.conf` and what the environment puts in its place, parsed once into types that
+//! cannot be wrong (protocol page, section 1).
 
+mod environment;
 mod faults;
 pub mod folders;
 mod keys;
+mod nearest;
 mod network;
 mod sandbox;
 mod values;
@@ -17,9 +19,11 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use self::environment::Environment;
 pub use self::faults::Faults;
+pub use self::keys::Entries;
 use self::keys::Keys;
-pub use self::keys::{Entries, nearest};
+pub use self::nearest::nearest;
 pub use self::sandbox::Sandbox;
 use crate::logging::Formats;
 use crate::text::{file, reason};
@@ -29,6 +33,9 @@ pub const FILE: &str = "iofog-connector.conf";
 
 /// The longest settings file that is read: 1 MiB, a thousand times what all keys need.
 const LONGEST: usize = 1024 * 1024;
+
+/// What stands for the file where there is none and the environment has settings: what the package's file says, and TLS.
+const NO_FILE: &[u8] = br#"{"exclude":[],"broker":12345,"dev":false}"#;
 
 /// The most executor threads that may be asked for.
 const MOST_THREADS: u64 = 256;
@@ -83,29 +90,47 @@ pub struct Network {
 }
 
 impl Config {
-    /// Reads the settings file of a configuration directory: the settings, and warnings about
-    /// what is in order but probably not meant ([`Config::open_api_warning`] is among them).
+    /// Reads the settings file of a configuration directory, and the variables of this process: the settings, and
+    /// warnings about what is in order but probably not meant ([`Config::open_api_warning`] is among them).
     ///
     /// # Errors
-    /// Every fault of the file at once; or why it cannot be read.
+    /// Every fault at once; or why the file cannot be read.
     pub fn load(dir: &Path) -> Result<(Config, Vec<String>), Faults> {
+        Config::load_with(dir, Environment::own())
+    }
+
+    fn load_with(dir: &Path, environment: Environment) -> Result<(Config, Vec<String>), Faults> {
         let file = dir.join(FILE);
-        let text = file::read(&file, LONGEST, None).map_err(|error| {
-            Faults::unread(&file, &unreadable(&file, &error), reason::may_pass(&error))
-        })?;
+        let text = match file::read(&file, LONGEST, None) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !environment.is_empty() => {
+                NO_FILE.into()
+            }
+            text => text.map_err(|error| {
+                Faults::unread(&file, &unreadable(&file, &error), reason::may_pass(&error))
+            })?,
+        };
         if text.len() > LONGEST {
             return Err(Faults::one(&file, "is longer than 1 MiB, which no settings need."));
         }
-        Config::parse(&text, &file)
+        Config::read(&text, &file, environment)
     }
 
-    /// As [`Config::load`], from the file's content; `file` is its name in messages, and its
+    /// As [`Config::load`], from the file's content alone; `file` is its name in messages, and its
     /// folder is what a relative `controllerca` starts from.
     ///
     /// # Errors
     /// Every fault at once.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn parse(text: &[u8], file: &Path) -> Result<(Config, Vec<String>), Faults> {
-        let mut keys = Keys::read(text, file)?;
+        Config::read(text, file, Environment::default())
+    }
+
+    fn read(
+        text: &[u8],
+        file: &Path,
+        environment: Environment,
+    ) -> Result<(Config, Vec<String>), Faults> {
+        let mut keys = Keys::read(text, file, environment)?;
         let allowed = keys.required("ports", "an array of ports", values::ports);
         let excluded = keys.required("exclude", "an array of ports, [] for none,", values::ports);
         let broker = keys.required("broker", "a port number", values::port);
@@ -314,7 +339,8 @@ fn unreadable(file: &Path, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => {
             "does not exist; write it with the keys ports, exclude, broker, \
-             address and dev, or name the directory it is in with --config DIR."
+             address and dev, or name the directory it is in with --config DIR, or set the variables \
+             IOFOG_ADDRESS and IOFOG_PORTS."
                 .to_owned()
         }
         _ => format!("{}.", reason::reading(file, error)),

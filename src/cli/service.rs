@@ -163,17 +163,22 @@ fn sentence(answer: &str, member: &str) -> Option<String> {
 /// A line that says so where settings that are there have a fault, which keeps the daemon from starting.
 fn faulty_settings(dir: &Path) -> String {
     let file = dir.join(config::FILE);
+    let is_readable = access(&file, Access::READ_OK).is_ok();
     // What this user may not read says nothing about the service, and may be sound.
-    if access(&file, Access::READ_OK).is_err() || Config::load(dir).is_ok() {
+    if !Config::load(dir).is_err_and(|faults| is_readable || !faults.is_unread()) {
         return String::new();
     }
-    let (file, sudo) = (file.display(), remedy::sudo());
+    let sudo = remedy::sudo();
+    let settings = match is_readable {
+        true => file.display().to_string(),
+        false => "its environment".into(),
+    };
     let dir = match dir == Options::default().config_dir {
         true => String::new(),
         false => format!(" --config {}", dir.display()),
     };
     format!(
-        "{file} has a fault, with which it does not start; `{sudo}iofog-connector check{dir}` shows it\n"
+        "{settings} has a fault, with which it does not start; `{sudo}iofog-connector check{dir}` shows it\n"
     )
 }
 

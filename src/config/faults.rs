@@ -3,20 +3,21 @@
 use std::fmt;
 use std::path::Path;
 
-/// All faults of the settings file: a sentence each, naming file, key, value and what would be
+/// All faults of the settings: a sentence each, naming file and key or the variable, value and what would be
 /// accepted. Never empty; displayed one to a line, and after them the warnings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Faults {
     sentences: Vec<String>,
     warnings: Vec<String>,
-    may_pass: bool,
+    /// For a file that cannot be read: whether that may pass.
+    unread: Option<bool>,
 }
 
 impl Faults {
     /// The sentences of several faults of one file, one at least, and of what is in order beside
     /// them but probably not meant.
     pub(super) fn all(sentences: Vec<String>, warnings: Vec<String>) -> Self {
-        Faults { sentences, warnings, may_pass: false }
+        Faults { sentences, warnings, unread: None }
     }
 
     /// One fault of the file as a whole.
@@ -26,12 +27,17 @@ impl Faults {
 
     /// As [`Faults::one`], for a file that cannot be read: whether that may pass.
     pub(super) fn unread(file: &Path, what: &str, may_pass: bool) -> Self {
-        Faults { may_pass, ..Faults::one(file, what) }
+        Faults { unread: Some(may_pass), ..Faults::one(file, what) }
     }
 
     /// Whether another start may find the file in order without anybody's doing.
     pub fn may_pass(&self) -> bool {
-        self.may_pass
+        self.unread == Some(true)
+    }
+
+    /// Whether nothing has been seen of what the settings are.
+    pub fn is_unread(&self) -> bool {
+        self.unread.is_some()
     }
 
     /// The faults' sentences, at least one.

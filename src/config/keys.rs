@@ -1,5 +1,5 @@
-//! The settings file as keys and values, taken out one by one so that what is left over at the
-//! end is what nobody knows.
+//! The settings as keys and values, those of the file and over them those of the environment, taken out one by one so
+//! that what is left over at the end is what nobody knows.
 
 use std::fmt;
 use std::path::Path;
@@ -7,7 +7,9 @@ use std::path::Path;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
+use super::environment::{Environment, variable};
 use super::faults::Faults;
+use super::nearest::{FITS, nearest};
 use crate::text::{json, line};
 
 /// What a value's reader found wrong: the place below the key (`[1]`, or nothing) and half a
@@ -26,18 +28,30 @@ pub(super) struct Keys<'a> {
     file: &'a Path,
     entries: Vec<(String, Value)>,
     known: Vec<&'static str>,
+    /// Keys whose values are those of variables.
+    variables: Vec<&'static str>,
     faults: Vec<String>,
     warnings: Vec<String>,
 }
 
 impl<'a> Keys<'a> {
     /// Reads JSON text that must be one object. A key given twice with different values is a
-    /// fault, with the same value a warning.
-    pub(super) fn read(text: &[u8], file: &'a Path) -> Result<Self, Faults> {
+    /// fault, with the same value a warning. A variable's value takes the place of the file's.
+    pub(super) fn read(
+        text: &[u8],
+        file: &'a Path,
+        environment: Environment,
+    ) -> Result<Self, Faults> {
         let Entries(all) =
             json::read(text).map_err(|fault| Faults::one(file, &format!("{fault}.")))?;
-        let mut keys =
-            Keys { file, entries: Vec::new(), known: vec![], faults: vec![], warnings: vec![] };
+        let mut keys = Keys {
+            file,
+            entries: Vec::new(),
+            known: vec![],
+            variables: vec![],
+            faults: vec![],
+            warnings: environment.warnings,
+        };
         for (key, value) in all {
             let name = line::cut(&key.escape_debug().to_string(), FITS);
             match keys.entries.iter().find(|(name, _)| *name == key) {
@@ -51,6 +65,11 @@ impl<'a> Keys<'a> {
                 }
             }
         }
+        for (key, value) in environment.values {
+            keys.entries.retain(|(name, _)| name != key);
+            keys.entries.push((key.into(), value));
+            keys.variables.push(key);
+        }
         Ok(keys)
     }
 
@@ -62,7 +81,11 @@ impl<'a> Keys<'a> {
         read: impl FnOnce(&Value) -> Result<T, Wrong>,
     ) -> Option<T> {
         let Some(value) = self.take(key) else {
-            self.fault(key, &format!("is missing; {expected} is required."));
+            let or = match self.variables.is_empty() {
+                true => String::new(),
+                false => format!(" (or the variable {})", variable(key)),
+            };
+            self.fault(key, &format!("is missing; {expected} is required{or}."));
             return None;
         };
         self.value(key, read(&value))
@@ -100,12 +123,21 @@ impl<'a> Keys<'a> {
 
     /// Notes a fault of a key.
     pub(super) fn fault(&mut self, key: &str, why: &str) {
-        self.faults.push(format!("{}: {key}: {why}", self.file.display()));
+        self.faults.push(format!("{}: {why}", self.place(key)));
     }
 
     /// Notes something that a key's author should know.
     pub(super) fn warn(&mut self, key: &str, why: &str) {
-        self.warnings.push(format!("{}: {key}: {why}", self.file.display()));
+        self.warnings.push(format!("{}: {why}", self.place(key)));
+    }
+
+    /// Where the value of a key, or of a part such as `ports[1]`, stands.
+    fn place(&self, key: &str) -> String {
+        let is_variable = self.variables.iter().any(|name| key.split('[').next() == Some(*name));
+        match is_variable {
+            true => format!("environment: {}", variable(key)),
+            false => format!("{}: {key}", self.file.display()),
+        }
     }
 
     /// The warnings, one for each key that nobody took; or the faults and, after them, the warnings.
@@ -154,67 +186,8 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
-/// Characters of a key or a value that fit a line.
-const FITS: usize = 60;
-
 /// A value as JSON, shortened to what fits a line. JSON itself leaves DEL, the controls that some
 /// terminals obey (U+0080 to U+009F) and two line separators as they are.
 pub(super) fn shown(value: &Value) -> String {
     line::cut(&line::escaped(&value.to_string()), FITS)
-}
-
-/// The known key that was probably meant: the one that the fewest changed letters make, if those
-/// are at most a third of the key. Case, `-` and `_` do not count.
-pub fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
-    let plain: Vec<char> = key
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .map(|c| c.to_ascii_lowercase())
-        .take(32)
-        .collect();
-    known
-        .iter()
-        .map(|name| (distance(&plain, name), *name))
-        .filter(|(changes, name)| *changes <= name.len().div_ceil(3).min(3))
-        // Who stops in the middle of a word means that one.
-        .min_by_key(|(changes, name)| (!name.starts_with(key), *changes))
-        .map(|(_, name)| name)
-}
-
-/// How many letters must be added, taken out or changed to turn `a` into `b`.
-fn distance(a: &[char], b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=a.len()).collect();
-    for (i, letter) in b.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, other) in a.iter().enumerate() {
-            let changed = diagonal + usize::from(*other != letter);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[a.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nearest_key_is_found_or_none() {
-        const KNOWN: &[&str] = &["ports", "dev", "api", "userwait", "loglevel", "controllerca"];
-        for (key, near) in [
-            ("port", Some("ports")),
-            ("Ports", Some("ports")),
-            ("user_wait", Some("userwait")),
-            ("userWiat", Some("userwait")),
-            ("log-level", Some("loglevel")),
-            ("controllerCA", Some("controllerca")),
-            ("userw", Some("userwait")),
-            ("debug", None),
-            ("comment", None),
-            ("", None),
-        ] {
-            assert_eq!(nearest(key, KNOWN), near, "{key}");
-        }
-    }
 }

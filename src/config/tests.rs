@@ -291,3 +291,142 @@ fn missing_file_says_what_to_do() {
     assert!(faults.contains("iofog-connector.conf: does not exist; write it with"), "{faults}");
     assert!(faults.contains("--config DIR"));
 }
+
+/// What variables set.
+fn environment(variables: &[(&str, &str)]) -> Environment {
+    Environment::of(variables.iter().map(|(name, text)| (name.into(), text.into())))
+}
+
+/// These settings of the file, with what variables put in their place.
+fn with(text: &str, variables: &[(&str, &str)]) -> Result<(Config, Vec<String>), Faults> {
+    Config::read(text.as_bytes(), Path::new("/etc/x/conf"), environment(variables))
+}
+
+#[test]
+fn every_key_has_a_variable_that_does_what_the_key_does_and_stands_in_the_manual_page() {
+    let values = [
+        ("ports", "6000-6003,7000", r#"["6000-6003","7000"]"#),
+        ("ports", r#" ["6000-6001"] "#, r#"["6000-6001"]"#),
+        ("exclude", "6001, 6002", r#"["6001","6002"]"#),
+        ("exclude", "[]", "[]"),
+        ("broker", "7", "7"),
+        ("address", "connector.example.org", r#""connector.example.org""#),
+        ("dev", "false", "false"),
+        ("api", "127.0.0.1:99", r#""127.0.0.1:99""#),
+        ("controllers", "192.0.2.7,10.0.0.0/8", r#"["192.0.2.7","10.0.0.0/8"]"#),
+        ("controllerca", "ca.pem", r#""ca.pem""#),
+        ("listen", "192.0.2.1", r#""192.0.2.1""#),
+        ("threads", "3", "3"),
+        ("loglevel", "debug", r#""debug""#),
+        ("logformat", "json", r#""json""#),
+        ("syslogformat", "rfc5424", r#""rfc5424""#),
+        ("userwait", "1", "1"),
+        ("pending", "2", "2"),
+        ("drain", "3", "3"),
+        ("handover", "4", "4"),
+        ("finwait", "5", "5"),
+        ("connectionlog", "true", "true"),
+        ("sandbox", "report", r#""report""#),
+    ];
+    let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/man/iofog-connector.conf.5");
+    let manual = std::fs::read_to_string(manual).expect("the manual page");
+    let keys = environment::KEYS.map(|(key, _)| key);
+    for key in keys {
+        assert!(values.iter().any(|(name, ..)| *name == key), "{key} has no value here");
+        assert!(manual.contains(&format!(".TP\n.B {key}\n")), "{key} is not in the manual page");
+        let variable = format!("\n.B {}\n", environment::variable(key));
+        assert!(manual.contains(&variable), "{variable} is not in the manual page");
+    }
+    assert_eq!(manual.matches("\n.B IOFOG_").count(), keys.len());
+    // What reads the settings takes every key, and no other.
+    let (_, all) = parse(&file_with(r#""x-x-x":1"#)).expect("good");
+    assert!(all[0].ends_with(&format!("the keys are {}.", keys.join(", "))), "{all:?}");
+    for (key, text, value) in values {
+        let by_file = good(&format!("\"{key}\":{value}"));
+        let named = environment::variable(key);
+        let (by_variable, _) = with(&file_with(""), &[(&named, text)]).expect(key);
+        let directory = |config: &Config| config.controller_ca.is_some();
+        assert_eq!(directory(&by_variable), directory(&by_file));
+        assert_eq!(
+            Config { controller_ca: None, ..by_variable },
+            Config { controller_ca: None, ..by_file },
+            "{key}"
+        );
+    }
+}
+
+#[test]
+fn a_variable_takes_the_place_of_the_files_value_and_an_empty_one_does_not() {
+    let file = file_with(r#""userwait":-1,"drain":7"#);
+    let (config, warnings) =
+        with(&file, &[("IOFOG_USERWAIT", "9"), ("IOFOG_DRAIN", " "), ("IOFOG_PORTS", "")])
+            .expect("good");
+    assert_eq!(
+        (config.user_wait, config.drain),
+        (Duration::from_millis(9), Duration::from_millis(7))
+    );
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert!(with(&file, &[]).is_err(), "the file alone has a fault");
+}
+
+#[test]
+fn faults_of_the_environment_name_the_variable() {
+    for (name, text, sentence) in [
+        ("IOFOG_PORTS", "6000,x", r#"environment: IOFOG_PORTS[1]: "x": a port such as"#),
+        (
+            "IOFOG_PORTS",
+            "[6000",
+            r#"environment: IOFOG_PORTS: "[6000": this is a string; an array such as"#,
+        ),
+        ("IOFOG_PORTS", "[6000]", r#"environment: IOFOG_PORTS[0]: 6000: write it in quotes"#),
+        ("IOFOG_EXCLUDE", "1-65535", "/etc/x/conf: ports: no port is left"),
+        ("IOFOG_DEV", "yes", r#"environment: IOFOG_DEV: "yes": this is a string; true or false"#),
+        ("IOFOG_THREADS", "0", "environment: IOFOG_THREADS: 0: a number from 1 to 256"),
+        ("IOFOG_DRAIN", "-5", r#"environment: IOFOG_DRAIN: "-5": this is a string; a number of"#),
+        ("IOFOG_SANDBOX", "yes", r#"environment: IOFOG_SANDBOX: "yes": one of on, kill"#),
+    ] {
+        let faults = with(&file_with(""), &[(name, text)]).expect_err(text);
+        let [fault] = faults.sentences() else { panic!("{name}: {faults}") };
+        assert!(fault.starts_with(sentence), "{fault}\n{sentence}");
+    }
+    let missing = with("{}", &[("IOFOG_DEV", "true")]).expect_err("three keys are missing");
+    assert!(missing.to_string().contains("(or the variable IOFOG_ADDRESS)"), "{missing}");
+}
+
+#[test]
+fn unknown_variables_are_warned_of_by_the_nearest_and_never_with_their_value() {
+    for (name, said) in [
+        (
+            "IOFOG_USER_WAIT",
+            "IOFOG_USER_WAIT: is ignored, as none of the settings' variables; did you mean IOFOG_USERWAIT?",
+        ),
+        ("IOFOG_PORT", "did you mean IOFOG_PORTS?"),
+        ("IOFOG_Ports", "did you mean IOFOG_PORTS?"),
+        ("IOFOG_PASSWORD", "variables, which are IOFOG_ and a key in capitals."),
+    ] {
+        let (_, warnings) = with(&file_with(""), &[(name, "hidden")]).expect("good");
+        let [warning] = &warnings[..] else { panic!("{name}: {warnings:?}") };
+        assert!(warning.contains(said) && !warning.contains("hidden"), "{warning}");
+    }
+    let others = [
+        ("IOFOG_PASSCODE", "x"),
+        ("IOFOG_CONNECTOR_IGNORED", "/tmp/x"),
+        ("IOFOG_PORT", "tcp://10.0.0.1:80"),
+        ("IOFOG_CONTROLLER_SERVICE_HOST", "10.0.0.1"),
+        ("IOFOG_CONTROLLER_PORT_51121_TCP_ADDR", "10.0.0.1"),
+        ("FOG_PORTS", "1"),
+    ];
+    assert!(environment(&others).is_empty());
+}
+
+#[test]
+fn without_a_file_an_address_and_ports_in_the_environment_are_enough() {
+    let dir = crate::testing::folder::Folder::new();
+    let load = |variables: &[(&str, &str)]| Config::load_with(&dir, environment(variables));
+    let (config, _) =
+        load(&[("IOFOG_ADDRESS", "a.example"), ("IOFOG_PORTS", "6000-6009")]).expect("good");
+    assert_eq!((config.broker, config.ports.len(), config.dev), (12345, 10, false));
+    let faults = load(&[("IOFOG_PORTS", "6000-6009")]).expect_err("address");
+    assert_eq!(faults.sentences().len(), 1, "{faults}");
+    assert!(!faults.is_unread() && load(&[]).expect_err("nothing").is_unread());
+}

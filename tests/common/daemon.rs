@@ -30,10 +30,19 @@ pub fn binary() -> Vec<OsString> {
 
 /// Runs the program with these arguments to its end.
 pub fn run_cli<I: AsRef<std::ffi::OsStr>>(arguments: &[I]) -> Output {
+    run_cli_with(arguments, &[])
+}
+
+/// As [`run_cli`], with these variables.
+fn run_cli_with<I: AsRef<std::ffi::OsStr>>(
+    arguments: &[I],
+    environment: &[(String, String)],
+) -> Output {
     let command = binary();
     Command::new(&command[0])
         .args(&command[1..])
         .args(arguments)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .output()
         .expect("the program runs")
@@ -129,7 +138,7 @@ impl Builder {
         self
     }
 
-    /// An environment variable of the daemon.
+    /// An environment variable of the daemon and of commands.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
@@ -271,6 +280,11 @@ impl Daemon {
         let mut settings = self.settings();
         settings[key] = value.into();
         self.write("iofog-connector.conf", &settings.to_string());
+    }
+
+    /// An environment variable of the daemon, from its next start on, and of commands.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// The state file as JSON.
@@ -579,7 +593,7 @@ impl Daemon {
         let mut all: Vec<OsString> = arguments.iter().map(OsString::from).collect();
         all.extend(["--config".into(), self.config().into_os_string()]);
         all.extend(["--run".into(), self.run().into_os_string()]);
-        run_cli(&all)
+        run_cli_with(&all, &self.environment)
     }
 
     /// Files that the daemon has open.

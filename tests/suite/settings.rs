@@ -108,6 +108,52 @@ fn unknown_key_is_a_warning_that_names_the_nearest() {
     assert!(said.contains("userwiat") && said.contains("userwait"), "{said}");
 }
 
+/// The daemon without a settings file, with these variables.
+fn without_a_file(more: &[(&str, &str)]) -> Daemon {
+    let mut builder = Daemon::builder(Mode::Plain);
+    for (name, value) in more {
+        builder = builder.environment(name, value);
+    }
+    let mut daemon = builder.prepare();
+    fs::remove_file(daemon.config().join("iofog-connector.conf")).unwrap();
+    daemon.set_variable("IOFOG_PORTS", &daemon.pool(10));
+    daemon.set_variable("IOFOG_API", &daemon.api_address().to_string());
+    daemon
+}
+
+#[test]
+fn a_daemon_serves_with_settings_of_the_environment_alone_and_check_sees_them() {
+    let mut daemon = without_a_file(&[("IOFOG_ADDRESS", "127.0.0.1"), ("IOFOG_DEV", "true")]);
+    daemon.start();
+    let mapping = daemon.api().add_public(5, 0);
+    daemon.session(&mapping);
+    let check = daemon.cli(&["check"]);
+    assert!(check.status.success(), "{}", text(&check));
+    // A reload finds the same.
+    daemon.signal(Signal::HUP);
+    eventually("a reload", || daemon.log_text().contains("settings reloaded").then_some(()));
+    assert!(!daemon.config().join("iofog-connector.conf").exists());
+}
+
+#[test]
+fn faults_of_variables_are_said_by_start_check_and_status_and_secrets_are_not() {
+    let mut daemon = without_a_file(&[("IOFOG_DEV", "maybe"), ("IOFOG_PASSWORD", "hidden")]);
+    daemon.spawn();
+    let exit = daemon.wait();
+    assert_eq!(exit.status.code(), Some(2), "{}", exit.stderr);
+    let check = daemon.cli(&["check"]);
+    assert_eq!(check.status.code(), Some(2));
+    for said in [exit.stderr, text(&check)] {
+        for part in ["IOFOG_DEV: \"maybe\"", "IOFOG_ADDRESS", "IOFOG_PASSWORD"] {
+            assert!(said.contains(part), "{part} is not in {said}");
+        }
+        assert!(!said.contains("hidden"), "{said}");
+    }
+    let status = daemon.cli(&["status"]);
+    assert_eq!(status.status.code(), Some(3));
+    assert!(text(&status).contains("its environment has a fault"), "{}", text(&status));
+}
+
 #[test]
 fn check_starts_nothing_and_makes_nothing() {
     for mode in [Mode::Plain, Mode::Tls] {
