@@ -129,7 +129,7 @@ pub fn pass_client_hello<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec
     (shown, hello.is_done())
 }
 
-/// A certificate's notBefore and notAfter.
-pub fn validity(certificate: &[u8]) -> Option<[String; 2]> {
-    tls::der::validity(certificate)
+/// A certificate's notBefore and notAfter, in seconds since the epoch.
+pub fn validity(certificate: &[u8]) -> Option<[u64; 2]> {
+    tls::der::validity(certificate).map(|dates| dates.map(|date| date.0))
 }

@@ -13,7 +13,6 @@ use futures_rustls::rustls::{RootCertStore, ServerConfig};
 use rustix::fs::{Access, access};
 
 use crate::logging::{ALWAYS, Utc};
-use crate::text::event::Event;
 use identity::{Dates, controllers, there};
 
 pub use client::{MAYBE_DEV, SYSTEM, Trusted, client_config, explain_connector, is_distrust};
@@ -109,9 +108,7 @@ impl Tls {
         if configs.told.swap(standing, Ordering::Relaxed) == standing {
             return None;
         }
-        configs.dates.doubt(now).inspect(|doubt| {
-            log::warn!(target: ALWAYS, event = Event::CertificateEnds.word(); "{doubt}");
-        })
+        configs.dates.tell(now)
     }
 
     /// The settings in force now, for the next connection.
@@ -149,19 +146,16 @@ impl Configs {
         };
         let made = if identity.made { "made self-signed certificate" } else { "certificate" };
         log::info!(target: ALWAYS, "{made}, SHA-256 fingerprint {}", identity.fingerprint);
-        let doubt = configs.dates.doubt(Utc::now());
+        configs.dates.tell(Utc::now());
         for warning in &identity.warnings {
-            let is_doubt = doubt.as_ref() == Some(warning);
-            let event = is_doubt.then_some(Event::CertificateEnds.word());
-            log::warn!(target: ALWAYS, event = event; "{warning}");
+            log::warn!(target: ALWAYS, "{warning}");
         }
         Ok(configs)
     }
 
     /// When the certificate ends, in milliseconds since the epoch.
     pub fn ends(&self) -> Option<u64> {
-        let [_, until] = self.dates.validity.as_ref()?;
-        Some(Utc::of(until)?.0 * 1000)
+        self.dates.validity.map(|[_, until]| until.0 * 1000)
     }
 
     /// The certificate as the option `--pin` of `tunnel` names it.
@@ -185,7 +179,10 @@ pub fn check(dir: &Path, address: &str, ca: Option<&Path>) -> Result<Vec<String>
         },
         [Err(certificate), Err(key)] => errors.extend([certificate, key]),
         _ => match Identity::load(dir, address) {
-            Ok(identity) => warnings.extend(identity.warnings),
+            Ok(identity) => {
+                warnings.extend(identity.dates.doubt(Utc::now()));
+                warnings.extend(identity.warnings);
+            }
             Err(error) => errors.push(error),
         },
     }

@@ -87,6 +87,7 @@ fn floods_leave_room_for_the_daemons_own_lines() {
         record.level(Level::Info).file_static(Some("a.rs")).line(Some(1));
         logging.log(&record.target(target).args(message).build());
     };
+    // One level for all tests: it is the process's.
     log::set_max_level(LevelFilter::Info);
     for number in 0..2000 {
         let mapping = ["m1", "m2"][number % 2];
@@ -108,7 +109,7 @@ fn floods_leave_room_for_the_daemons_own_lines() {
 fn two_complaints_in_turn_fill_the_log_no_faster_than_one() {
     let folder = Folder::new();
     let logging = folder.logging();
-    log::set_max_level(LevelFilter::Warn);
+    log::set_max_level(LevelFilter::Info);
     for number in 0..2000 {
         let mapping = ["m1", "m2"][number / 3 % 2];
         let mut record = Record::builder();

@@ -1,9 +1,10 @@
 //! Just enough of a certificate's encoding (RFC 5280, section 4) to read its dates, and whether it
 //! may sign others.
 
-/// A certificate's notBefore and notAfter as [`Utc`](crate::logging::Utc) shows times, so that they
-/// compare as text; `None` when it is not an X.509 certificate.
-pub fn validity(certificate: &[u8]) -> Option<[String; 2]> {
+use crate::logging::Utc;
+
+/// A certificate's notBefore and notAfter; `None` when it is not an X.509 certificate.
+pub fn validity(certificate: &[u8]) -> Option<[Utc; 2]> {
     let (validity, _) = expect(SEQUENCE, from_validity(certificate)?)?;
     let (not_before, rest) = time(validity)?;
     let (not_after, _) = time(rest)?;
@@ -123,25 +124,26 @@ fn expect(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// `YYMMDDHHMMSSZ` (1950 to 2049) or `YYYYMMDDHHMMSSZ`.
-fn time(der: &[u8]) -> Option<(String, &[u8])> {
-    let (digits, rest) = match expect(UTC_TIME, der) {
-        Some((short, rest)) => {
-            let short = std::str::from_utf8(short).ok()?;
-            let century = if short < "50" { "20" } else { "19" };
-            (format!("{century}{short}"), rest)
-        }
+fn time(der: &[u8]) -> Option<(Utc, &[u8])> {
+    let (digits, is_short, rest) = match expect(UTC_TIME, der) {
+        Some((short, rest)) => (short, true, rest),
         None => {
             let (long, rest) = expect(GENERALIZED_TIME, der)?;
-            (std::str::from_utf8(long).ok()?.to_owned(), rest)
+            (long, false, rest)
         }
     };
-    let digits = digits.strip_suffix('Z')?;
-    if digits.len() != 14 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+    let digits = digits.strip_suffix(b"Z")?;
+    if !digits.iter().all(u8::is_ascii_digit) || digits.len() != if is_short { 12 } else { 14 } {
         return None;
     }
-    let [year, month, day, hour, minute, second] =
-        [0..4, 4..6, 6..8, 8..10, 10..12, 12..14].map(|part| &digits[part]);
-    Some((format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z"), rest))
+    let number = |pair: &[u8]| pair.iter().fold(0, |sum, digit| sum * 10 + (digit - b'0'));
+    let mut pairs = digits.chunks_exact(2).map(number);
+    let mut next = || pairs.next();
+    let century = if is_short { None } else { next() };
+    let year = next()?;
+    let century = century.unwrap_or(if year < 50 { 20 } else { 19 });
+    let date = [u16::from(century) * 100 + u16::from(year), next()?.into(), next()?.into()];
+    Some((Utc::of(date, [next()?, next()?, next()?]), rest))
 }
 
 #[cfg(test)]
@@ -157,7 +159,7 @@ mod tests {
         let certificate = params.self_signed(&key).unwrap();
         let der: &[u8] = certificate.der();
         let [from, until] = validity(der).unwrap();
-        assert_eq!((&*from, &*until), ("1999-12-31T00:00:00Z", "2050-01-02T00:00:00Z"));
+        assert_eq!([from, until], [Utc(946_598_400), Utc(2_524_694_400)]);
         for cut in 0..der.len() {
             // The dates stand near the front; a cut anywhere must only not panic.
             let _ = validity(&der[..cut]);

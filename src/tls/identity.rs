@@ -17,7 +17,8 @@ use super::fault::TlsError;
 use super::pem::{CERTIFICATE, KEY, certificates, roots, signing_key, unusable};
 use super::provider::{TUNNEL, fingerprint, has_aes, provider};
 use super::{der, make, sni};
-use crate::logging::Utc;
+use crate::logging::{ALWAYS, Utc};
+use crate::text::event::Event;
 use crate::text::reason;
 
 /// A certificate with its chain and the key that belongs to it.
@@ -82,9 +83,8 @@ impl Identity {
         }
         let own = certified.end_entity_cert().map_err(TlsError::Settings)?;
         let dates = Dates { file: certificate.to_owned(), validity: der::validity(own) };
-        let mut warnings = dates.doubt(Utc::now()).into_iter().collect::<Vec<_>>();
-        warnings.extend(misnamed(certificate, own, address));
-        warnings.extend(readable(key));
+        let warnings =
+            misnamed(certificate, own, address).into_iter().chain(readable(key)).collect();
         let fingerprint = fingerprint(own);
         let certified = Arc::new(certified);
         Ok(Identity { certified, fingerprint, warnings, dates, made: false })
@@ -218,25 +218,31 @@ pub(super) enum Standing {
 #[derive(Clone, Debug)]
 pub(super) struct Dates {
     pub(super) file: PathBuf,
-    /// The first and last moment, formatted as [`Utc`] is.
-    pub(super) validity: Option<[String; 2]>,
+    /// The first and last moment.
+    pub(super) validity: Option<[Utc; 2]>,
 }
 
 impl Dates {
     /// How they stand at `now`.
     pub(super) fn stand(&self, now: Utc) -> Standing {
-        let Some([from, until]) = &self.validity else { return Standing::Good };
-        match now.to_string() {
-            now if *until < now => Standing::Expired,
-            now if now < *from => Standing::Early,
-            _ if *until < Utc(now.0 + ENDS_SOON).to_string() => Standing::EndsSoon,
+        match self.validity {
+            Some([_, until]) if until < now => Standing::Expired,
+            Some([from, _]) if now < from => Standing::Early,
+            Some([_, until]) if until.0 < now.0 + ENDS_SOON => Standing::EndsSoon,
             _ => Standing::Good,
         }
     }
 
+    /// Logs what is wrong with them at `now`, and gives it.
+    pub(super) fn tell(&self, now: Utc) -> Option<String> {
+        self.doubt(now).inspect(|doubt| {
+            log::warn!(target: ALWAYS, event = Event::CertificateEnds.word(); "{doubt}");
+        })
+    }
+
     /// What is wrong with them at `now`.
     pub(super) fn doubt(&self, now: Utc) -> Option<String> {
-        let [from, until] = self.validity.as_ref()?;
+        let [from, until] = self.validity?;
         let path = self.file.display();
         let remedy = "put a new one in place and reload";
         match self.stand(now) {
