@@ -127,7 +127,7 @@ def must_be_free(*ports):
         except OSError:
             continue
         sys.exit(f"Port {port} is taken, perhaps by what a benchmark has left that was killed; "
-                 f"\"ss -ltnp 'sport = :{port}'\" names the process.")
+                 f"\"ss -tanp 'sport = :{port}'\" names the process.")
 
 
 def may(prefix):

@@ -62,7 +62,7 @@ pub(super) fn unreached(target: &Address, why: &str) -> String {
 /// Why local connections cannot be taken at this address.
 pub(super) fn listen(address: SocketAddr, error: &Error) -> String {
     let why = match error.kind() {
-        ErrorKind::AddrInUse => "another program uses it (`ss -ltnp` shows which); stop that one, \
+        ErrorKind::AddrInUse => "another program uses it (`ss -tanp` shows which); stop that one, \
                                  or name another port"
             .into(),
         ErrorKind::AddrNotAvailable => {

@@ -138,7 +138,7 @@ fn taken(settings: &Config, run: &Path) -> Option<String> {
     let is_taken = error.kind() == io::ErrorKind::AddrInUse;
     (is_taken && matches!(Instance::running(run), Ok(None))).then(|| {
         format!(
-            "another program has the API's port, {api} (ss -ltnp shows which), so that nobody can call the API; end \
+            "another program has the API's port, {api} (ss -tanp shows which), so that nobody can call the API; end \
              it, or set api in {} to another port",
             config::FILE
         )

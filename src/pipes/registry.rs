@@ -284,6 +284,9 @@ impl Registry {
                 .transpose()
         };
         let (one, two) = (certain(0)?, certain(1)?);
+        if one.is_none() && two.is_none() && pool.available() == 1 {
+            return Err(none(PortError::OneLeft));
+        }
         let free = |lease: Option<Lease>| lease.map_or_else(|| pool.lease(), Ok).map_err(none);
         Ok([free(one)?, free(two)?])
     }

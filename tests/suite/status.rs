@@ -224,17 +224,19 @@ fn port_that_opens_ends_its_fault_and_is_said_once() {
 
 #[test]
 fn texts_of_ports_that_are_not_free_are_one_sentence() {
-    let daemon = Daemon::builder(Mode::Plain).ports(2).start();
-    daemon.api().add_public(60, NEVER);
-    let body = form(&[(
-        "mapping",
-        r#"{"type":"public","maxconnections":60,"heartbeatabsencethreshold":0}"#,
-    )]);
-    let message = daemon.api().post("/api/v2/mapping/add", &body).failed(507);
-    assert_eq!(
-        message,
-        "no two free ports: every port of the pool is in use by a mapping; add to \"ports\""
-    );
+    for (ports, why) in [
+        (2, "every port of the pool is in use by a mapping"),
+        (3, "one port of the pool is free, and a pipe takes two"),
+    ] {
+        let daemon = Daemon::builder(Mode::Plain).ports(ports).start();
+        daemon.api().add_public(60, NEVER);
+        let body = form(&[(
+            "mapping",
+            r#"{"type":"public","maxconnections":60,"heartbeatabsencethreshold":0}"#,
+        )]);
+        let message = daemon.api().post("/api/v2/mapping/add", &body).failed(507);
+        assert_eq!(message, format!("no two free ports: {why}; add to \"ports\""));
+    }
 }
 
 #[test]

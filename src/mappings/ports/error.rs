@@ -13,6 +13,8 @@ use crate::text::reason;
 pub enum PortError {
     /// Every port of the pool is leased, or there are none.
     Exhausted,
+    /// One is free, where a pipe takes two.
+    OneLeft,
     /// Listening takes a file, and no file is left for it.
     NoFiles {
         /// Files in use.
@@ -53,6 +55,9 @@ impl fmt::Display for PortError {
             PortError::Exhausted => {
                 f.write_str("every port of the pool is in use by a mapping; add to \"ports\"")
             }
+            PortError::OneLeft => {
+                f.write_str("one port of the pool is free, and a pipe takes two; add to \"ports\"")
+            }
             PortError::NoFiles { used, limit, ports } => write!(
                 f,
                 "no file is left for a port: {used} of {limit} files are in use, of which at most \
@@ -70,7 +75,7 @@ impl fmt::Display for PortError {
             ),
             PortError::Leased(port) => write!(f, "port {port} belongs to another mapping"),
             PortError::Taken(port) => {
-                write!(f, "port {port} is in use by another program (ss -ltnp shows which)")
+                write!(f, "port {port} is in use by another program (ss -tanp shows which)")
             }
             PortError::Failed { port, error } => {
                 write!(f, "port {port} cannot be opened: {}", why(*error))
@@ -103,7 +108,7 @@ fn why(error: Errno) -> String {
 /// `listen`.
 pub fn api_fault(error: &io::Error) -> String {
     match Errno::from_io_error(error) {
-        Some(Errno::ADDRINUSE) => "another program uses the port (ss -ltnp shows which); stop that \
+        Some(Errno::ADDRINUSE) => "another program uses the port (ss -tanp shows which); stop that \
              one, or set `api` to another port"
             .to_owned(),
         Some(Errno::ACCESS | Errno::PERM) => "this user may not; a port below 1024 takes the right \
