@@ -6,7 +6,7 @@ use std::io;
 use std::net::TcpStream;
 use std::time::Instant;
 
-use super::proof::Proof;
+use super::proof::{Proof, Suspect};
 use super::versions::{Try, Versions};
 use super::words;
 use crate::limits;
@@ -102,7 +102,7 @@ async fn connect(
         Some(Ok(stream)) => Ok(stream),
         Some(Err(error)) => {
             if tls::is_distrust(&error) {
-                proof.borrow_mut().suspect();
+                proof.borrow_mut().suspect(Suspect::Certificates);
             }
             let why = match error.raw_os_error() {
                 Some(_) => {

@@ -18,7 +18,7 @@ use super::health::{About, Health};
 use super::lost::Lost;
 use super::options::Options;
 use super::pace::{Outcome, Pace, Refusal};
-use super::proof::Proof;
+use super::proof::{Proof, Suspect};
 use super::shared::Shared;
 use super::versions::Versions;
 use super::words;
@@ -392,8 +392,10 @@ impl Connector {
         log::debug!("a tunnel to {} ended: {why}", self.address());
         let now = Instant::now();
         self.pace.borrow_mut().given_back(now);
-        let counts = self.pace.borrow_mut().lost(now, age);
-        if !is_proven {
+        let counts = self.pace.borrow_mut().lost(now, age, why.is_given_up());
+        // One that says that it gives a tunnel up, and has kept it for a while, does what it should.
+        let is_kept = matches!(why, Lost::Bye) && age >= limits::PROVEN_IDLE;
+        if !(is_proven || is_kept) {
             self.health.lost_unproven(why, counts);
         }
     }
@@ -443,9 +445,13 @@ impl Connector {
                         let allowed = self.pace.borrow().allowed();
                         self.health.tell_allowed(allowed);
                     }
-                    Refusal::NotYet => log::debug!("{} has no place free yet", self.address()),
+                    Refusal::NotYet => {
+                        log::debug!("{} has no place free yet", self.address());
+                        // Or its mapping has a new passcode, at which it has closed what was idle.
+                        self.proof.borrow_mut().suspect(Suspect::Passcode);
+                    }
                     Refusal::NotAnyMore | Refusal::Never => {
-                        self.proof.borrow_mut().suspect();
+                        self.proof.borrow_mut().suspect(Suspect::Passcode);
                         self.health.refused(refusal == Refusal::NotAnyMore);
                     }
                 }

@@ -40,12 +40,14 @@ impl Lost {
         }
     }
 
+    /// Whether the connector has closed it in order, as one does that stops, or in whose place another program serves now.
+    pub(super) fn is_given_up(&self) -> bool {
+        matches!(self, Lost::Closed | Lost::Dropped(_) | Lost::Absent | Lost::Bye)
+    }
+
     /// Whether a connector that stops ends its tunnels like this.
     pub(super) fn is_ending(&self) -> bool {
-        match self {
-            Lost::Closed | Lost::Dropped(_) | Lost::Absent | Lost::Broken(_) | Lost::Bye => true,
-            Lost::Unanswered | Lost::Unacknowledged | Lost::Garbled | Lost::Flooding => false,
-        }
+        self.is_given_up() || matches!(self, Lost::Broken(_))
     }
 }
 

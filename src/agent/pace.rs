@@ -11,6 +11,8 @@ pub(super) struct Pace {
     failing: bool,
     not_before: Instant,
     redial: Backoff,
+    /// When an idle tunnel was lost last that told something new: those that were open by then are of its kind.
+    lost_at: Option<Instant>,
     refusals: u32,
     /// Whether the passcode was ever accepted.
     accepted: bool,
@@ -62,6 +64,7 @@ impl Pace {
             failing: true,
             not_before: now,
             redial: Backoff::new(limits::REDIAL),
+            lost_at: None,
             refusals: 0,
             accepted: false,
             allowed: 0,
@@ -144,6 +147,10 @@ impl Pace {
             self.given_back.1.is_some_and(|at| self.accepted && now < at + limits::AUTHORIZED);
         if open > 0 || just_now {
             self.more_at = Some(now + limits::REFUSED_AGAIN);
+            if open == 0 {
+                // The others that were given back would be refused, too.
+                self.given_back.0 = 0;
+            }
             if open < self.allowed {
                 self.regain_later(now, open);
                 return Refusal::NotYet;
@@ -183,13 +190,30 @@ impl Pace {
         self.regain = (now, limits::REDIAL[0]);
     }
 
-    /// An idle tunnel of this age has ended by itself; `false` when it was lost together with
-    /// others, which counts once.
-    pub(super) fn lost(&mut self, now: Instant, age: Duration) -> bool {
-        if age >= limits::PROVEN_IDLE {
+    /// An idle tunnel of this age has ended by itself; `false` when it was lost together with others, or as they were,
+    /// which counts once. One that was `given_up` in order is replaced at once the first time, since another program may
+    /// have taken the connector's place; only where that one is given up soon, too, the next try waits.
+    pub(super) fn lost(&mut self, now: Instant, age: Duration, given_up: bool) -> bool {
+        let lasted = age >= limits::PROVEN_IDLE;
+        if lasted {
             self.redial = Backoff::new(limits::REDIAL);
         }
-        self.back_off(now)
+        if !given_up {
+            return self.back_off(now);
+        }
+        let is_older = self.lost_at.is_some_and(|lost| now.checked_sub(age) <= Some(lost));
+        if is_older {
+            return false;
+        }
+        let is_first =
+            self.lost_at.is_none_or(|lost| lasted || now >= lost + 2 * limits::REDIAL[1]);
+        self.lost_at = Some(now);
+        if !is_first {
+            return self.back_off(now);
+        }
+        self.failing = true;
+        self.not_before = self.not_before.max(now + limits::REDIAL_SPREAD.mul_f32(fastrand::f32()));
+        true
     }
 
     /// A session has ended. If it or another one beside it carried bytes, users are served; then for a
@@ -199,6 +223,7 @@ impl Pace {
     pub(super) fn session_ended(&mut self, now: Instant, outcome: Outcome) -> bool {
         if outcome != Outcome::Vain {
             self.redial = Backoff::new(limits::REDIAL);
+            self.lost_at = None;
             self.vain.0 /= 2;
             if outcome == Outcome::Carried {
                 self.hasty_until = now;
@@ -276,12 +301,37 @@ mod tests {
 
     #[test]
     fn who_accepts_and_closes_is_asked_less_and_less_often() {
-        let mut pace = Pace::new(Instant::now());
-        let count = tries(&mut pace, Duration::from_secs(600), |pace, now| {
-            pace.authorized(1);
-            pace.lost(now, ms(0));
-        });
-        assert!((20..=50).contains(&count), "{count}");
+        for given_up in [false, true] {
+            let mut pace = Pace::new(Instant::now());
+            let count = tries(&mut pace, Duration::from_secs(600), |pace, now| {
+                pace.authorized(1);
+                pace.lost(now, ms(0), given_up);
+            });
+            assert!((20..=50).contains(&count), "{count}");
+        }
+    }
+
+    #[test]
+    fn tunnels_that_are_given_up_are_replaced_at_once_unless_that_is_repeated_soon() {
+        let start = Instant::now();
+        let (soon, at) = (limits::REDIAL_SPREAD, |count| start + ms(count));
+        let mut pace = Pace::new(start);
+        (1..=3).for_each(|open| pace.authorized(open));
+        assert!(pace.lost(at(900), ms(900), true));
+        assert!(!pace.lost(at(901), ms(900), true), "all at one time count once");
+        assert_eq!(pace.may_open(at(901) + soon, 1, 0), Ok(()));
+        pace.authorized(2);
+        // The last one had a session first, and another in vain.
+        pace.session_ended(at(2000), Outcome::Vain);
+        assert!(!pace.lost(at(2000), ms(1990), true), "as those were that had been there with it");
+        assert_eq!(pace.may_open(at(2000), 1, 0), Ok(()));
+        pace.authorized(2);
+        assert!(pace.lost(at(2500), ms(400), true));
+        assert!(pace.may_open(at(2500) + soon, 1, 0).is_err(), "that is repeated");
+        assert_eq!(pace.may_open(at(2500) + limits::REDIAL[0], 1, 0), Ok(()));
+        let later = at(2500) + 2 * limits::PROVEN_IDLE;
+        assert!(pace.lost(later, limits::PROVEN_IDLE, true));
+        assert_eq!(pace.may_open(later + soon, 1, 0), Ok(()), "it had lasted");
     }
 
     #[test]
@@ -401,7 +451,11 @@ mod tests {
         let mut pace = Pace::new(now);
         pace.authorized(1);
         pace.given_back(now);
+        pace.authorized(2);
+        pace.given_back(now);
+        pace.given_back(now);
         assert_eq!(pace.refused(now + ms(900), 0), Refusal::NotYet);
+        assert!(pace.may_open(now + ms(901), 0, 0).is_err(), "not once for each of them");
         assert_eq!(pace.refused(now + limits::AUTHORIZED, 0), Refusal::NotAnyMore);
     }
 

@@ -23,7 +23,17 @@ pub(super) struct Proof {
     source: Source,
     trusted: Trusted,
     read_at: Instant,
-    is_suspect: bool,
+    /// What may be old.
+    suspect: Option<Suspect>,
+}
+
+/// What an old file would explain.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Suspect {
+    /// The passcode was refused.
+    Passcode,
+    /// The connector's certificate was.
+    Certificates,
 }
 
 impl Proof {
@@ -50,7 +60,7 @@ impl Proof {
             source: options.source.clone(),
             trusted: options.trusted.clone(),
             read_at: Instant::now(),
-            is_suspect: false,
+            suspect: None,
         })
     }
 
@@ -60,26 +70,32 @@ impl Proof {
     }
 
     /// A try has failed in a way that an old passcode or old certificates would explain.
-    pub(super) fn suspect(&mut self) {
-        self.is_suspect = true;
+    pub(super) fn suspect(&mut self, what: Suspect) {
+        self.suspect = self.suspect.max(Some(what));
     }
 
     /// Reads the files again if they may be why tries fail, each [`limits::READ_AGAIN`] at most.
     /// Gives what cannot be read.
     pub(super) fn refresh(&mut self, shared: &Shared) -> Vec<String> {
-        match self.is_suspect && self.read_at.elapsed() >= limits::READ_AGAIN {
-            true => self.read_again(shared),
-            false => Vec::new(),
+        match self.suspect {
+            Some(what) if self.read_at.elapsed() >= limits::READ_AGAIN => self.read(what, shared),
+            _ => Vec::new(),
         }
     }
 
     /// Reads certificates and passcode again; what cannot be read stays as it was, and is told in a
     /// sentence each.
     pub(super) fn read_again(&mut self, shared: &Shared) -> Vec<String> {
+        self.read(Suspect::Certificates, shared)
+    }
+
+    fn read(&mut self, what: Suspect, shared: &Shared) -> Vec<String> {
         self.read_at = Instant::now();
-        self.is_suspect = false;
+        self.suspect = None;
         let mut faults = Vec::new();
-        if let Some((config, _)) = &mut self.tls {
+        // Those that are read anew begin without tickets: not where the passcode alone may be old.
+        let tls = self.tls.as_mut().filter(|_| what == Suspect::Certificates);
+        if let Some((config, _)) = tls {
             match shared.trusting(&self.trusted, None) {
                 Ok(read) => *config = read,
                 Err(fault) => {

@@ -36,6 +36,10 @@ pub const AUTHORIZED: Duration = Duration::from_secs(10);
 /// The first and the longest pause between attempts to reach the connector.
 pub const REDIAL: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(30)];
 
+/// Within this time tunnels are dialled again that the connector has given up in order, for the first time in a while: at
+/// once, and those of many agents not in one moment.
+pub const REDIAL_SPREAD: Duration = Duration::from_millis(20);
+
 /// Time between attempts with a passcode that was never accepted, and between attempts to have more
 /// tunnels than the mapping allows.
 pub const REFUSED_AGAIN: Duration = Duration::from_secs(30);
@@ -82,7 +86,7 @@ pub const VAIN_DIAL_PAUSE: [Duration; 2] = [Duration::from_millis(5), Duration::
 
 /// After the connector has refused the certificate or the passcode, or its own was refused, the
 /// files are read again no sooner than this.
-pub const READ_AGAIN: Duration = Duration::from_secs(3);
+pub const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long the start waits for what writes a pipe that the command line names in a file's place.
 /// Later only files are read.

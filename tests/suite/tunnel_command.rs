@@ -31,6 +31,7 @@ in_both_modes!(
     connector_that_returns_is_found_again,
     target_that_is_down_closes_the_user_and_returns,
     wrong_passcode_is_said_once_and_not_hammered,
+    new_passcode_in_its_file_is_taken_while_a_user_waits,
     port_for_users_is_said_to_be_the_wrong_one_once,
     everything_may_restart_in_any_order_under_load,
     passcode_is_seen_nowhere,
@@ -463,6 +464,34 @@ fn wrong_passcode_is_said_once_and_not_hammered(mode: Mode) {
     let log = tunnel.log();
     assert_eq!(log.lines().filter(|line| line.starts_with("ERROR")).count(), 1, "{log}");
     assert!(!log.contains("wrong-secret"), "{log}");
+}
+
+fn new_passcode_in_its_file_is_taken_while_a_user_waits(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let dir = daemon.folder().join("files");
+    fs::create_dir(&dir).unwrap();
+    let mapping = |words: &[&str]| {
+        let output = daemon.cli(&[&["mapping"], words, &["--dir", dir.to_str().unwrap()]].concat());
+        assert!(output.status.success(), "{}", text(&output));
+    };
+    mapping(&["add", "public", "--name", "web"]);
+    let row = daemon.state_file()["mappings"][0].clone();
+    let service = greeter();
+    let (file, target) = (dir.join("web.tunnel"), service.address.to_string());
+    let arguments = ["--from", file.to_str().unwrap(), "--target", &target];
+    let tunnel = Tunnel::with(&daemon, &arguments);
+    let port = row["port2"].as_u64().unwrap() as u16;
+    daemon.link(port).expect(b"220 hello\n");
+    // Also beside a session that goes on with the old one.
+    let mut stays = daemon.link(port);
+    stays.expect(b"220 hello\n");
+    for _ in 0..2 {
+        mapping(&["passcode", "web"]);
+        daemon.link(port).expect(b"220 hello\n");
+    }
+    stays.send(b"more");
+    stays.expect(b"more");
+    assert!(!tunnel.log().contains("no longer accepts"), "{}", tunnel.log());
 }
 
 fn port_for_users_is_said_to_be_the_wrong_one_once(mode: Mode) {
@@ -1161,7 +1190,7 @@ fn local_port_that_cannot_be_opened_is_named_with_the_remedy() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap().to_string();
     let fault = faulty_start(&["--plain", "--listen", &address], 1);
-    let sentence = format!("--listen {address}: another program uses it (`ss -ltnp` shows which)");
+    let sentence = format!("--listen {address}: another program uses it (`ss -tanp` shows which)");
     assert!(fault.contains(&sentence), "{fault}");
     let fault = faulty_start(&["--plain", "--listen", "192.0.2.1:8022"], 1);
     assert!(fault.contains("--listen 192.0.2.1:8022: this machine does not have"), "{fault}");

@@ -307,6 +307,23 @@ impl Drop for Over<'_> {
     }
 }
 
+#[test]
+fn agents_take_upgrades_for_no_fault() {
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let (tunnel, _service) = tunnel(&daemon, &mapping);
+    for _ in 0..2 {
+        until("it has tunnels", || daemon.api().idle(&mapping) > 0);
+        // For longer than a connector that is faulty keeps one.
+        thread::sleep(ms(5500));
+        if upgraded(&daemon).is_none() {
+            return;
+        }
+    }
+    until("it is back", || daemon.api().idle(&mapping) > 0);
+    assert!(!tunnel.log().contains("WARN"), "{}", tunnel.log());
+}
+
 /// A daemon whose program's file is its own, so that it can be replaced.
 fn with_own_file() -> (Daemon, PathBuf) {
     let folder = Folder::new();
