@@ -261,7 +261,10 @@ impl Peer {
         let is_over =
             |framed: &Framed| framed.talk.side() == Side::Agent && framed.talk.have_both_ended();
         if self.framed.as_ref().is_some_and(is_over) {
+            // As its end: the connector may have given it up meanwhile.
+            let sent_at = self.sent_at;
             self.say(Word::Seen);
+            self.sent_at = sent_at;
         }
     }
 
