@@ -5,6 +5,7 @@ use std::io;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use log::Log;
 use smol::LocalExecutor;
@@ -239,6 +240,12 @@ async fn serve(
     let life = async {
         // Every port has been tried then, so that what is said of them is true.
         runtime::look().await;
+        let tried = async {
+            while serving.has_untried() {
+                runtime::look().await;
+            }
+        };
+        runtime::until(Instant::now() + limits::PORTS_TRIED, tried).await;
         runtime::look().await;
         log::info!(
             target: ALWAYS, event = Event::Started.word(); "iofog-connector {} serves {}; the limit of {file_limit} open files \

@@ -240,6 +240,11 @@ impl<'a> Serving<'a> {
         self.accepting.replace(Some(tasks.map(|task| self.executor.spawn(task))));
     }
 
+    /// Whether a port of a mapping was not tried yet.
+    pub(super) fn has_untried(&self) -> bool {
+        self.registry.has_untried()
+    }
+
     /// How many mappings it serves, such as "3 mappings" or "1 of 3 mappings".
     pub(super) fn mappings(&self) -> String {
         let [all, inactive] = self.registry.inactive();

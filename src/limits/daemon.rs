@@ -17,17 +17,21 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The start is over after this time, and the memory that only it needed is given back.
 pub const STARTED: Duration = Duration::from_millis(300);
 
+/// By then every port of a mapping was tried after the start, or what is said of them is said without. 20,000 mappings
+/// take less than a second.
+pub const PORTS_TRIED: Duration = Duration::from_secs(5);
+
 /// How often due summaries of repeated log lines are written.
 pub const UPKEEP: Duration = Duration::from_secs(5);
 
 /// A limit is over once it is reached no longer, and nobody has found it so for this long.
 pub const LIMIT_OVER: Duration = Duration::from_secs(10);
 
-/// Events that are kept: the last ones. Each is at most 500 bytes, all of them 100 KB; they are allocated as they come.
+/// Events that are kept: the last ones. Each is at most 760 bytes, all of them 152 KB; they are allocated as they come.
 /// What strangers can cause is at most half of them.
 pub const EVENTS: usize = 200;
-/// Bytes of an event's message; what is longer is cut.
-pub const EVENT_MESSAGE: usize = 240;
+/// Bytes of an event's message; what is longer is cut. It is room for a sentence with a path of 200 bytes in it.
+pub const EVENT_MESSAGE: usize = 500;
 /// An event that comes again within this time, in milliseconds, is counted.
 pub const EVENT_AGAIN: u64 = 60_000;
 

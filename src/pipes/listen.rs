@@ -57,6 +57,7 @@ async fn listen<'a>(
             Some(lease) => Ok(lease),
             None => pipe.shared.pool.lease_port(side.port),
         };
+        side.is_tried.set(true);
         let why = match opened {
             Err(PortError::OutsidePool(port)) if pipe.settings().is_apis(port) => format!(
                 "port {port} is the API's own; set `api` in the settings to another port, or \

@@ -129,6 +129,8 @@ pub struct Side {
     pub port: u16,
     /// Why the port is not open; `None` when it is.
     pub fault: RefCell<Option<String>>,
+    /// Whether it was tried to open it.
+    pub is_tried: Cell<bool>,
     /// Whether connections may be accepted there: 1, or 0 once it has stopped.
     pub accepting: Cell<usize>,
     /// Those of its tunnels.
@@ -150,6 +152,7 @@ impl Pipe {
             sides: ports.map(|port| Side {
                 port,
                 fault: RefCell::new(Some(format!("port {port} is not open yet"))),
+                is_tried: Cell::new(false),
                 accepting: Cell::new(0),
                 slots: Rc::default(),
                 draining: Cell::new(0),

@@ -171,11 +171,11 @@ impl Registry {
         let mapping = Mapping { id: random_id(), pipe, options };
         self.store(Change::Add(mapping.clone())).await?;
         self.run(mapping.clone(), leases.map(Some));
-        let name = mapping.options.name.as_ref().map_or(String::new(), |name| format!(" ({name})"));
         log::info!(
             target: ALWAYS, event = Event::MappingAdded.word(), mapping = &*mapping.id,
             name = mapping.options.name.as_deref();
-            "mapping {}{name} added: ports {one} and {two}", mapping.id
+            "mapping {}{} added: ports {one} and {two}", mapping.id,
+            in_brackets(mapping.options.name.as_deref())
         );
         let named = (&mapping.id, mapping.name());
         let what = format!("added: ports {one} and {two}");
@@ -216,7 +216,7 @@ impl Registry {
         log::info!(
             target: ALWAYS, event = Event::MappingChanged.word(), mapping = &*id,
             name = mapping.options.name.as_deref();
-            "mapping {id} changed: {what}"
+            "mapping {id}{} changed: {what}", in_brackets(mapping.options.name.as_deref())
         );
         let named = (&id, mapping.name());
         self.shared.events.tell(
@@ -338,7 +338,7 @@ impl Registry {
         }
         log::info!(
             target: ALWAYS, event = Event::MappingRemoved.word(), mapping = id, name = name.as_deref();
-            "mapping {id} removed{cut}"
+            "mapping {id}{} removed{cut}", in_brackets(name.as_deref())
         );
     }
 
@@ -518,6 +518,12 @@ impl Registry {
         if self.draining.get().is_none() {
             self.running.borrow().iter().for_each(|running| running.pipe.tell_over());
         }
+    }
+
+    /// Whether a port of a mapping was not tried to be opened yet, as it is when the daemon has just started.
+    pub fn has_untried(&self) -> bool {
+        let is_untried = |pipe: &Pipe| pipe.sides.iter().any(|side| !side.is_tried.get());
+        self.running.borrow().iter().any(|running| is_untried(&running.pipe))
     }
 
     /// How many mappings there are, and how many of them have a port that is not open.
@@ -707,6 +713,11 @@ impl Registry {
             task.cancel().await;
         }
     }
+}
+
+/// What follows a mapping's id in a sentence, where it has a name.
+fn in_brackets(name: Option<&str>) -> String {
+    name.map_or(String::new(), |name| format!(" ({name})"))
 }
 
 fn proves(mapping: &Mapping, offered: &str) -> bool {

@@ -210,6 +210,30 @@ fn mapping_whose_port_is_taken_is_kept_inactive_and_comes_back() {
 }
 
 #[test]
+fn the_start_tells_how_many_mappings_it_serves_once_each_port_was_tried() {
+    const MAPPINGS: usize = 120;
+    let mut daemon = Daemon::builder(Mode::Plain).ports(2 * MAPPINGS as u16).start();
+    daemon.api().add_public(60, NEVER);
+    daemon.stop();
+    let first = daemon.block.first + 1;
+    let mut state = daemon.state_file();
+    let entry = state["mappings"][0].clone();
+    let all = (0..MAPPINGS as u16).map(|number| {
+        let mut entry = entry.clone();
+        entry["id"] = json!(format!("mapping-{number}"));
+        entry["port1"] = json!(first + 2 * number);
+        entry["port2"] = json!(first + 2 * number + 1);
+        entry
+    });
+    state["mappings"] = all.collect();
+    daemon.write("configs.json", &state.to_string());
+    daemon.start();
+    let said = format!(" serves {MAPPINGS} mappings;");
+    until("it is told", || daemon.log_text().matches(" serves ").count() == 2);
+    assert!(daemon.log_text().contains(&said), "{}", daemon.log_text());
+}
+
+#[test]
 fn ports_of_a_stored_mapping_go_to_no_other_one_while_they_are_not_open() {
     let mut daemon = Daemon::builder(Mode::Plain).ports(6).start();
     let stored = daemon.api().add_public(60, NEVER);

@@ -193,13 +193,27 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_sentences_are_kept_whole() {
+        // Of a certificate that has ended, with a path of 200 bytes.
+        let message = format!(
+            "{}: expired at 2026-11-28T12:35:50Z (the clock says 2026-11-28T12:35:53Z); agents and users will refuse it; \
+             put a new one in place and reload, or move it and server-key.pem away and restart to have a self-signed pair \
+             made",
+            "p".repeat(200)
+        );
+        let events = Events::default();
+        events.tell(Event::CertificateEnds, None, "", &message);
+        assert_eq!(*events.list()[0].message, *message);
+    }
+
+    #[test]
     fn an_event_is_at_most_as_large_as_its_bound_says() {
         let events = Events::default();
         let id: Id = "e2454159-ed8c-4d00-a885-fdd87de811de".into();
         events.tell(Event::AgentCame, Some((&id, &"n".repeat(63))), "port1", &"é".repeat(10_000));
         let shown = events.list().remove(0);
         let [id, name] = [shown.mapping, shown.name].map(|text| text.map_or(0, |text| text.len()));
-        assert!(size_of::<Entry>() + id + name + shown.message.len() <= 500);
+        assert!(size_of::<Entry>() + id + name + shown.message.len() <= 760);
     }
 
     #[test]
