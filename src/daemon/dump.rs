@@ -123,7 +123,13 @@ fn write(folder: &Path, text: &[u8]) -> Result<String, String> {
         format!(
             "the state of the connections cannot be written to {}: {}; --log DIR names another folder",
             path.display(),
-            reason::writing(&path, &error)
+            // The sandbox lets files be replaced and nothing else.
+            match fs::symlink_metadata(&path) {
+                Ok(there) if !there.is_file() => {
+                    "a link, a folder or the like stands there; take it away".into()
+                }
+                _ => reason::writing(&path, &error),
+            }
         )
     })
 }
@@ -156,6 +162,16 @@ mod tests {
         assert_eq!(read("victim"), "dear");
         assert_eq!(fs::read_dir(&*folder).unwrap().count(), 3);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o137, 0);
+    }
+
+    #[test]
+    fn what_the_sandbox_does_not_let_it_replace_is_said_to_stand_there() {
+        let folder = Folder::new();
+        symlink(folder.join("victim"), folder.join(FILE)).unwrap();
+        // A folder that is not empty cannot be replaced, either, and needs no sandbox.
+        fs::create_dir_all(folder.join("iofog-connector.dump.old/full")).unwrap();
+        let why = write(&folder, b"text").unwrap_err();
+        assert!(why.contains("a link, a folder or the like stands there; take it away"), "{why}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::fmt::{self, Write};
 use std::time::{Duration, Instant};
 
-use super::line::escaped;
+use super::line::{escaped, is_unfit};
 
 /// Lines, up to so many bytes; of the default one none at all.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ impl Dump {
         }
         let start = self.text.len();
         let _ = self.text.write_fmt(line);
-        if self.text[start..].contains(char::is_control) {
+        if self.text[start..].contains(is_unfit) {
             let line = escaped(&self.text[start..]);
             self.text.truncate(start);
             self.text.push_str(&line);
@@ -98,6 +98,7 @@ mod tests {
     fn what_has_no_room_is_counted_and_a_line_stays_a_line() {
         let mut dump = Dump::new(1000);
         dump.line(format_args!("one {}", "two\n\u{1b}[31mthree"));
+        dump.line(format_args!("{}", "\u{202e}turned"));
         let mut other = Dump::new(1000);
         other.line(format_args!("{}", "x".repeat(1000)));
         for _ in 0..3 {
@@ -108,7 +109,11 @@ mod tests {
         last.line(format_args!("left out, too"));
         dump.append(last);
         let text = dump.finish();
-        assert!(text.starts_with("one two\\n\\u{1b}[31mthree\nxxx"), "{}", &text[..40]);
+        assert!(
+            text.starts_with("one two\\n\\u{1b}[31mthree\n\\u{202e}turned\nxxx"),
+            "{}",
+            &text[..40]
+        );
         assert!(text.ends_with("x\n4 more lines are left out: the file is full\n"));
         assert!(text.len() < 2200);
     }

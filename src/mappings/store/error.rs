@@ -93,7 +93,9 @@ pub(super) fn invalid(file: &Path, faults: Vec<String>) -> StoreError {
 /// The file could not be replaced.
 pub(super) fn unwritable(file: &Path, error: &io::Error) -> StoreError {
     let why = match error.kind() {
-        ErrorKind::StorageFull => "the disk is full; free some space".to_owned(),
+        ErrorKind::StorageFull => {
+            "the disk is full; free some space, and make the change again".to_owned()
+        }
         ErrorKind::QuotaExceeded => {
             "the service's user has used up its disk quota; free some space or raise it".to_owned()
         }
@@ -130,7 +132,7 @@ mod tests {
     #[test]
     fn disk_failures_name_their_remedy() {
         for (errno, part) in [
-            (Errno::NOSPC, "the disk is full; free some space."),
+            (Errno::NOSPC, "the disk is full; free some space, and make the change again."),
             (Errno::DQUOT, "disk quota"),
             (Errno::FBIG, "file size limit"),
             (Errno::ROFS, "read-only; make it writable (mount the folder, not the file alone)"),
