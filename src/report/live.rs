@@ -62,7 +62,8 @@ const NAME: usize = 9;
 /// Characters of it at most, as many as a file's name may have.
 const LONGEST: usize = 255;
 
-/// Lines about what is wrong above the table, at most: the table is what matters.
+/// Lines about what is wrong above the table, at most: the table is what matters. Of faults of rows there are as many
+/// below it, and more where there is room.
 const WARNINGS: usize = 3;
 
 /// One answer.
@@ -222,8 +223,11 @@ impl Sample {
             rate(self.rows[row].cells[at].number, Some(then))
         };
         let rows = self.order(*view, &rate_of);
+        let faults = self.rows.iter().filter(|row| row.fault.is_some()).count();
         // The last line is for the keys.
         let room = height.saturating_sub(lines.len() + 1);
+        // A low screen is for the rows.
+        let room = room - faults.min(WARNINGS).min(room / 3);
         let hidden = rows.len().saturating_sub(room);
         let shown_rows = if hidden > 0 { room.saturating_sub(1) } else { room };
         view.skip = view.skip.min(rows.len().saturating_sub(shown_rows));
@@ -240,11 +244,19 @@ impl Sample {
             ));
         }
         // What is left is for what is wrong.
-        for row in rows {
+        let ill = rows.into_iter().filter_map(|row| {
             let Row { fault, cells, .. } = &self.rows[row as usize];
-            if let Some(fault) = fault.as_ref().filter(|_| lines.len() + 1 < height) {
-                lines.push((format!("{}: {fault}", cells[0].text), false));
-            }
+            fault.as_ref().map(|fault| format!("{}: {fault}", cells[0].text))
+        });
+        let left = height.saturating_sub(lines.len() + 1);
+        let told = if faults > left { left.saturating_sub(1) } else { left };
+        lines.extend(ill.take(told).map(|line| (line, false)));
+        if faults > told && left > 0 {
+            let more = if told > 0 { "more " } else { "" };
+            lines.push((
+                format!("{} {more}with a fault: `status` shows them", faults - told),
+                false,
+            ));
         }
         for (line, _) in &mut lines {
             *line = escaped(line.trim_end());
@@ -395,13 +407,10 @@ fn mapping(mapping: &MappingStatus) -> Row {
         ..sum
     });
     let counts = &mapping.counts;
-    let state = match (one.open, two.open) {
-        (true, true) => "active",
-        (false, false) => "inactive",
-        _ => "half open",
-    };
     let fault = |side: &SideStatus| side.fault.clone().filter(|_| !side.open);
     let last = mapping.last_error.clone().filter(|_| !mapping.last_error_over);
+    let limits = mapping.limits_reached.iter().filter(|reached| !reached.over);
+    let limit = limits.map(|reached| format!("limit reached: {}", reached.limit)).next();
     Row {
         id: mapping.id.to_string(),
         cells: vec![
@@ -415,11 +424,11 @@ fn mapping(mapping: &MappingStatus) -> Row {
             number(counts.sessions_total),
             number(counts.bytes_up),
             number(counts.bytes_down),
-            text(state),
+            text(mapping.state()),
             number(counts.users_refused + counts.agents_refused),
             text(&format!("{} {}", one.port, two.port)),
         ],
-        fault: fault(one).or_else(|| fault(two)).or(last),
+        fault: fault(one).or_else(|| fault(two)).or(last).or(limit),
     }
 }
 
@@ -536,6 +545,21 @@ mod tests {
         let lines = shown(&now, None, &mut view, [80, 24]);
         assert!(lines[3].starts_with("000") && lines[3].contains("… "), "{lines:#?}");
         assert_eq!(lines.last().unwrap(), "3 before and 18 after these");
+    }
+
+    #[test]
+    fn what_is_wrong_has_a_place_below_the_rows_however_many_there_are() {
+        let names: Vec<_> = (10..90).map(|number| number.to_string()).collect();
+        let all: Vec<_> = names.iter().map(|name| (&**name, 0, 0)).chain([("c", 0, 0)]).collect();
+        let mut now = tunnels(Instant::now(), 0, &all);
+        let lines = shown(&now, None, &mut View::default(), [80, 24]);
+        assert_eq!(lines[21..], ["0 before and 63 after these", "c: it is gone"], "{lines:#?}");
+        now.rows.iter_mut().take(5).for_each(|row| row.fault = Some("it hangs".into()));
+        let lines = shown(&now, None, &mut View::default(), [80, 24]);
+        let expected = ["10: it hangs", "11: it hangs", "4 more with a fault: `status` shows them"];
+        assert_eq!(lines[20..], expected, "{lines:#?}");
+        let lines = shown(&now, None, &mut View::default(), [80, 7]);
+        assert_eq!(lines[5], "6 with a fault: `status` shows them", "{lines:#?}");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub const PAGE_TYPE: &str = "text/html; charset=utf-8";
 /// The fields of its answer's head by which a browser runs the page's own script and no other, and asks nobody else
 /// for anything; the hashes are of `page/page.js` and `page/page.css`.
 pub const PAGE_FIELDS: &str = "Content-Security-Policy: default-src 'none'; \
-    script-src 'sha256-OM/6iCCYSHrE/c4LAxsjMq9Msv3WqkHA5IJlvOLDZQ8='; \
+    script-src 'sha256-mLTtHh59ADp/AAkMmQzP4hdnoAkNIjSGBpO34bQz7eU='; \
     style-src 'sha256-AQ/t/rYxGbWkmzRwZ4neMyjpoL1s2hvtvoocrBHYnbg='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'\r\n\
@@ -111,7 +111,7 @@ fn mapping(page: &mut String, mapping: &MappingStatus, stopping: bool) {
     let kind = if mapping.public { "public" } else { "private" };
     let about = [kind, &format!("{} {}", one.port, two.port), &tunnels];
     let faults = table::faults(mapping, !stopping).join("\n");
-    let end = [table::state(one, two), mapping.url.as_deref().unwrap_or("-"), &faults];
+    let end = [mapping.state(), mapping.url.as_deref().unwrap_or("-"), &faults];
     row(page, mapping.name(), about, &mapping.counts, mapping.public, end);
 }
 

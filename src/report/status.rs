@@ -303,6 +303,27 @@ impl MappingStatus {
         self.options.get("name").and_then(Value::as_str).unwrap_or(&self.id)
     }
 
+    /// How it is, in a word or two: whether its ports are open, and then whether an agent is there on each side that
+    /// takes agents. `agent gone` is one that had an agent since the daemon started, and has none left.
+    pub fn state(&self) -> &'static str {
+        let [one, two] = &self.sides;
+        let has_agent =
+            |side: &SideStatus| side.tunnels.is_none_or(|of| of.idle + of.in_use + of.draining > 0);
+        match (one.open, two.open) {
+            (false, false) => "inactive",
+            (true, true) if has_agent(one) && has_agent(two) => "active",
+            (true, true) if self.counts.tunnels_total > 0 && self.is_lonely() => "agent gone",
+            (true, true) => "no agent",
+            _ => "half open",
+        }
+    }
+
+    /// Whether there is no tunnel at all.
+    fn is_lonely(&self) -> bool {
+        let all = self.sides.iter().filter_map(|side| side.tunnels);
+        all.map(|of| of.idle + of.in_use + of.draining).sum::<usize>() == 0
+    }
+
     /// `Active` in the API's sense: its port is open.
     pub fn active(&self, side: usize) -> bool {
         self.sides.get(side).is_some_and(|side| side.open)

@@ -7,7 +7,7 @@ use super::answer::Report;
 use crate::logging::Utc;
 use crate::report::status::reached::LimitsReached;
 use crate::report::status::refused::{Refusals, Refused};
-use crate::report::status::{Counts, MappingStatus, SideStatus, Tunnels};
+use crate::report::status::{Counts, MappingStatus, Tunnels};
 use crate::text::counted;
 use crate::text::line::escaped;
 
@@ -181,7 +181,7 @@ fn row(mapping: &MappingStatus) -> Vec<String> {
         users,
         bytes(counts.bytes_up),
         bytes(counts.bytes_down),
-        state(one, two).into(),
+        mapping.state().into(),
         mapping.url.as_deref().map_or("-".into(), escaped),
     ]
 }
@@ -202,14 +202,6 @@ fn total(mappings: usize, all: Tunnels, counts: &Counts) -> Vec<String> {
 
 fn tunnels(tunnels: Tunnels) -> String {
     format!("{}/{}/{}", tunnels.idle, tunnels.in_use, tunnels.allowed)
-}
-
-pub(super) fn state(one: &SideStatus, two: &SideStatus) -> &'static str {
-    match (one.open, two.open) {
-        (true, true) => "active",
-        (false, false) => "inactive",
-        _ => "half open",
-    }
 }
 
 pub(super) fn faults(mapping: &MappingStatus, closed: bool) -> Vec<String> {
@@ -270,7 +262,8 @@ fn limits(limits: &LimitsReached) -> impl Iterator<Item = String> {
     limits.iter().map(|reached| {
         let times = how_often(reached.times);
         let last = Utc(reached.last / 1000);
-        format!("limit reached: {}, {times}, last at {last}", escaped(&reached.limit))
+        let over = if reached.over { " (over)" } else { "" };
+        format!("limit reached: {}, {times}, last at {last}{over}", escaped(&reached.limit))
     })
 }
 

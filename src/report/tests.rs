@@ -106,7 +106,7 @@ fn sample() -> Report {
         draining: None,
         predecessor: None,
         limits_reached: limits(
-            r#"[{"limit":"256 API connections at one time","times":3,"last":1542719018000}]"#,
+            r#"[{"limit":"256 API connections at one time","times":3,"last":1542719018000,"over":true}]"#,
         ),
         available_ports: 996,
         files: OpenFiles { in_use: 30, allowed: 1024 },
@@ -187,7 +187,7 @@ fn table_at_a_glance() {
         "sessions 4 now, 5 in all; refused: 3 users, 10 agents, 9 TLS handshakes; connections without passcode yet 6",
         "free ports 996; direct connections 1; API: 15 requests refused, 14 TLS handshakes failed",
         "log messages lost 13: log file or syslog did not take them (disk full, no syslog); `sudo iofog-connector check` says why",
-        "limit reached: 256 API connections at one time, 3 times, last at 2018-11-20T13:03:38Z",
+        "limit reached: 256 API connections at one time, 3 times, last at 2018-11-20T13:03:38Z (over)",
         "API: refused: caller: it is not among controllers, once, last at 2018-11-20T13:03:38Z",
         "",
     ];
@@ -237,6 +237,28 @@ fn last_error_has_a_time_and_goes_when_it_is_over() {
     assert!(table(&report, None).contains(said));
     report.state.mappings[0].last_error_over = true;
     assert!(!table(&report, None).contains("last error"));
+}
+
+#[test]
+fn a_mappings_state_says_whether_its_ports_are_open_and_its_agents_there() {
+    let [mut public, mut private] = <[_; 2]>::try_from(sample().state.mappings).expect("two");
+    assert_eq!((public.state(), private.state()), ("active", "half open"));
+    public.sides[0].tunnels = Some(Tunnels { draining: 1, ..Tunnels::default() });
+    assert_eq!(public.state(), "active");
+    public.sides[0].tunnels = Some(Tunnels { allowed: 60, ..Tunnels::default() });
+    assert_eq!(public.state(), "agent gone");
+    public.counts.tunnels_total = 0;
+    assert_eq!(public.state(), "no agent");
+    private.sides[1].open = true;
+    assert_eq!(private.state(), "active");
+    // Of the agent that one of its users runs now and then, nobody knows whether it is missed.
+    private.counts.tunnels_total = 7;
+    private.sides[1].tunnels = Some(Tunnels::default());
+    assert_eq!(private.state(), "no agent");
+    private.sides[0].tunnels = Some(Tunnels::default());
+    assert_eq!(private.state(), "agent gone");
+    private.sides.iter_mut().for_each(|side| side.open = false);
+    assert_eq!(private.state(), "inactive");
 }
 
 #[test]

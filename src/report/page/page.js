@@ -2,7 +2,8 @@
 // Asks for the status while somebody looks, shows it, and keeps the last minutes here in the browser. All text is set
 // as text; nothing is ever parsed as HTML, which the page's Content-Security-Policy would refuse, too.
 
-// In ms: between two questions, for an answer, of the lines, and for how long a limit or refusal counts as trouble.
+// In ms: between two questions, for an answer, of the lines, and for how long a limit, refusal or error counts as
+// trouble: strangers come to every open port.
 const EVERY = 2000, PATIENCE = 10000, KEPT = 300000, LATELY = 600000;
 
 const $ = (id) => document.getElementById(id);
@@ -30,15 +31,17 @@ function duration(s) {
 
 const nameOf = (m) => m.options.name ?? m.id;
 const sum = (m, count) => m.sides.reduce((all, { tunnels }) => all + (tunnels ? count(tunnels) : 0), 0);
-const ill = (m) => m.lastError && !m.lastErrorOver;
-const STATES = ["closed", "half open", "error", "no agent", "active"];
+const ill = (m) => m.lastError && !m.lastErrorOver && last.timestamp - m.lastErrorAt < LATELY;
+// Up to GONE they are trouble. An agent that never came is none.
+const STATES = ["inactive", "half open", "error", "agent gone", "no agent", "active"], GONE = 3;
 
 function state(m) {
   const open = m.sides.filter((side) => side.open).length;
   if (open < 2) return open;
   if (ill(m)) return 2;
-  const lonely = m.sides.some(({ tunnels: t }) => t && t.idle + t.inUse + t.draining === 0);
-  return lonely ? 3 : 4;
+  const there = ({ tunnels: t }) => t && t.idle + t.inUse + t.draining > 0;
+  if (m.sides.every((side) => !side.tunnels || there(side))) return 5;
+  return m.counts.tunnelsTotal && !m.sides.some(there) ? GONE : 4;
 }
 
 function tunnels({ idle, inUse, allowed, versions }) {
@@ -149,7 +152,7 @@ class Row {
       else if (this.texts[at].firstChild?.nodeType === Node.TEXT_NODE) this.texts[at].firstChild.data = now;
       else this.texts[at].textContent = now;
     });
-    this.texts[STATE].className = this.keys[STATE] < 3 ? "bad" : this.keys[STATE] < 4 ? "old" : "";
+    this.texts[STATE].className = this.keys[STATE] <= GONE ? "bad" : this.keys[STATE] < 5 ? "old" : "";
     this.texts[ERROR].className = ill(m) ? "bad" : "old";
     if (this.near) this.trace.draw(this.svg);
   }
@@ -248,11 +251,17 @@ function health(report) {
   if (predecessor) notes.push(`process ${predecessor.process}, whose place this one took, still carries ${counted(predecessor.sessions, "session")}`);
   if (files.inUse > files.allowed * 0.9) bad.push("almost all open files are in use; raise LimitNOFILE");
   if (report.logLost) bad.push(`${counted(report.logLost, "log message")} lost: log file or syslog did not take them`);
-  const states = mappings.map(state);
-  for (const [is, said] of [[[0, 1], "with a port that is not open"], [[2], "with an error"], [[3], "without an agent"]]) {
-    const count = states.filter((one) => is.includes(one)).length;
-    if (count && !(draining && is[0] === 0)) (is[0] < 3 ? bad : notes).push(`${counted(count, "mapping")} ${said}`);
-  }
+  const tell = (to, all, said) => {
+    const names = all.slice(0, 3).map(nameOf), more = all.length - names.length;
+    if (all.length) to.push(`${counted(all.length, "mapping")} ${said}: ${names.join(", ")}${more ? ` and ${more} more` : ""}`);
+  };
+  const states = mappings.map(state), of = (...which) => mappings.filter((_, at) => which.includes(states[at]));
+  if (!draining) tell(bad, of(0, 1), "with a port that is not open");
+  tell(bad, of(2), "with an error");
+  tell(bad, of(GONE), "whose agent is gone");
+  const reached = (m) => m.limitsReached.filter((one) => !one.over).map((one) => one.limit);
+  for (const limit of new Set(mappings.flatMap(reached))) tell(bad, mappings.filter((m) => reached(m).includes(limit)), `at a limit, ${limit}`);
+  tell(notes, of(4), "without an agent");
   for (const { limit, why, times, last, over = now - last > LATELY } of [...report.limitsReached, ...report.apiRefusals]) {
     const said = limit ? `limit reached: ${limit}` : `API: a caller was refused: ${why}`;
     (over ? notes : bad).push(`${said}, ${counted(times, "time")}, last at ${when(last)}`);
@@ -266,7 +275,7 @@ function health(report) {
   document.body.className = bad.length ? "live ill" : "live";
   const { counts } = totals;
   set($("facts"), [
-    `${report.address}, version ${report.version}, ${report.status} for ${duration(report.uptime)}`,
+    `${report.address}, version ${report.version}, running for ${duration(report.uptime)}`,
     `${files.inUse} of ${files.allowed} files`, `${counted(report.availablePorts, "free port")}`,
     `${counts.sessionsTotal} sessions in all`, `refused: ${counted(counts.usersRefused, "user")}, ${counted(counts.agentsRefused, "agent")}`,
     report.certificateEnds && `certificate until ${when(report.certificateEnds).slice(0, 10)}`, `as of ${when(now)}`].filter(Boolean).join(" \u00b7 "));

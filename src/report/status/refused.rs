@@ -39,7 +39,7 @@ refusals! {
         "see that the mapping's agent runs and reaches port1 with the passcode";
     /// `userwait` is over.
     NO_TUNNEL: USER, "no tunnel was free in time",
-        "have the agent open more tunnels, or raise userwait";
+        "have the agent open more tunnels, let the mapping have more (maxconnections), or raise userwait";
     /// It was given a version 3 tunnel that was dead.
     DEAD: USER, "its tunnel was dead, and no other was idle",
         "see that the agent's machine is up and reaches this one";
