@@ -16,7 +16,7 @@ use crate::config::folders::Options;
 use crate::limits;
 use crate::logging::{self, ALWAYS, Logging};
 use crate::mappings::mapping::Mapping;
-use crate::mappings::ports::Pool;
+use crate::mappings::ports::{self, Pool};
 use crate::mappings::store::{self, Store, StoreError, Writer};
 use crate::net::conduit;
 use crate::os::memory;
@@ -199,7 +199,7 @@ async fn serve(
     let (ask, asked) = smol::channel::bounded(1);
     let notifier = Rc::new(Notifier::from_env());
     let run = &place.options.run_dir;
-    let (control, ports, link) = match inheritance {
+    let (control, inherited, link) = match inheritance {
         None => (Control::listen(run)?, Vec::new(), None),
         Some(Inheritance { link, control, ports, process, lock }) => {
             // The place has it.
@@ -207,11 +207,21 @@ async fn serve(
             (control, ports, Some((link, process)))
         }
     };
-    let files = budget(&config, file_limit, ports.len());
+    let files = budget(&config, file_limit, inherited.len());
     let pool = Pool::new(&config.pool(), config.listen, files.clone());
-    pool.inherit(ports);
+    pool.inherit(inherited);
     // Before any mapping's port, and with the capability that a port below 1024 takes.
     let api = pool.open_apart(config.api);
+    if let (Some((link, _)), Err(error)) = (&link, &api) {
+        // What the daemon before has there itself, at another address, it gives up; an address may still come.
+        let may_come = error.kind() == io::ErrorKind::AddrNotAvailable;
+        if !(may_come || pool.has_inherited(config.api.port())) {
+            let why = ports::api_fault(error);
+            let why = format!("the API cannot listen on {}: {why}", config.api);
+            handover::refuse(link, &why);
+            return Err(io::Error::other(why));
+        }
+    }
     // Before the first thread: rules for files hold for those that begin later.
     if let Some(notice) = cage(place.options, &config, api.is_ok()).enter() {
         log::info!(target: ALWAYS, "{notice}");
@@ -266,14 +276,17 @@ async fn serve(
             match serving.hand_over(&place, &asked).await {
                 Ok((successor, process)) => {
                     log::info!(
-                        target: ALWAYS, "process {process} serves now; sessions that have begun here go on"
+                        target: ALWAYS, event = Event::HandedOver.word();
+                        "process {process} serves now; sessions that have begun here go on"
                     );
                     serving.upgrade.became(Ok(format!("Process {process} serves now.")));
                     control.passed_on();
                     return serving.retire(&successor, &asked).await;
                 }
                 Err(why) => {
-                    log::error!(target: ALWAYS, "no other program takes this one's place: {why}");
+                    let what = format!("no other program takes this one's place: {why}");
+                    log::error!(target: ALWAYS, event = Event::UpgradeRefused.word(); "{what}");
+                    serving.tell(Event::UpgradeRefused, &what);
                     serving.upgrade.became(Err(why));
                 }
             }
@@ -330,5 +343,6 @@ fn share(
         config: RefCell::new(Rc::new(config)),
         events: Rc::default(),
         times: RefCell::default(),
+        session_over: event_listener::Event::new(),
     })
 }

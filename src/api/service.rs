@@ -53,6 +53,9 @@ pub trait Host {
     /// The daemon whose place this one took, while it carries sessions.
     fn predecessor(&self) -> Option<Predecessor>;
 
+    /// The address and port of the API on TCP, while it is open.
+    fn api(&self) -> String;
+
     /// The mapping of this id is gone.
     fn removed(&self, id: &str);
 }
@@ -209,6 +212,7 @@ impl Api {
             api_refusals: self.counters.refusals.borrow().clone(),
             log_lost: self.host.log_lost(),
             predecessor: self.host.predecessor(),
+            api: Some(self.host.api()),
             ..status
         }
     }

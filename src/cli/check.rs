@@ -1,9 +1,11 @@
 //! `check`: validates what `start` reads, without starting.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::asking::report;
 use super::exit::{BAD, ONLY_TUNNELS};
 use super::user::User;
 use crate::agent;
@@ -88,7 +90,7 @@ fn findings(options: &Options) -> (Vec<String>, Vec<String>) {
             warnings.extend(doubts);
             warnings.extend(settings.listen_warning());
             warnings.extend(settings.api_warning());
-            warnings.extend(taken(&settings, &options.run_dir));
+            warnings.extend(taken(&settings, options));
             warnings.extend(lacking(&settings, &dir.join(config::FILE)));
             Some(settings)
         }
@@ -131,18 +133,28 @@ fn findings(options: &Options) -> (Vec<String>, Vec<String>) {
     (warnings, faults)
 }
 
-/// Says that another program has the API's port, while no daemon of this run folder runs.
-fn taken(settings: &Config, run: &Path) -> Option<String> {
+/// Says that another program has the API's port: neither a daemon of this run folder nor, perhaps, one that may not be
+/// asked.
+fn taken(settings: &Config, options: &Options) -> Option<String> {
     let api = settings.api;
     let error = std::net::TcpListener::bind((api.ip(), api.port())).err()?;
-    let is_taken = error.kind() == io::ErrorKind::AddrInUse;
-    (is_taken && matches!(Instance::running(run), Ok(None))).then(|| {
-        format!(
-            "another program has the API's port, {api} (ss -tanp shows which), so that nobody can call the API; end \
-             it, or set api in {} to another port",
-            config::FILE
-        )
-    })
+    if error.kind() != io::ErrorKind::AddrInUse {
+        return None;
+    }
+    if Instance::running(&options.run_dir).ok()?.is_some() {
+        let state = report(options).ok()?.state;
+        let is_api = |own: &str| own.parse().is_ok_and(|own: SocketAddr| own.port() == api.port());
+        let mut sides = state.mappings.iter().flat_map(|mapping| &mapping.sides);
+        let is_own = sides.any(|side| side.open && side.port == api.port());
+        if is_own || state.api.as_deref().is_none_or(is_api) {
+            return None;
+        }
+    }
+    Some(format!(
+        "another program has the API's port, {api} (ss -tanp shows which), so that nobody can call the API; end it, \
+         or set api in {} to another port",
+        config::FILE
+    ))
 }
 
 /// What the settings allow and no pipe, or no `dev` set to false later, can do with.

@@ -21,8 +21,9 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ use crate::os::{Ask, AsyncLink, Instance, Link, Notifier, REFUSED, Spawner};
 use crate::pipes::registry::{LeftTo, Registry};
 use crate::report::status;
 use crate::runtime::{aside, until};
+use crate::text::event::Event;
 use crate::text::reason;
 
 /// What the new program is given.
@@ -42,23 +44,18 @@ pub(super) struct Estate {
     pub(super) lock: OwnedFd,
     /// The command line's socket.
     pub(super) control: OwnedFd,
-    /// The API's port and all mappings'.
-    pub(super) ports: Vec<OwnedFd>,
+    /// The API's port and all mappings'. Not open a second time: their number may be most of the limit of open files.
+    pub(super) ports: Vec<Rc<TcpListener>>,
 }
 
 impl Estate {
-    /// Starts the program anew and hands this over, but for the word that this is all: a program that does not get it
-    /// ends. Blocks.
-    fn pass_on(self, spawner: &Spawner) -> Result<Link, String> {
-        let link = spawner.start()?;
-        let ports: Vec<_> = self.ports.iter().map(AsFd::as_fd).collect();
-        let give = |what, files: &[BorrowedFd<'_>]| link.send(what, files);
-        // One that has failed by then has said why.
-        let _ = give(&format!("from {}", std::process::id()), &[])
-            .and_then(|()| give("lock", &[self.lock.as_fd()]))
-            .and_then(|()| give("control", &[self.control.as_fd()]))
-            .and_then(|()| give("ports", &ports));
-        Ok(link)
+    /// Hands this over, but for the word that this is all: a program that does not get it ends.
+    async fn pass_on(self, link: &AsyncLink) -> io::Result<()> {
+        let ports: Vec<_> = self.ports.iter().map(|port| port.as_fd()).collect();
+        link.send(&format!("from {}", std::process::id()), &[]).await?;
+        link.send("lock", &[self.lock.as_fd()]).await?;
+        link.send("control", &[self.control.as_fd()]).await?;
+        link.send("ports", &ports).await
     }
 }
 
@@ -74,8 +71,10 @@ impl Heir {
     /// # Errors
     /// A sentence about why it cannot be.
     pub(super) async fn start(estate: Estate, spawner: Arc<Spawner>) -> Result<Self, String> {
-        let link = aside(move || estate.pass_on(&spawner)).await?;
+        let link = aside(move || spawner.start()).await?;
         let link = link.into_async().map_err(|error| reason::words(&error).to_string())?;
+        // One that has failed by then has said why.
+        let _ = until(Instant::now() + limits::HEIR_TAKES, estate.pass_on(&link)).await;
         let heir = Heir { link, serves: false };
         heir.link.tell("all");
         Ok(heir)
@@ -192,8 +191,13 @@ impl Inheritance {
 
     /// Says why this process does not take the place.
     pub(super) fn refuse(&self, why: &str) {
-        let _ = self.link.send(&format!("{REFUSED}{}", why.trim_end()), &[]);
+        refuse(&self.link, why);
     }
+}
+
+/// Says why this process does not take the place.
+pub(super) fn refuse(link: &Link, why: &str) {
+    let _ = link.send(&format!("{REFUSED}{}", why.trim_end()), &[]);
 }
 
 /// Says that everything is open here, and returns when the process before makes way, or is gone.
@@ -305,7 +309,9 @@ impl Predecessor {
         self.left.set(None);
         self.has_ended.set(true);
         registry.leave_agents(None, LeftTo::Before, None);
-        log::info!(target: ALWAYS, "process {}, whose place this one took, has ended", self.process);
+        let what = format!("process {}, whose place this one took, has ended", self.process);
+        log::info!(target: ALWAYS, event = Event::PredecessorEnded.word(); "{what}");
+        registry.events().tell(Event::PredecessorEnded, None, "", &what);
     }
 }
 

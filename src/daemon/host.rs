@@ -79,6 +79,13 @@ impl Host for Daemon {
         self.predecessor.get()?.left()
     }
 
+    fn api(&self) -> String {
+        match *self.api_fault.borrow() {
+            Some(_) => String::new(),
+            None => self.shared.config.borrow().api.to_string(),
+        }
+    }
+
     fn removed(&self, id: &str) {
         if let Some(predecessor) = self.predecessor.get() {
             predecessor.tell(&format!("removed {id}"));

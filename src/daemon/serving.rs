@@ -256,7 +256,12 @@ impl<'a> Serving<'a> {
     pub(super) fn tell_started(&self) {
         let what =
             format!("iofog-connector {} serves {}", env!("CARGO_PKG_VERSION"), self.mappings());
-        self.shared.events.tell(Happening::Started, None, "", &what);
+        self.tell(Happening::Started, &what);
+    }
+
+    /// Tells an event of its own.
+    pub(super) fn tell(&self, event: Happening, what: &str) {
+        self.shared.events.tell(event, None, "", what);
     }
 
     /// How it serves: "serving" where every port is open, and what is missing otherwise.
@@ -424,10 +429,8 @@ impl<'a> Serving<'a> {
         spawner: Arc<Spawner>,
     ) -> Result<(Successor, u32), String> {
         let estate = || {
-            let mut ports = self.shared.pool.listeners()?;
-            if let Some(api) = &*self.api_port.borrow() {
-                ports.push(api.as_fd().try_clone_to_owned()?);
-            }
+            let mut ports = self.shared.pool.listeners();
+            ports.extend(self.api_port.borrow().clone());
             let control = self.control.borrow();
             let control = control.as_ref().ok_or(io::ErrorKind::NotFound)?.as_fd();
             let control = control.try_clone_to_owned()?;
@@ -472,11 +475,14 @@ impl<'a> Serving<'a> {
         let carried = self.registry.retire(patience, waiting, &short, &lives);
         let told = async {
             loop {
+                let over = self.shared.session_over.listen();
                 if let Some((sessions, left)) = self.registry.left() {
                     let before = self.predecessor.get().and_then(Predecessor::left);
                     successor.tell(sessions + before.map_or(0, |before| before.sessions), left);
                 }
-                sleep(limits::DRAIN_TOLD).await;
+                runtime::until(Instant::now() + limits::DRAIN_TOLD, over).await;
+                // Those that end together are told together.
+                sleep(limits::DRAIN_CHECK).await;
             }
         };
         let hurry = || {

@@ -9,7 +9,6 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -145,13 +144,16 @@ impl Pool {
     }
 
     /// The listening sockets of all mappings at this moment, for a daemon that takes this one's place.
-    ///
-    /// # Errors
-    /// No file is left.
-    pub fn listeners(&self) -> io::Result<Vec<OwnedFd>> {
-        let state = self.state.borrow();
-        let open = state.open.iter().filter_map(Weak::upgrade);
-        open.map(|listener| listener.as_fd().try_clone_to_owned()).collect()
+    pub fn listeners(&self) -> Vec<Rc<TcpListener>> {
+        self.state.borrow().open.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether a listening socket of this port, at whatever address, was inherited and is not used yet.
+    pub fn has_inherited(&self, port: u16) -> bool {
+        let is_it = |listener: &TcpListener| {
+            listener.local_addr().is_ok_and(|address| address.port() == port)
+        };
+        self.inherited.borrow().iter().any(is_it)
     }
 
     /// Opens the next free port. A port that another program holds, or that this user may not

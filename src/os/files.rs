@@ -49,20 +49,20 @@ impl Files {
         Self::beside(0, 0, limit)
     }
 
-    /// The same, where so many `others` are open that will be taken one by one, or closed, and so many are yet to
-    /// be opened for good.
-    pub fn beside(others: usize, more: usize, limit: usize) -> Arc<Self> {
-        Self::with(limit, (open_files() + more).saturating_sub(others))
+    /// The same, where so many `ports` are open that will be taken one by one, or closed, and so many files are yet to
+    /// be opened for good. All these ports may be kept.
+    pub fn beside(ports: usize, more: usize, limit: usize) -> Arc<Self> {
+        Self::with(limit, (open_files() + more).saturating_sub(ports), ports)
     }
 
-    fn with(limit: usize, used: usize) -> Arc<Self> {
+    fn with(limit: usize, used: usize, ports: usize) -> Arc<Self> {
         let (part, whole) = limits::LISTENERS_SHARE;
         let for_pipes = limit.saturating_sub(used + limits::FILES_RESERVED);
         Arc::new(Files {
             limit,
             used: AtomicUsize::new(used),
             listeners: AtomicUsize::new(0),
-            most_listeners: for_pipes / whole * part,
+            most_listeners: (for_pipes / whole * part).max(ports),
         })
     }
 
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn ports_share_the_last_files_so_that_strangers_never_have_them_all() {
-        let files = Files::with(1000 + limits::FILES_RESERVED, 0);
+        let files = Files::with(1000 + limits::FILES_RESERVED, 0, 0);
         let _ports: Vec<_> = (0..10).map(|_| files.try_take(For::Listener).unwrap()).collect();
         let mut crowds: Vec<Vec<FileGuard>> = (0..10).map(|_| Vec::new()).collect();
         // The first ports take all that they may, then the others.
@@ -163,14 +163,14 @@ mod tests {
         crowds[0].truncate(10);
         assert_eq!(files.strangers(), usize::MAX);
         // Ports are no strangers: a daemon of many mappings is short of nothing at rest.
-        let files = Files::with(1000 + limits::FILES_RESERVED, 20);
+        let files = Files::with(1000 + limits::FILES_RESERVED, 20, 0);
         let ports: Vec<_> = std::iter::from_fn(|| files.try_take(For::Listener)).collect();
         assert!(ports.len() > 700 && files.strangers() == usize::MAX, "{}", ports.len());
     }
 
     #[test]
     fn files_keep_a_reserve_for_the_api() {
-        let files = Files::with(10 + limits::FILES_RESERVED, 8);
+        let files = Files::with(10 + limits::FILES_RESERVED, 8, 0);
         let pipes: Vec<_> = std::iter::from_fn(|| files.try_take(For::Pipe)).collect();
         assert_eq!(pipes.len(), 2);
         let api: Vec<_> = std::iter::from_fn(|| files.try_take(For::Api)).collect();
@@ -181,8 +181,8 @@ mod tests {
         drop(pipes);
         assert_eq!(files.used(), 8);
         assert!(files.try_take(For::Pipe).is_some());
-        assert!(Files::with(3, 0).try_take(For::Api).is_none());
-        let files = Files::with(110 + limits::FILES_RESERVED, 10);
+        assert!(Files::with(3, 0, 0).try_take(For::Api).is_none());
+        let files = Files::with(110 + limits::FILES_RESERVED, 10, 0);
         let ports: Vec<_> = std::iter::from_fn(|| files.try_take(For::Listener)).collect();
         assert_eq!((ports.len(), files.used()), (75, 85), "the rest is for sessions");
         drop(ports);

@@ -54,26 +54,14 @@ impl Link {
     /// The other end is closed, or takes nothing.
     pub fn send(&self, text: &str, files: &[BorrowedFd<'_>]) -> io::Result<()> {
         self.0.set_write_timeout(Some(limits::HEIR_TAKES))?;
-        let mut first = Some(text);
-        let mut rest = files.chunks(FILES);
-        loop {
-            let now = rest.next().unwrap_or_default();
-            let Some(text) = first.take().or((!now.is_empty()).then_some(text)) else {
-                return Ok(());
-            };
-            let text = &text.as_bytes()[..text.len().min(LONGEST)];
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            if !now.is_empty() {
-                control.push(SendAncillaryMessage::ScmRights(now));
-            }
-            let text = [IoSlice::new(text)];
-            while let Err(error) = sendmsg(&self.0, &text, &mut control, SendFlags::NOSIGNAL) {
+        for now in messages(files) {
+            while let Err(error) = send(&self.0, text, now) {
                 if error != Errno::INTR {
                     return Err(error.into());
                 }
             }
         }
+        Ok(())
     }
 
     /// The next message; `None` once the other end is closed.
@@ -128,6 +116,17 @@ impl From<Link> for OwnedFd {
 pub struct AsyncLink(Async<UnixDatagram>);
 
 impl AsyncLink {
+    /// Says this, and hands the files over, which stay open here. Waits for room.
+    ///
+    /// # Errors
+    /// The other end is closed.
+    pub async fn send(&self, text: &str, files: &[BorrowedFd<'_>]) -> io::Result<()> {
+        for now in messages(files) {
+            self.0.write_with(|socket| Ok(send(socket, text, now)?)).await?;
+        }
+        Ok(())
+    }
+
     /// Says this; lost if the other end is closed, or has no room because its process hangs.
     pub fn tell(&self, text: &str) {
         let _ = self.0.get_ref().send(text.as_bytes());
@@ -144,6 +143,22 @@ impl AsyncLink {
         self.0.get_ref().shutdown(Shutdown::Read).ok()?;
         receive(self.0.get_ref()).ok().flatten().map(|message| message.text)
     }
+}
+
+/// The files of each message with which all of them are handed over: of one message, if there are none.
+fn messages<'a, 'f>(files: &'a [BorrowedFd<'f>]) -> impl Iterator<Item = &'a [BorrowedFd<'f>]> {
+    let none = files.is_empty().then_some(files);
+    none.into_iter().chain(files.chunks(FILES))
+}
+
+fn send(socket: &UnixDatagram, text: &str, files: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(files));
+    }
+    let text = [IoSlice::new(&text.as_bytes()[..text.len().min(LONGEST)])];
+    sendmsg(socket, &text, &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
 fn receive(socket: &UnixDatagram) -> Result<Option<Message>, Errno> {

@@ -31,7 +31,7 @@ use crate::report::status::events::Events;
 use crate::report::status::{
     Counts, Draining, MappingStatus, OpenFiles, Overview, Status, condition,
 };
-use crate::runtime::{look, sleep};
+use crate::runtime::{look, sleep, until};
 use crate::session;
 use crate::text::counted;
 use crate::text::dump::Dump;
@@ -616,6 +616,7 @@ impl Registry {
         self.running.borrow().iter().for_each(|running| running.pipe.retire());
         let mut is_over = false;
         loop {
+            let over = self.shared.session_over.listen();
             let is_late = begun.elapsed() >= waiting;
             for Running { pipe, .. } in self.running.borrow().iter() {
                 if is_late {
@@ -661,8 +662,9 @@ impl Registry {
                 }
                 break;
             }
-            // Often at first; what is there after a minute will be there for a while.
-            sleep((begun.elapsed() / 50).clamp(limits::DRAIN_CHECK, limits::DRAIN_TOLD)).await;
+            sleep(limits::DRAIN_CHECK).await;
+            // Often at first; what is there after a minute will be there for a while, unless it ends.
+            until(Instant::now() + (begun.elapsed() / 50).min(limits::DRAIN_TOLD), over).await;
         }
         self.running.borrow().iter().for_each(|running| running.pipe.pairing.close());
     }

@@ -400,6 +400,7 @@ mod tests {
     use std::sync::{Arc, mpsc};
     use std::time::Duration;
 
+    use event_listener::Event;
     use smol::future::poll_once;
 
     use super::*;
@@ -425,6 +426,7 @@ mod tests {
             files,
             events: Rc::default(),
             times: RefCell::default(),
+            session_over: Event::new(),
         };
         let limits = AgentLimits { max_connections: 60, heartbeat_threshold: None };
         let agent = AgentPort { port: 6000, passcode: Passcode::random(), limits };

@@ -191,6 +191,7 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
         }
     };
     pipe.record.count(|counts| counts.sessions -= 1);
+    pipe.shared.session_over.notify(usize::MAX);
     session_ended(pipe, ended, peers);
     // It comes before those that have waited for less long.
     if let Next::User(user) = next {

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use event_listener::Event;
+
 use crate::config::Config;
 use crate::mappings::ports::Pool;
 use crate::os::Files;
@@ -31,4 +33,6 @@ pub struct Shared {
     pub events: Rc<Events>,
     /// How long users have waited and sessions have lasted.
     pub times: RefCell<Times>,
+    /// Notified at each session's end.
+    pub session_over: Event,
 }

@@ -39,6 +39,9 @@ pub struct Status {
     /// The address that mappings' ports listen on; `::` is every interface. Empty where an older daemon does not say.
     #[serde(default)]
     pub listen: String,
+    /// The API's address and port, empty where it is not open; `None` where an older daemon does not say.
+    #[serde(default)]
+    pub api: Option<String>,
     /// `SHA256:` and the fingerprint of the certificate in force; `None` without TLS.
     #[serde(default)]
     pub certificate: Option<String>,

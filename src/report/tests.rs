@@ -101,6 +101,7 @@ fn sample() -> Report {
         address: "example.org".into(),
         dev: false,
         listen: "127.0.0.1".into(),
+        api: Some("127.0.0.1:54321".into()),
         certificate: Some("SHA256:00:FF".into()),
         certificate_ends: Some(4_102_444_800_000),
         draining: None,

@@ -27,6 +27,12 @@ macro_rules! events {
 events! {
     /// The daemon serves.
     Started: "started";
+    /// No other program takes the daemon's place, as it was asked to.
+    UpgradeRefused: "upgrade-refused";
+    /// Another program serves in its place; of the log alone.
+    HandedOver: "handed-over";
+    /// The daemon whose place this one took has ended.
+    PredecessorEnded: "predecessor-ended";
     /// Settings and certificates that were read again are in force.
     Reloaded: "reloaded";
     /// They have a fault, and those of before stay in force.

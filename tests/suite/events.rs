@@ -240,6 +240,20 @@ fn disk_that_takes_nothing_is_told_and_that_it_does_again() {
 }
 
 #[test]
+fn upgrade_that_is_not_made_and_the_end_of_the_program_before_are_told() {
+    if std::env::var_os("IOFOG_CONNECTOR_BIN").is_some() {
+        return could_not_run("a program that needs a wrapper cannot start itself anew");
+    }
+    let daemon = logging(Mode::Plain).start();
+    daemon.set("userwait", "soon");
+    assert_eq!(daemon.cli(&["upgrade"]).status.code(), Some(1));
+    assert!(message(&told(&daemon, "upgrade-refused", 1)).contains("userwait"));
+    daemon.set("userwait", 10_000);
+    assert!(daemon.cli(&["upgrade"]).status.success());
+    assert!(message(&told(&daemon, "predecessor-ended", 1)).contains("has ended"));
+}
+
+#[test]
 fn command_line_shows_events_in_order_of_time() {
     let daemon = logging(Mode::Plain).start();
     let mapping = named(&daemon, "web", 60);

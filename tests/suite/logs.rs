@@ -455,7 +455,7 @@ fn lines_of_json_say_what_they_are_about(mode: Mode) {
 fn words_of_the_log_are_those_of_the_page() {
     let page = include_str!("../../docs/protocol.md");
     let (_, part) = page.split_once("### Logs for programs").expect("the part");
-    for word in ["session-ended", "connection-closed"] {
+    for word in ["session-ended", "connection-closed", "handed-over"] {
         assert!(part.contains(&format!("`{word}`")), "{word}");
     }
     for key in ["time", "level", "event", "mapping", "name", "port", "peer", "count", "message"] {

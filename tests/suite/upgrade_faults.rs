@@ -520,6 +520,88 @@ fn programs_between_end_once_the_first_one_has() {
 }
 
 #[test]
+fn sessions_that_have_ended_are_counted_at_once_and_their_program_ends_and_is_said_to() {
+    if !can_start_anew() {
+        return;
+    }
+    let mut daemon = Daemon::builder(Mode::Plain).set("logformat", "json").start();
+    let mapping = daemon.api().add_public(10, NEVER);
+    let mut sessions: Vec<_> = (0..6).map(|_| daemon.session(&mapping)).collect();
+    upgraded(&daemon);
+    let left = || daemon.control().state()["predecessor"]["sessions"].as_u64();
+    until("all are shown", || left() == Some(6));
+    // What is said again and again is said each second.
+    thread::sleep(ms(3000));
+    let mut took = Vec::new();
+    while sessions.pop().is_some() {
+        let (begun, number) = (Instant::now(), sessions.len() as u64);
+        until("one less", || left().unwrap_or_default() == number);
+        took.push(begun.elapsed());
+    }
+    took.sort();
+    assert!(took[2] < ms(500), "{took:?}");
+    assert_eq!(daemon.wait().status.code(), Some(0));
+    until("it is said", || daemon.log_text().contains(r#""event":"handed-over""#));
+}
+
+#[test]
+fn ports_that_are_most_of_the_limit_of_open_files_are_handed_over() {
+    if !can_start_anew() {
+        return;
+    }
+    let daemon =
+        Daemon::builder(Mode::Plain).ports(140).wrapper(&["prlimit", "--nofile=180"]).start();
+    let body = form(&[(
+        "mapping",
+        r#"{"type":"public","maxconnections":60,"heartbeatabsencethreshold":0}"#,
+    )]);
+    let mut count = 0;
+    while daemon.api().post("/api/v2/mapping/add", &body).status == 200 {
+        count += 1;
+    }
+    assert!(4 * count > 180, "twice as many would be too many: {count}");
+    upgraded(&daemon);
+    let state = daemon.control().state();
+    let mappings = state["mappings"].as_array().unwrap();
+    let is_open =
+        |mapping: &&serde_json::Value| (0..2).all(|side| mapping["sides"][side]["open"] == true);
+    assert_eq!(mappings.iter().filter(is_open).count(), count, "{state}");
+}
+
+#[test]
+fn apis_port_that_another_program_has_is_found_by_check_and_leaves_the_old_one_serving() {
+    if !can_start_anew() {
+        return;
+    }
+    let daemon = Daemon::new(Mode::Plain);
+    let mapping = daemon.api().add_public(10, NEVER);
+    let check = || text(&daemon.cli(&["check"]));
+    let taken = "has the API's port";
+    assert!(!check().contains(taken), "its own: {}", check());
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    daemon.set("api", other.local_addr().unwrap().to_string());
+    assert!(check().contains(taken), "{}", check());
+    let said = refused(&daemon);
+    let why =
+        format!("the API cannot listen on {}: another program uses", other.local_addr().unwrap());
+    assert!(said.contains(&why), "{said}");
+    let events = daemon.control().state()["events"].clone();
+    assert!(events.to_string().contains("upgrade-refused"), "{events}");
+    // The API is where it was.
+    drop((daemon.session(&mapping), daemon.api().add_public(1, NEVER)));
+    // Its own port at another address is its own, too, and that of a mapping.
+    for own in [daemon.api_address().port(), mapping.port2] {
+        daemon.set("api", format!("0.0.0.0:{own}"));
+        assert!(!check().contains(taken), "{own}: {}", check());
+    }
+    daemon.set("api", format!("0.0.0.0:{}", daemon.api_address().port()));
+    upgraded(&daemon);
+    until("the API is there", || TcpStream::connect(daemon.api_address()).is_ok());
+    assert_eq!(daemon.control().state()["api"], format!("0.0.0.0:{}", daemon.api_address().port()));
+    drop(other);
+}
+
+#[test]
 fn users_that_wait_two_programs_back_are_told_to_the_newest_one() {
     if !can_start_anew() {
         return;
