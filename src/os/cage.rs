@@ -224,7 +224,8 @@ impl Cage {
     fn filter(&self, refusal: u32) -> io::Result<()> {
         let Some(machine) = Machine::OWN else { return Err(io::ErrorKind::Unsupported.into()) };
         let (loads, own) = (self.resolves, std::process::id());
-        let process = Process { who: self.who, loads, listens: self.listens, own };
+        let (listens, musl) = (self.listens, cfg!(target_env = "musl"));
+        let process = Process { who: self.who, loads, listens, musl, own };
         let mut program = filter::program(machine, process, refusal);
         let all = libc::SECCOMP_FILTER_FLAG_TSYNC;
         // Old kernels would make the processor slower for the filter's sake; this runs no one else's code.

@@ -47,6 +47,8 @@ pub(super) struct Process {
     pub(super) loads: bool,
     /// Whether it opens ports after its start.
     pub(super) listens: bool,
+    /// Whether the C library is musl.
+    pub(super) musl: bool,
     /// Its number.
     pub(super) own: u32,
 }
@@ -68,12 +70,13 @@ pub(super) fn program(machine: Machine, process: Process, refusal: u32) -> Vec<I
     }
     let rule = |rule| match rule {
         Rule::Memory if process.loads => Rule::Any,
-        Rule::Port => Rule::Any,
+        Rule::Port | Rule::Musl => Rule::Any,
         rule => rule,
     };
     let is_for = |call: &&Call| {
         (call.who == For::Both || call.who == process.who)
             && (call.rule != Rule::Port || process.listens)
+            && (call.rule != Rule::Musl || process.musl)
     };
     let allowed = || CALLS.iter().filter(is_for);
     // Bytes to peers first: since its arguments are looked at, the kernel runs the program each time.

@@ -90,6 +90,8 @@ pub(super) enum Rule {
     Memory,
     /// Answered as by a kernel that has no such call, so that the C library does without.
     Absent,
+    /// Any where the C library is musl, which asks older calls, and others than glibc does.
+    Musl,
     /// Refused, and no end where others are: what is tried although it may be refused.
     Tried,
 }
@@ -141,7 +143,7 @@ impl Rule {
         const KIND: u32 = 0xf;
         let one = |condition| ([condition, any, any], 1);
         match self {
-            Rule::Any | Rule::Absent | Rule::Tried | Rule::Port => ([any; 3], 0),
+            Rule::Any | Rule::Absent | Rule::Musl | Rule::Tried | Rule::Port => ([any; 3], 0),
             Rule::Socket => (
                 [
                     is(0, ALL, &[libc::AF_INET, libc::AF_INET6, libc::AF_UNIX].map(|f| f as u32)),
@@ -255,11 +257,16 @@ calls! {
     "epoll_create1" [291] [20] [357] Both Any "the same"
 
     "openat" [257] [56] [322] Both Any "files; which ones, Landlock says"
+    "open" [2] [] [5] Both Musl "the same"
     "statx" [332] [291] [397] Both Any "what a file is"
     "fstat" [5, 262] [80, 79] [197, 327] Tunnel Any "the same, by the C library for folders and the resolver's files"
+    "fstat by musl" [5, 262] [80, 79] [197, 327] Daemon Musl "the same for all files"
+    "stat" [4, 6] [] [195, 196] Both Musl "the same"
+    "readv" [19] [65] [145] Tunnel Musl "the resolver's files"
     "access" [21] [48] [334, 33] Both Any "why a file cannot be used, in words"
     "sendmsg" [46] [211] [296] Daemon Message "files for a program that takes this one's place"
     "recvmsg" [47] [212] [297] Daemon Any "its words"
+    "recvmsg by musl" [47] [212] [297] Tunnel Musl "what the resolver is answered"
     "readlink" [89] [78] [85, 332] Daemon Any "where the state file really is"
     "statfs" [137] [43] [266] Daemon Any "whether the log's disk is full"
     "getdents64" [217] [61] [217] Tunnel Any "the folder of tunnels"
@@ -293,6 +300,7 @@ calls! {
     "geteuid" [107] [175] [201, 49] Both Any "who may not use a file, in words"
     "uname" [63] [160] [122] Both Any "the machine's own name: for callers of the API, and as the resolver's own domain"
 
+    "tkill" [200] [130] [238] Both Tried "musl aborts, which then is a fault of memory: this could end any process of the user"
     "mkdir" [83] [34] [39, 323] Daemon Tried "a log folder that is gone: the log says so"
 
     // Its flags cannot be looked at, since they lie in memory: the C library falls back to `clone`.

@@ -20,7 +20,7 @@ const REFUSAL: u32 = ERROR | libc::EPERM as u32;
 const ABSENT: u32 = ERROR | libc::ENOSYS as u32;
 
 fn process(who: For, loads: bool) -> Process {
-    Process { who, loads, listens: who == For::Daemon, own: OWN }
+    Process { who, loads, listens: who == For::Daemon, musl: false, own: OWN }
 }
 
 /// The answer of a program to a call, as seccomp(2) has it.
@@ -169,8 +169,9 @@ fn a_report_allows_and_notes_what_would_be_refused() {
 fn no_more_than_sixty_system_calls_are_allowed_and_each_has_its_reason() {
     for who in [For::Daemon, For::Tunnel] {
         let allowed = || {
-            let calls =
-                CALLS.iter().filter(|call| ![Rule::Absent, Rule::Tried].contains(&call.rule));
+            let calls = CALLS
+                .iter()
+                .filter(|call| ![Rule::Absent, Rule::Musl, Rule::Tried].contains(&call.rule));
             calls.filter(|call| [For::Both, who].contains(&call.who))
         };
         for machine in [Machine::X86_64, Machine::Arm64, Machine::Riscv64] {
@@ -195,6 +196,29 @@ fn no_more_than_sixty_system_calls_are_allowed_and_each_has_its_reason() {
         assert!(longest.len() < 4096);
         let simple = longest.iter().filter(|one| one.code == IF_EQUAL && one.when > 8).count();
         assert!(simple < 250, "their jumps would be too long: {simple}");
+    }
+}
+
+#[test]
+fn what_only_musl_asks_is_allowed_in_its_programs_alone() {
+    for (machine, older) in [
+        (Machine::X86_64, &[2, 4, 6, 5, 262][..]),
+        (Machine::Arm64, &[79, 80]),
+        (Machine::Riscv64, &[79, 80]),
+        (Machine::Arm, &[5, 195, 196, 197, 327]),
+    ] {
+        let allowed = |musl| {
+            let process = Process { musl, ..process(For::Daemon, false) };
+            let program = program(machine, process, REFUSAL);
+            (0..1024)
+                .filter(move |number| answer(&program, machine.audit(), *number, [0; 6]) == ALLOW)
+        };
+        let glibcs: Vec<u32> = allowed(false).collect();
+        let mut added: Vec<u32> = allowed(true).filter(|number| !glibcs.contains(number)).collect();
+        let mut older = older.to_vec();
+        added.sort_unstable();
+        older.sort_unstable();
+        assert_eq!(added, older, "{machine:?}");
     }
 }
 
