@@ -87,12 +87,21 @@ impl<T, E> std::ops::Deref for Waiting<'_, T, E> {
 
 impl<T, E> Drop for Waiting<'_, T, E> {
     fn drop(&mut self) {
-        self.seats.borrow_mut().remove(self.number);
+        let mut seats = self.seats.borrow_mut();
+        // A user whose tunnel was dead may sit there again by now, on a seat of its own.
+        let is_own = |seat: &Rc<_>| Rc::ptr_eq(seat, &self.seat);
+        let is_left = seats.get(self.number).is_none_or(is_own);
+        if is_left {
+            seats.remove(self.number);
+        }
+        drop(seats);
         let mut order = self.pairing.order.borrow_mut();
         match self.whose {
             Whose::Tunnel(side) => order.tunnel_left(side, self.number),
             Whose::User => {
-                order.user_left(self.number);
+                if is_left {
+                    order.user_left(self.number);
+                }
                 self.pairing.moved_on.notify_additional(1);
                 self.pairing.room.notify(1);
             }

@@ -381,7 +381,7 @@ async fn tunnel_ended(pipe: &Pipe, side: usize, tunnel: Box<Tunnel>, why: IdleEn
             pipe.shared.refusals.refuse(stream, peer.ip()).await;
         }
         IdleEnd::Bye => {
-            log::debug!("{}: tunnel of {peer} was given up by its agent", pipe.name());
+            log::debug!("{}: tunnel of {peer} was given up", pipe.name());
             stream.close();
         }
         IdleEnd::Left | IdleEnd::Broken => {
@@ -393,7 +393,8 @@ async fn tunnel_ended(pipe: &Pipe, side: usize, tunnel: Box<Tunnel>, why: IdleEn
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
+    use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::path::Path;
     use std::rc::Rc;
@@ -401,6 +402,7 @@ mod tests {
     use std::time::Duration;
 
     use event_listener::Event;
+    use smol::LocalExecutor;
     use smol::future::poll_once;
 
     use super::*;
@@ -409,8 +411,9 @@ mod tests {
     use crate::mappings::ports::Pool;
     use crate::os::{Files, For};
     use crate::pipes::refusals::Refusals;
+    use crate::pipes::serve_user::{self, Newcomer, may_connect};
     use crate::pipes::shared::Shared;
-    use crate::runtime::Workers;
+    use crate::runtime::{Counted, Workers};
 
     /// A public pipe whose sessions would be on `workers`.
     fn public(workers: Rc<Workers>, files: Arc<Files>) -> Rc<Pipe> {
@@ -468,6 +471,63 @@ mod tests {
                 assert_eq!(pipe.sides[0].slots.taken.get(), 0);
                 assert_eq!(quiet(&pipe, &fresh(&pipe, &listener)), wary);
             }
+        })
+        .unwrap();
+    }
+
+    /// The agent's end of a version 3 tunnel that this pipe's `tasks` serve, once it waits.
+    async fn version_three<'a>(
+        pipe: &'a Pipe,
+        listener: &TcpListener,
+        tasks: &LocalExecutor<'a>,
+    ) -> TcpStream {
+        let mut agent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, peer) = listener.accept().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let file = pipe.shared.files.try_take(For::Pipe).unwrap();
+        let waited = pipe.pairing.idle(0);
+        let passcode = pipe.agent(0, |agent| agent.passcode.reveal().to_owned());
+        agent.write_all(format!("IOFOG/3 {passcode}\n").as_bytes()).unwrap();
+        tasks.spawn(serve(pipe, 0, socket, peer, file)).detach();
+        let late = Instant::now() + Duration::from_secs(30);
+        while pipe.pairing.idle(0) == waited && pipe.record.counts().sessions == 0 {
+            runtime::look().await;
+            assert!(Instant::now() < late, "it does not wait");
+        }
+        agent.read_exact(&mut [0; b"IOFOG/3 AUTHORIZED\n".len()]).unwrap();
+        agent
+    }
+
+    #[test]
+    fn user_whose_tunnel_broke_at_once_waits_on_and_is_given_the_next_one() {
+        runtime::block_on(async {
+            let workers = Rc::new(Workers::start(1).unwrap());
+            let pipe = public(workers.clone(), Files::new(1 << 20));
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let arriving = Cell::new(0);
+            let tasks = LocalExecutor::new();
+            let story = async {
+                let first = version_three(&pipe, &listener, &tasks).await;
+                let second = version_three(&pipe, &listener, &tasks).await;
+                let _user = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let (socket, peer) = listener.accept().unwrap();
+                socket.set_nonblocking(true).unwrap();
+                let file = pipe.shared.files.try_take(For::Pipe).unwrap();
+                let newcomer = Newcomer::User(may_connect(&pipe, peer.ip()).ok().unwrap());
+                let arrives = Counted::new(&arriving);
+                let user = serve_user::serve(&pipe, socket, peer, file, newcomer, arrives);
+                tasks.spawn(user).detach();
+                // The kernel knows, and this thread does not yet.
+                drop((first, second));
+                for _ in 0..8 {
+                    runtime::look().await;
+                }
+                assert_eq!((pipe.pairing.idle(0), pipe.pairing.waiting_users()), (0, 1));
+                let _third = version_three(&pipe, &listener, &tasks).await;
+                assert_eq!((pipe.record.counts().sessions, pipe.pairing.waiting_users()), (1, 0));
+            };
+            let work = or(workers.run_home(), runtime::run(|| tasks.tick()));
+            or(story, work).await;
         })
         .unwrap();
     }
