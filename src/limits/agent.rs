@@ -115,6 +115,6 @@ pub const VERSION_AGAIN: Duration = Duration::from_secs(600);
 /// Idle tunnels beyond those that are kept ready are given up after this time.
 pub const SURPLUS: Duration = Duration::from_secs(30);
 
-/// How long the connector may take to close a tunnel that has been given up, the answer of a slow line included;
-/// and how long a tunnel that stops waits for that.
+/// How long the other end may take to close a version 3 tunnel that has been given up, the answer of a slow line
+/// included; and how long a `tunnel` that stops waits for that.
 pub const BYE: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(1)];

@@ -49,6 +49,8 @@ pub struct Tunnel {
     ended: bool,
     /// How its wait has ended by what its agent said, of version 3.
     over: Option<IdleEnd>,
+    /// When its wait went on although its agent has been told that no session will begin on it any more.
+    given_up: Option<Instant>,
     /// When its machine was asked whether it still knows of it, until that is over.
     probed: Option<Instant>,
 }
@@ -68,7 +70,7 @@ pub enum IdleEnd {
     OutOfStep,
     /// It sent frames of version 3 that it may not send then.
     Garbled(Fault),
-    /// Its agent wants no more sessions on it.
+    /// Its agent wants no more sessions on it, or was told that there will be none, and has not closed it in time.
     Bye,
 }
 
@@ -99,6 +101,7 @@ impl Tunnel {
             pace: Pace::new(now),
             ended: false,
             over: None,
+            given_up: None,
             probed: None,
         }
     }
@@ -311,6 +314,13 @@ impl Tunnel {
         let absent_at = threshold.map(|threshold| self.rhythm.last_heard() + threshold);
         if absent_at.is_some_and(|at| deadlines.has_passed(at)) {
             return Poll::Ready(IdleEnd::Absent);
+        }
+        if self.talk.as_ref().is_some_and(|talk| talk.has_said_bye()) {
+            // Its place is not its agent's to keep.
+            let since = *self.given_up.get_or_insert(deadlines.now());
+            if deadlines.has_passed(since + limits::BYE[0]) {
+                return Poll::Ready(IdleEnd::Bye);
+            }
         }
         // Not checked before it could have become true.
         let stall = watch.look(&mut self.stream, limits::UNACKNOWLEDGED, deadlines);

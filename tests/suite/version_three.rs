@@ -53,6 +53,7 @@ in_both_modes!(
     break_without_an_answer_closes_the_tunnel,
     slow_user_gets_all_from_a_tunnel_that_ends_behind_both_ends,
     new_passcode_gives_tunnels_up_once_they_are_idle,
+    tunnel_that_its_agent_does_not_close_after_a_bye_is_closed,
     slow_service_has_all_of_an_upload_before_the_next_session_begins,
     heartbeats_are_answered_at_any_time,
     idle_silence_is_absence,
@@ -1759,23 +1760,46 @@ fn side_whose_partner_is_dead_waits_again(mode: Mode) {
 
 // Section 3, step 14
 
+/// The mapping with a new passcode for port1.
+#[track_caller]
+fn renewed(daemon: &Daemon, mapping: Mapping) -> Mapping {
+    let body = form(&[("mappingid", &mapping.id), ("side", "1")]);
+    let answer = daemon.api().post("/api/v2/mapping/passcode", &body).ok();
+    let passcode1 = answer["passcode"].as_str().expect("the passcode").to_owned();
+    Mapping { passcode1, ..mapping }
+}
+
 fn new_passcode_gives_tunnels_up_once_they_are_idle(mode: Mode) {
     let (daemon, mapping) = Daemon::public(mode, 60, NEVER);
     let (mut user, mut busy) = session(&daemon, &mapping);
     let mut idle = daemon.version_three(&mapping);
     until("both are there", || daemon.api().idle(&mapping) == 1);
-    let body = form(&[("mappingid", &mapping.id), ("side", "1")]);
-    let answer = daemon.api().post("/api/v2/mapping/passcode", &body).ok();
+    let mapping = renewed(&daemon, mapping);
     idle.expect(b'B');
     // Its session goes on.
     user.send(b"question");
     busy.expect_data(b"question");
     finish(&mut user, &mut busy);
     busy.expect(b'B');
-    let new = answer["passcode"].as_str().expect("the passcode").to_owned();
-    let mapping = Mapping { passcode1: new, ..mapping };
     let mut agent = daemon.version_three(&mapping);
     serves(&daemon, &mapping, &mut agent);
+}
+
+// 9
+
+fn tunnel_that_its_agent_does_not_close_after_a_bye_is_closed(mode: Mode) {
+    let (daemon, mapping) = Daemon::public(mode, 1, NEVER);
+    let mut agent = daemon.version_three(&mapping);
+    let start = Instant::now();
+    let mapping = renewed(&daemon, mapping);
+    agent.expect(b'B');
+    for _ in 0..10 {
+        agent.beat_and_answer();
+        assert_eq!(daemon.api().idle(&mapping), 1);
+    }
+    assert_eq!(agent.expect_closed(), Got::End);
+    assert!(start.elapsed() >= ms(9900), "{:?}", start.elapsed());
+    serves(&daemon, &mapping, &mut daemon.version_three(&mapping));
 }
 
 // 3
