@@ -373,10 +373,14 @@ impl Relay {
 
     /// Passes on how many users wait, or that no more sessions are wanted.
     fn pass_wants_on(&mut self, context: &mut Context<'_>) {
-        let (Some(want), [leg, other]) = (&self.want, &mut self.progress.legs) else { return };
-        let agents = leg.framed.as_mut().filter(|framed| framed.talk.side() == Side::Agent);
-        let is_agent = agents.is_some();
-        want.ask(agents.map_or(0, |framed| std::mem::take(&mut framed.wanted)));
+        let leg = &mut self.progress.legs[0];
+        let (Some(want), Some(framed)) = (&self.want, &mut leg.framed) else { return };
+        if !framed.seen {
+            // Its agent may be gone, and each user is told of once: another one is told.
+            return;
+        }
+        let is_agent = framed.talk.side() == Side::Agent;
+        want.ask(std::mem::take(&mut framed.wanted));
         loop {
             let told = self.told.get_or_insert_with(|| match is_agent {
                 true => want.listen_for_the_end(),
@@ -388,7 +392,6 @@ impl Relay {
             }
             if want.is_over() {
                 leg.say_bye();
-                other.say_bye();
             }
             if Pin::new(told).poll(context).is_pending() {
                 return;

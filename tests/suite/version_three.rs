@@ -64,6 +64,7 @@ in_both_modes!(
     version_three_is_given_before_others,
     each_user_that_waits_is_told_once,
     users_for_whom_there_may_be_no_tunnel_are_not_told,
+    users_are_not_told_where_a_session_was_not_seen,
     agent_that_says_bye_is_closed_in_order,
     agent_that_says_bye_in_a_session_finishes_it,
     session_that_crosses_a_bye_is_served,
@@ -1294,6 +1295,20 @@ fn users_for_whom_there_may_be_no_tunnel_are_not_told(mode: Mode) {
     let (_user, mut agent) = session(&daemon, &mapping);
     let _waiting: Vec<_> = (0..5).map(|_| daemon.user(&mapping)).collect();
     until_wanted(&mut agent, 2);
+}
+
+fn users_are_not_told_where_a_session_was_not_seen(mode: Mode) {
+    let (daemon, mapping) = public_patient(mode);
+    let mut elsewhere = daemon.version_three_at(&mapping, 2);
+    let _busy = session_on(&daemon, &mapping, &mut elsewhere);
+    let mut dead = daemon.version_three(&mapping);
+    let first = daemon.user(&mapping);
+    assert_eq!(dead.opened(), of(&first, &mapping));
+    let _others = [(); 2].map(|()| daemon.user(&mapping));
+    // The first one waits for another tunnel, too, when it is known that its own is dead.
+    until_wanted(&mut elsewhere, 3);
+    dead.until_closed();
+    assert_eq!(dead.wanted, 0);
 }
 
 // 9
