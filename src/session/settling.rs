@@ -17,8 +17,10 @@ use crate::wire::frames::{Event, Fault, Side, Talk, Word};
 /// cannot go on, and is closed.
 pub struct Settling {
     kept: Option<Kept>,
-    /// When it is given up if the peer does nothing more, and, where the session was broken off, in any case.
-    given_up: [Instant; 2],
+    /// When it began to.
+    since: Instant,
+    /// When a break that has not been answered by then is looked at.
+    answer_by: Instant,
     watch: StallWatch,
     timer: Timer,
     /// The last question that it has answered.
@@ -41,11 +43,11 @@ pub struct Kept {
 
 impl Settling {
     pub(super) fn new(stream: Stream, talk: Box<Talk>, input: Vec<u8>, heard_at: Instant) -> Self {
-        let now = now();
-        let given_up = [now + limits::RESET_WAIT, now + limits::CLOSE_TIMEOUT];
+        let since = now();
+        let answer_by = since + limits::RESET_WAIT;
         let kept = Some(Kept { stream, talk, input, wanted: 0, heard_at });
         let (watch, timer) = (StallWatch::default(), Timer::new());
-        Settling { kept, given_up, watch, timer, answered: 0 }
+        Settling { kept, since, answer_by, watch, timer, answered: 0 }
     }
 }
 
@@ -118,14 +120,14 @@ impl Settling {
         let is_gone =
             self.watch.look(&mut kept.stream, limits::STALL_CHECK, &mut deadlines) == Stall::Gone;
         let is_late = if kept.talk.have_both_ended() {
-            deadlines.has_passed(kept.heard_at.max(self.given_up[0]) + limits::OVER_WAIT)
+            deadlines.has_passed(kept.heard_at.max(self.since) + limits::OVER_WAIT)
         } else if kept.talk.is_idle() {
             false
-        } else if deadlines.has_passed(self.given_up[0]) {
+        } else if deadlines.has_passed(self.answer_by) {
             // What was said before may still be on its way to a slow peer.
-            let [next, last] = &mut self.given_up;
-            *next = (deadlines.now() + limits::RESET_WAIT).min(*last);
-            !kept.stream.is_draining() || deadlines.has_passed(*last) || deadlines.has_passed(*next)
+            let last = self.since + limits::CLOSE_TIMEOUT;
+            self.answer_by = (deadlines.now() + limits::RESET_WAIT).min(last);
+            !kept.stream.is_draining() || deadlines.has_passed(self.answer_by)
         } else {
             false
         };
