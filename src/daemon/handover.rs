@@ -11,6 +11,7 @@
 //! | old | `reload`, `stop` | what was asked of it while the new one took the place, and is for that |
 //! | old | `main` | the service manager watches the new one |
 //! | old | `short ID USERS`, `enough ID` | so many users of this mapping wait here and no tunnel does: agents are left to the old one, and as many tunnels given up; or no longer |
+//! | old | `calm ID` | this mapping's tunnels owe no answers that may come on others, and it has no sessions left |
 //! | old | `left SESSIONS MS` | what it still carries, and for how long at most |
 //! | new | `removed ID`, `reopen`, `stop` | what its own operator asks for and concerns the old one, too |
 //!
@@ -299,6 +300,7 @@ impl Predecessor {
                         registry.send_agents(id, users, self.asks_until);
                     }
                 }
+                "calm" if may_ask => registry.calm(rest),
                 "enough" => registry.leave_agents(Some(rest), LeftTo::Before, None),
                 "reload" if may_ask => _ = asks.send(Ask::Reload).await,
                 "stop" if may_ask => _ = stop.try_send(()),
@@ -358,6 +360,11 @@ impl Successor {
             0 => format!("enough {id}"),
             users => format!("short {id} {users}"),
         });
+    }
+
+    /// Says that no old answers of this mapping may come.
+    pub(super) fn calm(&self, id: &str) {
+        self.0.link.tell(&format!("calm {id}"));
     }
 
     /// Says what is still carried here, and for how long at most.

@@ -467,12 +467,13 @@ impl<'a> Serving<'a> {
         let config = self.shared.config.borrow().clone();
         let waiting = config.user_wait.min(limits::LEFT_WAITING);
         let short = |id: &Id, users| successor.short(id, users);
+        let calm = |id: &Id| successor.calm(id);
         let lives = || self.predecessor.get().is_some_and(Predecessor::lives);
         let patience = match self.noted.stop.get() {
             None => config.handover,
             Some(_) => config.handover.min(config.drain),
         };
-        let carried = self.registry.retire(patience, waiting, &short, &lives);
+        let carried = self.registry.retire(patience, waiting, &short, &calm, &lives);
         let told = async {
             loop {
                 let over = self.shared.session_over.listen();

@@ -178,6 +178,17 @@ impl Pairing {
         self.note(|wariness, now| wariness.begin(now));
     }
 
+    /// No old answers come on fresh tunnels, but for those of tunnels that were lost here.
+    pub fn calm(&self) {
+        self.note(|wariness, _| wariness.calm());
+        self.look_anew();
+    }
+
+    /// Whether a fresh tunnel need not be quiet first.
+    pub fn is_calm(&self) -> bool {
+        self.wariness.get().quiet(true, now()).is_zero()
+    }
+
     /// A tunnel is gone on which this was still to come: it may come on a fresh one.
     pub fn lost(&self, missing: Missing) {
         self.note(|wariness, now| wariness.lost(missing, now));

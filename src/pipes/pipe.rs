@@ -59,6 +59,8 @@ pub struct Pipe {
     pub per_address: PerAddress,
     /// Its sessions that are over.
     pub closings: Arc<Closings>,
+    /// Whether no old answers of the daemon before this one come on fresh tunnels here, as that has said.
+    pub is_calm_before: Cell<bool>,
     /// Users for whom more tunnels are asked.
     pub wanted: Wanted,
     /// Whether waiting tunnels of version 3 are told that no session will begin on them any more.
@@ -165,6 +167,7 @@ impl Pipe {
             mapping: RefCell::new(Rc::new(mapping)),
             per_address: PerAddress::default(),
             closings: Arc::new(closings),
+            is_calm_before: Cell::new(false),
             wanted: Wanted::default(),
             bids_farewell: Cell::new(false),
             traffic: Arc::default(),
@@ -194,6 +197,14 @@ impl Pipe {
     pub fn is_awaited(&self) -> bool {
         let users = || self.arriving.get() + self.handshakes.len() + self.pairing.waiting_users();
         self.is_public() && self.sides[1].accepting.get() + users() > 0
+    }
+
+    /// Whether agents of version 1 have tunnels here, all idle, and there are no old answers that may come on others.
+    pub fn is_calm(&self) -> bool {
+        let Side { slots, draining, .. } = &self.sides[0];
+        let is_still = slots.in_use.get() + slots.unanswered.get() + draining.get() == 0;
+        let is_left_alone = self.pairing.waiting_users() == 0 && self.record.counts().sessions == 0;
+        is_still && is_left_alone && slots.versions()[0] > 0 && self.pairing.is_calm()
     }
 
     /// How many users wait here while no tunnel does.

@@ -117,9 +117,22 @@ impl Registry {
         registry
     }
 
-    /// Agents may have answers for users of another daemon: of the one before, or of one that takes this one's place.
+    /// Agents may have answers for users of another daemon: of the one before, unless that has said that there are none,
+    /// or of one that takes this one's place.
     pub fn be_wary(&self) {
-        self.running.borrow().iter().for_each(|running| running.pipe.pairing.be_wary());
+        for Running { pipe, .. } in self.running.borrow().iter() {
+            if !pipe.is_calm_before.get() {
+                pipe.pairing.be_wary();
+            }
+        }
+    }
+
+    /// Agents have no answers for users that this mapping had at the daemon before this one.
+    pub fn calm(&self, id: &str) {
+        if let Some(Running { pipe, .. }) = self.running.borrow().get(id) {
+            pipe.is_calm_before.set(true);
+            pipe.pairing.calm();
+        }
     }
 
     /// Says that mappings are told to speak TLS, and do not.
@@ -600,20 +613,29 @@ impl Registry {
     /// Carries what has begun to its end, after another daemon has taken this one's place; returns when nothing is
     /// left, or after `patience`, which [`hurry`](Self::hurry) may shorten. Users have `waiting` to be given a tunnel.
     /// `short` is told how many of a mapping's users wait where no tunnel does, here or at a daemon before this one, now
-    /// and again, and 0 once none does. `lives` says whether there is one before, which is waited for as well.
+    /// and again, and 0 once none does; `calm`, of which no answers may come to the other one. `lives` says whether there
+    /// is one before, which is waited for as well.
     pub async fn retire(
         &self,
         patience: Duration,
         waiting: Duration,
         short: &dyn Fn(&Id, usize),
+        calm: &dyn Fn(&Id),
         lives: &dyn Fn() -> bool,
     ) {
         // What was said of which, and when.
         let mut are_short: Vec<(Id, usize, Instant)> = Vec::new();
         let begun = Instant::now();
         self.draining.set(Some(begun + patience));
+        let mut are_calm: Vec<(Id, u64)> = Vec::new();
+        for Running { pipe, .. } in self.running.borrow().iter() {
+            if pipe.is_calm() {
+                are_calm.push((pipe.id().clone(), pipe.record.counts().sessions_total));
+            }
+            pipe.is_calm_before.set(false);
+            pipe.retire();
+        }
         self.be_wary();
-        self.running.borrow().iter().for_each(|running| running.pipe.retire());
         let mut is_over = false;
         loop {
             let over = self.shared.session_over.listen();
@@ -647,6 +669,18 @@ impl Registry {
                 }
                 short(pipe.id(), users);
             }
+            are_calm.retain(|(id, sessions)| {
+                let running = self.running.borrow();
+                let pipe = running.get(id).map(|running| &running.pipe);
+                let is_over = pipe.is_none_or(|pipe| !pipe.is_awaited());
+                // Unless the last of its users have had sessions meanwhile.
+                if is_over
+                    && pipe.is_some_and(|pipe| pipe.record.counts().sessions_total == *sessions)
+                {
+                    calm(id);
+                }
+                !is_over
+            });
             // A user that waited may have been given a tunnel whose task has not begun the session yet.
             let was_over = std::mem::replace(&mut is_over, self.carried() == 0);
             if is_over && was_over && !lives() {

@@ -16,6 +16,7 @@ use serde_json::Value;
 in_both_modes!(
     sessions_of_all_versions_go_on_and_the_new_program_serves_others,
     user_that_waits_is_served_by_the_program_to_which_it_came,
+    tunnels_of_version_one_serve_at_once_where_the_program_before_owes_nothing,
     joined_private_pipe_stays_joined_and_idle_tunnels_are_given_up,
     mapping_that_is_removed_ends_its_sessions_in_the_program_before_too,
     upgrades_in_a_row_under_load_refuse_nobody_and_cut_nothing,
@@ -121,6 +122,39 @@ fn user_that_waits_is_served_by_the_program_to_which_it_came(mode: Mode) {
     user.expect(b"answer");
     drop((user, tunnel));
     assert_eq!(daemon.wait().status.code(), Some(0));
+}
+
+fn tunnels_of_version_one_serve_at_once_where_the_program_before_owes_nothing(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    // Another mapping's, which goes on in the first program.
+    let other = daemon.api().add_public(60, NEVER);
+    let (mut stays, mut carries) = daemon.session(&other);
+    let mut took = Vec::new();
+    for _ in 0..5 {
+        let mut idle = daemon.tunnel(&mapping);
+        until("it waits", || daemon.api().idle(&mapping) == 1);
+        if upgraded(&daemon).is_none() {
+            return;
+        }
+        idle.link.expect_closed();
+        let (begun, mut agent) = (Instant::now(), daemon.tunnel(&mapping));
+        let mut user = daemon.user(&mapping);
+        user.send(b"question");
+        agent.expect_record(b"question");
+        took.push(begun.elapsed());
+        agent.send(b"answer");
+        user.expect(b"answer");
+        // Its agent closes the tunnel with the answer.
+        drop((agent, user));
+        until("nothing is left", || {
+            daemon.api().idle(&mapping) + daemon.api().in_use(&mapping) == 0
+        });
+    }
+    // As long it would be quiet first (`QUIET_LATE`).
+    assert!(*took.iter().min().unwrap() < ms(800), "{took:?}");
+    stays.send(b"stays");
+    carries.expect_record(b"stays");
 }
 
 fn joined_private_pipe_stays_joined_and_idle_tunnels_are_given_up(mode: Mode) {

@@ -22,6 +22,8 @@ struct Lost {
     count: usize,
     /// Whether one of them owed all of its answer.
     owed: bool,
+    /// Whether it is known that there are, or were: more than that there may be.
+    is_certain: bool,
 }
 
 /// A tunnel was taken for clean, and was not.
@@ -44,6 +46,7 @@ impl Wariness {
             self.note(now, |lost| {
                 lost.count += 1;
                 lost.owed |= missing == Missing::Answer;
+                lost.is_certain = true;
             });
         }
     }
@@ -53,13 +56,19 @@ impl Wariness {
         self.note(now, |lost| {
             lost.count = lost.count.saturating_sub(1);
             lost.owed &= lost.count > 0;
+            lost.is_certain = true;
         });
+    }
+
+    /// It is known that none may come, but for those that this one has lost itself.
+    pub(super) fn calm(&mut self) {
+        self.lost = self.lost.filter(|lost| lost.is_certain);
     }
 
     fn note(&mut self, now: Instant, change: impl FnOnce(&mut Lost)) {
         let until = now + limits::WARY;
         let known = self.lost.filter(|lost| now < lost.until);
-        let mut lost = known.unwrap_or(Lost { until, count: 0, owed: false });
+        let mut lost = known.unwrap_or(Lost { until, count: 0, owed: false, is_certain: false });
         change(&mut lost);
         self.lost = Some(Lost { until, ..lost });
     }
@@ -101,6 +110,22 @@ mod tests {
         assert_eq!(wary.quiet(false, now), Duration::ZERO, "one that has carried a session");
         assert_eq!(wary.quiet(true, now + limits::WARY - MS), limits::QUIET_LATE);
         assert_eq!(wary.quiet(true, now + limits::WARY), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_another_one_says_to_be_over_is_feared_no_longer_and_what_was_lost_here_is() {
+        let now = Instant::now();
+        for lost in [false, true] {
+            let mut wary = Wariness::default();
+            wary.begin(now);
+            assert_eq!(wary.quiet(true, now), limits::QUIET_LATE);
+            if lost {
+                wary.lost(Missing::Rest, now);
+                wary.found(now);
+            }
+            wary.calm();
+            assert_eq!(wary.quiet(true, now).is_zero(), !lost);
+        }
     }
 
     #[test]
