@@ -1,17 +1,19 @@
 # make check    formatting, the order of the rooms, lints, documentation
 # make test     all tests
-# make deb      packages for amd64, arm64 and armhf, into dist/ (Debian 12, amd64; see docs/packages.md)
+# make deb      packages for amd64, arm64, armhf and riscv64, into dist/ (Debian 12, amd64; see docs/packages.md)
+# make static   archives with static programs for amd64, arm64, armv7, armv6 and riscv64, into dist/ (the same)
 # make release  checks, packages and a tag for this version; DRY_RUN=1 only says what it would do
 # make install  program, man pages, completions and unit, from target/release (DESTDIR, PREFIX)
 
 PREFIX ?= /usr/local
-ARCHS ?= amd64 arm64 armhf
+ARCHS ?= amd64 arm64 armhf riscv64
+STATIC ?= amd64 arm64 armv7 armv6 riscv64
 CARGO ?= cargo
 PROGRAM ?= target/release/iofog-connector
 # The last commit's time, so that one commit makes one and the same package.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || dpkg-parsechangelog -STimestamp)
 
-.PHONY: all check test deb release install
+.PHONY: all check test deb static release install
 
 all:
 	$(CARGO) build --release --locked
@@ -28,6 +30,10 @@ test:
 deb:
 	cross/build $(ARCHS)
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) cross/package $(ARCHS)
+
+static:
+	cross/build $(STATIC:%=static-%)
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) cross/tarball $(STATIC)
 
 release:
 	cross/release

@@ -1,8 +1,10 @@
-//! Leaves out what a release never uses: the tables by which a panic would be unwound.
+//! How a release is linked. Left out is what it never uses: the tables by which a panic would be unwound.
 //!
 //! A panic ends the daemon at once (`panic = "abort"`); its message names file and line. The
 //! standard library is compiled with the tables all the same, and only the linker can leave them
 //! out: 0.2 MB, a tenth of the program. Linkers that take no scripts, such as mold, cannot.
+//!
+//! On 32-bit Arm the program begins with a look at the processor (`src/os/processor.rs`).
 
 use std::env;
 use std::fs;
@@ -21,12 +23,21 @@ fn main() -> io::Result<()> {
     if is("PROFILE", &["release"])
         && is("CARGO_CFG_TARGET_OS", &["linux"])
         // 32-bit ARM has tables of another kind, and hardly any of these.
-        && is("CARGO_CFG_TARGET_ARCH", &["x86_64", "aarch64"])
+        && is("CARGO_CFG_TARGET_ARCH", &["x86_64", "aarch64", "riscv64"])
     {
         let directory = env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?;
         let script = PathBuf::from(directory).join("no-unwinding.ld");
         fs::write(&script, SCRIPT)?;
         println!("cargo::rustc-link-arg-bins=-Wl,-T,{},--no-eh-frame-hdr", script.display());
+    }
+    println!("cargo::rustc-check-cfg=cfg(armv7)");
+    if is("CARGO_CFG_TARGET_OS", &["linux"]) && is("CARGO_CFG_TARGET_ARCH", &["arm"]) {
+        if env::var("TARGET").is_ok_and(|target| target.contains("v7")) {
+            println!("cargo::rustc-cfg=armv7");
+        }
+        if is("PROFILE", &["release"]) {
+            println!("cargo::rustc-link-arg-bins=-Wl,-e,iofog_connector_entry");
+        }
     }
     Ok(())
 }

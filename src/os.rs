@@ -9,6 +9,8 @@ mod link;
 pub mod memory;
 mod notifier;
 mod process;
+#[cfg(target_arch = "arm")]
+mod processor;
 pub mod screen;
 mod signals;
 mod socket;
