@@ -2,11 +2,12 @@
 
 Run by tests/packages/roots inside namespaces of its own:
     scenario.py ROOT PACKAGE NAME [STORY...]
-STORY names functions below, which alone run then.
+PACKAGE is the Debian package, or an archive with install.sh; STORY names functions below, which alone run then.
 The network is a loopback of our own, so the connector's ports are tried from outside the root.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -26,7 +27,9 @@ import urllib.parse
 import urllib.request
 
 BASE, PACKAGE, NAME, *WANTED = sys.argv[1:]
-EMULATED = NAME == "armhf"
+EMULATED = NAME in ("armhf", "busybox-arm64", "busybox-armv7", "busybox-armv6", "busybox-riscv64")
+# install.sh and the archive's own services.
+ARCHIVE = PACKAGE.endswith(".tar.gz")
 # Emulation is an order of magnitude slower; the promise of a second is for real processors.
 RESTART_SECONDS = 10.0 if EMULATED else 1.0
 STEPS = 0
@@ -60,7 +63,7 @@ class Root:
         if [ "$2" = runit ] || [ "$2" = openrc ]; then
             exec /sbin/init </dev/null >/dev/null 2>&1
         fi
-        exec /bin/bash -c 'while :; do sleep 60; done'
+        exec /bin/sh -c 'while :; do sleep 60; done'
     """
 
     def __init__(self, init):
@@ -109,7 +112,8 @@ class Root:
                 return name == "runit" and self("pidof", "runsvdir", ok=None)[0] == 0
             if init == "openrc":
                 return name == "init" and self("rc-status", "-r", ok=None)[1].strip() == "default"
-            return name not in ("sh", "dash", "unshare")
+            # By its words, since BusyBox and an emulator have the names of all.
+            return b"while" in read(f"/proc/{self.init}/cmdline") and b"pivot_root" not in read(f"/proc/{self.init}/cmdline")
 
         wait_for("the system", up, 60.0)
 
@@ -201,6 +205,11 @@ class Root:
         os.rmdir(self.work)
         if self.cgroup:
             wait_for("its control group to empty", lambda: removed(self.cgroup))
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def control_groups():
@@ -1029,6 +1038,98 @@ def runit_runs_it(root):
     root("apt-get", "purge", "-y", "iofog-connector")
 
 
+def from_the_archive(root):
+    """install.sh in a system with or without an init system, by its archive; Debian's package is not there."""
+    tools = "/root/archive"
+    os.mkdir(root.file(tools))
+    archive = shutil.copy(PACKAGE, root.file(tools))
+    shutil.copy("dist/install.sh", root.file(tools))
+    archive = f"{tools}/{os.path.basename(PACKAGE)}"
+    sums = root.file(f"{tools}/SHA256SUMS")
+
+    def install(*options, ok=True):
+        return root("sh", f"{tools}/install.sh", *options, archive, ok=ok)
+
+    def installed():
+        return os.path.exists(root.file("/usr/local/bin/iofog-connector"))
+
+    step("install.sh refuses what is not as SHA256SUMS says, before it touches anything")
+    with open(sums, "w", encoding="ascii") as file:
+        file.write(f"{'0' * 64}  {os.path.basename(PACKAGE)}\n")
+    said = install(ok=False)
+    expect("it says why", "is not what SHA256SUMS says" in said, True)
+    with open(sums, "w", encoding="ascii") as file:
+        file.write(f"{hashlib.sha256(read(PACKAGE)).hexdigest()}  {os.path.basename(PACKAGE)}\n")
+    said = install("--key", "/root/key", ok=False)
+    expect("a key without a signature", "there is no" in said and "SHA256SUMS.sig" in said, True)
+    expect("installed", installed(), False)
+
+    step("install.sh says first what it will do, and with --dry-run does nothing")
+    said = install("--dry-run")
+    for words in ("Checked: ", "add the user iofog-connector", "write /usr/local/bin/iofog-connector"):
+        expect(f"the plan has {words!r}", words in said, True)
+    expect("installed", installed(), False)
+
+    step("install.sh installs it, and starts the daemon")
+    install()
+    wait_for("the daemon", lambda: root("iofog-connector", "status", ok=None)[0] == 0)
+    expect("the owner of the settings", root.mode("/etc/iofog-connector"), "iofog-connector iofog-connector 750")
+    expect("the owner of tunnels", root.mode("/etc/iofog-connector/tunnels"), "root iofog-connector 750")
+    mapping = add_mapping()
+    expect_served(mapping)
+
+    step("a second run finds nothing to do")
+    expect("what it says", "nothing to do" in install(), True)
+
+    step("one file carries users to a service, with the tunnels' service")
+    one_file(root)
+
+    step("another program takes the place; settings that were changed stay, and so does a changed service")
+    conf = root.file("/etc/iofog-connector/iofog-connector.conf")
+    with open(conf, encoding="utf-8") as file:
+        edited = file.read().replace('"dev":true', '"dev":true,\n"drain":4000')
+    with open(conf, "w", encoding="utf-8") as file:
+        file.write(edited)
+    program = root.file("/usr/local/bin/iofog-connector")
+    # An ELF file may be longer than it says.
+    shutil.copy(program, program + ".other")
+    with open(program + ".other", "ab") as file:
+        file.write(b"another")
+    os.rename(program + ".other", program)
+    service = next(
+        path
+        for path in ("/etc/systemd/system/iofog-connector.service", "/etc/sv/iofog-connector/run", "/etc/init.d/iofog-connector")
+        if os.path.exists(root.file(path))
+    )
+    with open(root.file(service), "a", encoding="utf-8") as file:
+        file.write("# an operator's\n")
+    # As of an earlier release.
+    with open(root.file("/usr/local/share/iofog-connector/installed"), "r+", encoding="ascii") as file:
+        old = file.read()
+    said = install()
+    expect("the program", "replace /usr/local/bin/iofog-connector" in said, True)
+    wait_for("the daemon", lambda: root("iofog-connector", "status", ok=None)[0] == 0)
+    expect_served(mapping)
+    expect("the settings", read(conf).decode(), edited)
+    expect("the changed service", read(root.file(service)).decode().endswith("# an operator's\n"), True)
+    expect("the new one beside it", os.path.exists(root.file(f"{service}.new")), True)
+    expect("the list names what it did", old in read(root.file("/usr/local/share/iofog-connector/installed")).decode(), False)
+    expect("what a third run says", "nothing to do" in install(), True)
+
+    step("--uninstall takes away what it has put there, and leaves settings and state")
+    said = root("sh", f"{tools}/install.sh", "--uninstall")
+    expect("the changed service stays", f"{service} was changed here" in said, True)
+    expect("the daemon", root("sh", "-c", "! pidof iofog-connector", ok=None)[0], 0)
+    os.remove(root.file(service))
+    for name in ("iofog-connector.conf", "configs.json"):
+        expect(f"{name} after that", os.path.exists(root.file(f"/etc/iofog-connector/{name}")), True)
+    left = root("find", "/etc", "/usr", "/run", "-xdev", "-name", "*iofog-connector*").split()
+    left = [path for path in left if not path.startswith(("/etc/iofog-connector", "/run/iofog-connector"))]
+    # runit's own notes beside the file that stays.
+    expect("files left", [path for path in left if path != "/etc/sv/iofog-connector"], [])
+    expect("a second time", "nothing to do" in root("sh", f"{tools}/install.sh", "--uninstall"), True)
+
+
 def shown(root, unit, property):
     return root("systemctl", "show", "--value", "-p", property, unit).strip()
 
@@ -1227,6 +1328,9 @@ if NAME == "openrc":
     STORIES = [("openrc", openrc_runs_it)]
 if NAME == "runit":
     STORIES = [("runit", runit_runs_it)]
+if ARCHIVE:
+    kinds = {"bookworm": "systemd", "openrc": "openrc", "runit": "runit"}
+    STORIES = [(kinds.get(NAME, "init"), from_the_archive)]
 for kind, story in STORIES:
     if WANTED and story.__name__ not in WANTED:
         continue

@@ -1,0 +1,642 @@
+#!/bin/sh
+# Installs iofog-connector from its archive on any Linux, or takes it away again. For a POSIX shell (dash, BusyBox).
+#
+#   install.sh [OPTION...] [ARCHIVE]      `install.sh --help` says more
+#
+# It looks first and says what it would change, then changes that, so that a second run finds nothing to do.
+set -eu
+
+NAME=iofog-connector
+ETC=/etc/$NAME
+LOG=/var/log/$NAME
+PROCESSORS='amd64, arm64, armv7, armv6 and riscv64'
+
+usage() {
+	cat <<-END
+	Usage: install.sh [OPTION...] [ARCHIVE]
+
+	Installs iofog-connector: from ARCHIVE; without one, from the folder of this script, where an unpacked archive or
+	the archive for this machine's processor is. Settings, state and logs that are there are never changed.
+
+	  --prefix DIR   where the program goes: DIR/bin, DIR/share        [/usr/local]
+	  --init WORD    systemd, openrc, runit, sysvinit or none          [what runs here]
+	  --key FILE     public key (OpenSSH's, or minisign's) by which SHA256SUMS.sig beside the archive must be signed
+	  --no-start     install the service, and neither enable nor start it
+	  --dry-run      say what would be done, and do nothing
+	  --uninstall    take away what was installed; settings, state, logs and the user stay
+	  --help         this text
+
+	Exit codes: 0 done, or nothing to do; 1 failed, the message says why; 2 the command line has a fault.
+	END
+}
+
+die() {
+	echo "install.sh: $*" >&2
+	exit 1
+}
+
+misused() {
+	echo "install.sh: $*; see install.sh --help" >&2
+	exit 2
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+prefix=/usr/local
+init=
+key=
+archive=
+uninstall=
+start=yes
+dry=
+
+while [ $# -gt 0 ]; do
+	case $1 in
+		--prefix | --init | --key)
+			[ $# -gt 1 ] || misused "$1 needs a value"
+			case $1 in
+				--prefix) prefix=$2 ;;
+				--init) init=$2 ;;
+				--key) key=$2 ;;
+			esac
+			shift
+			;;
+		--prefix=*) prefix=${1#*=} ;;
+		--init=*) init=${1#*=} ;;
+		--key=*) key=${1#*=} ;;
+		--no-start) start= ;;
+		--dry-run) dry=yes ;;
+		--uninstall) uninstall=yes ;;
+		-h | --help)
+			usage
+			exit
+			;;
+		-*) misused "unknown option \"$1\"" ;;
+		*)
+			[ -z "$archive" ] || misused "there is more than one archive: $archive and $1"
+			archive=$1
+			;;
+	esac
+	shift
+done
+# It is put into scripts and units as it is.
+case $prefix in
+	*[!A-Za-z0-9_/.-]*) misused "--prefix \"$prefix\" has other characters than letters, digits and _ / . -" ;;
+	/?*) prefix=${prefix%/} ;;
+	*) misused "--prefix \"$prefix\" does not begin with /" ;;
+esac
+case $init in
+	'' | systemd | openrc | runit | sysvinit | none) ;;
+	*) misused "--init \"$init\" is none of systemd, openrc, runit, sysvinit and none" ;;
+esac
+PROGRAM=$prefix/bin/$NAME
+# What was installed: a checksum and a path in each line.
+LIST=$prefix/share/$NAME/installed
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
+mkdir "$work/files"
+here=$(cd "$(dirname "$0")" && pwd)
+
+# What comes to be done is said in the first pass, and done in the second.
+pass=plan
+steps=0
+
+# step WORDS COMMAND [ARGUMENT...]
+step() {
+	steps=$((steps + 1))
+	if [ $pass = plan ]; then
+		echo "  $1"
+		return
+	fi
+	echo "  $1"
+	shift
+	"$@"
+}
+
+sum() { sha256sum "$1" | cut -d ' ' -f 1; }
+
+# The checksum that $1 was installed with, or nothing.
+listed() {
+	[ ! -f "$LIST" ] || sed -n "s|^\([0-9a-f]\{64\}\)  $1\$|\1|p" "$LIST"
+}
+
+# Names the processor by the archives' names, or nothing.
+own_processor() {
+	case $(uname -m) in
+		x86_64) echo amd64 ;;
+		aarch64 | arm64) echo arm64 ;;
+		armv7* | armv8*) echo armv7 ;;
+		armv6*) echo armv6 ;;
+		riscv64) echo riscv64 ;;
+	esac
+}
+
+# Whether a program for $1 can be one for this machine. The rest is what it says itself.
+fits() {
+	case $1/$(uname -m) in
+		amd64/x86_64 | arm64/aarch64 | arm64/arm64 | riscv64/riscv64) ;;
+		# 64-bit Arm runs both, where processor and kernel know 32 bits.
+		armv7/armv7* | armv7/armv8* | armv7/aarch64 | armv7/arm64) ;;
+		armv6/armv[678]* | armv6/aarch64 | armv6/arm64) ;;
+		*) return 1 ;;
+	esac
+}
+
+# Checks the archive against SHA256SUMS beside it, and that against its signature.
+verify() {
+	sums=$(dirname "$1")/SHA256SUMS
+	if [ ! -f "$sums" ]; then
+		[ -z "$key" ] || die "--key is given, and there is no $sums to check; put SHA256SUMS and SHA256SUMS.sig beside the archive"
+		echo "Nothing is checked: there is no SHA256SUMS beside ${1##*/}."
+		return
+	fi
+	if [ -n "$key" ]; then
+		signature=$sums.sig
+		[ -f "$signature" ] || signature=$sums.minisig
+		[ -f "$signature" ] || die "--key is given, and there is no $sums.sig to check; put it beside the archive"
+		signed "$sums" "$signature" || die "the signature $signature is not one of $sums by $key: do not use these files"
+		echo "Checked: SHA256SUMS is signed by $key."
+	fi
+	wanted=$(sed -n "s|^\([0-9a-f]\{64\}\) [ *]${1##*/}\$|\1|p" "$sums" | head -n 1)
+	[ -n "$wanted" ] || die "$sums does not name ${1##*/}: the file is of another release, or has another name"
+	found=$(sum "$1")
+	[ "$found" = "$wanted" ] ||
+		die "$1 is not what SHA256SUMS says: its checksum is $found, and should be $wanted; fetch it again"
+	echo "Checked: ${1##*/} is what SHA256SUMS says."
+	if [ -z "$key" ] && [ -f "$sums.sig" ]; then
+		echo "Not checked: who has signed SHA256SUMS (--key FILE does that)."
+	fi
+}
+
+# Whether $2 is a signature of $1 by the key.
+signed() {
+	[ -f "$key" ] || die "there is no key $key"
+	if grep -q '^untrusted comment:' "$key"; then
+		has minisign || die "$key is a key of minisign, which is not installed here"
+		minisign -V -q -p "$key" -x "$2" -m "$1" >/dev/null 2>&1
+		return
+	fi
+	has ssh-keygen || die "$key is a key of OpenSSH, whose ssh-keygen is not installed here"
+	# A public key alone, or a file of allowed signers, in which a name stands before it.
+	signer=$NAME
+	case $(head -n 1 "$key") in
+		ssh-* | ecdsa-* | sk-*) printf '%s %s\n' "$signer" "$(head -n 1 "$key")" >"$work/signers" ;;
+		*)
+			cp "$key" "$work/signers"
+			signer=$(ssh-keygen -Y find-principals -s "$2" -f "$key" 2>/dev/null | head -n 1)
+			[ -n "$signer" ] || return 1
+			;;
+	esac
+	for namespace in file "$NAME"; do
+		ssh-keygen -Y verify -f "$work/signers" -I "$signer" -n "$namespace" -s "$2" <"$1" >/dev/null 2>&1 && return
+	done
+	return 1
+}
+
+# Finds the files: the folder `from`.
+find_files() {
+	if [ -z "$archive" ] && [ -f "$here/processor" ]; then
+		from=$here
+		[ -z "$key" ] || die "--key checks an archive: give its name, in place of the unpacked folder $here"
+		echo "Nothing is checked: $here is unpacked already."
+		return
+	fi
+	if [ -z "$archive" ]; then
+		own=$(own_processor)
+		[ -n "$own" ] || die "this machine's processor is $(uname -m), and there are programs for $PROCESSORS alone"
+		for archive in "$here/$NAME"-*-linux-"$own".tar.gz; do :; done
+		[ -f "$archive" ] ||
+			die "this machine's processor is $(uname -m), and $here has no $NAME-VERSION-linux-$own.tar.gz; fetch that one, or give its name"
+	fi
+	[ -f "$archive" ] || die "there is no file $archive"
+	verify "$archive"
+	mkdir "$work/archive"
+	gzip -dc "$archive" | tar -xf - -C "$work/archive" || die "$archive cannot be unpacked: it is no archive of $NAME, or is cut short"
+	for from in "$work"/archive/*; do :; done
+	[ -f "$from/processor" ] || die "$archive is no archive of $NAME"
+}
+
+# Whether the program runs here, before anything is touched.
+check_machine() {
+	for_processor=$(cat "$from/processor")
+	fits "$for_processor" || {
+		own=$(own_processor)
+		die "this program is for $for_processor, and this machine's processor is $(uname -m): ${own:+take the archive for $own}${own:-there are programs for $PROCESSORS alone}"
+	}
+	# Where the archive was unpacked may be a file system that runs nothing.
+	code=0
+	said=$("$from/$NAME" version 2>&1) || code=$?
+	case $code in
+		0) version=$(echo "$said" | sed -n '1s/.* //p') ;;
+		126 | 127 | 132) die "this machine's processor ($(uname -m)) or kernel does not run the program for $for_processor${said:+: $said}; or $from is on a file system that runs nothing (noexec): set TMPDIR to another" ;;
+		*) die "the program does not run here: \"$NAME version\" ended with status $code${said:+ and said: $said}" ;;
+	esac
+	[ "$(id -u)" = 0 ] || [ -n "$dry" ] || die "this needs root: run it with sudo, or as root"
+	if has dpkg-query && [ "$(dpkg-query -W -f '${Status}' $NAME 2>/dev/null)" = 'install ok installed' ]; then
+		die "Debian's package $NAME is installed here: upgrade that (apt install ./FILE.deb), or remove it first"
+	fi
+	if [ "$init" = openrc ] || [ "$init" = runit ]; then
+		setpriv --help 2>&1 | grep -q -e --bounding-set ||
+			die "the services for $init need setpriv of util-linux, which this machine lacks (BusyBox's is another): install it (package setpriv or util-linux), or give --init sysvinit or --init none"
+	fi
+}
+
+# What runs the services here.
+find_init() {
+	[ -z "$init" ] || return 0
+	first=$(cat /proc/1/comm 2>/dev/null) || first=
+	if [ -d /run/systemd/system ]; then
+		init=systemd
+	elif [ -d /run/openrc ] && has rc-service; then
+		init=openrc
+	elif [ "$first" = runit ] && has sv; then
+		init=runit
+	elif [ -d /etc/init.d ]; then
+		init=sysvinit
+	else
+		init=none
+	fi
+}
+
+is_user() { grep -q "^$NAME:" /etc/passwd || id "$NAME" >/dev/null 2>&1; }
+is_group() { grep -q "^$NAME:" /etc/group || { has getent && getent group "$NAME" >/dev/null; }; }
+
+add_group() {
+	if has groupadd; then
+		groupadd -r "$NAME"
+	elif has addgroup; then
+		addgroup -S "$NAME"
+	else
+		free_id
+		echo "$NAME:x:$id:" >>/etc/group
+	fi
+}
+
+# A number that neither a user nor a group has: `id`.
+free_id() {
+	id=999
+	while grep -q "^[^:]*:[^:]*:$id:" /etc/passwd /etc/group; do
+		id=$((id - 1))
+	done
+}
+
+add_user() {
+	shell=/bin/false
+	for one in /usr/sbin/nologin /sbin/nologin; do
+		[ ! -x $one ] || shell=$one
+	done
+	if has useradd; then
+		useradd -r -g "$NAME" -M -d /nonexistent -s $shell -c 'ioFog Connector' "$NAME"
+	elif has adduser; then
+		adduser -S -D -H -h /nonexistent -s $shell -g 'ioFog Connector' -G "$NAME" "$NAME"
+	else
+		# What the smallest BusyBox has not.
+		group=$(sed -n "s/^$NAME:[^:]*:\([0-9]*\):.*/\1/p" /etc/group)
+		free_id
+		echo "$NAME:x:$id:$group:ioFog Connector:/nonexistent:$shell" >>/etc/passwd
+		[ ! -f /etc/shadow ] || echo "$NAME:!:::::::" >>/etc/shadow
+	fi
+}
+
+make_folder() {
+	mkdir -p "$1"
+	chown "$2" "$1"
+	chmod 0750 "$1"
+}
+
+# In one step, so that whoever looks finds the old file or the new one.
+place() {
+	mkdir -p "${2%/*}"
+	cp "$1" "$2.$$"
+	chmod "$3" "$2.$$"
+	mv -f "$2.$$" "$2"
+}
+
+# install FILE PLACE MODE: a file of this program, that it may replace. In /etc one that somebody has changed is kept.
+install() {
+	wanted=$work/files/$(echo "$2" | tr / :)
+	case $2 in
+		"$prefix"/*) wanted=$1 ;;
+		*) sed "s|/usr/bin/$NAME|$PROGRAM|g" "$1" >"$wanted" ;;
+	esac
+	to=$2
+	if [ -f "$to" ] && ! cmp -s "$wanted" "$to"; then
+		case $to in
+			/etc/*)
+				before=$(listed "$to")
+				if [ "$before" != "$(sum "$to")" ]; then
+					[ $pass = act ] || [ -f "$to.new" ] || echo "  ($to was changed here, and stays; the new one is put beside it)"
+					to=$to.new
+				fi
+				;;
+		esac
+	fi
+	echo "$(sum "$wanted")  $2" >>"$work/installed"
+	[ "$to" = "$2" ] || echo "$(sum "$wanted")  $to" >>"$work/installed"
+	cmp -s "$wanted" "$to" && return
+	case $2 in
+		"$PROGRAM") new_program=yes ;;
+		*.service | /etc/init.d/* | /etc/sv/*) new_service=yes ;;
+	esac
+	verb='write'
+	[ ! -e "$to" ] || verb='replace'
+	step "$verb $to" place "$wanted" "$to" "$3"
+}
+
+install_files() {
+	is_group || step "add the group $NAME" add_group
+	is_user || step "add the user $NAME, without shell or home" add_user
+	install "$from/$NAME" "$PROGRAM" 0755
+	install "$from/man/$NAME.1" "$prefix/share/man/man1/$NAME.1" 0644
+	install "$from/man/$NAME.conf.5" "$prefix/share/man/man5/$NAME.conf.5" 0644
+	install "$from/LICENSE" "$prefix/share/doc/$NAME/LICENSE" 0644
+	install "$from/copyright" "$prefix/share/doc/$NAME/copyright" 0644
+	install "$from/completions/$NAME.bash-completion" "$prefix/share/bash-completion/completions/$NAME" 0644
+	install "$from/completions/$NAME.zsh-completion" "$prefix/share/zsh/site-functions/_$NAME" 0644
+	install "$from/completions/$NAME.fish-completion" "$prefix/share/fish/vendor_completions.d/$NAME.fish" 0644
+	# What takes the settings away takes this, too, and nobody else does.
+	[ -d "$ETC" ] || step "make $ETC for the user $NAME" make_folder "$ETC" "$NAME:$NAME"
+	[ -d "$ETC/tunnels" ] || step "make $ETC/tunnels" make_folder "$ETC/tunnels" "root:$NAME"
+	[ -d "$LOG" ] || step "make $LOG for the user $NAME" make_folder "$LOG" "$NAME:$NAME"
+	[ -e "$ETC/$NAME.conf" ] || step "write $ETC/$NAME.conf, the settings to begin with" place "$from/$NAME.conf" "$ETC/$NAME.conf" 0644
+	case $init in
+		systemd)
+			for one in "$NAME" "$NAME-tunnel@" "$NAME-tunnels"; do
+				install "$from/systemd/$one.service" "/etc/systemd/system/$one.service" 0644
+			done
+			;;
+		openrc)
+			for one in "$NAME" "$NAME-tunnels"; do
+				install "$from/openrc/$one" "/etc/init.d/$one" 0755
+			done
+			;;
+		runit)
+			for one in "$from/runit/$NAME"/* "$from/runit/$NAME-tunnels"/*; do
+				install "$one" "/etc/sv/${one#"$from"/runit/}" 0755
+			done
+			install "$from/runit/init.d/$NAME-tunnels" "/etc/init.d/$NAME-tunnels" 0755
+			;;
+		sysvinit)
+			install "$from/sysvinit/$NAME" "/etc/init.d/$NAME" 0755
+			sed "s|^\(# Provides: *\)$NAME\$|\1$NAME-tunnels|; s|^\(# Short-Description: .*\)|\1: tunnels|" \
+				"$from/sysvinit/$NAME" >"$work/tunnels"
+			install "$work/tunnels" "/etc/init.d/$NAME-tunnels" 0755
+			;;
+	esac
+}
+
+# Where runit looks for what it is to run.
+service_folder() {
+	for one in /var/service /etc/service /service; do
+		if [ -d $one ]; then
+			echo $one
+			return
+		fi
+	done
+	echo /etc/service
+}
+
+# Whether the service $1 is started at boot.
+is_enabled() {
+	case $init in
+		systemd) systemctl is-enabled --quiet "$1" 2>/dev/null ;;
+		openrc) [ -e "/etc/runlevels/default/$1" ] ;;
+		runit) [ -e "$(service_folder)/$1" ] ;;
+		sysvinit)
+			for link in /etc/rc[2S].d/S[0-9][0-9]"$1" /etc/rc.d/S[0-9][0-9]"$1" /etc/init.d/S[0-9][0-9]"$1"; do
+				[ ! -L "$link" ] || return 0
+			done
+			return 1
+			;;
+	esac
+}
+
+enable() {
+	case $init in
+		systemd) systemctl enable --quiet "$1" ;;
+		openrc) rc-update -q add "$1" default ;;
+		runit)
+			mkdir -p "$(service_folder)"
+			ln -s "/etc/sv/$1" "$(service_folder)/"
+			;;
+		sysvinit)
+			if has update-rc.d; then
+				update-rc.d "$1" defaults >/dev/null
+			elif has chkconfig; then
+				chkconfig --add "$1"
+			elif [ -d /etc/rc2.d ]; then
+				for level in 2 3 4 5; do
+					[ ! -d /etc/rc$level.d ] || ln -sf "../init.d/$1" "/etc/rc$level.d/S90$1"
+				done
+				for level in 0 1 6; do
+					[ ! -d /etc/rc$level.d ] || ln -sf "../init.d/$1" "/etc/rc$level.d/K10$1"
+				done
+			else
+				# Where BusyBox's init runs all of /etc/init.d/S*, as Buildroot has it.
+				ln -sf "$1" "/etc/init.d/S90$1"
+			fi
+			;;
+	esac
+}
+
+disable() {
+	case $init in
+		systemd) systemctl disable --quiet "$1" ;;
+		openrc) rc-update -q delete "$1" default ;;
+		runit) rm -f "$(service_folder)/$1" ;;
+		sysvinit)
+			if has update-rc.d; then
+				# It takes links away once their script is gone, unless it is told to.
+				update-rc.d -f "$1" remove >/dev/null
+			elif has chkconfig; then
+				chkconfig --del "$1"
+			fi
+			rm -f /etc/rc[0-6S].d/[SK][0-9][0-9]"$1" /etc/init.d/S90"$1"
+			;;
+	esac
+}
+
+# service VERB NAME
+service() {
+	case $init in
+		systemd) systemctl "$1" "$2" ;;
+		openrc) rc-service "$2" "$1" ;;
+		runit)
+			case $1 in
+				stop) sv -w 60 stop "$2" ;;
+				start)
+					# runsvdir looks every five seconds.
+					tries=10
+					while [ $tries -gt 0 ] && ! sv status "$2" >/dev/null 2>&1; do
+						sleep 1
+						tries=$((tries - 1))
+					done
+					sv start "$2"
+					;;
+				*) sv -w 60 "$1" "$2" ;;
+			esac
+			;;
+		sysvinit) "/etc/init.d/$2" "$1" ;;
+	esac
+}
+
+is_serving() { "$PROGRAM" status >/dev/null 2>&1; }
+has_tunnels_running() { "$PROGRAM" tunnels status >/dev/null 2>&1; }
+
+start_service() {
+	service start $NAME || die "$NAME is installed, but did not start; \`$PROGRAM check\` says why"
+}
+
+# The new program takes the running one's place without a cut where that works (iofog-connector help upgrade). What
+# OpenRC and runit watch is the process that they have started.
+renew() {
+	code=0
+	faults=$({ "$PROGRAM" check --user $NAME >/dev/null; } 2>&1) || code=$?
+	if [ $code -eq 2 ]; then
+		echo "install.sh: the program of before keeps running, because the new one would not start with these settings:" >&2
+		echo "$faults" >&2
+		return
+	fi
+	case $init in
+		systemd | sysvinit) ! "$PROGRAM" upgrade >/dev/null 2>&1 || return 0 ;;
+	esac
+	service restart $NAME || die "$NAME is installed, but did not start again; \`$PROGRAM check\` says why"
+}
+
+services() {
+	[ "$init" != none ] || return 0
+	if [ "$init" = systemd ] && [ -n "${new_service-}" ]; then
+		step "have systemd read its units" systemctl daemon-reload
+	fi
+	if [ -n "${new_program-}" ] && has_tunnels_running; then
+		step "restart the tunnels" service restart $NAME-tunnels
+	fi
+	if is_serving; then
+		[ -z "${new_program-}" ] || step "have the new program take the running one's place" renew
+	elif [ -n "$start" ] && [ -z "$was_installed" ]; then
+		# What an operator has stopped or disabled since is left so.
+		is_enabled $NAME || step "have $init start $NAME at boot" enable $NAME
+		# The unit of systemd is enabled by the first `tunnel install`.
+		[ "$init" = systemd ] || is_enabled $NAME-tunnels || step "have $init start $NAME-tunnels at boot" enable $NAME-tunnels
+		step "start $NAME" start_service
+	fi
+}
+
+write_list() {
+	mkdir -p "${LIST%/*}"
+	cp "$work/installed" "$LIST.$$"
+	mv -f "$LIST.$$" "$LIST"
+}
+
+all_steps() {
+	: >"$work/installed"
+	new_program=
+	new_service=
+	install_files
+	services
+	if ! cmp -s "$work/installed" "$LIST"; then
+		step "write $LIST, the list of these files" write_list
+	fi
+}
+
+# Takes away what the list names.
+removal() {
+	if [ "$init" != none ]; then
+		for one in $NAME-tunnels $NAME; do
+			has_unit "$one" || continue
+			case $one in
+				*-tunnels) ! has_tunnels_running || step "stop $one" service stop "$one" ;;
+				*) ! is_serving || step "stop $one" service stop "$one" ;;
+			esac
+			! is_enabled "$one" || step "have $init start $one no more" disable "$one"
+		done
+		if [ "$init" = systemd ]; then
+			for one in $(systemctl list-units --all --plain --no-legend "$NAME-tunnel@*.service" 2>/dev/null | cut -d ' ' -f 1); do
+				step "stop $one" systemctl disable --quiet --now "$one"
+			done
+		fi
+	fi
+	while read -r was file; do
+		[ -e "$file" ] || continue
+		case $file in
+			/etc/*)
+				if [ "$(sum "$file")" != "$was" ]; then
+					[ $pass = act ] || echo "  ($file was changed here, and stays)"
+					continue
+				fi
+				;;
+		esac
+		step "remove $file" rm -f "$file"
+	done <"$work/listed"
+	step "remove $LIST" forget
+	[ "$init" != systemd ] || step "have systemd read its units" systemctl daemon-reload
+}
+
+has_unit() {
+	case $init in
+		systemd) [ -f "/etc/systemd/system/$1.service" ] ;;
+		runit) [ -d "/etc/sv/$1" ] ;;
+		*) [ -f "/etc/init.d/$1" ] ;;
+	esac
+}
+
+# The folders that only these files were in go with them.
+forget() {
+	rm -f "$LIST"
+	while read -r _ file; do
+		case $file in
+			/etc/sv/* | */share/*) rmdir "${file%/*}" 2>/dev/null || true ;;
+		esac
+	done <"$work/listed"
+	# What runit has written there goes, too.
+	for one in "/etc/sv/$NAME" "/etc/sv/$NAME-tunnels"; do
+		[ -f "$one/run" ] || rm -rf "$one"
+	done
+	rmdir "${LIST%/*}" 2>/dev/null || true
+}
+
+find_init
+if [ -n "$uninstall" ]; then
+	if [ ! -f "$LIST" ]; then
+		echo "There is nothing to do: $LIST, which says what install.sh has put here, does not exist."
+		exit
+	fi
+	[ "$(id -u)" = 0 ] || [ -n "$dry" ] || die "this needs root: run it with sudo, or as root"
+	cp "$LIST" "$work/listed"
+	work_to_do=removal
+	end="$NAME is removed. $ETC, $LOG and the user $NAME are still there."
+	subject="$NAME"
+else
+	find_files
+	check_machine
+	was_installed=
+	[ ! -f "$LIST" ] || was_installed=yes
+	work_to_do=all_steps
+	end="$NAME $version is installed."
+	subject="$NAME $version for $for_processor into $prefix, with services for $init"
+fi
+
+$work_to_do >"$work/plan"
+if ! grep -q '^  [^(]' "$work/plan"; then
+	cat "$work/plan"
+	echo "There is nothing to do: $subject is installed already."
+	exit
+fi
+if [ -n "$uninstall" ]; then
+	echo "To remove $subject this will be done:"
+else
+	echo "To install $subject this will be done:"
+fi
+cat "$work/plan"
+[ -z "$dry" ] || exit 0
+echo "Doing it:"
+pass=act
+$work_to_do
+echo "$end"
+if [ -z "$uninstall" ] && [ "$init" = none ]; then
+	echo "Nothing here starts it; by hand: $PROGRAM start"
+elif [ -z "$uninstall" ] && [ "$init" = sysvinit ] && ! setpriv --help 2>&1 | grep -q -e --bounding-set; then
+	echo "It can open no port below 1024: that needs setpriv of util-linux."
+fi
