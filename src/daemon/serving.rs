@@ -339,6 +339,11 @@ impl<'a> Serving<'a> {
         place: &Place<'_>,
         asked: &Receiver<Ask>,
     ) -> Result<(Successor, u32), String> {
+        if std::process::id() == 1 {
+            return Err("this is process 1 of a container, which ends with it; replace the container by one of \
+                        the new image"
+                .into());
+        }
         let spawner = place.spawner.borrow().clone().map_err(|why| {
             format!(
                 "the process that starts programs could not be made: {why}; a restart is needed"

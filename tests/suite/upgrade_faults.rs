@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Instant;
 
@@ -814,4 +814,24 @@ fn what_starts_programs_is_said_to_be_stopped_where_it_is() {
     kill_process(self::spawner(heir), Signal::KILL).unwrap();
     let said = refused(&daemon);
     assert!(said.contains("is gone; a restart is needed"), "{said}");
+}
+
+/// A container ends with its first process, so that nobody could take that one's place for long.
+#[test]
+fn the_first_process_of_a_container_refuses_an_upgrade_and_goes_on() {
+    let can = Command::new("unshare").args(["--pid", "--fork", "true"]).status();
+    if !can.is_ok_and(|status| status.success()) {
+        return could_not_run("processes cannot be counted anew (unshare --pid)");
+    }
+    let daemon = Daemon::builder(Mode::Plain)
+        .wrapper(&["unshare", "--pid", "--fork", "--kill-child"])
+        .start();
+    let mapping = daemon.api().add_public(5, NEVER);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let said = refused(&daemon);
+    assert!(said.contains("process 1 of a container, which ends with it; replace"), "{said}");
+    user.send(b"still here");
+    agent.expect_record(b"still here");
+    daemon.tunnel(&mapping);
+    assert!(daemon.log_text().contains("this is process 1"), "{}", daemon.log_text());
 }
