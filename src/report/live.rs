@@ -39,7 +39,7 @@ const MAPPINGS: &[Column] = &[
     Column("NEW/s", b'c', Rate, 7),
     Column("UP/s", b'u', Bytes, 10),
     Column("DOWN/s", b'd', Bytes, 10),
-    Column("STATE", b'a', Text, 10),
+    Column("STATE", b'a', Text, 12),
     Column("REFUSED/s", b'r', Rate, 11),
     Column("PORTS", b'p', Text, 13),
 ];
@@ -136,7 +136,7 @@ impl Sample {
             ),
             uptime: Some(state.uptime.as_secs()),
             warnings: lines.into_iter().flatten().chain(warnings).collect(),
-            rows: state.mappings.iter().map(mapping).collect(),
+            rows: state.mappings.iter().map(|one| mapping(one, state.draining.is_some())).collect(),
             totals: Some([
                 totals.counts.sessions,
                 totals.counts.sessions_total,
@@ -397,7 +397,8 @@ fn shown(rate: Option<f64>, shape: Shape) -> String {
     }
 }
 
-fn mapping(mapping: &MappingStatus) -> Row {
+/// Of a daemon that is stopping, that ports are closed is said once, above.
+fn mapping(mapping: &MappingStatus, stopping: bool) -> Row {
     let [one, two] = &mapping.sides;
     let tunnels = [one, two].into_iter().filter_map(|side| side.tunnels);
     let all = tunnels.fold(Tunnels::default(), |sum, of| Tunnels {
@@ -407,7 +408,7 @@ fn mapping(mapping: &MappingStatus) -> Row {
         ..sum
     });
     let counts = &mapping.counts;
-    let fault = |side: &SideStatus| side.fault.clone().filter(|_| !side.open);
+    let fault = |side: &SideStatus| side.fault.clone().filter(|_| !side.open && !stopping);
     let last = mapping.last_error.clone().filter(|_| !mapping.last_error_over);
     let limits = mapping.limits_reached.iter().filter(|reached| !reached.over);
     let limit = limits.map(|reached| format!("limit reached: {}", reached.limit)).next();
@@ -459,7 +460,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::report::status::{Counts, Status};
+    use crate::report::status::{Counts, Draining, Status};
+    use crate::report::tests::sample;
 
     /// The answer of a process of tunnels, with sessions and bytes of each, so many seconds after `start`.
     fn tunnels(start: Instant, seconds: u64, all: &[(&str, u64, u64)]) -> Sample {
@@ -545,6 +547,22 @@ mod tests {
         let lines = shown(&now, None, &mut view, [80, 24]);
         assert!(lines[3].starts_with("000") && lines[3].contains("… "), "{lines:#?}");
         assert_eq!(lines.last().unwrap(), "3 before and 18 after these");
+    }
+
+    #[test]
+    fn a_limit_that_is_reached_is_wrong_and_a_port_that_a_stopping_daemon_closed_is_not() {
+        let mut report = sample();
+        let told = |report: &Report| {
+            let answer = serde_json::to_string(report).unwrap();
+            let now = Sample::of_daemon(&answer, Instant::now()).unwrap();
+            now.rows.into_iter().map(|row| row.fault.unwrap_or_default()).collect::<Vec<_>>()
+        };
+        let limit = "limit reached: users waiting (pending)";
+        assert_eq!(told(&report), [limit, "port 6003 is taken; it is tried again"]);
+        report.state.draining =
+            Some(Draining { sessions: 1, users_waiting: 0, milliseconds_left: 1 });
+        report.state.mappings[1].last_error_over = true;
+        assert_eq!(told(&report), [limit, ""]);
     }
 
     #[test]

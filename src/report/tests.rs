@@ -39,7 +39,7 @@ fn refusals(json: &str) -> Refusals {
     serde_json::from_str(json).expect("refusals")
 }
 
-fn sample() -> Report {
+pub(super) fn sample() -> Report {
     let counts = Counts {
         users_waiting: 1,
         users_served: 2,

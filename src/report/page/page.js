@@ -251,13 +251,15 @@ function health(report) {
   if (predecessor) notes.push(`process ${predecessor.process}, whose place this one took, still carries ${counted(predecessor.sessions, "session")}`);
   if (files.inUse > files.allowed * 0.9) bad.push("almost all open files are in use; raise LimitNOFILE");
   if (report.logLost) bad.push(`${counted(report.logLost, "log message")} lost: log file or syslog did not take them`);
-  const tell = (to, all, said) => {
+  // What is wrong with a single one has room.
+  const tell = (to, all, said, why) => {
     const names = all.slice(0, 3).map(nameOf), more = all.length - names.length;
-    if (all.length) to.push(`${counted(all.length, "mapping")} ${said}: ${names.join(", ")}${more ? ` and ${more} more` : ""}`);
+    const rest = more ? ` and ${more} more` : why && all.length === 1 ? `: ${why(all[0])}` : "";
+    if (all.length) to.push(`${counted(all.length, "mapping")} ${said}: ${names.join(", ")}${rest}`);
   };
   const states = mappings.map(state), of = (...which) => mappings.filter((_, at) => which.includes(states[at]));
-  if (!draining) tell(bad, of(0, 1), "with a port that is not open");
-  tell(bad, of(2), "with an error");
+  if (!draining) tell(bad, of(0, 1), "with a port that is not open", (m) => m.sides.find((side) => !side.open).fault);
+  tell(bad, of(2), "with an error", (m) => m.lastError);
   tell(bad, of(GONE), "whose agent is gone");
   const reached = (m) => m.limitsReached.filter((one) => !one.over).map((one) => one.limit);
   for (const limit of new Set(mappings.flatMap(reached))) tell(bad, mappings.filter((m) => reached(m).includes(limit)), `at a limit, ${limit}`);
