@@ -104,7 +104,7 @@ pub async fn serve(pipe: &Pipe, side: usize, socket: TcpStream, peer: SocketAddr
 
 /// A tunnel that carries the session of another one's task, after that; `None` if it is closed.
 async fn given_back(pipe: &Pipe, side: usize, back: Receiver<Settling>) -> Option<Box<Tunnel>> {
-    back.recv().await.ok()?.settled(side, &pipe.record).await
+    back.recv().await.ok()?.settled(side, &pipe.record, &pipe.shared.workers).await
 }
 
 /// Lets an agent in that proves its passcode, if there is a slot for it.

@@ -19,7 +19,7 @@ use crate::pipes::pairing::Partner;
 use crate::pipes::pipe::Pipe;
 use crate::pipes::record::About;
 use crate::pipes::serve_user;
-use crate::pipes::settling::{Back, Settled, Settling};
+use crate::pipes::settling::{Back, Settled, Settling, Unsettled};
 use crate::pipes::slot::Slot;
 use crate::pipes::tunnel::Tunnel;
 use crate::pipes::user::{Away, User};
@@ -203,7 +203,7 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
     pipe.record.session_lasted(began.elapsed());
     pipe.pairing.pair();
     match next {
-        Next::Settling(settling) => settling.settled(0, &pipe.record).await,
+        Next::Settling(settling) => settling.settled(0, &pipe.record, &pipe.shared.workers).await,
         Next::Draining(draining, _counted, Taken { slot, agent, .. }) => {
             drained(pipe, draining, slot, agent).await
         }
@@ -365,7 +365,7 @@ async fn carry_on(work: Box<Work>, load: Load) -> io::Result<Carried> {
     Ok(Carried::Over(ended, draining.map_or(Left::Nothing, Left::Draining)))
 }
 
-/// Goes on with what is left of a session with a version 3 tunnel, on the worker that has carried it. `alive` is held
+/// Goes on with what is left of a session with a version 3 tunnel, on the thread that has carried it. `alive` is held
 /// as long as a tunnel may be given back.
 async fn part(
     relay: Relay,
@@ -396,17 +396,14 @@ async fn settle(
     load: &Load,
 ) -> Option<Back> {
     let mut settling = settling?;
-    if let Some(kept) = poll_once(&mut settling).await {
-        let settled = kept.zip(file.take()).map(|(kept, file)| Settled::new(kept, file, load));
-        return Some(Back::Now(settled.map(Box::new)));
-    }
-    let (file, alive) = (file.take()?, alive.clone());
-    Some(Back::Later(load.another().spawn(|load| async move {
-        let kept = settling.await?;
-        let settled = Settled::new(kept, file, &load);
-        drop((alive, load));
-        Some(settled)
-    })))
+    let file = file.take()?;
+    Some(match poll_once(&mut settling).await {
+        Some(kept) => Back::Now(kept.map(|kept| Box::new(Settled::new(kept, file, load)))),
+        None => {
+            let unsettled = Unsettled { settling, file, alive: alive.clone() };
+            Back::Later(load.another().spawn(|load| unsettled.settled(load)))
+        }
+    })
 }
 
 /// Takes a tunnel apart into what a worker needs, what it held, and what is given back at

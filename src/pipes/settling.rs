@@ -5,21 +5,23 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use smol::Task;
+use smol::channel::Sender;
 
+use crate::limits;
 use crate::net::stream::Detached;
 use crate::os::FileGuard;
 use crate::pipes::record::Record;
 use crate::pipes::slot::Slot;
 use crate::pipes::tunnel::Tunnel;
-use crate::runtime::Load;
-use crate::session::Kept;
+use crate::runtime::{Load, Workers, now, until};
+use crate::session::{self, Kept};
 use crate::text::event::Event;
 use crate::wire::frames::Talk;
 use crate::wire::heartbeat::Rhythm;
 
-/// A tunnel whose last session a worker brings to its end.
+/// A tunnel whose last session is brought to its end.
 pub struct Settling {
-    /// What the worker gives back.
+    /// What the session's thread gives back.
     pub back: Back,
     /// Its place.
     pub slot: Slot,
@@ -27,12 +29,48 @@ pub struct Settling {
     pub agent: (SocketAddr, Rhythm),
 }
 
-/// What a worker gives back of a tunnel.
+/// What the thread of its session gives back of a tunnel.
 pub enum Back {
     /// The tunnel, as most are: another session may begin on it at once. `None`: it was closed.
     Now(Option<Box<Settled>>),
-    /// The tunnel when it has settled, if it can go on then.
-    Later(Task<Option<Settled>>),
+    /// The same when it has settled; or the tunnel before that, where a worker is to go on with it.
+    Later(Task<Result<Option<Settled>, Box<Unsettled>>>),
+}
+
+/// A tunnel that is to settle.
+pub struct Unsettled {
+    /// What it waits for.
+    pub settling: session::Settling,
+    /// Its share of the open files.
+    pub file: FileGuard,
+    /// Says, while it is held, that the mapping's relays are not over.
+    pub alive: Option<Sender<()>>,
+}
+
+impl Unsettled {
+    /// Waits until it has settled, on the control thread no longer than a short session is there.
+    ///
+    /// # Errors
+    /// It has not by then.
+    pub async fn settled(mut self, load: Load) -> Result<Option<Settled>, Box<Self>> {
+        if self.settling.enter().is_err() {
+            return Ok(None);
+        }
+        let kept = match load.is_home() {
+            false => (&mut self.settling).await,
+            true => match until(now() + limits::SHORT_TIME, &mut self.settling).await {
+                Some(kept) => kept,
+                None => {
+                    self.settling.leave();
+                    return Err(Box::new(self));
+                }
+            },
+        };
+        let Unsettled { file, alive, .. } = self;
+        let settled = kept.map(|kept| Settled::new(kept, file, &load));
+        drop((alive, load));
+        Ok(settled)
+    }
 }
 
 /// A tunnel on its way back to its mapping's thread.
@@ -46,7 +84,7 @@ pub struct Settled {
 }
 
 impl Settled {
-    /// Takes the tunnel off the worker's thread, unless it is its mapping's, too.
+    /// Takes the tunnel off this thread, unless it is its mapping's, too.
     pub fn new(kept: Kept, file: FileGuard, load: &Load) -> Self {
         let Kept { stream, talk, input, heard_at, .. } = kept;
         Settled { stream: stream.give_back(load), talk, input, heard_at, file }
@@ -55,11 +93,21 @@ impl Settled {
 
 impl Settling {
     /// The tunnel, once another session may begin on it; `None`, and it is recorded, if it is closed.
-    pub async fn settled(self, side: usize, record: &Record) -> Option<Box<Tunnel>> {
+    pub async fn settled(
+        self,
+        side: usize,
+        record: &Record,
+        workers: &Workers,
+    ) -> Option<Box<Tunnel>> {
         let Settling { back, mut slot, agent } = self;
         let settled = match back {
             Back::Now(settled) => settled.map(|settled| *settled),
-            Back::Later(task) => task.await,
+            Back::Later(mut task) => loop {
+                match task.await {
+                    Ok(settled) => break settled,
+                    Err(unsettled) => task = workers.spawn(|load| unsettled.settled(load)),
+                }
+            },
         };
         let Some(settled) = settled else {
             let (peer, _) = agent;

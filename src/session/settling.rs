@@ -1,6 +1,7 @@
 //! A version 3 tunnel after its session, until the next one may begin (protocol page, section 8, step 5).
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -48,6 +49,20 @@ impl Settling {
         let kept = Some(Kept { stream, talk, input, wanted: 0, heard_at });
         let (watch, timer) = (StallWatch::default(), Timer::new());
         Settling { kept, since, answer_by, watch, timer, answered: 0 }
+    }
+
+    /// Takes it off this thread, on its way to another.
+    pub fn leave(&mut self) {
+        self.timer = Timer::new();
+        self.kept.iter_mut().for_each(|kept| kept.stream.leave());
+    }
+
+    /// Goes on with it on this thread.
+    ///
+    /// # Errors
+    /// As [`Stream::enter`].
+    pub fn enter(&mut self) -> io::Result<()> {
+        self.kept.iter_mut().try_for_each(|kept| kept.stream.enter())
     }
 }
 

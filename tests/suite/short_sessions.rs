@@ -15,6 +15,7 @@ in_both_modes!(
     break_as_a_session_goes_on_to_a_worker_is_a_break_and_the_tunnel_serves_again,
     mapping_that_is_removed_while_its_sessions_go_on_to_workers_gives_every_file_back,
     mute_sessions_leave_their_places_on_the_control_thread_to_others,
+    tunnels_that_wait_for_their_agents_behind_a_session_leave_the_control_thread,
     api_answers_while_sessions_on_the_control_thread_flood_it,
 );
 
@@ -211,13 +212,14 @@ fn mapping_that_is_removed_while_its_sessions_go_on_to_workers_gives_every_file_
     }
 }
 
-/// What the dump says of each session that the control thread carries.
+/// What the dump says of each session that the control thread carries, and of each tunnel of which it carries the rest.
 fn at_home(daemon: &Daemon) -> Vec<String> {
     assert!(daemon.cli(&["dump"]).status.success());
     let dump = fs::read_to_string(daemon.log().join("iofog-connector.dump")).unwrap();
     let (_, rest) = dump.split_once("\nthe control thread carries\n").expect("its part");
     let (home, _) = rest.split_once("worker 1 carries\n").expect("a worker's part");
-    home.lines().filter(|line| line.starts_with("session ")).map(Into::into).collect()
+    let is_one = |line: &&str| line.starts_with("session ") || line.starts_with("tunnel ");
+    home.lines().filter(is_one).map(Into::into).collect()
 }
 
 fn mute_sessions_leave_their_places_on_the_control_thread_to_others(mode: Mode) {
@@ -238,6 +240,34 @@ fn mute_sessions_leave_their_places_on_the_control_thread_to_others(mode: Mode) 
         // On a busy machine its own time there may be over.
         at_home(&daemon).iter().any(|line| line.contains(&of)).then_some(())
     });
+}
+
+fn tunnels_that_wait_for_their_agents_behind_a_session_leave_the_control_thread(mode: Mode) {
+    let (daemon, mapping) = public(mode, PLACES);
+    let one = || {
+        let mut agent = daemon.version_three(&mapping);
+        let mut user = begin(&daemon, &mapping, &mut agent);
+        agent.say(b'E', b"");
+        assert!(user.until_end().is_empty());
+        user.finish();
+        // Its service has not read that far.
+        assert_eq!(agent.hear_only(), (b'E', Vec::new()));
+        agent
+    };
+    let mut agents: Vec<_> = (0..PLACES).map(|_| one()).collect();
+    until("nothing is left of them there", || at_home(&daemon).is_empty());
+    assert_eq!(daemon.api().in_use(&mapping), PLACES as u64);
+    for agent in &mut agents {
+        agent.beat_and_answer();
+        agent.say(b'S', b"");
+    }
+    until("all wait again", || daemon.api().idle(&mapping) == PLACES as u64);
+    let agent = agents.last_mut().unwrap();
+    let mut user = begin(&daemon, &mapping, agent);
+    user.finish();
+    agent.expect(b'E');
+    agent.say(b'E', b"");
+    assert!(user.until_end().is_empty());
 }
 
 fn api_answers_while_sessions_on_the_control_thread_flood_it(mode: Mode) {
