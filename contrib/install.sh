@@ -486,7 +486,13 @@ is_serving() { "$PROGRAM" status >/dev/null 2>&1; }
 has_tunnels_running() { "$PROGRAM" tunnels status >/dev/null 2>&1; }
 
 start_service() {
-	service start $NAME || die "$NAME is installed, but did not start; \`$PROGRAM check\` says why"
+	tries=20
+	service start $NAME || tries=0
+	while ! is_serving; do
+		[ $tries -gt 0 ] || die "$NAME is installed, but did not start; \`$PROGRAM check\` says why, or its log in $LOG"
+		tries=$((tries - 1))
+		sleep 1
+	done
 }
 
 # The new program takes the running one's place without a cut where that works (iofog-connector help upgrade). What
