@@ -20,7 +20,7 @@ pub mod terminal;
 pub use cage::Cage;
 pub use files::{FileGuard, Files, For};
 pub use instance::{Instance, Ownership, config_of, holder, strangers_hold, take_lock};
-pub use link::{AsyncLink, Link};
+pub use link::{AsyncLink, Link, Message};
 pub use notifier::{Notifier, watchdog_interval};
 pub use process::{Prepared, abort_on_panic, prepare, said};
 pub use signals::{Ask, Signals};

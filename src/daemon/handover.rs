@@ -13,12 +13,15 @@
 //! | old | `short ID USERS`, `enough ID` | so many users of this mapping wait here and no tunnel does: agents are left to the old one, and as many tunnels given up; or no longer |
 //! | old | `calm ID` | this mapping's tunnels owe no answers that may come on others, and it has no sessions left |
 //! | old | `left SESSIONS MS` | what it still carries, and for how long at most |
+//! | old | `over` | it carries nothing itself, and the one before it lives |
+//! | new | `leave` | it says nothing more, until it has the link to that one |
+//! | old | `before PID MS`, with a link | to that one, which may ask for something for so long; the old one ends |
 //! | new | `removed ID`, `reopen`, `stop` | what its own operator asks for and concerns the old one, too |
 //!
 //! A close of either end before `taken` means that its process has failed; the other one serves. The old one says `no`
 //! before it closes, unless it has failed; and what it may ask for afterwards, but for `left`, it may for a minute.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::net::TcpListener;
@@ -32,7 +35,7 @@ use smol::channel::Sender;
 
 use crate::limits;
 use crate::logging::ALWAYS;
-use crate::os::{Ask, AsyncLink, Instance, Link, Notifier, REFUSED, Spawner};
+use crate::os::{Ask, AsyncLink, Instance, Link, Message, Notifier, REFUSED, Spawner};
 use crate::pipes::registry::{LeftTo, Registry};
 use crate::report::status;
 use crate::runtime::{aside, until};
@@ -232,12 +235,14 @@ fn makes_way(link: &Link) -> Result<(), String> {
 
 /// The daemon whose place this one took, as this one sees it.
 pub(super) struct Predecessor {
-    link: AsyncLink,
-    process: u32,
+    link: RefCell<Rc<AsyncLink>>,
+    process: Cell<u32>,
     left: Cell<Option<status::Predecessor>>,
     has_ended: Cell<bool>,
     /// How long it may ask for something here: its users wait no longer, and it has long been told that this one serves.
-    asks_until: Instant,
+    asks_until: Cell<Instant>,
+    /// What is to be said to the one before it, while it hands over the link to that.
+    kept: RefCell<Option<Vec<String>>>,
 }
 
 impl Predecessor {
@@ -247,11 +252,12 @@ impl Predecessor {
     /// As [`Link::into_async`].
     pub(super) fn new(link: Link, process: u32) -> io::Result<Self> {
         Ok(Predecessor {
-            link: link.into_async()?,
-            process,
+            link: RefCell::new(Rc::new(link.into_async()?)),
+            process: Cell::new(process),
             left: Cell::default(),
             has_ended: Cell::default(),
-            asks_until: Instant::now() + limits::LEFT_WAITING,
+            asks_until: Cell::new(Instant::now() + limits::LEFT_WAITING),
+            kept: RefCell::default(),
         })
     }
 
@@ -267,7 +273,34 @@ impl Predecessor {
 
     /// Says to it what concerns it, too.
     pub(super) fn tell(&self, words: &str) {
-        self.link.tell(words);
+        match &mut *self.kept.borrow_mut() {
+            Some(kept) => kept.push(words.into()),
+            None => self.link.borrow().tell(words),
+        }
+    }
+
+    /// Leaves it to the one that has this one's place, which hears it from now on; `false` if that cannot be told.
+    pub(super) fn pass_on(&self, successor: &Successor) -> bool {
+        let asks = self.asks_until.get().saturating_duration_since(Instant::now()).as_millis();
+        let words = format!("before {} {asks}", self.process.get());
+        let is_passed_on = successor.0.link.pass_on(&words, &self.link.borrow()).is_ok();
+        if is_passed_on {
+            self.left.set(None);
+            self.has_ended.set(true);
+        }
+        is_passed_on
+    }
+
+    /// Goes on with the one before it, at the other end of this link, which it has named so: it ends itself.
+    fn replace(&self, link: OwnedFd, named: &str) -> Option<()> {
+        let (process, asks) = named.split_once(' ')?;
+        let (process, asks) = (process.parse().ok()?, asks.parse().ok()?);
+        let link = Link::from(link).into_async().ok()?;
+        self.link.replace(Rc::new(link));
+        self.process.set(process);
+        let asks_until = Instant::now() + Duration::from_millis(asks);
+        self.asks_until.set(self.asks_until.get().min(asks_until));
+        Some(())
     }
 
     /// Hears what it carries, until it has ended; that the service manager watches this process; and what it asks
@@ -279,10 +312,25 @@ impl Predecessor {
         asks: &Sender<Ask>,
         stop: &Sender<()>,
     ) {
-        while let Some(words) = self.link.hear().await {
+        loop {
+            let link = self.link.borrow().clone();
+            let Some(Message { text: words, files }) = link.receive().await else { break };
             let (word, rest) = words.split_once(' ').unwrap_or((&words, ""));
-            let may_ask = Instant::now() < self.asks_until;
+            let may_ask = Instant::now() < self.asks_until.get();
             match word {
+                "over" => {
+                    self.tell("leave");
+                    self.kept.borrow_mut().get_or_insert_default();
+                }
+                "before" => {
+                    let process = self.process.get();
+                    if files.into_iter().next().and_then(|link| self.replace(link, rest)).is_some()
+                    {
+                        tell_ended(process, registry);
+                        let kept = self.kept.take();
+                        kept.into_iter().flatten().for_each(|words| self.tell(&words));
+                    }
+                }
                 "left" => {
                     self.left.set(self.told(rest));
                     // Its agents come here whenever they lose a tunnel there.
@@ -297,7 +345,7 @@ impl Predecessor {
                     if let Some((id, Ok(users))) =
                         rest.split_once(' ').map(|(id, n)| (id, n.parse()))
                     {
-                        registry.send_agents(id, users, self.asks_until);
+                        registry.send_agents(id, users, self.asks_until.get());
                     }
                 }
                 "calm" if may_ask => registry.calm(rest),
@@ -311,17 +359,22 @@ impl Predecessor {
         self.left.set(None);
         self.has_ended.set(true);
         registry.leave_agents(None, LeftTo::Before, None);
-        let what = format!("process {}, whose place this one took, has ended", self.process);
-        log::info!(target: ALWAYS, event = Event::PredecessorEnded.word(); "{what}");
-        registry.events().tell(Event::PredecessorEnded, None, "", &what);
+        tell_ended(self.process.get(), registry);
     }
+}
+
+/// Says that it has ended.
+fn tell_ended(process: u32, registry: &Registry) {
+    let what = format!("process {process}, whose place this one took, has ended");
+    log::info!(target: ALWAYS, event = Event::PredecessorEnded.word(); "{what}");
+    registry.events().tell(Event::PredecessorEnded, None, "", &what);
 }
 
 impl Predecessor {
     fn told(&self, numbers: &str) -> Option<status::Predecessor> {
         let (sessions, left) = numbers.split_once(' ')?;
         let (sessions, milliseconds_left) = (sessions.parse().ok()?, left.parse().ok()?);
-        Some(status::Predecessor { process: self.process, sessions, milliseconds_left })
+        Some(status::Predecessor { process: self.process.get(), sessions, milliseconds_left })
     }
 }
 
@@ -336,6 +389,8 @@ pub(super) enum Wish {
     Reopen,
     /// It stops, and this one is to do so as well.
     Stop,
+    /// The one before this one is to be left to it.
+    Leave,
 }
 
 impl Successor {
@@ -362,6 +417,11 @@ impl Successor {
         });
     }
 
+    /// Says that nothing is carried here, but by the one before this one.
+    pub(super) fn over(&self) {
+        self.0.link.tell("over");
+    }
+
     /// Says that no old answers of this mapping may come.
     pub(super) fn calm(&self, id: &str) {
         self.0.link.tell(&format!("calm {id}"));
@@ -379,6 +439,7 @@ impl Successor {
                 Some(("removed", id)) => return Wish::Removed(id.into()),
                 None if words == "reopen" => return Wish::Reopen,
                 None if words == "stop" => return Wish::Stop,
+                None if words == "leave" => return Wish::Leave,
                 // A later program may say more.
                 _ => {}
             }

@@ -54,6 +54,8 @@ pub(super) struct Serving<'a> {
     /// What the last reload has found and could not put in force.
     not_in_force: Rc<RefCell<Vec<String>>>,
     predecessor: Rc<OnceCell<Predecessor>>,
+    /// What hears it.
+    hearing: RefCell<Option<Task<()>>>,
     dumps: Rc<OnceCell<Rc<Dumps>>>,
     /// Says that the API was asked for a stop, or the daemon whose place this one took.
     stopped: Receiver<()>,
@@ -163,6 +165,7 @@ impl<'a> Serving<'a> {
             accepting: RefCell::default(),
             not_in_force,
             predecessor,
+            hearing: RefCell::default(),
             dumps,
             stopped,
             stop,
@@ -217,7 +220,7 @@ impl<'a> Serving<'a> {
                 predecessor.listen(&notifier, &registry, &asks, &stop).await;
             }
         };
-        self.executor.spawn(listening.boxed_local()).detach();
+        self.hearing.replace(Some(self.executor.spawn(listening.boxed_local())));
         Ok(())
     }
 
@@ -473,7 +476,14 @@ impl<'a> Serving<'a> {
         let waiting = config.user_wait.min(limits::LEFT_WAITING);
         let short = |id: &Id, users| successor.short(id, users);
         let calm = |id: &Id| successor.calm(id);
-        let lives = || self.predecessor.get().is_some_and(Predecessor::lives);
+        let is_over = Cell::new(false);
+        let lives = || {
+            let lives = self.predecessor.get().is_some_and(Predecessor::lives);
+            if lives && !is_over.replace(true) {
+                successor.over();
+            }
+            lives
+        };
         let patience = match self.noted.stop.get() {
             None => config.handover,
             Some(_) => config.handover.min(config.drain),
@@ -507,6 +517,14 @@ impl<'a> Serving<'a> {
                         self.logging.reopen();
                     }
                     Wish::Stop => hurry(),
+                    Wish::Leave => {
+                        let before = self.predecessor.get().filter(|before| before.lives());
+                        if before.is_some_and(|before| before.pass_on(successor)) {
+                            // What it says from now on is for the other one.
+                            self.hearing.take();
+                            self.shared.session_over.notify(usize::MAX);
+                        }
+                    }
                 }
             }
         };

@@ -4,7 +4,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
@@ -132,10 +132,22 @@ impl AsyncLink {
         let _ = self.0.get_ref().send(text.as_bytes());
     }
 
+    /// Says this, and hands another link over, of which this end is the other process's from then on.
+    ///
+    /// # Errors
+    /// The other end is closed, or has no room.
+    pub fn pass_on(&self, text: &str, link: &Self) -> io::Result<()> {
+        Ok(send(self.0.get_ref(), text, &[link.0.as_fd()])?)
+    }
+
+    /// What the other end says next, with files; `None` once it is closed.
+    pub async fn receive(&self) -> Option<Message> {
+        self.0.read_with(|socket| Ok(receive(socket)?)).await.ok().flatten()
+    }
+
     /// What the other end says next; `None` once it is closed.
     pub async fn hear(&self) -> Option<String> {
-        let heard = self.0.read_with(|socket| Ok(receive(socket)?)).await;
-        heard.ok().flatten().map(|message| message.text)
+        self.receive().await.map(|message| message.text)
     }
 
     /// What the other end has said by now, if anything. From now on it can say no more: its next word fails.
@@ -189,8 +201,6 @@ fn receive(socket: &UnixDatagram) -> Result<Option<Message>, Errno> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
 
     const SOON: Option<Duration> = Some(Duration::from_secs(10));

@@ -489,34 +489,54 @@ fn program_before_the_one_before_is_shown_told_and_ended_too() {
     let third = upgraded(&daemon);
     let carried = || daemon.control().state()["predecessor"]["sessions"].clone();
     until("both are shown", || carried() == 2);
+    // What carries nothing itself has left the first one to the newest.
+    until("the second has ended", || is_gone(second));
     daemon.api().remove(&mapping);
     user.expect_closed();
     until("one is shown", || carried() == 1);
     stays.send(b"stays");
     tunnel.expect_record(b"stays");
-    assert!(daemon.is_running() && !is_gone(second));
+    assert!(daemon.is_running());
     let output = daemon.cli(&["stop"]);
     assert!(output.status.success(), "{}", text(&output));
-    // It has waited for all of them.
-    assert!(is_gone(second) && is_gone(third));
+    // It has waited for both.
+    assert!(is_gone(third));
     assert_eq!(daemon.wait().status.code(), Some(0));
     stays.expect_closed();
 }
 
 #[test]
-fn programs_between_end_once_the_first_one_has() {
+fn programs_between_end_with_their_own_sessions_however_long_those_of_the_first_one_go_on() {
     if !can_start_anew() {
         return;
     }
     let mut daemon = Daemon::new(Mode::Plain);
     let mapping = daemon.api().add_public(10, NEVER);
-    let session = daemon.session(&mapping);
-    let second = upgraded(&daemon);
-    upgraded(&daemon);
-    drop(session);
+    let (mut user, mut agent) = daemon.session(&mapping);
+    let mut between = Vec::new();
+    let own = (upgraded(&daemon), daemon.session(&mapping));
+    for _ in 0..4 {
+        between.push(upgraded(&daemon));
+    }
+    let last = between.pop().unwrap();
+    until("those that carry nothing have ended", || {
+        between.iter().all(|between| is_gone(*between))
+    });
+    assert!(!is_gone(own.0));
+    assert_eq!(daemon.control().state()["predecessor"]["sessions"], 2);
+    drop(own.1);
+    until("it has ended, too", || is_gone(own.0));
+    let predecessor = |daemon: &Daemon| daemon.control().state()["predecessor"].clone();
+    until("the first one is left", || {
+        predecessor(&daemon)["process"] == daemon.pid().as_raw_nonzero().get()
+            && predecessor(&daemon)["sessions"] == 1
+    });
+    user.send(b"still");
+    agent.expect_record(b"still");
+    drop((user, agent));
     assert_eq!(daemon.wait().status.code(), Some(0));
-    until("the second has ended", || is_gone(second));
-    assert!(daemon.control().state()["predecessor"].is_null());
+    until("nothing is left", || predecessor(&daemon).is_null());
+    assert!(!is_gone(last));
 }
 
 #[test]
@@ -610,13 +630,20 @@ fn users_that_wait_two_programs_back_are_told_to_the_newest_one() {
     let Replaced { daemon, program } = middle;
     let (Before { daemon, words }, mapping) = Before::with_a_mapping(daemon);
     let middle = Replaced { daemon, program };
-    words.say(&format!("short {} 2", mapping.id));
+    let short = format!("short {} 2", mapping.id);
+    words.say(&short);
     middle.by_stand_in();
     middle.until_go(middle.daemon.pid());
     middle.say("taken");
-    middle.until_heard(&format!("short {} 2", mapping.id));
-    words.say(&format!("enough {}", mapping.id));
-    middle.until_heard(&format!("enough {}", mapping.id));
+    middle.until_heard(&short);
+    // Then the newest one hears it itself, and what that says in between is lost on nobody.
+    middle.until_heard("over");
+    middle.say(&format!("removed {}", mapping.id));
+    middle.say("leave");
+    middle.until_heard("before 7 ");
+    words.expect(&format!("removed {}", mapping.id));
+    // It may still ask for agents.
+    assert!(!middle.heard().contains("before 7 0"), "{}", middle.heard());
 }
 
 #[test]
