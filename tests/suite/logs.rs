@@ -645,6 +645,11 @@ fn fail2ban_finds_strangers_in_each_format_and_nobody_else() {
             "{}\n",
             json!({"time": "2026-11-28T10:00:00Z", "message": format!("{forged}\",\"message\":\"{said}")})
         ),
+        // An id of configs.json stands first.
+        format!("2026-11-28T10:00:00Z INFO  {said}\": agent 192.0.2.7:1 closed: no heartbeat\n"),
+        "2026-11-28T10:00:00Z INFO  API: refused a request from 192.0.2.1: x is not an allowed controller: agent \
+         192.0.2.7:1 closed: no heartbeat\n"
+            .into(),
     ];
     let file = folder.join("forged");
     fs::write(&file, lines.concat()).unwrap();
