@@ -636,6 +636,9 @@ async fn tell(notifier: &Notifier, registry: &Registry) {
     }
 }
 
+/// What tells events about the API's port from those about others.
+const API: &str = "the API";
+
 /// Answers the API on TCP. An address that is not there yet, or is taken, is tried again: the
 /// pipes serve meanwhile, and `fault` says why.
 async fn serve_api(
@@ -653,14 +656,15 @@ async fn serve_api(
             Err(error) => {
                 let why = ports::api_fault(&error);
                 let why = format!("the API cannot listen on {address}: {why}; it is tried again");
-                log::error!(target: ALWAYS, "{why}");
+                log::error!(target: ALWAYS, event = Happening::PortInactive.word(); "{why}");
+                shared.events.tell(Happening::PortInactive, None, API, &why);
                 fault.replace(Some(why));
             }
         }
         sleep(retry.pause()).await;
         opened = shared.pool.open_apart(address);
     };
-    fault.replace(None);
+    let was_closed = fault.replace(None).is_some();
     open.replace(Some(listener.clone()));
     let acceptor = shared.tls.clone().map(|tls| -> Acceptor {
         Rc::new(move || {
@@ -668,7 +672,14 @@ async fn serve_api(
             (now.api.clone(), now.callers)
         })
     });
-    log::info!(target: ALWAYS, "the API listens on {address}{}", if acceptor.is_some() { " (TLS)" } else { "" });
+    let listens =
+        format!("the API listens on {address}{}", if acceptor.is_some() { " (TLS)" } else { "" });
+    if was_closed {
+        log::info!(target: ALWAYS, event = Happening::PortBack.word(); "{listens}");
+        shared.events.tell(Happening::PortBack, None, API, &listens);
+    } else {
+        log::info!(target: ALWAYS, "{listens}");
+    }
     match server.serve_tcp(&listener, acceptor).await {
         Ok(never) => match never {},
         Err(error) => log::error!(target: ALWAYS, "the API cannot be served: {error}"),

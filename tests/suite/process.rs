@@ -647,6 +647,12 @@ fn api_that_cannot_listen_is_a_warning_in_the_status_until_it_can() {
     drop(holder);
     until("the API listens", || daemon.api().try_connect().is_ok());
     until("the warning is gone", || !warned());
+    let state = daemon.control().state();
+    let told = |word: &str| {
+        let mut events = state["events"].as_array().unwrap().iter();
+        events.any(|one| one["event"] == word && one["mapping"].is_null())
+    };
+    assert!(told("port-inactive") && told("port-back"), "{}", state["events"]);
 }
 
 #[test]
