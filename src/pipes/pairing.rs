@@ -308,6 +308,14 @@ impl Pairing {
         self.tunnels[side].borrow().len()
     }
 
+    /// Whether a tunnel waits on port1 on which a session may still begin.
+    pub fn has_tunnel(&self) -> bool {
+        let waits = |seat: &Seat<Box<Tunnel>, TunnelEnd>| {
+            seat.occupant.borrow().as_ref().is_some_and(|tunnel| !tunnel.is_bid_farewell())
+        };
+        self.tunnels[0].borrow().iter().any(|(_, seat)| waits(seat))
+    }
+
     /// Takes the slot of the tunnel of `side` that is most overdue; `false` if none is.
     pub fn replace_overdue(&self, side: usize) -> bool {
         let number = loop {
@@ -421,7 +429,7 @@ impl Pairing {
         while let Some(pair) = self.next_match() {
             if self.public { self.join_user(pair) } else { self.join_sides(pair) }
         }
-        if self.closed.get() && self.idle(0) == 0 {
+        if self.closed.get() && !self.has_tunnel() {
             self.dismiss(true);
         }
     }

@@ -209,7 +209,7 @@ impl Pipe {
 
     /// How many users wait here while no tunnel does.
     pub fn short_of(&self) -> usize {
-        let is_short = self.is_public() && self.pairing.idle(0) == 0;
+        let is_short = self.is_public() && !self.pairing.has_tunnel();
         if is_short { self.pairing.waiting_users() } else { 0 }
     }
 
@@ -381,7 +381,7 @@ impl Pipe {
     /// The users that a stopping daemon waits for: those that are given tunnels now, and those in
     /// their handshake for whom there is one, if they have begun it and go on with it.
     pub fn users_left(&self) -> u64 {
-        let shaking_hands = if self.pairing.idle(0) > 0 { self.handshakes.active() } else { 0 };
+        let shaking_hands = if self.pairing.has_tunnel() { self.handshakes.active() } else { 0 };
         (self.pairing.waiting_users() + shaking_hands) as u64
     }
 

@@ -498,6 +498,23 @@ mod tests {
         agent
     }
 
+    /// A user's end of a connection that this pipe's `tasks` serve.
+    fn user<'a>(
+        pipe: &'a Pipe,
+        listener: &TcpListener,
+        tasks: &LocalExecutor<'a>,
+        arriving: &'a Cell<usize>,
+    ) -> TcpStream {
+        let user = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, peer) = listener.accept().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let file = pipe.shared.files.try_take(For::Pipe).unwrap();
+        let newcomer = Newcomer::User(may_connect(pipe, peer.ip()).ok().unwrap());
+        let arrives = Counted::new(arriving);
+        tasks.spawn(serve_user::serve(pipe, socket, peer, file, newcomer, arrives)).detach();
+        user
+    }
+
     #[test]
     fn user_whose_tunnel_broke_at_once_waits_on_and_is_given_the_next_one() {
         runtime::block_on(async {
@@ -509,14 +526,7 @@ mod tests {
             let story = async {
                 let first = version_three(&pipe, &listener, &tasks).await;
                 let second = version_three(&pipe, &listener, &tasks).await;
-                let _user = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-                let (socket, peer) = listener.accept().unwrap();
-                socket.set_nonblocking(true).unwrap();
-                let file = pipe.shared.files.try_take(For::Pipe).unwrap();
-                let newcomer = Newcomer::User(may_connect(&pipe, peer.ip()).ok().unwrap());
-                let arrives = Counted::new(&arriving);
-                let user = serve_user::serve(&pipe, socket, peer, file, newcomer, arrives);
-                tasks.spawn(user).detach();
+                let _user = user(&pipe, &listener, &tasks, &arriving);
                 // The kernel knows, and this thread does not yet.
                 drop((first, second));
                 for _ in 0..8 {
@@ -525,6 +535,31 @@ mod tests {
                 assert_eq!((pipe.pairing.idle(0), pipe.pairing.waiting_users()), (0, 1));
                 let _third = version_three(&pipe, &listener, &tasks).await;
                 assert_eq!((pipe.record.counts().sessions, pipe.pairing.waiting_users()), (1, 0));
+            };
+            let work = or(workers.run_home(), runtime::run(|| tasks.tick()));
+            or(story, work).await;
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn users_are_too_many_where_only_tunnels_wait_that_were_given_up() {
+        runtime::block_on(async {
+            let workers = Rc::new(Workers::start(1).unwrap());
+            let pipe = public(workers.clone(), Files::new(1 << 20));
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let arriving = Cell::new(0);
+            let tasks = LocalExecutor::new();
+            let story = async {
+                // It does not close its tunnel.
+                let _agent = version_three(&pipe, &listener, &tasks).await;
+                pipe.give_up();
+                let _user = user(&pipe, &listener, &tasks, &arriving);
+                for _ in 0..8 {
+                    runtime::look().await;
+                }
+                assert_eq!((pipe.pairing.idle(0), pipe.pairing.waiting_users()), (1, 1));
+                assert_eq!(pipe.short_of(), 1);
             };
             let work = or(workers.run_home(), runtime::run(|| tasks.tick()));
             or(story, work).await;
