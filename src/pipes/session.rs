@@ -26,8 +26,8 @@ use crate::pipes::user::{Away, User};
 use crate::runtime::{Counted, Load, now};
 use crate::session;
 use crate::session::{
-    Drain, Drained, Ended, Ending, Endpoint, Moving, Outcome, Parting, Protocol, Relay, Residue,
-    Silence,
+    Drain, Drained, Ended, Ending, Endpoint, Missing, Moving, Outcome, Parting, Protocol, Relay,
+    Residue, Silence,
 };
 use crate::text::event::Event as Happening;
 use crate::text::line::escaped;
@@ -205,7 +205,16 @@ pub async fn carry(pipe: &Pipe, tunnel: Box<Tunnel>, partner: Partner) -> Option
     match next {
         Next::Settling(settling) => settling.settled(0, &pipe.record, &pipe.shared.workers).await,
         Next::Draining(draining, _counted, Taken { slot, agent, .. }) => {
-            drained(pipe, draining, slot, agent).await
+            let tunnel = drained(pipe, draining, slot, agent).await?;
+            if !tunnel.slot.is_outdated() {
+                return Some(tunnel);
+            }
+            // It was let in by an earlier passcode, and has served the next one.
+            if tunnel.slot.is_unanswered() {
+                pipe.pairing.lost(Missing::Answer);
+            }
+            tunnel.stream.close();
+            None
         }
         Next::Nothing | Next::User(_) => None,
     }

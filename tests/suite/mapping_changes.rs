@@ -11,6 +11,7 @@ in_both_modes!(
     changed_options_hold_for_new_users_and_close_nobody,
     changed_limits_of_tunnels_hold_at_once,
     new_passcode_counts_from_the_answer_on_and_tunnels_stay,
+    tunnel_of_an_earlier_passcode_carries_one_session_and_no_other,
 );
 
 const NEVER: u64 = 200_000;
@@ -295,6 +296,21 @@ fn new_passcode_counts_from_the_answer_on_and_tunnels_stay(mode: Mode) {
     let second = renewed(&daemon, &private, 2);
     assert!(!daemon.agent(private.port2).is_accepted(&private.passcode2));
     daemon.pair(&Mapping { passcode2: second, ..private });
+}
+
+fn tunnel_of_an_earlier_passcode_carries_one_session_and_no_other(mode: Mode) {
+    let daemon = Daemon::new(mode);
+    let mapping = daemon.api().add_public(60, NEVER);
+    let mut agent = daemon.tunnel(&mapping);
+    renewed(&daemon, &mapping, 1);
+    let mut user = daemon.user(&mapping);
+    user.send(b"question");
+    agent.expect_record(b"question");
+    agent.send(b"answer");
+    user.expect(b"answer");
+    // Otherwise the tunnel would be used again, once the old answer is over.
+    drop(user);
+    agent.expect_closed();
 }
 
 #[test]
