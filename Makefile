@@ -2,6 +2,7 @@
 # make test     all tests
 # make deb      packages for amd64, arm64, armhf and riscv64, into dist/ (Debian 12, amd64; see docs/packages.md)
 # make static   archives with static programs for amd64, arm64, armv7, armv6 and riscv64, into dist/ (the same)
+# make image    the container image for the same, into dist/
 # make release  checks, packages and a tag for this version; DRY_RUN=1 only says what it would do
 # make install  program, man pages, completions and unit, from target/release (DESTDIR, PREFIX)
 
@@ -13,7 +14,7 @@ PROGRAM ?= target/release/iofog-connector
 # The last commit's time, so that one commit makes one and the same package.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || dpkg-parsechangelog -STimestamp)
 
-.PHONY: all check test deb static release install
+.PHONY: all check test deb static image release install
 
 all:
 	$(CARGO) build --release --locked
@@ -34,6 +35,10 @@ deb:
 static:
 	cross/build $(STATIC:%=static-%)
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) cross/tarball $(STATIC)
+
+image:
+	cross/build $(STATIC:%=static-%)
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) cross/image
 
 release:
 	cross/release
