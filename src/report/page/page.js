@@ -32,16 +32,16 @@ function duration(s) {
 const nameOf = (m) => m.options.name ?? m.id;
 const sum = (m, count) => m.sides.reduce((all, { tunnels }) => all + (tunnels ? count(tunnels) : 0), 0);
 const ill = (m) => m.lastError && !m.lastErrorOver && last.timestamp - m.lastErrorAt < LATELY;
-// Up to GONE they are trouble. An agent that never came is none.
-const STATES = ["inactive", "half open", "error", "agent gone", "no agent", "active"], GONE = 3;
+// Up to FAILED they are trouble. An agent that never came is none, and strangers that knock hide none that went.
+const STATES = ["inactive", "half open", "agent gone", "error", "no agent", "active"], GONE = 2, FAILED = 3;
 
 function state(m) {
   const open = m.sides.filter((side) => side.open).length;
   if (open < 2) return open;
-  if (ill(m)) return 2;
   const there = ({ tunnels: t }) => t && t.idle + t.inUse + t.draining > 0;
-  if (m.sides.every((side) => !side.tunnels || there(side))) return 5;
-  return m.counts.tunnelsTotal && !m.sides.some(there) ? GONE : 4;
+  if (m.counts.tunnelsTotal && !m.sides.some(there)) return GONE;
+  if (ill(m)) return FAILED;
+  return m.sides.every((side) => !side.tunnels || there(side)) ? 5 : 4;
 }
 
 function tunnels({ idle, inUse, allowed, versions }) {
@@ -152,7 +152,7 @@ class Row {
       else if (this.texts[at].firstChild?.nodeType === Node.TEXT_NODE) this.texts[at].firstChild.data = now;
       else this.texts[at].textContent = now;
     });
-    this.texts[STATE].className = this.keys[STATE] <= GONE ? "bad" : this.keys[STATE] < 5 ? "old" : "";
+    this.texts[STATE].className = this.keys[STATE] <= FAILED ? "bad" : this.keys[STATE] < 5 ? "old" : "";
     this.texts[ERROR].className = ill(m) ? "bad" : "old";
     if (this.near) this.trace.draw(this.svg);
   }
@@ -259,8 +259,8 @@ function health(report) {
   };
   const states = mappings.map(state), of = (...which) => mappings.filter((_, at) => which.includes(states[at]));
   if (!draining) tell(bad, of(0, 1), "with a port that is not open", (m) => m.sides.find((side) => !side.open).fault);
-  tell(bad, of(2), "with an error", (m) => m.lastError);
   tell(bad, of(GONE), "whose agent is gone");
+  tell(bad, of(FAILED), "with an error", (m) => m.lastError);
   const reached = (m) => m.limitsReached.filter((one) => !one.over).map((one) => one.limit);
   for (const limit of new Set(mappings.flatMap(reached))) tell(bad, mappings.filter((m) => reached(m).includes(limit)), `at a limit, ${limit}`);
   tell(notes, of(4), "without an agent");
