@@ -74,7 +74,12 @@ fn order(service: &Service, verb: &str, root: &Path, sudo: &str) -> Option<Strin
     if is_there("run/systemd/system") && has_unit() {
         return Some(format!("{sudo}systemctl {verb} {name}"));
     }
-    is_there(&format!("etc/init.d/{name}")).then(|| format!("{sudo}service {name} {verb}"))
+    // Which BusyBox alone has not.
+    let has_command = || is_there("usr/sbin/service") || is_there("sbin/service");
+    is_there(&format!("etc/init.d/{name}")).then(|| match has_command() {
+        true => format!("{sudo}service {name} {verb}"),
+        false => format!("{sudo}/etc/init.d/{name} {verb}"),
+    })
 }
 
 #[cfg(test)]
@@ -98,6 +103,8 @@ mod tests {
             let (name, command) = (service.name, service.command);
             assert_eq!(start_here(), format!("sudo {command}"));
             make(&format!("etc/init.d/{name}"));
+            assert_eq!(start_here(), format!("sudo /etc/init.d/{name} start"));
+            make("usr/sbin/service");
             assert_eq!(start_here(), format!("sudo service {name} start"));
             make(&format!("lib/systemd/system/{name}.service"));
             assert_eq!(start_here(), format!("sudo service {name} start"), "systemd does not run");
