@@ -1,13 +1,13 @@
 # make check    formatting, the order of the rooms, lints, documentation
 # make test     all tests
-# make deb      packages for amd64, arm64, armhf and riscv64, into dist/ (Debian 12, amd64; see docs/packages.md)
+# make deb      packages for amd64, arm64 and armhf, into dist/ (Debian 12, amd64; see docs/packages.md)
 # make static   archives with static programs for amd64, arm64, armv7, armv6 and riscv64, into dist/ (the same)
 # make image    the container image for the same, into dist/
 # make release  checks, packages and a tag for this version; DRY_RUN=1 only says what it would do
 # make install  program, man pages, completions and unit, from target/release (DESTDIR, PREFIX)
 
 PREFIX ?= /usr/local
-ARCHS ?= amd64 arm64 armhf riscv64
+ARCHS ?= amd64 arm64 armhf
 STATIC ?= amd64 arm64 armv7 armv6 riscv64
 CARGO ?= cargo
 PROGRAM ?= target/release/iofog-connector
