@@ -32,6 +32,14 @@ impl PerAddress {
     }
 }
 
+#[cfg(test)]
+impl PerAddress {
+    /// How many there are in all.
+    pub fn count(&self) -> usize {
+        self.0.borrow().iter().map(|(_, count)| *count as usize).sum()
+    }
+}
+
 impl Drop for OfAddress {
     fn drop(&mut self) {
         let mut all = self.all.0.borrow_mut();

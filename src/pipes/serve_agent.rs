@@ -417,8 +417,8 @@ mod tests {
 
     /// A public pipe whose sessions would be on `workers`.
     fn public(workers: Rc<Workers>, files: Arc<Files>) -> Rc<Pipe> {
-        let settings =
-            r#"{"ports":["6000-6001"],"exclude":[],"broker":1,"address":"h","dev":true}"#;
+        let settings = r#"{"ports":["6000-6001"],"exclude":[],"broker":1,"address":"h","dev":true,
+            "userwait":600000}"#;
         let (config, _) = Config::parse(settings.as_bytes(), Path::new("settings")).unwrap();
         let shared = Shared {
             config: RefCell::new(Rc::new(config)),
@@ -475,7 +475,16 @@ mod tests {
         .unwrap();
     }
 
-    /// The agent's end of a version 3 tunnel that this pipe's `tasks` serve, once it waits.
+    /// Goes on once this is so.
+    async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+        let late = Instant::now() + Duration::from_secs(30);
+        while !is_so() {
+            runtime::look().await;
+            assert!(Instant::now() < late, "not in time: {what}");
+        }
+    }
+
+    /// The agent's end of a version 3 tunnel that this pipe's `tasks` serve, once it was let in.
     async fn version_three<'a>(
         pipe: &'a Pipe,
         listener: &TcpListener,
@@ -485,15 +494,11 @@ mod tests {
         let (socket, peer) = listener.accept().unwrap();
         socket.set_nonblocking(true).unwrap();
         let file = pipe.shared.files.try_take(For::Pipe).unwrap();
-        let waited = pipe.pairing.idle(0);
         let passcode = pipe.agent(0, |agent| agent.passcode.reveal().to_owned());
         agent.write_all(format!("IOFOG/3 {passcode}\n").as_bytes()).unwrap();
         tasks.spawn(serve(pipe, 0, socket, peer, file)).detach();
-        let late = Instant::now() + Duration::from_secs(30);
-        while pipe.pairing.idle(0) == waited && pipe.record.counts().sessions == 0 {
-            runtime::look().await;
-            assert!(Instant::now() < late, "it does not wait");
-        }
+        let came = || rustix::io::ioctl_fionread(&agent).unwrap();
+        wait_until("it is let in", || came() >= b"IOFOG/3 AUTHORIZED\n".len() as u64).await;
         agent.read_exact(&mut [0; b"IOFOG/3 AUTHORIZED\n".len()]).unwrap();
         agent
     }
@@ -529,15 +534,67 @@ mod tests {
                 let _user = user(&pipe, &listener, &tasks, &arriving);
                 // The kernel knows, and this thread does not yet.
                 drop((first, second));
-                for _ in 0..8 {
-                    runtime::look().await;
-                }
-                assert_eq!((pipe.pairing.idle(0), pipe.pairing.waiting_users()), (0, 1));
+                let is_alone = || (pipe.pairing.idle(0), pipe.pairing.waiting_users()) == (0, 1);
+                wait_until("it waits on", is_alone).await;
                 let _third = version_three(&pipe, &listener, &tasks).await;
-                assert_eq!((pipe.record.counts().sessions, pipe.pairing.waiting_users()), (1, 0));
+                wait_until("it has a session", || pipe.record.counts().sessions == 1).await;
             };
             let work = or(workers.run_home(), runtime::run(|| tasks.tick()));
             or(story, work).await;
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn whatever_breaks_and_whoever_leaves_each_user_waits_or_has_a_session() {
+        runtime::block_on(async {
+            let workers = Rc::new(Workers::start(1).unwrap());
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            for seed in 0..60 {
+                let random = &mut fastrand::Rng::with_seed(seed);
+                let pipe = public(workers.clone(), Files::new(1 << 20));
+                let arriving = Cell::new(0);
+                let tasks = LocalExecutor::new();
+                let story = async {
+                    let (mut agents, mut users) = (Vec::new(), Vec::new());
+                    let all_are_known = || {
+                        let sessions = pipe.record.counts().sessions as usize;
+                        let known = pipe.handshakes.len() + pipe.pairing.waiting_users() + sessions;
+                        known == pipe.per_address.count()
+                    };
+                    for step in 0..30 {
+                        match random.u8(..8) {
+                            0..=2 => agents.push(version_three(&pipe, &listener, &tasks).await),
+                            3..=4 => {
+                                let mut user = user(&pipe, &listener, &tasks, &arriving);
+                                user.write_all(&b"x"[..random.usize(..2)]).unwrap();
+                                users.push(user);
+                            }
+                            5 if !users.is_empty() => {
+                                drop(users.swap_remove(random.usize(..users.len())));
+                            }
+                            _ => {
+                                for _ in 0..random.usize(..3).min(agents.len()) {
+                                    drop(agents.swap_remove(random.usize(..agents.len())));
+                                }
+                            }
+                        }
+                        for _ in 0..random.usize(..3) {
+                            runtime::look().await;
+                        }
+                        if random.bool() {
+                            wait_until(&format!("seed {seed}, step {step}"), all_are_known).await;
+                        }
+                    }
+                    while pipe.pairing.waiting_users() > 0 {
+                        agents.push(version_three(&pipe, &listener, &tasks).await);
+                        assert!(agents.len() < 100, "seed {seed}: a user is given no tunnel");
+                    }
+                    wait_until(&format!("seed {seed}, at last"), all_are_known).await;
+                };
+                let work = or(workers.run_home(), runtime::run(|| tasks.tick()));
+                or(story, work).await;
+            }
         })
         .unwrap();
     }
@@ -555,11 +612,8 @@ mod tests {
                 let _agent = version_three(&pipe, &listener, &tasks).await;
                 pipe.give_up();
                 let _user = user(&pipe, &listener, &tasks, &arriving);
-                for _ in 0..8 {
-                    runtime::look().await;
-                }
-                assert_eq!((pipe.pairing.idle(0), pipe.pairing.waiting_users()), (1, 1));
-                assert_eq!(pipe.short_of(), 1);
+                wait_until("it waits", || pipe.pairing.waiting_users() == 1).await;
+                assert_eq!((pipe.pairing.idle(0), pipe.short_of()), (1, 1));
             };
             let work = or(workers.run_home(), runtime::run(|| tasks.tick()));
             or(story, work).await;
