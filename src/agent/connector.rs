@@ -435,8 +435,11 @@ impl Connector {
         let now = Instant::now();
         match failure {
             Failure::Unreachable(why) => {
-                self.pace.borrow_mut().unreachable(now);
-                self.health.unreachable(why);
+                let is_news = self.pace.borrow_mut().unreachable(now);
+                match is_news {
+                    true => self.health.unreachable(why),
+                    false => log::debug!("{}: {why}", self.address()),
+                }
             }
             Failure::Refused => {
                 let refusal = self.pace.borrow_mut().refused(now, self.open.get());

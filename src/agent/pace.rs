@@ -13,6 +13,8 @@ pub(super) struct Pace {
     redial: Backoff,
     /// When an idle tunnel was lost last that told something new: those that were open by then are of its kind.
     lost_at: Option<Instant>,
+    /// Whether the next try is the one at once after that.
+    at_once: bool,
     refusals: u32,
     /// Whether the passcode was ever accepted.
     accepted: bool,
@@ -65,6 +67,7 @@ impl Pace {
             not_before: now,
             redial: Backoff::new(limits::REDIAL),
             lost_at: None,
+            at_once: false,
             refusals: 0,
             accepted: false,
             allowed: 0,
@@ -127,15 +130,17 @@ impl Pace {
 
     /// The passcode was accepted; this many tunnels are `open` now.
     pub(super) fn authorized(&mut self, open: usize) {
-        self.failing = false;
+        (self.failing, self.at_once) = (false, false);
         self.accepted = true;
         self.refusals = 0;
         self.allowed = self.allowed.max(open);
     }
 
-    /// There was no answer, or a wrong one.
-    pub(super) fn unreachable(&mut self, now: Instant) {
+    /// There was no answer, or a wrong one; `false` where that is no news yet: a connector that is restarted gives its
+    /// tunnels up, and is not there for a moment.
+    pub(super) fn unreachable(&mut self, now: Instant) -> bool {
         self.back_off(now);
+        !std::mem::take(&mut self.at_once)
     }
 
     /// The passcode was answered by closing, while this many tunnels were `open`.
@@ -211,7 +216,7 @@ impl Pace {
         if !is_first {
             return self.back_off(now);
         }
-        self.failing = true;
+        (self.failing, self.at_once) = (true, true);
         self.not_before = self.not_before.max(now + limits::REDIAL_SPREAD.mul_f32(fastrand::f32()));
         true
     }
@@ -295,7 +300,9 @@ mod tests {
     #[test]
     fn who_does_not_answer_is_asked_less_and_less_often() {
         let mut pace = Pace::new(Instant::now());
-        let count = tries(&mut pace, Duration::from_secs(600), Pace::unreachable);
+        let count = tries(&mut pace, Duration::from_secs(600), |pace, now| {
+            pace.unreachable(now);
+        });
         assert!((20..=50).contains(&count), "{count}");
     }
 
@@ -332,6 +339,9 @@ mod tests {
         let later = at(2500) + 2 * limits::PROVEN_IDLE;
         assert!(pace.lost(later, limits::PROVEN_IDLE, true));
         assert_eq!(pace.may_open(later + soon, 1, 0), Ok(()), "it had lasted");
+        assert!(!pace.unreachable(later + soon), "it may be starting");
+        assert!(pace.may_open(later + soon, 1, 0).is_err());
+        assert!(pace.unreachable(later + limits::REDIAL[0]));
     }
 
     #[test]
