@@ -70,13 +70,14 @@ pub fn metrics(report: &Report) -> String {
     page.family(
         "mapping_info",
         "gauge",
-        "The options of a mapping that has any, as labels; always 1.",
+        "A mapping's name, or its id where it has none, and its options, as labels; always 1.",
     );
-    for mapping in state.mappings.iter().filter(|mapping| !mapping.options.is_empty()) {
+    for mapping in &state.mappings {
         let options: Vec<_> =
             mapping.options.iter().map(|(name, value)| (&**name, listed(value))).collect();
-        let mut labels = vec![("mapping", &*mapping.id)];
-        labels.extend(options.iter().map(|(name, value)| (*name, &**value)));
+        let mut labels = vec![("mapping", &*mapping.id), ("name", mapping.name())];
+        let others = options.iter().filter(|(name, _)| *name != "name");
+        labels.extend(others.map(|(name, value)| (*name, &**value)));
         page.sample("mapping_info", &labels, &1);
     }
     page.sides(&state.mappings);

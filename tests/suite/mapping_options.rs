@@ -49,6 +49,8 @@ fn mapping_is_found_by_its_name(mode: Mode) {
     assert_eq!(daemon.api().state_of(&mapping).unwrap()["options"], json!({"name": "ssh"}));
     let info = format!("mapping_info{{mapping=\"{}\",name=\"ssh\"}} 1", mapping.id);
     assert!(daemon.api().metrics().contains(&info), "{}", daemon.api().metrics());
+    let info = format!("mapping_info{{mapping=\"{0}\",name=\"{0}\"}} 1", other.id);
+    assert!(daemon.api().metrics().contains(&info), "{}", daemon.api().metrics());
     daemon.session(&mapping);
     assert!(daemon.cli(&["mapping", "remove", "ssh"]).status.success());
     assert!(daemon.api().state_of(&mapping).is_none());
