@@ -49,6 +49,9 @@ const EVENT_LOOP: usize = 2;
 /// Files of the event loop of the control socket and the signals, and of the cage.
 const EVENT_LOOPS: usize = 3;
 
+/// Files, beside the mappings' ports, for which the start has room made: 8 KiB of the kernel's memory.
+const ROOM: usize = 960;
+
 /// The exit status of a failed start: 2 where somebody must correct settings, certificates or the
 /// state first; 1 for what may pass by itself, so that systemd tries again.
 fn status(may_pass: bool) -> u8 {
@@ -207,6 +210,8 @@ async fn serve(
             (control, ports, Some((link, process)))
         }
     };
+    // Before the first thread, too: for the ports of all mappings, and for as many connections as most have.
+    os::make_room(&control, 2 * state.2.len() + ROOM);
     let files = budget(&config, file_limit, inherited.len());
     let pool = Pool::new(&config.pool(), config.listen, files.clone());
     pool.inherit(inherited);
