@@ -10,6 +10,10 @@ pub const LOOKUPS: usize = 4;
 /// bytes for each certificate, and comments.
 pub const TUNNEL_FILE: usize = 64 * 1024;
 
+/// What a resolver has said is used for this long, unless a dial fails: the tunnels that return at one time, and the
+/// sessions of a second, share one lookup.
+pub const LOOKED_UP: Duration = Duration::from_secs(1);
+
 /// How long connecting to the connector or to the target may take. The answer to a pairing is then
 /// in time for [`OPEN_WAIT`](super::OPEN_WAIT).
 pub const DIAL: Duration = Duration::from_secs(8);

@@ -1,6 +1,6 @@
 //! From `HOST:PORT` to a connected socket: what a `tunnel` does and the daemon never needs.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -83,6 +83,8 @@ pub struct Dialler {
     /// A place for each lookup, until its thread has really ended: of this name, and of all.
     places: [Arc<Semaphore>; 2],
     worked: Cell<Option<SocketAddr>>,
+    /// What the resolver has said last, and when, until a dial fails.
+    said: RefCell<Option<(Instant, Vec<SocketAddr>)>>,
     files: Arc<Files>,
 }
 
@@ -95,7 +97,14 @@ impl Dialler {
     /// `places`: those of this name, and those of all names.
     pub fn new(address: Address, files: Arc<Files>, places: [Arc<Semaphore>; 2]) -> Self {
         let lookup: Lookup = |host, port| Ok((host, port).to_socket_addrs()?.collect());
-        Dialler { address, lookup, places, worked: Cell::new(None), files }
+        Dialler {
+            address,
+            lookup,
+            places,
+            worked: Cell::new(None),
+            said: RefCell::default(),
+            files,
+        }
     }
 
     /// Where it leads.
@@ -123,6 +132,9 @@ impl Dialler {
             set_socket_linger(socket, None)?;
         }
         self.worked.set(connected.as_ref().ok().map(|(address, _)| *address));
+        if connected.is_err() {
+            self.said.take();
+        }
         connected.map(|(_, socket)| socket)
     }
 
@@ -130,18 +142,31 @@ impl Dialler {
         if let Ok(ip) = self.address.host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, self.address.port)]);
         }
+        let said = || match &*self.said.borrow() {
+            Some((when, found)) if when.elapsed() < limits::LOOKED_UP => Some(found.clone()),
+            _ => None,
+        };
+        if let Some(found) = said() {
+            return Ok(found);
+        }
         let [own, all] = &self.places;
         let place = (own.acquire_arc().await, all.acquire_arc().await);
+        // Another dial may have asked meanwhile.
+        if let Some(found) = said() {
+            return Ok(found);
+        }
         let (Address { host, port }, lookup) = (self.address.clone(), self.lookup);
         let (tell, told) = smol::channel::bounded(1);
-        // Rare enough for a thread of its own. The waiting task may give up; the thread goes on
+        // At most one a second while it works: rare enough for a thread of its own. The waiting task may give up; the thread goes on
         // until the resolver answers, and keeps its place.
         thread::Builder::new().name("lookup".into()).spawn(move || {
             let found = lookup(&host, port);
             drop(place);
             let _ = tell.try_send(found);
         })?;
-        told.recv().await.map_err(io::Error::other)?
+        let found = told.recv().await.map_err(io::Error::other)??;
+        self.said.replace(Some((Instant::now(), found.clone())));
+        Ok(found)
     }
 }
 
@@ -462,6 +487,38 @@ mod tests {
         assert_eq!(raced(&all, Duration::from_secs(60), true).unwrap(), 200);
         // A quarter of a second each would be 25 s.
         assert!(start.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_name_is_looked_up_again_after_a_while_and_after_a_dial_that_failed() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
+        let counting = |_: &str, port| {
+            LOOKUPS.fetch_add(1, Ordering::SeqCst);
+            Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))])
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let lookup: Lookup = counting;
+        let dialler = Dialler { lookup, ..dialler("counted.example", port) };
+        let looked_up = || LOOKUPS.load(Ordering::SeqCst);
+        let dial = || block_on(dialler.dial(soon())).unwrap();
+        let begun = Instant::now();
+        for _ in 0..20 {
+            dial().unwrap();
+        }
+        let seconds = begun.elapsed().as_secs() as usize;
+        assert!((1..=1 + seconds).contains(&looked_up()), "{} in {seconds} s", looked_up());
+        let long_ago = Instant::now().checked_sub(limits::LOOKED_UP).unwrap();
+        dialler.said.borrow_mut().as_mut().unwrap().0 = long_ago;
+        let before = looked_up();
+        dial().unwrap();
+        assert_eq!(looked_up(), before + 1);
+        drop(listener);
+        dial().unwrap_err();
+        let before = looked_up();
+        dial().unwrap_err();
+        assert_eq!(looked_up(), before + 1, "it may be elsewhere now");
     }
 
     #[test]
