@@ -3,6 +3,7 @@
 # make deb      packages for amd64, arm64 and armhf, into dist/ (Debian 12, amd64; see docs/packages.md)
 # make static   archives with static programs for amd64, arm64, armv7, armv6 and riscv64, into dist/ (the same)
 # make image    the container image for the same, into dist/
+# make dist     all files of a release, with checksums, into dist/ (the same; see docs/release.md)
 # make release  checks, packages and a tag for this version; DRY_RUN=1 only says what it would do
 # make install  program, man pages, completions and unit, from target/release (DESTDIR, PREFIX)
 
@@ -14,7 +15,7 @@ PROGRAM ?= target/release/iofog-connector
 # The last commit's time, so that one commit makes one and the same package.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || dpkg-parsechangelog -STimestamp)
 
-.PHONY: all check test deb static image release install
+.PHONY: all check test deb static image dist release install
 
 all:
 	$(CARGO) build --release --locked
@@ -39,6 +40,10 @@ static:
 image:
 	cross/build $(STATIC:%=static-%)
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) cross/image
+
+# ARCHS=... names a part of them, as cross/build does.
+dist:
+	cross/dist $(if $(filter command% environment%,$(origin ARCHS)),$(ARCHS))
 
 release:
 	cross/release
