@@ -61,6 +61,7 @@ fn status(may_pass: bool) -> u8 {
 /// Runs the daemon in the foreground until it is asked to stop.
 pub fn run(options: &Options) -> ExitCode {
     memory::share_heap();
+    os::close_inherited();
     // Before anything is read or opened that a program started anew is not to have.
     let spawner = Spawner::fork();
     let os::Prepared { files: file_limit, warning } = os::prepare();
@@ -204,10 +205,10 @@ async fn serve(
     let run = &place.options.run_dir;
     let (control, inherited, link) = match inheritance {
         None => (Control::listen(run)?, Vec::new(), None),
-        Some(Inheritance { link, control, ports, process, lock }) => {
+        Some(Inheritance { link, watch, control, ports, process, lock }) => {
             // The place has it.
             drop(lock);
-            (control, ports, Some((link, process)))
+            (control, ports, Some(((link, watch), process)))
         }
     };
     // Before the first thread, too: for the ports of all mappings, and for as many connections as most have.
@@ -217,7 +218,7 @@ async fn serve(
     pool.inherit(inherited);
     // Before any mapping's port, and with the capability that a port below 1024 takes.
     let api = pool.open_apart(config.api);
-    if let (Some((link, _)), Err(error)) = (&link, &api) {
+    if let (Some(((link, _), _)), Err(error)) = (&link, &api) {
         // What the daemon before has there itself, at another address, it gives up; an address may still come.
         let may_come = error.kind() == io::ErrorKind::AddrNotAvailable;
         if !(may_come || pool.has_inherited(config.api.port())) {
@@ -244,9 +245,9 @@ async fn serve(
     let ways = (api, listener);
     let serving = Serving::begin(&executor, shared, state, ways, logging, notifier, is_heir);
     serving.dump_to(&place.options.log_dir);
-    if let Some((link, process)) = link {
+    if let Some((links, process)) = link {
         // Nothing of what was begun runs before this returns.
-        if let Err(why) = serving.take_place(&place, link, process, ask) {
+        if let Err(why) = serving.take_place(&place, links, process, ask) {
             control.passed_on();
             place.leave();
             return Err(io::Error::other(why));

@@ -131,7 +131,7 @@ pub(super) fn stop(options: &Options) -> ExitCode {
 
 /// Has the program that is in the file now take the running one's place.
 pub(super) fn upgrade(options: &Options) -> ExitCode {
-    let wait = limits::HEIR_READY + 2 * limits::HEIR_TAKES + limits::CONTROL_WAIT;
+    let wait = limits::HEIR_SERVES + limits::CONTROL_WAIT;
     command(options, wait, "upgrade")
 }
 

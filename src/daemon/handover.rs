@@ -3,6 +3,7 @@
 //!
 //! | from | word | meaning |
 //! |---|---|---|
+//! | new | `here` | it runs; one that hangs before is given nothing |
 //! | old | `from PID`; `lock`, `control`, `ports`, with files; then `all` | what the new one is given |
 //! | new | `refused WHY` | it cannot serve; the old one goes on as before |
 //! | new | `ready PID` | everything is open, and it accepts nobody yet |
@@ -35,12 +36,18 @@ use smol::channel::Sender;
 
 use crate::limits;
 use crate::logging::ALWAYS;
-use crate::os::{Ask, AsyncLink, Instance, Link, Message, Notifier, REFUSED, Spawner};
+use crate::os::{Ask, AsyncLink, Instance, Link, Message, Notifier, REFUSED, Spawner, WATCH};
 use crate::pipes::registry::{LeftTo, Registry};
 use crate::report::status;
 use crate::runtime::{aside, until};
 use crate::text::event::Event;
 use crate::text::reason;
+
+/// The first word of a new program.
+const HERE: &str = "here";
+
+/// Why a new program ends that was told `no`.
+const GOES_ON: &str = "the running program goes on";
 
 /// What the new program is given.
 pub(super) struct Estate {
@@ -63,25 +70,44 @@ impl Estate {
     }
 }
 
-/// A new program that is to take the place, or has taken it. Dropped before, this process does without it.
+/// A new program that is to take the place, or has taken it. Dropped before, this process does without it, and it is
+/// killed where it does not end.
 pub(super) struct Heir {
     link: AsyncLink,
-    serves: bool,
+    /// What has started it, until it serves.
+    spawner: Option<Arc<Spawner>>,
 }
 
 impl Heir {
-    /// The program started anew, which is given the estate.
+    /// The program started anew, once it has said its first word.
     ///
     /// # Errors
-    /// A sentence about why it cannot be.
-    pub(super) async fn start(estate: Estate, spawner: Arc<Spawner>) -> Result<Self, String> {
-        let link = aside(move || spawner.start()).await?;
+    /// A sentence about why it cannot be started, or that it hangs.
+    pub(super) async fn start(spawner: Arc<Spawner>) -> Result<Self, String> {
+        let starting = spawner.clone();
+        let link = aside(move || starting.start()).await?;
         let link = link.into_async().map_err(|error| reason::words(&error).to_string())?;
+        let heir = Heir { link, spawner: Some(spawner) };
+        let word = heir.hear(limits::HEIR_TAKES, "has not said a word").await?;
+        if word == HERE { Ok(heir) } else { Err(refusal(&word)) }
+    }
+
+    /// Gives it the estate.
+    pub(super) async fn inherit(&self, estate: Estate) {
         // One that has failed by then has said why.
-        let _ = until(Instant::now() + limits::HEIR_TAKES, estate.pass_on(&link)).await;
-        let heir = Heir { link, serves: false };
-        heir.link.tell("all");
-        Ok(heir)
+        let _ = until(Instant::now() + limits::HEIR_TAKES, estate.pass_on(&self.link)).await;
+        self.link.tell("all");
+    }
+
+    /// What it says next.
+    async fn hear(&self, wait: Duration, late: &str) -> Result<String, String> {
+        let word = until(Instant::now() + wait, self.link.hear()).await;
+        let word =
+            word.ok_or_else(|| format!("the new program {late} within {} s", wait.as_secs()))?;
+        word.ok_or_else(|| {
+            "the new program has ended without a word; run by hand with the same arguments, it may say why"
+                .into()
+        })
     }
 
     /// Returns once it has opened everything; gives its process.
@@ -89,16 +115,10 @@ impl Heir {
     /// # Errors
     /// A sentence about why it has not.
     pub(super) async fn ready(&self) -> Result<u32, String> {
-        let answer = until(Instant::now() + limits::HEIR_READY, self.link.hear()).await;
-        let answer = answer.ok_or_else(|| {
-            format!("the new program was not ready within {} s", limits::HEIR_READY.as_secs())
-        })?;
-        let answer = answer.ok_or(
-            "the new program has ended without a word; run by hand with the same arguments, it may say why",
-        )?;
+        let answer = self.hear(limits::HEIR_READY, "was not ready").await?;
         match answer.strip_prefix("ready ").map(str::parse) {
             Some(Ok(process)) => Ok(process),
-            _ => Err(answer.strip_prefix(REFUSED).unwrap_or(&answer).to_owned()),
+            _ => Err(refusal(&answer)),
         }
     }
 
@@ -114,7 +134,7 @@ impl Heir {
         let answer = answer.unwrap_or_else(|| self.link.last_word());
         match answer {
             Some(word) if word == "taken" => {
-                self.serves = true;
+                self.spawner = None;
                 Ok(Successor(self))
             }
             _ if is_late => Err(format!(
@@ -129,16 +149,24 @@ impl Heir {
 impl Drop for Heir {
     fn drop(&mut self) {
         // A close without this word would mean that this process has died.
-        if !self.serves {
+        if let Some(spawner) = &self.spawner {
             self.link.tell("no");
+            spawner.give_up();
         }
     }
+}
+
+/// Why a new program does not take the place, by its word.
+fn refusal(word: &str) -> String {
+    word.strip_prefix(REFUSED).unwrap_or(word).to_owned()
 }
 
 /// What this process was given by the one whose place it takes.
 pub(super) struct Inheritance {
     /// To that process.
     pub(super) link: Link,
+    /// To the one that has started this one, to say that it serves.
+    pub(super) watch: Option<Link>,
     /// Which it is.
     pub(super) process: u32,
     /// The run folder's lock.
@@ -156,6 +184,8 @@ impl Inheritance {
     /// A sentence about what is missing.
     pub(super) fn receive(link: Link) -> Result<Self, String> {
         let (mut process, mut lock, mut control, mut ports) = (0, None, None, Vec::new());
+        let mut watch = None;
+        let _ = link.send(HERE, &[]);
         loop {
             let message = link.receive(Some(limits::HEIR_TAKES));
             let message = message.map_err(|error| {
@@ -172,6 +202,11 @@ impl Inheritance {
                 "control" => control = message.files.into_iter().next(),
                 "ports" => ports.extend(message.files.into_iter().map(TcpListener::from)),
                 "all" => break,
+                "no" => return Err(GOES_ON.into()),
+                // The first is from what has started this one; others are not.
+                WATCH if watch.is_none() => {
+                    watch = message.files.into_iter().next().map(Link::from)
+                }
                 // A later program may hand over more.
                 _ => {}
             }
@@ -179,7 +214,7 @@ impl Inheritance {
         let (Some(lock), Some(control)) = (lock, control) else {
             return Err("the running program has handed over no lock or no control socket".into());
         };
-        Ok(Inheritance { link, process, lock: lock.into(), control: control.into(), ports })
+        Ok(Inheritance { link, watch, process, lock: lock.into(), control: control.into(), ports })
     }
 
     /// The right to run in the run folder.
@@ -225,7 +260,7 @@ pub(super) fn taken(link: &Link) -> Result<(), String> {
 /// Whether the process before has said `go`, or is gone without another word: then it has failed.
 fn makes_way(link: &Link) -> Result<(), String> {
     match link.receive(Some(limits::HEIR_TAKES)) {
-        Ok(Some(message)) if message.text != "go" => Err("the running program goes on".into()),
+        Ok(Some(message)) if message.text != "go" => Err(GOES_ON.into()),
         Ok(_) => Ok(()),
         Err(error) => {
             Err(format!("the running program does not make way: {}", reason::words(&error)))

@@ -6,7 +6,6 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_net::unix::UnixListener;
@@ -29,7 +28,7 @@ use crate::logging::{ALWAYS, Logging};
 use crate::mappings::mapping::{Id, Mapping};
 use crate::mappings::ports;
 use crate::mappings::store::{Store, Writer};
-use crate::os::{self, Ask, Link, Notifier, Spawner};
+use crate::os::{self, Ask, Link, Notifier};
 use crate::pipes::registry::{LeftTo, Registry};
 use crate::pipes::shared::Shared;
 use crate::runtime::{self, Backoff, sleep};
@@ -197,13 +196,14 @@ impl<'a> Serving<'a> {
     pub(super) fn take_place(
         &self,
         place: &Place<'_>,
-        link: Link,
+        (link, watch): (Link, Option<Link>),
         process: u32,
         asks: Sender<Ask>,
     ) -> Result<(), String> {
         handover::ready(&link)?;
         place.name(None);
         handover::taken(&link).inspect_err(|_| place.name(Some(process)))?;
+        watch.as_ref().inspect(|watch| os::serves(watch));
         match Predecessor::new(link, process) {
             Ok(predecessor) => _ = self.predecessor.set(predecessor),
             Err(error) => {
@@ -352,12 +352,15 @@ impl<'a> Serving<'a> {
                 "the process that starts programs could not be made: {why}; a restart is needed"
             )
         })?;
+        // One that hangs at its start keeps no caller waiting.
+        let started = or(self.unless_stopped(Heir::start(spawner)), self.note(asked)).await;
+        let heir = started?;
         // Callers wait from now on for whoever answers them then.
         let accepting = self.accepting.take();
         for task in accepting.into_iter().flatten() {
             task.cancel().await;
         }
-        let outcome = or(self.take_turns(place, spawner), self.note(asked)).await;
+        let outcome = or(self.take_turns(place, heir), self.note(asked)).await;
         if outcome.is_err() {
             // No task has it any more.
             let port = self.api_port.take().and_then(Rc::into_inner).map(Ok);
@@ -388,18 +391,22 @@ impl<'a> Serving<'a> {
         }
     }
 
-    async fn take_turns(
+    /// What comes of this, or a sentence that a stop was asked for before.
+    async fn unless_stopped<T>(
         &self,
-        place: &Place<'_>,
-        spawner: Arc<Spawner>,
-    ) -> Result<(Successor, u32), String> {
+        what: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        or(async { Err(self.noted.is_stopped().await) }, what).await
+    }
+
+    async fn take_turns(&self, place: &Place<'_>, heir: Heir) -> Result<(Successor, u32), String> {
         if !self.registry.leave_state().await {
             return Err("a change of the mappings waits for the disk; try again later".into());
         }
         let ownership = place.ownership.take();
         let had_it = ownership.is_some();
         drop(ownership);
-        let outcome = self.hand_over_files(place, spawner).await;
+        let outcome = self.hand_over_files(place, heir).await;
         if outcome.is_err() {
             self.take_back(place, had_it).await;
         }
@@ -434,7 +441,7 @@ impl<'a> Serving<'a> {
     async fn hand_over_files(
         &self,
         place: &Place<'_>,
-        spawner: Arc<Spawner>,
+        heir: Heir,
     ) -> Result<(Successor, u32), String> {
         let estate = || {
             let mut ports = self.shared.pool.listeners();
@@ -445,9 +452,8 @@ impl<'a> Serving<'a> {
             io::Result::Ok(Estate { lock: place.lock()?, control, ports })
         };
         let estate = estate().map_err(|error| reason::words(&error).to_string())?;
-        let heir = Heir::start(estate, spawner).await?;
-        let stopped = async { Err(self.noted.is_stopped().await) };
-        let process = or(stopped, heir.ready()).await?;
+        heir.inherit(estate).await;
+        let process = self.unless_stopped(heir.ready()).await?;
         // For a moment both accept users, and each serves its own. A tunnel that opens here would be closed at once.
         let soon = Instant::now() + limits::LEFT_WAITING;
         self.registry.leave_agents(None, LeftTo::Next, Some(soon));

@@ -85,6 +85,14 @@ pub const HEIR_READY: Duration = Duration::from_secs(30);
 /// How long it and the one before wait for each other's word when nothing but the word is missing.
 pub const HEIR_TAKES: Duration = Duration::from_secs(10);
 
+/// How long a new program that was given up has to end by itself, before it is killed. Locks that it took are tried again
+/// for longer ([`HEIR_TAKES`]).
+pub const HEIR_ENDS: Duration = Duration::from_secs(5);
+
+/// By when one that was started serves, or is killed whatever the daemon says: later than that has given it up, which
+/// waits for whoever starts it, for its first word, until it has taken its files, until it is ready, and serves.
+pub const HEIR_SERVES: Duration = HEIR_READY.saturating_add(HEIR_TAKES.saturating_mul(4));
+
 /// New programs that have been started and have not ended, at most: the one that serves next, and some that hang.
 pub const HEIRS: usize = 4;
 

@@ -2,6 +2,7 @@
 //! of a daemon that finds another one there.
 
 use std::cell::Cell;
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, Write};
@@ -304,11 +305,37 @@ pub fn config_of(pid: u32) -> Option<String> {
     Some(Options::default().config_dir.display().to_string())
 }
 
+/// The process that a lock names, while it lives; else another one that has the lock: it was handed over to that, which
+/// hangs.
 fn pid(lock: &mut File) -> Option<u32> {
     let mut text = String::new();
     lock.rewind().ok()?;
     lock.take(16).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
+    let named = text.trim().parse().ok();
+    let lives = |pid: &u32| Path::new("/proc").join(pid.to_string()).exists();
+    named.filter(lives).or_else(|| heir(lock)).or(named)
+}
+
+/// A process that has this file open and locked, as far as this user may look: the kernel's list of locks knows the one
+/// that took the lock alone.
+fn heir(file: &File) -> Option<u32> {
+    let found = file.metadata().ok()?;
+    let is_locked = |process: &Path, number: &OsStr| {
+        let open = fs::metadata(process.join("fd").join(number));
+        open.is_ok_and(|open| (open.dev(), open.ino()) == (found.dev(), found.ino()))
+            && fs::read_to_string(process.join("fdinfo").join(number)).is_ok_and(|told| {
+                told.lines().any(|line| line.contains("FLOCK") && line.contains("WRITE"))
+            })
+    };
+    let mut processes = fs::read_dir("/proc").ok()?.filter_map(|process| {
+        let process = process.ok()?;
+        Some((process.file_name().to_str()?.parse().ok()?, process.path()))
+    });
+    let has_it = |(_, process): &(u32, PathBuf)| {
+        let mut files = fs::read_dir(process.join("fd")).into_iter().flatten();
+        files.any(|file| file.is_ok_and(|file| is_locked(process, &file.file_name())))
+    };
+    processes.find(has_it).map(|(pid, _)| pid)
 }
 
 #[cfg(test)]

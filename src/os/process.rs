@@ -1,5 +1,6 @@
 //! The daemon as a process: what is set once at its start, and what happens when it panics.
 
+use std::fs::DirEntry;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
@@ -23,6 +24,24 @@ pub struct Prepared {
     pub files: usize,
     /// What an operator should know, once there is a log to say it in.
     pub warning: Option<String>,
+}
+
+/// Closes every file but input, output and error: whoever has started the daemon may have left some open, which neither
+/// it nor what it starts is to have. None is of use here: the service manager is reached by a path, and the link of an
+/// upgrade is the standard input. To be called before anything is opened, and before there is another thread. Where
+/// there is no /proc, nothing is closed.
+#[expect(
+    unsafe_code,
+    reason = "files that nobody here has opened have no owner who could close them"
+)]
+pub fn close_inherited() {
+    let Ok(files) = std::fs::read_dir("/proc/self/fd") else { return };
+    let number = |file: io::Result<DirEntry>| file.ok()?.file_name().to_str()?.parse().ok();
+    // Collected first, since the folder is one of them: it is closed by then.
+    for file in files.filter_map(number).filter(|file: &i32| *file > 2).collect::<Vec<_>>() {
+        // SAFETY: nothing here has opened a file yet that it means to keep, and no thread opens one meanwhile.
+        unsafe { libc::close(file) };
+    }
 }
 
 /// What is set once, before any thread exists: files are made unreadable to others (umask

@@ -1,15 +1,20 @@
 //! A small process beside the daemon that starts the program anew when it is to be replaced.
 //!
 //! The daemon itself may execute nothing once it serves. This process is forked before anything is read or opened; it
-//! holds nothing but its end of a [`Link`], takes no words from it but that it is to start, and does one thing: it runs the file
-//! from which the daemon was started, with the daemon's own arguments. It ends with the daemon, or before, once another
-//! one has taken the daemon's place: what it has started is then the init system's, which hears of its end.
+//! holds nothing but its end of a [`Link`], takes two words from it, `start` and `end`, and does one thing: it runs the file
+//! from which the daemon was started, with the daemon's own arguments, and sees to it that what it has started serves or
+//! ends. It ends with the daemon, or before, once another one has taken the daemon's place: what it has started is then
+//! the init system's, which hears of its end. Where the daemon was killed, it stays until a new program serves or is
+//! killed, too: otherwise one that hangs would keep the lock and the ports, and nobody could be started.
+//!
+//! The new program finds a message on its link before any of the daemon's, with another link: on that it says that it
+//! serves. Until it has, it is killed when the daemon has given it up, or is gone, and it does not end by itself.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio, exit};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{SocketType, sockopt};
 
@@ -20,6 +25,16 @@ use crate::text::reason;
 
 /// What the word of a program begins with that does not take the place; the reason follows.
 pub const REFUSED: &str = "refused ";
+
+/// The message with the link on which a new program says that it serves, and that word.
+pub const WATCH: &str = "watch";
+const SERVES: &str = "serves";
+
+/// What the process that starts programs is told of one that was given up.
+const END: &str = "end";
+
+/// How often it looks whether one that does not serve yet does, or has ended.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// The process that starts the program anew.
 #[derive(Debug)]
@@ -77,6 +92,40 @@ impl Spawner {
             )),
         }
     }
+
+    /// What was started and does not serve is to end, and is killed where it has not within [`limits::HEIR_ENDS`].
+    pub fn give_up(&self) {
+        let _ = self.link.send(END, &[]);
+    }
+}
+
+/// A program that was started and does not serve yet.
+struct Started {
+    child: Child,
+    /// It says so there.
+    watch: Link,
+    /// When it is killed.
+    until: Instant,
+}
+
+impl Started {
+    /// Whether it is still to be looked after: it neither serves nor has ended. It is killed once its time is over.
+    fn is_awaited(&mut self) -> bool {
+        if matches!(self.watch.receive(Some(Duration::ZERO)), Ok(Some(word)) if word.text == SERVES)
+        {
+            return false;
+        }
+        let has_ended = !matches!(self.child.try_wait(), Ok(None));
+        if !has_ended && Instant::now() >= self.until {
+            let _ = self.child.kill();
+        }
+        !has_ended
+    }
+}
+
+/// Says to the process that has started this one that it serves.
+pub fn serves(watch: &Link) {
+    let _ = watch.send(SERVES, &[]);
 }
 
 /// Makes this process one that only starts programs: nobody who looks for the daemon by its name finds it, its input is
@@ -88,29 +137,54 @@ fn settle_down() -> Option<Signals> {
     Signals::new().ok()
 }
 
-/// The life of the process, until the daemon ends.
+/// The life of the process, until the daemon ends, and what was started serves or has ended.
 fn serve(daemon: &Link, program: &Path) {
-    let mut started: Vec<Child> = Vec::new();
-    while let Ok(Some(_)) = daemon.receive(None) {
-        started.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
-        // The daemon's sandbox allows it to make no pair.
-        let Ok([daemons, end]) = Link::pair() else {
-            let _ = daemon.send("none", &[]);
-            continue;
-        };
-        if daemon.send("link", &[OwnedFd::from(daemons).as_fd()]).is_err() {
-            break;
+    let mut started: Vec<Started> = Vec::new();
+    let end_within = |started: &mut [Started], time| {
+        let until = Instant::now() + time;
+        started.iter_mut().for_each(|one| one.until = one.until.min(until));
+    };
+    loop {
+        started.retain_mut(Started::is_awaited);
+        match daemon.receive((!started.is_empty()).then_some(LOOK)) {
+            Ok(Some(word)) if word.text == END => end_within(&mut started, limits::HEIR_ENDS),
+            Ok(Some(_)) => started.extend(start(daemon, program, started.len())),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(None) | Err(_) => break,
         }
-        let outcome = match started.len() {
-            limits::HEIRS.. => Err("too many that were started before have not ended".to_owned()),
-            _ => run(program, &end).map_err(|error| reason::words(&error)),
-        };
-        match outcome {
-            Ok(child) => started.push(child),
-            Err(why) => {
-                let program = program.display();
-                let _ = end.send(&format!("{REFUSED}{program} cannot be started: {why}"), &[]);
-            }
+    }
+    // One that is ready takes the place now.
+    end_within(&mut started, limits::HEIR_TAKES);
+    while !started.is_empty() {
+        std::thread::sleep(LOOK);
+        started.retain_mut(Started::is_awaited);
+    }
+}
+
+/// Starts the program, beside so many that have neither served nor ended, and gives the daemon the link to it.
+fn start(daemon: &Link, program: &Path, beside: usize) -> Option<Started> {
+    // The daemon's sandbox allows it to make no pair.
+    let links = || {
+        let ([daemons, end], [watch, others]) = (Link::pair()?, Link::pair()?);
+        daemons.send(WATCH, &[OwnedFd::from(others).as_fd()])?;
+        io::Result::Ok((daemons, end, watch))
+    };
+    let Ok((daemons, end, watch)) = links() else {
+        let _ = daemon.send("none", &[]);
+        return None;
+    };
+    daemon.send("link", &[OwnedFd::from(daemons).as_fd()]).ok()?;
+    let outcome = match beside {
+        limits::HEIRS.. => Err("too many that were started before have not ended".to_owned()),
+        _ => run(program, &end).map_err(|error| reason::words(&error)),
+    };
+    let until = Instant::now() + limits::HEIR_SERVES;
+    match outcome {
+        Ok(child) => Some(Started { child, watch, until }),
+        Err(why) => {
+            let program = program.display();
+            let _ = end.send(&format!("{REFUSED}{program} cannot be started: {why}"), &[]);
+            None
         }
     }
 }

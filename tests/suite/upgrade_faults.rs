@@ -50,6 +50,16 @@ fn is_gone(process: Pid) -> bool {
     test_kill_process(process).is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
 }
 
+/// Stops a process, and returns when each of its threads has stopped: until the first has, others go on.
+fn stop(process: Pid) {
+    kill_process(process, Signal::STOP).unwrap();
+    let tasks = format!("/proc/{}/task", process.as_raw_nonzero());
+    let has_stopped = |task: std::io::Result<fs::DirEntry>| {
+        fs::read_to_string(task.unwrap().path().join("stat")).unwrap().contains(") T ")
+    };
+    until("it has stopped", || fs::read_dir(&tasks).unwrap().all(has_stopped));
+}
+
 /// The process that starts programs for this one.
 fn spawner(process: Pid) -> Pid {
     let process = process.as_raw_nonzero();
@@ -140,7 +150,7 @@ impl Replaced {
         Replaced { daemon, program }
     }
 
-    /// With a stand-in for the new program, which says nothing by itself.
+    /// With a stand-in for the new program, which says no more by itself than that it is there.
     fn start(daemon: Builder) -> Self {
         let mut replaced = Self::prepare(daemon);
         replaced.daemon.start();
@@ -152,11 +162,17 @@ impl Replaced {
         let folder = self.folder();
         fs::create_dir_all(&folder).unwrap();
         let own = std::env::current_exe().unwrap();
-        let script = format!(
-            "#!/bin/sh\nSTAND_IN={} exec {} --exact upgrade_faults::stand_in_for_a_new_program\n",
+        self.by_script(&format!(
+            "STAND_IN={} exec {} --exact upgrade_faults::stand_in_for_a_new_program",
             folder.display(),
             own.display()
-        );
+        ));
+    }
+
+    /// The new program is a script, whose number the test can read.
+    fn by_script(&self, script: &str) {
+        let number = self.daemon.folder().join("number");
+        let script = format!("#!/bin/sh\necho $$ > {}\n{script}\n", number.display());
         let new = self.program.with_extension("new");
         fs::write(&new, script).unwrap();
         fs::set_permissions(&new, Permissions::from_mode(0o755)).unwrap();
@@ -165,6 +181,14 @@ impl Replaced {
 
     fn folder(&self) -> PathBuf {
         self.daemon.folder().join("stand-in")
+    }
+
+    /// The new program, once it runs.
+    fn new_one(&self) -> Pid {
+        let number = self.daemon.folder().join("number");
+        eventually("it runs", || {
+            Pid::from_raw(fs::read_to_string(&number).ok()?.strip_suffix('\n')?.parse().ok()?)
+        })
     }
 
     /// What the stand-in has heard, a word a line.
@@ -200,6 +224,7 @@ fn stand_in_for_a_new_program() {
     let Some(folder) = std::env::var_os("STAND_IN").map(PathBuf::from) else { return };
     let words = Words(std::io::stdin().as_fd().try_clone_to_owned().unwrap().into());
     let mut heard = File::create(folder.join("heard")).unwrap();
+    assert!(words.say("here"));
     let (mut files, mut locks, mut is_over) = (Vec::new(), Vec::new(), false);
     let start = Instant::now();
     while start.elapsed() < 4 * PATIENCE {
@@ -250,6 +275,7 @@ impl Before {
         words.give("control", &control);
         words.say("all");
         daemon.spawn_with(Stdio::from(OwnedFd::from(others.0)));
+        words.expect("here");
         words.expect(&format!("ready {}", daemon.pid().as_raw_nonzero()));
         Before { daemon, words }
     }
@@ -744,9 +770,8 @@ fn another_daemon_can_be_started_while_an_old_one_carries_sessions_and_the_new_o
     let (mut user, mut agent) = daemon.session(&mapping);
     let heir = upgraded(&daemon);
     kill_process(heir, Signal::KILL).unwrap();
-    until("it has died", || is_gone(heir));
-    let said = text(&daemon.cli(&["status"]));
-    assert!(said.contains("not running"), "{said}");
+    // It may look dead before its last thread has ended, and the lock with that.
+    until("nobody runs there", || text(&daemon.cli(&["status"])).contains("not running"));
     let mut command = std::process::Command::new(&binary()[0]);
     command.arg("start").arg("--config").arg(daemon.config()).arg("--run").arg(daemon.run());
     command.arg("--log").arg(daemon.log()).arg("--syslog").arg(daemon.syslog());
@@ -820,6 +845,84 @@ fn what_starts_programs_has_nothing_but_its_link_and_outlives_signals_for_the_wh
     // What it has started obeys signals all the same.
     kill_process(last, Signal::TERM).unwrap();
     until("it has ended", || is_gone(last));
+}
+
+#[test]
+fn new_program_that_hangs_before_its_first_word_is_given_nothing_keeps_no_caller_waiting_and_is_killed()
+ {
+    if !can_start_anew() {
+        return;
+    }
+    let mut old = Replaced::prepare(Daemon::builder(Mode::Plain));
+    old.daemon.start();
+    // Whatever it is given is still unread when this is said.
+    old.by_script("exec sleep 1000");
+    kill_process(old.daemon.pid(), Signal::USR2).unwrap();
+    let hung = old.new_one();
+    let mapping = old.daemon.api().add_public(10, NEVER);
+    let output = old.daemon.cli(&["status"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let log = || old.daemon.log_text();
+    assert!(!log().contains("no other program takes"), "{}", log());
+    until("it is given up", || log().contains("has not said a word within 10 s"));
+    until("it is killed", || is_gone(hung));
+    drop(old.daemon.session(&mapping));
+}
+
+#[test]
+fn new_program_that_hangs_with_the_ports_is_named_and_killed_when_the_old_one_stops_or_dies() {
+    if !can_start_anew() {
+        return;
+    }
+    for signal in [Signal::TERM, Signal::KILL] {
+        let mut old = Replaced::start(Daemon::builder(Mode::Plain));
+        let mapping = old.daemon.api().add_public(10, NEVER);
+        let spawner = spawner(old.daemon.pid());
+        old.daemon.signal(Signal::USR2);
+        old.until_heard("all");
+        let hung = old.new_one();
+        stop(hung);
+        // As long as the test takes to look.
+        stop(spawner);
+        old.daemon.signal(signal);
+        old.daemon.wait();
+        let number = format!("process {}", hung.as_raw_nonzero());
+        let said = match signal {
+            Signal::TERM => text(&old.daemon.cli(&["stop"])),
+            _ => {
+                old.daemon.program = None;
+                old.daemon.spawn();
+                old.daemon.wait().stderr
+            }
+        };
+        assert!(said.contains(&number), "{said}");
+        kill_process(spawner, Signal::CONT).unwrap();
+        until("it is killed", || is_gone(hung));
+        until("what has started it ends", || is_gone(spawner));
+        old.daemon.program = None;
+        old.daemon.start();
+        drop(old.daemon.session(&mapping));
+    }
+}
+
+#[test]
+fn files_that_are_open_where_the_daemon_is_started_are_closed_in_it_and_in_what_it_starts() {
+    if !can_start_anew() {
+        return;
+    }
+    let folder = Folder::new();
+    let secret = folder.file("secret", "dear", 0o600);
+    let open = format!("exec 3<{0} 9<{0} 700<{0}; exec \"$0\" \"$@\"", secret.display());
+    let daemon = Daemon::builder(Mode::Plain).wrapper(&["bash", "-c", &open]).start();
+    let first = daemon.pid();
+    let is_open = |process: Pid| {
+        let files = fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero())).unwrap();
+        let mut files = files.filter_map(|file| fs::read_link(file.unwrap().path()).ok());
+        files.any(|file| file.to_string_lossy().contains("secret"))
+    };
+    assert!(![first, spawner(first)].into_iter().any(is_open));
+    let last = upgraded(&daemon);
+    assert!(![last, spawner(last)].into_iter().any(is_open));
 }
 
 #[test]
