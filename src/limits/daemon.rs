@@ -89,8 +89,9 @@ pub const HEIR_TAKES: Duration = Duration::from_secs(10);
 /// for longer ([`HEIR_TAKES`]).
 pub const HEIR_ENDS: Duration = Duration::from_secs(5);
 
-/// By when one that was started serves, or is killed whatever the daemon says: later than that has given it up, which
-/// waits for whoever starts it, for its first word, until it has taken its files, until it is ready, and serves.
+/// By when one that was started serves, or is killed whatever the daemon says. That gives it up sooner: it waits
+/// [`HEIR_TAKES`] for whoever starts it, for its first word, until it has taken its files, and for its last word, and
+/// [`HEIR_READY`] until it is ready.
 pub const HEIR_SERVES: Duration = HEIR_READY.saturating_add(HEIR_TAKES.saturating_mul(4));
 
 /// New programs that have been started and have not ended, at most: the one that serves next, and some that hang.
