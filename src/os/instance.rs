@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -115,13 +115,13 @@ impl Instance {
         let path = run.join(LOCK);
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut lock = file::open_own(&path, &mut options).map_err(failed(&path))?;
+        let lock = file::open_own(&path, &mut options).map_err(failed(&path))?;
         // Whoever can open it can lock it. An older daemon's could be opened by everybody.
         let _ = lock.set_permissions(fs::Permissions::from_mode(0o600));
         match take_lock(&lock) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
-                return Err(ProcessError::Running { run: run.to_owned(), pid: pid(&mut lock) });
+                return Err(ProcessError::Running { run: run.to_owned(), pid: pid(&lock) });
             }
             Err(error) => return Err(failed(&path)(error.into())),
         }
@@ -182,18 +182,20 @@ impl Instance {
         folder.map_or(Ok(()), |folder| may(folder, Access::WRITE_OK | Access::EXEC_OK))
     }
 
-    /// Whether a daemon runs in this folder now, and its process id where it can be told.
+    /// Whether a daemon runs in this folder now, and its process id where it can be told: whoever has broken into it can
+    /// write another one into the lock's file, for somebody to end or to signal, so the kernel must bear it out.
     pub fn running(run: &Path) -> Result<Option<Option<u32>>, ProcessError> {
         let path = run.join(LOCK);
         let failed = |error| ProcessError::File { path: path.clone(), error };
-        let mut lock = match file::open(&path, File::options().read(true)) {
+        // Whoever may put a link there could name any process by the lock of another program.
+        let lock = match file::open_own(&path, File::options().read(true)) {
             Ok(lock) => lock,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
         match flock(&lock, FlockOperation::NonBlockingLockShared) {
             Ok(()) => Ok(None),
-            Err(Errno::WOULDBLOCK) => Ok(Some(pid(&mut lock))),
+            Err(Errno::WOULDBLOCK) => Ok(Some(pid(&lock))),
             Err(error) => Err(failed(error.into())),
         }
     }
@@ -305,41 +307,41 @@ pub fn config_of(pid: u32) -> Option<String> {
     Some(Options::default().config_dir.display().to_string())
 }
 
-/// The process that a lock names, while it lives; else another one that has the lock: it was handed over to that, which
-/// hangs.
-fn pid(lock: &mut File) -> Option<u32> {
+/// The process that has a lock: the one that the file names, which may have it from another one, or else the one
+/// that took it, or any that has it; `None` where none is seen to have it.
+fn pid(mut lock: &File) -> Option<u32> {
     let mut text = String::new();
     lock.rewind().ok()?;
     lock.take(16).read_to_string(&mut text).ok()?;
     let named = text.trim().parse().ok();
-    let lives = |pid: &u32| Path::new("/proc").join(pid.to_string()).exists();
-    named.filter(lives).or_else(|| heir(lock)).or(named)
+    let is_it = |pid: &u32| has(*pid, lock);
+    named.filter(is_it).or_else(|| holder(lock).filter(is_it)).or_else(|| {
+        // It was handed over to one that hangs, say; the kernel's list knows the one that took it alone.
+        let processes = fs::read_dir("/proc").ok()?.flatten();
+        processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).find(is_it)
+    })
 }
 
-/// A process that has this file open and locked, as far as this user may look: the kernel's list of locks knows the one
-/// that took the lock alone.
-fn heir(file: &File) -> Option<u32> {
-    let found = file.metadata().ok()?;
-    let is_locked = |process: &Path, number: &OsStr| {
-        let open = fs::metadata(process.join("fd").join(number));
-        open.is_ok_and(|open| (open.dev(), open.ino()) == (found.dev(), found.ino()))
-            && fs::read_to_string(process.join("fdinfo").join(number)).is_ok_and(|told| {
-                told.lines().any(|line| line.contains("FLOCK") && line.contains("WRITE"))
-            })
+/// Whether one of a process's open files is this one and is what it is locked by, as the kernel says in
+/// `/proc/PID/fdinfo`: nobody can have that of another process. The file is known by its path, since some file systems
+/// (btrfs, overlayfs) give it other numbers there.
+fn has(pid: u32, lock: &File) -> bool {
+    let path = |pid: &str, fd: &OsStr| {
+        fs::read_link(Path::new("/proc").join(pid).join("fd").join(fd)).ok()
     };
-    let mut processes = fs::read_dir("/proc").ok()?.filter_map(|process| {
-        let process = process.ok()?;
-        Some((process.file_name().to_str()?.parse().ok()?, process.path()))
-    });
-    let has_it = |(_, process): &(u32, PathBuf)| {
-        let mut files = fs::read_dir(process.join("fd")).into_iter().flatten();
-        files.any(|file| file.is_ok_and(|file| is_locked(process, &file.file_name())))
-    };
-    processes.find(has_it).map(|(pid, _)| pid)
+    let own = path("self", lock.as_fd().as_raw_fd().to_string().as_ref());
+    let process = pid.to_string();
+    let files = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    files.filter(|file| own.is_some() && path(&process, &file.file_name()) == own).any(|file| {
+        let said = fs::read_to_string(file.path()).unwrap_or_default();
+        said.lines().any(|line| line.starts_with("lock:") && line.contains(" FLOCK "))
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
     use crate::testing::{folder::Folder, ignored::could_not_run};
 
@@ -360,6 +362,41 @@ mod tests {
         drop(instance);
         assert!(Instance::running(&run).unwrap().is_none());
         Instance::take(&run).unwrap();
+    }
+
+    #[test]
+    fn only_a_process_that_has_the_lock_is_named_whatever_the_file_says() {
+        let folder = Folder::new();
+        let instance = Instance::take(&folder).unwrap();
+        let own = std::process::id();
+        for wrong in [1, own + 1, 0] {
+            instance.name(wrong);
+            assert_eq!(Instance::running(&folder).unwrap(), Some(Some(own)), "{wrong}");
+        }
+        // One that has it from another one, who has ended.
+        let sleeping =
+            |input: Stdio| Command::new("sleep").arg("100").stdin(input).spawn().unwrap();
+        let mut heir = sleeping(instance.lock().unwrap().into());
+        // One that has the file open, and not the lock.
+        let path = folder.join(LOCK);
+        let mut other = sleeping(File::open(&path).unwrap().into());
+        instance.name(other.id());
+        assert_eq!(Instance::running(&folder).unwrap(), Some(Some(own)));
+        instance.name(heir.id());
+        assert_eq!(Instance::running(&folder).unwrap(), Some(Some(heir.id())));
+        instance.passed_on();
+        drop(instance);
+        assert_eq!(Instance::running(&folder).unwrap(), Some(Some(heir.id())));
+        for child in [&mut heir, &mut other] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        // A link to what another program has locked.
+        let elsewhere = Folder::new();
+        let _instance = Instance::take(&elsewhere).unwrap();
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(elsewhere.join(LOCK), &path).unwrap();
+        assert!(Instance::running(&folder).is_err());
     }
 
     #[test]
