@@ -89,6 +89,11 @@ pub struct Network {
     prefix: u8,
 }
 
+/// The host as settings may give it for `address`, in its usual form.
+pub fn address(text: &str) -> Option<String> {
+    values::address(&text.into()).ok()
+}
+
 impl Config {
     /// Reads the settings file of a configuration directory, and the variables of this process: the settings, and
     /// warnings about what is in order but probably not meant ([`Config::open_api_warning`] is among them).

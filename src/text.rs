@@ -5,6 +5,7 @@ pub mod by_name;
 pub mod dump;
 pub mod event;
 pub mod file;
+pub mod foreign;
 pub mod json;
 pub mod line;
 pub mod mark;

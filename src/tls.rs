@@ -15,7 +15,7 @@ use rustix::fs::{Access, access};
 use crate::logging::{ALWAYS, Utc};
 use identity::{Dates, controllers, there};
 
-pub use client::{MAYBE_DEV, SYSTEM, Trusted, client_config, explain_connector, is_distrust};
+pub use client::{MAYBE_DEV, Pin, SYSTEM, Trusted, client_config, explain_connector, is_distrust};
 pub use fault::TlsError;
 pub use identity::Identity;
 pub use pem::{CERTIFICATE, KEY};

@@ -1,15 +1,17 @@
 //! `mapping change`, `mapping passcode` and `mapping show`.
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::asking::{Answer, Fault, call, exposed, find, folder, form, host, report, titled};
+use super::asking::{
+    Answer, Daemon, Fault, call, checked_options, checked_side, exposed, find, folder, form,
+    report, titled,
+};
 use super::exit::UNKNOWN;
 use super::files::{self, Files, Staged};
 use crate::config::folders::Options;
-use crate::mappings::mapping::{AgentLimits, AgentPort, Passcode};
+use crate::mappings::mapping::AgentLimits;
 use crate::mappings::store;
 use crate::report::status::{SideStatus, listed};
 use crate::text::line::escaped;
@@ -70,14 +72,13 @@ pub(super) fn passcode(
     }
     // The old files are known by the old passcode, where this user may see it.
     let stored = store::check(&options.config_dir).unwrap_or_default();
-    let report = report(options)?;
-    let mapping = find(&report, id)?;
+    let daemon = Daemon::ask(options)?;
+    let mapping = find(&daemon.report, id)?;
+    let checked = checked_options(mapping)?;
     let index = side - 1;
     let before = stored.iter().find(|stored| stored.id == mapping.id);
     let before = before.and_then(|stored| stored.pipe.agents().get(index));
-    let host = host(&report.state);
-    let name = mapping.options.get("name").and_then(Value::as_str);
-    let files = Files::new(&dir, &host, &report.state, name, mapping.public);
+    let files = Files::new(&dir, &daemon, &checked, mapping.public);
     let body = form(&[("mappingid", &mapping.id), ("side", &side.to_string())]);
     let answer = call(options, "POST", "mapping/passcode", &body).map_err(|mut fault| {
         if fault.code == UNKNOWN {
@@ -93,25 +94,18 @@ pub(super) fn passcode(
     };
     let answer = Answer::read(&answer).map_err(lost)?;
     let port = answer.port("port").map_err(lost)?;
-    let passcode = answer.text("passcode").map_err(lost)?;
+    let passcode = answer.passcode("passcode").map_err(lost)?;
     let mut text = format!("mapping {} has a new passcode for port {port}\n", titled(mapping));
     let before = before.map(|before| before.passcode.reveal());
     let mut old = files.held(index, port, before);
     if show {
-        text.push_str(&format!("passcode of port {port}: {passcode}\n"));
+        text.push_str(&format!("passcode of port {port}: {}\n", passcode.reveal()));
     } else {
-        let passcode = Passcode::new(passcode).ok_or_else(|| lost("it was not told".into()))?;
-        let tunnels = mapping.sides[index].tunnels.unwrap_or_default();
-        let limits = AgentLimits {
-            max_connections: tunnels.allowed as u16,
-            heartbeat_threshold: mapping.sides[index]
-                .heartbeat_threshold
-                .map(Duration::from_millis),
-        };
+        let side = checked_side(mapping, index, port, passcode).map_err(lost)?;
         // All are written before the first one takes its place.
         let mut staged = Vec::new();
         let mut install = String::new();
-        for renewed in files.renewed(index, &AgentPort { port, passcode, limits }, before) {
+        for renewed in files.renewed(index, &side, before) {
             old.retain(|held| held.name != *renewed.wanted.0);
             let (name, content) = &renewed.wanted;
             let file = quoted(&dir.path.join(name));

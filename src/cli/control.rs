@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::remedy;
 use crate::config::folders::SOCKET;
 use crate::limits;
-use crate::text::reason;
+use crate::text::{foreign, reason};
 
 /// Why the daemon could not be asked. `Display` is a sentence for the person at the terminal.
 #[derive(Debug)]
@@ -30,6 +30,23 @@ pub enum ControlError {
     Io(PathBuf, io::Error),
 }
 
+/// What was answered. Whoever has broken into a daemon or a process of tunnels must get nothing done by the one who asks
+/// it, often root: there is no other way to the text than these.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Body(String);
+
+impl Body {
+    /// To be read: no string in it has a line feed or another control character.
+    pub fn text(&self) -> String {
+        foreign::in_lines(&self.0)
+    }
+
+    /// To be printed, or read and printed as JSON: it says what it said, with escapes for control characters.
+    pub fn json(&self) -> String {
+        foreign::shown(&self.0)
+    }
+}
+
 /// Sends one request to the daemon that runs in the run directory `run`; returns the status code
 /// and the body. `body` is a form; an empty one is none. Waits at most `wait`.
 pub fn call(
@@ -38,7 +55,7 @@ pub fn call(
     method: &str,
     path: &str,
     body: &str,
-) -> Result<(u16, String), ControlError> {
+) -> Result<(u16, Body), ControlError> {
     call_within(wait, &run.join(SOCKET), method, path, body)
 }
 
@@ -49,7 +66,7 @@ pub fn call_within(
     method: &str,
     path: &str,
     body: &str,
-) -> Result<(u16, String), ControlError> {
+) -> Result<(u16, Body), ControlError> {
     let mut asking = Asking::begin(wait, socket, method, path, body)?;
     loop {
         asking.limit()?;
@@ -116,7 +133,7 @@ impl Asking {
     }
 
     /// Reads some of the answer: the status code and the body, once all is there.
-    pub fn go_on(&mut self) -> Result<Option<(u16, String)>, ControlError> {
+    pub fn go_on(&mut self) -> Result<Option<(u16, Body)>, ControlError> {
         let mut piece = vec![0; 64 * 1024];
         match self.stream.read(&mut piece) {
             Ok(0) => return Err(ControlError::BadAnswer("it is cut off")),
@@ -162,7 +179,7 @@ fn connect(socket: &Path) -> io::Result<UnixStream> {
 }
 
 /// The status and the body once the whole answer is there.
-fn parse(bytes: &[u8]) -> Result<Option<(u16, String)>, ControlError> {
+fn parse(bytes: &[u8]) -> Result<Option<(u16, Body)>, ControlError> {
     let bad = ControlError::BadAnswer;
     let mut fields = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut fields);
@@ -182,7 +199,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(u16, String)>, ControlError> {
     match bytes[head..].get(..length) {
         None => Ok(None),
         Some(body) => match std::str::from_utf8(body) {
-            Ok(text) => Ok(Some((status, text.to_owned()))),
+            Ok(text) => Ok(Some((status, Body(text.to_owned())))),
             Err(_) => Err(bad("it is not UTF-8")),
         },
     }
@@ -263,7 +280,7 @@ mod tests {
             &["HTTP/1.1 40", "4 Not Found\r\ncontent-length: 7\r\n\r", "\n{\"a\":", "1}more"],
         );
         let answer = call(limits::CONTROL_WAIT, &folder, "POST", "/x", "a=b").expect("an answer");
-        assert_eq!(answer, (404, "{\"a\":1}".into()));
+        assert_eq!(answer, (404, Body("{\"a\":1}".into())));
         let request = daemon.join().expect("the daemon");
         assert!(request.starts_with("POST /x HTTP/1.1\r\n"), "{request}");
         assert!(request.ends_with("Content-Length: 3\r\n\r\na=b"), "{request}");

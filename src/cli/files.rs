@@ -10,10 +10,11 @@ use std::path::PathBuf;
 use rustix::fs::Stat;
 use rustix::process::{Gid, Uid};
 
+use super::asking::Daemon;
 use super::place::{Place, caller};
 use crate::agent::options as tunnel;
 use crate::mappings::mapping::{AgentPort, random_id};
-use crate::report::status::Status;
+use crate::mappings::options::Options;
 use crate::text::line::escaped;
 use crate::text::reason;
 
@@ -43,16 +44,22 @@ pub(super) struct Files<'a> {
 pub(super) type Wanted = (String, String);
 
 impl<'a> Files<'a> {
-    /// Those of a mapping of this daemon.
+    /// Those of a mapping with these options, of this daemon.
     pub(super) fn new(
         place: &'a Place,
-        host: &'a str,
-        daemon: &'a Status,
-        name: Option<&'a str>,
+        daemon: &'a Daemon,
+        mapping: &'a Options,
         public: bool,
     ) -> Self {
-        let certificate = daemon.certificate.as_deref();
-        Files { place, host, plain: daemon.dev, certificate, name, public }
+        let (plain, certificate) = (daemon.report.state.dev, daemon.pin.as_deref());
+        Files {
+            place,
+            host: &daemon.host,
+            plain,
+            certificate,
+            name: mapping.name.as_deref(),
+            public,
+        }
     }
 
     /// The names of the passcode's file and of the tunnel's, of one side: 0 is port1's.

@@ -116,12 +116,13 @@ impl Order {
     fn is_obeyed(&self) -> bool {
         match self {
             Order::Command(command) => said(command).is_some(),
-            // Whoever may write in the run folder can name any process there.
-            Order::Signal(process) => {
+            // Whoever may write in the run folder can name any process there; and it may have ended meanwhile.
+            Order::Signal(number) => {
                 let is_told = || {
-                    let process = i32::try_from(*process).ok().and_then(Pid::from_raw)?;
+                    let process = i32::try_from(*number).ok().and_then(Pid::from_raw)?;
                     let folder = File::open(TUNNELS_RUN).ok()?;
                     is_ours_alone(folder).ok().filter(|is_ours| *is_ours)?;
+                    (by_hand()? == *number).then_some(())?;
                     kill_process(process, Signal::HUP).ok()
                 };
                 is_told().is_some()
@@ -280,7 +281,8 @@ fn has_own_unit(unit: &str) -> bool {
 fn is_left(name: &str) -> bool {
     let socket = Path::new(TUNNELS_RUN).join(TUNNELS_SOCKET);
     let answer = control::call_within(limits::STATUS_WAIT, &socket, "GET", "/", "");
-    let state = answer.ok().and_then(|(_, state)| json::read::<Value>(state.as_bytes()).ok());
+    let state =
+        answer.ok().and_then(|(_, state)| json::read::<Value>(state.text().as_bytes()).ok());
     let state = state.filter(|state| state["folder"] == TUNNELS).unwrap_or_default();
     let mut tunnels = state["tunnels"].as_array().into_iter().flatten();
     tunnels.any(|tunnel| tunnel["name"] == name && tunnel["state"] != "draining")

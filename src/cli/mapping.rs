@@ -9,12 +9,14 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::altering;
-use super::asking::{Answer, Fault, call, exposed, find, folder, form, host, report, titled};
+use super::asking::{
+    Answer, Daemon, Fault, call, checked_options, exposed, find, folder, form, report, titled,
+};
 use super::files::{self, Files, Made};
 use super::place::{Place, is_file};
 use crate::config::folders::Options;
-use crate::mappings::mapping::{AgentLimits, AgentPort, Passcode};
-use crate::mappings::store;
+use crate::mappings::mapping::{AgentLimits, AgentPort};
+use crate::mappings::{options, store};
 use crate::os::terminal::{self, complain, is_printed};
 use crate::report;
 use crate::report::status::Status;
@@ -129,48 +131,43 @@ fn open(add: &Add, options: &Options) -> Result<String, Fault> {
     let dir = folder(&add.dir)?;
     // What the daemon runs with counts, whatever the settings on disk say. It is asked first: if it
     // does not answer, nothing has been opened.
-    let report = report(options)?;
+    let daemon = Daemon::ask(options)?;
     let answer = call(options, "POST", "mapping/add", &form(&[("mapping", &mapping.to_string())]))?;
     let answer = Answer::read(&answer)?;
-    let added = Added {
-        id: answer.text("id")?.to_owned(),
-        port1: answer.port("port1")?,
-        port2: answer.port("port2")?,
-    };
+    let id = answer.id()?.to_owned();
     let limits = AgentLimits {
         max_connections: *connections,
         heartbeat_threshold: (*threshold > 0).then_some(Duration::from_millis(*threshold)),
     };
     let side = |port, passcode: &str| {
-        let passcode = Passcode::new(passcode)?;
-        Some(AgentPort { port, passcode, limits })
+        let passcode = answer.passcode(passcode)?;
+        Ok::<_, String>(AgentPort { port, passcode, limits })
     };
-    let mut sides = vec![side(added.port1, answer.text("passcode1")?)];
-    if !add.public {
-        sides.push(side(added.port2, answer.text("passcode2")?));
-    }
-    let host = host(&report.state);
-    let name = add.members.get("name").and_then(Value::as_str);
-    let files = Files::new(&dir, &host, &report.state, name, add.public);
     let mut made = Vec::new();
-    let written = sides.into_iter().enumerate().map(|(index, side)| {
-        let side = side.ok_or("the connector gave no passcode")?;
-        for wanted in files.of(index, &side) {
-            if !add.show {
+    let written = (|| {
+        let added =
+            Added { id: id.clone(), port1: answer.port("port1")?, port2: answer.port("port2")? };
+        // The daemon has taken them, but is not the one to say what may be a file's name.
+        let checked = options::Options::read(add.public, &|name| add.members.get(name));
+        let checked = checked.map_err(|(name, why)| format!("{name} {why}"))?;
+        let mut sides = vec![side(added.port1, "passcode1")?];
+        if !add.public {
+            sides.push(side(added.port2, "passcode2")?);
+        }
+        let files = Files::new(&dir, &daemon, &checked, add.public);
+        for (index, side) in sides.iter().enumerate().filter(|_| !add.show) {
+            for wanted in files.of(index, side) {
                 made.push(Made::new(&dir, wanted)?);
             }
         }
-        Ok(side)
-    });
-    match written.collect::<Result<Vec<_>, String>>() {
-        Ok(sides) => Ok(instructions(add, &added, &sides, &made, &host, &report.state)),
-        Err(fault) => {
-            made.into_iter().for_each(Made::undo);
-            // A mapping whose passcodes nobody has is useless.
-            remove(&added.id, options)?;
-            Err(format!("{fault}. No mapping was added").into())
-        }
-    }
+        Ok(instructions(add, &added, &sides, &made, &daemon))
+    })();
+    written.or_else(|fault: String| {
+        made.into_iter().for_each(Made::undo);
+        // A mapping whose passcodes nobody has is useless.
+        remove(&id, options)?;
+        Err(format!("{fault}. No mapping was added").into())
+    })
 }
 
 /// Removes a mapping, and the files in `dir` that hold its passcodes.
@@ -178,13 +175,12 @@ fn close(id: &str, dir: &Path, options: &Options) -> Result<String, Fault> {
     // The passcodes are known only while the mapping is there, and only from the daemon's own
     // folder.
     let stored = store::check(&options.config_dir).unwrap_or_default();
-    let report = report(options)?;
-    let mapping = find(&report, id)?;
+    let daemon = Daemon::ask(options)?;
+    let mapping = find(&daemon.report, id)?;
+    let checked = checked_options(mapping)?;
     remove(&mapping.id, options)?;
     let stored = stored.iter().find(|stored| stored.id == mapping.id);
     let stored = stored.map_or(&[][..], |stored| stored.pipe.agents());
-    let host = host(&report.state);
-    let name = mapping.options.get("name").and_then(Value::as_str);
     let mut text = format!("mapping {} removed\n", titled(mapping));
     let place = match Place::open(dir) {
         Ok(place) => place,
@@ -195,7 +191,7 @@ fn close(id: &str, dir: &Path, options: &Options) -> Result<String, Fault> {
             return Ok(text);
         }
     };
-    let files = Files::new(&place, &host, &report.state, name, mapping.public);
+    let files = Files::new(&place, &daemon, &checked, mapping.public);
     let mut found = false;
     let mut stays: Vec<(OsString, String)> = Vec::new();
     let mut names = Vec::new();
@@ -252,10 +248,10 @@ fn instructions(
     added: &Added,
     sides: &[AgentPort],
     made: &[Made<'_>],
-    host: &str,
-    daemon: &Status,
+    Daemon { report, host, pin }: &Daemon,
 ) -> String {
-    let trust = match &daemon.certificate {
+    let daemon = &report.state;
+    let trust = match pin {
         _ if daemon.dev => "--plain".to_owned(),
         // What an older daemon does not say.
         None => "--ca FILE".to_owned(),

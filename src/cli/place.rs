@@ -99,6 +99,15 @@ impl Place {
         }
     }
 
+    /// A name of something in the folder, and of nothing elsewhere, wherever it comes from.
+    fn own(name: &OsStr) -> io::Result<&OsStr> {
+        let mut parts = Path::new(name).components();
+        match (parts.next(), parts.next()) {
+            (Some(Component::Normal(part)), None) if part == name => Ok(name),
+            _ => Err(io::Error::other("it is not a name of a file in that folder")),
+        }
+    }
+
     /// The names of all that is in it; none of a folder that may not be read.
     pub(super) fn names(&self) -> impl Iterator<Item = OsString> + use<> {
         let entries = Dir::read_from(&self.folder).into_iter().flatten().flatten();
@@ -107,7 +116,7 @@ impl Place {
 
     /// What has this name, a link itself.
     pub(super) fn stat(&self, name: &OsStr) -> Option<Stat> {
-        statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()
+        statat(&self.folder, Self::own(name).ok()?, AtFlags::SYMLINK_NOFOLLOW).ok()
     }
 
     /// The text of a file, and whose it is; `None` for a link, a folder, what is too long, or what this user may not read.
@@ -146,21 +155,24 @@ impl Place {
             | OFlags::NOFOLLOW
             | OFlags::NOCTTY
             | OFlags::CLOEXEC;
+        let name = Self::own(name.as_ref())?;
         Ok(openat(&self.folder, name, flags, Mode::RUSR | Mode::WUSR)?.into())
     }
 
     /// Gives a file another one's place.
     pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let [from, to] = [Self::own(from.as_ref())?, Self::own(to.as_ref())?];
         Ok(renameat(&self.folder, from, &self.folder, to)?)
     }
 
     /// Removes a file.
     pub(super) fn remove(&self, name: &OsStr) -> io::Result<()> {
-        Ok(unlinkat(&self.folder, name, AtFlags::empty())?)
+        Ok(unlinkat(&self.folder, Self::own(name)?, AtFlags::empty())?)
     }
 
     /// Gives what has this name one more, with `.old` behind it, or `.old2` and on: nothing is overwritten.
     pub(super) fn put_aside(&self, name: &str) -> Option<String> {
+        Self::own(name.as_ref()).ok()?;
         (1..=ASIDE).find_map(|number| {
             let number = if number > 1 { number.to_string() } else { String::new() };
             let aside = format!("{name}.old{number}");
@@ -310,6 +322,17 @@ mod tests {
         };
         assert_eq!(names(&moved), [".", "..", "a.tunnel.old", "newer"]);
         assert_eq!(names(&elsewhere), [".", "..", "a.tunnel"]);
+        // Nor does a name in it.
+        let out = "../elsewhere/a.tunnel";
+        for name in [out, "..", ".", "", "/x", "a/b", "a.tunnel.old/"] {
+            let os = OsStr::new(name);
+            assert!(place.make(name).is_err() && place.remove(os).is_err(), "{name}");
+            assert!(place.stat(os).is_none() && place.text(os).is_none(), "{name}");
+            assert!(place.put_aside(name).is_none(), "{name}");
+            for [from, to] in [[name, "x"], ["newer", name]] {
+                assert!(place.rename(from, to).is_err(), "{name}");
+            }
+        }
         // Nor does a link in it lead anywhere.
         symlink(elsewhere.join("a.tunnel"), moved.join("link")).unwrap();
         symlink(elsewhere.join("none"), moved.join("none")).unwrap();

@@ -10,7 +10,7 @@ use rustix::fs::{Access, access};
 use rustix::process::geteuid;
 
 use super::asking::Answer;
-use super::control::{self, ControlError};
+use super::control::{self, Body, ControlError};
 use super::exit::{NOT_RUNNING, UNKNOWN};
 use super::remedy;
 use crate::config::folders::Options;
@@ -20,6 +20,7 @@ use crate::os::Instance;
 use crate::os::terminal::{self, complain, print};
 use crate::report::status::Draining;
 use crate::report::{self, Report};
+use crate::text::foreign;
 
 /// How long the sessions of a daemon may drain whose settings cannot be read.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -32,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// What came of asking.
 enum Asked {
-    Answered(String),
+    Answered(Body),
     NotRunning,
     /// The operator has been told why.
     Failed,
@@ -66,8 +67,10 @@ pub(super) fn status(options: &Options, shown: Shown) -> ExitCode {
         Asked::Failed => return UNKNOWN.into(),
     };
     if json && !events {
-        return print(&format!("{}\n", state.trim_end()));
+        return print(&format!("{}\n", state.json().trim_end()));
     }
+    // As JSON it says what it said.
+    let state = if json { state.json() } else { state.text() };
     match Report::read(state.as_bytes()) {
         Ok(report) => {
             let width = if wide { None } else { terminal::width() };
@@ -76,7 +79,7 @@ pub(super) fn status(options: &Options, shown: Shown) -> ExitCode {
                 (true, false) => print(&report::events(&report, width)),
                 (true, true) => {
                     let all = serde_json::json!({ "events": report.state.events });
-                    print(&format!("{all}\n"))
+                    print(&format!("{}\n", foreign::shown(&all.to_string())))
                 }
             }
         }
@@ -145,7 +148,7 @@ fn command(options: &Options, wait: Duration, word: &str) -> ExitCode {
     let run = &*options.run_dir;
     match ask(wait, run, "POST", "/api/v2/commandline", &format!("command={word}")) {
         Asked::Answered(answer) => {
-            print(&format!("{}\n", sentence(&answer, "response").unwrap_or(answer)))
+            print(&format!("{}\n", sentence(&answer, "response").unwrap_or_else(|| answer.text())))
         }
         Asked::NotRunning => {
             print(&remedy::not_running(&remedy::DAEMON, run));
@@ -156,8 +159,8 @@ fn command(options: &Options, wait: Duration, word: &str) -> ExitCode {
 }
 
 /// A member of an answer that is a sentence.
-fn sentence(answer: &str, member: &str) -> Option<String> {
-    Some(Answer::read(answer).ok()?.text(member).ok()?.to_owned())
+fn sentence(answer: &Body, member: &str) -> Option<String> {
+    Some(Answer::read(answer).ok()?.sentence(member).ok()?.to_owned())
 }
 
 /// A line that says so where settings that are there have a fault, which keeps the daemon from starting.
@@ -186,7 +189,7 @@ fn faulty_settings(dir: &Path) -> String {
 fn draining(run: &Path) -> Option<Draining> {
     let answer = control::call(limits::STATUS_WAIT, run, "GET", "/api/v2/status", "");
     let (_, state) = answer.ok()?;
-    Report::read(state.as_bytes()).ok()?.state.draining
+    Report::read(state.text().as_bytes()).ok()?.state.draining
 }
 
 fn ask(wait: Duration, run: &Path, method: &str, path: &str, body: &str) -> Asked {
@@ -194,7 +197,7 @@ fn ask(wait: Duration, run: &Path, method: &str, path: &str, body: &str) -> Aske
         Ok((200, answer)) => return Asked::Answered(answer),
         Ok((status, answer)) => match sentence(&answer, "errormessage") {
             Some(why) => complain(why),
-            None => complain(format_args!("it answers {status}: {}", answer.trim_end())),
+            None => complain(format_args!("it answers {status}: {}", answer.text().trim_end())),
         },
         // Without the lock there is no daemon; with it there is one that nobody can talk to: it
         // is just starting or ending, or somebody has removed its socket.

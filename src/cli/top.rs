@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::asking::{Answer, understood};
-use super::control::{self, Asking, ControlError};
+use super::control::{self, Asking, Body, ControlError};
 use super::exit::{NOT_RUNNING, UNKNOWN};
 use super::remedy;
 use crate::config::folders::{SOCKET, TUNNELS_SOCKET};
@@ -17,7 +17,6 @@ use crate::logging::Utc;
 use crate::os::screen::{Event, Screen};
 use crate::os::terminal::{complain, print};
 use crate::report::live::{Sample, View};
-use crate::text::line::escaped;
 use crate::text::reason;
 
 /// Time from one answer to the next.
@@ -61,17 +60,17 @@ impl Whom {
     }
 
     /// What an answer says.
-    fn read(&self, answer: Result<(u16, String), ControlError>) -> Result<Sample, Fault> {
+    fn read(&self, answer: Result<(u16, Body), ControlError>) -> Result<Sample, Fault> {
         let at = Instant::now();
         let unknown = |text| Fault { code: UNKNOWN, text };
         match answer {
             Ok((200, answer)) => {
                 let read = if self.is_agent { Sample::of_tunnels } else { Sample::of_daemon };
-                understood(read(&answer, at)).map_err(unknown)
+                understood(read(&answer.text(), at)).map_err(unknown)
             }
             Ok((status, answer)) => Err(unknown(
                 Answer::read(&answer)
-                    .and_then(|why| why.text("errormessage").map(str::to_owned))
+                    .and_then(|why| why.sentence("errormessage").map(str::to_owned))
                     .unwrap_or_else(|_| format!("it answers {status}")),
             )),
             Err(ControlError::NotRunning(_)) => {
@@ -95,7 +94,7 @@ pub(super) fn run(run: &Path, is_agent: bool, count: Option<u64>) -> ExitCode {
             return NOT_RUNNING.into();
         }
         Err(fault) => {
-            complain(escaped(&fault.text));
+            complain(&fault.text);
             return fault.code.into();
         }
     };

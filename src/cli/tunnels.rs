@@ -32,9 +32,9 @@ pub(super) fn status(run: &Path, json: bool, wide: bool) -> ExitCode {
         }
     };
     if json {
-        return print(&format!("{state}\n"));
+        return print(&format!("{}\n", state.json()));
     }
-    match crate::text::json::read::<Value>(state.as_bytes()) {
+    match crate::text::json::read::<Value>(state.text().as_bytes()) {
         Ok(state) => print(&report::tunnels(&state, if wide { None } else { terminal::width() })),
         Err(_) => {
             complain("the answer of `tunnels` cannot be read; `--json` shows it");

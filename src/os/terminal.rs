@@ -1,12 +1,14 @@
-//! What a command says to the operator, on stdout and stderr.
+//! What a command says to the operator, on stdout and stderr. Whatever is in it, a terminal obeys none of it: line feeds
+//! end lines, and other control characters are escapes.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use crate::logging;
-use crate::text::reason;
+use crate::text::{line, reason};
 
 /// Prints to stdout. A reader that closes the pipe early (`| head`) is not a failure.
 pub fn print(text: &str) -> ExitCode {
@@ -16,7 +18,7 @@ pub fn print(text: &str) -> ExitCode {
 /// The same; `false` when the operator was told that stdout takes no more.
 pub fn is_printed(text: &str) -> bool {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(fit(text).as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => true,
         Err(error) => {
@@ -43,9 +45,18 @@ pub fn complain(message: impl Display) {
     complain_in_lines(&message.to_string());
 }
 
+/// The text as a terminal may have it.
+fn fit(text: &str) -> Cow<'_, str> {
+    let is_unfit = |char| char != '\n' && line::is_unfit(char);
+    if !text.contains(is_unfit) {
+        return text.into();
+    }
+    text.split('\n').map(line::escaped).collect::<Vec<_>>().join("\n").into()
+}
+
 fn complain_in_lines(message: &str) {
     let in_journal = logging::leads_to_journal();
-    for line in message.lines() {
+    for line in fit(message).lines() {
         let level = match in_journal {
             false => "",
             true if line.starts_with("warning: ") => "<4>",

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod broken_daemon;
 mod cage;
 mod clocks;
 mod control_api;
