@@ -5,13 +5,13 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::asking::{
-    Answer, Daemon, Fault, call, checked_options, checked_side, exposed, find, folder, form,
+    Answer, Daemon, Fault, call, checked_limits, checked_options, exposed, find, folder, form,
     report, titled,
 };
 use super::exit::UNKNOWN;
 use super::files::{self, Files, Staged};
 use crate::config::folders::Options;
-use crate::mappings::mapping::AgentLimits;
+use crate::mappings::mapping::{AgentLimits, AgentPort};
 use crate::mappings::store;
 use crate::report::status::{SideStatus, listed};
 use crate::text::line::escaped;
@@ -101,7 +101,8 @@ pub(super) fn passcode(
     if show {
         text.push_str(&format!("passcode of port {port}: {}\n", passcode.reveal()));
     } else {
-        let side = checked_side(mapping, index, port, passcode).map_err(lost)?;
+        let limits = checked_limits(mapping, index).map_err(lost)?;
+        let side = AgentPort { port, passcode, limits };
         // All are written before the first one takes its place.
         let mut staged = Vec::new();
         let mut install = String::new();

@@ -12,7 +12,7 @@ use super::exit::UNKNOWN;
 use super::place::Place;
 use crate::config::{self, folders::Options};
 use crate::limits;
-use crate::mappings::mapping::{AgentLimits, AgentPort, Passcode};
+use crate::mappings::mapping::{AgentLimits, Passcode};
 use crate::mappings::options;
 use crate::report::Report;
 use crate::report::status::{MappingStatus, Status};
@@ -141,13 +141,8 @@ pub(super) fn checked_options(mapping: &MappingStatus) -> Result<options::Option
     read.map_err(|(name, _)| unsound(&format!("a mapping's {name}"), "one that the API accepts"))
 }
 
-/// An agent's side of a mapping, 0 or 1, with this passcode: its limits get into files.
-pub(super) fn checked_side(
-    mapping: &MappingStatus,
-    index: usize,
-    port: u16,
-    passcode: Passcode,
-) -> Result<AgentPort, String> {
+/// The limits of an agent's side of a mapping, 0 or 1, which get into files.
+pub(super) fn checked_limits(mapping: &MappingStatus, index: usize) -> Result<AgentLimits, String> {
     let side = mapping.sides.get(index);
     let allowed = side.and_then(|side| side.tunnels).map(|tunnels| tunnels.allowed);
     let allowed = allowed.and_then(|allowed| u16::try_from(allowed).ok());
@@ -156,8 +151,7 @@ pub(super) fn checked_side(
     };
     let heartbeat_threshold =
         side.and_then(|side| side.heartbeat_threshold).map(Duration::from_millis);
-    let limits = AgentLimits { max_connections, heartbeat_threshold };
-    Ok(AgentPort { port, passcode, limits })
+    Ok(AgentLimits { max_connections, heartbeat_threshold })
 }
 
 /// Asks the daemon; the error is a sentence for when it refuses or does not answer.

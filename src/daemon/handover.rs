@@ -236,7 +236,9 @@ impl Inheritance {
 
 /// Says why this process does not take the place.
 pub(super) fn refuse(link: &Link, why: &str) {
-    let _ = link.send(&format!("{REFUSED}{}", why.trim_end()), &[]);
+    // Whoever is told of it in the end shows a line.
+    let why = why.trim_end().replace('\n', " ");
+    let _ = link.send(&format!("{REFUSED}{why}"), &[]);
 }
 
 /// Says that everything is open here, and returns when the process before makes way, or is gone.

@@ -425,11 +425,14 @@ fn settings_that_the_new_program_refuses_leave_the_old_one_serving() {
     }
     let before = daemon.serving();
     daemon.set("userwait", "soon");
+    daemon.set("drain", "soon");
     let said = refused(&daemon);
-    assert!(said.contains("userwait"), "{said}");
+    assert!(said.contains("userwait") && said.contains("drain"), "{said}");
+    assert!(!said.contains("\\n"), "{said}");
     assert_eq!(daemon.serving(), before);
     drop(daemon.session(&mapping));
     daemon.set("userwait", 10_000);
+    daemon.set("drain", 5000);
     assert!(upgraded(&daemon).is_some());
 }
 
