@@ -60,13 +60,14 @@ pub(super) struct Estate {
 }
 
 impl Estate {
-    /// Hands this over, but for the word that this is all: a program that does not get it ends.
-    async fn pass_on(self, link: &AsyncLink) -> io::Result<()> {
+    /// Hands this over: there is room for all ports of a machine.
+    fn pass_on(&self, link: &AsyncLink) -> io::Result<()> {
         let ports: Vec<_> = self.ports.iter().map(|port| port.as_fd()).collect();
-        link.send(&format!("from {}", std::process::id()), &[]).await?;
-        link.send("lock", &[self.lock.as_fd()]).await?;
-        link.send("control", &[self.control.as_fd()]).await?;
-        link.send("ports", &ports).await
+        link.give(&format!("from {}", std::process::id()), &[])?;
+        link.give("lock", &[self.lock.as_fd()])?;
+        link.give("control", &[self.control.as_fd()])?;
+        link.give("ports", &ports)?;
+        link.give("all", &[])
     }
 }
 
@@ -93,10 +94,18 @@ impl Heir {
     }
 
     /// Gives it the estate.
-    pub(super) async fn inherit(&self, estate: Estate) {
-        // One that has failed by then has said why.
-        let _ = until(Instant::now() + limits::HEIR_TAKES, estate.pass_on(&self.link)).await;
-        self.link.tell("all");
+    ///
+    /// # Errors
+    /// A sentence about why it cannot be.
+    pub(super) fn inherit(&self, estate: Estate) -> Result<(), String> {
+        match estate.pass_on(&self.link) {
+            // It has failed by then, and said why.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                let ports = estate.ports.len();
+                Err(format!("{ports} ports cannot be handed over: {}", reason::words(&error)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What it says next.
@@ -320,7 +329,7 @@ impl Predecessor {
     pub(super) fn pass_on(&self, successor: &Successor) -> bool {
         let asks = self.asks_until.get().saturating_duration_since(Instant::now()).as_millis();
         let words = format!("before {} {asks}", self.process.get());
-        let is_passed_on = successor.0.link.pass_on(&words, &self.link.borrow()).is_ok();
+        let is_passed_on = successor.0.link.give(&words, &[self.link.borrow().as_fd()]).is_ok();
         if is_passed_on {
             self.left.set(None);
             self.has_ended.set(true);

@@ -452,7 +452,7 @@ impl<'a> Serving<'a> {
             io::Result::Ok(Estate { lock: place.lock()?, control, ports })
         };
         let estate = estate().map_err(|error| reason::words(&error).to_string())?;
-        heir.inherit(estate).await;
+        heir.inherit(estate)?;
         let process = self.unless_stopped(heir.ready()).await?;
         // For a moment both accept users, and each serves its own. A tunnel that opens here would be closed at once.
         let soon = Instant::now() + limits::LEFT_WAITING;

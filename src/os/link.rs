@@ -116,28 +116,17 @@ impl From<Link> for OwnedFd {
 pub struct AsyncLink(Async<UnixDatagram>);
 
 impl AsyncLink {
-    /// Says this, and hands the files over, which stay open here. Waits for room.
+    /// Says this, and hands the files over, which stay open here.
     ///
     /// # Errors
-    /// The other end is closed.
-    pub async fn send(&self, text: &str, files: &[BorrowedFd<'_>]) -> io::Result<()> {
-        for now in messages(files) {
-            self.0.write_with(|socket| Ok(send(socket, text, now)?)).await?;
-        }
-        Ok(())
+    /// The other end is closed, or has no room.
+    pub fn give(&self, text: &str, files: &[BorrowedFd<'_>]) -> io::Result<()> {
+        messages(files).try_for_each(|now| Ok(send(self.0.get_ref(), text, now)?))
     }
 
     /// Says this; lost if the other end is closed, or has no room because its process hangs.
     pub fn tell(&self, text: &str) {
         let _ = self.0.get_ref().send(text.as_bytes());
-    }
-
-    /// Says this, and hands another link over, of which this end is the other process's from then on.
-    ///
-    /// # Errors
-    /// The other end is closed, or has no room.
-    pub fn pass_on(&self, text: &str, link: &Self) -> io::Result<()> {
-        Ok(send(self.0.get_ref(), text, &[link.0.as_fd()])?)
     }
 
     /// What the other end says next, with files; `None` once it is closed.
@@ -154,6 +143,12 @@ impl AsyncLink {
     pub fn last_word(&self) -> Option<String> {
         self.0.get_ref().shutdown(Shutdown::Read).ok()?;
         receive(self.0.get_ref()).ok().flatten().map(|message| message.text)
+    }
+}
+
+impl AsFd for AsyncLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
