@@ -776,7 +776,8 @@ fn another_daemon_can_be_started_while_an_old_one_carries_sessions_and_the_new_o
     command.arg("start").arg("--config").arg(daemon.config()).arg("--run").arg(daemon.run());
     command.arg("--log").arg(daemon.log()).arg("--syslog").arg(daemon.syslog());
     let _next = Running::start(&mut command, daemon.folder().join("next")).unwrap();
-    until("it serves", || daemon.cli(&["status"]).status.success());
+    // A port that was not free yet is tried again.
+    until("it serves", || text(&daemon.cli(&["status"])).contains("no agent"));
     let (mut another, mut tunnel) = daemon.session(&mapping);
     another.send(b"at the next one");
     tunnel.expect_record(b"at the next one");
