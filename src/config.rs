@@ -80,6 +80,8 @@ pub struct Config {
     pub connection_log: bool,
     /// What the process may ask of the kernel.
     pub sandbox: Sandbox,
+    /// Whether there was a file.
+    has_file: bool,
 }
 
 /// A range of addresses, `192.0.2.0/24` or a single one.
@@ -101,14 +103,28 @@ impl Config {
     /// # Errors
     /// Every fault at once; or why the file cannot be read.
     pub fn load(dir: &Path) -> Result<(Config, Vec<String>), Faults> {
-        Config::load_with(dir, Environment::own())
+        Config::load_with(dir, Environment::own(), false)
     }
 
-    fn load_with(dir: &Path, environment: Environment) -> Result<(Config, Vec<String>), Faults> {
+    /// The same in place of these: a file that they had must still be there, since it may say who may call.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_again(&self, dir: &Path) -> Result<(Config, Vec<String>), Faults> {
+        Config::load_with(dir, Environment::own(), self.has_file)
+    }
+
+    fn load_with(
+        dir: &Path,
+        environment: Environment,
+        needs_file: bool,
+    ) -> Result<(Config, Vec<String>), Faults> {
         let file = dir.join(FILE);
+        let is_enough = !needs_file && environment.has_settings();
         let text = match file::read(&file, LONGEST, None) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !environment.is_empty() => {
-                NO_FILE.into()
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_enough => {
+                let (config, warnings) = Config::read(NO_FILE, &file, environment)?;
+                return Ok((Config { has_file: false, ..config }, warnings));
             }
             text => text.map_err(|error| {
                 Faults::unread(&file, &unreadable(&file, &error), reason::may_pass(&error))
@@ -215,6 +231,7 @@ impl Config {
             fin_wait: fin_wait.unwrap_or(Duration::from_millis(60_000)),
             connection_log: connection_log.unwrap_or(false),
             sandbox: sandbox.unwrap_or_default(),
+            has_file: true,
         };
         if config.ports.iter().any(|port| config.is_apis(*port)) {
             let (file, port) = (file.display(), config.api.port());

@@ -206,7 +206,9 @@ impl Pace {
         if !given_up {
             return self.back_off(now);
         }
-        let is_older = self.lost_at.is_some_and(|lost| now.checked_sub(age) <= Some(lost));
+        // Long afterwards, the end of one that was there already is news.
+        let lately = self.lost_at.filter(|lost| now < *lost + 2 * limits::REDIAL[1]);
+        let is_older = lately.is_some_and(|lost| now.checked_sub(age) <= Some(lost));
         if is_older {
             return false;
         }
@@ -339,6 +341,8 @@ mod tests {
         let later = at(2500) + 2 * limits::PROVEN_IDLE;
         assert!(pace.lost(later, limits::PROVEN_IDLE, true));
         assert_eq!(pace.may_open(later + soon, 1, 0), Ok(()), "it had lasted");
+        let much_later = later + Duration::from_secs(3 * 3600);
+        assert!(pace.lost(much_later, Duration::from_secs(4 * 3600), true), "that is news again");
         assert!(!pace.unreachable(later + soon), "it may be starting");
         assert!(pace.may_open(later + soon, 1, 0).is_err());
         assert!(pace.unreachable(later + limits::REDIAL[0]));

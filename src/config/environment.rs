@@ -86,8 +86,8 @@ impl Environment {
     }
 
     /// Whether no variable is meant for this program.
-    pub(super) fn is_empty(&self) -> bool {
-        self.values.is_empty() && self.warnings.is_empty()
+    pub(super) fn has_settings(&self) -> bool {
+        !self.values.is_empty()
     }
 }
 

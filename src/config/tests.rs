@@ -65,6 +65,7 @@ fn sample_file_is_safe_as_it_stands() {
             fin_wait: Duration::from_secs(60),
             connection_log: false,
             sandbox: Sandbox::On,
+            has_file: true,
         }
     );
     assert!(config.threads >= 1);
@@ -416,17 +417,33 @@ fn unknown_variables_are_warned_of_by_the_nearest_and_never_with_their_value() {
         ("IOFOG_CONTROLLER_PORT_51121_TCP_ADDR", "10.0.0.1"),
         ("FOG_PORTS", "1"),
     ];
-    assert!(environment(&others).is_empty());
+    assert!(!environment(&others).has_settings());
 }
 
 #[test]
 fn without_a_file_an_address_and_ports_in_the_environment_are_enough() {
     let dir = crate::testing::folder::Folder::new();
-    let load = |variables: &[(&str, &str)]| Config::load_with(&dir, environment(variables));
+    let load = |variables: &[(&str, &str)]| Config::load_with(&dir, environment(variables), false);
     let (config, _) =
         load(&[("IOFOG_ADDRESS", "a.example"), ("IOFOG_PORTS", "6000-6009")]).expect("good");
     assert_eq!((config.broker, config.ports.len(), config.dev), (12345, 10, false));
     let faults = load(&[("IOFOG_PORTS", "6000-6009")]).expect_err("address");
     assert_eq!(faults.sentences().len(), 1, "{faults}");
     assert!(!faults.is_unread() && load(&[]).expect_err("nothing").is_unread());
+    let faults = load(&[("IOFOG_ADRESS", "a.example")]).expect_err("nothing that is a setting");
+    assert!(faults.is_unread() && faults.to_string().contains("does not exist"), "{faults}");
+}
+
+#[test]
+fn a_file_that_was_there_at_the_start_must_be_there_at_a_reload() {
+    let dir = crate::testing::folder::Folder::new();
+    let variables = [("IOFOG_ADDRESS", "a.example"), ("IOFOG_PORTS", "6000-6009")];
+    let load = |needs_file| Config::load_with(&dir, environment(&variables), needs_file);
+    let (config, _) = load(false).expect("good");
+    assert!(!config.has_file && load(config.has_file).is_ok());
+    std::fs::write(dir.join(FILE), SAMPLE).unwrap();
+    let (config, _) = load(false).expect("good");
+    assert!(config.has_file && load(true).is_ok());
+    std::fs::remove_file(dir.join(FILE)).unwrap();
+    assert!(load(config.has_file).expect_err("the file says who may call").is_unread());
 }

@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use log::Level;
 
-use crate::config::Config;
 use crate::config::folders::Options;
 use crate::logging::{ALWAYS, Logging, Utc};
 use crate::pipes::shared::Shared;
@@ -21,7 +20,8 @@ pub(super) fn reload(options: &Options, shared: &Shared, logging: &Logging) -> V
         is_refused |= refused.is_some();
         not_in_force.push(what);
     };
-    let (mut new, warnings) = match Config::load(&options.config_dir) {
+    let old = shared.config.borrow().clone();
+    let (mut new, warnings) = match old.load_again(&options.config_dir) {
         Ok(loaded) => loaded,
         Err(faults) => {
             let sentences = faults.sentences();
@@ -51,7 +51,6 @@ pub(super) fn reload(options: &Options, shared: &Shared, logging: &Logging) -> V
     for warning in warnings {
         log::warn!(target: ALWAYS, "{warning}");
     }
-    let old = shared.config.borrow().clone();
     for key in old.needs_restart(&new) {
         let why = match key {
             "api" | "listen" if old.address != new.address => ", perhaps because of address",

@@ -627,10 +627,10 @@ impl Registry {
         let mut are_short: Vec<(Id, usize, Instant)> = Vec::new();
         let begun = Instant::now();
         self.draining.set(Some(begun + patience));
-        let mut are_calm: Vec<(Id, u64)> = Vec::new();
+        let mut are_calm: Vec<(Id, u64, bool)> = Vec::new();
         for Running { pipe, .. } in self.running.borrow().iter() {
             if pipe.is_calm() {
-                are_calm.push((pipe.id().clone(), pipe.record.counts().sessions_total));
+                are_calm.push((pipe.id().clone(), pipe.record.counts().sessions_total, false));
             }
             pipe.is_calm_before.set(false);
             pipe.retire();
@@ -669,10 +669,13 @@ impl Registry {
                 }
                 short(pipe.id(), users);
             }
-            are_calm.retain(|(id, sessions)| {
+            are_calm.retain_mut(|(id, sessions, was_left)| {
                 let running = self.running.borrow();
                 let pipe = running.get(id).map(|running| &running.pipe);
-                let is_over = pipe.is_none_or(|pipe| !pipe.is_awaited());
+                let is_left = pipe.is_none_or(|pipe| !pipe.is_awaited());
+                // The last user may have been given a tunnel whose task has not begun the session yet: only the next
+                // look tells.
+                let is_over = std::mem::replace(was_left, is_left) && is_left;
                 // Unless the last of its users have had sessions meanwhile.
                 if is_over
                     && pipe.is_some_and(|pipe| pipe.record.counts().sessions_total == *sessions)
