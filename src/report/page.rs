@@ -31,7 +31,7 @@ pub const PAGE_TYPE: &str = "text/html; charset=utf-8";
 /// The fields of its answer's head by which a browser runs the page's own script and no other, and asks nobody else
 /// for anything; the hashes are of `page/page.js` and `page/page.css`.
 pub const PAGE_FIELDS: &str = "Content-Security-Policy: default-src 'none'; \
-    script-src 'sha256-ToPWq7VZzo6rgZorAuhgVHcJsKLFORzxlRfYl05C+mI='; \
+    script-src 'sha256-wzuZclyXJ0x6MOGTVM6LQN8eglhSMRrRvBZa4GLWavg='; \
     style-src 'sha256-AQ/t/rYxGbWkmzRwZ4neMyjpoL1s2hvtvoocrBHYnbg='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'\r\n\

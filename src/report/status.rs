@@ -306,16 +306,15 @@ impl MappingStatus {
         self.options.get("name").and_then(Value::as_str).unwrap_or(&self.id)
     }
 
-    /// How it is, in a word or two: whether its ports are open, and then whether an agent is there on each side that
-    /// takes agents. `agent gone` is one that had an agent since the daemon started, and has none left.
+    /// How it is, in a word or two: whether its ports are open, and then whether an agent has a tunnel, on either side:
+    /// one that listens for a private pipe's users has none while nobody uses it. `agent gone` is one that had an agent
+    /// since the daemon started, and has none left.
     pub fn state(&self) -> &'static str {
         let [one, two] = &self.sides;
-        let has_agent =
-            |side: &SideStatus| side.tunnels.is_none_or(|of| of.idle + of.in_use + of.draining > 0);
         match (one.open, two.open) {
             (false, false) => "inactive",
-            (true, true) if has_agent(one) && has_agent(two) => "active",
-            (true, true) if self.counts.tunnels_total > 0 && self.is_lonely() => "agent gone",
+            (true, true) if !self.is_lonely() => "active",
+            (true, true) if self.counts.tunnels_total > 0 => "agent gone",
             (true, true) => "no agent",
             _ => "half open",
         }

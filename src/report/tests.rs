@@ -252,10 +252,10 @@ fn a_mappings_state_says_whether_its_ports_are_open_and_its_agents_there() {
     assert_eq!(public.state(), "no agent");
     private.sides[1].open = true;
     assert_eq!(private.state(), "active");
-    // Of the agent that one of its users runs now and then, nobody knows whether it is missed.
+    // A side that listens for users has tunnels only while it is used.
     private.counts.tunnels_total = 7;
     private.sides[1].tunnels = Some(Tunnels::default());
-    assert_eq!(private.state(), "no agent");
+    assert_eq!(private.state(), "active");
     private.sides[0].tunnels = Some(Tunnels::default());
     assert_eq!(private.state(), "agent gone");
     private.sides.iter_mut().for_each(|side| side.open = false);

@@ -38,10 +38,10 @@ const STATES = ["inactive", "half open", "agent gone", "error", "no agent", "act
 function state(m) {
   const open = m.sides.filter((side) => side.open).length;
   if (open < 2) return open;
-  const there = ({ tunnels: t }) => t && t.idle + t.inUse + t.draining > 0;
-  if (m.counts.tunnelsTotal && !m.sides.some(there)) return GONE;
+  const there = m.sides.some(({ tunnels: t }) => t && t.idle + t.inUse + t.draining > 0);
+  if (m.counts.tunnelsTotal && !there) return GONE;
   if (ill(m)) return FAILED;
-  return m.sides.every((side) => !side.tunnels || there(side)) ? 5 : 4;
+  return there ? 5 : 4;
 }
 
 function tunnels({ idle, inUse, allowed, versions }) {
