@@ -528,11 +528,7 @@ def life(root):
     expect_served(mapping)
 
     step("upgrade over itself with a live mapping and edited settings")
-    conf = root.file("/etc/iofog-connector/iofog-connector.conf")
-    with open(conf, encoding="utf-8") as file:
-        edited = file.read().replace('"dev":true', '"dev":true,\n"drain":4000')
-    with open(conf, "w", encoding="utf-8") as file:
-        file.write(edited)
+    conf, edited = edit_settings(root)
     with Outage(mapping) as outage:
         root.install(PACKAGE)
     print(f"       upgrade: {outage.seconds:.2f} s without service")
@@ -1038,6 +1034,16 @@ def runit_runs_it(root):
     root("apt-get", "purge", "-y", "iofog-connector")
 
 
+def edit_settings(root):
+    """Sets `drain` as an operator would: the file, and what it holds now."""
+    conf = root.file("/etc/iofog-connector/iofog-connector.conf")
+    with open(conf, encoding="utf-8") as file:
+        edited = file.read().replace('"dev":true', '"dev":true,\n"drain":4000')
+    with open(conf, "w", encoding="utf-8") as file:
+        file.write(edited)
+    return conf, edited
+
+
 def from_the_archive(root):
     """install.sh in a system with or without an init system, by its archive; Debian's package is not there."""
     tools = "/root/archive"
@@ -1085,11 +1091,7 @@ def from_the_archive(root):
     one_file(root)
 
     step("another program takes the place; settings that were changed stay, and so does a changed service")
-    conf = root.file("/etc/iofog-connector/iofog-connector.conf")
-    with open(conf, encoding="utf-8") as file:
-        edited = file.read().replace('"dev":true', '"dev":true,\n"drain":4000')
-    with open(conf, "w", encoding="utf-8") as file:
-        file.write(edited)
+    conf, edited = edit_settings(root)
     program = root.file("/usr/local/bin/iofog-connector")
     # An ELF file may be longer than it says.
     shutil.copy(program, program + ".other")
