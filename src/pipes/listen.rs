@@ -31,10 +31,10 @@ pub async fn run(pipe: Rc<Pipe>, leases: [Option<Lease>; 2]) {
     let [one, two] = leases;
     let stopped = async |side: usize| _ = pipe.stop[side].1.recv().await;
     let served = pin!(async {
-        // Each port is closed as it stops.
+        // Each port is closed as it stops: whoever connects from then on is another daemon's.
         let port = async |side: usize, lease| {
             let _accepting = Counted::new(&pipe.sides[side].accepting);
-            or(listen(&pipe, &handlers, side, lease), stopped(side)).await;
+            or(stopped(side), listen(&pipe, &handlers, side, lease)).await;
         };
         zip(port(0, one), port(1, two)).await;
         std::future::pending::<()>().await;

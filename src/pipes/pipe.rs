@@ -224,7 +224,11 @@ impl Pipe {
     }
 
     /// The same with those that more wait than users that are here can need: whoever stalls in a handshake needs none.
+    /// Who is here is known once port2 is closed; if nobody is, port1 is closed before its agents are sent away.
     pub fn give_up_surplus(&self) {
+        if self.sides[1].accepting.get() > 0 {
+            return;
+        }
         let users = self.arriving.get() + self.handshakes.active() + self.pairing.waiting_users();
         self.pairing.give_up(0, users, usize::MAX, true);
     }
