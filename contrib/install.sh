@@ -237,10 +237,22 @@ check_machine() {
 	if has dpkg-query && [ "$(dpkg-query -W -f '${Status}' $NAME 2>/dev/null)" = 'install ok installed' ]; then
 		die "Debian's package $NAME is installed here: upgrade that (apt install ./FILE.deb), or remove it first"
 	fi
-	if [ "$init" = openrc ] || [ "$init" = runit ]; then
-		setpriv --help 2>&1 | grep -q -e --bounding-set ||
-			die "the services for $init need setpriv of util-linux, which this machine lacks (BusyBox's is another): install it (package setpriv or util-linux), or give --init sysvinit or --init none"
-	fi
+	case $init in
+		openrc) can_give_ports /usr/bin/setpriv || openrc_gives_ports || lacks_setpriv ;;
+		runit) can_give_ports setpriv || lacks_setpriv ;;
+	esac
+}
+
+# Whether this setpriv is util-linux's, which can leave a program the right to open ports below 1024 and no other.
+can_give_ports() { "$1" --help 2>&1 | grep -q -e --bounding-set; }
+
+# Whether OpenRC does without: it has to be built with libcap.
+openrc_gives_ports() {
+	RC_SVCNAME=$NAME supervise-daemon $NAME --capabilities ^cap_net_bind_service --help >/dev/null 2>&1
+}
+
+lacks_setpriv() {
+	die "the services for $init need setpriv of util-linux, which this machine lacks (BusyBox's is another): install it (package setpriv or util-linux), or give --init sysvinit or --init none"
 }
 
 # What runs the services here.
@@ -643,6 +655,6 @@ $work_to_do
 echo "$end"
 if [ -z "$uninstall" ] && [ "$init" = none ]; then
 	echo "Nothing here starts it; by hand: $PROGRAM start"
-elif [ -z "$uninstall" ] && [ "$init" = sysvinit ] && ! setpriv --help 2>&1 | grep -q -e --bounding-set; then
+elif [ -z "$uninstall" ] && [ "$init" = sysvinit ] && ! can_give_ports setpriv; then
 	echo "It can open no port below 1024: that needs setpriv of util-linux."
 fi

@@ -38,7 +38,7 @@ STEPS = 0
 class Root:
     """One system, a container: a throw-away layer over the base, its own processes, /dev and /run.
 
-    Its first process is systemd, runit, sysvinit with OpenRC, or one that only waits and reaps: maintainer scripts then find
+    Its first process is systemd, runit, sysvinit or BusyBox with OpenRC, or one that only waits and reaps: maintainer scripts then find
     neither systemd nor a chroot, in which they would start nothing.
     """
 
@@ -111,7 +111,8 @@ class Root:
             if init == "runit":
                 return name == "runit" and self("pidof", "runsvdir", ok=None)[0] == 0
             if init == "openrc":
-                return name == "init" and self("rc-status", "-r", ok=None)[1].strip() == "default"
+                # Alpine's is BusyBox.
+                return name in ("init", "busybox") and self("rc-status", "-r", ok=None)[1].strip() == "default"
             # By its words, since BusyBox and an emulator have the names of all.
             return b"while" in read(f"/proc/{self.init}/cmdline") and b"pivot_root" not in read(f"/proc/{self.init}/cmdline")
 
@@ -169,8 +170,9 @@ class Root:
 
     def install(self, package, ok=True):
         """Installs a package file of the machine, as `apt install ./FILE` does."""
-        shutil.copy(package, f"{self.path}/tmp/package.deb")
-        return self("apt-get", "install", "-y", "--allow-downgrades", "--reinstall", "/tmp/package.deb", ok=ok)
+        # Not in /tmp, which systemd may mount for itself.
+        shutil.copy(package, f"{self.path}/var/tmp/package.deb")
+        return self("apt-get", "install", "-y", "--allow-downgrades", "--reinstall", "/var/tmp/package.deb", ok=ok)
 
     def file(self, path):
         return self.path + path
@@ -270,9 +272,10 @@ def raise_loopback():
 # What a Controller, an agent of version 1 and a user do.
 
 
-def add_mapping():
+def add_mapping(tls=None, api=8080):
     body = "mapping=" + urllib.parse.quote('{"type":"public","maxconnections":60,"heartbeatabsencethreshold":200000}')
-    with urllib.request.urlopen("http://127.0.0.1:8080/api/v2/mapping/add", body.encode(), timeout=10) as answer:
+    url = f"{'https' if tls else 'http'}://127.0.0.1:{api}/api/v2/mapping/add"
+    with urllib.request.urlopen(url, body.encode(), timeout=10, context=tls) as answer:
         mapping = json.load(answer)
     expect("mapping/add", mapping["status"], "ok")
     return mapping
@@ -290,16 +293,46 @@ def authorized(port, passcode, tls=None, seconds=5.0):
         return False
 
 
-def expect_served(mapping):
-    """One session: what a user sends reaches the agent, and the answer comes back."""
-    with socket.create_connection(("127.0.0.1", mapping["port1"]), timeout=10) as agent:
+def connect(port, tls=None):
+    peer = socket.create_connection(("127.0.0.1", port), timeout=10)
+    return tls.wrap_socket(peer, server_hostname="127.0.0.1") if tls else peer
+
+
+def expect_read(what, peer, wanted):
+    """The next bytes of a peer, however they are cut."""
+    read = b""
+    while len(read) < len(wanted) and (more := peer.recv(len(wanted) - len(read))):
+        read += more
+    expect(what, read, wanted)
+
+
+def expect_served(mapping, tls=None):
+    """One session of version 1: what a user sends reaches the agent, and the answer comes back."""
+    with connect(mapping["port1"], tls) as agent:
         agent.sendall(mapping["passcode1"].encode())
-        expect("the answer to the passcode", agent.recv(64), b"AUTHORIZED")
-        with socket.create_connection(("127.0.0.1", mapping["port2"]), timeout=10) as user:
+        expect_read("the answer to the passcode", agent, b"AUTHORIZED")
+        with connect(mapping["port2"], tls) as user:
             user.sendall(b"ping")
-            expect("what the agent reads", agent.recv(64), b"ping")
+            expect_read("what the agent reads", agent, b"ping")
             agent.sendall(b"pong")
-            expect("what the user reads", user.recv(64), b"pong")
+            expect_read("what the user reads", user, b"pong")
+
+
+def expect_served_by_version_2(mapping, tls=None):
+    """One session of version 2 (protocol page, section 5)."""
+    with connect(mapping["port1"], tls) as agent:
+        agent.sendall(f"IOFOG/2 {mapping['passcode1']}\n".encode())
+        expect_read("the answer to the passcode", agent, b"IOFOG/2 AUTHORIZED\n")
+        with connect(mapping["port2"], tls) as user:
+            # Version 2 of the PROXY protocol, the PROXY command, TCP over IPv4 with 12 bytes of addresses and ports.
+            expect_read("the header", agent, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + 2 * socket.inet_aton("127.0.0.1"))
+            ports = struct.pack("!HH", user.getsockname()[1], mapping["port2"])
+            expect_read("the ports in it", agent, ports)
+            agent.sendall(b"OPEN")
+            user.sendall(b"ping")
+            expect_read("what the agent reads", agent, b"ping")
+            agent.sendall(b"pong")
+            expect_read("what the user reads", user, b"pong")
 
 
 class Outage:
@@ -859,23 +892,30 @@ def systemd_manages_it(root):
     expect("users can connect", reachable(users), False)
 
 
-class Faulty:
-    """The daemon's settings have a fault as long as a block runs."""
+class Replaced:
+    """A file has another text in the place of one as long as a block runs."""
 
-    def __init__(self, root):
-        self.conf = root.file("/etc/iofog-connector/iofog-connector.conf")
+    def __init__(self, path, text, other):
+        self.path = path
+        with open(path, encoding="utf-8") as file:
+            self.good = file.read()
+        expect(f"{text} is in {path}", text in self.good, True)
+        self.changed = self.good.replace(text, other)
 
     def __enter__(self):
-        with open(self.conf, encoding="utf-8") as file:
-            self.good = file.read()
-        self.write(self.good.replace("12345", "123456"))
+        self.write(self.changed)
 
     def __exit__(self, *_):
         self.write(self.good)
 
     def write(self, text):
-        with open(self.conf, "w", encoding="utf-8") as file:
+        with open(self.path, "w", encoding="utf-8") as file:
             file.write(text)
+
+
+def faulty(root):
+    """The daemon's settings have a fault as long as a block runs."""
+    return Replaced(root.file("/etc/iofog-connector/iofog-connector.conf"), "12345", "123456")
 
 
 def says_why(said):
@@ -887,7 +927,7 @@ def faults_end_no_daemon_that_works(root):
     root.install(PACKAGE)
     wait_for("the daemon", root.daemon)
     before = root.daemon()
-    with Faulty(root):
+    with faulty(root):
         for verb in ("restart", "try-restart", "reload"):
             said = root("/etc/init.d/iofog-connector", verb, ok=False)
             expect(f"{verb} says why", says_why(said), True)
@@ -970,7 +1010,7 @@ def openrc_runs_it(root):
 
     step("openrc: settings with a fault: reload, restart and an upgrade leave the daemon running, and say why")
     before = root.daemon()
-    with Faulty(root):
+    with faulty(root):
         for verb in ("reload", "restart"):
             said = root("rc-service", "iofog-connector", verb, ok=False)
             expect(f"{verb} says why", says_why(said), True)
@@ -1009,7 +1049,7 @@ def runit_runs_it(root):
 
     step("runit: settings with a fault: restart and an upgrade leave the daemon running, and say why")
     before = root.daemon()
-    with Faulty(root):
+    with faulty(root):
         said = root("service", "iofog-connector", "restart", ok=False)
         expect("restart says why", says_why(said), True)
         said = root.install(PACKAGE)
@@ -1021,7 +1061,7 @@ def runit_runs_it(root):
 
     step("runit: settings with a fault are not tried again and again")
     root("sv", "-w", "60", "stop", "iofog-connector")
-    with Faulty(root):
+    with faulty(root):
         root("sv", "up", "iofog-connector")
         wanted_down = lambda: "normally up" in root("sv", "status", "iofog-connector", ok=None)[1]
         wait_for("runit to let it be", wanted_down)
@@ -1032,6 +1072,17 @@ def runit_runs_it(root):
     stop_drains(root, ("sv", "-w", "60", "stop", "iofog-connector"))
     root("service", "iofog-connector", "stop")
     root("apt-get", "purge", "-y", "iofog-connector")
+
+
+def restart(root):
+    """Restarts the daemon of an archive by what its init system has for that."""
+    if os.path.exists(root.file("/etc/systemd/system/iofog-connector.service")):
+        root("systemctl", "restart", "iofog-connector")
+    elif os.path.exists(root.file("/etc/sv/iofog-connector")):
+        root("sv", "-w", "60", "restart", "iofog-connector")
+    else:
+        root("/etc/init.d/iofog-connector", "restart")
+    wait_for("the daemon", lambda: root("iofog-connector", "status", ok=None)[0] == 0)
 
 
 def edit_settings(root):
@@ -1081,14 +1132,34 @@ def from_the_archive(root):
     wait_for("the daemon", lambda: root("iofog-connector", "status", ok=None)[0] == 0)
     expect("the owner of the settings", root.mode("/etc/iofog-connector"), "iofog-connector iofog-connector 750")
     expect("the owner of tunnels", root.mode("/etc/iofog-connector/tunnels"), "root iofog-connector 750")
+    user = root("grep", "^iofog-connector:", "/etc/passwd").strip().split(":")
+    group = root("grep", "^iofog-connector:", "/etc/group").split(":")
+    expect("the user's group, name and home", user[3:6], [group[2], "ioFog Connector", "/nonexistent"])
+    expect("the user's shell", os.path.basename(user[6]) in ("nologin", "false"), True)
     mapping = add_mapping()
     expect_served(mapping)
+    expect_served_by_version_2(mapping)
+    expect("what check says", root("iofog-connector", "check").split("\n")[-2:], ["ok", ""])
 
     step("a second run finds nothing to do")
     expect("what it says", "nothing to do" in install(), True)
 
     step("one file carries users to a service, with the tunnels' service")
     one_file(root)
+
+    step("with TLS, as between two machines: sessions of version 1 and 2, and of the program's own tunnels")
+    conf = root.file("/etc/iofog-connector/iofog-connector.conf")
+    # Its own port, where the init system can give it the right to that.
+    api = 8080 if NAME.startswith("busybox") else 443
+    with Replaced(conf, '"dev":true', f'"dev":false,"api":"127.0.0.1:{api}"'):
+        restart(root)
+        tls = ssl.create_default_context(cafile=root.file("/etc/iofog-connector/server-cert.pem"))
+        secret = add_mapping(tls, api)
+        expect_served(secret, tls)
+        expect_served_by_version_2(secret, tls)
+        one_file(root, "--users", "plain")
+        expect("what check says", root("iofog-connector", "check").split("\n")[-2:], ["ok", ""])
+    restart(root)
 
     step("another program takes the place; settings that were changed stay, and so does a changed service")
     conf, edited = edit_settings(root)
@@ -1180,7 +1251,7 @@ def faults_under_systemd(root):
     root.install(PACKAGE)
     before = root.daemon()
     root("systemctl", "reload", unit)
-    with Faulty(root):
+    with faulty(root):
         root("systemctl", "reload", unit, ok=False)
         expect("the journal says why, as an error", says_why(errors(root, unit)), True)
         expect("the process after a reload", root.daemon(), before)
@@ -1194,7 +1265,7 @@ def faults_under_systemd(root):
 
     step("systemd: a start that fails is an error in the journal")
     root("journalctl", "--rotate", "--vacuum-time=1s")
-    with Faulty(root):
+    with faulty(root):
         root("systemctl", "restart", unit, ok=False)
         expect("the journal says why, as an error", says_why(errors(root, unit)), True)
     root("systemctl", "start", unit)
@@ -1258,11 +1329,11 @@ def faults_under_systemd(root):
     expect("what is left", left, [])
 
 
-def one_file(root):
+def one_file(root, *options):
     """What the README says, on one machine: a mapping, its file, and that installed."""
     service = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=echo, args=(service,), daemon=True).start()
-    users = installed_tunnel(root, "one", service.getsockname()[1])
+    users = installed_tunnel(root, "one", service.getsockname()[1], *options)
     wait_for("an echo through the pipe", lambda: echoed(users))
     state = root("iofog-connector", "tunnels", "status")
     expect("the status shows the tunnel", "one" in state and "connected" in state, True)
@@ -1275,10 +1346,10 @@ def one_file(root):
     expect("the mapping's file", os.path.exists(root.file("/root/one.tunnel")), False)
 
 
-def installed_tunnel(root, name, port):
-    """A mapping, its file, and that installed, for a service at this port. Gives the users' port."""
+def installed_tunnel(root, name, port, *options):
+    """A mapping with these options, its file, and that installed, for a service at this port. Gives the users' port."""
     file = f"/root/{name}.tunnel"
-    root("iofog-connector", "mapping", "add", "public", "--name", name, "--dir", "/root")
+    root("iofog-connector", "mapping", "add", "public", "--name", name, *options, "--dir", "/root")
     expect("the tunnel's file", root.mode(file), "root root 600")
     root("iofog-connector", "tunnel", "install", file, "--target", f"127.0.0.1:{port}")
     installed = f"/etc/iofog-connector/tunnels/{name}.conf"
@@ -1323,7 +1394,7 @@ STORIES = [("init", life), ("init", upgrade_from_java)]
 if not EMULATED:
     STORIES += [("init", switched_off_stays_off), ("init", enabled_tunnels_run_again), ("init", refusals)]
     STORIES += [("init", faults_end_no_daemon_that_works)]
-if NAME == "bookworm":
+if NAME in ("bookworm", "trixie"):
     STORIES += [("systemd", life), ("systemd", upgrade_from_java), ("systemd", systemd_manages_it)]
     STORIES += [("systemd", upgrade_in_place), ("systemd", faults_under_systemd)]
 if NAME == "openrc":
@@ -1331,7 +1402,7 @@ if NAME == "openrc":
 if NAME == "runit":
     STORIES = [("runit", runit_runs_it)]
 if ARCHIVE:
-    kinds = {"bookworm": "systemd", "openrc": "openrc", "runit": "runit"}
+    kinds = {"bookworm": "systemd", "trixie": "systemd", "openrc": "openrc", "alpine": "openrc", "runit": "runit"}
     STORIES = [(kinds.get(NAME, "init"), from_the_archive)]
 for kind, story in STORIES:
     if WANTED and story.__name__ not in WANTED:
