@@ -653,6 +653,10 @@ echo "Doing it:"
 pass=act
 $work_to_do
 echo "$end"
+case $uninstall:$PATH: in
+	yes:* | *:"$prefix/bin":*) ;;
+	*) echo "$prefix/bin is not in PATH: add it there, or type $PROGRAM." ;;
+esac
 if [ -z "$uninstall" ] && [ "$init" = none ]; then
 	echo "Nothing here starts it; by hand: $PROGRAM start"
 elif [ -z "$uninstall" ] && [ "$init" = sysvinit ] && ! can_give_ports setpriv; then

@@ -44,7 +44,7 @@ pub(super) fn connection(error: &Error) -> String {
         _ => match error.to_string().strip_prefix(LOOKUP) {
             Some(what) => format!(
                 "its name cannot be resolved here ({}): is it spelt right, and does this \
-                 machine's resolver know it (/etc/resolv.conf)?",
+                 machine's resolver know it (/etc/hosts, /etc/resolv.conf)?",
                 what
             ),
             None => reason::words(error),
