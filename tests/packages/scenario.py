@@ -32,6 +32,8 @@ EMULATED = NAME in ("armhf", "busybox-arm64", "busybox-armv7", "busybox-armv6", 
 ARCHIVE = PACKAGE.endswith(".tar.gz")
 # Emulation is an order of magnitude slower; the promise of a second is for real processors.
 RESTART_SECONDS = 10.0 if EMULATED else 1.0
+# The init systems that have an eye on the archive's services.
+WATCHED_BY = {"bookworm": "systemd", "trixie": "systemd", "openrc": "openrc", "alpine": "openrc", "runit": "runit"}
 STEPS = 0
 
 
@@ -1145,6 +1147,13 @@ def from_the_archive(root):
     step("a second run finds nothing to do")
     expect("what it says", "nothing to do" in install(), True)
 
+    if NAME in WATCHED_BY:
+        step("a daemon that was killed is back")
+        before = root.daemon()
+        os.kill(before, signal.SIGKILL)
+        wait_for("the next one", lambda: root.daemon() not in (None, before) and root("iofog-connector", "status", ok=None)[0] == 0)
+        expect_served(mapping)
+
     step("one file carries users to a service, with the tunnels' service")
     one_file(root)
 
@@ -1404,8 +1413,7 @@ if NAME == "openrc":
 if NAME == "runit":
     STORIES = [("runit", runit_runs_it)]
 if ARCHIVE:
-    kinds = {"bookworm": "systemd", "trixie": "systemd", "openrc": "openrc", "alpine": "openrc", "runit": "runit"}
-    STORIES = [(kinds.get(NAME, "init"), from_the_archive)]
+    STORIES = [(WATCHED_BY.get(NAME, "init"), from_the_archive)]
 for kind, story in STORIES:
     if WANTED and story.__name__ not in WANTED:
         continue
