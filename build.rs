@@ -5,6 +5,10 @@
 //! out: 0.2 MB, a tenth of the program. Linkers that take no scripts, such as mold, cannot.
 //!
 //! On 32-bit Arm the program begins with a look at the processor (`src/os/processor.rs`).
+//!
+//! musl's `getrandom` is asked for by name. The standard library has it as a symbol that may be missing, for which a
+//! linker takes nothing out of an archive, and where all is optimized as one, so has the crate getrandom, which on
+//! riscv64 calls it without a look: there a call of what is missing leads to itself, for ever.
 
 use std::env;
 use std::fs;
@@ -29,6 +33,9 @@ fn main() -> io::Result<()> {
         let script = PathBuf::from(directory).join("no-unwinding.ld");
         fs::write(&script, SCRIPT)?;
         println!("cargo::rustc-link-arg-bins=-Wl,-T,{},--no-eh-frame-hdr", script.display());
+    }
+    if is("CARGO_CFG_TARGET_ENV", &["musl"]) {
+        println!("cargo::rustc-link-arg=-Wl,-u,getrandom");
     }
     println!("cargo::rustc-check-cfg=cfg(armv7)");
     if is("CARGO_CFG_TARGET_OS", &["linux"]) && is("CARGO_CFG_TARGET_ARCH", &["arm"]) {
