@@ -51,6 +51,8 @@ pub enum About {
     Users,
     /// The agents of this side: one is let in.
     Agents(usize),
+    /// A newcomer that is none of them as far as is known: one is let in, or has a tunnel there all the time.
+    Newcomer(usize),
     /// Something that happens once, and is never over.
     Event,
 }
@@ -58,7 +60,10 @@ pub enum About {
 impl About {
     fn side(self) -> Option<usize> {
         match self {
-            About::Port(side) | About::Accepting(side) | About::Agents(side) => Some(side),
+            About::Port(side)
+            | About::Accepting(side)
+            | About::Agents(side)
+            | About::Newcomer(side) => Some(side),
             About::Users | About::Event => None,
         }
     }
@@ -90,9 +95,21 @@ impl LastFault {
     }
 
     fn resolve(&mut self, about: About) {
-        if let Some(fault) = self.0.as_mut().filter(|fault| fault.about == about) {
+        let is_it = |fault: &&mut Fault| match (fault.about, about) {
+            (About::Newcomer(side), About::Agents(other)) => side == other,
+            (one, other) => one == other,
+        };
+        if let Some(fault) = self.0.as_mut().filter(is_it) {
             fault.over = true;
         }
+    }
+
+    /// Whether it is over, where `has_tunnel` says which sides have one: strangers knock at every open port.
+    fn is_over(&self, has_tunnel: [bool; 2]) -> bool {
+        self.0.as_ref().is_some_and(|fault| match fault.about {
+            About::Newcomer(side) => fault.over || has_tunnel[side],
+            _ => fault.over,
+        })
     }
 }
 
@@ -247,7 +264,7 @@ impl Record {
         if remedy.is_empty() {
             return;
         }
-        let about = if is_user { About::Users } else { About::Agents(side) };
+        let about = if is_user { About::Users } else { About::Newcomer(side) };
         let port = self.ports[side];
         let what = format!("{who} {} refused on port {port}: {kind}{more}; {remedy}", peer.ip());
         // Each kind has lines of its own. `connectionlog`'s lines have no remedies.
@@ -361,7 +378,9 @@ impl Record {
     ) -> MappingStatus {
         let last = self.last.borrow();
         let fault = last.0.as_ref();
-        MappingStatus {
+        let has_tunnel = sides.each_ref().map(|side| side.tunnels.is_some_and(|of| of.are_there()));
+        let status = MappingStatus {
+            state: "",
             id: self.id.clone(),
             options,
             sides,
@@ -370,10 +389,11 @@ impl Record {
             counts,
             last_error: fault.map(|fault| fault.what.clone()),
             last_error_at: fault.map(|fault| fault.at),
-            last_error_over: fault.is_some_and(|fault| fault.over),
+            last_error_over: last.is_over(has_tunnel),
             refusals: self.refusals.borrow().clone(),
             limits_reached: self.limits_reached.borrow().clone(),
-        }
+        };
+        MappingStatus { state: status.state(), ..status }
     }
 }
 
@@ -402,5 +422,19 @@ mod tests {
         }
         last.set(About::Users, "it failed again".into());
         assert_eq!(over(&last), Some(false));
+    }
+
+    #[test]
+    fn a_newcomer_s_fault_is_none_while_an_agent_has_a_tunnel_on_its_side() {
+        let mut last = LastFault::default();
+        last.set(About::Newcomer(1), "wrong passcode".into());
+        let over = [[false, false], [true, false], [false, true]].map(|there| last.is_over(there));
+        assert_eq!(over, [false, false, true]);
+        last.resolve(About::Agents(0));
+        assert!(!last.is_over([false, false]));
+        last.resolve(About::Agents(1));
+        assert!(last.is_over([false, false]), "it was an agent's, and that one was let in");
+        last.set(About::Agents(1), "no heartbeat".into());
+        assert!(!last.is_over([true, true]), "the others' tunnels do not mend this one");
     }
 }

@@ -31,8 +31,8 @@ pub const PAGE_TYPE: &str = "text/html; charset=utf-8";
 /// The fields of its answer's head by which a browser runs the page's own script and no other, and asks nobody else
 /// for anything; the hashes are of `page/page.js` and `page/page.css`.
 pub const PAGE_FIELDS: &str = "Content-Security-Policy: default-src 'none'; \
-    script-src 'sha256-wzuZclyXJ0x6MOGTVM6LQN8eglhSMRrRvBZa4GLWavg='; \
-    style-src 'sha256-AQ/t/rYxGbWkmzRwZ4neMyjpoL1s2hvtvoocrBHYnbg='; \
+    script-src 'sha256-QztaGFyEl31owsANOjeBPZEHLH2o6D5Mx1AtyzCTQOs='; \
+    style-src 'sha256-LRXXA3dMQt/z7hO4Xfk8mhGfedKRt8qyP7jy9Sbqytk='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'\r\n\
     Referrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\n";

@@ -141,6 +141,9 @@ pub struct Draining {
 pub struct MappingStatus {
     /// Its id.
     pub id: Id,
+    /// As [`state`](Self::state) says it, for those who read the JSON. Not read back.
+    #[serde(skip_deserializing)]
+    pub state: &'static str,
     /// What else it was told, under the names of the API.
     #[serde(default)]
     pub options: Map<String, Value>,
@@ -157,7 +160,8 @@ pub struct MappingStatus {
     /// When, in milliseconds since the epoch.
     #[serde(default)]
     pub last_error_at: Option<u64>,
-    /// Whether it has gone right since: the port is open, a user was served, an agent let in.
+    /// Whether it has gone right since: the port is open, a user was served, an agent let in; or an agent is there
+    /// whatever newcomer was refused.
     #[serde(default)]
     pub last_error_over: bool,
     /// Its users and agents that were refused.
@@ -322,8 +326,7 @@ impl MappingStatus {
 
     /// Whether there is no tunnel at all.
     fn is_lonely(&self) -> bool {
-        let all = self.sides.iter().filter_map(|side| side.tunnels);
-        all.map(|of| of.idle + of.in_use + of.draining).sum::<usize>() == 0
+        !self.sides.iter().filter_map(|side| side.tunnels).any(|of| of.are_there())
     }
 
     /// `Active` in the API's sense: its port is open.
@@ -363,6 +366,13 @@ impl Status {
     pub fn counts(&self) -> Counts {
         let mappings = self.mappings.iter().map(|mapping| mapping.counts);
         mappings.fold(self.removed, Counts::plus)
+    }
+}
+
+impl Tunnels {
+    /// Whether there is one, in whatever state.
+    pub fn are_there(self) -> bool {
+        self.idle + self.in_use + self.draining > 0
     }
 }
 

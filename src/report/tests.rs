@@ -64,6 +64,7 @@ pub(super) fn sample() -> Report {
     };
     let one = Tunnels { idle: 1, allowed: 1, ..Tunnels::default() };
     let public = MappingStatus {
+        state: "active",
         options: Default::default(),
         id: "a\"b\\c\n\u{1b}".into(),
         sides: [side(6000, None, Some(tunnels)), side(6001, None, None)],
@@ -81,6 +82,7 @@ pub(super) fn sample() -> Report {
         ),
     };
     let private = MappingStatus {
+        state: "half open",
         options: told(),
         id: "e2454159-ed8c-4d00-a885-fdd87de811de".into(),
         sides: [
@@ -149,6 +151,7 @@ fn json_is_read_back() {
     // What the command line does not show is not read back: it would make the program larger.
     let mut known = report.state;
     known.files = OpenFiles::default();
+    known.mappings.iter_mut().for_each(|mapping| mapping.state = "");
     for side in known.mappings.iter_mut().flat_map(|mapping| &mut mapping.sides) {
         side.agents.clear();
         side.tunnels.iter_mut().for_each(|tunnels| tunnels.versions = [0; 3]);
@@ -166,6 +169,7 @@ fn json_is_read_back() {
     assert_eq!(value["mappings"][0]["sides"][0]["tunnels"]["draining"], 21);
     assert_eq!(value["totals"]["tunnels"]["unanswered"], 22);
     assert_eq!(value["totals"]["tunnels"]["idle"], 60);
+    assert_eq!(value["mappings"][1]["state"], "half open");
 }
 
 #[test]

@@ -136,6 +136,15 @@ fn refused_agent_is_counted_by_kind_and_told_with_the_remedy(mode: Mode) {
         let said = lines(&daemon, why);
         assert!(said.len() == 1 && said[0].contains(remedy), "{said:?}");
     }
+    // An agent is there, whoever else knocks.
+    let mut stranger = daemon.agent(mapping.port1);
+    stranger.send("x".repeat(mapping.passcode1.len()).as_bytes());
+    stranger.expect_closed();
+    assert_eq!(refused(&daemon, &mapping, "agent", WRONG), 2);
+    let (state, table) = (state(), table(&daemon));
+    assert_eq!((&state["lastErrorOver"], &state["state"]), (&json!(true), &json!("active")));
+    assert!(state["lastError"].as_str().unwrap().contains(WRONG), "{state}");
+    assert!(table.contains(" active ") && !table.contains("last error"), "{table}");
 }
 
 #[test]

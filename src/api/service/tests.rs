@@ -55,6 +55,7 @@ fn states() {
         agents: Vec::new(),
     };
     let mapping = |public, one, two| MappingStatus {
+        state: "active",
         options: Default::default(),
         id: "i".into(),
         sides: [side(one), side(two)],

@@ -32,17 +32,9 @@ function duration(s) {
 const nameOf = (m) => m.options.name ?? m.id;
 const sum = (m, count) => m.sides.reduce((all, { tunnels }) => all + (tunnels ? count(tunnels) : 0), 0);
 const ill = (m) => m.lastError && !m.lastErrorOver && last.timestamp - m.lastErrorAt < LATELY;
-// Up to FAILED they are trouble. An agent that never came is none, and strangers that knock hide none that went.
-const STATES = ["inactive", "half open", "agent gone", "error", "no agent", "active"], GONE = 2, FAILED = 3;
-
-function state(m) {
-  const open = m.sides.filter((side) => side.open).length;
-  if (open < 2) return open;
-  const there = m.sides.some(({ tunnels: t }) => t && t.idle + t.inUse + t.draining > 0);
-  if (m.counts.tunnelsTotal && !there) return GONE;
-  if (ill(m)) return FAILED;
-  return there ? 5 : 4;
-}
+// In the daemon's words. Up to GONE they are trouble; an agent that never came is none.
+const STATES = ["inactive", "half open", "agent gone", "no agent", "active"], GONE = 2, NONE = 3;
+const state = (m) => STATES.indexOf(m.state);
 
 function tunnels({ idle, inUse, allowed, versions }) {
   const of = versions.map((count, at) => count && `${count}\u00a0v${at + 1}`).filter(Boolean).join(", ");
@@ -60,7 +52,7 @@ const COLUMNS = [
   [(m) => bytes(m.counts.bytesUp), (m) => m.counts.bytesUp],
   [(m) => bytes(m.counts.bytesDown), (m) => m.counts.bytesDown],
   [(m, trace) => `${bytes(trace.rate)}/s`, (m, trace) => trace.rate],
-  [(m) => STATES[state(m)], state],
+  [(m) => m.state, state],
   [(m) => m.url ?? "-"],
   [(m) => (m.lastError ? `${when(m.lastErrorAt)} ${m.lastErrorOver ? "(over) " : ""}${m.lastError}` : ""), (m) => m.lastErrorAt ?? 0],
 ];
@@ -108,6 +100,13 @@ function lines() {
   return svg;
 }
 
+// A long one has its line break before the port.
+function link(url) {
+  const [, host, port = ""] = url.match(/^(.*?)(:\d+)?$/s), node = make("a", host, { href: url });
+  node.append(make("wbr"), port);
+  return node;
+}
+
 // A row of the table. Its cells change where their text does; out of sight they do so every tenth time only, and its
 // lines are not drawn.
 class Row {
@@ -148,11 +147,11 @@ class Row {
       const now = text(m, this.trace);
       if (now === this.shown[at]) return;
       this.shown[at] = now;
-      if (at === URL_AT && /^https?:/.test(now)) this.texts[at].replaceChildren(make("a", now, { href: now }));
+      if (at === URL_AT && /^https?:/.test(now)) this.texts[at].replaceChildren(link(now));
       else if (this.texts[at].firstChild?.nodeType === Node.TEXT_NODE) this.texts[at].firstChild.data = now;
       else this.texts[at].textContent = now;
     });
-    this.texts[STATE].className = this.keys[STATE] <= FAILED ? "bad" : this.keys[STATE] < 5 ? "old" : "";
+    this.texts[STATE].className = this.keys[STATE] <= GONE ? "bad" : this.keys[STATE] === NONE ? "old" : "";
     this.texts[ERROR].className = ill(m) ? "bad" : "old";
     if (this.near) this.trace.draw(this.svg);
   }
@@ -169,7 +168,8 @@ const rows = new Map(), total = new Row(), headings = [...document.querySelector
 const panel = make("tr", "", { className: "panel" }), list = make("dl");
 const { compare } = new Intl.Collator("en", { numeric: true });
 // The last answer; whose mapping's details are open, which the address says, too; and the order.
-let last, opened = new URLSearchParams(location.hash.slice(1)).get("mapping") ?? "", by = 0, down = false;
+const addressed = () => new URLSearchParams(location.hash.slice(1)).get("mapping") ?? "";
+let last, opened = addressed(), by = 0, down = false;
 
 // Puts the rows into their order, and hides those that are not asked for.
 function arrange() {
@@ -196,11 +196,11 @@ function arrange() {
   set($("count"), words.length ? `${count} of ${counted(rows.size, "mapping")}` : "");
 }
 
-function open(id) {
+function open(id, say = "pushState") {
   rows.get(opened)?.texts[0].setAttribute("aria-expanded", "false");
   opened = rows.has(id) ? id : "";
   rows.get(opened)?.texts[0].setAttribute("aria-expanded", "true");
-  history.replaceState(null, "", opened ? `#mapping=${encodeURIComponent(opened)}` : location.pathname);
+  if (say) history[say](null, "", opened ? `#mapping=${encodeURIComponent(opened)}` : location.pathname);
   if (opened) detail();
   else panel.remove();
   arrange();
@@ -260,10 +260,11 @@ function health(report) {
   const states = mappings.map(state), of = (...which) => mappings.filter((_, at) => which.includes(states[at]));
   if (!draining) tell(bad, of(0, 1), "with a port that is not open", (m) => m.sides.find((side) => !side.open).fault);
   tell(bad, of(GONE), "whose agent is gone");
-  tell(bad, of(FAILED), "with an error", (m) => m.lastError);
+  // What is worse than an error is not said twice.
+  tell(bad, mappings.filter((m, at) => ill(m) && states[at] > GONE), "with an error", (m) => m.lastError);
   const reached = (m) => m.limitsReached.filter((one) => !one.over).map((one) => one.limit);
   for (const limit of new Set(mappings.flatMap(reached))) tell(bad, mappings.filter((m) => reached(m).includes(limit)), `at a limit, ${limit}`);
-  tell(notes, of(4), "without an agent");
+  tell(notes, of(NONE), "without an agent");
   for (const { limit, why, times, last, over = now - last > LATELY } of [...report.limitsReached, ...report.apiRefusals]) {
     const said = limit ? `limit reached: ${limit}` : `API: a caller was refused: ${why}`;
     (over ? notes : bad).push(`${said}, ${counted(times, "time")}, last at ${when(last)}`);
@@ -307,11 +308,11 @@ function update(report) {
     row.tr.remove();
     rows.delete(id);
   }
-  total.show({ id: "", options: { name: counted(mappings.length, "mapping") }, sides: [{ port: "", tunnels: totals.tunnels, open: true }], public: true, counts: totals.counts }, at);
-  [1, STATE, URL_AT].forEach((at) => set(total.texts[at], ""));
+  total.show({ id: "", state: "", options: { name: counted(mappings.length, "mapping") }, sides: [{ port: "", tunnels: totals.tunnels, open: true }], public: true, counts: totals.counts }, at);
+  [1, URL_AT].forEach((at) => set(total.texts[at], ""));
   total.trace.draw($("lines").firstElementChild);
   set($("lines").lastElementChild, `Last ${duration(Math.round((at - (total.trace.points[0]?.[2] ?? at)) / 1000))}: traffic up to ${bytes(total.trace.most(0))}/s, sessions up to ${total.trace.most(1)} (dashed)`);
-  if (opened && !rows.has(opened)) open("");
+  if (opened && !rows.has(opened)) open("", "replaceState");
   if (opened) detail();
   arrange();
   health(report);
@@ -342,6 +343,8 @@ async function ask() {
 }
 
 document.addEventListener("visibilitychange", ask);
+// Back and forward go from one mapping that was open to the next.
+addEventListener("popstate", () => open(addressed(), ""));
 $("filter").addEventListener("input", arrange);
 document.addEventListener("keydown", ({ key }) => {
   if (key !== "Escape" || !opened) return;
