@@ -9,7 +9,7 @@ use crate::report::status::reached::LimitsReached;
 use crate::report::status::refused::{Refusals, Refused};
 use crate::report::status::{Counts, MappingStatus, Tunnels};
 use crate::text::counted;
-use crate::text::line::escaped;
+use crate::text::line::{cut, escaped};
 
 const COLUMNS: [&str; 9] = [
     "MAPPING",
@@ -139,11 +139,29 @@ pub fn events(report: &Report, width: Option<usize>) -> String {
         let (event, mapping) = (escaped(&one.event), mapping.map_or("-".into(), escaped));
         vec![Utc(one.at / 1000).to_string(), one.count.to_string(), event, mapping]
     }));
-    let messages =
-        [String::from("WHAT")].into_iter().chain(all.iter().map(|one| escaped(&one.message)));
+    let messages = ["WHAT".into()].into_iter().chain(all.iter().map(|one| escaped(&one.message)));
+    let messages: Vec<String> = messages.collect();
+    let longest = messages.iter().map(|message| message.chars().count()).max().unwrap_or_default();
+    let narrow = width.filter(|width| widths(&rows).iter().sum::<usize>() + longest > *width);
+    let Some(width) = narrow else {
+        return padded(&rows)
+            .iter()
+            .zip(&messages)
+            .fold(String::new(), |text, (row, message)| text + row + message + "\n");
+    };
+    // Each message has lines of its own below what it is about.
+    let others: usize = widths(&rows)[..EVENTS.len() - 1].iter().sum();
+    let room = width.saturating_sub(others).max(NAME);
+    for mapping in rows.iter_mut().filter_map(|row| row.last_mut()) {
+        if mapping.chars().count() > room {
+            *mapping = cut(mapping, room - 1);
+        }
+    }
     let mut text = String::new();
-    for (row, message) in padded(&rows).into_iter().zip(messages) {
-        wrapped(&mut text, &(row + &message), width);
+    for (row, message) in padded(&rows).iter().zip(&messages) {
+        text.push_str(row.trim_end());
+        text.push('\n');
+        wrapped(&mut text, &format!("    {message}"), Some(width));
     }
     text
 }

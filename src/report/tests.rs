@@ -312,11 +312,31 @@ fn events_are_lines_in_order_of_time() {
         "",
     ];
     assert_eq!(events(&sample(), None), lines.join("\n"));
-    let narrow = events(&sample(), Some(80));
-    assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
-    assert!(narrow.contains("\n  192.0.2.1") || narrow.contains("\n  "), "{narrow}");
+    assert_eq!(events(&sample(), Some(100)), lines.join("\n"), "wide enough");
     let empty = events(&Report::of(Status::default(), 0), None);
     assert_eq!(empty, "no events since the start\n");
+}
+
+#[test]
+fn events_keep_their_columns_on_a_narrow_terminal() {
+    let mut report = sample();
+    report.state.events[1].name = Some("x".repeat(63).into());
+    report.state.events[0].message = "what was read ".repeat(9).into();
+    let expected = [
+        "TIME                  TIMES  EVENT       MAPPING",
+        "    WHAT",
+        "2018-11-20T13:03:37Z  1      reloaded    -",
+        "    what was read what was read what was read what was read what was read what",
+        "      was read what was read what was read what was read",
+        "2018-11-20T13:03:38Z  31     agent-came  xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…",
+        "    agent 192.0.2.1 has a tunnel on port 6002 \\u{1b}",
+        "",
+    ];
+    let narrow = events(&report, Some(80));
+    assert_eq!(narrow, expected.join("\n"));
+    let narrow = events(&report, Some(60));
+    assert!(narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
+    assert!(narrow.contains("agent-came  xxxxxxxxxxxxxxxxxx…\n"), "{narrow}");
 }
 
 #[test]
