@@ -46,6 +46,10 @@ pub const STILL: Duration = Duration::from_secs(1);
 /// How often a stopping daemon checks whether sessions are left.
 pub const DRAIN_CHECK: Duration = Duration::from_millis(10);
 
+/// Between two looks at all mappings a daemon whose place another one has taken rests as many times as long as the look
+/// has taken: an eleventh of a core at most, however many mappings there are and sessions end.
+pub const LOOK_RESTS: u32 = 10;
+
 /// The same complaint about accepting is logged at most once in this time.
 pub const COMPLAINT: Duration = Duration::from_secs(10);
 

@@ -638,6 +638,7 @@ impl Registry {
         self.be_wary();
         let mut is_over = false;
         loop {
+            let looked_at = Instant::now();
             let over = self.shared.session_over.listen();
             let is_late = begun.elapsed() >= waiting;
             for Running { pipe, .. } in self.running.borrow().iter() {
@@ -699,7 +700,7 @@ impl Registry {
                 }
                 break;
             }
-            sleep(limits::DRAIN_CHECK).await;
+            sleep(rest(begun.elapsed(), looked_at.elapsed())).await;
             // Often at first; what is there after a minute will be there for a while, unless it ends.
             until(Instant::now() + (begun.elapsed() / 50).min(limits::DRAIN_TOLD), over).await;
         }
@@ -736,7 +737,9 @@ impl Registry {
     /// Its sessions, and the time that they have, once another daemon has taken this one's place.
     pub fn left(&self) -> Option<(u64, Duration)> {
         let deadline = self.draining.get()?;
-        Some((self.carried(), deadline.saturating_duration_since(Instant::now())))
+        let running = self.running.borrow();
+        let sessions = running.iter().map(|running| running.pipe.record.counts().sessions).sum();
+        Some((sessions, deadline.saturating_duration_since(Instant::now())))
     }
 
     /// Gives sessions no longer than this.
@@ -754,6 +757,14 @@ impl Registry {
     }
 }
 
+/// How long a daemon that carries what has begun looks at no mapping, `since` another one has taken its place, after a
+/// look that `took` so long: with thousands of mappings that is a while, and each session that ends asks for another one.
+/// In the first second users are given the tunnels that are there, and agents sent to where users wait.
+fn rest(since: Duration, took: Duration) -> Duration {
+    let least = limits::DRAIN_CHECK;
+    if since < limits::STILL { least } else { least.max(took * limits::LOOK_RESTS) }
+}
+
 /// What follows a mapping's id in a sentence, where it has a name.
 fn in_brackets(name: Option<&str>) -> String {
     name.map_or(String::new(), |name| format!(" ({name})"))
@@ -763,5 +774,24 @@ fn proves(mapping: &Mapping, offered: &str) -> bool {
     match &mapping.pipe {
         mapping::Pipe::Direct { passkey } => passkey.matches(offered.as_bytes()),
         mapping::Pipe::Public { .. } | mapping::Pipe::Private { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_at_all_mappings_take_a_tenth_of_the_time_at_most_after_the_first_second() {
+        let ms = Duration::from_millis;
+        for (since, took, pause) in [
+            (ms(0), ms(500), limits::DRAIN_CHECK),
+            (ms(999), ms(500), limits::DRAIN_CHECK),
+            (ms(1000), ms(0), limits::DRAIN_CHECK),
+            (ms(1000), ms(1), ms(10)),
+            (ms(60_000), ms(30), ms(300)),
+        ] {
+            assert_eq!(rest(since, took), pause, "after {since:?}, {took:?}");
+        }
     }
 }
