@@ -123,6 +123,7 @@ impl Config {
         let is_enough = !needs_file && environment.has_settings();
         let text = match file::read(&file, LONGEST, None) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && is_enough => {
+                let environment = Environment { is_alone: true, ..environment };
                 let (config, warnings) = Config::read(NO_FILE, &file, environment)?;
                 return Ok((Config { has_file: false, ..config }, warnings));
             }

@@ -10,6 +10,9 @@ use crate::text::{json, line};
 /// What the names of all variables begin with.
 const PREFIX: &str = "IOFOG_";
 
+/// What some put behind it, and no setting's variable has.
+const PROGRAM: &str = "CONNECTOR_";
+
 /// How a variable's text becomes the value that the settings file would have.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
@@ -52,6 +55,8 @@ pub(super) struct Environment {
     pub(super) values: Vec<(&'static str, Value)>,
     /// What is probably meant for this program, and is no key. A sentence has no value in it: that may be a secret.
     pub(super) warnings: Vec<String>,
+    /// Whether there is no file beside them.
+    pub(super) is_alone: bool,
 }
 
 impl Environment {
@@ -68,10 +73,17 @@ impl Environment {
             let (Some(rest), text) = (name.strip_prefix(PREFIX), text.trim()) else { continue };
             match KEYS.iter().find(|(key, _)| variable(key) == name) {
                 Some((key, form)) if !text.is_empty() => found.values.push((key, form.read(text))),
+                // Whoever names nobody may think that nobody may call.
+                Some((key, Form::List | Form::Text)) if key.starts_with("controller") => {
+                    found.warnings.push(format!(
+                        "environment: {name}: is empty and counts as absent; say who may call, or take it out."
+                    ));
+                }
                 Some(_) => {}
                 None if is_anothers(&name, rest, text) => {}
                 None => {
-                    let why = match nearest(rest, &KEYS.map(|(key, _)| key)) {
+                    let key = rest.strip_prefix(PROGRAM).unwrap_or(rest);
+                    let why = match nearest(key, &KEYS.map(|(key, _)| key)) {
                         Some(near) => format!("; did you mean {}?", variable(near)),
                         None => format!(", which are {PREFIX} and a key in capitals."),
                     };
@@ -110,12 +122,17 @@ pub(super) fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.to_ascii_uppercase())
 }
 
+/// Whether a key's name is this in capitals.
+fn is_key(name: &str) -> bool {
+    KEYS.iter().any(|(key, _)| key.to_ascii_uppercase() == name)
+}
+
 /// Whether a variable that is no key's is there for something else: the passcode of `tunnel`, what tests of this
 /// program take, and what Kubernetes tells of services whose names begin so (`IOFOG_CONTROLLER_SERVICE_HOST`,
 /// `IOFOG_PORT=tcp://...`).
 fn is_anothers(name: &str, rest: &str, text: &str) -> bool {
     rest == "PASSCODE"
-        || rest.starts_with("CONNECTOR_")
+        || rest.strip_prefix(PROGRAM).is_some_and(|key| !is_key(key))
         || ["_SERVICE_", "_PORT_"].iter().any(|part| name.contains(part))
         || (name.ends_with("_PORT") && text.contains("://"))
 }

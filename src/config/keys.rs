@@ -23,6 +23,10 @@ impl Wrong {
     }
 }
 
+/// What is said of a value's form alone, and not of a variable, which has no quotes and is a string in any case.
+pub(super) const UNQUOTED: &str = " (without quotes)";
+pub(super) const A_STRING: &str = "this is a string; ";
+
 /// The keys not yet taken, and the faults found so far.
 pub(super) struct Keys<'a> {
     file: &'a Path,
@@ -30,6 +34,8 @@ pub(super) struct Keys<'a> {
     known: Vec<&'static str>,
     /// Keys whose values are those of variables.
     variables: Vec<&'static str>,
+    /// Whether there is no file.
+    is_alone: bool,
     faults: Vec<String>,
     warnings: Vec<String>,
 }
@@ -49,6 +55,7 @@ impl<'a> Keys<'a> {
             entries: Vec::new(),
             known: vec![],
             variables: vec![],
+            is_alone: environment.is_alone,
             faults: vec![],
             warnings: environment.warnings,
         };
@@ -81,9 +88,10 @@ impl<'a> Keys<'a> {
         read: impl FnOnce(&Value) -> Result<T, Wrong>,
     ) -> Option<T> {
         let Some(value) = self.take(key) else {
-            let or = match self.variables.is_empty() {
-                true => String::new(),
-                false => format!(" (or the variable {})", variable(key)),
+            let or = match (self.is_alone, self.variables.is_empty()) {
+                (true, _) => format!(" (there is no {}, either)", self.file.display()),
+                (_, true) => String::new(),
+                (_, false) => format!(" (or the variable {})", variable(key)),
             };
             self.fault(key, &format!("is missing; {expected} is required{or}."));
             return None;
@@ -116,7 +124,10 @@ impl<'a> Keys<'a> {
 
     #[inline(never)]
     fn wrong(&mut self, key: &str, Wrong(list): Wrong) {
-        for (place, why) in list {
+        for (place, mut why) in list {
+            if self.variables.contains(&key) {
+                why = why.replace(A_STRING, "").replace(UNQUOTED, "");
+            }
             self.fault(&format!("{key}{place}"), &format!("{why}."));
         }
     }
@@ -134,7 +145,7 @@ impl<'a> Keys<'a> {
     /// Where the value of a key, or of a part such as `ports[1]`, stands.
     fn place(&self, key: &str) -> String {
         let is_variable = self.variables.iter().any(|name| key.split('[').next() == Some(*name));
-        match is_variable {
+        match is_variable || self.is_alone {
             true => format!("environment: {}", variable(key)),
             false => format!("{}: {key}", self.file.display()),
         }

@@ -368,22 +368,24 @@ fn a_variable_takes_the_place_of_the_files_value_and_an_empty_one_does_not() {
     );
     assert!(warnings.is_empty(), "{warnings:?}");
     assert!(with(&file, &[]).is_err(), "the file alone has a fault");
+    // Somebody may think that nobody may call.
+    for name in ["IOFOG_CONTROLLERS", "IOFOG_CONTROLLERCA"] {
+        let (_, warnings) = with(&file_with(""), &[(name, "")]).expect("good");
+        let said = format!("environment: {name}: is empty and counts as absent; say who may call");
+        assert!(warnings[0].starts_with(&said), "{warnings:?}");
+    }
 }
 
 #[test]
 fn faults_of_the_environment_name_the_variable() {
     for (name, text, sentence) in [
         ("IOFOG_PORTS", "6000,x", r#"environment: IOFOG_PORTS[1]: "x": a port such as"#),
-        (
-            "IOFOG_PORTS",
-            "[6000",
-            r#"environment: IOFOG_PORTS: "[6000": this is a string; an array such as"#,
-        ),
+        ("IOFOG_PORTS", "[6000", r#"environment: IOFOG_PORTS: "[6000": an array such as"#),
         ("IOFOG_PORTS", "[6000]", r#"environment: IOFOG_PORTS[0]: 6000: write it in quotes"#),
         ("IOFOG_EXCLUDE", "1-65535", "/etc/x/conf: ports: no port is left"),
-        ("IOFOG_DEV", "yes", r#"environment: IOFOG_DEV: "yes": this is a string; true or false"#),
+        ("IOFOG_DEV", "yes", r#"environment: IOFOG_DEV: "yes": true or false is expected."#),
         ("IOFOG_THREADS", "0", "environment: IOFOG_THREADS: 0: a number from 1 to 256"),
-        ("IOFOG_DRAIN", "-5", r#"environment: IOFOG_DRAIN: "-5": this is a string; a number of"#),
+        ("IOFOG_DRAIN", "-5", r#"environment: IOFOG_DRAIN: "-5": a number of milliseconds"#),
         ("IOFOG_SANDBOX", "yes", r#"environment: IOFOG_SANDBOX: "yes": one of on, kill"#),
     ] {
         let faults = with(&file_with(""), &[(name, text)]).expect_err(text);
@@ -403,6 +405,8 @@ fn unknown_variables_are_warned_of_by_the_nearest_and_never_with_their_value() {
         ),
         ("IOFOG_PORT", "did you mean IOFOG_PORTS?"),
         ("IOFOG_Ports", "did you mean IOFOG_PORTS?"),
+        ("IOFOG_CONNECTOR_PORTS", "did you mean IOFOG_PORTS?"),
+        ("IOFOG_CONNECTOR_CONTROLLERS", "did you mean IOFOG_CONTROLLERS?"),
         ("IOFOG_PASSWORD", "variables, which are IOFOG_ and a key in capitals."),
     ] {
         let (_, warnings) = with(&file_with(""), &[(name, "hidden")]).expect("good");
@@ -413,11 +417,18 @@ fn unknown_variables_are_warned_of_by_the_nearest_and_never_with_their_value() {
         ("IOFOG_PASSCODE", "x"),
         ("IOFOG_CONNECTOR_IGNORED", "/tmp/x"),
         ("IOFOG_PORT", "tcp://10.0.0.1:80"),
+        // A service whose name is the program's.
+        ("IOFOG_CONNECTOR_PORT", "tcp://10.0.0.1:443"),
+        ("IOFOG_CONNECTOR_PORT_443_TCP", "tcp://10.0.0.1:443"),
+        ("IOFOG_CONNECTOR_SERVICE_PORT_API", "443"),
+        ("IOFOG_CONNECTOR_API_PORT", "tcp://10.0.0.1:443"),
         ("IOFOG_CONTROLLER_SERVICE_HOST", "10.0.0.1"),
         ("IOFOG_CONTROLLER_PORT_51121_TCP_ADDR", "10.0.0.1"),
         ("FOG_PORTS", "1"),
     ];
-    assert!(!environment(&others).has_settings());
+    let others = environment(&others);
+    assert!(!others.has_settings());
+    assert_eq!(others.warnings, [""; 0]);
 }
 
 #[test]
@@ -428,7 +439,11 @@ fn without_a_file_an_address_and_ports_in_the_environment_are_enough() {
         load(&[("IOFOG_ADDRESS", "a.example"), ("IOFOG_PORTS", "6000-6009")]).expect("good");
     assert_eq!((config.broker, config.ports.len(), config.dev), (12345, 10, false));
     let faults = load(&[("IOFOG_PORTS", "6000-6009")]).expect_err("address");
-    assert_eq!(faults.sentences().len(), 1, "{faults}");
+    let said = format!(
+        "environment: IOFOG_ADDRESS: is missing; an IP address or domain name is required (there is no {}, either).",
+        dir.join(FILE).display()
+    );
+    assert_eq!(faults.sentences(), [said]);
     assert!(!faults.is_unread() && load(&[]).expect_err("nothing").is_unread());
     let faults = load(&[("IOFOG_ADRESS", "a.example")]).expect_err("nothing that is a setting");
     assert!(faults.is_unread() && faults.to_string().contains("does not exist"), "{faults}");

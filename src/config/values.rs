@@ -8,7 +8,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use serde_json::Value;
 
-use super::keys::{Wrong, shown};
+use super::keys::{A_STRING, UNQUOTED, Wrong, shown};
 use super::{Network, Sandbox};
 
 /// A set of ports as written: `"7000"` or `"7000-7002"`, any number of them.
@@ -41,7 +41,7 @@ pub(super) fn port(value: &Value) -> Result<u16, Wrong> {
 
 /// `true` or `false`.
 pub(super) fn flag(value: &Value) -> Result<bool, Wrong> {
-    value.as_bool().ok_or_else(|| wrong_type(value, "true or false (without quotes)"))
+    value.as_bool().ok_or_else(|| wrong_type(value, &format!("true or false{UNQUOTED}")))
 }
 
 /// An IP address or a domain name, without scheme and port.
@@ -247,7 +247,7 @@ fn expected(value: &Value, accepted: &str) -> String {
         Value::Null => "null",
         Value::Bool(_) => "true or false",
         Value::Number(_) => "a number",
-        Value::String(_) => "a string",
+        Value::String(_) => return format!("{A_STRING}{accepted} is expected"),
         Value::Array(_) => "an array",
         Value::Object(_) => "an object",
     };
