@@ -1,6 +1,7 @@
 //! Limits that were reached: which, how often, and when last.
 
 use std::borrow::Cow;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,9 @@ pub struct Reached {
     pub times: u64,
     /// When last, in milliseconds since the epoch.
     pub last: u64,
+    /// The same by a clock that nobody sets.
+    #[serde(skip)]
+    at: Option<Instant>,
     /// Whether it is reached no longer.
     #[serde(default)]
     pub over: bool,
@@ -60,15 +64,15 @@ pub struct Reached {
 impl LimitsReached {
     /// The limit of this name was reached just now. Gives whether it was not, or not any more.
     pub fn reached(&mut self, limit: &'static str) -> bool {
-        let last = timestamp();
+        let (last, at) = (timestamp(), Some(Instant::now()));
         match self.0.iter_mut().find(|known| known.limit == limit) {
             Some(known) => {
                 known.times += 1;
-                known.last = last;
+                (known.last, known.at) = (last, at);
                 std::mem::take(&mut known.over)
             }
             None => {
-                self.0.push(Reached { limit: limit.into(), times: 1, last, over: false });
+                self.0.push(Reached { limit: limit.into(), times: 1, last, at, over: false });
                 true
             }
         }
@@ -79,9 +83,9 @@ impl LimitsReached {
     pub fn over(&mut self, still: impl Fn(&str) -> bool) -> Vec<&'static str> {
         let mut told = Vec::new();
         for known in self.0.iter_mut().filter(|known| !known.over) {
-            let quiet = u128::from(timestamp().saturating_sub(known.last));
+            let is_quiet = known.at.is_none_or(|at| at.elapsed() >= limits::LIMIT_OVER);
             if let Cow::Borrowed(limit) = known.limit {
-                known.over = quiet >= limits::LIMIT_OVER.as_millis() && !still(limit);
+                known.over = is_quiet && !still(limit);
                 if known.over {
                     told.push(limit);
                 }
@@ -93,5 +97,27 @@ impl LimitsReached {
     /// Each limit that was reached.
     pub fn iter(&self) -> impl Iterator<Item = &Reached> {
         self.0.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_over_after_its_time_whatever_becomes_of_the_clock() {
+        let mut limits = LimitsReached::default();
+        assert!(limits.reached(FILES));
+        assert!(limits.over(|_| false).is_empty(), "it has just been reached");
+        // Set forward by an hour meanwhile, and back.
+        for last in [limits.0[0].last - 3_600_000, limits.0[0].last + 3_600_000] {
+            limits.0[0].last = last;
+            assert!(limits.over(|_| false).is_empty(), "{last}");
+        }
+        limits.0[0].at = Instant::now().checked_sub(limits::LIMIT_OVER);
+        assert!(limits.over(|limit| limit == FILES).is_empty(), "it is still reached");
+        assert_eq!(limits.over(|_| false), [FILES]);
+        assert!(limits.over(|_| false).is_empty(), "that is said once");
+        assert!(limits.reached(FILES), "it is reached anew");
     }
 }
