@@ -556,6 +556,10 @@ fn full_disk_loses_nothing() {
     let filler = folder.join("filler");
     let filled = fs::write(&filler, vec![0; 1 << 20]);
     assert!(filled.is_err(), "the disk is not full");
+    let check = text(&daemon.cli(&["check", "--syslog", "none"]));
+    let said = "warning: mappings cannot be added or removed: ";
+    let line = check.lines().find(|line| line.contains(said)).unwrap_or_else(|| panic!("{check}"));
+    assert!(line.contains("configs.json") && line.contains("the disk is full; free"), "{line}");
     nothing_is_lost(&mut daemon, &kept, |_| fs::remove_file(&filler).unwrap());
     daemon.kill();
     drop(mount);

@@ -198,7 +198,16 @@ pub(super) fn too_open(file: &Path) -> Option<u32> {
 /// Why the file could not be replaced, as far as looking tells.
 pub(super) fn unwritable(file: &Path) -> Option<io::Error> {
     let target = followed(file).ok()?;
-    rustix::fs::access(folder(&target), rustix::fs::Access::WRITE_OK).err().map(io::Error::from)
+    let denied = rustix::fs::access(folder(&target), rustix::fs::Access::WRITE_OK).err();
+    denied.or_else(|| is_full(folder(&target)).then_some(Errno::NOSPC)).map(io::Error::from)
+}
+
+fn is_full(folder: &Path) -> bool {
+    // Some file systems count no blocks, or no files.
+    rustix::fs::statvfs(folder).is_ok_and(|found| {
+        let is_short = |all, left| all > 0 && left == 0;
+        is_short(found.f_blocks, found.f_bavail) || is_short(found.f_files, found.f_favail)
+    })
 }
 
 /// Leaves the file to its owner alone.
