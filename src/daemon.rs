@@ -172,6 +172,7 @@ fn start(
         Some(inheritance) => inheritance.instance().map_err(|error| (1, error.to_string()))?,
         None => Instance::take(&options.run_dir).map_err(|error| (1, error.to_string()))?,
     };
+    dump::tidy(&options.log_dir);
     let ownership = Ownership::take(&options.config_dir, &options.run_dir);
     let ownership = ownership.map_err(|error| (1, error.to_string()))?;
     let state = store::open(&options.config_dir).map_err(|error| {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use smol::LocalExecutor;
 use smol::future::FutureExt;
@@ -134,6 +134,22 @@ fn write(folder: &Path, text: &[u8]) -> Result<String, String> {
     })
 }
 
+/// Takes away what processes that were ended while they wrote a dump have left of it. To be called before there is a
+/// sandbox, which keeps the daemon from listing folders.
+pub(super) fn tidy(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(FILE)?.strip_prefix('.'));
+        let is_one = process.is_some_and(|process| process.parse::<u32>().is_ok());
+        let written = entry.metadata().and_then(|found| found.modified());
+        // One of another daemon, after an upgrade, may be on its way.
+        let is_left = |at: SystemTime| at.elapsed().is_ok_and(|age| age > limits::DUMP_LEFT);
+        if is_one && written.is_ok_and(is_left) {
+            let _ = remove(&entry.path());
+        }
+    }
+}
+
 fn remove(file: &Path) -> io::Result<()> {
     match fs::remove_file(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -162,6 +178,24 @@ mod tests {
         assert_eq!(read("victim"), "dear");
         assert_eq!(fs::read_dir(&*folder).unwrap().count(), 3);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o137, 0);
+    }
+
+    #[test]
+    fn what_is_left_of_an_interrupted_dump_goes_at_the_next_start_and_nothing_else() {
+        let folder = Folder::new();
+        let names =
+            ["", ".old", ".1", ".4294967295", ".x", ".7x"].map(|end| format!("{FILE}{end}"));
+        let old = SystemTime::now() - 2 * limits::DUMP_LEFT;
+        for name in &names {
+            let path = folder.file(name, "half", 0o640);
+            File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
+        }
+        folder.file("iofog-connector.dump.2", "on its way", 0o640);
+        tidy(&folder);
+        tidy(&folder.join("nowhere"));
+        let left = folder.names();
+        let ends: Vec<_> = left.iter().map(|name| &name[FILE.len()..]).collect();
+        assert_eq!(ends, ["", ".2", ".7x", ".old", ".x"]);
     }
 
     #[test]

@@ -107,6 +107,9 @@ pub const LEFT_WAITING: Duration = Duration::from_secs(60);
 
 /// The longest dump: 80,000 connections of 200 bytes each. Two are kept.
 pub const DUMP_BYTES: usize = 16 * 1024 * 1024;
+/// A dump that nobody has written to for this long is one whose process was ended meanwhile: a slow disk takes 1 MiB in a
+/// second.
+pub const DUMP_LEFT: Duration = Duration::from_secs(60);
 /// Lines of a dump that are written in a row, about 1 µs each: then others have their turn.
 pub const DUMP_TURN: u64 = 128;
 /// How long a worker may take to tell of its sessions, before the dump says that it is held up.
