@@ -309,6 +309,27 @@ mod tests {
     }
 
     #[test]
+    fn the_jail_for_strangers_lets_two_gateways_with_an_old_passcode_try() {
+        let jail = include_str!("../../contrib/fail2ban/filter.d/iofog-connector.conf");
+        let number = |name: &str| {
+            let rest = jail.split(&format!("#   {name} = ")).nth(1).expect(name);
+            rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u32>().unwrap()
+        };
+        assert!(jail.contains("#   findtime = 10m\n"));
+        let time = Duration::from_secs(60) * number("findtime");
+        for was_accepted in [false, true] {
+            let mut pace = Pace::new(Instant::now());
+            if was_accepted {
+                pace.authorized(8);
+            }
+            let count = tries(&mut pace, time, |pace, now| {
+                pace.refused(now, 0);
+            });
+            assert!(2 * count < number("maxretry"), "{count} tries of one that was {was_accepted}");
+        }
+    }
+
+    #[test]
     fn who_accepts_and_closes_is_asked_less_and_less_often() {
         for given_up in [false, true] {
             let mut pace = Pace::new(Instant::now());
