@@ -49,6 +49,7 @@ archive=
 uninstall=
 start=yes
 dry=
+asleep=
 
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -267,9 +268,18 @@ find_init() {
 		init=runit
 	elif [ -d /etc/init.d ]; then
 		init=sysvinit
+		find_asleep
 	else
 		init=none
 	fi
+}
+
+# What would run the services if this system were started, as one is in which somebody is by chroot: `asleep`.
+find_asleep() {
+	case $(readlink -f /sbin/init) in
+		*/systemd) asleep=systemd ;;
+		*) [ ! -d /etc/runlevels ] || asleep=openrc ;;
+	esac
 }
 
 is_user() { grep -q "^$NAME:" /etc/passwd || id "$NAME" >/dev/null 2>&1; }
@@ -358,6 +368,8 @@ install() {
 }
 
 install_files() {
+	[ -z "$asleep" ] || [ $pass = act ] ||
+		echo "  ($asleep is this system's, and does not run: to prepare the system for it, give --init $asleep --no-start, and enable $NAME)"
 	is_group || step "add the group $NAME" add_group
 	is_user || step "add the user $NAME, without shell or home" add_user
 	install "$from/$NAME" "$PROGRAM" 0755

@@ -1214,6 +1214,22 @@ def from_the_archive(root):
     expect("a second time", "nothing to do" in root("sh", f"{tools}/install.sh", "--uninstall"), True)
 
 
+def in_a_system_that_does_not_run(root):
+    """As by chroot, where somebody prepares the image of a machine."""
+    step("where the system's own init system does not run, install.sh says how the system is prepared for it")
+    tools = "/root/archive"
+    os.mkdir(root.file(tools))
+    archive = shutil.copy(PACKAGE, root.file(tools))
+    shutil.copy("dist/install.sh", root.file(tools))
+    archive = f"{tools}/{os.path.basename(PACKAGE)}"
+    said = root("sh", f"{tools}/install.sh", "--dry-run", archive)
+    expect("what it says", f"give --init {WATCHED_BY[NAME]} --no-start" in said, True)
+    said = root("sh", f"{tools}/install.sh", "--init", WATCHED_BY[NAME], "--no-start", archive)
+    expect("what it says then", "--no-start" in said, False)
+    expect("the service", read(root.file("/etc/init.d/iofog-connector")).startswith(b"#!/sbin/openrc-run"), True)
+    expect("the daemon", root("iofog-connector", "status", ok=None)[0], 3)
+
+
 def shown(root, unit, property):
     return root("systemctl", "show", "--value", "-p", property, unit).strip()
 
@@ -1414,6 +1430,8 @@ if NAME == "runit":
     STORIES = [("runit", runit_runs_it)]
 if ARCHIVE:
     STORIES = [(WATCHED_BY.get(NAME, "init"), from_the_archive)]
+    if NAME == "alpine":
+        STORIES += [("init", in_a_system_that_does_not_run)]
 for kind, story in STORIES:
     if WANTED and story.__name__ not in WANTED:
         continue
