@@ -107,9 +107,10 @@ impl Screen {
         let mut page = "\x1b[H".to_owned();
         for (line, is_marked) in lines.iter().take(height.saturating_sub(1)) {
             let (on, off) = if *is_marked { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
-            page.extend([on, line, off, "\x1b[K\r\n"]);
+            // What is erased behind a line as wide as the terminal is its last character.
+            page.extend(["\x1b[K", on, line, off, "\r\n"]);
         }
-        page.push_str(&format!("\x1b[J\x1b[{height};1H\x1b[7m{last}\x1b[0m\x1b[K"));
+        page.push_str(&format!("\x1b[J\x1b[{height};1H\x1b[7m{last}\x1b[0m"));
         self.put(&page, None)
     }
 

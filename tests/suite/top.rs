@@ -70,6 +70,24 @@ fn lines_fit_eighty_columns_follow_a_resize_and_are_sorted_by_a_key() {
 }
 
 #[test]
+fn line_that_is_longer_than_the_terminal_ends_in_an_ellipsis() {
+    let daemon = Daemon::builder(Mode::Plain).set("userwait", 0).start();
+    let mapping = daemon.api().add_public(1, 200_000);
+    let mut user = daemon.user(&mapping);
+    user.send(b"question");
+    user.expect_closed();
+    let Some(terminal) = Terminal::open(80, 24) else { return };
+    terminal.line(&top(&daemon, ""));
+    terminal.until_shows("q quit");
+    let begin = format!("{}: user 127.0.0.1 refused", mapping.id);
+    let line = eventually("the fault is shown", || {
+        let screen = terminal.screen();
+        screen.lines().find(|line| line.starts_with(&begin)).map(str::to_owned)
+    });
+    assert!(line.chars().count() == 80 && line.ends_with('…'), "{line}");
+}
+
+#[test]
 fn whole_terminal_is_used_and_given_back_as_it_was_however_that_ends() {
     let daemon = Daemon::new(Mode::Plain);
     let Some(terminal) = Terminal::open(80, 24) else { return };
