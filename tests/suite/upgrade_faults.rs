@@ -933,7 +933,7 @@ fn what_starts_programs_is_said_to_be_stopped_where_it_is() {
     }
     let mut daemon = Daemon::new(Mode::Plain);
     let spawner = spawner(daemon.pid());
-    kill_process(spawner, Signal::STOP).unwrap();
+    stop(spawner);
     let said = refused(&daemon);
     let number = spawner.as_raw_nonzero();
     assert!(said.contains(&format!("process {number}")), "{said}");
