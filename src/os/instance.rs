@@ -143,10 +143,12 @@ impl Instance {
 
     /// Says that it is this process that runs here.
     pub fn name(&self, process: u32) {
-        // The lock is what counts; where a full disk keeps the process id out, messages lack it.
+        // The lock is what counts; where a full disk keeps the process id out, messages lack it. Written over the one
+        // before, with blanks behind it, it needs no more place than that has.
+        let line = format!("{process:<10}\n");
         let mut lock = &self.lock;
-        let _ =
-            lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{process}"));
+        let written = lock.rewind().and_then(|()| lock.write_all(line.as_bytes()));
+        let _ = written.and_then(|()| lock.set_len(line.len() as u64));
     }
 
     /// The lock, for another process.
@@ -397,6 +399,24 @@ mod tests {
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink(elsewhere.join(LOCK), &path).unwrap();
         assert!(Instance::running(&folder).is_err());
+    }
+
+    #[test]
+    fn the_process_that_a_lock_names_is_replaced_where_it_stands_so_that_a_full_disk_keeps_none_out()
+     {
+        let folder = Folder::new();
+        let path = folder.join(LOCK);
+        // As an older daemon wrote it, and something longer.
+        for before in ["7\n", "not a process, but longer"] {
+            fs::write(&path, before).unwrap();
+            let lock = File::options().read(true).write(true).open(&path).unwrap();
+            let instance = Instance::inherited(lock);
+            for (process, line) in [(u32::MAX, "4294967295\n"), (12, "12        \n")] {
+                instance.name(process);
+                assert_eq!(fs::read_to_string(&path).unwrap(), line);
+            }
+            instance.passed_on();
+        }
     }
 
     #[test]
