@@ -91,6 +91,8 @@ case $init in
 	*) misused "--init \"$init\" is none of systemd, openrc, runit, sysvinit and none" ;;
 esac
 PROGRAM=$prefix/bin/$NAME
+# What OpenRC and runit watch in the place of the daemon.
+STAND_IN=$prefix/share/$NAME/stand-in
 # What was installed: a checksum and a path in each line.
 LIST=$prefix/share/$NAME/installed
 
@@ -341,7 +343,7 @@ install() {
 	wanted=$work/files/$(echo "$2" | tr / :)
 	case $2 in
 		"$prefix"/*) wanted=$1 ;;
-		*) sed "s|/usr/bin/$NAME|$PROGRAM|g" "$1" >"$wanted" ;;
+		*) sed "s|/usr/bin/$NAME|$PROGRAM|g; s|/usr/share/$NAME|$prefix/share/$NAME|g" "$1" >"$wanted" ;;
 	esac
 	to=$2
 	if [ -f "$to" ] && ! cmp -s "$wanted" "$to"; then
@@ -385,6 +387,9 @@ install_files() {
 	[ -d "$ETC/tunnels" ] || step "make $ETC/tunnels" make_folder "$ETC/tunnels" "root:$NAME"
 	[ -d "$LOG" ] || step "make $LOG for the user $NAME" make_folder "$LOG" "$NAME:$NAME"
 	[ -e "$ETC/$NAME.conf" ] || step "write $ETC/$NAME.conf, the settings to begin with" place "$from/$NAME.conf" "$ETC/$NAME.conf" 0644
+	case $init in
+		openrc | runit) install "$from/stand-in" "$STAND_IN" 0755 ;;
+	esac
 	case $init in
 		systemd)
 			for one in "$NAME" "$NAME-tunnel@" "$NAME-tunnels"; do
@@ -519,8 +524,18 @@ start_service() {
 	done
 }
 
-# The new program takes the running one's place without a cut where that works (iofog-connector help upgrade). What
-# OpenRC and runit watch is the process that they have started.
+# Whether the daemon is the child of a supervisor that would start a second one in the place of one that has been left:
+# OpenRC or runit with a service of before. That is not so of process 1, which has it after an upgrade, and of the stand-in.
+is_watched() {
+	[ "$init" != systemd ] || return 1
+	lock=/run/$NAME/$NAME.lock
+	[ -f "$lock" ] && [ ! -L "$lock" ] || return 1
+	process=$(head -c 10 "$lock" | tr -cd 0-9)
+	parent=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/${process:-0}/status" 2>/dev/null) || return 1
+	[ "${parent:-1}" -gt 1 ] && [ "$(cat "/proc/$parent/comm")" != stand-in ]
+}
+
+# The new program takes the running one's place without a cut where that works (iofog-connector help upgrade).
 renew() {
 	code=0
 	faults=$({ "$PROGRAM" check --user $NAME >/dev/null; } 2>&1) || code=$?
@@ -529,9 +544,9 @@ renew() {
 		echo "$faults" >&2
 		return
 	fi
-	case $init in
-		systemd | sysvinit) ! "$PROGRAM" upgrade >/dev/null 2>&1 || return 0 ;;
-	esac
+	if ! is_watched && "$PROGRAM" upgrade >/dev/null 2>&1; then
+		return
+	fi
 	service restart $NAME || die "$NAME is installed, but did not start again; \`$PROGRAM check\` says why"
 }
 

@@ -338,17 +338,21 @@ def expect_served_by_version_2(mapping, tls=None):
 
 
 class Outage:
-    """Knocks at a port with a passcode for as long as a block runs; then knows the longest gap."""
+    """Knocks at a port with a passcode for as long as a block runs; then knows the longest gap, and how often the port was
+    closed."""
 
     def __init__(self, mapping):
         self.mapping = mapping
         self.done = threading.Event()
         self.thread = threading.Thread(target=self.knock)
         self.seconds = 0.0
+        self.refused = 0
 
     def knock(self):
         last = time.monotonic()
         while not self.done.is_set():
+            if not reachable(self.mapping["port1"]):
+                self.refused += 1
             if authorized(self.mapping["port1"], self.mapping["passcode1"], seconds=1.0):
                 self.seconds = max(self.seconds, time.monotonic() - last)
                 last = time.monotonic()
@@ -464,11 +468,14 @@ def java_package(name="iofog-connector", version="1.1.0"):
 
 
 def broken_package(script):
-    """Our package with another program in the place of the daemon."""
+    """Our package with this script in the place of the daemon, and that as /usr/lib/iofog-connector/iofog-connector."""
     tree = tempfile.mkdtemp(prefix="iofog-connector-broken-")
     run("dpkg-deb", "--raw-extract", PACKAGE, tree)
+    os.makedirs(f"{tree}/usr/lib/iofog-connector")
+    os.rename(f"{tree}/usr/bin/iofog-connector", f"{tree}/usr/lib/iofog-connector/iofog-connector")
     with open(f"{tree}/usr/bin/iofog-connector", "w", encoding="utf-8") as program:
         program.write(script)
+    os.chmod(f"{tree}/usr/bin/iofog-connector", 0o755)
     os.chmod(tree, 0o755)
     package = f"{tree}.deb"
     subprocess.run(("dpkg-deb", "--root-owner-group", "--build", tree, package), check=True, stdout=subprocess.DEVNULL)
@@ -939,7 +946,7 @@ def faults_end_no_daemon_that_works(root):
         expect("the upgrade says what runs", "the program of before runs until" in said, True)
         expect("the process after an upgrade", root.daemon(), before)
     root.install(PACKAGE)
-    expect("an upgrade with good settings restarts it", root.daemon() not in (None, before), True)
+    wait_for("the new program, by an upgrade with good settings", lambda: root.daemon() not in (None, before))
 
     step("a fault in a tunnel's file keeps no daemon from a restart")
     before = root.daemon()
@@ -989,15 +996,20 @@ def stop_drains(root, stop):
 
 
 def openrc_runs_it(root):
-    step("openrc: its service takes the place of the init script")
+    step("openrc: by the init script: an upgrade cuts no session, and the script knows the new process")
     root.install(PACKAGE)
+    wait_for("the daemon", root.daemon)
+    mapping = add_mapping()
+    keeps_a_session(root, mapping, lambda: root.install(PACKAGE), by_openrc)
+    obeys(root, mapping, by_openrc)
+
+    step("openrc: its service takes the place of the init script")
     root("service", "iofog-connector", "stop")
-    shutil.copy("contrib/openrc/iofog-connector", root.file("/etc/init.d/iofog-connector"))
+    root("cp", "/usr/share/doc/iofog-connector/examples/openrc/iofog-connector", "/etc/init.d/iofog-connector")
     root("rc-update", "add", "iofog-connector", "default", ok=None)
     root("rc-service", "iofog-connector", "start")
     wait_for("the daemon", lambda: root("iofog-connector", "status", ok=None)[0] == 0)
     expect_least_rights(root)
-    mapping = add_mapping()
     expect_served(mapping)
     one_file(root)
 
@@ -1022,21 +1034,35 @@ def openrc_runs_it(root):
     root.install(PACKAGE)
     wait_for("the new program", lambda: root.daemon() not in (None, before))
 
+    step("openrc: an upgrade cuts no session, and what is supervised knows the new process")
+    keeps_a_session(root, mapping, lambda: root.install(PACKAGE), by_openrc)
+    with Outage(mapping) as outage:
+        os.kill(root.daemon(), 9)
+    print(f"       killed: {outage.seconds:.2f} s without service")
+    obeys(root, mapping, by_openrc)
+
+    step("openrc: where it watches the daemon itself, an upgrade restarts it, and there are not two")
+    watched_itself(root, mapping, "/etc/init.d/iofog-connector", by_openrc)
+
     step("openrc: a stop waits for as long as the setting drain allows")
     stop_drains(root, ("rc-service", "iofog-connector", "stop"))
     root("apt-get", "purge", "-y", "iofog-connector")
 
 
 def runit_runs_it(root):
-    step("runit: its service takes the place of the init script's daemon")
+    step("runit: by the init script, an upgrade cuts no session, and the script knows the new process")
     root.install(PACKAGE)
     wait_for("the daemon", root.daemon)
+    mapping = add_mapping()
+    keeps_a_session(root, mapping, lambda: root.install(PACKAGE), by_service)
+    obeys(root, mapping, by_service)
+
+    step("runit: its service takes the place of the init script's daemon")
     root("service", "iofog-connector", "stop")
-    shutil.copytree("contrib/runit/iofog-connector", root.file("/etc/sv/iofog-connector"))
+    root("cp", "-r", "/usr/share/doc/iofog-connector/examples/runit/iofog-connector", "/etc/sv/")
     root("ln", "-s", "/etc/sv/iofog-connector", "/etc/service/")
     wait_for("the daemon", lambda: root("sv", "check", "iofog-connector", ok=None)[0] == 0 and root.daemon())
     expect_least_rights(root)
-    mapping = add_mapping()
     expect_served(mapping)
     one_file(root)
 
@@ -1060,6 +1086,23 @@ def runit_runs_it(root):
     root.install(PACKAGE)
     wait_for("the new program", lambda: root.daemon() not in (None, before))
     wait_for("service", lambda: authorized(mapping["port1"], mapping["passcode1"]))
+
+    step("runit: an upgrade cuts no session, and what is watched knows the new process")
+    keeps_a_session(root, mapping, lambda: root.install(PACKAGE), by_runit)
+    with Outage(mapping) as outage:
+        os.kill(root.daemon(), 9)
+    print(f"       killed: {outage.seconds:.2f} s without service")
+    obeys(root, mapping, by_runit)
+
+    step("runit: KILL for the service is for the daemon, also after an upgrade")
+    root("iofog-connector", "upgrade")
+    before = serving(root)
+    root("sv", "kill", "iofog-connector")
+    wait_for("another process", lambda: serving(root) not in ("", before))
+    wait_for("service", lambda: authorized(mapping["port1"], mapping["passcode1"]))
+
+    step("runit: where it watches the daemon itself, an upgrade restarts it, and there are not two")
+    watched_itself(root, mapping, "/etc/sv/iofog-connector/run", by_runit)
 
     step("runit: settings with a fault are not tried again and again")
     root("sv", "-w", "60", "stop", "iofog-connector")
@@ -1189,7 +1232,8 @@ def from_the_archive(root):
     # As of an earlier release.
     with open(root.file("/usr/local/share/iofog-connector/installed"), "r+", encoding="ascii") as file:
         old = file.read()
-    said = install()
+    told = {"systemd": by_service, "openrc": by_openrc, "runit": by_runit}.get(WATCHED_BY.get(NAME), by_script)
+    said = install() if EMULATED else keeps_a_session(root, mapping, install, told)
     expect("the program", "replace /usr/local/bin/iofog-connector" in said, True)
     expect("a word about PATH", "PATH" in said, False)
     wait_for("the daemon", lambda: root("iofog-connector", "status", ok=None)[0] == 0)
@@ -1199,6 +1243,8 @@ def from_the_archive(root):
     expect("the new one beside it", os.path.exists(root.file(f"{service}.new")), True)
     expect("the list names what it did", old in read(root.file("/usr/local/share/iofog-connector/installed")).decode(), False)
     expect("what a third run says", "nothing to do" in install(), True)
+    if not EMULATED:
+        obeys(root, mapping, told)
 
     step("--uninstall takes away what it has put there, and leaves settings and state")
     said = root("sh", f"{tools}/install.sh", "--uninstall")
@@ -1230,6 +1276,157 @@ def in_a_system_that_does_not_run(root):
     expect("the daemon", root("iofog-connector", "status", ok=None)[0], 3)
 
 
+# How an operator tells the service to do something.
+
+
+def by_service(verb):
+    return ("service", "iofog-connector", verb)
+
+
+def by_script(verb):
+    return ("/etc/init.d/iofog-connector", verb)
+
+
+def by_openrc(verb):
+    return ("rc-service", "iofog-connector", verb)
+
+
+def by_runit(verb):
+    return ("sv", "-w", "60", verb, "iofog-connector")
+
+
+def serving(root):
+    """The process that serves, by the lock, as the system numbers it."""
+    return read(root.file("/run/iofog-connector/iofog-connector.lock")).decode().strip()
+
+
+def keeps_a_session(root, mapping, upgrade, service):
+    """`upgrade` puts another process into the daemon's place: no port is closed meanwhile, a session goes on, and the
+    service knows the new process."""
+    before, serves = root.daemon(), serving(root)
+    with (
+        socket.create_connection(("127.0.0.1", mapping["port1"]), timeout=10) as agent,
+        socket.create_connection(("127.0.0.1", mapping["port2"]), timeout=10) as user,
+    ):
+        agent.sendall(mapping["passcode1"].encode())
+        expect("the answer to the passcode", agent.recv(64), b"AUTHORIZED")
+        user.sendall(b"ping")
+        expect("what the agent reads", agent.recv(64), b"ping")
+        with Outage(mapping) as outage:
+            said = upgrade()
+        print(f"       upgrade: {outage.seconds:.2f} s without service")
+        expect("how often the port was closed", outage.refused, 0)
+        expect("the session's process", root.daemon(), before)
+        expect("another process serves", serving(root) not in ("", serves), True)
+        root(*service("status"))
+        agent.sendall(b"pong")
+        expect("what the user reads", user.recv(64), b"pong")
+        expect_served(mapping)
+    wait_for("the end of the old process", lambda: root.daemon() not in (None, before))
+    return said
+
+
+def obeys(root, mapping, service):
+    """The service finds the daemon after an upgrade: for a reload, a restart, a stop."""
+    before = root.daemon()
+    root(*service("reload"))
+    expect_served(mapping)
+    expect("the process after a reload", root.daemon(), before)
+    root(*service("restart"))
+    wait_for("service", lambda: authorized(mapping["port1"], mapping["passcode1"]))
+    expect("a new process after a restart", root.daemon() not in (None, before), True)
+    # What is started is upgraded again, so that the stop has another process to find.
+    root("iofog-connector", "upgrade")
+    root(*service("stop"))
+    wait_for("the end of it", lambda: root.daemon() is None)
+    expect("the port after a stop", reachable(mapping["port1"]), False)
+    root(*service("start"))
+    wait_for("service", lambda: authorized(mapping["port1"], mapping["passcode1"]))
+
+
+def upgrade_by_init_script(root):
+    step("the init script's daemon: an upgrade closes no port and cuts no session, and the script knows the new process")
+    root.install(PACKAGE)
+    wait_for("the daemon", root.daemon)
+    mapping = add_mapping()
+    keeps_a_session(root, mapping, lambda: root.install(PACKAGE), by_service)
+    obeys(root, mapping, by_service)
+
+    step("where /run is full, too")
+    with FullRun(root):
+        keeps_a_session(root, mapping, lambda: root.install(PACKAGE), by_service)
+        root(*by_service("stop"))
+        expect("the daemon after a stop", root.daemon(), None)
+    root(*by_service("start"))
+
+    step("a new program that does not take the place is started by the init script")
+    refuses = """#!/bin/sh
+if [ "$1" = start ] && [ -e /tmp/once/refuse ]; then
+    rm /tmp/once/refuse
+    exit 1
+fi
+exec /usr/lib/iofog-connector/iofog-connector "$@"
+"""
+    root("install", "-d", "-o", "iofog-connector", "/tmp/once")
+    root("touch", "/tmp/once/refuse")
+    before = serving(root)
+    root.install(broken_package(refuses))
+    expect("it was asked to take the place", os.path.exists(root.file("/tmp/once/refuse")), False)
+    expect("another process serves", serving(root) not in ("", before), True)
+    expect_served(mapping)
+    root("apt-get", "purge", "-y", "iofog-connector")
+
+
+class FullRun:
+    """/run is full as long as a block runs: what is given back there is taken again at once."""
+
+    def __init__(self, root):
+        self.run = root.file("/run")
+        self.file = os.open(f"{self.run}/filled", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self.fill)
+
+    def fill(self):
+        while not self.done.is_set():
+            try:
+                os.write(self.file, bytes(4096))
+            except OSError:
+                time.sleep(0.0001)
+
+    def __enter__(self):
+        run("mount", "-o", "remount,size=4m", self.run)
+        self.thread.start()
+        wait_for("it to be full", lambda: os.statvfs(self.run).f_bfree == 0)
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.thread.join()
+        os.close(self.file)
+        os.remove(f"{self.run}/filled")
+
+
+def watched_itself(root, mapping, file, service):
+    """Where a supervisor watches the daemon itself, as by a service of before the stand-in, an upgrade restarts it."""
+    root(*service("stop"))
+    wait_for("the end of the daemon", lambda: root.daemon() is None)
+    with open(root.file(file), encoding="utf-8") as old:
+        good = old.read()
+    with open(root.file(file), "w", encoding="utf-8") as new:
+        new.write(good.replace("/usr/share/iofog-connector/stand-in /usr/bin", "/usr/bin"))
+    root(*service("start"))
+    wait_for("service", lambda: authorized(mapping["port1"], mapping["passcode1"]))
+    before = root.daemon()
+    root.install(PACKAGE)
+    wait_for("another process", lambda: root.daemon() not in (None, before))
+    wait_for("service", lambda: authorized(mapping["port1"], mapping["passcode1"]))
+    parent = read(f"/proc/{root.daemon()}/status").decode().split("PPid:")[1].split()[0]
+    expect("its parent", read(f"/proc/{parent}/comm").decode().strip() in ("runsv", "supervise-daemo"), True)
+    with open(root.file(file), "w", encoding="utf-8") as new:
+        new.write(good)
+    root(*service("restart"))
+    wait_for("service", lambda: authorized(mapping["port1"], mapping["passcode1"]))
+
+
 def shown(root, unit, property):
     return root("systemctl", "show", "--value", "-p", property, unit).strip()
 
@@ -1243,30 +1440,12 @@ def upgrade_in_place(root):
     step("systemd: an upgrade closes no port and cuts no session")
     root.install(PACKAGE)
     mapping = add_mapping()
-    before = root.daemon()
     restarts = shown(root, unit, "NRestarts")
-    with (
-        socket.create_connection(("127.0.0.1", mapping["port1"]), timeout=10) as agent,
-        socket.create_connection(("127.0.0.1", mapping["port2"]), timeout=10) as user,
-    ):
-        agent.sendall(mapping["passcode1"].encode())
-        expect("the answer to the passcode", agent.recv(64), b"AUTHORIZED")
-        user.sendall(b"ping")
-        expect("what the agent reads", agent.recv(64), b"ping")
-        with Outage(mapping) as outage:
-            root.install(PACKAGE)
-        print(f"       upgrade: {outage.seconds:.2f} s without service")
-        with open(root.file("/run/iofog-connector/iofog-connector.lock"), encoding="ascii") as lock:
-            serving = lock.read().strip()
-        expect("the unit's main process serves", shown(root, unit, "MainPID"), serving)
-        expect("restarts", shown(root, unit, "NRestarts"), restarts)
-        expect("the state of the unit", state_of(root, unit), "active")
-        expect("what the service manager shows", "serving" in shown(root, unit, "StatusText"), True)
-        expect("the session's process", root.daemon() is not None and os.path.exists(f"/proc/{before}"), True)
-        agent.sendall(b"pong")
-        expect("what the user reads", user.recv(64), b"pong")
-        expect_served(mapping)
-    wait_for("the old process to end", lambda: root.daemon() != before)
+    keeps_a_session(root, mapping, lambda: root.install(PACKAGE), by_service)
+    expect("the unit's main process serves", shown(root, unit, "MainPID"), serving(root))
+    expect("restarts", shown(root, unit, "NRestarts"), restarts)
+    expect("the state of the unit", state_of(root, unit), "active")
+    expect("what the service manager shows", "serving" in shown(root, unit, "StatusText"), True)
     root("systemctl", "reload", unit)
     expect("what the service manager reloads", state_of(root, unit), "active")
     root("iofog-connector", "mapping", "remove", mapping["id"])
@@ -1420,7 +1599,7 @@ OPEN_FILES = open_files()
 STORIES = [("init", life), ("init", upgrade_from_java)]
 if not EMULATED:
     STORIES += [("init", switched_off_stays_off), ("init", enabled_tunnels_run_again), ("init", refusals)]
-    STORIES += [("init", faults_end_no_daemon_that_works)]
+    STORIES += [("init", faults_end_no_daemon_that_works), ("init", upgrade_by_init_script)]
 if NAME in ("bookworm", "trixie"):
     STORIES += [("systemd", life), ("systemd", upgrade_from_java), ("systemd", systemd_manages_it)]
     STORIES += [("systemd", upgrade_in_place), ("systemd", faults_under_systemd)]
