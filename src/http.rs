@@ -112,8 +112,8 @@ pub async fn serve_connection(
     let mut connection = Connection { stream, unread: Vec::new(), begun: false };
     let mut until = Instant::now() + patience.request;
     loop {
-        let read = async { connection.read_request(handler).await };
-        let (answer, last) = match within(until, read).await {
+        let read = runtime::until(until, connection.read_request(handler));
+        let (answer, last) = match read.await.unwrap_or(Err(End::Late)) {
             Ok((head, body)) => {
                 let request = Request {
                     method: head.method,
@@ -138,7 +138,7 @@ pub async fn serve_connection(
         handler.holds(answer.len());
         let taken_by = Instant::now() + patience.idle;
         let write = async { Ok(connection.answer(&answer).await?) };
-        match within(taken_by, write).await {
+        match runtime::until(taken_by, write).await.unwrap_or(Err(End::Late)) {
             Ok(()) => {}
             Err(End::Io(error)) => return Err(error),
             Err(_) => return Err(io::ErrorKind::TimedOut.into()),
@@ -202,10 +202,9 @@ impl Connection<'_> {
         self.begun = !self.unread.is_empty();
         if !self.begun {
             let silence = Instant::now() + patience.idle;
-            match within(silence, async { Ok(self.fill().await?) }).await {
-                Ok(_) => {}
-                Err(End::Io(error)) => return Err(error),
-                Err(_) => return Ok(Instant::now()),
+            match runtime::until(silence, self.fill()).await {
+                Some(filled) => _ = filled?,
+                None => return Ok(Instant::now()),
             }
         }
         Ok(Instant::now() + patience.request)
@@ -333,7 +332,7 @@ impl Connection<'_> {
             }
             Ok(())
         };
-        match within(Instant::now() + linger, drain).await {
+        match runtime::until(Instant::now() + linger, drain).await.unwrap_or(Err(End::Late)) {
             Err(End::Io(error)) => Err(error),
             _ => Ok(()),
         }
@@ -349,10 +348,6 @@ fn make_room(body: &mut Vec<u8>, more: usize) {
 }
 
 const BODY_CUT: Fault = Fault::Malformed("the connection ended within the body");
-
-async fn within<T>(until: Instant, work: impl Future<Output = Result<T, End>>) -> Result<T, End> {
-    runtime::until(until, work).await.unwrap_or(Err(End::Late))
-}
 
 #[cfg(test)]
 mod tests;

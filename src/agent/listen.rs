@@ -149,13 +149,14 @@ impl<'a> Listening<'a> {
     async fn connection(&self, local: Local<'_>, stopped: Receiver<()>) {
         let Local { mut stream, waiting, _files } = local;
         let is_open = Cell::new(false);
-        let waited = until(Instant::now() + limits::LOCAL_WAIT, async {
+        // In a box: a session has memory for its relay alone.
+        let waited = Box::pin(until(Instant::now() + limits::LOCAL_WAIT, async {
             let no_more = async {
                 or(self.left(&mut stream), closed(&stopped)).await;
                 None
             };
             or(self.pair(&is_open), no_more).await
-        })
+        }))
         .await;
         match waited {
             Some(Some(paired)) => {

@@ -148,7 +148,8 @@ impl Paired<'_> {
         let silence = Silence { after_end: limits::AGENT_FIN_WAIT, ever: None };
         let mut relay = Relay::new(endpoints, [held, Vec::new()], silence, traffic);
         let ended = (&mut relay).await;
-        relay.close().await;
+        // In a box: a session that goes on has memory for its relay alone.
+        Box::pin(relay.close()).await;
         drop(self.place);
         outcome(&ended)
     }

@@ -1,6 +1,6 @@
 //! The sessions of one mapping that are over, and whose last bytes are still to arrive.
 
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use smol::future::{or, poll_once};
@@ -37,8 +37,7 @@ impl Closings {
 
     /// Lets `close` take its time until as many others as may wait have come after it; then it is
     /// dropped, within [`limits::CLOSE_CHECK`]. One that is done at once is not counted.
-    pub async fn bound(&self, close: impl Future<Output = ()>) {
-        let mut close = pin!(close);
+    pub async fn bound(&self, mut close: Pin<&mut impl Future<Output = ()>>) {
         if poll_once(close.as_mut()).await.is_some() {
             return;
         }
@@ -86,6 +85,8 @@ impl Drop for Closing<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[test]
@@ -105,9 +106,9 @@ mod tests {
     fn one_that_is_done_at_once_cuts_nobody() {
         let closings = Closings::new(1);
         let first = closings.begin();
-        crate::runtime::block_on(closings.bound(async {})).unwrap();
+        crate::runtime::block_on(closings.bound(pin!(async {}))).unwrap();
         assert!(first.may_wait());
-        crate::runtime::block_on(closings.bound(sleep(limits::CLOSE_CHECK))).unwrap();
+        crate::runtime::block_on(closings.bound(pin!(sleep(limits::CLOSE_CHECK)))).unwrap();
         assert!(!first.may_wait());
     }
 }

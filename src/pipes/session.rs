@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -353,20 +354,22 @@ async fn carry_on(work: Box<Work>, load: Load) -> io::Result<Carried> {
         },
     };
     if is_framed {
-        return Ok(Carried::Over(ended, part(relay, files, alive, closings, load).await));
+        // In a box: a session that goes on has memory for its relay alone.
+        let parted = Box::pin(part(relay, files, alive, closings, load));
+        return Ok(Carried::Over(ended, parted.await));
     }
     let [near_file, far_file] = files;
     if !relay.keeps_tunnel() {
         drop(alive);
         load.go_on(|load| async move {
-            closings.bound(relay.close()).await;
+            closings.bound(pin!(relay.close())).await;
             drop((near_file, far_file, load));
         });
         return Ok(Carried::Over(ended, Left::Nothing));
     }
     let draining = relay.keep_tunnel().map(|(drain, user)| {
         load.another().go_on(|load| async move {
-            closings.bound(user.close()).await;
+            closings.bound(pin!(user.close())).await;
             drop((far_file, load));
         });
         Draining::go_on(drain, near_file, alive, load)
@@ -391,7 +394,7 @@ async fn part(
         settle(far, &mut far_file, &alive, &load).await,
     ];
     load.go_on(|load| async move {
-        closings.bound(closing.close()).await;
+        closings.bound(pin!(closing.close())).await;
         drop((near_file, far_file, load));
     });
     Left::Parted(tunnels, user)

@@ -1,9 +1,11 @@
 //! Deadlines: a task is woken when its time has come.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+
+use pin_project_lite::pin_project;
 
 use super::reactor::{now, with};
 
@@ -70,16 +72,30 @@ pub async fn sleep(time: Duration) {
 }
 
 /// What `future` gives, or `None` when `deadline` comes first.
-pub async fn until<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
-    let mut timer = Timer::new();
-    let mut future = pin!(future);
-    poll_fn(|context| {
-        if let Poll::Ready(output) = future.as_mut().poll(context) {
+pub fn until<F: Future>(deadline: Instant, future: F) -> Until<F> {
+    Until { future, deadline, timer: Timer::new() }
+}
+
+pin_project! {
+    /// What [`until`] returns. No `async fn`, which would have memory for `future` twice.
+    pub struct Until<F> {
+        #[pin]
+        future: F,
+        deadline: Instant,
+        timer: Timer,
+    }
+}
+
+impl<F: Future> Future for Until<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(output) = this.future.poll(context) {
             return Poll::Ready(Some(output));
         }
-        timer.poll_at(context, deadline).map(|()| None)
-    })
-    .await
+        this.timer.poll_at(context, *this.deadline).map(|()| None)
+    }
 }
 
 #[cfg(test)]

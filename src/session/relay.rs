@@ -90,7 +90,8 @@ impl Closing {
                 let deadline = Instant::now() + limits::CLOSE_TIMEOUT;
                 leg.leave(ending.leaves(index), deadline).await;
             }
-            Left::Both(relay) => relay.close().await,
+            // Most are closed as one.
+            Left::Both(relay) => Box::pin(relay.close()).await,
         }
     }
 }
