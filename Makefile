@@ -1,7 +1,7 @@
 # make check    formatting, the order of the rooms, lints, documentation
 # make test     all tests
 # make deb      packages for amd64, arm64 and armhf, into dist/ (Debian 12, amd64; see docs/packages.md)
-# make static   archives with static programs for amd64, arm64, armv7 and armv6, into dist/ (the same)
+# make static   archives with static programs for amd64, arm64, armv7, armv6 and riscv64, into dist/ (the same)
 # make image    the container image for the same, into dist/
 # make dist     all files of a release, with checksums, into dist/ (the same; see docs/release.md)
 # make release  checks, packages and a tag for this version; DRY_RUN=1 only says what it would do
@@ -9,7 +9,7 @@
 
 PREFIX ?= /usr/local
 ARCHS ?= amd64 arm64 armhf
-STATIC ?= amd64 arm64 armv7 armv6
+STATIC ?= amd64 arm64 armv7 armv6 riscv64
 CARGO ?= cargo
 PROGRAM ?= target/release/iofog-connector
 # The last commit's time, so that one commit makes one and the same package.
