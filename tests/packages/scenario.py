@@ -1042,7 +1042,7 @@ def openrc_runs_it(root):
     obeys(root, mapping, by_openrc)
 
     step("openrc: where it watches the daemon itself, an upgrade restarts it, and there are not two")
-    watched_itself(root, mapping, "/etc/init.d/iofog-connector", by_openrc)
+    watched_itself(root, mapping, "/etc/init.d/iofog-connector", by_openrc, lambda: root.install(PACKAGE))
 
     step("openrc: a stop waits for as long as the setting drain allows")
     stop_drains(root, ("rc-service", "iofog-connector", "stop"))
@@ -1102,7 +1102,7 @@ def runit_runs_it(root):
     wait_for("service", lambda: authorized(mapping["port1"], mapping["passcode1"]))
 
     step("runit: where it watches the daemon itself, an upgrade restarts it, and there are not two")
-    watched_itself(root, mapping, "/etc/sv/iofog-connector/run", by_runit)
+    watched_itself(root, mapping, "/etc/sv/iofog-connector/run", by_runit, lambda: root.install(PACKAGE))
 
     step("runit: settings with a fault are not tried again and again")
     root("sv", "-w", "60", "stop", "iofog-connector")
@@ -1111,6 +1111,20 @@ def runit_runs_it(root):
         wanted_down = lambda: "normally up" in root("sv", "status", "iofog-connector", ok=None)[1]
         wait_for("runit to let it be", wanted_down)
         expect("the daemon", root.daemon(), None)
+
+    step("runit: where the lock is no file, nothing hangs, and it serves once that is mended")
+    lock = root.file("/run/iofog-connector/iofog-connector.lock")
+    os.remove(lock)
+    os.mkfifo(lock)
+    root("sv", "up", "iofog-connector")
+    tried = set()
+
+    def is_tried_again():
+        tried.update(re.findall(r"pid \d+", root("sv", "status", "iofog-connector", ok=None)[1]))
+        return len(tried) > 1
+
+    wait_for("another try", is_tried_again)
+    os.remove(lock)
     root("sv", "start", "iofog-connector")
 
     step("runit: a stop waits for as long as the setting drain allows")
@@ -1138,6 +1152,16 @@ def edit_settings(root):
     with open(conf, "w", encoding="utf-8") as file:
         file.write(edited)
     return conf, edited
+
+
+def put_another_program(root):
+    """In the place of the one that install.sh has installed."""
+    program = root.file("/usr/local/bin/iofog-connector")
+    # An ELF file may be longer than it says.
+    shutil.copy(program, program + ".other")
+    with open(program + ".other", "ab") as file:
+        file.write(b"another")
+    os.rename(program + ".other", program)
 
 
 def from_the_archive(root):
@@ -1216,12 +1240,7 @@ def from_the_archive(root):
 
     step("another program takes the place; settings that were changed stay, and so does a changed service")
     conf, edited = edit_settings(root)
-    program = root.file("/usr/local/bin/iofog-connector")
-    # An ELF file may be longer than it says.
-    shutil.copy(program, program + ".other")
-    with open(program + ".other", "ab") as file:
-        file.write(b"another")
-    os.rename(program + ".other", program)
+    put_another_program(root)
     service = next(
         path
         for path in ("/etc/systemd/system/iofog-connector.service", "/etc/sv/iofog-connector/run", "/etc/init.d/iofog-connector")
@@ -1245,6 +1264,11 @@ def from_the_archive(root):
     expect("what a third run says", "nothing to do" in install(), True)
     if not EMULATED:
         obeys(root, mapping, told)
+
+    if NAME in ("openrc", "runit"):
+        step("where the daemon itself is watched, as by an earlier service, another program restarts it, and there are not two")
+        put_another_program(root)
+        watched_itself(root, mapping, service, told, install)
 
     step("--uninstall takes away what it has put there, and leaves settings and state")
     said = root("sh", f"{tools}/install.sh", "--uninstall")
@@ -1405,18 +1429,18 @@ class FullRun:
         os.remove(f"{self.run}/filled")
 
 
-def watched_itself(root, mapping, file, service):
+def watched_itself(root, mapping, file, service, upgrade):
     """Where a supervisor watches the daemon itself, as by a service of before the stand-in, an upgrade restarts it."""
     root(*service("stop"))
     wait_for("the end of the daemon", lambda: root.daemon() is None)
     with open(root.file(file), encoding="utf-8") as old:
         good = old.read()
     with open(root.file(file), "w", encoding="utf-8") as new:
-        new.write(good.replace("/usr/share/iofog-connector/stand-in /usr/bin", "/usr/bin"))
+        new.write(re.sub(r"/usr/\S*/stand-in (?=/usr/)", "", good))
     root(*service("start"))
     wait_for("service", lambda: authorized(mapping["port1"], mapping["passcode1"]))
     before = root.daemon()
-    root.install(PACKAGE)
+    upgrade()
     wait_for("another process", lambda: root.daemon() not in (None, before))
     wait_for("service", lambda: authorized(mapping["port1"], mapping["passcode1"]))
     parent = read(f"/proc/{root.daemon()}/status").decode().split("PPid:")[1].split()[0]
