@@ -74,7 +74,9 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Command, Options), Stri
         return Err(fault.sentence(found.ok().map(|(row, _)| row)));
     }
     let (row, count) = found?;
-    if let Some((stray, _)) = given.0.iter().find(|(one, _)| !row.options().contains(one)) {
+    // Beside `help`, as beside `--help`, it is the command's that is asked about.
+    let is_stray = |one: &Named| row.name != "help" && !row.options().contains(one);
+    if let Some((stray, _)) = given.0.iter().find(|(one, _)| is_stray(one)) {
         return Err(misplaced(*stray, row));
     }
     words = &words[count..];
@@ -765,6 +767,18 @@ mod tests {
         for option in all_options() {
             let same = |other: Named| other.name() != option.name() || other.value == option.value;
             assert!(all_options().into_iter().all(same), "{option:?}");
+        }
+    }
+
+    #[test]
+    fn help_before_a_command_takes_its_options_as_help_behind_it_does() {
+        for (before, behind) in [
+            ("help status --json", "status --json --help"),
+            ("help tunnel --target localhost:22", "tunnel --target localhost:22 --help"),
+            ("help --json", "--json --help"),
+        ] {
+            assert_eq!(parsed(before), parsed(behind), "{before}");
+            assert!(matches!(parsed(before), Ok((Command::Help(_), _))), "{before}");
         }
     }
 
