@@ -379,7 +379,7 @@ impl Record {
         let last = self.last.borrow();
         let fault = last.0.as_ref();
         let has_tunnel = sides.each_ref().map(|side| side.tunnels.is_some_and(|of| of.are_there()));
-        let status = MappingStatus {
+        let mut status = MappingStatus {
             state: "",
             id: self.id.clone(),
             options,
@@ -393,7 +393,8 @@ impl Record {
             refusals: self.refusals.borrow().clone(),
             limits_reached: self.limits_reached.borrow().clone(),
         };
-        MappingStatus { state: status.state(), ..status }
+        status.state = status.state();
+        status
     }
 }
 

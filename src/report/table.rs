@@ -139,29 +139,28 @@ pub fn events(report: &Report, width: Option<usize>) -> String {
         let (event, mapping) = (escaped(&one.event), mapping.map_or("-".into(), escaped));
         vec![Utc(one.at / 1000).to_string(), one.count.to_string(), event, mapping]
     }));
-    let messages = ["WHAT".into()].into_iter().chain(all.iter().map(|one| escaped(&one.message)));
-    let messages: Vec<String> = messages.collect();
-    let longest = messages.iter().map(|message| message.chars().count()).max().unwrap_or_default();
-    let narrow = width.filter(|width| widths(&rows).iter().sum::<usize>() + longest > *width);
-    let Some(width) = narrow else {
-        return padded(&rows)
-            .iter()
-            .zip(&messages)
-            .fold(String::new(), |text, (row, message)| text + row + message + "\n");
-    };
-    // Each message has lines of its own below what it is about.
-    let others: usize = widths(&rows)[..EVENTS.len() - 1].iter().sum();
-    let room = width.saturating_sub(others).max(NAME);
-    for mapping in rows.iter_mut().filter_map(|row| row.last_mut()) {
-        if mapping.chars().count() > room {
-            *mapping = cut(mapping, room - 1);
+    let messages = || ["WHAT"].into_iter().chain(all.iter().map(|one| &*one.message)).map(escaped);
+    let columns: usize = widths(&rows).iter().sum();
+    let longest = messages().map(|message| message.chars().count()).max().unwrap_or_default();
+    let narrow = width.filter(|width| columns + longest > *width);
+    if let Some(width) = narrow {
+        let others: usize = widths(&rows)[..EVENTS.len() - 1].iter().sum();
+        let room = width.saturating_sub(others).max(NAME);
+        for mapping in rows.iter_mut().filter_map(|row| row.last_mut()) {
+            if mapping.chars().count() > room {
+                *mapping = cut(mapping, room - 1);
+            }
         }
     }
     let mut text = String::new();
-    for (row, message) in padded(&rows).iter().zip(&messages) {
-        text.push_str(row.trim_end());
-        text.push('\n');
-        wrapped(&mut text, &format!("    {message}"), Some(width));
+    for (row, message) in padded(&rows).into_iter().zip(messages()) {
+        if narrow.is_none() {
+            wrapped(&mut text, &(row + &message), None);
+        } else {
+            // Each message has lines of its own below what it is about.
+            wrapped(&mut text, &row, None);
+            wrapped(&mut text, &format!("    {message}"), width);
+        }
     }
     text
 }
