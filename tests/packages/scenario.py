@@ -157,6 +157,9 @@ class Root:
             "DEBIAN_FRONTEND": "noninteractive",
             "LC_ALL": "C.UTF-8",
         }
+        # The processor that is emulated.
+        if "QEMU_CPU" in os.environ:
+            environment["QEMU_CPU"] = os.environ["QEMU_CPU"]
         done = subprocess.run(
             self.command(*command),
             stdin=subprocess.DEVNULL,
@@ -1179,6 +1182,8 @@ def from_the_archive(root):
     def installed():
         return os.path.exists(root.file("/usr/local/bin/iofog-connector"))
 
+    if NAME == "busybox-armv6":
+        expect("the processor", root("uname", "-m").strip(), "armv6l")
     step("install.sh refuses what is not as SHA256SUMS says, before it touches anything")
     with open(sums, "w", encoding="ascii") as file:
         file.write(f"{'0' * 64}  {os.path.basename(PACKAGE)}\n")
