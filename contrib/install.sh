@@ -333,7 +333,10 @@ make_folder() {
 # In one step, so that whoever looks finds the old file or the new one.
 place() {
 	mkdir -p "${2%/*}"
-	cp "$1" "$2.$$"
+	cp "$1" "$2.$$" || {
+		rm -f "$2.$$"
+		die "$2 cannot be written"
+	}
 	chmod "$3" "$2.$$"
 	mv -f "$2.$$" "$2"
 }
@@ -514,6 +517,12 @@ service() {
 is_serving() { "$PROGRAM" status >/dev/null 2>&1; }
 has_tunnels_running() { "$PROGRAM" tunnels status >/dev/null 2>&1; }
 
+# Tunnels that have units of their own, which is systemd's alone.
+own_units() {
+	[ "$init" != systemd ] ||
+		systemctl list-units "$@" --plain --no-legend "$NAME-tunnel@*.service" 2>/dev/null | cut -d ' ' -f 1
+}
+
 start_service() {
 	tries=20
 	service start $NAME || tries=0
@@ -544,10 +553,26 @@ renew() {
 		echo "$faults" >&2
 		return
 	fi
-	if ! is_watched && "$PROGRAM" upgrade >/dev/null 2>&1; then
-		return
+	if ! is_watched; then
+		why=$({ "$PROGRAM" upgrade >/dev/null; } 2>&1) && return
+		echo "install.sh: the new program did not take the place, so that it is restarted: ${why#"$NAME: "}" >&2
 	fi
 	service restart $NAME || die "$NAME is installed, but did not start again; \`$PROGRAM check\` says why"
+}
+
+# Tunnels that work are not stopped for a file with a fault, and whatever becomes of them, the rest is done.
+renew_tunnels() {
+	faults=$({ "$PROGRAM" check --user $NAME >/dev/null; } 2>&1 | grep -v 'warning: ' | grep -F "$ETC/tunnels/") || faults=
+	if [ -n "$faults" ]; then
+		echo "install.sh: the tunnels of before keep running, because not all would start again:" >&2
+		echo "$faults" >&2
+		echo "install.sh: correct that, and restart them then" >&2
+		return
+	fi
+	case $init in
+		systemd) systemctl try-restart "$NAME-tunnels.service" "$NAME-tunnel@*.service" ;;
+		*) service restart $NAME-tunnels ;;
+	esac || echo "install.sh: the tunnels were not restarted" >&2
 }
 
 services() {
@@ -555,8 +580,8 @@ services() {
 	if [ "$init" = systemd ] && [ -n "${new_service-}" ]; then
 		step "have systemd read its units" systemctl daemon-reload
 	fi
-	if [ -n "${new_program-}" ] && has_tunnels_running; then
-		step "restart the tunnels" service restart $NAME-tunnels
+	if [ -n "${new_program-}" ] && { has_tunnels_running || [ -n "$(own_units --state=active)" ]; }; then
+		step "restart the tunnels" renew_tunnels
 	fi
 	if is_serving; then
 		[ -z "${new_program-}" ] || step "have the new program take the running one's place" renew
@@ -597,11 +622,9 @@ removal() {
 			esac
 			! is_enabled "$one" || step "have $init start $one no more" disable "$one"
 		done
-		if [ "$init" = systemd ]; then
-			for one in $(systemctl list-units --all --plain --no-legend "$NAME-tunnel@*.service" 2>/dev/null | cut -d ' ' -f 1); do
-				step "stop $one" systemctl disable --quiet --now "$one"
-			done
-		fi
+		for one in $(own_units --all); do
+			step "stop $one" systemctl disable --quiet --now "$one"
+		done
 	fi
 	while read -r was file; do
 		[ -e "$file" ] || continue

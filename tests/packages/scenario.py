@@ -62,7 +62,7 @@ class Root:
             export container=test
             exec /lib/systemd/systemd --log-target=journal </dev/null >/dev/null 2>&1
         fi
-        if [ "$2" = runit ] || [ "$2" = openrc ]; then
+        if [ "$2" != init ]; then
             exec /sbin/init </dev/null >/dev/null 2>&1
         fi
         exec /bin/sh -c 'while :; do sleep 60; done'
@@ -89,8 +89,9 @@ class Root:
         run("mount", "-t", "tmpfs", "tmpfs", f"{self.path}/run")
         self.cgroup = make_cgroup() if init == "systemd" else None
         self.allow_starts(True)
-        if init != "systemd":
+        if init not in ("systemd", "sysvinit"):
             self.enter_runlevel_2()
+        self.kind = init
         self.boot(init)
 
     def boot(self, init):
@@ -115,6 +116,8 @@ class Root:
             if init == "openrc":
                 # Alpine's is BusyBox.
                 return name in ("init", "busybox") and self("rc-status", "-r", ok=None)[1].strip() == "default"
+            if init == "sysvinit":
+                return name == "init" and self("runlevel", ok=None)[1].strip() == "N 2"
             # By its words, since BusyBox and an emulator have the names of all.
             return b"while" in read(f"/proc/{self.init}/cmdline") and b"pivot_root" not in read(f"/proc/{self.init}/cmdline")
 
@@ -201,12 +204,23 @@ class Root:
                 continue
         return None
 
-    def close(self):
-        """Ends every process of the system and drops it."""
+    def end(self):
+        """Ends every process of the system."""
         self.unshare.kill()
         self.unshare.wait()
         # Its first process has become a child of this one, the first of the namespace around it.
         os.waitpid(self.init, 0)
+
+    def boot_again(self):
+        """As after the power has failed."""
+        self.end()
+        for name in os.listdir(f"{self.path}/run"):
+            run("rm", "-rf", f"{self.path}/run/{name}")
+        self.boot(self.kind)
+
+    def close(self):
+        """Ends every process of the system and drops it."""
+        self.end()
         run("umount", "--recursive", self.path)
         run("umount", self.work)
         os.rmdir(self.work)
@@ -1219,6 +1233,10 @@ def from_the_archive(root):
     step("a second run finds nothing to do")
     expect("what it says", "nothing to do" in install(), True)
 
+    if root.kind != "init":
+        step("it is back after a boot")
+        is_back_after_a_boot(root, mapping)
+
     if NAME in WATCHED_BY:
         step("a daemon that was killed is back")
         before = root.daemon()
@@ -1269,6 +1287,8 @@ def from_the_archive(root):
     expect("what a third run says", "nothing to do" in install(), True)
     if not EMULATED:
         obeys(root, mapping, told)
+        step("tunnels run another program, too; for a file with a fault they stay as they are, and the daemon does not")
+        renews_tunnels(root, install)
 
     if NAME in ("openrc", "runit"):
         step("where the daemon itself is watched, as by an earlier service, another program restarts it, and there are not two")
@@ -1287,6 +1307,38 @@ def from_the_archive(root):
     # runit's own notes beside the file that stays.
     expect("files left", [path for path in left if path != "/etc/sv/iofog-connector"], [])
     expect("a second time", "nothing to do" in root("sh", f"{tools}/install.sh", "--uninstall"), True)
+
+
+def renews_tunnels(root, install):
+    service = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=echo, args=(service,), daemon=True).start()
+    users = installed_tunnel(root, "two", service.getsockname()[1])
+    wait_for("an echo through the pipe", lambda: echoed(users))
+    bad = root.file("/etc/iofog-connector/tunnels/bad.conf")
+    with open(bad, "w", encoding="ascii") as file:
+        file.write("nonsense\n")
+    put_another_program(root)
+    daemon, tunnels = serving(root), serving(root, "iofog-connector-tunnels")
+    said = install()
+    expect("it says why", "keep running" in said and "bad.conf" in said, True)
+    expect("the tunnels' process", serving(root, "iofog-connector-tunnels"), tunnels)
+    expect("another daemon serves", serving(root) not in ("", daemon), True)
+    os.remove(bad)
+    put_another_program(root)
+    install()
+    wait_for("an echo after that", lambda: echoed(users))
+    expect("another process has the tunnels", serving(root, "iofog-connector-tunnels") not in ("", tunnels), True)
+    if WATCHED_BY.get(NAME) == "systemd":
+        unit = "iofog-connector-tunnel@two"
+        root("systemctl", "disable", "--now", "iofog-connector-tunnels")
+        root("systemctl", "start", unit)
+        put_another_program(root)
+        before = shown(root, unit, "MainPID")
+        install()
+        expect("another process has the tunnel of its own unit", shown(root, unit, "MainPID") not in ("0", before), True)
+        expect("the unit of all tunnels", state_of(root, "iofog-connector-tunnels"), "inactive")
+    root("iofog-connector", "tunnel", "remove", "two")
+    root("iofog-connector", "mapping", "remove", "two", "--dir", "/root")
 
 
 def in_a_system_that_does_not_run(root):
@@ -1324,9 +1376,9 @@ def by_runit(verb):
     return ("sv", "-w", "60", verb, "iofog-connector")
 
 
-def serving(root):
+def serving(root, folder="iofog-connector"):
     """The process that serves, by the lock, as the system numbers it."""
-    return read(root.file("/run/iofog-connector/iofog-connector.lock")).decode().strip()
+    return read(root.file(f"/run/{folder}/iofog-connector.lock")).decode().strip()
 
 
 def keeps_a_session(root, mapping, upgrade, service):
@@ -1371,6 +1423,23 @@ def obeys(root, mapping, service):
     expect("the port after a stop", reachable(mapping["port1"]), False)
     root(*service("start"))
     wait_for("service", lambda: authorized(mapping["port1"], mapping["passcode1"]))
+
+
+def is_back_after_a_boot(root, mapping):
+    root.boot_again()
+    wait_for("the daemon", lambda: root("iofog-connector", "status", ok=None)[0] == 0)
+    expect_served(mapping)
+
+
+def sysvinit_runs_it(root):
+    step("sysvinit: the package's daemon is there after a boot; an upgrade cuts no session, and the script knows the new process")
+    root.install(PACKAGE)
+    wait_for("the daemon", root.daemon)
+    mapping = add_mapping()
+    is_back_after_a_boot(root, mapping)
+    keeps_a_session(root, mapping, lambda: root.install(PACKAGE), by_service)
+    obeys(root, mapping, by_service)
+    root("apt-get", "purge", "-y", "iofog-connector")
 
 
 def upgrade_by_init_script(root):
@@ -1632,12 +1701,14 @@ if not EMULATED:
 if NAME in ("bookworm", "trixie"):
     STORIES += [("systemd", life), ("systemd", upgrade_from_java), ("systemd", systemd_manages_it)]
     STORIES += [("systemd", upgrade_in_place), ("systemd", faults_under_systemd)]
+if NAME == "sysvinit":
+    STORIES += [("sysvinit", sysvinit_runs_it)]
 if NAME == "openrc":
     STORIES = [("openrc", openrc_runs_it)]
 if NAME == "runit":
     STORIES = [("runit", runit_runs_it)]
 if ARCHIVE:
-    STORIES = [(WATCHED_BY.get(NAME, "init"), from_the_archive)]
+    STORIES = [("sysvinit" if NAME == "sysvinit" else WATCHED_BY.get(NAME, "init"), from_the_archive)]
     if NAME == "alpine":
         STORIES += [("init", in_a_system_that_does_not_run)]
 for kind, story in STORIES:
