@@ -209,7 +209,9 @@ find_files() {
 	if [ -z "$archive" ]; then
 		own=$(own_processor)
 		[ -n "$own" ] || die "this machine's processor is $(uname -m), and there are programs for $PROCESSORS alone"
-		for archive in "$here/$NAME"-*-linux-"$own".tar.gz; do :; done
+		set -- "$here/$NAME"-*-linux-"$own".tar.gz
+		[ $# = 1 ] || die "there is more than one archive for $own in $here: give the name of one"
+		archive=$1
 		[ -f "$archive" ] ||
 			die "this machine's processor is $(uname -m), and $here has no $NAME-VERSION-linux-$own.tar.gz; fetch that one, or give its name"
 	fi
@@ -324,10 +326,20 @@ add_user() {
 	fi
 }
 
+# The service's user owns the folder of settings, and might put a link in the place of what is made there at any moment.
 make_folder() {
-	mkdir -p "$1"
-	chown "$2" "$1"
-	chmod 0750 "$1"
+	mkdir -p "${1%/*}"
+	mkdir -m 0750 "$1"
+	chown -h "$2" "$1"
+}
+
+# For the same reason nothing that is there already is written to.
+write_settings() {
+	(
+		umask 022
+		set -C
+		cat "$1" >"$2"
+	)
 }
 
 # In one step, so that whoever looks finds the old file or the new one.
@@ -389,7 +401,8 @@ install_files() {
 	[ -d "$ETC" ] || step "make $ETC for the user $NAME" make_folder "$ETC" "$NAME:$NAME"
 	[ -d "$ETC/tunnels" ] || step "make $ETC/tunnels" make_folder "$ETC/tunnels" "root:$NAME"
 	[ -d "$LOG" ] || step "make $LOG for the user $NAME" make_folder "$LOG" "$NAME:$NAME"
-	[ -e "$ETC/$NAME.conf" ] || step "write $ETC/$NAME.conf, the settings to begin with" place "$from/$NAME.conf" "$ETC/$NAME.conf" 0644
+	[ -e "$ETC/$NAME.conf" ] ||
+		step "write $ETC/$NAME.conf, the settings to begin with" write_settings "$from/$NAME.conf" "$ETC/$NAME.conf"
 	case $init in
 		openrc | runit) install "$from/stand-in" "$STAND_IN" 0755 ;;
 	esac

@@ -1323,6 +1323,10 @@ def renews_tunnels(root, install):
     expect("it says why", "keep running" in said and "bad.conf" in said, True)
     expect("the tunnels' process", serving(root, "iofog-connector-tunnels"), tunnels)
     expect("another daemon serves", serving(root) not in ("", daemon), True)
+    if WATCHED_BY.get(NAME) not in ("systemd", "runit"):
+        said = root("/etc/init.d/iofog-connector-tunnels", "restart", ok=False)
+        expect("a restart says why", "bad.conf" in said, True)
+        expect("the process after a restart", serving(root, "iofog-connector-tunnels"), tunnels)
     os.remove(bad)
     put_another_program(root)
     install()
