@@ -32,6 +32,7 @@ usage() {
 
 die() {
 	echo "install.sh: $*" >&2
+	explained=yes
 	exit 1
 }
 
@@ -50,6 +51,7 @@ uninstall=
 start=yes
 dry=
 asleep=
+explained=
 
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -82,6 +84,7 @@ while [ $# -gt 0 ]; do
 done
 # It is put into scripts and units as it is.
 case $prefix in
+	/) misused "--prefix / is the root itself: give a folder in it, such as /usr" ;;
 	*[!A-Za-z0-9_/.-]*) misused "--prefix \"$prefix\" has other characters than letters, digits and _ / . -" ;;
 	/?*) prefix=${prefix%/} ;;
 	*) misused "--prefix \"$prefix\" does not begin with /" ;;
@@ -96,15 +99,24 @@ STAND_IN=$prefix/share/$NAME/stand-in
 # What was installed: a checksum and a path in each line.
 LIST=$prefix/share/$NAME/installed
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-trap 'exit 1' HUP INT TERM
-mkdir "$work/files"
-here=$(cd "$(dirname "$0")" && pwd)
+# Of what was begun and not finished there is a list, too, by which --uninstall takes it away.
+at_end() {
+	if [ $pass = act ] && [ -z "$uninstall" ] && [ ! -f "$LIST" ] && mkdir -p "${LIST%/*}" 2>/dev/null; then
+		cp "$work/installed" "$LIST.part" 2>/dev/null || rm -f "$LIST.part"
+	fi
+	[ $pass != act ] || [ -n "$explained" ] ||
+		echo "install.sh: this was not finished, for the reason above: mend that, and run install.sh again" >&2
+	rm -rf "$work"
+}
 
 # What comes to be done is said in the first pass, and done in the second.
 pass=plan
 steps=0
+work=$(mktemp -d)
+trap at_end EXIT
+trap 'exit 1' HUP INT TERM
+mkdir "$work/files"
+here=$(cd "$(dirname "$0")" && pwd)
 
 # step WORDS COMMAND [ARGUMENT...]
 step() {
@@ -168,7 +180,7 @@ verify() {
 	[ "$found" = "$wanted" ] ||
 		die "$1 is not what SHA256SUMS says: its checksum is $found, and should be $wanted; fetch it again"
 	echo "Checked: ${1##*/} is what SHA256SUMS says."
-	if [ -z "$key" ] && [ -f "$sums.sig" ]; then
+	if [ -z "$key" ] && { [ -f "$sums.sig" ] || [ -f "$sums.minisig" ]; }; then
 		echo "Not checked: who has signed SHA256SUMS (--key FILE does that)."
 	fi
 }
@@ -176,16 +188,23 @@ verify() {
 # Whether $2 is a signature of $1 by the key.
 signed() {
 	[ -f "$key" ] || die "there is no key $key"
+	case $(head -n 1 "$key") in
+		'-----BEGIN '* | 'untrusted comment:'*' secret key') die "$key is the secret half of a key: give the public one" ;;
+	esac
 	if grep -q '^untrusted comment:' "$key"; then
 		has minisign || die "$key is a key of minisign, which is not installed here"
 		minisign -V -q -p "$key" -x "$2" -m "$1" >/dev/null 2>&1
 		return
 	fi
 	has ssh-keygen || die "$key is a key of OpenSSH, whose ssh-keygen is not installed here"
-	# A public key alone, or a file of allowed signers, in which a name stands before it.
+	case $(ssh-keygen -Y nothing 2>&1) in
+		*' option -- '*) die "this machine's ssh-keygen is older than OpenSSH 8.1, and cannot check signatures: check the files on another" ;;
+	esac
+	# Public keys alone, or a file of allowed signers, in which names stand before them.
 	signer=$NAME
-	case $(head -n 1 "$key") in
-		ssh-* | ecdsa-* | sk-*) printf '%s %s\n' "$signer" "$(head -n 1 "$key")" >"$work/signers" ;;
+	grep -v -e '^[[:space:]]*#' -e '^[[:space:]]*$' "$key" >"$work/keys" || die "there is no key in $key"
+	case $(head -n 1 "$work/keys") in
+		ssh-* | ecdsa-* | sk-*) sed "s/^/$signer /" "$work/keys" >"$work/signers" ;;
 		*)
 			cp "$key" "$work/signers"
 			signer=$(ssh-keygen -Y find-principals -s "$2" -f "$key" 2>/dev/null | head -n 1)
@@ -218,7 +237,7 @@ find_files() {
 	[ -f "$archive" ] || die "there is no file $archive"
 	verify "$archive"
 	mkdir "$work/archive"
-	gzip -dc "$archive" | tar -xf - -C "$work/archive" || die "$archive cannot be unpacked: it is no archive of $NAME, or is cut short"
+	gzip -dc "$archive" | tar -xf - -C "$work/archive" || die "$archive cannot be unpacked: it is no archive of $NAME, or is cut short; or $work has no room (TMPDIR names another place)"
 	for from in "$work"/archive/*; do :; done
 	[ -f "$from/processor" ] || die "$archive is no archive of $NAME"
 }
@@ -276,6 +295,19 @@ find_init() {
 	else
 		init=none
 	fi
+}
+
+# Whether another run has put it elsewhere, and the service here is that one's.
+check_prefix() {
+	also=', or take that away first'
+	[ -z "$uninstall" ] || also=
+	for one in "/etc/systemd/system/$NAME.service" "/etc/init.d/$NAME" "/etc/sv/$NAME/run"; do
+		[ -f "$one" ] || continue
+		other=$(grep -o "/[A-Za-z0-9_/.-]*/bin/$NAME" "$one" | head -n 1)
+		other=${other%/bin/"$NAME"}
+		[ "$other" = "$prefix" ] || [ ! -f "$other/share/$NAME/installed" ] ||
+			die "$NAME is installed in $other: give --prefix $other$also"
+	done
 }
 
 # What would run the services if this system were started, as one is in which somebody is by chroot: `asleep`.
@@ -399,10 +431,14 @@ install_files() {
 	install "$from/completions/$NAME.fish-completion" "$prefix/share/fish/vendor_completions.d/$NAME.fish" 0644
 	# What takes the settings away takes this, too, and nobody else does.
 	[ -d "$ETC" ] || step "make $ETC for the user $NAME" make_folder "$ETC" "$NAME:$NAME"
-	[ -d "$ETC/tunnels" ] || step "make $ETC/tunnels" make_folder "$ETC/tunnels" "root:$NAME"
+	if [ -d "$ETC" ] && [ ! -x "$ETC" ]; then
+		echo "  (what is missing in $ETC, root alone can see)"
+	else
+		[ -d "$ETC/tunnels" ] || step "make $ETC/tunnels" make_folder "$ETC/tunnels" "root:$NAME"
+		[ -e "$ETC/$NAME.conf" ] ||
+			step "write $ETC/$NAME.conf, the settings to begin with" write_settings "$from/$NAME.conf" "$ETC/$NAME.conf"
+	fi
 	[ -d "$LOG" ] || step "make $LOG for the user $NAME" make_folder "$LOG" "$NAME:$NAME"
-	[ -e "$ETC/$NAME.conf" ] ||
-		step "write $ETC/$NAME.conf, the settings to begin with" write_settings "$from/$NAME.conf" "$ETC/$NAME.conf"
 	case $init in
 		openrc | runit) install "$from/stand-in" "$STAND_IN" 0755 ;;
 	esac
@@ -611,6 +647,7 @@ write_list() {
 	mkdir -p "${LIST%/*}"
 	cp "$work/installed" "$LIST.$$"
 	mv -f "$LIST.$$" "$LIST"
+	rm -f "$LIST.part"
 }
 
 all_steps() {
@@ -665,7 +702,7 @@ has_unit() {
 
 # The folders that only these files were in go with them.
 forget() {
-	rm -f "$LIST"
+	rm -f "$LIST" "$LIST.part"
 	while read -r _ file; do
 		case $file in
 			/etc/sv/* | */share/*) rmdir "${file%/*}" 2>/dev/null || true ;;
@@ -679,13 +716,16 @@ forget() {
 }
 
 find_init
+check_prefix
 if [ -n "$uninstall" ]; then
-	if [ ! -f "$LIST" ]; then
+	list=$LIST
+	[ -f "$list" ] || list=$LIST.part
+	if [ ! -f "$list" ]; then
 		echo "There is nothing to do: $LIST, which says what install.sh has put here, does not exist."
 		exit
 	fi
 	[ "$(id -u)" = 0 ] || [ -n "$dry" ] || die "this needs root: run it with sudo, or as root"
-	cp "$LIST" "$work/listed"
+	cp "$list" "$work/listed"
 	work_to_do=removal
 	end="$NAME is removed. $ETC, $LOG and the user $NAME are still there."
 	subject="$NAME"
@@ -693,7 +733,7 @@ else
 	find_files
 	check_machine
 	was_installed=
-	[ ! -f "$LIST" ] || was_installed=yes
+	[ ! -f "$LIST" ] || { [ "$init" != none ] && ! has_unit $NAME; } || was_installed=yes
 	work_to_do=all_steps
 	end="$NAME $version is installed."
 	subject="$NAME $version for $for_processor into $prefix, with services for $init"
@@ -715,6 +755,7 @@ cat "$work/plan"
 echo "Doing it:"
 pass=act
 $work_to_do
+pass=over
 echo "$end"
 case $uninstall:$PATH: in
 	yes:* | *:"$prefix/bin":*) ;;

@@ -1232,6 +1232,9 @@ def from_the_archive(root):
 
     step("a second run finds nothing to do")
     expect("what it says", "nothing to do" in install(), True)
+    for option in ("--dry-run", "--uninstall"):
+        said = install("--prefix", "/opt", option, ok=False)
+        expect(f"of another prefix, with {option}", "is installed in /usr/local: give --prefix" in said, True)
 
     if root.kind != "init":
         step("it is back after a boot")
