@@ -6,6 +6,12 @@
 # It looks first and says what it would change, then changes that, so that a second run finds nothing to do.
 set -eu
 
+# Whatever the caller has: folders are for all to enter and for root alone to write, the system's own programs are found
+# (`su` without - leaves their folders out), and `cd` and tar do nothing that does not stand here.
+umask 022
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+unset CDPATH TAR_OPTIONS
+
 NAME=iofog-connector
 ETC=/etc/$NAME
 LOG=/var/log/$NAME
@@ -56,7 +62,7 @@ explained=
 while [ $# -gt 0 ]; do
 	case $1 in
 		--prefix | --init | --key)
-			[ $# -gt 1 ] || misused "$1 needs a value"
+			[ -n "${2-}" ] || misused "$1 needs a value"
 			case $1 in
 				--prefix) prefix=$2 ;;
 				--init) init=$2 ;;
@@ -64,6 +70,7 @@ while [ $# -gt 0 ]; do
 			esac
 			shift
 			;;
+		--prefix= | --init= | --key=) misused "${1%=} needs a value" ;;
 		--prefix=*) prefix=${1#*=} ;;
 		--init=*) init=${1#*=} ;;
 		--key=*) key=${1#*=} ;;
@@ -159,30 +166,49 @@ fits() {
 	esac
 }
 
-# Checks the archive against SHA256SUMS beside it, and that against its signature.
+# Copies the archive and what is beside it to where nobody else can change them, and checks the archive against
+# SHA256SUMS, and that against its signature.
 verify() {
+	name=${1##*/}
 	sums=$(dirname "$1")/SHA256SUMS
+	cp "$1" "$work/packed"
 	if [ ! -f "$sums" ]; then
 		[ -z "$key" ] || die "--key is given, and there is no $sums to check; put SHA256SUMS and SHA256SUMS.sig beside the archive"
-		echo "Nothing is checked: there is no SHA256SUMS beside ${1##*/}."
+		echo "Nothing is checked: there is no SHA256SUMS beside $name."
 		return
 	fi
+	cp "$sums" "$work/sums"
 	if [ -n "$key" ]; then
 		signature=$sums.sig
 		[ -f "$signature" ] || signature=$sums.minisig
 		[ -f "$signature" ] || die "--key is given, and there is no $sums.sig to check; put it beside the archive"
-		signed "$sums" "$signature" || die "the signature $signature is not one of $sums by $key: do not use these files"
+		cp "$signature" "$work/signature"
+		signed "$work/sums" "$work/signature" ||
+			die "the signature $signature is not one of $sums by $key: do not use these files"
 		echo "Checked: SHA256SUMS is signed by $key."
 	fi
-	wanted=$(sed -n "s|^\([0-9a-f]\{64\}\) [ *]${1##*/}\$|\1|p" "$sums" | head -n 1)
-	[ -n "$wanted" ] || die "$sums does not name ${1##*/}: the file is of another release, or has another name"
-	found=$(sum "$1")
+	wanted=$(wanted_sum "$name")
+	[ -n "$wanted" ] || die "$sums does not name $name: the file is of another release, or has another name"
+	found=$(sum "$work/packed")
 	[ "$found" = "$wanted" ] ||
 		die "$1 is not what SHA256SUMS says: its checksum is $found, and should be $wanted; fetch it again"
-	echo "Checked: ${1##*/} is what SHA256SUMS says."
+	echo "Checked: $name is what SHA256SUMS says."
 	if [ -z "$key" ] && { [ -f "$sums.sig" ] || [ -f "$sums.minisig" ]; }; then
 		echo "Not checked: who has signed SHA256SUMS (--key FILE does that)."
 	fi
+}
+
+# What SHA256SUMS says of the file $1, or nothing. A name is compared as it is: it may be anybody's.
+wanted_sum() {
+	while read -r was file || [ -n "$was" ]; do
+		case $was in
+			'' | *[!0-9a-f]*) continue ;;
+		esac
+		if [ "${file#\*}" = "$1" ]; then
+			echo "$was"
+			return
+		fi
+	done <"$work/sums"
 }
 
 # Whether $2 is a signature of $1 by the key.
@@ -217,8 +243,18 @@ signed() {
 	return 1
 }
 
+# Whether everybody may put files into the folder $1, as into /tmp.
+is_open() {
+	case $(ls -ld "$1") in
+		????????w*) return 0 ;;
+		*) return 1 ;;
+	esac
+}
+
 # Finds the files: the folder `from`.
 find_files() {
+	[ -n "$archive" ] || ! is_open "$here" ||
+		die "everybody may put files into $here, so that nothing is looked for there: give the archive's name"
 	if [ -z "$archive" ] && [ -f "$here/processor" ]; then
 		from=$here
 		[ -z "$key" ] || die "--key checks an archive: give its name, in place of the unpacked folder $here"
@@ -237,7 +273,7 @@ find_files() {
 	[ -f "$archive" ] || die "there is no file $archive"
 	verify "$archive"
 	mkdir "$work/archive"
-	gzip -dc "$archive" | tar -xf - -C "$work/archive" || die "$archive cannot be unpacked: it is no archive of $NAME, or is cut short; or $work has no room (TMPDIR names another place)"
+	gzip -dc <"$work/packed" | tar -xf - -C "$work/archive" || die "$archive cannot be unpacked: it is no archive of $NAME, or is cut short; or $work has no room (TMPDIR names another place)"
 	for from in "$work"/archive/*; do :; done
 	[ -f "$from/processor" ] || die "$archive is no archive of $NAME"
 }
@@ -358,17 +394,40 @@ add_user() {
 	fi
 }
 
-# The service's user owns the folder of settings, and might put a link in the place of what is made there at any moment.
+# make_folder FOLDER OWNER MODE. What the service's user may write in is no place to follow a link.
 make_folder() {
 	mkdir -p "${1%/*}"
-	mkdir -m 0750 "$1"
-	chown -h "$2" "$1"
+	mkdir "$1"
+	settle "$1" "$2" "$3"
 }
 
-# For the same reason nothing that is there already is written to.
+settle() {
+	chown "$2" "$1"
+	chmod "$3" "$1"
+}
+
+# Whether the service's user owns the folder $1, as in earlier releases: then it could remove what is root's there, and
+# put a link in its place.
+is_loose() {
+	[ -d "$1" ] && [ ! -L "$1" ] || return 1
+	# By number: BusyBox cuts a long name short.
+	# shellcheck disable=SC2046 # words: mode, links, owner
+	set -- $(ls -ldn "$1")
+	[ "$3" = "$(id -u "$NAME" 2>/dev/null)" ]
+}
+
+close_folder() {
+	settle "$ETC" "root:$NAME" 1770
+	if [ -e "$ETC/$NAME.conf" ] || [ -L "$ETC/$NAME.conf" ]; then
+		chown -h root:root "$ETC/$NAME.conf"
+		# From here on it is nobody else's to replace.
+		[ -L "$ETC/$NAME.conf" ] || chmod go-w "$ETC/$NAME.conf"
+	fi
+}
+
+# Nothing that is there already is written to.
 write_settings() {
 	(
-		umask 022
 		set -C
 		cat "$1" >"$2"
 	)
@@ -377,7 +436,9 @@ write_settings() {
 # In one step, so that whoever looks finds the old file or the new one.
 place() {
 	mkdir -p "${2%/*}"
-	cp "$1" "$2.$$" || {
+	rm -f "$2.$$"
+	# Not through a link.
+	(set -C && cat "$1" >"$2.$$") || {
 		rm -f "$2.$$"
 		die "$2 cannot be written"
 	}
@@ -430,15 +491,16 @@ install_files() {
 	install "$from/completions/$NAME.zsh-completion" "$prefix/share/zsh/site-functions/_$NAME" 0644
 	install "$from/completions/$NAME.fish-completion" "$prefix/share/fish/vendor_completions.d/$NAME.fish" 0644
 	# What takes the settings away takes this, too, and nobody else does.
-	[ -d "$ETC" ] || step "make $ETC for the user $NAME" make_folder "$ETC" "$NAME:$NAME"
+	[ -d "$ETC" ] || step "make $ETC for the group $NAME" make_folder "$ETC" "root:$NAME" 1770
+	! is_loose "$ETC" || step "give $ETC and the settings to root, and let the group $NAME write in that folder" close_folder
 	if [ -d "$ETC" ] && [ ! -x "$ETC" ]; then
 		echo "  (what is missing in $ETC, root alone can see)"
 	else
-		[ -d "$ETC/tunnels" ] || step "make $ETC/tunnels" make_folder "$ETC/tunnels" "root:$NAME"
+		[ -d "$ETC/tunnels" ] || step "make $ETC/tunnels" make_folder "$ETC/tunnels" "root:$NAME" 0750
 		[ -e "$ETC/$NAME.conf" ] ||
 			step "write $ETC/$NAME.conf, the settings to begin with" write_settings "$from/$NAME.conf" "$ETC/$NAME.conf"
 	fi
-	[ -d "$LOG" ] || step "make $LOG for the user $NAME" make_folder "$LOG" "$NAME:$NAME"
+	[ -d "$LOG" ] || step "make $LOG for the user $NAME" make_folder "$LOG" "$NAME:$NAME" 0750
 	case $init in
 		openrc | runit) install "$from/stand-in" "$STAND_IN" 0755 ;;
 	esac
@@ -737,6 +799,9 @@ else
 	work_to_do=all_steps
 	end="$NAME $version is installed."
 	subject="$NAME $version for $for_processor into $prefix, with services for $init"
+	# A release of before is as well signed as this one.
+	before=$("$PROGRAM" version 2>/dev/null | sed -n '1s/.* //p')
+	[ -z "$before" ] || [ "$before" = "$version" ] || subject="$subject, in the place of $before,"
 fi
 
 $work_to_do >"$work/plan"
@@ -762,7 +827,7 @@ case $uninstall:$PATH: in
 	*) echo "$prefix/bin is not in PATH: add it there, or type $PROGRAM." ;;
 esac
 if [ -z "$uninstall" ] && [ "$init" = none ]; then
-	echo "Nothing here starts it; by hand: $PROGRAM start"
+	echo "Nothing here starts it; by hand, as the user $NAME: $PROGRAM start"
 elif [ -z "$uninstall" ] && [ "$init" = sysvinit ] && ! can_give_ports setpriv; then
 	echo "It can open no port below 1024: that needs setpriv of util-linux."
 fi

@@ -503,7 +503,7 @@ def broken_package(script):
 def expect_owners_and_modes(root):
     service = "iofog-connector iofog-connector"
     for path, wanted in {
-        "/etc/iofog-connector": f"{service} 750",
+        "/etc/iofog-connector": "root iofog-connector 1770",
         "/etc/iofog-connector/iofog-connector.conf": "root root 644",
         "/etc/iofog-connector/configs.json": f"{service} 600",
         "/etc/iofog-connector/tunnels": "root iofog-connector 750",
@@ -514,6 +514,11 @@ def expect_owners_and_modes(root):
         "/etc/init.d/iofog-connector": "root root 755",
     }.items():
         expect(f"owner and mode of {path}", root.mode(path), wanted)
+    # Else dpkg, which writes the settings as root, would write and give away what a link in their place leads to.
+    user = ("setpriv", "--reuid=iofog-connector", "--regid=iofog-connector", "--clear-groups")
+    for name in ("iofog-connector.conf", "tunnels"):
+        code, _ = root(*user, "mv", f"/etc/iofog-connector/{name}", "/etc/iofog-connector/moved", ok=None)
+        expect(f"the service's user can move {name} away", code == 0, False)
 
 
 def expect_least_rights(root):
@@ -1219,7 +1224,7 @@ def from_the_archive(root):
     said = root("env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "sh", f"{tools}/install.sh", archive)
     expect("a word about PATH", "/usr/local/bin is not in PATH" in said, True)
     wait_for("the daemon", lambda: root("iofog-connector", "status", ok=None)[0] == 0)
-    expect("the owner of the settings", root.mode("/etc/iofog-connector"), "iofog-connector iofog-connector 750")
+    expect("the owner of the settings", root.mode("/etc/iofog-connector"), "root iofog-connector 1770")
     expect("the owner of tunnels", root.mode("/etc/iofog-connector/tunnels"), "root iofog-connector 750")
     user = root("grep", "^iofog-connector:", "/etc/passwd").strip().split(":")
     group = root("grep", "^iofog-connector:", "/etc/group").split(":")
