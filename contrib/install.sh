@@ -634,6 +634,17 @@ own_units() {
 		systemctl list-units "$@" --plain --no-legend "$NAME-tunnel@*.service" 2>/dev/null | cut -d ' ' -f 1
 }
 
+has_tunnel_files() {
+	for one in "$ETC/tunnels"/*.conf; do
+		[ ! -f "$one" ] || return 0
+	done
+	return 1
+}
+
+start_tunnels() {
+	service start $NAME-tunnels || echo "install.sh: the tunnels of $ETC/tunnels did not start, for the reason above" >&2
+}
+
 start_service() {
 	tries=20
 	service start $NAME || tries=0
@@ -702,6 +713,10 @@ services() {
 		# The unit of systemd is enabled by the first `tunnel install`.
 		[ "$init" = systemd ] || is_enabled $NAME-tunnels || step "have $init start $NAME-tunnels at boot" enable $NAME-tunnels
 		step "start $NAME" start_service
+		# Of before, where it was taken away and is back. runit starts what it finds enabled.
+		case $init in
+			openrc | sysvinit) ! has_tunnel_files || step "start the tunnels of $ETC/tunnels" start_tunnels ;;
+		esac
 	fi
 }
 
@@ -826,6 +841,9 @@ case $uninstall:$PATH: in
 	yes:* | *:"$prefix/bin":*) ;;
 	*) echo "$prefix/bin is not in PATH: add it there, or type $PROGRAM." ;;
 esac
+if [ -z "$uninstall${was_installed-}" ] && [ "$init" = systemd ] && has_tunnel_files && ! has_tunnels_running; then
+	echo "The tunnels of $ETC/tunnels do not run: systemctl enable --now $NAME-tunnels starts them."
+fi
 if [ -z "$uninstall" ] && [ "$init" = none ]; then
 	echo "Nothing here starts it; by hand, as the user $NAME: $PROGRAM start"
 elif [ -z "$uninstall" ] && [ "$init" = sysvinit ] && ! can_give_ports setpriv; then

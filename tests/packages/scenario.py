@@ -1304,6 +1304,8 @@ def from_the_archive(root):
         watched_itself(root, mapping, service, told, install)
 
     step("--uninstall takes away what it has put there, and leaves settings and state")
+    root("iofog-connector", "mapping", "add", "public", "--name", "again", "--dir", "/root")
+    root("iofog-connector", "tunnel", "install", "/root/again.tunnel", "--target", "127.0.0.1:9")
     said = root("sh", f"{tools}/install.sh", "--uninstall")
     expect("the changed service stays", f"{service} was changed here" in said, True)
     expect("the daemon", root("sh", "-c", "! pidof iofog-connector", ok=None)[0], 0)
@@ -1315,6 +1317,13 @@ def from_the_archive(root):
     # runit's own notes beside the file that stays.
     expect("files left", [path for path in left if path != "/etc/sv/iofog-connector"], [])
     expect("a second time", "nothing to do" in root("sh", f"{tools}/install.sh", "--uninstall"), True)
+
+    step("installed again, it runs the tunnels of before, or says what does")
+    said = install()
+    if WATCHED_BY.get(NAME) == "systemd":
+        expect("what it says", "systemctl enable --now iofog-connector-tunnels" in said, True)
+    else:
+        wait_for("the tunnels", lambda: root("iofog-connector", "tunnels", "status", ok=None)[0] == 0)
 
 
 def renews_tunnels(root, install):
