@@ -65,7 +65,7 @@ class Root:
         if [ "$2" != init ]; then
             exec /sbin/init </dev/null >/dev/null 2>&1
         fi
-        exec /bin/sh -c 'while :; do sleep 60; done'
+        exec /bin/sh -c 'while sleep 60; do :; done'
     """
 
     def __init__(self, init):
