@@ -628,6 +628,9 @@ service() {
 is_serving() { "$PROGRAM" status >/dev/null 2>&1; }
 has_tunnels_running() { "$PROGRAM" tunnels status >/dev/null 2>&1; }
 
+# Where nothing serves just now, OpenRC may start it again and again, and would do so without its script, too.
+is_to_stop() { is_serving || { [ "$init" = openrc ] && rc-service "$1" status >/dev/null 2>&1; }; }
+
 # Tunnels that have units of their own, which is systemd's alone.
 own_units() {
 	[ "$init" != systemd ] ||
@@ -673,6 +676,7 @@ renew() {
 	if [ $code -eq 2 ]; then
 		echo "install.sh: the program of before keeps running, because the new one would not start with these settings:" >&2
 		echo "$faults" >&2
+		echo "install.sh: correct that, and then: $PROGRAM upgrade" >&2
 		return
 	fi
 	if ! is_watched; then
@@ -745,7 +749,7 @@ removal() {
 			has_unit "$one" || continue
 			case $one in
 				*-tunnels) ! has_tunnels_running || step "stop $one" service stop "$one" ;;
-				*) ! is_serving || step "stop $one" service stop "$one" ;;
+				*) ! is_to_stop "$one" || step "stop $one" service stop "$one" ;;
 			esac
 			! is_enabled "$one" || step "have $init start $one no more" disable "$one"
 		done
