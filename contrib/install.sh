@@ -25,7 +25,7 @@ usage() {
 	the archive for this machine's processor is. Settings, state and logs that are there are never changed.
 
 	  --prefix DIR   where the program goes: DIR/bin, DIR/share        [/usr/local]
-	  --init WORD    systemd, openrc, runit, sysvinit or none          [what runs here]
+	  --init WORD    systemd, openrc, runit, sysvinit or none          [as installed, or what runs here]
 	  --key FILE     public key (OpenSSH's, or minisign's) by which SHA256SUMS.sig beside the archive must be signed
 	  --no-start     install the service, and neither enable nor start it
 	  --dry-run      say what would be done, and do nothing
@@ -315,9 +315,21 @@ lacks_setpriv() {
 	die "the services for $init need setpriv of util-linux, which this machine lacks (BusyBox's is another): install it (package setpriv or util-linux), or give --init sysvinit or --init none"
 }
 
-# What runs the services here.
+# What the services were installed for, or else what runs here.
 find_init() {
 	[ -z "$init" ] || return 0
+	if [ -f "$LIST" ]; then
+		case $(sed 's/^[^ ]* *//' "$LIST") in
+			*/etc/systemd/system/$NAME.service*) init=systemd ;;
+			*/etc/sv/$NAME/run*) init=runit ;;
+			*/etc/init.d/$NAME*)
+				init=sysvinit
+				! head -n 1 "/etc/init.d/$NAME" 2>/dev/null | grep -q openrc-run || init=openrc
+				;;
+			*) init=none ;;
+		esac
+		return
+	fi
 	first=$(cat /proc/1/comm 2>/dev/null) || first=
 	if [ -d /run/systemd/system ]; then
 		init=systemd
