@@ -124,8 +124,7 @@ impl Config {
         let text = match file::read(&file, LONGEST, None) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && is_enough => {
                 let environment = Environment { is_alone: true, ..environment };
-                let (config, warnings) = Config::read(NO_FILE, &file, environment)?;
-                return Ok((Config { has_file: false, ..config }, warnings));
+                return Config::read(NO_FILE, &file, environment);
             }
             text => text.map_err(|error| {
                 Faults::unread(&file, &unreadable(&file, &error), reason::may_pass(&error))
@@ -152,6 +151,7 @@ impl Config {
         file: &Path,
         environment: Environment,
     ) -> Result<(Config, Vec<String>), Faults> {
+        let has_file = !environment.is_alone;
         let mut keys = Keys::read(text, file, environment)?;
         let allowed = keys.required("ports", "an array of ports", values::ports);
         let excluded = keys.required("exclude", "an array of ports, [] for none,", values::ports);
@@ -232,13 +232,14 @@ impl Config {
             fin_wait: fin_wait.unwrap_or(Duration::from_millis(60_000)),
             connection_log: connection_log.unwrap_or(false),
             sandbox: sandbox.unwrap_or_default(),
-            has_file: true,
+            has_file,
         };
         if config.ports.iter().any(|port| config.is_apis(*port)) {
-            let (file, port) = (file.display(), config.api.port());
             warnings.push(format!(
-                "{file}: ports: {port} is the API's own port, so that no mapping can have it; put \
-                 it into exclude."
+                "{}: {} is the API's own port, so that no mapping can have it; put it into {}.",
+                config.place(file, "ports"),
+                config.api.port(),
+                config.key("exclude")
             ));
         }
         warnings.extend(config.open_api_warning());
@@ -251,12 +252,50 @@ impl Config {
         let reachable = !self.api.ip().to_canonical().is_loopback();
         let limited = self.controllers.is_some() || (self.controller_ca.is_some() && !self.dev);
         (reachable && !limited).then(|| {
-            let remedy = if self.dev { "controllers" } else { "controllers or controllerca" };
+            let or = if self.dev { "".into() } else { format!(" or {}", self.key("controllerca")) };
             format!(
-                "Anyone who can reach {} may call the API and open ports; set {remedy} in {FILE}.",
-                self.api
+                "Anyone who can reach {} may call the API and open ports; set {}{or}{}.",
+                self.api,
+                self.key("controllers"),
+                self.in_file()
             )
         })
+    }
+
+    /// A warning when the settings want no sandbox, or one that only reports.
+    pub fn sandbox_warning(&self) -> Option<String> {
+        let what = match self.sandbox {
+            Sandbox::On | Sandbox::Kill => return None,
+            Sandbox::Report => "only reports",
+            Sandbox::Off => "is off",
+        };
+        Some(format!(
+            "The sandbox {what}: whoever breaks into the daemon may do all that its user may; set {} to \"on\", and restart.",
+            self.named("sandbox")
+        ))
+    }
+
+    /// How a sentence names a key: as it stands in the file, or its variable where there is no file.
+    fn key(&self, key: &str) -> String {
+        if self.has_file { key.into() } else { environment::variable(key) }
+    }
+
+    /// What follows that.
+    fn in_file(&self) -> String {
+        if self.has_file { format!(" in {FILE}") } else { String::new() }
+    }
+
+    /// Both of it.
+    pub fn named(&self, key: &str) -> String {
+        self.key(key) + &self.in_file()
+    }
+
+    /// What begins a sentence about a key of the settings, which are in `file` if there is one.
+    pub fn place(&self, file: &Path, key: &str) -> String {
+        match self.has_file {
+            true => format!("{}: {key}", file.display()),
+            false => format!("environment: {}", environment::variable(key)),
+        }
     }
 
     /// A warning when this machine does not have the address of `listen` now.
@@ -273,9 +312,12 @@ impl Config {
     pub fn loopback_notice(&self) -> Option<String> {
         let ip = self.listen.filter(|ip| loopback(&self.address) == Some(*ip))?;
         Some(format!(
-            "mappings' ports listen on {ip} alone, since address is {}; for other machines set address to the name \
-             at which they reach this one, or listen to \"::\", in {FILE}, and restart",
-            self.address
+            "mappings' ports listen on {ip} alone, since address is {}; for other machines set {} to the name \
+             at which they reach this one, or {} to \"::\"{}, and restart",
+            self.address,
+            self.key("address"),
+            self.key("listen"),
+            self.in_file()
         ))
     }
 

@@ -119,7 +119,18 @@ pub fn run(options: &Options) -> ExitCode {
     for warning in warnings.into_iter().chain(listen_warning) {
         log::warn!(target: ALWAYS, "{warning}");
     }
-    let spawner = spawner.map(Arc::new).map_err(|error| reason::words(&error).to_string());
+    let spawner = match os::supervisor() {
+        Some(name) => Err(format!(
+            "{name} watches this process itself, and would start another one beside the new program; restart the \
+             service instead"
+        )),
+        None => spawner.map(Arc::new).map_err(|error| {
+            format!(
+                "the process that starts programs could not be made: {}; a restart is needed",
+                reason::words(&error)
+            )
+        }),
+    };
     let place = Place {
         options,
         instance: RefCell::new(Some(parts.0)),
@@ -233,6 +244,9 @@ async fn serve(
     if let Some(notice) = cage(place.options, &config, api.is_ok()).enter() {
         log::info!(target: ALWAYS, "{notice}");
     }
+    if let Some(warning) = config.sandbox_warning() {
+        log::warn!(target: ALWAYS, "{warning}");
+    }
     // Boxed, as others in `serving`: a task of its own type takes 700 bytes of the program.
     executor.spawn(signals.pass_on(ask.clone()).boxed_local()).detach();
     let workers = Rc::new(Workers::start(config.threads)?);
@@ -278,7 +292,8 @@ async fn serve(
         serving.notifier.ready(&serving.summary());
         loop {
             if let Asked::Stop(by_signal) = serving.until_asked(place.options, &asked).await {
-                return serving.drain(&asked, by_signal).await;
+                serving.drain(&asked, by_signal).await;
+                return Ok(());
             }
             match serving.hand_over(&place, &asked).await {
                 Ok((successor, process)) => {
@@ -299,10 +314,10 @@ async fn serve(
             }
         }
     };
-    or(life, runtime::run(|| executor.tick())).await;
+    let lived = or(life, runtime::run(|| executor.tick())).await;
     log::info!(target: ALWAYS, "stopped");
     logging.flush();
-    Ok(())
+    lived
 }
 
 /// The daemon's cage. It reaches the folders, and what is read again there or elsewhere; `api` says whether the

@@ -22,7 +22,9 @@ pub use files::{FileGuard, Files, For};
 pub use instance::{Instance, Ownership, config_of, holder, strangers_hold, take_lock};
 pub use link::{AsyncLink, Link, Message};
 pub use notifier::{Notifier, watchdog_interval};
-pub use process::{Prepared, abort_on_panic, close_inherited, make_room, prepare, said};
+pub use process::{
+    Prepared, abort_on_panic, close_inherited, make_room, prepare, said, supervisor,
+};
 pub use signals::{Ask, Signals};
 pub use socket::listen;
 pub use spawner::{REFUSED, Spawner, WATCH, predecessor, serves};

@@ -88,6 +88,7 @@ fn findings(options: &Options) -> (Vec<String>, Vec<String>) {
     let settings = match Config::load(dir) {
         Ok((settings, doubts)) => {
             warnings.extend(doubts);
+            warnings.extend(settings.sandbox_warning());
             warnings.extend(settings.listen_warning());
             warnings.extend(settings.api_warning());
             warnings.extend(taken(&settings, options));
@@ -152,8 +153,8 @@ fn taken(settings: &Config, options: &Options) -> Option<String> {
     }
     Some(format!(
         "another program has the API's port, {api} (ss -tanp shows which), so that nobody can call the API; end it, \
-         or set api in {} to another port",
-        config::FILE
+         or set {} to another port",
+        settings.named("api")
     ))
 }
 
@@ -162,18 +163,16 @@ fn lacking(settings: &Config, file: &Path) -> Vec<String> {
     let mut doubts = Vec::new();
     if settings.pool().len() < 2 {
         doubts.push(format!(
-            "{}: ports: a mapping takes two ports, and fewer are left for mappings, so that no pipe \
-             can be opened; add some",
-            file.display()
+            "{}: a mapping takes two ports, and fewer are left for mappings, so that no pipe can be opened; add some",
+            settings.place(file, "ports")
         ));
     }
     // Without `dev` this is a fault of the certificates.
     if let Some(missing) = settings.controller_ca.as_ref().filter(|ca| settings.dev && !ca.exists())
     {
         doubts.push(format!(
-            "{}: controllerca: {} does not exist; make it before dev is set to false, or take the \
-             key out",
-            file.display(),
+            "{}: {} does not exist; make it before dev is set to false, or take the key out",
+            settings.place(file, "controllerca"),
             missing.display()
         ));
     }
@@ -235,7 +234,11 @@ mod tests {
             (r#""6000""#, r#""dev":true"#, "conf: ports: a mapping takes two ports, and fewer"),
             (r#""6000-6001""#, r#""dev":true,"api":"127.0.0.1:6001""#, "conf: ports: a mapping"),
             (r#""6000-6001""#, r#""dev":true,"controllerca":"x.pem""#, "conf: controllerca: "),
-            (r#""6000-6001""#, r#""dev":false,"controllerca":"x.pem""#, "`controllerca` in iofog"),
+            (
+                r#""6000-6001""#,
+                r#""dev":false,"controllerca":"x.pem""#,
+                "`controllerca` of the settings",
+            ),
             (r#""6000-6001""#, r#""dev":true"#, ""),
         ] {
             let text = format!(

@@ -74,6 +74,17 @@ fn order(service: &Service, verb: &str, root: &Path, sudo: &str) -> Option<Strin
     if is_there("run/systemd/system") && has_unit() {
         return Some(format!("{sudo}systemctl {verb} {name}"));
     }
+    // A supervised service of runit's, whose link says that it is enabled.
+    if ["etc/service", "service", "var/service"]
+        .iter()
+        .any(|all| is_there(&format!("{all}/{name}/run")))
+    {
+        return Some(format!("{sudo}sv {verb} {name}"));
+    }
+    // Debian's `service` marks an OpenRC service as started, and starts nothing.
+    if is_there("run/openrc/softlevel") && is_there(&format!("etc/init.d/{name}")) {
+        return Some(format!("{sudo}rc-service {name} {verb}"));
+    }
     // Which BusyBox alone has not.
     let has_command = || is_there("usr/sbin/service") || is_there("sbin/service");
     is_there(&format!("etc/init.d/{name}")).then(|| match has_command() {
@@ -106,6 +117,12 @@ mod tests {
             assert_eq!(start_here(), format!("sudo /etc/init.d/{name} start"));
             make("usr/sbin/service");
             assert_eq!(start_here(), format!("sudo service {name} start"));
+            make("run/openrc/softlevel");
+            assert_eq!(start_here(), format!("sudo rc-service {name} start"));
+            make(&format!("etc/service/{name}/run"));
+            assert_eq!(start_here(), format!("sudo sv start {name}"));
+            fs::remove_dir_all(root.join("etc/service")).unwrap();
+            fs::remove_dir_all(root.join("run/openrc")).unwrap();
             make(&format!("lib/systemd/system/{name}.service"));
             assert_eq!(start_here(), format!("sudo service {name} start"), "systemd does not run");
             make("run/systemd/system/x");

@@ -96,6 +96,8 @@ pub(super) fn status(options: &Options, shown: Shown) -> ExitCode {
 /// Asks the daemon to stop and waits until it has ended, as long as its sessions have time. If none
 /// runs, there is nothing to do.
 pub(super) fn stop(options: &Options) -> ExitCode {
+    let named = || Instance::running(&options.run_dir).ok()??;
+    let asked = named();
     match ask(limits::CONTROL_WAIT, &options.run_dir, "POST", "/api/v2/commandline", "command=stop")
     {
         Asked::Answered(_) => {}
@@ -108,6 +110,13 @@ pub(super) fn stop(options: &Options) -> ExitCode {
     let mut told = false;
     let mut ask_at = begun + limits::DRAIN_TOLD;
     while let Some((process, kill)) = running(&options.run_dir) {
+        if asked.zip(named()).is_some_and(|(asked, now)| asked != now) {
+            complain(format_args!(
+                "it was stopped, and what watches the service has started {process}; {}",
+                remedy::is_the_services(&remedy::DAEMON, "stop")
+            ));
+            return ExitCode::FAILURE;
+        }
         let now = Instant::now();
         if now >= deadline {
             let seconds = begun.elapsed().as_secs();
@@ -305,6 +314,23 @@ mod tests {
         let request = daemon.join().unwrap();
         assert!(request.starts_with("POST /api/v2/commandline "), "{request}");
         assert!(request.ends_with("command=stop"), "{request}");
+    }
+
+    #[test]
+    fn stop_of_one_that_is_started_again_at_once_says_so() {
+        let run = Folder::new();
+        let instance = Instance::take(&run).unwrap();
+        let listener = UnixListener::bind(run.join(crate::config::folders::SOCKET)).unwrap();
+        let another = thread::spawn(move || {
+            let (mut caller, _) = listener.accept().unwrap();
+            let _ = caller.read(&mut [0; 4096]).unwrap();
+            // As another one that has the lock by then.
+            instance.name(1);
+            write!(caller, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{{}}").unwrap();
+            instance
+        });
+        assert!(same(stop(&options(&run)), 1));
+        another.join().unwrap();
     }
 
     #[test]

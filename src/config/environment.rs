@@ -97,7 +97,7 @@ impl Environment {
         found
     }
 
-    /// Whether no variable is meant for this program.
+    /// Whether a variable is meant for this program.
     pub(super) fn has_settings(&self) -> bool {
         !self.values.is_empty()
     }

@@ -450,6 +450,40 @@ fn without_a_file_an_address_and_ports_in_the_environment_are_enough() {
 }
 
 #[test]
+fn without_a_file_what_is_to_be_set_is_a_variable() {
+    let dir = crate::testing::folder::Folder::new();
+    let variables = [
+        ("IOFOG_ADDRESS", "127.0.0.1"),
+        ("IOFOG_PORTS", "6000-6009"),
+        ("IOFOG_API", "0.0.0.0:6000"),
+        ("IOFOG_SANDBOX", "off"),
+    ];
+    let (config, warnings) = Config::load_with(&dir, environment(&variables), false).expect("good");
+    let said = [
+        "environment: IOFOG_PORTS: 6000 is the API's own port, so that no mapping can have it; put it into \
+         IOFOG_EXCLUDE.",
+        "Anyone who can reach 0.0.0.0:6000 may call the API and open ports; set IOFOG_CONTROLLERS or \
+         IOFOG_CONTROLLERCA.",
+    ];
+    assert_eq!(warnings, said);
+    let sandbox = config.sandbox_warning().expect("it is off");
+    assert!(sandbox.ends_with("set IOFOG_SANDBOX to \"on\", and restart."), "{sandbox}");
+    let notice = config.loopback_notice().expect("loopback");
+    assert!(
+        notice.contains("set IOFOG_ADDRESS to the name") && notice.contains("or IOFOG_LISTEN to"),
+        "{notice}"
+    );
+    let (config, _) = parse(&file_with(r#""sandbox":"report""#)).expect("good");
+    let sandbox = config.sandbox_warning().expect("it reports");
+    assert!(
+        sandbox.contains("only reports")
+            && sandbox.contains("set sandbox in iofog-connector.conf to"),
+        "{sandbox}"
+    );
+    assert_eq!(good(r#""sandbox":"kill""#).sandbox_warning(), None);
+}
+
+#[test]
 fn a_file_that_was_there_at_the_start_must_be_there_at_a_reload() {
     let dir = crate::testing::folder::Folder::new();
     let variables = [("IOFOG_ADDRESS", "a.example"), ("IOFOG_PORTS", "6000-6009")];

@@ -437,6 +437,8 @@ pub(super) enum Wish {
     Stop,
     /// The one before this one is to be left to it.
     Leave,
+    /// Nothing any more: it has ended.
+    Gone,
 }
 
 impl Successor {
@@ -478,7 +480,7 @@ impl Successor {
         self.0.link.tell(&format!("left {sessions} {}", left.as_millis()));
     }
 
-    /// What it asks for next. Waits for ever once it is gone: what is carried here is no business of its life.
+    /// What it asks for next.
     pub(super) async fn wish(&self) -> Wish {
         while let Some(words) = self.0.link.hear().await {
             match words.split_once(' ') {
@@ -490,7 +492,7 @@ impl Successor {
                 _ => {}
             }
         }
-        std::future::pending().await
+        Wish::Gone
     }
 }
 

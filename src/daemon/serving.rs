@@ -60,6 +60,8 @@ pub(super) struct Serving<'a> {
     stopped: Receiver<()>,
     stop: Sender<()>,
     pub(super) upgrade: Rc<Errand>,
+    /// Whether a service manager was told of the process that has taken this one's place.
+    is_managed: Cell<bool>,
     /// What was asked for while a new program was to take the place.
     noted: Noted,
 }
@@ -169,6 +171,7 @@ impl<'a> Serving<'a> {
             stopped,
             stop,
             upgrade,
+            is_managed: Cell::new(false),
             noted: Noted::default(),
         };
         serving.accept(listener);
@@ -347,11 +350,7 @@ impl<'a> Serving<'a> {
                         the new image"
                 .into());
         }
-        let spawner = place.spawner.borrow().clone().map_err(|why| {
-            format!(
-                "the process that starts programs could not be made: {why}; a restart is needed"
-            )
-        })?;
+        let spawner = place.spawner.borrow().clone()?;
         // One that hangs at its start keeps no caller waiting.
         let started = or(self.unless_stopped(Heir::start(spawner)), self.note(asked)).await;
         let heir = started?;
@@ -468,13 +467,21 @@ impl<'a> Serving<'a> {
             successor.asks(Ask::Stop);
         }
         place.leave();
-        self.notifier.main_process(process);
+        self.is_managed.set(self.notifier.main_process(process));
         successor.is_main();
         Ok((successor, process))
     }
 
     /// Carries what has begun to its end, after another daemon has taken this one's place.
-    pub(super) async fn retire(self, successor: &Successor, asked: &Receiver<Ask>) {
+    ///
+    /// # Errors
+    /// That daemon has ended unasked, and a service manager watches: it does not start another one before this one has
+    /// ended, and starts none at all where it has not heard of that daemon in time and this one ends well.
+    pub(super) async fn retire(
+        self,
+        successor: &Successor,
+        asked: &Receiver<Ask>,
+    ) -> io::Result<()> {
         // Whoever comes after the other one finds them free.
         self.control.take();
         self.api_port.take();
@@ -507,7 +514,10 @@ impl<'a> Serving<'a> {
                 sleep(limits::DRAIN_CHECK).await;
             }
         };
+        let is_hurried = Cell::new(self.noted.stop.get().is_some());
+        let is_left_alone = Cell::new(false);
         let hurry = || {
+            is_hurried.set(true);
             self.tell_predecessor("stop");
             self.registry.hurry(config.drain);
         };
@@ -531,6 +541,11 @@ impl<'a> Serving<'a> {
                             self.shared.session_over.notify(usize::MAX);
                         }
                     }
+                    // Elsewhere another one can be started beside this one.
+                    Wish::Gone if self.is_managed.get() && !is_hurried.get() => {
+                        return is_left_alone.set(true);
+                    }
+                    Wish::Gone => std::future::pending().await,
                 }
             }
         };
@@ -548,6 +563,7 @@ impl<'a> Serving<'a> {
                 match asked.recv().await {
                     Ok(Ask::Stop) => {
                         stops += 1;
+                        is_hurried.set(true);
                         self.registry.hurry(config.drain);
                     }
                     Ok(Ask::Reload) => self.logging.reopen(),
@@ -567,6 +583,10 @@ impl<'a> Serving<'a> {
         self.registry.cut().await;
         let still = Instant::now() + limits::STILL;
         runtime::until(still, self.shared.workers.all_answer()).await;
+        match is_left_alone.get() {
+            true => Err(io::Error::other("the process that had taken this one's place has ended")),
+            false => Ok(()),
+        }
     }
 
     fn tell_predecessor(&self, words: &str) {

@@ -48,10 +48,10 @@ impl Notifier {
     }
 
     /// This process takes the service's place: the service manager watches it from now on, and would complain of
-    /// whatever else this one says.
-    pub fn main_process(&self, process: u32) {
+    /// whatever else this one says. Whether there is one.
+    pub fn main_process(&self, process: u32) -> bool {
         self.send(&format!("MAINPID={process}"));
-        self.0.take();
+        self.0.take().is_some()
     }
 
     /// A reload begins; [`ready`](Self::ready) ends it.
@@ -155,7 +155,7 @@ mod tests {
             assert!(micros.parse::<u64>().unwrap() > 0);
             notifier.stopping(Duration::from_secs(600));
             assert_eq!(heard(), "STOPPING=1\nEXTEND_TIMEOUT_USEC=630000000\nSTATUS=stopping");
-            notifier.main_process(7);
+            assert!(notifier.main_process(7));
             assert_eq!(heard(), "MAINPID=7");
             notifier.watchdog();
             socket.set_nonblocking(true).unwrap();

@@ -472,6 +472,7 @@ impl Registry {
             warnings: config
                 .open_api_warning()
                 .into_iter()
+                .chain(config.sandbox_warning())
                 .chain(self.store_fault.borrow().clone())
                 .chain(self.shared.pool.outside())
                 .chain(self.plain_warning())

@@ -212,6 +212,11 @@ fn unwritable(path: &Path) -> String {
     }
     let (quoted, name) = (quoted(path), user());
     match fs::metadata(path) {
+        Ok(found) if is_kept(path, &found) => format!(
+            "{name} may not replace {quoted}: in its folder a file's owner alone may (mode 1770), and it {}; as root: \
+             chown {name} {quoted}",
+            owner_and_mode(path).unwrap_or_default()
+        ),
         Ok(found) if !may(&found, 0o2) => {
             let is = owner_and_mode(path).unwrap_or_default();
             // Only a folder of this program's may be given away, and not one that the service's user has.
@@ -220,6 +225,10 @@ fn unwritable(path: &Path) -> String {
                 .is_some_and(|last| last.as_encoded_bytes().starts_with(b"iofog-connector"));
             let mend = match found.uid() {
                 own if own == geteuid().as_raw() => format!("chmod u+w {quoted}"),
+                // Root's, in whose files the service's user may change nothing but its own.
+                0 if ours && path.starts_with("/etc") => {
+                    format!("as root: chgrp {name} {quoted} && chmod 1770 {quoted}")
+                }
                 0 if ours => format!("as root: chown {name} {quoted}"),
                 _ => format!("run it as root, or name a place where {name} may write"),
             };
@@ -230,6 +239,18 @@ fn unwritable(path: &Path) -> String {
              SELinux) or the service's sandbox forbids it"
         ),
     }
+}
+
+/// Whether the folder's mode keeps the file from being replaced by this process, as it does with all but owners.
+pub fn is_kept(path: &Path, file: &fs::Metadata) -> bool {
+    let folder = path.parent().and_then(|folder| fs::metadata(folder).ok());
+    folder
+        .is_some_and(|folder| keeps(folder.mode(), [folder.uid(), file.uid()], geteuid().as_raw()))
+}
+
+/// Whether a folder of this mode lets none but the owners, its own and the file's, and root replace the file.
+fn keeps(mode: u32, owners: [u32; 2], user: u32) -> bool {
+    mode & 0o1000 != 0 && user != 0 && !owners.contains(&user)
 }
 
 /// Whether owner and mode allow what the bits (4 reading, 2 writing) ask for.
@@ -321,6 +342,19 @@ mod tests {
     }
 
     /// In a thread of its own, which alone has another user's rights.
+    #[test]
+    fn in_a_sticky_folder_only_owners_and_root_replace_a_file() {
+        for (mode, owners, user, kept) in [
+            (0o1770, [0, 0], 7, true),
+            (0o1770, [0, 7], 7, false),
+            (0o1770, [7, 0], 7, false),
+            (0o1770, [8, 8], 0, false),
+            (0o770, [0, 0], 7, false),
+        ] {
+            assert_eq!(keeps(mode, owners, user), kept, "{mode:o} {owners:?} {user}");
+        }
+    }
+
     #[test]
     fn files_and_folders_that_a_user_may_not_use_are_named_with_owner_mode_and_command() {
         if !geteuid().is_root() {

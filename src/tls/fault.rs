@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use futures_rustls::rustls::Error;
 
-use crate::config;
 use crate::text::reason;
 
 /// What is wrong with the TLS files.
@@ -87,10 +86,9 @@ impl fmt::Display for TlsError {
             }
             TlsError::Authorities { path, error } => write!(
                 f,
-                "{}: {}; `controllerca` in {} names it",
+                "{}: {}; `controllerca` of the settings (or IOFOG_CONTROLLERCA) names it",
                 path.display(),
-                reason::reading(path, error),
-                config::FILE
+                reason::reading(path, error)
             ),
             TlsError::Unwritten { path, error } => {
                 write!(f, "{} cannot be made: {}", path.display(), reason::writing(path, error))

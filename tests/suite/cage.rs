@@ -135,6 +135,10 @@ fn sandbox_may_be_off_or_report_and_a_change_of_it_takes_a_restart() {
     let (filter, privileges) = (own("Seccomp:"), own("NoNewPrivs:"));
     let daemon = Daemon::builder(Mode::Plain).set("sandbox", "off").start();
     assert!(daemon.log_text().contains("the sandbox is off"), "{}", daemon.log_text());
+    let warning = "The sandbox is off: whoever breaks into the daemon may do all that its user may";
+    assert!(daemon.log_text().contains(warning), "{}", daemon.log_text());
+    assert!(daemon.control().state()["warnings"].to_string().contains(warning));
+    assert!(text(&daemon.cli(&["check"])).contains(warning));
     assert!(of_threads(daemon.pid(), "Seccomp:").iter().all(|mode| *mode == filter));
     assert!(of_threads(daemon.pid(), "NoNewPrivs:").iter().all(|is| *is == privileges));
     daemon.set("sandbox", "on");

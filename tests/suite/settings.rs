@@ -491,7 +491,7 @@ fn controllerca_that_the_disk_does_not_give_is_worth_another_start() {
     let exit = daemon.wait();
     assert_eq!(exit.status.code(), Some(1), "{}", exit.stderr);
     assert!(exit.stderr.contains("/proc/self/mem: "), "{}", exit.stderr);
-    assert!(exit.stderr.contains("`controllerca` in"), "{}", exit.stderr);
+    assert!(exit.stderr.contains("`controllerca` of the settings"), "{}", exit.stderr);
 }
 
 #[test]
@@ -1032,5 +1032,8 @@ fn no_bad_file_is_answered_with_words_for_programmers() {
     daemon.set("controllerca", "missing.pem");
     let check = daemon.cli(&["check"]);
     let said = String::from_utf8_lossy(&check.stderr).into_owned();
-    assert!(said.contains("missing.pem: it does not exist; `controllerca` in"), "{said}");
+    assert!(
+        said.contains("missing.pem: it does not exist; `controllerca` of the settings"),
+        "{said}"
+    );
 }

@@ -6,7 +6,7 @@ use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -473,6 +473,46 @@ fn service_manager_hears_at_once_that_the_new_program_lives() {
     before.words.say("main");
     manager.receive("READY=1");
     manager.receive("WATCHDOG=1");
+}
+
+#[test]
+fn old_program_ends_with_status_1_where_the_new_one_is_killed_and_a_service_manager_watches() {
+    if !can_start_anew() {
+        return;
+    }
+    let folder = Folder::new();
+    let manager = Manager::new(&folder);
+    let mut daemon = Daemon::builder(Mode::Plain)
+        .environment("NOTIFY_SOCKET", manager.path())
+        .environment("WATCHDOG_USEC", "600000000")
+        .start();
+    let mapping = daemon.api().add_public(10, NEVER);
+    let (mut user, _agent) = daemon.session(&mapping);
+    let heir = upgraded(&daemon);
+    kill_process(heir, Signal::KILL).unwrap();
+    assert_eq!(daemon.wait().status.code(), Some(1));
+    user.expect_closed();
+    let why = "the process that had taken this one's place has ended";
+    assert!(daemon.log_text().contains(why), "{}", daemon.log_text());
+}
+
+#[test]
+fn supervisor_that_watches_the_daemon_itself_is_named_and_no_second_one_is_started() {
+    if !can_start_anew() {
+        return;
+    }
+    let folder = Folder::new();
+    let supervisor = folder.join("runsv");
+    symlink("/bin/sh", &supervisor).unwrap();
+    // The test kills the supervisor.
+    let script = r#"setpriv --pdeathsig KILL "$@"; exit $?"#;
+    let wrapper = [supervisor.to_str().unwrap(), "-c", script, "sh"];
+    let daemon = Daemon::builder(Mode::Plain).wrapper(&wrapper).start();
+    let before = daemon.serving();
+    let said = refused(&daemon);
+    assert!(said.contains("runsv watches this process itself"), "{said}");
+    assert!(said.contains("restart the service instead"), "{said}");
+    assert_eq!(daemon.serving(), before);
 }
 
 #[test]

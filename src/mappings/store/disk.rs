@@ -11,9 +11,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use crate::os::{strangers_hold, take_lock};
-use crate::text::file;
+use crate::text::{file, reason};
 
 /// The longest state file, 64 MiB: the 32,767 mappings that all ports together allow are about
 /// 11 MiB, and direct connections have room for the rest.
@@ -198,7 +199,9 @@ pub(super) fn too_open(file: &Path) -> Option<u32> {
 /// Why the file could not be replaced, as far as looking tells.
 pub(super) fn unwritable(file: &Path) -> Option<io::Error> {
     let target = followed(file).ok()?;
+    let is_kept = fs::metadata(&target).is_ok_and(|found| reason::is_kept(&target, &found));
     let denied = rustix::fs::access(folder(&target), rustix::fs::Access::WRITE_OK).err();
+    let denied = denied.or(is_kept.then_some(Errno::PERM));
     denied.or_else(|| is_full(folder(&target)).then_some(Errno::NOSPC)).map(io::Error::from)
 }
 
@@ -230,13 +233,18 @@ fn write_new(path: &Path, content: &[u8]) -> io::Result<Option<File>> {
 }
 
 /// Where the file really is: symbolic links are followed, the last of them also when it points
-/// to a file that is yet to be made (which `canonicalize` refuses).
+/// to a file that is yet to be made (which `canonicalize` refuses). Root follows only its own: another user's,
+/// who may put things into the folder, would have it write anywhere.
+///
+/// # Errors
+/// Besides what reading them meets: `LOOP`.
 fn followed(file: &Path) -> io::Result<PathBuf> {
     /// As many as the kernel follows.
     const LINKS: usize = 40;
     let mut path = file.to_owned();
     for _ in 0..LINKS {
         match fs::read_link(&path) {
+            Ok(_) if geteuid().is_root() && fs::symlink_metadata(&path)?.uid() != 0 => break,
             Ok(next) => path = folder(&path).join(next),
             // No link (EINVAL), or nothing there.
             Err(error)

@@ -167,6 +167,22 @@ fn bad_file_stops_the_start_untouched() {
 }
 
 #[test]
+fn root_follows_no_link_of_another_user() {
+    let folder = Folder::new();
+    let (link, elsewhere) = (folder.join(FILE), folder.join("elsewhere"));
+    symlink(&elsewhere, &link).expect("a link");
+    assert!(check(&folder).expect("its own").is_empty());
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    std::os::unix::fs::lchown(&link, Some(4321), None).expect("another's");
+    let error = check(&folder).expect_err("another's").to_string();
+    assert!(error.contains("it is a link, and nothing is written through one there"), "{error}");
+    let dir = folder.to_path_buf();
+    assert!(open(&dir).is_err() && !elsewhere.exists());
+}
+
+#[test]
 fn link_into_a_missing_folder_is_no_empty_list() {
     let folder = Folder::new();
     symlink("nowhere/configs.json", folder.join(FILE)).expect("a link");
