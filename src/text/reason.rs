@@ -243,8 +243,9 @@ fn unwritable(path: &Path) -> String {
 
 /// Whether the folder's mode keeps the file from being replaced by this process, as it does with all but owners.
 pub fn is_kept(path: &Path, file: &fs::Metadata) -> bool {
-    let folder = path.parent().and_then(|folder| fs::metadata(folder).ok());
+    let folder = path.parent().filter(|_| file.is_file());
     folder
+        .and_then(|folder| fs::metadata(folder).ok())
         .is_some_and(|folder| keeps(folder.mode(), [folder.uid(), file.uid()], geteuid().as_raw()))
 }
 
