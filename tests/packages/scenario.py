@@ -1567,6 +1567,25 @@ def upgrade_in_place(root):
     expect("what the service manager shows", "serving" in shown(root, unit, "StatusText"), True)
     root("systemctl", "reload", unit)
     expect("what the service manager reloads", state_of(root, unit), "active")
+
+    step("systemd: a new process that is killed is followed by another at once, though the old one carries a session")
+    conf = root.file("/etc/iofog-connector/iofog-connector.conf")
+    with Replaced(conf, '"dev":', '"drain":600000,"dev":'):
+        root("systemctl", "restart", unit)
+        with (
+            socket.create_connection(("127.0.0.1", mapping["port1"]), timeout=10) as agent,
+            socket.create_connection(("127.0.0.1", mapping["port2"]), timeout=10) as user,
+        ):
+            agent.sendall(mapping["passcode1"].encode())
+            expect("the answer to the passcode", agent.recv(64), b"AUTHORIZED")
+            user.sendall(b"ping")
+            expect("what the agent reads", agent.recv(64), b"ping")
+            root("iofog-connector", "upgrade")
+            new = serving(root)
+            root("sh", "-c", f"kill -KILL {new}")
+            wait_for("the next one", lambda: shown(root, unit, "MainPID") not in ("0", new) and state_of(root, unit) == "active")
+            expect_served(mapping)
+    root("systemctl", "restart", unit)
     root("iofog-connector", "mapping", "remove", mapping["id"])
 
 
