@@ -6,6 +6,7 @@ PACKAGE is the Debian package, or an archive with install.sh; STORY names functi
 The network is a loopback of our own, so the connector's ports are tried from outside the root.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -325,16 +326,23 @@ def expect_read(what, peer, wanted):
     expect(what, read, wanted)
 
 
-def expect_served(mapping, tls=None):
-    """One session of version 1: what a user sends reaches the agent, and the answer comes back."""
+@contextlib.contextmanager
+def session(mapping, tls=None):
+    """The ends of a session of version 1, as long as a block runs: what the user has sent is with the agent."""
     with connect(mapping["port1"], tls) as agent:
         agent.sendall(mapping["passcode1"].encode())
         expect_read("the answer to the passcode", agent, b"AUTHORIZED")
         with connect(mapping["port2"], tls) as user:
             user.sendall(b"ping")
             expect_read("what the agent reads", agent, b"ping")
-            agent.sendall(b"pong")
-            expect_read("what the user reads", user, b"pong")
+            yield agent, user
+
+
+def expect_served(mapping, tls=None):
+    """What a user sends reaches the agent, and the answer comes back."""
+    with session(mapping, tls) as (agent, user):
+        agent.sendall(b"pong")
+        expect_read("what the user reads", user, b"pong")
 
 
 def expect_served_by_version_2(mapping, tls=None):
@@ -994,14 +1002,7 @@ def stop_drains(root, stop):
     root("service", "iofog-connector", "restart")
     wait_for("the API", lambda: root("iofog-connector", "status", ok=None)[0] == 0)
     mapping = add_mapping()
-    with (
-        socket.create_connection(("127.0.0.1", mapping["port1"]), timeout=10) as agent,
-        socket.create_connection(("127.0.0.1", mapping["port2"]), timeout=10) as user,
-    ):
-        agent.sendall(mapping["passcode1"].encode())
-        expect("the answer to the passcode", agent.recv(64), b"AUTHORIZED")
-        user.sendall(b"ping")
-        expect("what the agent reads", agent.recv(64), b"ping")
+    with session(mapping) as (agent, user):
         pid = root.daemon()
         stopping = threading.Thread(target=root, args=stop)
         stopping.start()
@@ -1406,14 +1407,7 @@ def keeps_a_session(root, mapping, upgrade, service):
     """`upgrade` puts another process into the daemon's place: no port is closed meanwhile, a session goes on, and the
     service knows the new process."""
     before, serves = root.daemon(), serving(root)
-    with (
-        socket.create_connection(("127.0.0.1", mapping["port1"]), timeout=10) as agent,
-        socket.create_connection(("127.0.0.1", mapping["port2"]), timeout=10) as user,
-    ):
-        agent.sendall(mapping["passcode1"].encode())
-        expect("the answer to the passcode", agent.recv(64), b"AUTHORIZED")
-        user.sendall(b"ping")
-        expect("what the agent reads", agent.recv(64), b"ping")
+    with session(mapping) as (agent, user):
         with Outage(mapping) as outage:
             said = upgrade()
         print(f"       upgrade: {outage.seconds:.2f} s without service")
@@ -1572,14 +1566,7 @@ def upgrade_in_place(root):
     conf = root.file("/etc/iofog-connector/iofog-connector.conf")
     with Replaced(conf, '"dev":', '"drain":600000,"dev":'):
         root("systemctl", "restart", unit)
-        with (
-            socket.create_connection(("127.0.0.1", mapping["port1"]), timeout=10) as agent,
-            socket.create_connection(("127.0.0.1", mapping["port2"]), timeout=10) as user,
-        ):
-            agent.sendall(mapping["passcode1"].encode())
-            expect("the answer to the passcode", agent.recv(64), b"AUTHORIZED")
-            user.sendall(b"ping")
-            expect("what the agent reads", agent.recv(64), b"ping")
+        with session(mapping):
             root("iofog-connector", "upgrade")
             new = serving(root)
             root("sh", "-c", f"kill -KILL {new}")
