@@ -155,8 +155,10 @@ fn sandbox_may_be_off_or_report_and_a_change_of_it_takes_a_restart() {
 
 #[test]
 fn tunnel_is_caged_whether_its_service_is_a_name_or_an_address() {
-    let connector = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // Each its own: one that has ended may have dialled more than once.
+    let listen = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     for target in ["localhost:1", "127.0.0.1:1"] {
+        let connector = listen();
         let tunnel =
             Tunnel::start(connector.local_addr().unwrap(), &["--plain", "--target", target]);
         connector.accept().expect("it dials from its cage");
@@ -166,6 +168,7 @@ fn tunnel_is_caged_whether_its_service_is_a_name_or_an_address() {
         }
     }
     let off = ["--plain", "--target", "127.0.0.1:1", "--sandbox", "off"];
+    let connector = listen();
     let tunnel = Tunnel::start(connector.local_addr().unwrap(), &off);
     tunnel.until_said("the sandbox is off");
     let said = run_cli(&["tunnel", "--connector", "c:1", "--target", "t:1", "--sandbox", "maybe"]);
